@@ -1,0 +1,37 @@
+# The first rule prints the targets; each target's "##" is its help.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8080
+T      ?= tests
+
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/ready ## set everything up and run the broker with its sandbox (PORT=8080)
+	@$(BIN)/broker --config config.toml serve --port $(PORT)
+
+test: $(VENV)/ready .browser ## run the whole suite (T=tests/tokens for a part)
+	@$(BIN)/pytest -n auto $(T)
+
+check: $(VENV)/ready ## ruff and mypy --strict
+	@$(BIN)/ruff check broker tests
+	@$(BIN)/ruff format --check broker tests
+	@$(BIN)/mypy
+
+proof: $(VENV)/ready ## the long crash, fault and fuzz runs
+	@$(BIN)/pytest -m proof --timeout 7200 tests
+
+clean: ## remove what was set up here (the store under var/ stays)
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/ready: .ci/requirements.txt pyproject.toml
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash .ci/setup venv
+	@touch $@
+
+.browser:
+	@bash .ci/setup browser
+
+.PHONY: help run test check proof clean .browser

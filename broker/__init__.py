@@ -1,0 +1,17 @@
+"""token-broker keeps OAuth connections alive and hands out fresh Bearer tokens.
+
+The map of the house, from the ground up; a module imports its own line and those below it, never above.
+
+    serve cli __main__                   the processes
+    app                                  wires everything; the only module that names concrete classes
+    admin                                what operators see and do, over the admin socket
+    accounts                             list, rename, freeze, remove a connection
+    tokens  installs                     hand out and renew a token · connect an account in the browser
+    login  callers  web                  who is at the browser · who is calling · errors become answers
+    providers  store  sandbox  systemd   the outside: Kit, Kustomer, any OAuth server · SQLite · their stand-in
+    observe                              logs, metrics, audit, events, health
+    keyring  oauth                       machinery without I/O
+    model  errors  clock  config  wire   the words, which everything shares
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,35 @@
+"""The only place that asks the time, so that tests can pass it in."""
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time for what is stored and shown; monotonic time for deadlines inside this process."""
+
+    def now(self) -> float:
+        """Wall clock, epoch seconds."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never jump and go on counting while the machine is suspended."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for `seconds` of monotonic time."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        return time.time()  # noqa: TID251 - this is the one place
+
+    def monotonic(self) -> float:
+        # CLOCK_BOOTTIME counts suspended time too: a laptop lid must not lengthen a token's life.
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

@@ -1,0 +1,47 @@
+"""What `[sandbox] enabled` supplies to the configuration, and the names both sides of the sandbox know."""
+
+from typing import Any
+
+from broker.config.settings import TcpListen
+
+KIT_CLIENT_ID = "sandbox-kit"
+KIT_CLIENT_SECRET = "sandbox-kit-secret"  # noqa: S105 - opens nothing but the sandbox
+KUSTOMER_CLIENT_ID = "sandbox-kustomer"
+KUSTOMER_CLIENT_SECRET = "sandbox-kustomer-secret"  # noqa: S105 - opens nothing but the sandbox
+KIT_APP_ID = 717
+
+LOGIN_PRIVATE_SEED = b"token-broker sandbox login key!!"
+"""Ed25519 seed of the sandbox's company app. Public on purpose: there, anybody may sign in as anybody."""
+
+
+def supplied_tables(listen: TcpListen, login_public_pem: str) -> dict[str, Any]:
+    """The tables that the sandbox supplies, as they would stand in config.toml.
+
+    `providers`: of these, URLs and client ids always win over the file's; other given keys of the file win.
+    `login`: used where the file has none.
+    """
+    base = f"http://{listen}"
+    return {
+        "providers": {
+            "kit": {
+                "type": "kit",
+                "client_id": KIT_CLIENT_ID,
+                "client_secret": KIT_CLIENT_SECRET,
+                "app_id": KIT_APP_ID,
+                "authorize_url": f"{base}/kit/oauth/authorize",
+                "token_url": f"{base}/kit/oauth/token",
+                "revoke_url": f"{base}/kit/v4/oauth/revoke",
+                "api_url": f"{base}/kit",
+            },
+            "kustomer": {
+                "type": "kustomer",
+                "client_id": KUSTOMER_CLIENT_ID,
+                "client_secret": KUSTOMER_CLIENT_SECRET,
+                "authorize_url": f"{base}/kustomer/oauth/authorize",
+                "token_url": f"{base}/kustomer/oauth/token",
+                "api_url": f"{base}/kustomer",
+                "scopes": ["org.permission.customer", "org.permission.conversation", "offline_access"],
+            },
+        },
+        "login": {"url": f"{base}/company/login", "key": login_public_pem},
+    }

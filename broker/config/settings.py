@@ -1,0 +1,182 @@
+"""What a valid configuration is: frozen values, every secret resolved, every path absolute, times in seconds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Literal
+
+from broker.model import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class TcpListen:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixListen:
+    path: Path
+    mode: int
+    group: str | None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+Listen = TcpListen | UnixListen
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    cert: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    internal: tuple[Listen, ...]
+    public: tuple[Listen, ...]
+    public_url: str
+    """Scheme and host only, no trailing slash."""
+    admin_socket: Path
+    admin_group: str | None
+    internal_plaintext: bool
+    internal_tls: Tls | None
+    public_tls: Tls | None
+    metrics_from: tuple[IPv4Network | IPv6Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    path: Path
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileKey:
+    """The master key in a file; a missing one is created 0600, for an empty store only."""
+
+    path: Path
+    created: bool = True
+    """False for systemd credentials, which are never created here."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandKey:
+    """The master key on the standard output of a command."""
+
+    argv: tuple[str, ...]
+
+
+MasterKey = FileKey | CommandKey
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshSettings:
+    ahead: float
+    timeout: float
+    patience: float
+    background: bool
+    idle_renewal: float
+    """0: never."""
+
+
+class Rotation(StrEnum):
+    """How a provider treats a refresh token once it has been used."""
+
+    NONE = "none"
+    ON_USE = "on-use"
+    """The old one lives until the new access token is first used (Doorkeeper's default)."""
+    GRACE = "grace"
+    STRICT = "strict"
+    FAMILY = "family"
+    """A replay revokes the whole grant."""
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthClient:
+    """One client registration at a provider."""
+
+    client_id: str
+    secrets: tuple[Secret, ...]
+    """None, one, or two while it is being replaced; the second is tried only after a definite refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    name: str
+    type: Literal["kit", "kustomer", "oauth2"]
+    client: OAuthClient
+    previous_clients: tuple[OAuthClient, ...]
+    endpoints: Literal["app", "v4", "global", "org"] | None
+    """None for oauth2."""
+    app_id: int | None
+    open_install: bool
+    authorize_url: str | None
+    """Given: replaces the endpoint set. May hold `{org}`, as all URLs."""
+    token_url: str | None
+    revoke_url: str | None
+    api_url: str | None
+    identity_url: str | None
+    identity_pointer: str | None
+    """JSON pointer (RFC 6901) to a stable id in the identity answer."""
+    scopes: tuple[str, ...]
+    authorize_params: Mapping[str, str]
+    pkce: bool
+    client_auth: Literal["post", "basic", "none"]
+    body: Literal["form", "json"]
+    default_expires_in: float
+    rotation: Rotation
+    grace: float | None
+    """Seconds the old refresh token lives on, where rotation is `grace`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginSettings:
+    """The company's own app, which signs people in and sends them back."""
+
+    url: str
+    key_pem: str
+    """Its public key, PEM: Ed25519 or EC P-256."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    path: Path | None
+    """None: to journald, through standard error."""
+    keep: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    format: Literal["json", "console", "auto"]
+    level: Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    enabled: bool
+    listen: TcpListen
+    demo: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole configuration."""
+
+    path: Path
+    server: ServerSettings
+    store: StoreSettings
+    master: MasterKey
+    refresh: RefreshSettings
+    providers: Mapping[str, ProviderSettings]
+    login: LoginSettings | None
+    audit: AuditSettings
+    log: LogSettings
+    sandbox: SandboxSettings

@@ -1,0 +1,230 @@
+"""The vocabulary: frozen values that every room shares and that import nothing of ours."""
+
+import hmac
+import re
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Never, Self
+
+ACCOUNT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}", re.ASCII)
+
+
+class Secret:
+    """A string that does not print, pickle or compare in variable time; `reveal()` is the only way out."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The secret itself. Call it only where the bytes leave for where they belong."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a Secret cannot be pickled")
+
+
+def is_account_name(text: str) -> bool:
+    """Whether `text` may name an account: lower-case ASCII, digits, `. _ -`, at most 128."""
+    return ACCOUNT_NAME.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSet:
+    """What a provider's token endpoint gave, parsed. Times are epoch seconds by our own clock."""
+
+    access_token: Secret | None
+    refresh_token: Secret | None
+    """None: the provider sent none, so the one we hold goes on."""
+    token_type: str
+    scope: str | None
+    """None: the provider did not say, so what was asked for holds."""
+    issued_at: float
+    expires_at: float
+    flags: tuple[str, ...] = ()
+    """What was odd about the answer, for log and audit: `expires_in_missing`, `token_unusable`, …"""
+
+
+class Reason(StrEnum):
+    """Why an account is not simply active. The words are part of the API; `wire` puts them plainly."""
+
+    REVOKED_OR_EXPIRED = "revoked_or_expired"
+    LOST_ROTATION = "lost_rotation"
+    NO_REFRESH_TOKEN = "no_refresh_token"
+    PROVIDER_UNAVAILABLE = "provider_unavailable"
+    PROVIDER_DECLINED = "provider_declined"
+    PROVIDER_PAUSED = "provider_paused"
+    CLIENT_REFUSED = "provider_rejected_client"
+    APP_NOT_INSTALLED = "app_not_installed?"
+    CLIENT_NOT_CONFIGURED = "client_not_configured"
+    REFUSED_ONCE = "refused_once"
+    UNCERTAIN = "answer_unknown"
+    REJECTED = "rejected_by_provider"
+    STORAGE = "storage_unavailable"
+    TOKEN_UNUSABLE = "token_unusable"
+    DUPLICATE_IDENTITY = "duplicate_identity"
+    OPERATOR = "operator"
+    MASS_REFUSAL = "mass_refusal"
+
+
+DEAD_REASONS = frozenset({Reason.REVOKED_OR_EXPIRED, Reason.LOST_ROTATION, Reason.NO_REFRESH_TOKEN})
+
+
+class Status(StrEnum):
+    """What an account is, first that applies from the top."""
+
+    NEEDS_REAUTHORIZATION = "needs_reauthorization"
+    FROZEN = "frozen"
+    UNCERTAIN = "uncertain"
+    REFRESH_FAILING = "refresh_failing"
+    ACTIVE = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """The durable note “about to send this generation's refresh token”; it is the lease as well (R3)."""
+
+    id: str
+    generation: int
+    at: float
+    owner: str
+    """Boot id of the process that wrote it."""
+    until: float
+    """When the lease runs out, epoch seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is known about failed renewals of the current generation."""
+
+    reason: Reason | None = None
+    since: float | None = None
+    attempts: int = 0
+    """Failures in a row, for the backoff."""
+    not_before: float | None = None
+    """No attempt before this moment, epoch seconds."""
+    ambiguous: int = 0
+    """Attempts on this generation whose outcome is unknown."""
+    refusals: int = 0
+    """`invalid_grant` answers on this generation."""
+    first_refused_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One connection to a provider, as stored. Tokens are sealed; `tokens` opens them."""
+
+    name: str
+    provider: str
+    epoch: int
+    """Rises with each new grant from a person; a late answer of an older epoch is dropped."""
+    generation: int
+    """Rises by one with each stored token set and never goes back for a name."""
+    client_id: str
+    """The OAuth client that minted the grant; it is renewed with that client only."""
+    sealed_access: str | None
+    sealed_refresh: str | None
+    token_type: str
+    scope: str
+    issued_at: float
+    expires_at: float
+    """The provider's expiry by our clock."""
+    refreshed_at: float
+    created_at: float
+    external_id: str | None = None
+    """Who this is at the provider: Kit's account id, Kustomer's org id."""
+    label: str | None = None
+    subject: str | None = None
+    """Who this is at the company."""
+    org: str | None = None
+    last_used_at: float | None = None
+    frozen: Reason | None = None
+    frozen_since: float | None = None
+    dead: Reason | None = None
+    dead_since: float | None = None
+    removed_at: float | None = None
+    intent: Intent | None = None
+    trouble: Trouble = field(default_factory=Trouble)
+    unusable: bool = False
+    """The access token holds characters that no header can carry: stored, never served."""
+
+    @property
+    def life(self) -> float:
+        """The access token's issued life in seconds, at least one."""
+        return max(1.0, self.expires_at - self.issued_at)
+
+    @property
+    def status(self) -> Status:
+        if self.dead:
+            return Status.NEEDS_REAUTHORIZATION
+        if self.frozen:
+            return Status.FROZEN
+        if self.trouble.ambiguous or self.intent:
+            # An intent alone is a renewal under way; only an unknown outcome makes it uncertain.
+            return Status.UNCERTAIN if self.trouble.ambiguous else self._by_trouble()
+        return self._by_trouble()
+
+    def _by_trouble(self) -> Status:
+        return Status.REFRESH_FAILING if self.trouble.reason else Status.ACTIVE
+
+    @property
+    def reason(self) -> Reason | None:
+        return self.dead or self.frozen or self.trouble.reason
+
+    @property
+    def since(self) -> float | None:
+        if self.dead:
+            return self.dead_since
+        return self.frozen_since if self.frozen else self.trouble.since
+
+    def with_trouble(self, trouble: Trouble) -> Self:
+        return replace(self, trouble=trouble)
+
+
+class Permission(StrEnum):
+    """What a caller may do; deny by default."""
+
+    TOKEN = "token"
+    REFRESH = "refresh"
+    INSTALL = "install"
+    ACCOUNTS = "accounts"
+    MANAGE = "manage"
+    PLUGIN = "plugin"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking, and what they may touch."""
+
+    name: str
+    accounts: tuple[str, ...]
+    """Globs over account names (fnmatchcase)."""
+    permissions: frozenset[Permission]
+    credential: str
+    """Which key, JWT or uid, for the audit: never the secret itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a grant belongs to at the provider."""
+
+    external_id: str
+    label: str | None = None
