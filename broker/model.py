@@ -228,3 +228,173 @@ class Identity:
 
     external_id: str
     label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One generation of one grant of one account: what every change of a token is conditioned on."""
+
+    name: str
+    epoch: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """The token set that follows `parent`, sealed for generation `parent.generation + 1`."""
+
+    parent: Ref
+    sealed_access: str | None
+    sealed_refresh: str | None
+    token_type: str
+    scope: str
+    issued_at: float
+    expires_at: float
+    refreshed_at: float
+    next_at: float | None
+    """When the background should look at the account again."""
+    unusable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A refresh token that was received but is not the current one."""
+
+    id: str
+    account: str
+    epoch: int
+    generation: int
+    """Of the token that was sent when this one came back."""
+    sealed: str
+    received_at: float
+
+
+class EventKind(StrEnum):
+    """Transitions that people and programs hear of."""
+
+    CONNECTED = "connected"
+    RENEWED = "renewed"
+    REFRESH_FAILING = "refresh_failing"
+    RECOVERED = "recovered"
+    NEEDS_REAUTHORIZATION = "needs_reauthorization"
+    DISCONNECTED = "disconnected"
+    PROVIDER_REJECTED_CLIENT = "provider_rejected_client"
+    BROKER_DEGRADED = "broker_degraded"
+    BROKER_RECOVERED = "broker_recovered"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something changed, once."""
+
+    at: float
+    kind: EventKind
+    account: str | None = None
+    provider: str | None = None
+    reason: str | None = None
+    generation: int | None = None
+    id: int = 0
+    """Given by the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Permission to connect one account, spent by a successful callback; the link holds its secret."""
+
+    hash: str
+    provider: str
+    account: str | None
+    """None: the account is named after the provider's id."""
+    org: str | None
+    return_to: str | None
+    replace: bool
+    """Whether another identity may take the place of the one stored."""
+    subject: str | None
+    created_by: str
+    expires_at: float
+    spent_at: float | None = None
+
+
+class InstallOutcome(StrEnum):
+    """How an attempt to connect ended; a second visit shows it again."""
+
+    CONNECTED = "connected"
+    REFUSED = "refused"
+    FAILED = "failed"
+    CONFLICT = "conflict"
+    IDENTITY_PENDING = "identity_pending"
+
+
+@dataclass(frozen=True, slots=True)
+class PendingInstall:
+    """One trip to a provider and back: good once, for ten minutes, for one browser."""
+
+    state_hash: str
+    provider: str
+    client_id: str
+    browser_hash: str
+    ticket_hash: str | None
+    account: str | None
+    org: str | None
+    return_to: str | None
+    kit_return_url: str | None
+    replace: bool
+    subject: str | None
+    created_by: str
+    sealed_verifier: str | None
+    redirect_uri: str
+    created_at: float
+    expires_at: float
+    taken_at: float | None = None
+    outcome: InstallOutcome | None = None
+    outcome_account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingGrant:
+    """A grant that lies sealed with its install until it is known whose it is."""
+
+    install: PendingInstall
+    sealed_access: str | None
+    sealed_refresh: str | None
+    token_type: str
+    scope: str
+    issued_at: float
+    expires_at: float
+    next_at: float | None
+    """When the identity is asked for again; None: it never is."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingLogin:
+    """Somebody was sent to the company's app to sign in; good once, for ten minutes, for one browser."""
+
+    challenge_hash: str
+    browser_hash: str
+    purpose: str
+    payload: str
+    """JSON for whoever asked for the sign-in."""
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallerKey:
+    """One API key of a caller; only its hash is stored."""
+
+    id: str
+    caller: str
+    hash: str
+    created_at: float
+    expires_at: float | None
+    last_used_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRecord:
+    """A caller with keys, as stored."""
+
+    name: str
+    accounts: tuple[str, ...]
+    permissions: frozenset[Permission]
+    created_at: float
+    keys: tuple[CallerKey, ...] = ()

@@ -1,0 +1,1 @@
+"""Talking to Kit, Kustomer and any other OAuth provider."""

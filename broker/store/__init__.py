@@ -1,0 +1,52 @@
+"""The store: accounts, installs, callers, events and keys, made durable; `Stores` holds them all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from broker.store.accounts import Accounts
+from broker.store.callers import Callers
+from broker.store.database import Database
+from broker.store.events import Events
+from broker.store.installs import Installs
+from broker.store.keys import Keys
+
+
+class Changes:
+    """Tells whoever listens the name of each account whose row changed, once the change is durable."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[str], None]] = []
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        self._listeners.append(listener)
+
+    def publish(self, name: str) -> None:
+        for listener in self._listeners:
+            listener(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Every store on one database."""
+
+    database: Database
+    changes: Changes
+    accounts: Accounts
+    installs: Installs
+    callers: Callers
+    events: Events
+    keys: Keys
+
+
+def stores_on(database: Database) -> Stores:
+    """All stores on an open, migrated database."""
+    changes = Changes()
+    return Stores(
+        database=database,
+        changes=changes,
+        accounts=Accounts(database, changed=changes.publish),
+        installs=Installs(database),
+        callers=Callers(database),
+        events=Events(database),
+        keys=Keys(database),
+    )

@@ -1,0 +1,206 @@
+"""Seals secrets so that a record opens only in its own place, and says which key sealed it.
+
+The format is frozen (test vectors in `tests/test_keyring.py`); a record is URL-safe base64 without padding of
+
+    "TB1" | kid, 8 bytes | nonce, 12 random bytes | AES-256-GCM(key, nonce, plaintext, associated data)
+
+with the associated data `"tb1\\0"`, then table, name and field, each behind its length (4 bytes, big-endian),
+then epoch and generation (8 bytes each). Data keys are random and lie wrapped in the store:
+AES-256-GCM under HKDF-SHA256(master, info "tb/kek/1"), associated data `"tb1-dek\\0" | kid | purpose`.
+Random 96-bit nonces allow 2**32 records a key (NIST SP 800-38D, 8.3).
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from broker.model import Secret
+
+MAGIC = b"TB1"
+KID_BYTES = 8
+NONCE_BYTES = 12
+HEADER_BYTES = len(MAGIC) + KID_BYTES
+KEY_BYTES = 32
+
+
+class SealBroken(Exception):
+    """A record does not open: another place, another key, or damaged bytes."""
+
+
+class UnknownKey(SealBroken):
+    """A record was sealed with a key that the ring does not hold."""
+
+
+class WrongMaster(Exception):
+    """The master key does not unwrap a key; the message says which one wrapped it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record lies; it opens nowhere else."""
+
+    table: str
+    name: str
+    epoch: int
+    generation: int
+    field: str
+
+    def associated_data(self) -> bytes:
+        texts = [text.encode() for text in (self.table, self.name, self.field)]
+        framed = b"".join(len(text).to_bytes(4, "big") + text for text in texts)
+        return b"tb1\0" + framed + self.epoch.to_bytes(8, "big") + self.generation.to_bytes(8, "big")
+
+
+class Purpose(StrEnum):
+    """What a stored key is for."""
+
+    DATA = "data"
+    INDEX = "index"
+    """Keyed hashes that must survive a change of data keys: fingerprints, removed names, the audit chain."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A key as it lies in the store."""
+
+    kid: str
+    purpose: Purpose
+    wrapped: str
+    master_id: str
+    active: bool
+    created_at: float
+
+
+class Master:
+    """The key that wraps the others; it never seals data itself."""
+
+    def __init__(self, material: bytes) -> None:
+        self._kek = AESGCM(_derive(material, b"tb/kek/1"))
+        self.id = _derive(material, b"tb/master-id/1")[:4].hex()
+        """Tells two masters apart without giving either away."""
+
+    def wrap(self, key: bytes, *, kid: str, purpose: Purpose, created_at: float) -> WrappedKey:
+        nonce = os.urandom(NONCE_BYTES)
+        wrapped = _encode(nonce + self._kek.encrypt(nonce, key, _wrap_data(kid, purpose)))
+        return WrappedKey(kid, purpose, wrapped, self.id, active=True, created_at=created_at)
+
+    def unwrap(self, key: WrappedKey) -> bytes:
+        """The key itself; raises WrongMaster."""
+        raw = _decode(key.wrapped)
+        try:
+            return self._kek.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _wrap_data(key.kid, key.purpose))
+        except InvalidTag:
+            raise WrongMaster(
+                f"the master key does not open this store: key {key.kid} was wrapped by master {key.master_id},"
+                f" the one given is {self.id}"
+            ) from None
+
+
+def parse_master(raw: bytes) -> Master:
+    """A master key from its file: 32 bytes as base64 or hex text, or raw; raises ValueError."""
+    text = raw.strip()
+    if len(raw) == KEY_BYTES:
+        return Master(raw)
+    if re.fullmatch(rb"[0-9a-fA-F]{64}", text):
+        return Master(bytes.fromhex(text.decode()))
+    try:
+        material = base64.b64decode(text.replace(b"-", b"+").replace(b"_", b"/") + b"=="[: -len(text) % 4])
+    except (ValueError, binascii.Error):
+        material = b""
+    if len(material) != KEY_BYTES:
+        raise ValueError("a master key is 32 random bytes, written as 44 characters of base64 or 64 of hex")
+    return Master(material)
+
+
+def new_master_text() -> str:
+    """A new master key as the text of its file."""
+    return base64.b64encode(os.urandom(KEY_BYTES)).decode() + "\n"
+
+
+def new_kid() -> str:
+    """A fresh key id, 16 hex characters."""
+    return os.urandom(KID_BYTES).hex()
+
+
+def new_key() -> bytes:
+    """A fresh random key."""
+    return os.urandom(KEY_BYTES)
+
+
+class Keyring:
+    """Data keys by id; new records are sealed with the active one."""
+
+    def __init__(self, *, active: str, keys: Mapping[str, bytes], index_key: bytes) -> None:
+        self._ciphers = {kid: AESGCM(key) for kid, key in keys.items()}
+        self._active = active
+        self._index_key = index_key
+
+    @property
+    def active(self) -> str:
+        return self._active
+
+    def seal(self, place: Place, secret: Secret) -> str:
+        """A record that opens only at `place`."""
+        nonce = os.urandom(NONCE_BYTES)
+        header = MAGIC + bytes.fromhex(self._active)
+        plaintext = secret.reveal().encode()
+        return _encode(header + nonce + self._ciphers[self._active].encrypt(nonce, plaintext, place.associated_data()))
+
+    def open(self, place: Place, record: str) -> Secret:
+        """The secret that was sealed at `place`; raises SealBroken, UnknownKey."""
+        raw = _decode(record)
+        cipher = self._ciphers.get(kid_of(record))
+        if cipher is None:
+            raise UnknownKey(f"sealed with key {kid_of(record)}, which is not in the ring")
+        nonce, sealed = raw[HEADER_BYTES : HEADER_BYTES + NONCE_BYTES], raw[HEADER_BYTES + NONCE_BYTES :]
+        try:
+            return Secret(cipher.decrypt(nonce, sealed, place.associated_data()).decode())
+        except (InvalidTag, ValueError):
+            raise SealBroken(f"a record of {place.table}.{place.field} does not open in its place") from None
+
+    def fingerprint(self, purpose: str, text: str) -> str:
+        """A keyed hash, 16 hex characters: equal for equal text, and nothing else can be learnt from it."""
+        return self.derive(purpose, text.encode())[:8].hex()
+
+    def derive(self, purpose: str, data: bytes) -> bytes:
+        """HMAC-SHA256 of `data` under a key that serves `purpose` alone."""
+        key = hmac.digest(self._index_key, purpose.encode(), hashlib.sha256)
+        return hmac.digest(key, data, hashlib.sha256)
+
+
+def kid_of(record: str) -> str:
+    """The id of the key that sealed `record`; raises SealBroken where it is no record."""
+    raw = _decode(record)
+    if raw[: len(MAGIC)] != MAGIC or len(raw) < HEADER_BYTES + NONCE_BYTES + 16:
+        raise SealBroken("not a sealed record of this format")
+    return raw[len(MAGIC) : HEADER_BYTES].hex()
+
+
+def _derive(material: bytes, info: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(material)
+
+
+def _wrap_data(kid: str, purpose: Purpose) -> bytes:
+    return b"tb1-dek\0" + bytes.fromhex(kid) + purpose.encode()
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(text + "==="[: -len(text) % 4])
+    except (ValueError, binascii.Error):
+        raise SealBroken("not a sealed record of this format") from None

@@ -1,0 +1,152 @@
+"""What a provider can be asked, and every way its answer can end (R5 of the renewal protocol)."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from broker.model import Identity, Secret, TokenSet
+
+BeforeSend = Callable[[], Awaitable[None]]
+"""Awaited when the connection stands and before the first byte leaves; raising sends nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A 2xx with a usable access or refresh token."""
+
+    tokens: TokenSet
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """Certain: nothing of the request left. DNS, connect, TLS."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """4xx with JSON `{"error": "invalid_grant"}`: the grant may be dead."""
+
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRefused:
+    """Our client id or secret is refused, or (Kustomer) the org has not installed the app."""
+
+    not_installed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """Answered and not processed: other OAuth errors, bare 401 and 403, redirects."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """429, or 503 with Retry-After: the provider wants to be left alone, all of it."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguous:
+    """The request left and nobody knows whether it was processed."""
+
+    why: str
+    timed_out: bool
+    """Our own time-out: the provider may still be working on it."""
+    salvage: Secret | None = None
+    """A whole refresh token found in a broken answer."""
+
+
+TokenOutcome = Granted | NotSent | Refused | ClientRefused | Declined | Paused | Ambiguous
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityUnknown:
+    """The provider answered and there is no id to be had: as without an identity endpoint."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityLater:
+    """Time-out, 429, 5xx: ask again."""
+
+    why: str
+
+
+IdentityOutcome = Identified | IdentityUnknown | IdentityLater
+
+
+class Grant(StrEnum):
+    """The two grants of RFC 6749 that we use."""
+
+    CODE = "authorization_code"
+    REFRESH = "refresh_token"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """One POST to a token endpoint."""
+
+    grant: Grant
+    token: Secret
+    """The code, or the refresh token."""
+    client_id: str
+    """The client that began the install, or minted the grant."""
+    org: str | None = None
+    scope: str = ""
+    """What was granted so far or asked for, to notice a change."""
+    redirect_uri: str | None = None
+    verifier: Secret | None = None
+    secret_index: int = 0
+    """Which of the client's secrets to send; another one only after a definite refusal of this one."""
+
+
+class Provider(Protocol):
+    """One configured provider. Nothing here retries, stores or decides."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def client_id(self) -> str:
+        """The client that new installs use."""
+        ...
+
+    def knows_client(self, client_id: str) -> bool:
+        """Whether grants of that client can be renewed."""
+        ...
+
+    def secrets_of(self, client_id: str) -> int:
+        """How many secrets that client has just now."""
+        ...
+
+    def authorize_url(
+        self, *, redirect_uri: str, state: Secret, verifier: Secret, org: str | None, account: str | None
+    ) -> str:
+        """Where to send the browser. Raises InvalidRequest where the org is missing or malformed."""
+        ...
+
+    async def request_token(self, request: TokenRequest, *, before_send: BeforeSend) -> TokenOutcome:
+        """POST once and say how it ended; raises only what `before_send` raises."""
+        ...
+
+    async def identify(self, access_token: Secret, *, org: str | None) -> IdentityOutcome:
+        """Whose grant this is."""
+        ...
+
+    async def revoke(self, token: Secret, *, client_id: str, org: str | None) -> bool:
+        """RFC 7009; whether the provider confirmed. At Kit this uninstalls the app. False where there is none."""
+        ...

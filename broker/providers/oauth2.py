@@ -1,0 +1,230 @@
+"""Any RFC 6749 provider, by configuration alone; Kit and Kustomer are this with their own defaults."""
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode, urljoin
+
+from broker import oauth
+from broker.clock import Clock
+from broker.config.settings import OAuthClient, ProviderSettings
+from broker.errors import InvalidRequest
+from broker.model import Identity, Secret
+from broker.providers.classify import classify
+from broker.providers.client import Answer, ProviderClient
+from broker.providers.interface import (
+    BeforeSend,
+    Grant,
+    Identified,
+    IdentityLater,
+    IdentityOutcome,
+    IdentityUnknown,
+    TokenOutcome,
+    TokenRequest,
+)
+
+ORG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+IDENTITY_TIMEOUT = 15.0
+REVOKE_TIMEOUT = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a provider lives; each may hold `{org}`."""
+
+    authorize: str
+    token: str
+    revoke: str | None
+    identity: str | None
+
+
+class OAuth2Provider:
+    """A `Provider` of RFC 6749, with PKCE S256 (RFC 7636) sent together with a secret where one is held."""
+
+    def __init__(self, *, settings: ProviderSettings, http: ProviderClient, clock: Clock, timeout: float) -> None:
+        self._settings, self._http, self._clock, self._timeout = settings, http, clock, timeout
+        self._clients = {client.client_id: client for client in (*settings.previous_clients, settings.client)}
+        self._endpoints = self.endpoints(settings)
+
+    @property
+    def name(self) -> str:
+        return self._settings.name
+
+    @property
+    def settings(self) -> ProviderSettings:
+        return self._settings
+
+    @property
+    def client_id(self) -> str:
+        return self._settings.client.client_id
+
+    @property
+    def token_url(self) -> str:
+        return self._endpoints.token
+
+    def knows_client(self, client_id: str) -> bool:
+        return client_id in self._clients
+
+    def secrets_of(self, client_id: str) -> int:
+        return len(self._clients[client_id].secrets)
+
+    @staticmethod
+    def endpoints(settings: ProviderSettings) -> Endpoints:
+        """Where this kind of provider lives, by its settings."""
+        return Endpoints(
+            authorize=settings.authorize_url or "",
+            token=settings.token_url or "",
+            revoke=settings.revoke_url,
+            identity=settings.identity_url,
+        )
+
+    def authorize_url(
+        self, *, redirect_uri: str, state: Secret, verifier: Secret, org: str | None, account: str | None
+    ) -> str:
+        parameters = {
+            "response_type": "code",
+            "client_id": self.client_id,
+            "redirect_uri": redirect_uri,
+            "state": state.reveal(),
+            **({"scope": oauth.scope_text(self._settings.scopes)} if self._settings.scopes else {}),
+            **self._settings.authorize_params,
+            **self.extra_authorize_parameters(account),
+        }
+        if self._settings.pkce:
+            parameters |= {"code_challenge": oauth.challenge_of(verifier), "code_challenge_method": "S256"}
+        return oauth.with_query(self._at(self._endpoints.authorize, org), parameters)
+
+    def extra_authorize_parameters(self, account: str | None) -> Mapping[str, str]:
+        """What this kind of provider wants besides."""
+        return {}
+
+    async def request_token(self, request: TokenRequest, *, before_send: BeforeSend) -> TokenOutcome:
+        issued_at = self._clock.now()
+        headers, data = self._token_post(request)
+        reply = await self._http.post(
+            self._at(self._endpoints.token, request.org),
+            data=data,
+            headers=headers,
+            timeout=self._token_timeout(request.grant),
+            before_send=before_send,
+            public_only=self._is_made_from_org(self._endpoints.token),
+        )
+        return classify(
+            reply,
+            asked_scope=request.scope,
+            issued_at=issued_at,
+            now=self._clock.now(),
+            default_life=self._settings.default_expires_in,
+        )
+
+    async def identify(self, access_token: Secret, *, org: str | None) -> IdentityOutcome:
+        if self._endpoints.identity is None:
+            return IdentityUnknown("there is no identity endpoint")
+        if not oauth.is_usable(access_token, "Bearer"):
+            return IdentityUnknown("the access token cannot be put into a header")
+        reply = await self._http.get(
+            self._at(self._endpoints.identity, org),
+            headers={"Authorization": f"Bearer {access_token.reveal()}"},
+            timeout=IDENTITY_TIMEOUT,
+            public_only=self._is_made_from_org(self._endpoints.identity),
+        )
+        match reply:
+            case Answer(200, _, body):
+                identity = self.read_identity(body)
+                return Identified(identity) if identity else IdentityUnknown("the answer holds no id")
+            case Answer(status) if 400 <= status < 500 and status not in (408, 425, 429):
+                return IdentityUnknown(f"the identity endpoint answered {status}")
+            case Answer(status):
+                return IdentityLater(f"the identity endpoint answered {status}")
+            case _:
+                return IdentityLater("the identity endpoint did not answer")
+
+    def read_identity(self, body: bytes) -> Identity | None:
+        """Who an identity answer speaks of."""
+        found = at_pointer(body, self._settings.identity_pointer or "")
+        return Identity(found) if found else None
+
+    async def revoke(self, token: Secret, *, client_id: str, org: str | None) -> bool:
+        if self._endpoints.revoke is None or client_id not in self._clients:
+            return False
+        headers, fields = self._authenticated({"token": token.reveal()}, client_id, 0)
+        reply = await self._http.post(
+            self._at(self._endpoints.revoke, org),
+            data=urlencode(fields).encode(),
+            headers={"Content-Type": "application/x-www-form-urlencoded", **headers},
+            timeout=REVOKE_TIMEOUT,
+            before_send=_at_once,
+            public_only=self._is_made_from_org(self._endpoints.revoke),
+        )
+        return isinstance(reply, Answer) and reply.status == 200
+
+    def _token_post(self, request: TokenRequest) -> tuple[dict[str, str], bytes]:
+        name = "code" if request.grant is Grant.CODE else "refresh_token"
+        fields = {"grant_type": str(request.grant), name: request.token.reveal()}
+        if request.redirect_uri is not None:
+            fields["redirect_uri"] = request.redirect_uri
+        if request.verifier is not None and self._settings.pkce:
+            fields["code_verifier"] = request.verifier.reveal()
+        headers, fields = self._authenticated(fields, request.client_id, request.secret_index)
+        if self._settings.body == "json":
+            return {"Content-Type": "application/json", **headers}, json.dumps(fields).encode()
+        return {"Content-Type": "application/x-www-form-urlencoded", **headers}, urlencode(fields).encode()
+
+    def _authenticated(
+        self, fields: dict[str, str], client_id: str, secret_index: int
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """Client authentication of RFC 6749 2.3.1, one method at a time."""
+        client: OAuthClient = self._clients[client_id]
+        secret = client.secrets[secret_index].reveal() if client.secrets else None
+        match self._settings.client_auth:
+            case "basic" if secret is not None:
+                pair = f"{quote(client_id, safe='')}:{quote(secret, safe='')}"
+                return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}, fields
+            case "post" if secret is not None:
+                return {}, {**fields, "client_id": client_id, "client_secret": secret}
+            case _:
+                return {}, {**fields, "client_id": client_id}
+
+    def _token_timeout(self, grant: Grant) -> float:
+        """A known grace leaves less time: what comes later than that is of no use (R4)."""
+        if grant is Grant.REFRESH and self._settings.grace is not None:
+            return min(self._timeout, 0.6 * self._settings.grace)
+        return self._timeout
+
+    def _at(self, url: str, org: str | None) -> str:
+        if "{org}" not in url:
+            return url
+        if org is None:
+            raise InvalidRequest(f"{self.name} needs to know the organisation; say which (org)")
+        if not ORG.fullmatch(org):
+            raise InvalidRequest("an org is a host label: lower-case letters, digits and hyphens")
+        return url.replace("{org}", org)
+
+    def _is_made_from_org(self, url: str) -> bool:
+        return "{org}" in url.split("/", 3)[2]
+
+
+async def _at_once() -> None:
+    """Nothing to wait for before a revocation is sent."""
+
+
+def join_api(api_url: str | None, path: str) -> str | None:
+    """`path` below an API's address."""
+    return None if api_url is None else urljoin(api_url.rstrip("/") + "/", path.lstrip("/"))
+
+
+def at_pointer(body: bytes, pointer: str) -> str | None:
+    """The text or number at a JSON pointer (RFC 6901) of a JSON body, as text; None where there is none."""
+    try:
+        value = json.loads(body)
+        for step in pointer.split("/")[1:]:
+            key = step.replace("~1", "/").replace("~0", "~")
+            value = value[int(key)] if isinstance(value, list) else value[key]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    text = str(value).strip()
+    return text[:200] if text and text.isprintable() else None

@@ -1,0 +1,205 @@
+"""Accounts, as looking after them sees them: connect, find, freeze, rename, remove, purge."""
+
+from collections.abc import Mapping, Sequence
+
+from broker.model import Account, Event, Reason, Ref, Status
+from broker.store.database import Transaction
+from broker.store.interface import AccountQuery
+from broker.store.renewals import Renewals
+from broker.store.rows import (
+    ASSIGNMENTS,
+    COLUMNS,
+    PLACEHOLDERS,
+    STATUS_SQL,
+    WIDTH,
+    insert_events,
+    to_account,
+    to_values,
+)
+
+FIND = f"""
+SELECT {COLUMNS} FROM accounts
+ WHERE name > $1
+   AND (removed_at IS NULL) = (CAST($2 AS BIGINT) = 0)
+   AND (CAST($3 AS TEXT) IS NULL OR provider = $3)
+   AND (CAST($4 AS TEXT) IS NULL OR subject = $4)
+   AND (CAST($5 AS DOUBLE PRECISION) IS NULL OR expires_at <= $5)
+   AND (CAST($6 AS TEXT) IS NULL OR {STATUS_SQL} = $6)
+ ORDER BY name LIMIT $7"""
+COUNTS = f"SELECT provider, {STATUS_SQL}, COUNT(*) FROM accounts WHERE removed_at IS NULL GROUP BY 1, 2"
+BY_IDENTITY = f"SELECT {COLUMNS} FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL"
+INSERT = f"INSERT INTO accounts ({COLUMNS}, next_at) VALUES ({PLACEHOLDERS}, ${WIDTH + 1}) ON CONFLICT (name) DO NOTHING"
+REPLACE = f"""
+UPDATE accounts SET {ASSIGNMENTS}, next_at = ${WIDTH + 1}
+ WHERE name = ${WIDTH + 2} AND epoch = ${WIDTH + 3} AND generation = ${WIDTH + 4}"""
+IDENTIFY = """
+UPDATE accounts
+   SET external_id = COALESCE($3, external_id), label = COALESCE($4, label),
+       frozen = COALESCE($5, frozen),
+       frozen_since = CASE WHEN CAST($5 AS TEXT) IS NULL THEN frozen_since ELSE CAST($6 AS DOUBLE PRECISION) END
+ WHERE name = $1 AND epoch = $2"""
+DROP_GRANT = """
+UPDATE installs SET sealed_access = NULL, sealed_refresh = NULL, grant_meta = NULL, next_at = NULL
+ WHERE state_hash = $1"""
+
+
+class Accounts(Renewals):
+    """The `AccountStore`, on any database."""
+
+    async def find(self, query: AccountQuery) -> list[Account]:
+        rows = await self._database.read(
+            FIND,
+            query.after,
+            int(query.removed),
+            query.provider,
+            query.subject,
+            query.expiring_before,
+            query.status,
+            query.limit,
+        )
+        return [to_account(row) for row in rows]
+
+    async def counts(self) -> Mapping[tuple[str, Status], int]:
+        return {(provider, Status(status)): count for provider, status, count in await self._database.read(COUNTS)}
+
+    async def by_identity(self, provider: str, external_id: str) -> Account | None:
+        rows = await self._database.read(BY_IDENTITY, provider, external_id)
+        return to_account(rows[0]) if rows else None
+
+    async def connect(
+        self, account: Account, *, expected: Ref | None, next_at: float | None, grant: str | None, events: Sequence[Event]
+    ) -> bool:
+        async def work(transaction: Transaction) -> bool:
+            if expected is None:
+                changed = await transaction.execute(INSERT, *to_values(account), next_at)
+            else:
+                key = (expected.name, expected.epoch, expected.generation)
+                changed = await transaction.execute(REPLACE, *to_values(account), next_at, *key)
+            if not changed:
+                return False
+            # A new grant ends whatever the old one left behind.
+            await transaction.execute(
+                "DELETE FROM spares WHERE account = $1 AND epoch < $2", account.name, account.epoch
+            )
+            await transaction.execute(DROP_GRANT, grant)
+            await insert_events(transaction, list(events))
+            return True
+
+        connected = await self._database.write(work)
+        self._changed(account.name)
+        return connected
+
+    async def identify(
+        self, ref: Ref, *, external_id: str | None, label: str | None, frozen: Reason | None, at: float, grant: str
+    ) -> bool:
+        async def work(transaction: Transaction) -> bool:
+            changed = await transaction.execute(IDENTIFY, ref.name, ref.epoch, external_id, label, frozen, at)
+            await transaction.execute(DROP_GRANT, grant)
+            return changed == 1
+
+        identified = await self._database.write(work)
+        self._changed(ref.name)
+        return identified
+
+    async def freeze(self, name: str, reason: Reason | None, at: float) -> bool:
+        return await self._update(
+            name,
+            """UPDATE accounts SET frozen = $2,
+                      frozen_since = CASE WHEN CAST($2 AS TEXT) IS NULL THEN NULL ELSE CAST($3 AS DOUBLE PRECISION) END,
+                      next_at = CASE WHEN CAST($2 AS TEXT) IS NULL AND dead IS NULL THEN CAST($3 AS DOUBLE PRECISION)
+                                     ELSE NULL END
+                WHERE name = $1 AND removed_at IS NULL""",
+            name,
+            reason,
+            at,
+        )
+
+    async def relabel(self, name: str, *, label: str | None, subject: str | None) -> bool:
+        return await self._update(
+            name,
+            "UPDATE accounts SET label = $2, subject = $3 WHERE name = $1 AND removed_at IS NULL",
+            name,
+            label,
+            subject,
+        )
+
+    async def rename(self, ref: Ref, renamed: Account, *, next_at: float | None, old_name_hash: str) -> bool:
+        async def work(transaction: Transaction) -> bool:
+            taken = await transaction.fetch("SELECT 1 FROM accounts WHERE name = $1", renamed.name)
+            if taken:
+                return False
+            changed = await transaction.execute(
+                "DELETE FROM accounts WHERE name = $1 AND epoch = $2 AND generation = $3 AND intent_id IS NULL",
+                ref.name,
+                ref.epoch,
+                ref.generation,
+            )
+            if not changed:
+                return False
+            await transaction.execute(INSERT, *to_values(renamed), next_at)
+            await transaction.execute("DELETE FROM spares WHERE account = $1", ref.name)
+            await _remember_name(transaction, old_name_hash, ref.epoch, ref.generation)
+            return True
+
+        done = await self._database.write(work)
+        self._changed(ref.name)
+        self._changed(renamed.name)
+        return done
+
+    async def remove(self, name: str, at: float, events: Sequence[Event]) -> bool:
+        async def work(transaction: Transaction) -> bool:
+            changed = await transaction.execute(
+                "UPDATE accounts SET removed_at = $2, next_at = NULL WHERE name = $1 AND removed_at IS NULL", name, at
+            )
+            if changed:
+                await insert_events(transaction, list(events))
+            return changed == 1
+
+        removed = await self._database.write(work)
+        self._changed(name)
+        return removed
+
+    async def restore(self, name: str, since: float, at: float) -> bool:
+        return await self._update(
+            name,
+            """UPDATE accounts SET removed_at = NULL,
+                      next_at = CASE WHEN dead IS NULL AND frozen IS NULL THEN CAST($3 AS DOUBLE PRECISION) ELSE NULL END
+                WHERE name = $1 AND removed_at >= $2""",
+            name,
+            since,
+            at,
+        )
+
+    async def purge(self, name: str, name_hash: str) -> bool:
+        async def work(transaction: Transaction) -> bool:
+            rows = await transaction.fetch("SELECT epoch, generation FROM accounts WHERE name = $1", name)
+            for epoch, generation in rows:
+                await _remember_name(transaction, name_hash, epoch, generation)
+            await transaction.execute("DELETE FROM spares WHERE account = $1", name)
+            await transaction.execute("DELETE FROM events WHERE account = $1", name)
+            await transaction.execute("DELETE FROM accounts WHERE name = $1", name)
+            return bool(rows)
+
+        purged = await self._database.write(work)
+        self._changed(name)
+        return purged
+
+    async def purged(self, name_hash: str) -> tuple[int, int] | None:
+        rows = await self._database.read("SELECT epoch, generation FROM purged_names WHERE name_hash = $1", name_hash)
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    async def removed_before(self, at: float, limit: int) -> list[str]:
+        rows = await self._database.read(
+            "SELECT name FROM accounts WHERE removed_at IS NOT NULL AND removed_at < $1 LIMIT $2", at, limit
+        )
+        return [name for (name,) in rows]
+
+
+async def _remember_name(transaction: Transaction, name_hash: str, epoch: int, generation: int) -> None:
+    await transaction.execute(
+        """INSERT INTO purged_names (name_hash, epoch, generation) VALUES ($1, $2, $3)
+           ON CONFLICT (name_hash) DO UPDATE SET epoch = excluded.epoch, generation = excluded.generation""",
+        name_hash,
+        epoch,
+        generation,
+    )

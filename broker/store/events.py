@@ -1,0 +1,45 @@
+"""What happened, in order."""
+
+from collections.abc import Sequence
+
+from broker.model import Event
+from broker.store.database import Database
+from broker.store.rows import insert_events, to_event
+
+EVENT = "id, at, event, account, provider, reason, generation"
+
+
+class Events:
+    """The `EventStore`, on any database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add_events(self, events: Sequence[Event]) -> None:
+        await self._database.write(lambda transaction: insert_events(transaction, list(events)))
+
+    async def events(self, after: int, limit: int, account: str | None = None) -> list[Event]:
+        rows = await self._database.read(
+            f"""SELECT {EVENT} FROM events
+                 WHERE id > $1 AND (CAST($2 AS TEXT) IS NULL OR account = $2) ORDER BY id LIMIT $3""",
+            after,
+            account,
+            limit,
+        )
+        return [to_event(row) for row in rows]
+
+    async def last_events(self, limit: int, account: str | None = None) -> list[Event]:
+        rows = await self._database.read(
+            f"""SELECT {EVENT} FROM events
+                 WHERE CAST($1 AS TEXT) IS NULL OR account = $1 ORDER BY id DESC LIMIT $2""",
+            account,
+            limit,
+        )
+        return [to_event(row) for row in reversed(rows)]
+
+    async def purge_events(self, before: float, limit: int) -> int:
+        return await self._database.write(
+            lambda transaction: transaction.execute(
+                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < $1 ORDER BY id LIMIT $2)", before, limit
+            )
+        )

@@ -1,0 +1,198 @@
+"""Tickets, trips to a provider, grants that wait for their identity, and sign-ins under way."""
+
+import json
+
+from broker.model import InstallOutcome, PendingGrant, PendingInstall, PendingLogin, Ticket
+from broker.store.database import Database, Row, Transaction
+
+TICKET = "hash, provider, account, org, return_to, allow_replace, subject, created_by, expires_at, spent_at"
+INSTALL = (
+    "state_hash, provider, client_id, browser_hash, ticket_hash, account, org, return_to, kit_return_url,"
+    " allow_replace, subject, created_by, sealed_verifier, redirect_uri, created_at, expires_at, taken_at, outcome,"
+    " outcome_account"
+)
+GRANT = "sealed_access, sealed_refresh, grant_meta, next_at"
+TAKE = "UPDATE installs SET taken_at = $2 WHERE state_hash = $1 AND taken_at IS NULL"
+PURGE_INSTALLS = """
+DELETE FROM installs WHERE state_hash IN (
+  SELECT state_hash FROM installs WHERE expires_at < $1 AND grant_meta IS NULL LIMIT $2)"""
+PURGE_TICKETS = "DELETE FROM tickets WHERE hash IN (SELECT hash FROM tickets WHERE expires_at < $1 LIMIT $2)"
+PURGE_LOGINS = """
+DELETE FROM logins WHERE challenge_hash IN (SELECT challenge_hash FROM logins WHERE expires_at < $1 LIMIT $2)"""
+
+
+def _placeholders(columns: str) -> str:
+    return ", ".join(f"${number}" for number in range(1, columns.count(",") + 2))
+
+
+class Installs:
+    """The `InstallStore`, on any database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add_ticket(self, ticket: Ticket) -> None:
+        async def work(transaction: Transaction) -> None:
+            if ticket.account is not None:
+                await transaction.execute(
+                    "DELETE FROM tickets WHERE provider = $1 AND account = $2", ticket.provider, ticket.account
+                )
+            await transaction.execute(
+                f"INSERT INTO tickets ({TICKET}) VALUES ({_placeholders(TICKET)})", *_ticket_values(ticket)
+            )
+
+        await self._database.write(work)
+
+    async def ticket(self, hash: str) -> Ticket | None:  # noqa: A002 - the field's name
+        rows = await self._database.read(f"SELECT {TICKET} FROM tickets WHERE hash = $1", hash)
+        return _to_ticket(rows[0]) if rows else None
+
+    async def begin_install(self, install: PendingInstall) -> None:
+        sql = f"INSERT INTO installs ({INSTALL}) VALUES ({_placeholders(INSTALL)})"
+        await self._database.write(lambda transaction: transaction.execute(sql, *_install_values(install)))
+
+    async def install(self, state_hash: str) -> PendingInstall | None:
+        rows = await self._database.read(f"SELECT {INSTALL} FROM installs WHERE state_hash = $1", state_hash)
+        return _to_install(rows[0]) if rows else None
+
+    async def take_install(self, state_hash: str, at: float) -> bool:
+        return await self._database.write(lambda transaction: transaction.execute(TAKE, state_hash, at)) == 1
+
+    async def hold_grant(self, grant: PendingGrant) -> None:
+        meta = json.dumps([grant.token_type, grant.scope, grant.issued_at, grant.expires_at])
+        await self._database.write(
+            lambda transaction: transaction.execute(
+                """UPDATE installs SET sealed_access = $2, sealed_refresh = $3, grant_meta = $4, next_at = $5
+                    WHERE state_hash = $1""",
+                grant.install.state_hash,
+                grant.sealed_access,
+                grant.sealed_refresh,
+                meta,
+                grant.next_at,
+            )
+        )
+
+    async def held_grants(self, due_before: float, limit: int) -> list[PendingGrant]:
+        rows = await self._database.read(
+            f"""SELECT {INSTALL}, {GRANT} FROM installs
+                 WHERE next_at IS NOT NULL AND next_at <= $1 ORDER BY next_at LIMIT $2""",
+            due_before,
+            limit,
+        )
+        return [_to_grant(row) for row in rows]
+
+    async def retry_grant(self, state_hash: str, next_at: float | None) -> None:
+        sql = "UPDATE installs SET next_at = $2 WHERE state_hash = $1"
+        await self._database.write(lambda transaction: transaction.execute(sql, state_hash, next_at))
+
+    async def finish_install(
+        self, state_hash: str, outcome: InstallOutcome, *, account: str | None, spend: bool, drop_grant: bool, at: float
+    ) -> None:
+        async def work(transaction: Transaction) -> None:
+            await transaction.execute(
+                "UPDATE installs SET outcome = $2, outcome_account = $3, sealed_verifier = NULL WHERE state_hash = $1",
+                state_hash,
+                outcome,
+                account,
+            )
+            if spend:
+                await transaction.execute(
+                    """UPDATE tickets SET spent_at = $2
+                        WHERE hash = (SELECT ticket_hash FROM installs WHERE state_hash = $1)""",
+                    state_hash,
+                    at,
+                )
+            if drop_grant:
+                await transaction.execute(
+                    """UPDATE installs SET sealed_access = NULL, sealed_refresh = NULL, grant_meta = NULL,
+                              next_at = NULL WHERE state_hash = $1""",
+                    state_hash,
+                )
+
+        await self._database.write(work)
+
+    async def begin_login(self, login: PendingLogin) -> None:
+        sql = """INSERT INTO logins (challenge_hash, browser_hash, purpose, payload, expires_at)
+                 VALUES ($1, $2, $3, $4, $5)"""
+        values = (login.challenge_hash, login.browser_hash, login.purpose, login.payload, login.expires_at)
+        await self._database.write(lambda transaction: transaction.execute(sql, *values))
+
+    async def take_login(self, challenge_hash: str, now: float) -> PendingLogin | None:
+        async def work(transaction: Transaction) -> PendingLogin | None:
+            rows = await transaction.fetch(
+                """SELECT challenge_hash, browser_hash, purpose, payload, expires_at FROM logins
+                    WHERE challenge_hash = $1 AND expires_at > $2""",
+                challenge_hash,
+                now,
+            )
+            await transaction.execute("DELETE FROM logins WHERE challenge_hash = $1", challenge_hash)
+            return PendingLogin(*rows[0]) if rows else None
+
+        return await self._database.write(work)
+
+    async def purge_expired(self, before: float, limit: int) -> int:
+        async def work(transaction: Transaction) -> int:
+            counts = [await transaction.execute(sql, before, limit) for sql in (PURGE_INSTALLS, PURGE_TICKETS, PURGE_LOGINS)]
+            return sum(counts)
+
+        return await self._database.write(work)
+
+
+def _ticket_values(ticket: Ticket) -> tuple[object, ...]:
+    return (
+        ticket.hash,
+        ticket.provider,
+        ticket.account,
+        ticket.org,
+        ticket.return_to,
+        int(ticket.replace),
+        ticket.subject,
+        ticket.created_by,
+        ticket.expires_at,
+        ticket.spent_at,
+    )
+
+
+def _to_ticket(row: Row) -> Ticket:
+    hash_, provider, account, org, return_to, replace, subject, created_by, expires_at, spent_at = row
+    return Ticket(hash_, provider, account, org, return_to, bool(replace), subject, created_by, expires_at, spent_at)
+
+
+def _install_values(install: PendingInstall) -> tuple[object, ...]:
+    return (
+        install.state_hash,
+        install.provider,
+        install.client_id,
+        install.browser_hash,
+        install.ticket_hash,
+        install.account,
+        install.org,
+        install.return_to,
+        install.kit_return_url,
+        int(install.replace),
+        install.subject,
+        install.created_by,
+        install.sealed_verifier,
+        install.redirect_uri,
+        install.created_at,
+        install.expires_at,
+        install.taken_at,
+        install.outcome,
+        install.outcome_account,
+    )
+
+
+def _to_install(row: Row) -> PendingInstall:
+    values = list(row)
+    # Two columns are not stored as they are: the flag and the word of the outcome.
+    values[9] = bool(values[9])
+    values[17] = InstallOutcome(values[17]) if values[17] else None
+    return PendingInstall(*values)
+
+
+def _to_grant(row: Row) -> PendingGrant:
+    *install, sealed_access, sealed_refresh, meta, next_at = row
+    token_type, scope, issued_at, expires_at = json.loads(meta)
+    return PendingGrant(
+        _to_install(install), sealed_access, sealed_refresh, token_type, scope, issued_at, expires_at, next_at
+    )

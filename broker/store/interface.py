@@ -1,0 +1,278 @@
+"""The contract of the stores, in prose and types; `tests/store` runs one suite over every implementation.
+
+Every method raises StorageUnavailable when the store cannot do its work just now. A write that returned is
+durable. Writes conditioned on a `Ref` change something only while the row still stands at that epoch and
+generation, and say whether they did; nothing ever overwrites another generation. Ciphertext is opaque here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.keyring import WrappedKey
+from broker.model import (
+    Account,
+    CallerKey,
+    CallerRecord,
+    Event,
+    InstallOutcome,
+    Intent,
+    PendingGrant,
+    PendingInstall,
+    PendingLogin,
+    Reason,
+    Ref,
+    Spare,
+    Status,
+    Successor,
+    Ticket,
+    Trouble,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The successor is durable and current."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationMoved:
+    """Another renewal of the same grant won; ours was not written."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochMoved:
+    """The person connected again, or the name was purged; ours belongs to a grant that is gone."""
+
+
+CommitOutcome = Committed | GenerationMoved | EpochMoved
+
+
+@dataclass(frozen=True, slots=True)
+class AccountQuery:
+    """Which accounts to list, in the order of their names."""
+
+    provider: str | None = None
+    status: Status | None = None
+    subject: str | None = None
+    expiring_before: float | None = None
+    after: str = ""
+    """Names greater than this one."""
+    limit: int = 100
+    removed: bool = False
+
+
+class RefreshStore(Protocol):
+    """What renewing a token needs of the store."""
+
+    async def get(self, name: str) -> Account | None:
+        """The row of that name, removed ones included."""
+        ...
+
+    async def begin(self, ref: Ref, intent: Intent) -> bool:
+        """R3: write the intent, which is the lease. False unless the row stands at `ref`, is neither dead, frozen
+        nor removed, and no other process holds a lease that has not run out."""
+        ...
+
+    async def commit(self, successor: Successor, events: Sequence[Event]) -> CommitOutcome:
+        """R6: make the successor current: generation + 1, intent, lease and trouble cleared, death undone.
+
+        Conditioned on the parent alone, not on the lease; removed rows take it too."""
+        ...
+
+    async def settle(
+        self,
+        ref: Ref,
+        *,
+        trouble: Trouble,
+        keep_intent: bool,
+        dead: Reason | None,
+        next_at: float | None,
+        at: float,
+        events: Sequence[Event],
+    ) -> bool:
+        """Note how an attempt on `ref` ended without a new token. `dead` ends the account."""
+        ...
+
+    async def take_over(self, owner: str, at: float) -> list[Account]:
+        """R10: make the leases of earlier boots ours; the accounts whose renewal they left open, newest first.
+
+        Each of these counts as one ambiguous attempt. Only for a store that this process owns alone."""
+        ...
+
+    async def due(self, now: float, limit: int) -> list[Account]:
+        """Accounts whose `next_at` has come, the earliest first; by index, never a scan."""
+        ...
+
+    async def next_due_at(self) -> float | None:
+        """The earliest `next_at` of all."""
+        ...
+
+    async def schedule(self, ref: Ref, next_at: float | None) -> None:
+        """Set when the background looks at the account again."""
+        ...
+
+    async def touch(self, uses: Mapping[str, tuple[float, float]]) -> None:
+        """Note by name when accounts were last handed out, and bring their next look forward to the second
+        number: what is used is renewed when its window opens, not only before it would die of idleness."""
+        ...
+
+    async def add_spare(self, spare: Spare) -> None:
+        """Keep a refresh token that is not current. Adding the same id twice keeps one."""
+        ...
+
+    async def spares(self, name: str, epoch: int) -> list[Spare]:
+        """Spares of that grant, newest first."""
+        ...
+
+    async def drop_spare(self, id: str) -> None:
+        """Forget a spare that was tried or whose grant is gone."""
+        ...
+
+
+class AccountStore(RefreshStore, Protocol):
+    """What looking after accounts needs besides."""
+
+    async def find(self, query: AccountQuery) -> list[Account]: ...
+
+    async def counts(self) -> Mapping[tuple[str, Status], int]:
+        """How many accounts there are by provider and status, removed ones left out."""
+        ...
+
+    async def by_identity(self, provider: str, external_id: str) -> Account | None:
+        """The account, not removed, that belongs to that identity."""
+        ...
+
+    async def connect(
+        self, account: Account, *, expected: Ref | None, next_at: float | None, grant: str | None, events: Sequence[Event]
+    ) -> bool:
+        """Make `account` with its new grant the row of its name, in one transaction with forgetting the pending
+        grant `grant`. `expected` is the row it was built from, None where there was none. False if that has
+        changed meanwhile: read again and seal again."""
+        ...
+
+    async def identify(
+        self, ref: Ref, *, external_id: str | None, label: str | None, frozen: Reason | None, at: float, grant: str
+    ) -> bool:
+        """Pin a late identity to the grant `ref` belongs to (whatever its generation), and forget `grant`."""
+        ...
+
+    async def freeze(self, name: str, reason: Reason | None, at: float) -> bool:
+        """Freeze with a reason, or unfreeze with None. False: no such account."""
+        ...
+
+    async def relabel(self, name: str, *, label: str | None, subject: str | None) -> bool: ...
+
+    async def rename(self, ref: Ref, renamed: Account, *, next_at: float | None, old_name_hash: str) -> bool:
+        """Move the row at `ref` to its new name, its tokens sealed anew. False if the row has moved on, has an
+        intent, or the new name is taken. The old name keeps a record of its generations under its hash."""
+        ...
+
+    async def remove(self, name: str, at: float, events: Sequence[Event]) -> bool: ...
+
+    async def restore(self, name: str, since: float, at: float) -> bool:
+        """Undo a removal that is not older than `since`."""
+        ...
+
+    async def purge(self, name: str, name_hash: str) -> bool:
+        """Forget the row and its spares but for its last epoch and generation under `name_hash`."""
+        ...
+
+    async def purged(self, name_hash: str) -> tuple[int, int] | None:
+        """Last epoch and generation of a purged name."""
+        ...
+
+    async def removed_before(self, at: float, limit: int) -> list[str]: ...
+
+
+class InstallStore(Protocol):
+    """Tickets, trips to a provider, grants that wait for their identity, sign-ins under way."""
+
+    async def add_ticket(self, ticket: Ticket) -> None:
+        """One live ticket an account: an older one of the same account is forgotten."""
+        ...
+
+    async def ticket(self, hash: str) -> Ticket | None: ...
+
+    async def begin_install(self, install: PendingInstall) -> None: ...
+
+    async def install(self, state_hash: str) -> PendingInstall | None: ...
+
+    async def take_install(self, state_hash: str, at: float) -> bool:
+        """Take the state, once: True for exactly one caller, also under a race and after a restart."""
+        ...
+
+    async def hold_grant(self, grant: PendingGrant) -> None:
+        """Seal a new grant durably with its install, before anything else is asked."""
+        ...
+
+    async def held_grants(self, due_before: float, limit: int) -> list[PendingGrant]:
+        """Grants whose identity is to be asked for again."""
+        ...
+
+    async def retry_grant(self, state_hash: str, next_at: float | None) -> None: ...
+
+    async def finish_install(
+        self, state_hash: str, outcome: InstallOutcome, *, account: str | None, spend: bool, drop_grant: bool, at: float
+    ) -> None:
+        """Note how the trip ended; `spend` its ticket; `drop_grant` forgets the held tokens."""
+        ...
+
+    async def begin_login(self, login: PendingLogin) -> None: ...
+
+    async def take_login(self, challenge_hash: str, now: float) -> PendingLogin | None:
+        """Take a sign-in, once, while it has not expired."""
+        ...
+
+    async def purge_expired(self, before: float, limit: int) -> int: ...
+
+
+class CallerStore(Protocol):
+    """Callers with keys."""
+
+    async def add_caller(self, caller: CallerRecord, key: CallerKey) -> bool:
+        """False: the name is taken."""
+        ...
+
+    async def add_key(self, key: CallerKey, *, expire_others_at: float) -> bool:
+        """Give a caller another key; its others work until `expire_others_at` at the longest, at most one of them.
+        False: no such caller."""
+        ...
+
+    async def callers(self) -> list[CallerRecord]: ...
+
+    async def by_key(self, key_id: str) -> tuple[CallerRecord, CallerKey] | None: ...
+
+    async def remove_caller(self, name: str) -> bool: ...
+
+    async def touch_keys(self, uses: Mapping[str, float]) -> None: ...
+
+
+class EventStore(Protocol):
+    """What happened, in order."""
+
+    async def add_events(self, events: Sequence[Event]) -> None: ...
+
+    async def events(self, after: int, limit: int, account: str | None = None) -> list[Event]: ...
+
+    async def last_events(self, limit: int, account: str | None = None) -> list[Event]: ...
+
+    async def purge_events(self, before: float, limit: int) -> int: ...
+
+
+class KeyStore(Protocol):
+    """Wrapped keys, and what the store says of itself."""
+
+    async def keys(self) -> list[WrappedKey]: ...
+
+    async def add_first_keys(self, keys: Sequence[WrappedKey]) -> bool:
+        """Store the first keys. False if the store holds keys or anything sealed already."""
+        ...
+
+    async def is_empty(self) -> bool:
+        """Whether the store holds nothing that a key was needed for."""
+        ...
+
+    async def meta(self, key: str) -> str | None: ...
+
+    async def set_meta(self, key: str, value: str) -> None: ...

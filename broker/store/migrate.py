@@ -1,0 +1,45 @@
+"""Brings a store's schema up to date by numbered files, which are never edited once released."""
+
+import re
+from functools import partial
+from importlib.resources import files
+
+from broker.errors import StartRefused
+from broker.store.database import Database, Transaction
+
+
+def migrations() -> dict[int, str]:
+    """The SQL of every migration by its number."""
+    folder = files("broker.store") / "migrations"
+    found = {int(file.name[:4]): file.read_text() for file in folder.iterdir() if file.name.endswith(".sql")}
+    return dict(sorted(found.items()))
+
+
+async def migrate(database: Database) -> int:
+    """Run what is missing, each migration in a transaction of its own; the schema's number.
+
+    Raises StartRefused where a newer program has been here.
+    """
+    await database.write(_prepare)
+    [(version,)] = await database.read("SELECT COALESCE(MAX(version), 0) FROM schema_version")
+    known = migrations()
+    if version > max(known):
+        raise StartRefused(
+            f"the store has schema {version}, this program knows {max(known)}: it was written by a newer"
+            " token-broker; install that version again, or restore an older backup"
+        )
+    for number, sql in known.items():
+        if number > version:
+            await database.write(partial(_apply, number=number, sql=sql))
+    return max(known)
+
+
+async def _prepare(transaction: Transaction) -> None:
+    await transaction.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)")
+
+
+async def _apply(transaction: Transaction, *, number: int, sql: str) -> None:
+    for statement in re.sub(r"--.*", "", sql).split(";"):
+        if statement.strip():
+            await transaction.execute(statement)
+    await transaction.execute("INSERT INTO schema_version (version) VALUES ($1)", number)

@@ -1,0 +1,180 @@
+"""Accounts, as renewing them sees them: intent, commit, settlement, spares, what is due."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from broker.model import Account, Event, Intent, Reason, Ref, Spare, Successor, Trouble
+from broker.store.database import Database, Transaction
+from broker.store.interface import Committed, CommitOutcome, EpochMoved, GenerationMoved
+from broker.store.rows import COLUMNS, insert_events, to_account, trouble_values
+
+GET = f"SELECT {COLUMNS} FROM accounts WHERE name = $1"
+BEGIN = """
+UPDATE accounts
+   SET intent_id = $4, intent_generation = $3, intent_at = $5, lease_owner = $6, lease_until = $7
+ WHERE name = $1 AND epoch = $2 AND generation = $3
+   AND dead IS NULL AND frozen IS NULL AND removed_at IS NULL
+   AND (intent_id IS NULL OR lease_owner = $6 OR lease_until <= $5)"""
+COMMIT = """
+UPDATE accounts
+   SET generation = $3 + 1, sealed_access = $4, sealed_refresh = $5, token_type = $6, scope = $7,
+       issued_at = $8, expires_at = $9, refreshed_at = $10, next_at = $11, unusable = $12,
+       intent_id = NULL, intent_generation = NULL, intent_at = NULL, lease_owner = NULL, lease_until = NULL,
+       trouble = NULL, trouble_since = NULL, attempts = 0, not_before = NULL,
+       ambiguous = 0, refusals = 0, first_refused_at = NULL, dead = NULL, dead_since = NULL
+ WHERE name = $1 AND epoch = $2 AND generation = $3"""
+SETTLE = """
+UPDATE accounts
+   SET trouble = $4, trouble_since = $5, attempts = $6, not_before = $7,
+       ambiguous = $8, refusals = $9, first_refused_at = $10,
+       dead = $11, dead_since = CASE WHEN CAST($11 AS TEXT) IS NULL THEN NULL ELSE CAST($12 AS DOUBLE PRECISION) END,
+       next_at = $13
+ WHERE name = $1 AND epoch = $2 AND generation = $3"""
+CLEAR_INTENT = """
+UPDATE accounts
+   SET intent_id = NULL, intent_generation = NULL, intent_at = NULL, lease_owner = NULL, lease_until = NULL
+ WHERE name = $1 AND epoch = $2 AND generation = $3"""
+TAKE_OVER = """
+UPDATE accounts
+   SET lease_owner = $1, ambiguous = ambiguous + 1, trouble = $2, trouble_since = COALESCE(trouble_since, $3)
+ WHERE intent_id IS NOT NULL AND lease_owner <> $1"""
+OPEN_INTENTS = f"SELECT {COLUMNS} FROM accounts WHERE intent_id IS NOT NULL ORDER BY intent_at DESC"
+DUE = f"SELECT {COLUMNS} FROM accounts WHERE next_at IS NOT NULL AND next_at <= $1 ORDER BY next_at LIMIT $2"
+NEXT_DUE = "SELECT MIN(next_at) FROM accounts WHERE next_at IS NOT NULL"
+SCHEDULE = "UPDATE accounts SET next_at = $4 WHERE name = $1 AND epoch = $2 AND generation = $3"
+TOUCH = """
+UPDATE accounts
+   SET last_used_at = $2,
+       next_at = CASE WHEN next_at IS NOT NULL AND next_at > $3 THEN $3 ELSE next_at END
+ WHERE name = $1 AND (last_used_at IS NULL OR last_used_at < $2)"""
+
+
+class Renewals:
+    """The `RefreshStore`, on any database."""
+
+    def __init__(self, database: Database, *, changed: Callable[[str], None]) -> None:
+        self._database = database
+        self._changed = changed
+        """Told the name of every account whose row changed, after the change is durable."""
+
+    async def get(self, name: str) -> Account | None:
+        rows = await self._database.read(GET, name)
+        return to_account(rows[0]) if rows else None
+
+    async def begin(self, ref: Ref, intent: Intent) -> bool:
+        values = (*_key(ref), intent.id, intent.at, intent.owner, intent.until)
+        return await self._update(ref.name, BEGIN, *values)
+
+    async def commit(self, successor: Successor, events: Sequence[Event]) -> CommitOutcome:
+        outcome = await self._database.write(lambda transaction: _commit(transaction, successor, events))
+        self._changed(successor.parent.name)
+        return outcome
+
+    async def settle(
+        self,
+        ref: Ref,
+        *,
+        trouble: Trouble,
+        keep_intent: bool,
+        dead: Reason | None,
+        next_at: float | None,
+        at: float,
+        events: Sequence[Event],
+    ) -> bool:
+        values = (*_key(ref), *trouble_values(trouble), dead, at, next_at)
+
+        async def work(transaction: Transaction) -> bool:
+            if not await transaction.execute(SETTLE, *values):
+                return False
+            if not keep_intent:
+                await transaction.execute(CLEAR_INTENT, *_key(ref))
+            await insert_events(transaction, list(events))
+            return True
+
+        settled = await self._database.write(work)
+        self._changed(ref.name)
+        return settled
+
+    async def take_over(self, owner: str, at: float) -> list[Account]:
+        async def work(transaction: Transaction) -> list[Account]:
+            await transaction.execute(TAKE_OVER, owner, Reason.UNCERTAIN, at)
+            return [to_account(row) for row in await transaction.fetch(OPEN_INTENTS)]
+
+        return await self._database.write(work)
+
+    async def due(self, now: float, limit: int) -> list[Account]:
+        return [to_account(row) for row in await self._database.read(DUE, now, limit)]
+
+    async def next_due_at(self) -> float | None:
+        [(at,)] = await self._database.read(NEXT_DUE)
+        return None if at is None else float(at)
+
+    async def schedule(self, ref: Ref, next_at: float | None) -> None:
+        await self._database.write(lambda transaction: transaction.execute(SCHEDULE, *_key(ref), next_at))
+
+    async def touch(self, uses: Mapping[str, tuple[float, float]]) -> None:
+        async def work(transaction: Transaction) -> None:
+            for name, (used_at, look_at) in uses.items():
+                await transaction.execute(TOUCH, name, used_at, look_at)
+
+        if uses:
+            await self._database.write(work)
+
+    async def add_spare(self, spare: Spare) -> None:
+        await self._database.write(lambda transaction: _add_spare(transaction, spare))
+
+    async def spares(self, name: str, epoch: int) -> list[Spare]:
+        rows = await self._database.read(
+            """SELECT id, account, epoch, generation, sealed, received_at FROM spares
+                WHERE account = $1 AND epoch = $2 ORDER BY received_at DESC""",
+            name,
+            epoch,
+        )
+        return [Spare(*row) for row in rows]
+
+    async def drop_spare(self, id: str) -> None:  # noqa: A002 - the field's name
+        await self._database.write(lambda transaction: transaction.execute("DELETE FROM spares WHERE id = $1", id))
+
+    async def _update(self, name: str, sql: str, *values: object) -> bool:
+        """One statement on one account; whether it changed the row."""
+        changed = await self._database.write(lambda transaction: transaction.execute(sql, *values))
+        if changed:
+            self._changed(name)
+        return changed == 1
+
+
+def _key(ref: Ref) -> tuple[str, int, int]:
+    return ref.name, ref.epoch, ref.generation
+
+
+async def _commit(transaction: Transaction, successor: Successor, events: Sequence[Event]) -> CommitOutcome:
+    changed = await transaction.execute(
+        COMMIT,
+        *_key(successor.parent),
+        successor.sealed_access,
+        successor.sealed_refresh,
+        successor.token_type,
+        successor.scope,
+        successor.issued_at,
+        successor.expires_at,
+        successor.refreshed_at,
+        successor.next_at,
+        int(successor.unusable),
+    )
+    if changed:
+        await insert_events(transaction, list(events))
+        return Committed()
+    rows = await transaction.fetch("SELECT epoch FROM accounts WHERE name = $1", successor.parent.name)
+    return GenerationMoved() if rows and rows[0][0] == successor.parent.epoch else EpochMoved()
+
+
+async def _add_spare(transaction: Transaction, spare: Spare) -> None:
+    await transaction.execute(
+        """INSERT INTO spares (id, account, epoch, generation, sealed, received_at)
+           VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING""",
+        spare.id,
+        spare.account,
+        spare.epoch,
+        spare.generation,
+        spare.sealed,
+        spare.received_at,
+    )
