@@ -33,3 +33,26 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class SteadyClock:
+    """Wall time as it was at the start plus what has really passed since, so that a jump starts no storm (R12)."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._wall_at_start = clock.now()
+        self._monotonic_at_start = clock.monotonic()
+
+    def now(self) -> float:
+        return self._wall_at_start + self._clock.monotonic() - self._monotonic_at_start
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+
+    @property
+    def jump(self) -> float:
+        """How far the wall clock has jumped since the start, seconds."""
+        return self._clock.now() - self.now()

@@ -82,6 +82,7 @@ class Reason(StrEnum):
     DUPLICATE_IDENTITY = "duplicate_identity"
     OPERATOR = "operator"
     MASS_REFUSAL = "mass_refusal"
+    COPIED_STORE = "copied_store"
 
 
 DEAD_REASONS = frozenset({Reason.REVOKED_OR_EXPIRED, Reason.LOST_ROTATION, Reason.NO_REFRESH_TOKEN})
@@ -176,17 +177,21 @@ class Account:
             return Status.NEEDS_REAUTHORIZATION
         if self.frozen:
             return Status.FROZEN
-        if self.trouble.ambiguous or self.intent:
-            # An intent alone is a renewal under way; only an unknown outcome makes it uncertain.
-            return Status.UNCERTAIN if self.trouble.ambiguous else self._by_trouble()
-        return self._by_trouble()
+        if self.trouble.ambiguous:
+            return Status.UNCERTAIN
+        # A provider that rejects fresh tokens (a lapsed plan) is a reason to show, not a failed renewal.
+        if self.trouble.reason in (None, Reason.REJECTED):
+            return Status.ACTIVE
+        return Status.REFRESH_FAILING
 
-    def _by_trouble(self) -> Status:
-        return Status.REFRESH_FAILING if self.trouble.reason else Status.ACTIVE
+    @property
+    def ref(self) -> "Ref":
+        return Ref(self.name, self.epoch, self.generation)
 
     @property
     def reason(self) -> Reason | None:
-        return self.dead or self.frozen or self.trouble.reason
+        without = Reason.NO_REFRESH_TOKEN if self.sealed_refresh is None else None
+        return self.dead or self.frozen or self.trouble.reason or without
 
     @property
     def since(self) -> float | None:

@@ -1,0 +1,1 @@
+"""Who is at the browser? The company's own app answers: `LoginService`."""

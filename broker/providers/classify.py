@@ -20,7 +20,9 @@ from broker.providers.interface import (
 MIN_PAUSE, MAX_PAUSE, DEFAULT_PAUSE = 1.0, 3600.0, 30.0
 
 
-def classify(reply: Reply, *, asked_scope: str, issued_at: float, now: float, default_life: float) -> TokenOutcome:
+def classify(
+    reply: Reply, *, asked_scope: str, issued_at: float, now: float, default_life: float
+) -> TokenOutcome:
     """How a token request ended. `issued_at`: our clock when the request began; `now`: when the reply came."""
     match reply:
         case Unsent(why):
@@ -59,7 +61,9 @@ def _client_error(status: int, body: bytes) -> TokenOutcome:
     # Kustomer's words for "the app is not installed in this org", in any of its shapes.
     if status in (400, 401) and "invalid client" in oauth.error_texts(body).lower():
         return ClientRefused(not_installed=True)
-    word = error.error if error is not None and oauth.USABLE_TOKEN.fullmatch(error.error) else "no OAuth error"
+    word = (
+        error.error if error is not None and oauth.USABLE_TOKEN.fullmatch(error.error) else "no OAuth error"
+    )
     return Declined(f"answered {status} ({word})")
 
 
@@ -69,15 +73,17 @@ def pause_seconds(headers: Mapping[str, str], now: float) -> float:
     if text.isdecimal() and text.isascii():
         seconds = float(text[:9])
     elif text:
-        seconds = _seconds_until_date(text, now)
+        until = seconds_until_date(text, now)
+        seconds = DEFAULT_PAUSE if until is None else until
     else:
         reset = headers.get("x-ratelimit-reset", "").strip()
         seconds = float(reset[:12]) - now if reset.isdecimal() and reset.isascii() else DEFAULT_PAUSE
     return min(max(seconds, MIN_PAUSE), MAX_PAUSE)
 
 
-def _seconds_until_date(text: str, now: float) -> float:
+def seconds_until_date(text: str, now: float) -> float | None:
+    """An HTTP date less `now`; None where it is none."""
     try:
         return email.utils.parsedate_to_datetime(text).timestamp() - now
     except (ValueError, OverflowError):
-        return DEFAULT_PAUSE
+        return None

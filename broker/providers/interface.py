@@ -89,6 +89,14 @@ class IdentityLater:
 IdentityOutcome = Identified | IdentityUnknown | IdentityLater
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The provider answered."""
+
+    clock_skew: float | None
+    """Its `Date` less our clock, seconds; only ever a warning (R12)."""
+
+
 class Grant(StrEnum):
     """The two grants of RFC 6749 that we use."""
 
@@ -145,6 +153,10 @@ class Provider(Protocol):
 
     async def identify(self, access_token: Secret, *, org: str | None) -> IdentityOutcome:
         """Whose grant this is."""
+        ...
+
+    async def reach(self) -> Reached | NotSent:
+        """Whether the provider answers at all; sends no credential."""
         ...
 
     async def revoke(self, token: Secret, *, client_id: str, org: str | None) -> bool:

@@ -9,7 +9,11 @@ from broker.providers.oauth2 import Endpoints, OAuth2Provider, at_pointer, join_
 API = "https://api.kit.com"
 SETS = {
     # As in the documents the project was created from; the revocation address exists only in today's.
-    "app": ("https://app.kit.com/oauth/authorize", "https://app.kit.com/oauth/token", f"{API}/v4/oauth/revoke"),
+    "app": (
+        "https://app.kit.com/oauth/authorize",
+        "https://app.kit.com/oauth/token",
+        f"{API}/v4/oauth/revoke",
+    ),
     # developers.kit.com, "OAuth refresh token flow", as documented today.
     "v4": (f"{API}/v4/oauth/authorize", f"{API}/v4/oauth/token", f"{API}/v4/oauth/revoke"),
 }
@@ -33,7 +37,11 @@ class KitProvider(OAuth2Provider):
 
     def extra_authorize_parameters(self, account: str | None) -> Mapping[str, str]:
         # Without it, connecting one Kit account twice may hand out the same token, and revoking one kills both.
-        return {"tenant_name": account} if account and "tenant_name" not in self.settings.authorize_params else {}
+        return (
+            {"tenant_name": account}
+            if account and "tenant_name" not in self.settings.authorize_params
+            else {}
+        )
 
     def read_identity(self, body: bytes) -> Identity | None:
         if self.settings.identity_pointer:

@@ -12,7 +12,7 @@ from broker.clock import Clock
 from broker.config.settings import OAuthClient, ProviderSettings
 from broker.errors import InvalidRequest
 from broker.model import Identity, Secret
-from broker.providers.classify import classify
+from broker.providers.classify import classify, seconds_until_date
 from broker.providers.client import Answer, ProviderClient
 from broker.providers.interface import (
     BeforeSend,
@@ -21,6 +21,8 @@ from broker.providers.interface import (
     IdentityLater,
     IdentityOutcome,
     IdentityUnknown,
+    NotSent,
+    Reached,
     TokenOutcome,
     TokenRequest,
 )
@@ -28,6 +30,7 @@ from broker.providers.interface import (
 ORG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 IDENTITY_TIMEOUT = 15.0
 REVOKE_TIMEOUT = 15.0
+REACH_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,9 @@ class Endpoints:
 class OAuth2Provider:
     """A `Provider` of RFC 6749, with PKCE S256 (RFC 7636) sent together with a secret where one is held."""
 
-    def __init__(self, *, settings: ProviderSettings, http: ProviderClient, clock: Clock, timeout: float) -> None:
+    def __init__(
+        self, *, settings: ProviderSettings, http: ProviderClient, clock: Clock, timeout: float
+    ) -> None:
         self._settings, self._http, self._clock, self._timeout = settings, http, clock, timeout
         self._clients = {client.client_id: client for client in (*settings.previous_clients, settings.client)}
         self._endpoints = self.endpoints(settings)
@@ -159,6 +164,18 @@ class OAuth2Provider:
             public_only=self._is_made_from_org(self._endpoints.revoke),
         )
         return isinstance(reply, Answer) and reply.status == 200
+
+    async def reach(self) -> Reached | NotSent:
+        host = self._endpoints.token.split("/", 3)[2]
+        if "{org}" in host:
+            return NotSent("its address depends on the org")
+        scheme = self._endpoints.token.split(":", 1)[0]
+        url = f"{scheme}://{host}/.well-known/oauth-authorization-server"
+        reply = await self._http.get(url, headers={}, timeout=REACH_TIMEOUT, public_only=False)
+        if not isinstance(reply, Answer):
+            return NotSent(reply.why)
+        date = reply.headers.get("Date", "")
+        return Reached(seconds_until_date(date, self._clock.now()))
 
     def _token_post(self, request: TokenRequest) -> tuple[dict[str, str], bytes]:
         name = "code" if request.grant is Grant.CODE else "refresh_token"

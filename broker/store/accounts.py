@@ -27,7 +27,9 @@ SELECT {COLUMNS} FROM accounts
    AND (CAST($6 AS TEXT) IS NULL OR {STATUS_SQL} = $6)
  ORDER BY name LIMIT $7"""
 COUNTS = f"SELECT provider, {STATUS_SQL}, COUNT(*) FROM accounts WHERE removed_at IS NULL GROUP BY 1, 2"
-BY_IDENTITY = f"SELECT {COLUMNS} FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL"
+BY_IDENTITY = (
+    f"SELECT {COLUMNS} FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL"
+)
 INSERT = f"INSERT INTO accounts ({COLUMNS}, next_at) VALUES ({PLACEHOLDERS}, ${WIDTH + 1}) ON CONFLICT (name) DO NOTHING"
 REPLACE = f"""
 UPDATE accounts SET {ASSIGNMENTS}, next_at = ${WIDTH + 1}
@@ -60,14 +62,22 @@ class Accounts(Renewals):
         return [to_account(row) for row in rows]
 
     async def counts(self) -> Mapping[tuple[str, Status], int]:
-        return {(provider, Status(status)): count for provider, status, count in await self._database.read(COUNTS)}
+        return {
+            (provider, Status(status)): count for provider, status, count in await self._database.read(COUNTS)
+        }
 
     async def by_identity(self, provider: str, external_id: str) -> Account | None:
         rows = await self._database.read(BY_IDENTITY, provider, external_id)
         return to_account(rows[0]) if rows else None
 
     async def connect(
-        self, account: Account, *, expected: Ref | None, next_at: float | None, grant: str | None, events: Sequence[Event]
+        self,
+        account: Account,
+        *,
+        expected: Ref | None,
+        next_at: float | None,
+        grant: str | None,
+        events: Sequence[Event],
     ) -> bool:
         async def work(transaction: Transaction) -> bool:
             if expected is None:
@@ -90,7 +100,14 @@ class Accounts(Renewals):
         return connected
 
     async def identify(
-        self, ref: Ref, *, external_id: str | None, label: str | None, frozen: Reason | None, at: float, grant: str
+        self,
+        ref: Ref,
+        *,
+        external_id: str | None,
+        label: str | None,
+        frozen: Reason | None,
+        at: float,
+        grant: str,
     ) -> bool:
         async def work(transaction: Transaction) -> bool:
             changed = await transaction.execute(IDENTIFY, ref.name, ref.epoch, external_id, label, frozen, at)
@@ -149,7 +166,9 @@ class Accounts(Renewals):
     async def remove(self, name: str, at: float, events: Sequence[Event]) -> bool:
         async def work(transaction: Transaction) -> bool:
             changed = await transaction.execute(
-                "UPDATE accounts SET removed_at = $2, next_at = NULL WHERE name = $1 AND removed_at IS NULL", name, at
+                "UPDATE accounts SET removed_at = $2, next_at = NULL WHERE name = $1 AND removed_at IS NULL",
+                name,
+                at,
             )
             if changed:
                 await insert_events(transaction, list(events))
@@ -185,7 +204,9 @@ class Accounts(Renewals):
         return purged
 
     async def purged(self, name_hash: str) -> tuple[int, int] | None:
-        rows = await self._database.read("SELECT epoch, generation FROM purged_names WHERE name_hash = $1", name_hash)
+        rows = await self._database.read(
+            "SELECT epoch, generation FROM purged_names WHERE name_hash = $1", name_hash
+        )
         return (rows[0][0], rows[0][1]) if rows else None
 
     async def removed_before(self, at: float, limit: int) -> list[str]:

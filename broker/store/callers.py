@@ -81,7 +81,9 @@ class Callers:
     async def touch_keys(self, uses: Mapping[str, float]) -> None:
         async def work(transaction: Transaction) -> None:
             for key_id, at in uses.items():
-                await transaction.execute("UPDATE caller_keys SET last_used_at = $2 WHERE id = $1", key_id, at)
+                await transaction.execute(
+                    "UPDATE caller_keys SET last_used_at = $2 WHERE id = $1", key_id, at
+                )
 
         if uses:
             await self._database.write(work)
@@ -94,5 +96,8 @@ def _key_values(key: CallerKey) -> tuple[object, ...]:
 def _to_caller(row: Row) -> CallerRecord:
     name, accounts, permissions, created_at = row
     return CallerRecord(
-        name, tuple(json.loads(accounts)), frozenset(Permission(word) for word in json.loads(permissions)), created_at
+        name,
+        tuple(json.loads(accounts)),
+        frozenset(Permission(word) for word in json.loads(permissions)),
+        created_at,
     )

@@ -35,7 +35,9 @@ class Installs:
         async def work(transaction: Transaction) -> None:
             if ticket.account is not None:
                 await transaction.execute(
-                    "DELETE FROM tickets WHERE provider = $1 AND account = $2", ticket.provider, ticket.account
+                    "DELETE FROM tickets WHERE provider = $1 AND account = $2",
+                    ticket.provider,
+                    ticket.account,
                 )
             await transaction.execute(
                 f"INSERT INTO tickets ({TICKET}) VALUES ({_placeholders(TICKET)})", *_ticket_values(ticket)
@@ -86,7 +88,14 @@ class Installs:
         await self._database.write(lambda transaction: transaction.execute(sql, state_hash, next_at))
 
     async def finish_install(
-        self, state_hash: str, outcome: InstallOutcome, *, account: str | None, spend: bool, drop_grant: bool, at: float
+        self,
+        state_hash: str,
+        outcome: InstallOutcome,
+        *,
+        account: str | None,
+        spend: bool,
+        drop_grant: bool,
+        at: float,
     ) -> None:
         async def work(transaction: Transaction) -> None:
             await transaction.execute(
@@ -132,7 +141,10 @@ class Installs:
 
     async def purge_expired(self, before: float, limit: int) -> int:
         async def work(transaction: Transaction) -> int:
-            counts = [await transaction.execute(sql, before, limit) for sql in (PURGE_INSTALLS, PURGE_TICKETS, PURGE_LOGINS)]
+            counts = [
+                await transaction.execute(sql, before, limit)
+                for sql in (PURGE_INSTALLS, PURGE_TICKETS, PURGE_LOGINS)
+            ]
             return sum(counts)
 
         return await self._database.write(work)
@@ -155,7 +167,9 @@ def _ticket_values(ticket: Ticket) -> tuple[object, ...]:
 
 def _to_ticket(row: Row) -> Ticket:
     hash_, provider, account, org, return_to, replace, subject, created_by, expires_at, spent_at = row
-    return Ticket(hash_, provider, account, org, return_to, bool(replace), subject, created_by, expires_at, spent_at)
+    return Ticket(
+        hash_, provider, account, org, return_to, bool(replace), subject, created_by, expires_at, spent_at
+    )
 
 
 def _install_values(install: PendingInstall) -> tuple[object, ...]:

@@ -117,6 +117,10 @@ class RefreshStore(Protocol):
         number: what is used is renewed when its window opens, not only before it would die of idleness."""
         ...
 
+    async def is_only_account(self, provider: str) -> bool:
+        """Whether the provider has one account at most, removed ones left out."""
+        ...
+
     async def add_spare(self, spare: Spare) -> None:
         """Keep a refresh token that is not current. Adding the same id twice keeps one."""
         ...
@@ -139,12 +143,26 @@ class AccountStore(RefreshStore, Protocol):
         """How many accounts there are by provider and status, removed ones left out."""
         ...
 
+    async def oldest_intent_at(self) -> float | None:
+        """When the oldest renewal without an outcome was begun."""
+        ...
+
+    async def first_expiries(self, used_since: float) -> Mapping[str, float]:
+        """By provider, when the first token ends of the accounts that were used since then."""
+        ...
+
     async def by_identity(self, provider: str, external_id: str) -> Account | None:
         """The account, not removed, that belongs to that identity."""
         ...
 
     async def connect(
-        self, account: Account, *, expected: Ref | None, next_at: float | None, grant: str | None, events: Sequence[Event]
+        self,
+        account: Account,
+        *,
+        expected: Ref | None,
+        next_at: float | None,
+        grant: str | None,
+        events: Sequence[Event],
     ) -> bool:
         """Make `account` with its new grant the row of its name, in one transaction with forgetting the pending
         grant `grant`. `expected` is the row it was built from, None where there was none. False if that has
@@ -152,7 +170,14 @@ class AccountStore(RefreshStore, Protocol):
         ...
 
     async def identify(
-        self, ref: Ref, *, external_id: str | None, label: str | None, frozen: Reason | None, at: float, grant: str
+        self,
+        ref: Ref,
+        *,
+        external_id: str | None,
+        label: str | None,
+        frozen: Reason | None,
+        at: float,
+        grant: str,
     ) -> bool:
         """Pin a late identity to the grant `ref` belongs to (whatever its generation), and forget `grant`."""
         ...
@@ -213,7 +238,14 @@ class InstallStore(Protocol):
     async def retry_grant(self, state_hash: str, next_at: float | None) -> None: ...
 
     async def finish_install(
-        self, state_hash: str, outcome: InstallOutcome, *, account: str | None, spend: bool, drop_grant: bool, at: float
+        self,
+        state_hash: str,
+        outcome: InstallOutcome,
+        *,
+        account: str | None,
+        spend: bool,
+        drop_grant: bool,
+        at: float,
     ) -> None:
         """Note how the trip ended; `spend` its ticket; `drop_grant` forgets the held tokens."""
         ...

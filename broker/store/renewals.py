@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from broker.model import Account, Event, Intent, Reason, Ref, Spare, Successor, Trouble
 from broker.store.database import Database, Transaction
-from broker.store.interface import Committed, CommitOutcome, EpochMoved, GenerationMoved
+from broker.store.interface import CommitOutcome, Committed, EpochMoved, GenerationMoved
 from broker.store.rows import COLUMNS, insert_events, to_account, trouble_values
 
 GET = f"SELECT {COLUMNS} FROM accounts WHERE name = $1"
@@ -40,6 +40,9 @@ UPDATE accounts
 OPEN_INTENTS = f"SELECT {COLUMNS} FROM accounts WHERE intent_id IS NOT NULL ORDER BY intent_at DESC"
 DUE = f"SELECT {COLUMNS} FROM accounts WHERE next_at IS NOT NULL AND next_at <= $1 ORDER BY next_at LIMIT $2"
 NEXT_DUE = "SELECT MIN(next_at) FROM accounts WHERE next_at IS NOT NULL"
+FIRST_EXPIRIES = """
+SELECT provider, MIN(expires_at) FROM accounts
+ WHERE last_used_at >= $1 AND dead IS NULL AND removed_at IS NULL GROUP BY provider"""
 SCHEDULE = "UPDATE accounts SET next_at = $4 WHERE name = $1 AND epoch = $2 AND generation = $3"
 TOUCH = """
 UPDATE accounts
@@ -108,6 +111,14 @@ class Renewals:
         [(at,)] = await self._database.read(NEXT_DUE)
         return None if at is None else float(at)
 
+    async def oldest_intent_at(self) -> float | None:
+        [(at,)] = await self._database.read("SELECT MIN(intent_at) FROM accounts WHERE intent_id IS NOT NULL")
+        return None if at is None else float(at)
+
+    async def first_expiries(self, used_since: float) -> Mapping[str, float]:
+        rows = await self._database.read(FIRST_EXPIRIES, used_since)
+        return {provider: at for provider, at in rows}
+
     async def schedule(self, ref: Ref, next_at: float | None) -> None:
         await self._database.write(lambda transaction: transaction.execute(SCHEDULE, *_key(ref), next_at))
 
@@ -118,6 +129,12 @@ class Renewals:
 
         if uses:
             await self._database.write(work)
+
+    async def is_only_account(self, provider: str) -> bool:
+        rows = await self._database.read(
+            "SELECT 1 FROM accounts WHERE provider = $1 AND removed_at IS NULL LIMIT 2", provider
+        )
+        return len(rows) < 2
 
     async def add_spare(self, spare: Spare) -> None:
         await self._database.write(lambda transaction: _add_spare(transaction, spare))
@@ -132,7 +149,9 @@ class Renewals:
         return [Spare(*row) for row in rows]
 
     async def drop_spare(self, id: str) -> None:  # noqa: A002 - the field's name
-        await self._database.write(lambda transaction: transaction.execute("DELETE FROM spares WHERE id = $1", id))
+        await self._database.write(
+            lambda transaction: transaction.execute("DELETE FROM spares WHERE id = $1", id)
+        )
 
     async def _update(self, name: str, sql: str, *values: object) -> bool:
         """One statement on one account; whether it changed the row."""

@@ -23,7 +23,7 @@ STATUS_SQL = f"""CASE
   WHEN dead IS NOT NULL THEN '{Status.NEEDS_REAUTHORIZATION}'
   WHEN frozen IS NOT NULL THEN '{Status.FROZEN}'
   WHEN ambiguous > 0 THEN '{Status.UNCERTAIN}'
-  WHEN trouble IS NOT NULL THEN '{Status.REFRESH_FAILING}'
+  WHEN trouble IS NOT NULL AND trouble <> '{Reason.REJECTED}' THEN '{Status.REFRESH_FAILING}'
   ELSE '{Status.ACTIVE}' END"""
 
 assert {field.name for field in fields(Account)} == {*_PLAIN, *_STATE, "intent", "trouble"}  # noqa: S101 - a new field must get a column

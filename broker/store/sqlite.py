@@ -68,7 +68,12 @@ class SqliteDatabase:
     """A `Database` in one file; `open()` makes it."""
 
     def __init__(
-        self, *, writer: aiosqlite.Connection, reader: aiosqlite.Connection, lock: int, observe: Callable[[bool], None]
+        self,
+        *,
+        writer: aiosqlite.Connection,
+        reader: aiosqlite.Connection,
+        lock: int,
+        observe: Callable[[bool], None],
     ) -> None:
         self._writer, self._reader, self._lock = writer, reader, lock
         self._observe = observe
@@ -243,7 +248,9 @@ def _take_lock(path: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        raise StartRefused(f"another broker runs on the store {path}; stop it first, or use another store") from None
+        raise StartRefused(
+            f"another broker runs on the store {path}; stop it first, or use another store"
+        ) from None
     return handle
 
 
@@ -253,7 +260,9 @@ def _file_system(folder: Path) -> str:
     with suppress(OSError), Path("/proc/mounts").open() as table:
         for line in table:
             _, mount, fs_type, *_ = line.split()
-            inside = str(folder.resolve()) == mount or str(folder.resolve()).startswith(mount.rstrip("/") + "/")
+            inside = str(folder.resolve()) == mount or str(folder.resolve()).startswith(
+                mount.rstrip("/") + "/"
+            )
             if inside and len(mount) >= len(best):
                 best, kind = mount, fs_type
     return kind

@@ -1,0 +1,92 @@
+"""The HTTP of accounts, on the internal listener and the admin socket."""
+
+from aiohttp import web
+
+from broker.accounts.service import AccountService
+from broker.clock import Clock
+from broker.errors import InvalidRequest
+from broker.model import Account, Caller, Status
+from broker.store.interface import AccountQuery
+from broker.web import CALLER, REQUEST_ID, answer, query_number, read_object
+from broker.wire import account_json
+
+PAGE, MOST = 100, 1000
+
+
+class AccountRoutes:
+    """`/accounts` and what hangs below it."""
+
+    def __init__(self, *, service: AccountService, clock: Clock) -> None:
+        self._service, self._clock = service, clock
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/accounts", self.find, allow_head=False),
+            web.get("/accounts/{account}", self.show, allow_head=False),
+            web.patch("/accounts/{account}", self.change),
+            web.delete("/accounts/{account}", self.remove),
+            web.post("/accounts/{account}/freeze", self.freeze),
+            web.post("/accounts/{account}/unfreeze", self.unfreeze),
+            web.post("/accounts/{account}/restore", self.restore),
+        ]
+
+    async def find(self, request: web.Request) -> web.StreamResponse:
+        accounts, cursor = await self._service.find(
+            request[CALLER], self._query(request), request_id=request[REQUEST_ID]
+        )
+        return answer({"accounts": [self._json(account) for account in accounts], "next_cursor": cursor})
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        return self._answer(await self._service.show(*_who(request), request_id=request[REQUEST_ID]))
+
+    async def change(self, request: web.Request) -> web.StreamResponse:
+        body = await read_object(request, allowed={"label": str, "subject": str, "name": str})
+        if not body:
+            raise InvalidRequest("say what to change: label, subject or name")
+        return self._answer(await self._service.change(*_who(request), body, request_id=request[REQUEST_ID]))
+
+    async def freeze(self, request: web.Request) -> web.StreamResponse:
+        return self._answer(await self._service.freeze(*_who(request), request_id=request[REQUEST_ID]))
+
+    async def unfreeze(self, request: web.Request) -> web.StreamResponse:
+        return self._answer(await self._service.unfreeze(*_who(request), request_id=request[REQUEST_ID]))
+
+    async def restore(self, request: web.Request) -> web.StreamResponse:
+        return self._answer(await self._service.restore(*_who(request), request_id=request[REQUEST_ID]))
+
+    async def remove(self, request: web.Request) -> web.StreamResponse:
+        purge, revoke = _flag(request, "purge"), _flag(request, "revoke")
+        await self._service.remove(*_who(request), purge=purge, revoke=revoke, request_id=request[REQUEST_ID])
+        return web.Response(status=204)
+
+    def _query(self, request: web.Request) -> AccountQuery:
+        status = request.query.get("status")
+        if status is not None and status not in set(Status):
+            raise InvalidRequest(f"status is one of: {', '.join(Status)}")
+        within = query_number(request, "expiring_within", most=366 * 86400)
+        limit = query_number(request, "limit", most=MOST)
+        return AccountQuery(
+            provider=request.query.get("provider"),
+            status=Status(status) if status else None,
+            subject=request.query.get("subject"),
+            expiring_before=None if within is None else self._clock.now() + within,
+            after=request.query.get("cursor", ""),
+            limit=PAGE if limit is None else max(1, int(limit)),
+        )
+
+    def _answer(self, account: Account) -> web.StreamResponse:
+        return answer(self._json(account))
+
+    def _json(self, account: Account) -> dict[str, object]:
+        return account_json(account, next_renewal_at=self._service.next_renewal_at(account))
+
+
+def _who(request: web.Request) -> tuple[Caller, str]:
+    return request[CALLER], request.match_info["account"]
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    value = request.query.get(name, "0")
+    if value not in ("0", "1"):
+        raise InvalidRequest(f"{name} is 1 or 0")
+    return value == "1"

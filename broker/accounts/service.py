@@ -1,0 +1,197 @@
+"""Looking after connections: list, show, label, rename, freeze, remove, restore, purge."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import structlog
+
+from broker.callers.acl import covers
+from broker.callers.gate import Gate
+from broker.clock import Clock
+from broker.config.settings import RefreshSettings
+from broker.errors import Conflict, InvalidRequest, UnknownAccount
+from broker.keyring import Keyring
+from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Ref, is_account_name
+from broker.providers.interface import Provider
+from broker.sealing import TokenSeals
+from broker.store.interface import AccountQuery, AccountStore
+from broker.tokens.flight import Flights
+from broker.tokens.policy import is_wanted, next_look, window_opens
+
+log = structlog.get_logger()
+RESTORABLE_FOR = 30 * 86400.0
+PURGE_BATCH = 32
+
+
+class AccountService:
+    """Everything about an account but its token."""
+
+    def __init__(
+        self,
+        *,
+        store: AccountStore,
+        flights: Flights,
+        seals: TokenSeals,
+        keyring: Keyring,
+        gate: Gate,
+        clock: Clock,
+        providers: Mapping[str, Provider],
+        refresh: RefreshSettings,
+    ) -> None:
+        self._store, self._flights, self._seals, self._keyring = store, flights, seals, keyring
+        self._gate, self._clock, self._providers, self._refresh = gate, clock, providers, refresh
+
+    def use(self, providers: Mapping[str, Provider]) -> None:
+        """Go on with other providers: the configuration was reloaded."""
+        self._providers = providers
+
+    async def find(
+        self, caller: Caller, query: AccountQuery, *, request_id: str
+    ) -> tuple[list[Account], str | None]:
+        """A page of the accounts the caller may see, and the name to go on from, None at the end."""
+        await self._gate.require(caller, Permission.ACCOUNTS, None, request_id=request_id)
+        found: list[Account] = []
+        after = query.after
+        while len(found) < query.limit:
+            page = await self._store.find(replace(query, after=after))
+            for account in page:
+                after = account.name
+                if covers(caller, account.name):
+                    found.append(account)
+                if len(found) == query.limit:
+                    return found, after
+            if len(page) < query.limit:
+                return found, None
+        return found, after
+
+    async def show(self, caller: Caller, name: str, *, request_id: str) -> Account:
+        await self._require(caller, Permission.ACCOUNTS, name, request_id)
+        return await self._get(name)
+
+    async def change(
+        self, caller: Caller, name: str, changes: Mapping[str, str | None], *, request_id: str
+    ) -> Account:
+        """Set `label` or `subject`, or move to a new `name`. Raises Conflict."""
+        await self._require(caller, Permission.MANAGE, name, request_id)
+        account = await self._get(name)
+        if "label" in changes or "subject" in changes:
+            label, subject = changes.get("label", account.label), changes.get("subject", account.subject)
+            await self._store.relabel(name, label=label, subject=subject)
+        new_name = changes.get("name")
+        if new_name is not None and new_name != name:
+            await self._require(caller, Permission.MANAGE, new_name, request_id)
+            await self._rename(name, new_name)
+            return await self._get(new_name)
+        return await self._get(name)
+
+    async def freeze(self, caller: Caller, name: str, *, request_id: str) -> Account:
+        """Renew it no more until it is unfrozen; a living token is still handed out."""
+        await self._require(caller, Permission.MANAGE, name, request_id)
+        await self._get(name)
+        await self._store.freeze(name, Reason.OPERATOR, self._clock.now())
+        return await self._get(name)
+
+    async def unfreeze(self, caller: Caller, name: str, *, request_id: str) -> Account:
+        await self._require(caller, Permission.MANAGE, name, request_id)
+        await self._get(name)
+        await self._store.freeze(name, None, self._clock.now())
+        return await self._get(name)
+
+    async def remove(self, caller: Caller, name: str, *, purge: bool, revoke: bool, request_id: str) -> None:
+        """Hand it out no more; undone for 30 days by `restore`, unless purged. A running renewal is awaited."""
+        await self._require(caller, Permission.MANAGE, name, request_id)
+        account = await self._settled(name, removed_too=purge)
+        if revoke:
+            await self._revoke(account)
+        event = Event(
+            self._clock.now(), EventKind.DISCONNECTED, name, account.provider, generation=account.generation
+        )
+        if account.removed_at is None:
+            await self._store.remove(name, self._clock.now(), [event])
+        if purge:
+            await self._store.purge(name, self._name_hash(name))
+        log.info("account.removed", account=name, purged=purge, revoked=revoke)
+
+    async def restore(self, caller: Caller, name: str, *, request_id: str) -> Account:
+        """Undo a removal of the last 30 days."""
+        await self._require(caller, Permission.MANAGE, name, request_id)
+        now = self._clock.now()
+        if not await self._store.restore(name, now - RESTORABLE_FOR, now):
+            if (row := await self._store.get(name)) is not None and row.removed_at is None:
+                raise Conflict("the account is not removed")
+            raise UnknownAccount
+        return await self._get(name)
+
+    async def purge_removed(self) -> None:
+        """Forget what was removed more than 30 days ago, a few at a time."""
+        for name in await self._store.removed_before(self._clock.now() - RESTORABLE_FOR, PURGE_BATCH):
+            await self._store.purge(name, self._name_hash(name))
+
+    def next_renewal_at(self, account: Account) -> float | None:
+        """When the broker itself will renew the account, as far as is known now."""
+        if account.dead or account.frozen or account.sealed_refresh is None:
+            return None
+        if account.trouble.not_before is not None:
+            return account.trouble.not_before
+        now, ahead, idle = self._clock.now(), self._refresh.ahead, self._refresh.idle_renewal
+        opens = window_opens(account, ahead)
+        if account.last_used_at is not None and account.last_used_at >= account.refreshed_at:
+            return opens
+        wanted = is_wanted(account, now=now, ahead=ahead, idle_renewal=idle)
+        return now if wanted else next_look(account, now=max(now, opens), ahead=ahead, idle_renewal=idle)
+
+    async def _rename(self, name: str, new_name: str) -> None:
+        if not is_account_name(new_name):
+            raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
+        account = await self._settled(name)
+        floor = await self._store.purged(self._name_hash(new_name)) or (0, 0)
+        ref = Ref(new_name, max(account.epoch, floor[0] + 1), max(account.generation, floor[1]) + 1)
+        access, refresh = self._seals.seal(
+            ref, self._seals.access_token(account), self._seals.refresh_token(account)
+        )
+        renamed = replace(
+            account,
+            name=new_name,
+            epoch=ref.epoch,
+            generation=ref.generation,
+            sealed_access=access,
+            sealed_refresh=refresh,
+        )
+        look = None if account.dead or account.frozen else window_opens(renamed, self._refresh.ahead)
+        if not await self._store.rename(
+            account.ref, renamed, next_at=look, old_name_hash=self._name_hash(name)
+        ):
+            raise Conflict("the new name is taken, or the account was just renewed; look, and try again")
+
+    async def _settled(self, name: str, *, removed_too: bool = False) -> Account:
+        """The account once no renewal of it is under way."""
+        account = await self._get(name, removed_too=removed_too)
+        if self._flights.is_flying(account.ref):
+            await self._flights.join(account.ref)
+            account = await self._get(name, removed_too=removed_too)
+        return account
+
+    async def _revoke(self, account: Account) -> None:
+        provider = self._providers.get(account.provider)
+        token = self._seals.refresh_token(account) or self._seals.access_token(account)
+        known = provider is not None and provider.knows_client(account.client_id)
+        if provider is None or token is None or not known:
+            raise Conflict(
+                "its provider or client is not in the configuration, so it cannot be revoked there"
+            )
+        if not await provider.revoke(token, client_id=account.client_id, org=account.org):
+            raise Conflict(f"{account.provider} did not confirm the revocation; nothing was removed")
+
+    async def _require(self, caller: Caller, permission: Permission, name: str, request_id: str) -> None:
+        if not is_account_name(name):
+            raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
+        await self._gate.require(caller, permission, name, request_id=request_id)
+
+    async def _get(self, name: str, *, removed_too: bool = False) -> Account:
+        account = await self._store.get(name)
+        if account is None or (account.removed_at is not None and not removed_too):
+            raise UnknownAccount
+        return account
+
+    def _name_hash(self, name: str) -> str:
+        return self._keyring.fingerprint("purged name", name)

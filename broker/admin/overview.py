@@ -1,0 +1,132 @@
+"""Providers, events, health and metrics, as operators see them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from broker.callers.gate import Gate
+from broker.clock import Clock
+from broker.config.settings import ProviderSettings
+from broker.errors import NotFound
+from broker.model import Caller, Event, Permission, Reason, Status
+from broker.observe.metrics import Metrics
+from broker.store.interface import AccountStore, EventStore
+from broker.tokens.permit import Permit
+from broker.wire import WHAT_TO_DO, rfc3339
+
+COUNTS_FOR = 10.0
+USED_WITHIN = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderView:
+    """One provider: what it is, and whether anything keeps it from being asked."""
+
+    settings: ProviderSettings
+    token_url: str
+    reason: Reason | None
+    since: float | None
+    paused_until: float | None
+    accounts: Mapping[Status, int]
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "name": self.settings.name,
+            "type": self.settings.type,
+            "client_id": self.settings.client.client_id,
+            "token_url": self.token_url,
+            "breaker": "open" if self.reason else "closed",
+            "reason": self.reason,
+            "since": rfc3339(self.since),
+            "paused_until": rfc3339(self.paused_until),
+            "what_to_do": WHAT_TO_DO[self.reason] if self.reason else None,
+            "accounts": {str(status): count for status, count in self.accounts.items()},
+        }
+
+
+class Overview:
+    """What is going on, across accounts."""
+
+    def __init__(
+        self,
+        *,
+        accounts: AccountStore,
+        events: EventStore,
+        permit: Permit,
+        gate: Gate,
+        clock: Clock,
+        metrics: Metrics,
+        settings: Mapping[str, ProviderSettings],
+        token_urls: Mapping[str, str],
+    ) -> None:
+        self._accounts, self._events, self._permit = accounts, events, permit
+        self._gate, self._clock, self._metrics = gate, clock, metrics
+        self._settings, self._token_urls = settings, token_urls
+        self._counts: Mapping[tuple[str, Status], int] = {}
+        self._counted_at = float("-inf")
+
+    def use(self, settings: Mapping[str, ProviderSettings], token_urls: Mapping[str, str]) -> None:
+        """Go on with other providers: the configuration was reloaded."""
+        self._settings, self._token_urls = settings, token_urls
+
+    async def providers(self, caller: Caller, *, request_id: str) -> list[ProviderView]:
+        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        counts = await self._account_counts()
+        return [self._view(name, counts) for name in sorted(self._settings)]
+
+    async def resume(self, caller: Caller, name: str, *, request_id: str) -> ProviderView:
+        """Close a provider's breakers by hand."""
+        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        if name not in self._settings:
+            raise NotFound(f"there is no provider {name[:32]!r} in the configuration")
+        self._permit.breaker(name).resume()
+        self._metrics.provider_open.labels(name).set(0)
+        await self._gate.note(caller, "providers.resume", None, name, request_id=request_id)
+        return self._view(name, await self._account_counts())
+
+    async def events(
+        self, caller: Caller, *, after: int | None, limit: int, account: str | None, request_id: str
+    ) -> list[Event]:
+        """Events behind `after`, or the last ones."""
+        await self._gate.require(caller, Permission.ACCOUNTS, account, request_id=request_id)
+        if after is None:
+            return await self._events.last_events(limit, account)
+        return await self._events.events(after, limit, account)
+
+    async def metrics_text(self) -> bytes:
+        """All metrics; those that are read from the store are at most ten seconds old."""
+        now = self._clock.now()
+        for (provider, status), count in (await self._account_counts()).items():
+            self._metrics.accounts.labels(provider, status).set(count)
+        oldest = await self._accounts.oldest_intent_at()
+        self._metrics.oldest_intent_seconds.set(0 if oldest is None else max(0.0, now - oldest))
+        for provider, at in (await self._accounts.first_expiries(now - USED_WITHIN)).items():
+            self._metrics.seconds_to_first_expiry.labels(provider).set(at - now)
+        for name in self._settings:
+            self._metrics.provider_open.labels(name)
+        return self._metrics.text()
+
+    async def _account_counts(self) -> Mapping[tuple[str, Status], int]:
+        now = self._clock.monotonic()
+        if now - self._counted_at > COUNTS_FOR:
+            old = self._counts
+            self._counts, self._counted_at = await self._accounts.counts(), now
+            for provider, status in set(old) - set(self._counts):
+                self._metrics.accounts.labels(provider, status).set(0)
+        return self._counts
+
+    def _view(self, name: str, counts: Mapping[tuple[str, Status], int]) -> ProviderView:
+        breaker, now = self._permit.breaker(name), self._clock.now()
+        reason, since = None, None
+        if breaker.client_refused_since is not None:
+            reason, since = Reason.CLIENT_REFUSED, breaker.client_refused_since
+        elif breaker.is_mass_dying(now):
+            reason, since = Reason.MASS_REFUSAL, breaker.mass_since
+        return ProviderView(
+            settings=self._settings[name],
+            token_url=self._token_urls[name],
+            reason=reason,
+            since=since,
+            paused_until=breaker.paused_until if breaker.paused_until > now else None,
+            accounts={status: count for (provider, status), count in counts.items() if provider == name},
+        )

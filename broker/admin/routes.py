@@ -1,0 +1,184 @@
+"""The HTTP of operators: health and metrics on the internal listener, everything else on the admin socket."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
+
+from aiohttp import web
+
+from broker import __version__
+from broker.admin.checks import Check
+from broker.admin.overview import Overview
+from broker.callers.service import CallerService
+from broker.clock import Clock
+from broker.errors import Forbidden, InvalidRequest
+from broker.model import Permission
+from broker.observe.health import Health
+from broker.web import CALLER, REQUEST_ID, answer, public, query_number, read_object
+from broker.wire import caller_json, event_json, rfc3339
+
+FOLLOW_EVERY = 0.5
+EVENTS = 100
+STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
+
+
+class HealthRoutes:
+    """`/healthz`, `/readyz`, `/metrics`; none of them calls a provider."""
+
+    def __init__(
+        self,
+        *,
+        health: Health,
+        overview: Overview,
+        metrics_from: Sequence[IPv4Network | IPv6Network],
+        authenticate: Callable[[web.Request], Awaitable[None]],
+    ) -> None:
+        self._health, self._overview = health, overview
+        self._metrics_from, self._authenticate = metrics_from, authenticate
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/healthz", self.alive, allow_head=False),
+            web.get("/readyz", self.ready, allow_head=False),
+            web.get("/metrics", self.metrics, allow_head=False),
+        ]
+
+    @public
+    async def alive(self, request: web.Request) -> web.StreamResponse:
+        return answer({"status": "ok"})
+
+    @public
+    async def ready(self, request: web.Request) -> web.StreamResponse:
+        health = self._health
+        if health.starting or health.stopping:
+            return answer(
+                {"status": "starting" if health.starting else "stopping", "problems": []}, status=503
+            )
+        return answer({"status": "degraded" if health.problems else "ok", "problems": health.problems})
+
+    @public
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        """Open to `metrics_from`; anybody else needs permission `admin`."""
+        if not self._is_known_address(request.remote):
+            await self._authenticate(request)
+            if Permission.ADMIN not in request[CALLER].permissions:
+                raise Forbidden
+        body = await self._overview.metrics_text()
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    def _is_known_address(self, remote: str | None) -> bool:
+        if not remote:
+            return False
+        return any(ip_address(remote) in network for network in self._metrics_from)
+
+
+class AdminRoutes:
+    """What only the admin socket answers."""
+
+    def __init__(
+        self,
+        *,
+        callers: CallerService,
+        overview: Overview,
+        check: Callable[[], Awaitable[list[Check]]],
+        clock: Clock,
+    ) -> None:
+        self._callers, self._overview, self._check, self._clock = callers, overview, check, clock
+        self._started_at = clock.now()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/callers", self.callers),
+            web.post("/callers", self.add_caller),
+            web.post("/callers/{name}/rotate", self.rotate_caller),
+            web.delete("/callers/{name}", self.remove_caller),
+            web.get("/providers", self.providers),
+            web.post("/providers/{name}/resume", self.resume_provider),
+            web.get("/events", self.events),
+            web.get("/check", self.check),
+            web.get("/version", self.version),
+        ]
+
+    async def callers(self, request: web.Request) -> web.StreamResponse:
+        records = await self._callers.callers(request[CALLER], request_id=request[REQUEST_ID])
+        return answer({"callers": [caller_json(record) for record in records]})
+
+    async def add_caller(self, request: web.Request) -> web.StreamResponse:
+        body = await read_object(
+            request, allowed={"name": str, "accounts": list, "permissions": list, "expires_in": (int, float)}
+        )
+        record, key = await self._callers.add(
+            request[CALLER],
+            name=body.get("name", ""),
+            accounts=_texts(body.get("accounts", [])),
+            permissions=_texts(body.get("permissions", [])),
+            expires_in=body.get("expires_in"),
+            request_id=request[REQUEST_ID],
+        )
+        return answer({"key": key.reveal(), "caller": caller_json(record)}, status=201)
+
+    async def rotate_caller(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        record, key = await self._callers.rotate(request[CALLER], name, request_id=request[REQUEST_ID])
+        return answer({"key": key.reveal(), "caller": caller_json(record)})
+
+    async def remove_caller(self, request: web.Request) -> web.StreamResponse:
+        await self._callers.remove(
+            request[CALLER], request.match_info["name"], request_id=request[REQUEST_ID]
+        )
+        return web.Response(status=204)
+
+    async def providers(self, request: web.Request) -> web.StreamResponse:
+        views = await self._overview.providers(request[CALLER], request_id=request[REQUEST_ID])
+        return answer({"providers": [view.json() for view in views]})
+
+    async def resume_provider(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        view = await self._overview.resume(request[CALLER], name, request_id=request[REQUEST_ID])
+        return answer(view.json())
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """The last events, or those behind `after`; as server-sent events they go on for ever."""
+        after = query_number(request, "after", most=2**53)
+        if "text/event-stream" in request.headers.get("Accept", ""):
+            return await self._follow(request, None if after is None else int(after))
+        events = await self._events(request, None if after is None else int(after))
+        return answer({"events": events})
+
+    async def check(self, request: web.Request) -> web.StreamResponse:
+        return answer({"checks": [check.json() for check in await self._check()]})
+
+    async def version(self, request: web.Request) -> web.StreamResponse:
+        return answer({"version": __version__, "started_at": rfc3339(self._started_at)})
+
+    async def _events(self, request: web.Request, after: int | None) -> list[dict[str, Any]]:
+        limit = query_number(request, "limit", most=1000)
+        found = await self._overview.events(
+            request[CALLER],
+            after=after,
+            limit=EVENTS if limit is None else max(1, int(limit)),
+            account=request.query.get("account"),
+            request_id=request[REQUEST_ID],
+        )
+        return [event_json(event) for event in found]
+
+    async def _follow(self, request: web.Request, after: int | None) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        )
+        await response.prepare(request)
+        while not request.app[STOPPING].is_set():
+            for event in await self._events(request, after):
+                after = event["id"]
+                await response.write(f"id: {after}\ndata: {json.dumps(event)}\n\n".encode())
+            after = after or 0
+            await self._clock.sleep(FOLLOW_EVERY)
+        return response
+
+
+def _texts(values: list[object]) -> list[str]:
+    if not all(isinstance(value, str) for value in values):
+        raise InvalidRequest("accounts and permissions are lists of texts")
+    return [str(value) for value in values]

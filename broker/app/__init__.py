@@ -1,0 +1,112 @@
+"""The composition root: `open_broker` builds every part and wires them; only here are concrete classes named."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.accounts.service import AccountService
+from broker.admin.checks import Check, provider_checks, settings_checks, store_checks
+from broker.admin.overview import Overview
+from broker.app.foundation import Foundation, lay_foundation
+from broker.app.listeners import Listeners, build_listeners
+from broker.app.rooms import (
+    CallerRoom,
+    InstallRoom,
+    TokenRoom,
+    build_accounts,
+    build_background,
+    build_callers,
+    build_installs,
+    build_overview,
+    build_tokens,
+)
+from broker.clock import Clock, SystemClock
+from broker.config.settings import Settings
+from broker.errors import StartRefused
+from broker.model import Account
+from broker.tokens.background import Background
+from broker.tokens.schedule import Timings
+from broker.tokens.steps import Watch, unwatched
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Everything that lives as long as the process."""
+
+    base: Foundation
+    tokens: TokenRoom
+    installs: InstallRoom
+    accounts: AccountService
+    callers: CallerRoom
+    overview: Overview
+    background: Background
+    listeners: Listeners
+    left_open: list[Account]
+    """Accounts whose renewal an earlier boot left open, newest first."""
+
+    def use(self, settings: Settings) -> None:
+        """Go on with reloaded providers."""
+        self.base.providers.build(settings.providers)
+        by_name = self.base.providers.by_name
+        self.tokens.refresher.use(by_name)
+        self.tokens.permit.settings_changed(settings.providers)
+        self.installs.service.use(by_name)
+        self.accounts.use(by_name)
+        self.overview.use(settings.providers, self.base.providers.token_urls)
+        self.listeners.install_routes.use(settings.providers)
+
+
+@asynccontextmanager
+async def open_broker(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    timings: Timings | None = None,
+    spool_folders: tuple[Path, ...] = (),
+    watch: Watch = unwatched,
+) -> AsyncIterator[Broker]:
+    """Build the broker and take over what an earlier boot left (R10); raises StartRefused.
+
+    What was opened is closed in reverse. `clock`, `timings` and `watch` are for tests and proofs.
+    """
+    async with AsyncExitStack() as closing:
+        base = await lay_foundation(settings, clock or SystemClock(), closing)
+        tokens = build_tokens(base, timings or Timings(), spool_folders, watch, closing)
+        installs, callers = build_installs(base), build_callers(base)
+        accounts, overview = build_accounts(base, tokens), build_overview(base, tokens)
+
+        async def check() -> list[Check]:
+            return [
+                *settings_checks(settings),
+                *await store_checks(base.stores.accounts, len(tokens.retained)),
+                *await provider_checks(base.providers.by_name),
+            ]
+
+        yield Broker(
+            base=base,
+            tokens=tokens,
+            installs=installs,
+            accounts=accounts,
+            callers=callers,
+            overview=overview,
+            background=build_background(base, tokens, installs, accounts, callers),
+            listeners=build_listeners(base, tokens, installs, accounts, callers, overview, check),
+            left_open=await tokens.recovery.prepare(),
+        )
+
+
+async def check_offline(settings: Settings) -> list[Check]:
+    """`broker check` where no broker runs: takes the instance lock, opens everything, renews nothing."""
+    checks = settings_checks(settings)
+    try:
+        async with AsyncExitStack() as closing:
+            base = await lay_foundation(settings, SystemClock(), closing)
+            checks += [Check("keys", "ok", "the master key opens the store")]
+            checks += await store_checks(base.stores.accounts, 0)
+            checks += await provider_checks(base.providers.by_name)
+    except StartRefused as exc:
+        checks.append(
+            Check("start", "problem", str(exc), "mend that first; `broker serve` would refuse as well")
+        )
+    return checks

@@ -1,0 +1,144 @@
+"""The three web applications; nothing of one answers on another."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from broker.accounts.routes import AccountRoutes
+from broker.accounts.service import AccountService
+from broker.admin.checks import Check
+from broker.admin.overview import Overview
+from broker.admin.routes import STOPPING, AdminRoutes, HealthRoutes
+from broker.admin.socket import by_peer
+from broker.app.foundation import Foundation
+from broker.app.rooms import CallerRoom, InstallRoom, TokenRoom
+from broker.browser import BrowserCookie
+from broker.callers.middleware import authenticate, authenticating
+from broker.errors import BrokerError
+from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
+from broker.login.routes import LoginRoutes
+from broker.pages import Page, Pages
+from broker.tokens.routes import TokenRoutes
+from broker.web import REQUEST_ID, as_problem, edge, new_application
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """One application for each kind of visitor."""
+
+    internal: web.Application
+    """Services."""
+    public: web.Application
+    """Browsers, and Kit."""
+    admin: web.Application
+    """Operators, over the admin socket."""
+    install_routes: InstallRoutes
+
+    def stop(self) -> None:
+        """End what would go on for ever."""
+        self.admin[STOPPING].set()
+
+
+def build_listeners(
+    base: Foundation,
+    tokens: TokenRoom,
+    installs: InstallRoom,
+    accounts: AccountService,
+    callers: CallerRoom,
+    overview: Overview,
+    check: Callable[[], Awaitable[list[Check]]],
+) -> Listeners:
+    install_routes, public = _public(base, installs)
+    return Listeners(
+        internal=_internal(base, tokens, installs, accounts, callers, overview),
+        public=public,
+        admin=_admin(base, tokens, installs, accounts, callers, overview, check),
+        install_routes=install_routes,
+    )
+
+
+def _internal(
+    base: Foundation,
+    tokens: TokenRoom,
+    installs: InstallRoom,
+    accounts: AccountService,
+    callers: CallerRoom,
+    overview: Overview,
+) -> web.Application:
+    authenticators = (callers.keys,)
+    health = HealthRoutes(
+        health=base.health,
+        overview=overview,
+        metrics_from=base.settings.server.metrics_from,
+        authenticate=lambda request: authenticate(request, authenticators, base.metrics),
+    )
+    application = new_application(
+        edge(as_problem, listener="internal", is_stopping=lambda: base.health.stopping),
+        authenticating(authenticators, base.metrics),
+    )
+    application.add_routes(TokenRoutes(service=tokens.service, clock=base.steady).routes())
+    application.add_routes(AccountRoutes(service=accounts, clock=base.steady).routes())
+    application.add_routes(InstallApi(service=installs.service).routes())
+    application.add_routes(health.routes())
+    return application
+
+
+def _admin(
+    base: Foundation,
+    tokens: TokenRoom,
+    installs: InstallRoom,
+    accounts: AccountService,
+    callers: CallerRoom,
+    overview: Overview,
+    check: Callable[[], Awaitable[list[Check]]],
+) -> web.Application:
+    application = new_application(
+        edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer()
+    )
+    application[STOPPING] = asyncio.Event()
+    admin = AdminRoutes(callers=callers.service, overview=overview, check=check, clock=base.clock)
+    application.add_routes(TokenRoutes(service=tokens.service, clock=base.steady, operators=True).routes())
+    application.add_routes(AccountRoutes(service=accounts, clock=base.steady).routes())
+    application.add_routes(InstallApi(service=installs.service).routes())
+    application.add_routes(admin.routes())
+    return application
+
+
+def _public(base: Foundation, installs: InstallRoom) -> tuple[InstallRoutes, web.Application]:
+    settings = base.settings
+    https = settings.server.public_url.startswith("https://")
+    pages, cookie = Pages(sandbox=settings.sandbox.enabled, https=https), BrowserCookie(https=https)
+    install_routes = InstallRoutes(
+        service=installs.service,
+        login=installs.login,
+        settings=settings.providers,
+        pages=pages,
+        cookie=cookie,
+    )
+
+    def as_page(error: BrokerError, request: web.Request) -> web.StreamResponse:
+        return pages.message(error_page(error), request_id=request[REQUEST_ID])
+
+    application = new_application(edge(as_page, listener="public", is_stopping=lambda: base.health.stopping))
+    application.add_routes(install_routes.routes())
+    application.add_routes(pages.routes())
+    if installs.login is not None:
+        login = LoginRoutes(
+            service=installs.login, pages=pages, cookie=cookie, purposes={PURPOSE: install_routes.signed_in}
+        )
+        application.add_routes(login.routes())
+    return install_routes, application
+
+
+def error_page(error: BrokerError) -> Page:
+    """An error for a person: what it is, and that trying again may help where it may."""
+    passing = error.status in (429, 502, 503)
+    return Page(
+        title="Not just now" if passing else error.title,
+        tone="wait" if passing else "bad",
+        lines=(error.detail if error.detail != error.title else "There is nothing to see at this address.",),
+        hint="Try again in a minute." if passing else None,
+        status=error.status,
+    )

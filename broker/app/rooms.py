@@ -1,0 +1,210 @@
+"""The rooms: tokens, installs, accounts, callers, what operators see; each gets what it needs and no more."""
+
+import secrets
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.accounts.service import AccountService
+from broker.admin.overview import Overview
+from broker.app.foundation import Foundation
+from broker.browser import is_same_browser
+from broker.callers.authenticate import KeyAuthenticator
+from broker.callers.service import CallerService
+from broker.installs.connect import Connector
+from broker.installs.late import RetryLater
+from broker.installs.service import InstallService
+from broker.login.service import LoginService
+from broker.store.spool import Spool
+from broker.tokens.background import Background
+from broker.tokens.flight import Flights
+from broker.tokens.opened import OpenedAccounts
+from broker.tokens.permit import Permit
+from broker.tokens.recovery import Recovery
+from broker.tokens.refresh import Refresher
+from broker.tokens.retained import RetainedCommits
+from broker.tokens.schedule import Timings
+from broker.tokens.service import TokenService
+from broker.tokens.steps import Watch
+
+EVENTS_KEPT = 90 * 86400.0
+INSTALLS_KEPT = 3600.0
+PURGE_BATCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRoom:
+    """Handing out and renewing."""
+
+    permit: Permit
+    retained: RetainedCommits
+    refresher: Refresher
+    flights: Flights
+    recovery: Recovery
+    service: TokenService
+
+
+@dataclass(frozen=True, slots=True)
+class InstallRoom:
+    """Connecting."""
+
+    late: RetryLater
+    service: InstallService
+    login: LoginService | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRoom:
+    """Who may call."""
+
+    keys: KeyAuthenticator
+    service: CallerService
+
+
+def build_tokens(
+    base: Foundation, timings: Timings, spool_folders: tuple[Path, ...], watch: Watch, closing: AsyncExitStack
+) -> TokenRoom:
+    store, boot_id = base.stores.accounts, secrets.token_hex(8)
+    spool = Spool(
+        (base.settings.store.path.with_name(base.settings.store.path.name + ".spool"), *spool_folders)
+    )
+    retained = RetainedCommits(
+        store=store,
+        spool=spool,
+        clock=base.clock,
+        timings=timings,
+        health=base.health,
+        metrics=base.metrics,
+        watch=watch,
+    )
+    closing.push_async_callback(retained.abandon)
+    permit = Permit(
+        settings=base.settings.providers,
+        timings=timings,
+        store_is_ready=lambda: base.store_health.is_ready() and not len(retained),
+    )
+    refresher = Refresher(
+        store=store,
+        providers=base.providers.by_name,
+        seals=base.seals,
+        permit=permit,
+        retained=retained,
+        clock=base.steady,
+        boot_id=boot_id,
+        settings=base.settings.refresh,
+        timings=timings,
+        metrics=base.metrics,
+        watch=watch,
+    )
+    flights = Flights(refresher.renew, clock=base.clock)
+    recovery = Recovery(
+        store=store,
+        retained=retained,
+        permit=permit,
+        flights=flights,
+        clock=base.steady,
+        timings=timings,
+        boot_id=boot_id,
+    )
+    opened = OpenedAccounts(store=store, seals=base.seals, limit=base.settings.store.memory)
+    base.stores.changes.listen(opened.forget)
+    service = TokenService(
+        opened=opened,
+        store=store,
+        flights=flights,
+        permit=permit,
+        gate=base.gate,
+        clock=base.steady,
+        settings=base.settings.refresh,
+        metrics=base.metrics,
+    )
+    return TokenRoom(permit, retained, refresher, flights, recovery, service)
+
+
+def build_installs(base: Foundation) -> InstallRoom:
+    settings = base.settings
+    late = RetryLater(store=base.stores.installs, clock=base.clock, health=base.health)
+    connector = Connector(
+        accounts=base.stores.accounts,
+        installs=base.stores.installs,
+        seals=base.seals,
+        keyring=base.keyring,
+        clock=base.steady,
+        refresh=settings.refresh,
+    )
+    service = InstallService(
+        store=base.stores.installs,
+        connector=connector,
+        providers=base.providers.by_name,
+        seals=base.seals,
+        gate=base.gate,
+        clock=base.steady,
+        metrics=base.metrics,
+        public_url=settings.server.public_url,
+        later=late,
+        browser_matches=is_same_browser,
+    )
+    if settings.login is None:
+        return InstallRoom(late, service, None)
+    login = LoginService(
+        settings=settings.login,
+        store=base.stores.installs,
+        clock=base.clock,
+        audience=settings.server.public_url,
+    )
+    return InstallRoom(late, service, login)
+
+
+def build_accounts(base: Foundation, tokens: TokenRoom) -> AccountService:
+    return AccountService(
+        store=base.stores.accounts,
+        flights=tokens.flights,
+        seals=base.seals,
+        keyring=base.keyring,
+        gate=base.gate,
+        clock=base.steady,
+        providers=base.providers.by_name,
+        refresh=base.settings.refresh,
+    )
+
+
+def build_callers(base: Foundation) -> CallerRoom:
+    keys = KeyAuthenticator(store=base.stores.callers, clock=base.clock)
+    service = CallerService(store=base.stores.callers, keys=keys, gate=base.gate, clock=base.clock)
+    return CallerRoom(keys, service)
+
+
+def build_overview(base: Foundation, tokens: TokenRoom) -> Overview:
+    return Overview(
+        accounts=base.stores.accounts,
+        events=base.stores.events,
+        permit=tokens.permit,
+        gate=base.gate,
+        clock=base.steady,
+        metrics=base.metrics,
+        settings=base.settings.providers,
+        token_urls=base.providers.token_urls,
+    )
+
+
+def build_background(
+    base: Foundation, tokens: TokenRoom, installs: InstallRoom, accounts: AccountService, callers: CallerRoom
+) -> Background:
+    stores, steady = base.stores, base.steady
+    return Background(
+        store=stores.accounts,
+        flights=tokens.flights,
+        permit=tokens.permit,
+        clock=steady,
+        settings=base.settings.refresh,
+        health=base.health,
+        chores=(
+            lambda: base.store_health.probe(stores.keys),
+            tokens.service.flush_uses,
+            callers.keys.flush_uses,
+            installs.service.identify_held,
+            accounts.purge_removed,
+            lambda: stores.installs.purge_expired(steady.now() - INSTALLS_KEPT, PURGE_BATCH),
+            lambda: stores.events.purge_events(steady.now() - EVENTS_KEPT, PURGE_BATCH),
+        ),
+    )

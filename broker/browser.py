@@ -1,0 +1,45 @@
+"""The cookie that binds a trip to a provider, or a sign-in, to the browser that began it."""
+
+import hmac
+
+from aiohttp import web
+
+from broker import oauth
+from broker.model import Secret
+
+NAME = "broker_browser"
+LIFE = 3600
+LENGTH = 43
+
+
+class BrowserCookie:
+    """One random value a browser, `__Host-` and Secure on https, HttpOnly, SameSite=Lax."""
+
+    def __init__(self, *, https: bool) -> None:
+        self._https = https
+        self._name = f"__Host-{NAME}" if https else NAME
+
+    def read(self, request: web.Request) -> Secret | None:
+        """The browser's value, or None where cookies are off or it has none yet."""
+        value = request.cookies.get(self._name, "")
+        return Secret(value) if len(value) == LENGTH and value.isascii() else None
+
+    def read_or_new(self, request: web.Request) -> Secret:
+        """The browser's value, or a new one."""
+        return self.read(request) or oauth.new_secret()
+
+    def write(self, response: web.StreamResponse, browser: Secret) -> None:
+        response.set_cookie(
+            self._name,
+            browser.reveal(),
+            max_age=LIFE,
+            path="/",
+            secure=self._https,
+            httponly=True,
+            samesite="Lax",
+        )
+
+
+def is_same_browser(browser: Secret | None, stored_hash: str) -> bool:
+    """Whether the browser is the one whose hash was stored."""
+    return browser is not None and hmac.compare_digest(oauth.hashed(browser), stored_hash)

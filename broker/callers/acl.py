@@ -1,0 +1,17 @@
+"""Who may do what to which account. Pure; deny by default."""
+
+from fnmatch import fnmatchcase
+
+from broker.model import Caller, Permission
+
+
+def may(caller: Caller, permission: Permission, account: str | None) -> bool:
+    """Whether the caller has the permission and, where an account is named, a glob that covers it."""
+    if permission not in caller.permissions:
+        return False
+    return account is None or covers(caller, account)
+
+
+def covers(caller: Caller, account: str) -> bool:
+    """Whether one of the caller's globs covers the account."""
+    return any(fnmatchcase(account, glob) for glob in caller.accounts)

@@ -1,0 +1,90 @@
+"""Who is calling: API keys now, by hash; a credential that was verified is remembered for a moment."""
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.clock import Clock
+from broker.errors import Unauthenticated
+from broker.model import Caller, CallerKey, CallerRecord, Secret
+from broker.store.interface import CallerStore
+
+KEY = re.compile(r"tbk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})", re.ASCII)
+REMEMBERED = 10_000
+REMEMBERED_FOR = 0.9
+"""Seconds until a remembered key is looked up again: one revoked by another process stops within a second."""
+
+
+class Authenticator(Protocol):
+    """One way of proving who calls."""
+
+    async def authenticate(self, credential: Secret) -> Caller | None:
+        """The caller; None where this is not its kind of credential. Raises Unauthenticated."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    caller: Caller
+    key: CallerKey
+    until: float
+    """Monotonic time until which the store need not be asked."""
+
+
+def key_text(key_id: str, secret: Secret) -> Secret:
+    """An API key as its caller holds it; the prefix lets secret scanners know it."""
+    return Secret(f"tbk_{key_id}_{secret.reveal()}")
+
+
+def key_hash(key: Secret) -> str:
+    """What is stored of a key. It holds 256 random bits, so a plain hash is enough."""
+    return hashlib.sha256(key.reveal().encode()).hexdigest()
+
+
+class KeyAuthenticator:
+    """API keys that `broker callers add` made."""
+
+    def __init__(self, *, store: CallerStore, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self._remembered: dict[str, _Verified] = {}
+        self._used: dict[str, float] = {}
+
+    async def authenticate(self, credential: Secret) -> Caller | None:
+        text = credential.reveal()
+        if not text.startswith("tbk_"):
+            return None
+        known = self._remembered.get(text)
+        if known is None or known.until <= self._clock.monotonic():
+            known = await self._verify(credential)
+        if known.key.expires_at is not None and known.key.expires_at <= self._clock.now():
+            raise Unauthenticated("the key has expired")
+        self._used[known.key.id] = self._clock.now()
+        return known.caller
+
+    def forget(self) -> None:
+        """Look every key up again: callers have changed."""
+        self._remembered.clear()
+
+    async def flush_uses(self) -> None:
+        """Store when keys were last used."""
+        uses, self._used = self._used, {}
+        await self._store.touch_keys(uses)
+
+    async def _verify(self, credential: Secret) -> _Verified:
+        text = credential.reveal()
+        self._remembered.pop(text, None)
+        form = KEY.fullmatch(text)
+        found = await self._store.by_key(form[1]) if form else None
+        if found is None or not hmac.compare_digest(found[1].hash, key_hash(credential)):
+            raise Unauthenticated("the key is not known")
+        if len(self._remembered) >= REMEMBERED:
+            self._remembered.clear()
+        verified = _Verified(_caller(*found), found[1], self._clock.monotonic() + REMEMBERED_FOR)
+        self._remembered[text] = verified
+        return verified
+
+
+def _caller(record: CallerRecord, key: CallerKey) -> Caller:
+    return Caller(record.name, record.accounts, record.permissions, credential=f"key {key.id}")

@@ -1,0 +1,101 @@
+"""Callers with keys: add, list, rotate, remove."""
+
+import re
+import secrets
+from collections.abc import Iterable
+
+from broker import oauth
+from broker.callers.authenticate import KeyAuthenticator, key_hash, key_text
+from broker.callers.gate import Gate
+from broker.clock import Clock
+from broker.errors import Conflict, InvalidRequest, NotFound
+from broker.model import Caller, CallerKey, CallerRecord, Permission, Secret
+from broker.store.interface import CallerStore
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+GLOB = re.compile(r"[a-z0-9._*?\[\]!-]{1,128}", re.ASCII)
+ROTATION_OVERLAP = 24 * 3600.0
+
+
+class CallerService:
+    """What `broker callers` does; every method needs permission `admin`."""
+
+    def __init__(self, *, store: CallerStore, keys: KeyAuthenticator, gate: Gate, clock: Clock) -> None:
+        self._store, self._keys, self._gate, self._clock = store, keys, gate, clock
+
+    async def callers(self, caller: Caller, *, request_id: str) -> list[CallerRecord]:
+        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._keys.flush_uses()
+        return await self._store.callers()
+
+    async def add(
+        self,
+        caller: Caller,
+        *,
+        name: str,
+        accounts: Iterable[str],
+        permissions: Iterable[str],
+        expires_in: float | None,
+        request_id: str,
+    ) -> tuple[CallerRecord, Secret]:
+        """A new caller and its key, which is shown this once. Raises InvalidRequest, Conflict."""
+        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        record = CallerRecord(_name(name), _globs(accounts), _permissions(permissions), self._clock.now())
+        key, text = self._new_key(record.name, expires_in)
+        if not await self._store.add_caller(record, key):
+            raise Conflict(f"there is a caller {record.name} already; rotate its key, or remove it first")
+        await self._gate.note(caller, "callers.add", None, record.name, request_id=request_id)
+        return record, text
+
+    async def rotate(self, caller: Caller, name: str, *, request_id: str) -> tuple[CallerRecord, Secret]:
+        """A second key; the old one works 24 hours longer. Its life is as long as the old one's was."""
+        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        record = await self._find(name)
+        newest = record.keys[-1] if record.keys else None
+        life = newest.expires_at - newest.created_at if newest and newest.expires_at else None
+        key, text = self._new_key(record.name, life)
+        await self._store.add_key(key, expire_others_at=self._clock.now() + ROTATION_OVERLAP)
+        self._keys.forget()
+        await self._gate.note(caller, "callers.rotate", None, record.name, request_id=request_id)
+        return await self._find(name), text
+
+    async def remove(self, caller: Caller, name: str, *, request_id: str) -> None:
+        """Forget a caller; its keys stop working at once."""
+        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        if not await self._store.remove_caller(name):
+            raise NotFound(f"there is no caller {name[:64]}")
+        self._keys.forget()
+        await self._gate.note(caller, "callers.remove", None, name, request_id=request_id)
+
+    async def _find(self, name: str) -> CallerRecord:
+        for record in await self._store.callers():
+            if record.name == name:
+                return record
+        raise NotFound(f"there is no caller {name[:64]}")
+
+    def _new_key(self, caller: str, life: float | None) -> tuple[CallerKey, Secret]:
+        now = self._clock.now()
+        key_id = secrets.token_hex(6)
+        text = key_text(key_id, oauth.new_secret())
+        return CallerKey(key_id, caller, key_hash(text), now, now + life if life else None), text
+
+
+def _name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise InvalidRequest("a caller's name is lower-case letters, digits and . _ -, at most 64")
+    return name
+
+
+def _globs(accounts: Iterable[str]) -> tuple[str, ...]:
+    globs = tuple(accounts)
+    if not globs or not all(GLOB.fullmatch(glob) for glob in globs):
+        raise InvalidRequest("accounts are one or more globs over account names, as in 'kit-*'")
+    return globs
+
+
+def _permissions(words: Iterable[str]) -> frozenset[Permission]:
+    try:
+        permissions = frozenset(Permission(word) for word in words)
+    except ValueError:
+        raise InvalidRequest(f"permissions are {', '.join(Permission)}") from None
+    return permissions or frozenset({Permission.TOKEN})

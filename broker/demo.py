@@ -1,0 +1,96 @@
+"""What a newcomer sees: demo accounts connected through the real install flow, and one line to paste."""
+
+import sys
+from contextlib import suppress
+
+import structlog
+
+from broker.admin.socket import operator
+from broker.app import Broker
+from broker.config.settings import Settings, TcpListen
+from broker.errors import BrokerError, NotFound
+from broker.model import Permission, Secret
+from broker.sandbox import visitor
+
+log = structlog.get_logger()
+DEMO = "demo"
+WHO = operator(0)
+REQUEST = "demo"
+
+
+async def show_demo(broker: Broker, settings: Settings) -> None:
+    """Connect the demo accounts and print the banner, to standard output only; it holds a key."""
+    if not (settings.sandbox.enabled and settings.sandbox.demo):
+        return
+    try:
+        for provider in ("kit", "kustomer"):
+            await _connect(broker, provider)
+        key = await _new_key(broker)
+        links = [await _install_link(broker, provider) for provider in ("kit", "kustomer")]
+    except (BrokerError, OSError, visitor.LostError) as exc:
+        log.error("demo.failed", error=type(exc).__name__, why=str(exc)[:200])
+        return
+    sys.stdout.write(_banner(settings, key, links))
+    sys.stdout.flush()
+
+
+async def _connect(broker: Broker, provider: str) -> None:
+    account = await broker.base.stores.accounts.get(f"demo-{provider}")
+    if account is not None and account.removed_at is None and not account.dead:
+        return
+    url, _ = await broker.installs.service.create(
+        WHO,
+        provider=provider,
+        account=f"demo-{provider}",
+        org=None,
+        return_to=None,
+        replace_identity=True,
+        request_id=REQUEST,
+    )
+    await visitor.install(url)
+
+
+async def _new_key(broker: Broker) -> Secret:
+    """The demo key is new at each start; the old one stops working."""
+    with suppress(NotFound):
+        await broker.callers.service.remove(WHO, DEMO, request_id=REQUEST)
+    _, key = await broker.callers.service.add(
+        WHO,
+        name=DEMO,
+        accounts=["demo-*"],
+        permissions=[Permission.TOKEN],
+        expires_in=None,
+        request_id=REQUEST,
+    )
+    return key
+
+
+async def _install_link(broker: Broker, provider: str) -> str:
+    url, _ = await broker.installs.service.create(
+        WHO,
+        provider=provider,
+        account=None,
+        org=None,
+        return_to=None,
+        replace_identity=False,
+        request_id=REQUEST,
+    )
+    return url
+
+
+def _banner(settings: Settings, key: Secret, links: list[str]) -> str:
+    listen = next((one for one in settings.server.internal if isinstance(one, TcpListen)), None)
+    kit, kustomer = links
+    return f"""
+  token-broker is running, with a sandbox that plays Kit and Kustomer. Nothing here is real.
+
+  Connect another Kit account:       {kit}
+  Connect another Kustomer account:  {kustomer}
+  The sandbox and its switches:      http://{settings.sandbox.listen}/
+
+  demo-kit and demo-kustomer are connected. This line fetches a token; paste it into another terminal:
+
+curl -sS -H 'Authorization: Bearer {key.reveal()}' http://{listen}/token/demo-kit
+
+  Ctrl-C stops it.
+"""

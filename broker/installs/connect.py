@@ -1,0 +1,199 @@
+"""Makes a held grant the next epoch of an account: identity, name, seal, one statement."""
+
+from dataclasses import dataclass, replace
+
+import structlog
+
+from broker import oauth
+from broker.clock import Clock
+from broker.config.settings import RefreshSettings
+from broker.errors import Conflict
+from broker.installs.naming import Becomes, Conflicts, Problem, derived_name, name_for
+from broker.keyring import Keyring
+from broker.model import (
+    Account,
+    Event,
+    EventKind,
+    Identity,
+    InstallOutcome,
+    PendingGrant,
+    Reason,
+    Ref,
+    Secret,
+)
+from broker.sealing import TokenSeals
+from broker.store.interface import AccountStore, InstallStore
+
+log = structlog.get_logger()
+RACES = 5
+WINDOW_SHARE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The grant is the account's."""
+
+    account: Account
+
+
+@dataclass(frozen=True, slots=True)
+class NotConnected:
+    """The grant became nobody's, and is forgotten."""
+
+    problem: Problem
+
+
+class Connector:
+    """The last step of an install, also when it comes late."""
+
+    def __init__(
+        self,
+        *,
+        accounts: AccountStore,
+        installs: InstallStore,
+        seals: TokenSeals,
+        keyring: Keyring,
+        clock: Clock,
+        refresh: RefreshSettings,
+    ) -> None:
+        self._accounts, self._installs, self._seals = accounts, installs, seals
+        self._keyring, self._clock, self._refresh = keyring, clock, refresh
+
+    async def connect(
+        self, grant: PendingGrant, identity: Identity | None, *, identify_later: bool = False
+    ) -> Connected | NotConnected:
+        """Give the grant to the account it belongs to. `identify_later` keeps its access token with the install.
+
+        The first durable one of several at once wins an epoch; the next takes the one behind it.
+        """
+        for _ in range(RACES):
+            install = grant.install
+            known = await self._known(install.provider, identity)
+            wanted = install.account or (
+                derived_name(install.provider, identity.external_id) if identity else ""
+            )
+            naming = name_for(install, identity, known=known, named=await self._living(wanted))
+            if isinstance(naming, Conflicts):
+                await self._finish(grant, InstallOutcome.CONFLICT, naming.name)
+                return NotConnected(naming.problem)
+            account = await self._store(grant, identity, naming, identify_later)
+            if account is not None:
+                await self._finish(
+                    grant, InstallOutcome.CONNECTED, account.name, identify_later=identify_later
+                )
+                log.info(
+                    "account.connected", account=account.name, epoch=account.epoch, provider=account.provider
+                )
+                return Connected(account)
+        raise Conflict("the account is being connected by several people at once; try again")
+
+    async def name_is_free(self, name: str) -> bool:
+        """Whether nobody holds a grant under that name."""
+        return await self._living(name) is None
+
+    async def identify(self, grant: PendingGrant, identity: Identity | None) -> None:
+        """A late identity for an account that was connected without: pinned, or frozen as a duplicate."""
+        install, now = grant.install, self._clock.now()
+        account = await self._living(install.outcome_account or "")
+        if account is None:
+            await self._installs.retry_grant(install.state_hash, None)
+            return
+        known = await self._known(install.provider, identity)
+        duplicate = known is not None and known.name != account.name
+        await self._accounts.identify(
+            account.ref,
+            external_id=None if duplicate or identity is None else identity.external_id,
+            label=identity.label if identity else None,
+            frozen=Reason.DUPLICATE_IDENTITY if duplicate else None,
+            at=now,
+            grant=install.state_hash,
+        )
+        log.info("account.identified", account=account.name, duplicate=duplicate)
+
+    async def _store(
+        self, grant: PendingGrant, identity: Identity | None, naming: Becomes, identify_later: bool
+    ) -> Account | None:
+        row = await self._accounts.get(naming.name)
+        account = self._next_epoch(grant, identity, naming.name, row, await self._floor(naming.name, row))
+        event = Event(
+            self._clock.now(), EventKind.CONNECTED, account.name, account.provider, None, account.generation
+        )
+        window = min(self._refresh.ahead, account.life / WINDOW_SHARE)
+        stored = await self._accounts.connect(
+            account,
+            expected=row.ref if row else None,
+            next_at=account.expires_at - window,
+            grant=None if identify_later else grant.install.state_hash,
+            events=[event],
+        )
+        return account if stored else None
+
+    def _next_epoch(
+        self, grant: PendingGrant, identity: Identity | None, name: str, row: Account | None, floor: Ref
+    ) -> Account:
+        install, now = grant.install, self._clock.now()
+        access, refresh = self._opened(grant)
+        ref = Ref(name, floor.epoch + 1, floor.generation + 1)
+        sealed_access, sealed_refresh = self._seals.seal(ref, access, refresh)
+        old = row if row is not None and row.removed_at is None else None
+        fresh = Account(
+            name=name,
+            provider=install.provider,
+            epoch=ref.epoch,
+            generation=ref.generation,
+            client_id=install.client_id,
+            sealed_access=sealed_access,
+            sealed_refresh=sealed_refresh,
+            token_type=grant.token_type,
+            scope=grant.scope,
+            issued_at=grant.issued_at,
+            expires_at=grant.expires_at,
+            refreshed_at=now,
+            created_at=old.created_at if old else now,
+            external_id=identity.external_id if identity else None,
+            label=(identity.label if identity else None) or (old.label if old else None),
+            subject=install.subject or (old.subject if old else None),
+            org=install.org,
+            last_used_at=old.last_used_at if old else None,
+            unusable=access is not None and not oauth.is_usable(access, grant.token_type),
+        )
+        if old is not None and old.frozen is not None and old.frozen is not Reason.DUPLICATE_IDENTITY:
+            return replace(fresh, frozen=old.frozen, frozen_since=old.frozen_since)
+        return fresh
+
+    def _opened(self, grant: PendingGrant) -> tuple[Secret | None, Secret | None]:
+        state = grant.install.state_hash
+        access = self._seals.open_pending(state, "access_token", grant.sealed_access)
+        return access, self._seals.open_pending(state, "refresh_token", grant.sealed_refresh)
+
+    async def _floor(self, name: str, row: Account | None) -> Ref:
+        """Last epoch and generation of the name, also of a purged one: they never go back."""
+        if row is not None:
+            return row.ref
+        purged = await self._accounts.purged(self._keyring.fingerprint("purged name", name))
+        return Ref(name, *purged) if purged else Ref(name, 0, 0)
+
+    async def _known(self, provider: str, identity: Identity | None) -> Account | None:
+        return None if identity is None else await self._accounts.by_identity(provider, identity.external_id)
+
+    async def _living(self, name: str) -> Account | None:
+        row = await self._accounts.get(name)
+        return row if row is not None and row.removed_at is None else None
+
+    async def _finish(
+        self,
+        grant: PendingGrant,
+        outcome: InstallOutcome,
+        account: str | None,
+        *,
+        identify_later: bool = False,
+    ) -> None:
+        connected = outcome is InstallOutcome.CONNECTED
+        await self._installs.finish_install(
+            grant.install.state_hash,
+            outcome,
+            account=account,
+            spend=connected,
+            drop_grant=not identify_later,
+            at=self._clock.now(),
+        )

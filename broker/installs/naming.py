@@ -1,0 +1,71 @@
+"""Which account a new grant becomes. Pure: the rules of identity in one table."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from broker.model import Account, Identity, PendingInstall
+
+Problem = Literal["other_name", "other_subject", "other_identity", "no_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Becomes:
+    """The grant becomes the next epoch of this name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflicts:
+    """The grant must not become anybody's."""
+
+    problem: Problem
+    name: str | None
+    """The account that is in the way."""
+
+
+Naming = Becomes | Conflicts
+
+
+def derived_name(provider: str, external_id: str) -> str:
+    """`kit-123`: lower-cased, with `-` for what a name cannot hold."""
+    return re.sub(r"[^a-z0-9._-]", "-", f"{provider}-{external_id}".lower(), flags=re.ASCII)[:128]
+
+
+def name_for(
+    install: PendingInstall, identity: Identity | None, *, known: Account | None, named: Account | None
+) -> Naming:
+    """Where the grant belongs.
+
+    `known`: the account that already belongs to the identity. `named`: the row, if any, of the name that the
+    ticket gives, or that would be derived.
+    """
+    if known is not None:
+        if install.account not in (None, known.name) and not (install.replace and named is None):
+            return Conflicts("other_name", known.name)
+        return _with_subject(install, known)
+    if install.account is None and identity is None:
+        return Conflicts("no_name", None)
+    name = install.account or derived_name(install.provider, identity.external_id if identity else "")
+    if named is None:
+        return Becomes(name)
+    if not install.replace and _is_other_identity(install, identity, named):
+        return Conflicts("other_identity", named.name)
+    return _with_subject(install, named)
+
+
+def _is_other_identity(install: PendingInstall, identity: Identity | None, named: Account) -> bool:
+    if named.provider != install.provider:
+        return True
+    return named.external_id is not None and (identity is None or identity.external_id != named.external_id)
+
+
+def _with_subject(install: PendingInstall, account: Account) -> Naming:
+    if (
+        None not in (install.subject, account.subject)
+        and install.subject != account.subject
+        and not install.replace
+    ):
+        return Conflicts("other_subject", account.name)
+    return Becomes(account.name)

@@ -1,0 +1,132 @@
+"""What a person reads at the end of an install, or where one cannot begin. Pure."""
+
+from typing import assert_never
+
+from broker.installs.service import Visit
+from broker.model import InstallOutcome
+from broker.pages import Action, Page
+
+CONFLICTS = {
+    "other_name": (
+        "This account is connected already",
+        "It is connected under another name, so nothing was changed.",
+        "Ask whoever sent you the link; they can connect it again under its own name.",
+    ),
+    "other_subject": (
+        "This account belongs to somebody else",
+        "Another person of your company has connected it, so nothing was changed.",
+        "Ask that person, or whoever runs this service.",
+    ),
+    "other_identity": (
+        "This is another account than before",
+        "The link is for an account that was connected earlier, and you signed in to a different one."
+        " The old connection is untouched.",
+        "Sign out at the provider, sign in with the right account, and open the link again.",
+    ),
+    "no_name": (
+        "We could not tell which account this is",
+        "The provider did not say whose account was connected, so nothing was kept.",
+        "Ask for a link that names the account.",
+    ),
+}
+FAILURES = {
+    "client": (
+        "The provider does not accept this app",
+        "It refused the app's own credentials. That is not your mistake; nothing was connected.",
+        "Whoever runs this service has to mend it. Then open the link again.",
+    ),
+    "provider": (
+        "The provider did not answer as it should",
+        "Nothing was connected, and an earlier connection of this account, if there is one, goes on.",
+        "Wait a moment, then begin again.",
+    ),
+}
+UNUSABLE = {
+    "unknown": ("This link leads nowhere", "It is not one of ours, or it is too old to be remembered.", 404),
+    "expired": (
+        "This link has expired",
+        "Links are good for a short time only, to keep your account safe.",
+        410,
+    ),
+    "used": ("This link was used already", "Each link connects an account once.", 410),
+    "browser": (
+        "This began in another browser",
+        "For safety an install ends in the browser it began in.",
+        400,
+    ),
+    "cookies": (
+        "Cookies are off",
+        "We need one cookie to know that it is still you. It is gone within the hour.",
+        400,
+    ),
+    "malformed": ("This address is incomplete", "Something is missing from it, or there twice.", 400),
+    "invitation": (
+        "This app is installed by invitation",
+        "Ask the company behind it for an install link.",
+        403,
+    ),
+}
+HINTS = {
+    "cookies": "Allow cookies for this site, then open the link again.",
+    "browser": "Open the link again, and stay in that browser.",
+}
+
+
+def unusable_page(why: str) -> Page:
+    """Why a link or a callback leads nowhere."""
+    title, line, status = UNUSABLE[why]
+    hint = HINTS.get(why, "Ask for a new link, or begin again where you came from.")
+    return Page(title=title, tone="bad", lines=(line,), hint=hint, status=status)
+
+
+def visit_page(visit: Visit, provider_label: str, back: Action | None) -> Page:
+    """How an install ended."""
+    match visit.outcome:
+        case InstallOutcome.CONNECTED:
+            return _connected(visit, provider_label, back)
+        case InstallOutcome.REFUSED:
+            return Page(
+                title="You said no",
+                tone="wait",
+                lines=(f"{provider_label} was not connected. Nothing was changed.",),
+                hint="If that was a slip, begin again where you came from.",
+                action=back,
+            )
+        case InstallOutcome.IDENTITY_PENDING:
+            return _pending(visit, provider_label, back)
+        case InstallOutcome.CONFLICT:
+            title, line, hint = CONFLICTS.get(visit.why or "", CONFLICTS["other_name"])
+            return Page(title=title, tone="bad", lines=(line,), hint=hint, action=back, status=409)
+        case InstallOutcome.FAILED:
+            title, line, hint = FAILURES.get(visit.why or "", FAILURES["provider"])
+            return Page(title=title, tone="bad", lines=(line,), hint=hint, action=back, status=502)
+        case _:
+            assert_never(visit.outcome)
+
+
+def _connected(visit: Visit, provider_label: str, back: Action | None) -> Page:
+    lines = [f"{provider_label} is connected as {visit.account}."]
+    if visit.without_refresh_token:
+        lines.append(
+            "The provider gave access for a short time only (no refresh token), so the connection ends when that"
+            " time is over. Ask for the scope offline_access to keep it."
+        )
+    return Page(
+        title="Connected",
+        tone="wait" if visit.without_refresh_token else "good",
+        lines=tuple(lines),
+        hint="You can close this page.",
+        action=back,
+    )
+
+
+def _pending(visit: Visit, provider_label: str, back: Action | None) -> Page:
+    what = "storing the connection" if visit.why == "storage" else "checking which account this is"
+    return Page(
+        title="Almost done",
+        tone="wait",
+        lines=(f"{provider_label} said yes. We are still {what}, and go on by ourselves.",),
+        hint="You can close this page.",
+        action=back,
+        status=202,
+    )

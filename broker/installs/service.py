@@ -1,0 +1,371 @@
+"""Connecting an account in a browser: ticket, trip to the provider, exchange, identity, account."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+import structlog
+
+from broker import oauth
+from broker.callers.acl import covers
+from broker.callers.gate import Gate
+from broker.clock import Clock
+from broker.errors import Forbidden, InvalidRequest, NotFound, StorageUnavailable
+from broker.installs.connect import Connected, Connector
+from broker.installs.late import INSTALL_LIFE, RetryLater
+from broker.model import (
+    Caller,
+    InstallOutcome,
+    PendingGrant,
+    PendingInstall,
+    Permission,
+    Secret,
+    Ticket,
+    TokenSet,
+    is_account_name,
+)
+from broker.observe.metrics import Metrics
+from broker.providers.interface import (
+    ClientRefused,
+    Grant,
+    Granted,
+    Identified,
+    IdentityLater,
+    IdentityOutcome,
+    IdentityUnknown,
+    Provider,
+    TokenOutcome,
+    TokenRequest,
+)
+from broker.sealing import TokenSeals
+from broker.store.interface import InstallStore
+
+log = structlog.get_logger()
+TICKET_LIFE = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """How a callback ended, for whoever draws the page."""
+
+    install: PendingInstall
+    outcome: InstallOutcome
+    account: str | None
+    why: str | None = None
+    """A word for the page: `client`, `provider`, `storage`, or what was in the way."""
+    without_refresh_token: bool = False
+
+
+class LinkUnusable(Exception):
+    """A link or state that leads nowhere; `why`: unknown, expired, used, cookies, browser."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class InstallService:
+    """What `POST /installs`, the install links and the callback do."""
+
+    def __init__(
+        self,
+        *,
+        store: InstallStore,
+        connector: Connector,
+        providers: Mapping[str, Provider],
+        seals: TokenSeals,
+        gate: Gate,
+        clock: Clock,
+        metrics: Metrics,
+        public_url: str,
+        later: RetryLater,
+        browser_matches: Callable[[Secret | None, str], bool],
+    ) -> None:
+        self._store, self._connector, self._providers = store, connector, providers
+        self._seals, self._gate, self._clock, self._metrics = seals, gate, clock, metrics
+        self._public_url, self._later, self._browser_matches = public_url, later, browser_matches
+
+    def use(self, providers: Mapping[str, Provider]) -> None:
+        """Go on with other providers: the configuration was reloaded."""
+        self._providers = providers
+
+    async def create(
+        self,
+        caller: Caller,
+        *,
+        provider: str,
+        account: str | None,
+        org: str | None,
+        return_to: str | None,
+        replace_identity: bool,
+        request_id: str,
+    ) -> tuple[str, float]:
+        """A link for one person to connect one account, and when it expires. Raises InvalidRequest, Forbidden."""
+        if account is not None and not is_account_name(account):
+            raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
+        await self._gate.require(caller, Permission.INSTALL, account, request_id=request_id)
+        if account is None and not _covers_derived_names(caller, provider):
+            raise Forbidden
+        if return_to is not None and not _is_return_url(return_to):
+            raise InvalidRequest(
+                "return_to is an https address (http only on loopback) without user or fragment"
+            )
+        self._check_provider(provider, org)
+        secret, expires_at = oauth.new_secret(), self._clock.now() + TICKET_LIFE
+        ticket = Ticket(
+            hash=oauth.hashed(secret),
+            provider=provider,
+            account=account,
+            org=org,
+            return_to=return_to,
+            replace=replace_identity,
+            subject=None,
+            created_by=caller.name,
+            expires_at=expires_at,
+        )
+        await self._store.add_ticket(ticket)
+        return f"{self._public_url}/install/{provider}?ticket={secret.reveal()}", expires_at
+
+    async def open_ticket(self, provider: str, secret: Secret, browser: Secret) -> str:
+        """Where to send the browser that opened an install link; raises LinkUnusable."""
+        ticket = await self._store.ticket(oauth.hashed(secret))
+        if ticket is None or ticket.provider != provider:
+            raise LinkUnusable("unknown")
+        if ticket.spent_at is not None:
+            raise LinkUnusable("used")
+        if ticket.expires_at <= self._clock.now():
+            raise LinkUnusable("expired")
+        return await self._begin(ticket, browser, kit_return_url=None)
+
+    async def begin_unannounced(
+        self, provider: str, *, kit_return_url: str | None, subject: str | None, browser: Secret
+    ) -> str:
+        """Where to send the browser for an install that nobody announced; the account is named after its id."""
+        ticket = Ticket(
+            hash="",
+            provider=provider,
+            account=None,
+            org=None,
+            return_to=None,
+            replace=False,
+            subject=subject,
+            created_by="unannounced" if subject is None else "login",
+            expires_at=0,
+        )
+        return await self._begin(ticket, browser, kit_return_url=kit_return_url)
+
+    async def callback(
+        self, provider: str, *, state: Secret, code: Secret | None, error: str | None, browser: Secret | None
+    ) -> Visit:
+        """The browser is back. Raises LinkUnusable."""
+        install = await self._store.install(oauth.hashed(state))
+        if install is None or install.provider != provider:
+            raise LinkUnusable("unknown")
+        if browser is None:
+            raise LinkUnusable("cookies")
+        if not self._browser_matches(browser, install.browser_hash):
+            raise LinkUnusable("browser")
+        if install.outcome is not None:
+            return Visit(install, install.outcome, install.outcome_account)
+        if install.expires_at <= self._clock.now():
+            raise LinkUnusable("expired")
+        if not await self._store.take_install(install.state_hash, self._clock.now()):
+            raise LinkUnusable("used")
+        visit = await self._refused(install) if code is None else await self._exchange(install, code)
+        self._metrics.installs.labels(provider, visit.outcome).inc()
+        log.info("install.ended", provider=provider, outcome=visit.outcome, why=visit.why or error)
+        return visit
+
+    async def identify_held(self) -> None:
+        """Ask again for identities that could not be had; over restarts too."""
+        for grant in await self._store.held_grants(self._clock.now(), 16):
+            await self._identify_again(grant)
+
+    async def _begin(self, ticket: Ticket, browser: Secret, *, kit_return_url: str | None) -> str:
+        provider = self._provider(ticket.provider)
+        state, verifier, now = oauth.new_secret(), oauth.new_secret(48), self._clock.now()
+        state_hash = oauth.hashed(state)
+        install = PendingInstall(
+            state_hash=state_hash,
+            provider=ticket.provider,
+            client_id=provider.client_id,
+            browser_hash=oauth.hashed(browser),
+            ticket_hash=ticket.hash or None,
+            account=ticket.account,
+            org=ticket.org,
+            return_to=ticket.return_to,
+            kit_return_url=kit_return_url,
+            replace=ticket.replace,
+            subject=ticket.subject,
+            created_by=ticket.created_by,
+            sealed_verifier=self._seals.seal_pending(state_hash, "verifier", verifier),
+            redirect_uri=f"{self._public_url}/callback/{ticket.provider}",
+            created_at=now,
+            expires_at=now + INSTALL_LIFE,
+        )
+        url = provider.authorize_url(
+            redirect_uri=install.redirect_uri,
+            state=state,
+            verifier=verifier,
+            org=ticket.org,
+            account=ticket.account,
+        )
+        await self._store.begin_install(install)
+        return url
+
+    async def _refused(self, install: PendingInstall) -> Visit:
+        await self._finish(install, InstallOutcome.REFUSED)
+        return Visit(install, InstallOutcome.REFUSED, install.account)
+
+    async def _exchange(self, install: PendingInstall, code: Secret) -> Visit:
+        """Redeem the code, once; hold what came durably before anything else is asked."""
+        outcome = await self._redeem(install, code)
+        if not isinstance(outcome, Granted):
+            await self._finish(install, InstallOutcome.FAILED)
+            why = "client" if isinstance(outcome, ClientRefused) else "provider"
+            return Visit(install, InstallOutcome.FAILED, install.account, why)
+        grant = self._sealed(install, outcome.tokens)
+        try:
+            await self._store.hold_grant(grant)
+        except StorageUnavailable:
+            self._later.store(grant)
+            return Visit(install, InstallOutcome.IDENTITY_PENDING, install.account, "storage")
+        return await self._identify(grant)
+
+    async def _redeem(self, install: PendingInstall, code: Secret) -> TokenOutcome:
+        provider = self._provider(install.provider)
+        verifier = self._seals.open_pending(install.state_hash, "verifier", install.sealed_verifier)
+        request = TokenRequest(
+            grant=Grant.CODE,
+            token=code,
+            client_id=install.client_id,
+            org=install.org,
+            redirect_uri=install.redirect_uri,
+            verifier=verifier,
+        )
+        outcome = await provider.request_token(request, before_send=_at_once)
+        if isinstance(outcome, ClientRefused) and provider.secrets_of(install.client_id) > 1:
+            return await provider.request_token(replace(request, secret_index=1), before_send=_at_once)
+        return outcome
+
+    def _sealed(self, install: PendingInstall, tokens: TokenSet) -> PendingGrant:
+        return PendingGrant(
+            install=install,
+            sealed_access=self._seals.seal_pending(install.state_hash, "access_token", tokens.access_token),
+            sealed_refresh=self._seals.seal_pending(
+                install.state_hash, "refresh_token", tokens.refresh_token
+            ),
+            token_type=tokens.token_type,
+            scope=tokens.scope or "",
+            issued_at=tokens.issued_at,
+            expires_at=tokens.expires_at,
+            # A crash between here and the account leaves the grant to be identified by the next boot.
+            next_at=self._clock.now() + 5,
+        )
+
+    async def _identify(self, grant: PendingGrant) -> Visit:
+        identity = await self._ask_identity(grant)
+        match identity:
+            case Identified(who):
+                return await self._connect(grant, Identified(who))
+            case IdentityUnknown():
+                return await self._connect(grant, identity)
+            case IdentityLater(why):
+                log.warning("identity.postponed", provider=grant.install.provider, why=why)
+                return await self._postpone(grant)
+
+    async def _ask_identity(self, grant: PendingGrant) -> IdentityOutcome:
+        install = grant.install
+        access = self._seals.open_pending(install.state_hash, "access_token", grant.sealed_access)
+        if access is None:
+            return IdentityUnknown("there is no access token to ask with")
+        return await self._provider(install.provider).identify(access, org=install.org)
+
+    async def _connect(self, grant: PendingGrant, outcome: Identified | IdentityUnknown) -> Visit:
+        identity = outcome.identity if isinstance(outcome, Identified) else None
+        connected = await self._connector.connect(grant, identity)
+        if isinstance(connected, Connected):
+            account = connected.account
+            return Visit(
+                grant.install,
+                InstallOutcome.CONNECTED,
+                account.name,
+                without_refresh_token=account.sealed_refresh is None,
+            )
+        return Visit(grant.install, InstallOutcome.CONFLICT, grant.install.account, connected.problem)
+
+    async def _postpone(self, grant: PendingGrant) -> Visit:
+        """A free name takes the grant meanwhile; a taken one keeps its old grant until the identity is known."""
+        install = grant.install
+        pending = Visit(install, InstallOutcome.IDENTITY_PENDING, install.account)
+        if install.account is None or not await self._connector.name_is_free(install.account):
+            return pending
+        connected = await self._connector.connect(grant, None, identify_later=True)
+        return (
+            pending if isinstance(connected, Connected) else await self._connect(grant, IdentityUnknown(""))
+        )
+
+    async def _identify_again(self, grant: PendingGrant) -> None:
+        now = self._clock.now()
+        outcome = await self._ask_identity(grant)
+        if isinstance(outcome, IdentityLater):
+            wait = min(300.0, max(5.0, (now - grant.install.created_at) / 2))
+            # When the access token has died there is nothing left to ask with.
+            await self._store.retry_grant(
+                grant.install.state_hash, now + wait if now < grant.expires_at else None
+            )
+            if now < grant.expires_at:
+                return
+            outcome = IdentityUnknown("the access token died before the identity was known")
+        if grant.install.outcome is InstallOutcome.CONNECTED:
+            await self._connector.identify(
+                grant, outcome.identity if isinstance(outcome, Identified) else None
+            )
+        else:
+            await self._connect(grant, outcome)
+
+    async def _finish(self, install: PendingInstall, outcome: InstallOutcome) -> None:
+        await self._store.finish_install(
+            install.state_hash,
+            outcome,
+            account=install.account,
+            spend=False,
+            drop_grant=True,
+            at=self._clock.now(),
+        )
+
+    def _provider(self, name: str) -> Provider:
+        provider = self._providers.get(name)
+        if provider is None:
+            raise NotFound(f"there is no provider {name[:32]!r} in the configuration")
+        return provider
+
+    def _check_provider(self, name: str, org: str | None) -> None:
+        """Raises InvalidRequest where the provider is unknown, or needs an org and got none."""
+        if name not in self._providers:
+            raise InvalidRequest(
+                f"there is no such provider; there are: {', '.join(sorted(self._providers))}"
+            )
+        self._providers[name].authorize_url(
+            redirect_uri=self._public_url, state=Secret("s"), verifier=Secret("v"), org=org, account=None
+        )
+
+
+async def _at_once() -> None:
+    """An install's code needs no intent: its state was taken durably before."""
+
+
+def _covers_derived_names(caller: Caller, provider: str) -> bool:
+    # Characters that no name holds: only a wildcard covers them, so it covers whatever id comes.
+    return covers(caller, f"{provider}-\0") and covers(caller, f"{provider}-\0\0\0")
+
+
+def _is_return_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    loopback = parts.hostname in ("127.0.0.1", "localhost", "::1")
+    plain = url.isascii() and url.isprintable() and "\\" not in url and " " not in url
+    scheme = parts.scheme == "https" or (parts.scheme == "http" and loopback)
+    return plain and scheme and bool(parts.hostname) and "@" not in parts.netloc and not parts.fragment

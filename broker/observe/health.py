@@ -1,0 +1,36 @@
+"""What is wrong with the broker just now, in words an operator can act on."""
+
+from collections.abc import Callable
+
+
+class Health:
+    """A set of standing problems; whoever finds one raises it, and clears it when it is over."""
+
+    def __init__(self) -> None:
+        self._problems: dict[str, str] = {}
+        self._listeners: list[Callable[[str, bool], None]] = []
+        self.starting = True
+        self.stopping = False
+
+    def raise_problem(self, key: str, sentence: str) -> None:
+        """Note a problem under a fixed word; listeners hear of it once."""
+        fresh = key not in self._problems
+        self._problems[key] = sentence
+        if fresh:
+            self._tell(key, True)
+
+    def clear(self, key: str) -> None:
+        if self._problems.pop(key, None) is not None:
+            self._tell(key, False)
+
+    def listen(self, listener: Callable[[str, bool], None]) -> None:
+        """`listener(key, standing)` hears of problems that begin and end."""
+        self._listeners.append(listener)
+
+    @property
+    def problems(self) -> list[str]:
+        return list(self._problems.values())
+
+    def _tell(self, key: str, standing: bool) -> None:
+        for listener in self._listeners:
+            listener(key, standing)

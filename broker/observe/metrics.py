@@ -1,0 +1,69 @@
+"""Every metric, in one list. Labels come from closed sets; an account or a caller is never one."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+SLOW = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 90)
+
+
+class Metrics:
+    """The broker's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.token_requests = self._counter(
+            "broker_token_requests", "Token requests by how they were answered", "provider", "outcome"
+        )
+        self.token_request_seconds = Histogram(
+            "broker_token_request_seconds",
+            "Time to answer a token request",
+            buckets=FAST,
+            registry=self.registry,
+        )
+        self.refreshes = self._counter(
+            "broker_refreshes", "Renewals by how they ended", "provider", "outcome"
+        )
+        self.refresh_seconds = Histogram(
+            "broker_refresh_seconds",
+            "Time of one renewal",
+            ["provider"],
+            buckets=SLOW,
+            registry=self.registry,
+        )
+        self.refreshes_in_flight = self._gauge("broker_refreshes_in_flight", "Renewals under way")
+        self.accounts = self._gauge("broker_accounts", "Accounts by status", "provider", "status")
+        self.oldest_intent_seconds = self._gauge(
+            "broker_oldest_intent_seconds", "Age of the oldest renewal without an outcome"
+        )
+        self.retained_commits = self._gauge(
+            "broker_retained_commits", "Token sets that were received and cannot be stored yet"
+        )
+        self.provider_open = self._gauge(
+            "broker_provider_open", "1 while a provider's breaker is open", "provider"
+        )
+        self.seconds_to_first_expiry = self._gauge(
+            "broker_seconds_to_first_expiry",
+            "Life left of the first token to expire, of accounts in use",
+            "provider",
+        )
+        self.installs = self._counter("broker_installs", "Installs by how they ended", "provider", "outcome")
+        self.auth_failures = self._counter("broker_auth_failures", "Refused credentials", "reason")
+        self.store_commit_seconds = Histogram(
+            "broker_store_commit_seconds", "Time of one durable write", buckets=FAST, registry=self.registry
+        )
+        self.rows_by_key = self._gauge(
+            "broker_rows_by_key", "Sealed records by the key that sealed them", "kid"
+        )
+        self.invariant_violations = self._counter(
+            "broker_invariant_violations", "Promises of the renewal protocol that were broken", "invariant"
+        )
+
+    def text(self) -> bytes:
+        """The metrics in the Prometheus text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, help_: str, *labels: str) -> Counter:
+        return Counter(name, help_, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_: str, *labels: str) -> Gauge:
+        return Gauge(name, help_, labels, registry=self.registry)

@@ -1,0 +1,195 @@
+"""The process: signals, listeners, background tasks, and a stop that loses nothing (R11)."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from broker.app import Broker, open_broker
+from broker.clock import SystemClock
+from broker.config import ConfigError, load, reloadable
+from broker.config.settings import Listen, Settings, Tls, UnixListen
+from broker.demo import show_demo
+from broker.errors import StartRefused
+from broker.observe import logs
+from broker.sandbox import Sandbox
+from broker.sockets import listening, refused, tls_context
+from broker.systemd import Notifier
+from broker.tokens.background import until_cancelled
+from broker.tokens.schedule import Timings
+from broker.tokens.steps import Watch, unwatched
+from broker.web import new_runner
+
+log = structlog.get_logger()
+EXTEND_EVERY = 5.0
+
+
+def run(
+    config_path: Path,
+    environ: Mapping[str, str],
+    port: int | None = None,
+    *,
+    timings: Timings | None = None,
+    watch: Watch = unwatched,
+) -> int:
+    """`broker serve`: run until SIGTERM or SIGINT; the exit code. `timings` and `watch` are for proofs."""
+    try:
+        settings = load(config_path, environ=environ, port=port)
+        logs.configure(settings.log)
+        service = Service(settings, environ=environ, port=port, timings=timings or Timings(), watch=watch)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(service.run())
+    except ConfigError as exc:
+        return _complain("The configuration is not valid:", *(f"  {problem}" for problem in exc.problems))
+    except StartRefused as exc:
+        return _complain(f"The broker does not start: {exc}")
+    return 0
+
+
+class Service:
+    """One run of the broker, from its sockets to its last flight."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        environ: Mapping[str, str],
+        port: int | None,
+        timings: Timings,
+        watch: Watch,
+    ) -> None:
+        self._settings, self._environ, self._port = settings, environ, port
+        self._timings, self._watch = timings, watch
+        self._notifier = Notifier(environ)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        async with AsyncExitStack() as closing:
+            await self._start_sandbox(closing)
+            broker = await closing.enter_async_context(
+                open_broker(
+                    self._settings,
+                    timings=self._timings,
+                    spool_folders=_spool_folders(self._environ),
+                    watch=self._watch,
+                )
+            )
+            loop.add_signal_handler(signal.SIGHUP, self._reload, broker)
+            runners = await self._listen(broker)
+            await self._live(broker)
+            for runner in runners:
+                await runner.cleanup()
+            log.info("broker.stopped")
+
+    async def _live(self, broker: Broker) -> None:
+        """READY, renew in the background, wait for the signal, drain."""
+        background = asyncio.create_task(broker.background.run(), name="background")
+        recovery = asyncio.create_task(broker.tokens.recovery.renew(broker.left_open), name="recovery")
+        broker.base.health.starting = False
+        self._notifier.ready("serving tokens")
+        log.info("broker.started", left_open=len(broker.left_open))
+        demo = asyncio.create_task(show_demo(broker, self._settings), name="demo")
+        await self._stop.wait()
+        self._notifier.stopping()
+        log.info("broker.stopping", renewals=len(broker.tokens.flights))
+        broker.tokens.permit.stopping = broker.base.health.stopping = True
+        for task in (demo, recovery, background):
+            await until_cancelled(task)
+        await self._drain(broker)
+        await broker.tokens.service.flush_uses()
+        await broker.callers.keys.flush_uses()
+        broker.listeners.stop()
+
+    async def _drain(self, broker: Broker) -> None:
+        """Every flight ends as if nobody were stopping; living tokens are served meanwhile."""
+        extending = asyncio.create_task(self._extend())
+        await broker.tokens.flights.drain()
+        await broker.tokens.retained.settled()
+        await broker.installs.late.settled()
+        await until_cancelled(extending)
+
+    async def _extend(self) -> None:
+        while True:
+            self._notifier.extend_timeout(3 * EXTEND_EVERY)
+            await asyncio.sleep(EXTEND_EVERY)
+
+    async def _start_sandbox(self, closing: AsyncExitStack) -> None:
+        settings = self._settings
+        if not settings.sandbox.enabled:
+            return
+        sandbox = Sandbox(
+            listen=settings.sandbox.listen,
+            database=settings.store.path.with_name("sandbox.db"),
+            clock=SystemClock(),
+            broker_public_url=settings.server.public_url,
+        )
+        try:
+            await sandbox.start()
+        except OSError as exc:
+            raise refused("sandbox.listen", settings.sandbox.listen, exc) from None
+        closing.push_async_callback(sandbox.stop)
+
+    async def _listen(self, broker: Broker) -> list[web.AppRunner]:
+        server, listeners = self._settings.server, broker.listeners
+        admin = UnixListen(server.admin_socket, 0o660 if server.admin_group else 0o600, server.admin_group)
+        return [
+            await _serve(listeners.admin, [admin], None, "server.admin_socket"),
+            await _serve(listeners.internal, server.internal, server.internal_tls, "server.internal"),
+            await _serve(listeners.public, server.public, server.public_tls, "server.public"),
+        ]
+
+    def _reload(self, broker: Broker) -> None:
+        """SIGHUP: take over what may change while running; a broken file keeps the old settings."""
+        self._notifier.reloading()
+        try:
+            new = load(self._settings.path, environ=self._environ, port=self._port)
+        except ConfigError as exc:
+            for problem in exc.problems:
+                log.error("reload.refused", problem=problem)
+            self._notifier.ready(f"reload refused: {exc.problems[0]}")
+            return
+        self._settings, kept = reloadable(self._settings, new)
+        broker.use(self._settings)
+        logs.configure(self._settings.log)
+        for line in kept:
+            log.warning("reload.needs_restart", key=line)
+        log.info("broker.reloaded")
+        self._notifier.ready("serving tokens")
+
+
+async def _serve(
+    application: web.Application, listens: Sequence[Listen], tls: Tls | None, key: str
+) -> web.AppRunner:
+    runner = new_runner(application)
+    await runner.setup()
+    context = tls_context(tls, key=f"{key}_tls")
+    for listen in listens:
+        await web.SockSite(runner, listening(listen, key=key), ssl_context=context).start()
+    return runner
+
+
+def _spool_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """systemd's runtime folder: another file system than the store's, so it may have room when that is full."""
+    runtime = environ.get("RUNTIME_DIRECTORY", "")
+    return tuple(Path(folder) / "spool" for folder in runtime.split(":") if folder)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - optional: there is none on some platforms
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _complain(*lines: str) -> int:
+    print(*lines, sep="\n", file=sys.stderr)  # noqa: T201 - there is no log yet, only a terminal
+    return 1

@@ -1,0 +1,106 @@
+"""What one provider's answers say about the provider itself (R9). No I/O; time is passed in."""
+
+from dataclasses import dataclass, field
+
+from broker.model import Reason, Ref
+from broker.tokens.policy import Hold
+from broker.tokens.schedule import Timings
+
+MASS_ACCOUNTS = 3
+MASS_SHARE = 0.2
+
+
+@dataclass(slots=True)
+class ProviderBreaker:
+    """Pause, client refusal and mass refusal of one provider."""
+
+    timings: Timings
+    paused_until: float = 0.0
+    client_refused_since: float | None = None
+    _refused: list[str] = field(default_factory=list)
+    """Accounts whose client was refused since the last success, in order, each once."""
+    _next_probe_at: float = 0.0
+    _tried: dict[Ref, float] = field(default_factory=dict)
+    _dying: dict[Ref, float] = field(default_factory=dict)
+    mass_since: float | None = None
+
+    def hold(self, account: str, now: float) -> Hold | None:
+        """Why this account may not be renewed just now, as far as its provider goes."""
+        if self.paused_until > now:
+            return Hold(Reason.PROVIDER_PAUSED, self.paused_until)
+        if self.client_refused_since is not None and now < (probe_at := self._probe_at(account)):
+            return Hold(Reason.CLIENT_REFUSED, probe_at)
+        return None
+
+    def enter(self, account: str, now: float) -> Hold | None:
+        """As `hold`, and where the breaker is open the caller's attempt is the probe: the next has to wait."""
+        hold = self.hold(account, now)
+        if hold is None and self.client_refused_since is not None:
+            self._next_probe_at = now + self.timings.probe
+        return hold
+
+    def pause(self, until: float) -> None:
+        """The provider wants to be left alone."""
+        self.paused_until = max(self.paused_until, until)
+
+    def client_refused(self, account: str, now: float, *, only_account: bool) -> bool:
+        """Note a refusal of our client; True if that opened the breaker.
+
+        Two different accounts in a row open it, or the only one twice: one alone may be an org that has not
+        installed the app.
+        """
+        again = account in self._refused
+        if not again:
+            self._refused.append(account)
+        self._next_probe_at = now + self.timings.probe
+        if self.client_refused_since is not None or not (len(self._refused) >= 2 or (again and only_account)):
+            return False
+        self.client_refused_since = now
+        return True
+
+    def succeeded(self, ref: Ref, now: float) -> bool:
+        """Note a success; True if that closed the client breaker."""
+        was_open = self.client_refused_since is not None
+        self.client_refused_since = None
+        self._refused.clear()
+        self.tried(ref, now)
+        return was_open
+
+    def tried(self, ref: Ref, now: float) -> None:
+        """Note an attempt that the provider answered about the grant."""
+        self._tried[ref] = now
+
+    def refused(self, ref: Ref, now: float) -> bool:
+        """Note `invalid_grant`; True if that opened the mass breaker: then nobody is declared dead."""
+        self.tried(ref, now)
+        self._dying.setdefault(ref, now)
+        self._forget_old(now)
+        many = len(self._dying) >= MASS_ACCOUNTS and len(self._dying) > MASS_SHARE * len(self._tried)
+        if not many or self.mass_since is not None:
+            return False
+        self.mass_since = now
+        return True
+
+    def is_mass_dying(self, now: float) -> bool:
+        """Whether so many are refused that the provider's word is not taken. Closes after the window."""
+        self._forget_old(now)
+        if self.mass_since is not None and not self._dying:
+            self.mass_since = None
+        return self.mass_since is not None
+
+    def resume(self) -> None:
+        """Close everything by hand."""
+        self.paused_until = 0.0
+        self.client_refused_since = self.mass_since = None
+        self._refused.clear()
+        self._tried.clear()
+        self._dying.clear()
+
+    def _probe_at(self, account: str) -> float:
+        """Accounts that were not refused go first; a refused one may try if none of those turns up."""
+        return self._next_probe_at + (self.timings.probe / 5 if account in self._refused else 0.0)
+
+    def _forget_old(self, now: float) -> None:
+        for noted in (self._tried, self._dying):
+            for ref in [ref for ref, at in noted.items() if now - at > self.timings.mass_window]:
+                del noted[ref]

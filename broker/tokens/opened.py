@@ -1,0 +1,55 @@
+"""Accounts whose seal was opened, held in memory: the most recently used, dropped when their row changes."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from broker.model import Account, Secret
+from broker.sealing import TokenSeals
+from broker.store.interface import RefreshStore
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedAccount:
+    """An account and its access token in clear."""
+
+    account: Account
+    access_token: Secret | None
+
+
+class OpenedAccounts:
+    """A bounded memory in front of the store."""
+
+    def __init__(self, *, store: RefreshStore, seals: TokenSeals, limit: int) -> None:
+        self._store, self._seals, self._limit = store, seals, limit
+        self._held: OrderedDict[str, OpenedAccount] = OrderedDict()
+        self._reading: dict[str, int] = {}
+        """Reads under way, and whether the row changed meanwhile (then what was read may be old)."""
+
+    async def get(self, name: str) -> OpenedAccount | None:
+        """The account; None where there is none, or it was removed. Raises SealBroken, StorageUnavailable."""
+        held = self._held.get(name)
+        if held is not None:
+            self._held.move_to_end(name)
+            return held
+        return await self._read(name)
+
+    def forget(self, name: str) -> None:
+        """The row of this name has changed."""
+        self._held.pop(name, None)
+        if name in self._reading:
+            self._reading[name] += 1
+
+    async def _read(self, name: str) -> OpenedAccount | None:
+        seen = self._reading.setdefault(name, 0)
+        account = await self._store.get(name)
+        unchanged = self._reading.get(name) == seen
+        if unchanged:
+            self._reading.pop(name, None)
+        if account is None or account.removed_at is not None:
+            return None
+        opened = OpenedAccount(account, self._seals.access_token(account))
+        if unchanged:
+            self._held[name] = opened
+            if len(self._held) > self._limit:
+                self._held.popitem(last=False)
+        return opened

@@ -1,0 +1,87 @@
+"""R1: may a renewal start just now? Never rotate what cannot be stored."""
+
+from collections.abc import Callable, Mapping
+
+from broker.config.settings import ProviderSettings, Rotation
+from broker.model import Account, Reason
+from broker.tokens.breakers import ProviderBreaker
+from broker.tokens.policy import Hold, is_living
+from broker.tokens.schedule import Timings, waits_for_expiry
+
+STORE_AGAIN = 2.0
+
+
+class Permit:
+    """Everything that may keep a renewal from starting, asked in one place."""
+
+    def __init__(
+        self,
+        *,
+        settings: Mapping[str, ProviderSettings],
+        timings: Timings,
+        store_is_ready: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._timings = timings
+        self._store_is_ready = store_is_ready
+        self._breakers: dict[str, ProviderBreaker] = {}
+        self._rejected: dict[str, int] = {}
+        self.stopping = False
+        self.copied_store = False
+        """The database is a copy that nobody adopted (R13): serves, renews nothing."""
+
+    def breaker(self, provider: str) -> ProviderBreaker:
+        return self._breakers.setdefault(provider, ProviderBreaker(self._timings))
+
+    def hold(self, account: Account, now: float) -> Hold | None:
+        """Why this account may not be renewed at `now`; None where it may."""
+        return self._broker_hold(now) or self._account_hold(account, now) or self._provider_hold(account, now)
+
+    def enter(self, account: Account, now: float) -> Hold | None:
+        """As `hold`, for whoever is about to send: takes the probe of an open breaker."""
+        return self.hold(account, now) or self.breaker(account.provider).enter(account.name, now)
+
+    def note_rejection(self, account: Account) -> None:
+        """A caller says that the provider's API refused this generation's access token."""
+        self._rejected[account.name] = account.generation
+
+    def settings_changed(self, settings: Mapping[str, ProviderSettings]) -> None:
+        """The configuration was reloaded: a refused client may be mended."""
+        self._settings = settings
+        for breaker in self._breakers.values():
+            breaker.resume()
+
+    def rotation(self, account: Account) -> Rotation:
+        settings = self._settings.get(account.provider)
+        return settings.rotation if settings else Rotation.FAMILY
+
+    def grace(self, account: Account) -> float | None:
+        settings = self._settings.get(account.provider)
+        return settings.grace if settings else None
+
+    def _broker_hold(self, now: float) -> Hold | None:
+        if self.stopping:
+            return Hold(None, now + 1)
+        if self.copied_store:
+            return Hold(Reason.COPIED_STORE, None)
+        if not self._store_is_ready():
+            return Hold(Reason.STORAGE, now + STORE_AGAIN)
+        return None
+
+    def _account_hold(self, account: Account, now: float) -> Hold | None:
+        if account.dead or account.frozen:
+            return Hold(account.dead or account.frozen, None)
+        not_before = account.trouble.not_before
+        if not_before is not None and not_before > now:
+            return Hold(account.trouble.reason or Reason.PROVIDER_UNAVAILABLE, not_before)
+        if waits_for_expiry(
+            self.rotation(account),
+            account.trouble.ambiguous,
+            living=is_living(account, now),
+            rejected=self._rejected.get(account.name) == account.generation,
+        ):
+            return Hold(Reason.UNCERTAIN, account.expires_at)
+        return None
+
+    def _provider_hold(self, account: Account, now: float) -> Hold | None:
+        return self.breaker(account.provider).hold(account.name, now)

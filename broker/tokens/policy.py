@@ -1,0 +1,160 @@
+"""Decisions about one token, without I/O. Read this to know the rules."""
+
+from dataclasses import dataclass
+from math import floor
+
+from broker.errors import (
+    BrokerError,
+    Frozen,
+    NeedsReauthorization,
+    Overloaded,
+    ProviderRejectedClient,
+    ProviderUnavailable,
+    RefreshUncertain,
+    StorageUnavailable,
+    TokenUnusable,
+)
+from broker.model import Account, Reason
+from broker.wire import WHAT_HAPPENED, WHAT_TO_DO, rfc3339
+
+SHORT = 5
+"""What a living token is served for, at most, while its renewal is impossible."""
+LAST_USED_WITHIN = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """No renewal may start just now (R1)."""
+
+    reason: Reason | None
+    """None: the broker is stopping."""
+    until: float | None
+    """When the next attempt may be, epoch seconds; None: not by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Hand the token out, to be kept for `expires_in` seconds."""
+
+    expires_in: int
+    expires_at: float
+    warning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServeAndRenew:
+    """Hand it out for this moment, and start its renewal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Renew, and wait for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """There is nothing to hand out."""
+
+    error: BrokerError
+
+
+Decision = Serve | ServeAndRenew | Wait | Refuse
+
+
+def window_opens(account: Account, ahead: float) -> float:
+    """From when on the token is to be renewed: `ahead` of its expiry, at most a third of its life."""
+    return account.expires_at - min(ahead, account.life / 3)
+
+
+def is_living(account: Account, now: float) -> bool:
+    """Whether there is a token that can be handed out and lives a whole second longer."""
+    return account.sealed_access is not None and not account.unusable and account.expires_at - now >= 1
+
+
+def is_young(account: Account, now: float) -> bool:
+    """Younger than a minute and than a quarter of its life: a renewal would bring nothing."""
+    return now - account.issued_at < min(60.0, account.life / 4)
+
+
+def decide(account: Account, *, now: float, ahead: float, min_ttl: float, hold: Hold | None) -> Decision:
+    """What to do with a request for this account's token."""
+    left = account.expires_at - now
+    fresh = window_opens(account, ahead) - now
+    if account.unusable and fresh >= 1:
+        return Refuse(TokenUnusable())
+    if not is_living(account, now):
+        return Refuse(refusal(account, hold, now)) if hold else Wait()
+    if fresh >= 1 and left >= min_ttl:
+        return Serve(floor(fresh), now + fresh)
+    if left < min_ttl:
+        if not hold and not is_young(account, now):
+            return Wait()
+        return _as_it_is(left, fresh, now, hold, warning=_short_of_ttl(left, hold))
+    return _as_it_is(left, fresh, now, hold, warning=describe(hold)) if hold else ServeAndRenew()
+
+
+def _as_it_is(left: float, fresh: float, now: float, hold: Hold | None, *, warning: str) -> Serve:
+    if fresh >= 1:
+        return Serve(floor(fresh), now + fresh, warning)
+    until_next = SHORT if hold is None or hold.until is None else hold.until - now
+    seconds = max(1, floor(min(left, until_next, SHORT)))
+    return Serve(seconds, now + seconds, warning)
+
+
+def _short_of_ttl(left: float, hold: Hold | None) -> str:
+    why = describe(hold) if hold else "It is too young to be renewed."
+    return f"The token lives {floor(left)} s longer, less than was asked for. {why}"
+
+
+def describe(hold: Hold) -> str:
+    """Why nothing is renewed, in a sentence."""
+    if hold.reason is None:
+        return "The broker is restarting."
+    return f"Not renewed: {WHAT_HAPPENED[hold.reason]}"
+
+
+def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
+    """The error for a caller when no living token is left and none can be had."""
+    if account.dead:
+        return needs_reauthorization(account)
+    if account.frozen:
+        return Frozen()
+    wait = None if hold.until is None else max(1.0, hold.until - now)
+    match hold.reason:
+        case None:
+            return Overloaded("the broker is restarting; ask again in a moment", retry_after=1)
+        case Reason.STORAGE | Reason.COPIED_STORE:
+            return StorageUnavailable(WHAT_HAPPENED[hold.reason], retry_after=wait or 5)
+        case Reason.CLIENT_REFUSED | Reason.CLIENT_NOT_CONFIGURED | Reason.APP_NOT_INSTALLED:
+            return ProviderRejectedClient(
+                WHAT_HAPPENED[hold.reason], reason=hold.reason, retry_after=wait or 60
+            )
+        case Reason.UNCERTAIN | Reason.REFUSED_ONCE:
+            return RefreshUncertain(WHAT_HAPPENED[hold.reason], retry_after=wait or 5)
+        case _:
+            return ProviderUnavailable(WHAT_HAPPENED[hold.reason], reason=hold.reason, retry_after=wait or 5)
+
+
+def needs_reauthorization(account: Account) -> NeedsReauthorization:
+    """The 409 of a dead grant."""
+    reason = account.dead or Reason.REVOKED_OR_EXPIRED
+    detail = f"{WHAT_HAPPENED[reason]} {WHAT_TO_DO[reason]}"
+    return NeedsReauthorization(detail, reason=reason, since=rfc3339(account.dead_since), reconnect_url=None)
+
+
+def is_wanted(account: Account, *, now: float, ahead: float, idle_renewal: float) -> bool:
+    """Whether the background should renew the account: inside its window, and in use or idle for long."""
+    if now < window_opens(account, ahead):
+        return False
+    used = account.last_used_at
+    if used is not None and (used >= account.refreshed_at or now - used <= LAST_USED_WITHIN):
+        return True
+    return idle_renewal > 0 and now >= account.refreshed_at + idle_renewal
+
+
+def next_look(account: Account, *, now: float, ahead: float, idle_renewal: float) -> float | None:
+    """When the background should look at the account again, if it does nothing now."""
+    opens = window_opens(account, ahead)
+    if now < opens:
+        return opens
+    return max(opens, account.refreshed_at + idle_renewal) if idle_renewal > 0 else None

@@ -1,0 +1,342 @@
+"""R1 to R8: one renewal, step by step as on the protocol page.
+
+Read `renew` first; each method below names its rule. Nothing calls a provider's token endpoint for a renewal but
+this, and nothing here hands a token to anybody: what is durable is read back from the store (I1).
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+import structlog
+
+from broker import oauth
+from broker.clock import Clock
+from broker.config.settings import RefreshSettings
+from broker.errors import StorageUnavailable
+from broker.model import (
+    Account,
+    Event,
+    EventKind,
+    Intent,
+    Reason,
+    Ref,
+    Secret,
+    Spare,
+    Status,
+    Successor,
+    TokenSet,
+    Trouble,
+)
+from broker.observe.metrics import Metrics
+from broker.providers.interface import (
+    Ambiguous,
+    ClientRefused,
+    Declined,
+    Grant,
+    Granted,
+    NotSent,
+    Paused,
+    Provider,
+    Refused,
+    TokenOutcome,
+    TokenRequest,
+)
+from broker.sealing import TokenSeals
+from broker.store.interface import Committed, EpochMoved, GenerationMoved, RefreshStore
+from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
+from broker.tokens.permit import Permit
+from broker.tokens.policy import Hold, window_opens
+from broker.tokens.retained import RetainedCommits
+from broker.tokens.schedule import (
+    Timings,
+    confirm_after,
+    death_needs,
+    quarantine,
+)
+from broker.tokens.setbacks import Setbacks, since_trouble
+from broker.tokens.steps import Step, Watch, unwatched
+
+log = structlog.get_logger()
+
+
+class LeaseLost(Exception):
+    """The row was not as it was read, or another process holds its lease: nothing may be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One token about to be sent, and what for."""
+
+    account: Account
+    provider: Provider
+    token: Secret
+    spare: Spare | None = None
+    secret_index: int = 0
+
+
+class Refresher:
+    """Renews one grant at a time; `Flights` sees to it that it is one at a time."""
+
+    def __init__(
+        self,
+        *,
+        store: RefreshStore,
+        providers: Mapping[str, Provider],
+        seals: TokenSeals,
+        permit: Permit,
+        retained: RetainedCommits,
+        clock: Clock,
+        boot_id: str,
+        settings: RefreshSettings,
+        timings: Timings,
+        metrics: Metrics,
+        watch: Watch = unwatched,
+    ) -> None:
+        self._store, self._providers, self._seals = store, providers, seals
+        self._permit, self._retained, self._clock = permit, retained, clock
+        self._boot_id, self._settings, self._timings = boot_id, settings, timings
+        self._metrics, self._watch = metrics, watch
+        self._setbacks = Setbacks(store=store, permit=permit, clock=clock, timings=timings, watch=watch)
+
+    def use(self, providers: Mapping[str, Provider]) -> None:
+        """Go on with other providers: the configuration was reloaded."""
+        self._providers = providers
+
+    async def renew(self, wanted: Ref) -> FlightEnd:
+        """Renew the grant from generation `wanted.generation`, unless it has moved on since."""
+        self._metrics.refreshes_in_flight.inc()
+        try:
+            return await self._renew(wanted)
+        except StorageUnavailable:
+            return NotRenewed(Hold(Reason.STORAGE, self._clock.now() + 1))
+        finally:
+            self._metrics.refreshes_in_flight.dec()
+
+    async def _renew(self, wanted: Ref) -> FlightEnd:
+        account = await self._store.get(wanted.name)
+        if account is None or account.removed_at is not None or account.ref != wanted:
+            return Renewed()
+        hold = self._permit.enter(account, self._clock.now())  # R1
+        if hold is not None:
+            return NotRenewed(hold)
+        provider = self._providers.get(account.provider)
+        if provider is None or not provider.knows_client(account.client_id):
+            return await self._setbacks.client_not_configured(account)
+        token = self._seals.refresh_token(account)
+        if token is None:
+            return await self._setbacks.without_refresh_token(account)
+        self._watch(Step.GATE_PASSED)
+        return await self._attempt(Attempt(account, provider, token))
+
+    async def _attempt(self, attempt: Attempt) -> FlightEnd:
+        """Send one token, and conclude from how that ended."""
+        try:
+            outcome = await self._send(attempt)
+        except LeaseLost:
+            self._count(attempt.account, "lost_race")
+            return NotRenewed(Hold(Reason.PROVIDER_UNAVAILABLE, self._clock.now() + 1))
+        self._watch(Step.ANSWERED)
+        return await self._conclude(attempt, outcome)
+
+    async def _send(self, attempt: Attempt) -> TokenOutcome:
+        """R2, R3, R4: connect, write the intent, POST once."""
+        account = attempt.account
+
+        async def announce() -> None:
+            self._watch(Step.CONNECTED)
+            if not await self._store.begin(account.ref, self._new_intent(account)):
+                raise LeaseLost
+            self._watch(Step.INTENT_DURABLE)
+
+        request = TokenRequest(
+            grant=Grant.REFRESH,
+            token=attempt.token,
+            client_id=account.client_id,
+            org=account.org,
+            scope=account.scope,
+            secret_index=attempt.secret_index,
+        )
+        with self._metrics.refresh_seconds.labels(account.provider).time():
+            return await attempt.provider.request_token(request, before_send=announce)
+
+    def _new_intent(self, account: Account) -> Intent:
+        now = self._clock.now()
+        lease = self._settings.timeout + self._timings.lease_extra
+        return Intent(secrets.token_hex(8), account.generation, now, self._boot_id, now + lease)
+
+    async def _conclude(self, attempt: Attempt, outcome: TokenOutcome) -> FlightEnd:
+        """R5: what each class of answer leads to."""
+        match outcome:
+            case Granted(tokens):
+                return await self._commit(attempt, tokens)
+            case Refused():
+                self._count(attempt.account, "refused")
+                return await self._refused(attempt)
+            case ClientRefused(not_installed):
+                self._count(attempt.account, "rejected_client")
+                return await self._client_refused(attempt, not_installed)
+            case Ambiguous():
+                self._count(attempt.account, "ambiguous")
+                return await self._uncertain(attempt, outcome)
+            case NotSent(why):
+                self._count(attempt.account, "not_sent")
+                return await self._setbacks.back_off(
+                    attempt.account, Reason.PROVIDER_UNAVAILABLE, why, at_least=0.0
+                )
+            case Declined(why):
+                self._count(attempt.account, "refused")
+                wait = quarantine(
+                    timed_out=False, grace=self._permit.grace(attempt.account), timings=self._timings
+                )
+                return await self._setbacks.back_off(
+                    attempt.account, Reason.PROVIDER_DECLINED, why, at_least=wait
+                )
+            case Paused(seconds):
+                self._count(attempt.account, "rate_limited")
+                return await self._setbacks.pause(attempt.account, seconds)
+            case _:
+                assert_never(outcome)
+
+    async def _commit(self, attempt: Attempt, tokens: TokenSet) -> FlightEnd:
+        """R6: durable first; only the store's change feed lets anybody see the new generation."""
+        account = attempt.account
+        successor = self._successor(attempt, tokens)
+        events = self._renewal_events(account)
+        if self._permit.breaker(account.provider).succeeded(account.ref, self._clock.now()):
+            self._metrics.provider_open.labels(account.provider).set(0)
+            log.info("provider.accepts_client_again", provider=account.provider)
+        try:
+            committed = await self._store.commit(successor, events)
+        except StorageUnavailable:
+            await self._retained.keep(successor, events)
+            return NotRenewed(Hold(Reason.STORAGE, self._clock.now() + 1))
+        self._watch(Step.COMMIT_DURABLE)
+        match committed:
+            case Committed():
+                self._count(account, "renewed")
+                log.info(
+                    "token.renewed",
+                    account=account.name,
+                    generation=account.generation + 1,
+                    flags=tokens.flags,
+                )
+            case GenerationMoved():
+                self._count(account, "lost_race")
+                await self._keep_spare(account.ref, tokens.refresh_token)
+            case EpochMoved():
+                log.warning("token.superseded", account=account.name)
+        if attempt.spare is not None:
+            await self._store.drop_spare(attempt.spare.id)
+        if tokens.access_token is None:
+            return await self._setbacks.access_token_missing(account)
+        return Renewed()
+
+    def _successor(self, attempt: Attempt, tokens: TokenSet) -> Successor:
+        account, now = attempt.account, self._clock.now()
+        # RFC 6749 section 6: a provider that sends no refresh token lets the old one go on.
+        refresh = tokens.refresh_token or attempt.token
+        ref = replace(account.ref, generation=account.generation + 1)
+        access_sealed, refresh_sealed = self._seals.seal(ref, tokens.access_token, refresh)
+        token = tokens.access_token
+        renewed = replace(account, issued_at=tokens.issued_at, expires_at=tokens.expires_at)
+        return Successor(
+            parent=account.ref,
+            sealed_access=access_sealed,
+            sealed_refresh=refresh_sealed,
+            token_type=tokens.token_type,
+            scope=account.scope if tokens.scope is None else tokens.scope,
+            issued_at=tokens.issued_at,
+            expires_at=tokens.expires_at,
+            refreshed_at=now,
+            next_at=window_opens(renewed, self._settings.ahead),
+            unusable=token is not None and not oauth.is_usable(token, tokens.token_type),
+        )
+
+    async def _uncertain(self, attempt: Attempt, outcome: Ambiguous) -> FlightEnd:
+        """R7: what was salvaged is kept; the intent stays, and the same token is sent again after the quarantine."""
+        await self._keep_spare(attempt.account.ref, outcome.salvage)
+        return await self._setbacks.uncertain(attempt.account, outcome)
+
+    async def _refused(self, attempt: Attempt) -> FlightEnd:
+        """R8: dead only after confirmation, after the spares, and while the provider is not refusing everybody."""
+        account, now = await self._store.get(attempt.account.name), self._clock.now()
+        if account is None or account.ref != attempt.account.ref:
+            return Renewed()
+        if attempt.spare is not None:
+            await self._store.drop_spare(attempt.spare.id)
+            return await self._next_spare_or_death(account, attempt.provider)
+        breaker = self._permit.breaker(account.provider)
+        opened = breaker.refused(account.ref, now)
+        trouble = self._one_more_refusal(account, now)
+        if not self._is_confirmed(trouble, now):
+            return await self._setbacks.settle(account, trouble, keep_intent=False, degraded=opened)
+        return await self._next_spare_or_death(account.with_trouble(trouble), attempt.provider)
+
+    def _one_more_refusal(self, account: Account, now: float) -> Trouble:
+        old = account.trouble
+        first = now if old.first_refused_at is None else old.first_refused_at
+        wait = confirm_after(old.refusals + 1, first, now, ambiguous=old.ambiguous, timings=self._timings)
+        reason = Reason.UNCERTAIN if old.ambiguous else Reason.REFUSED_ONCE
+        return replace(
+            since_trouble(account, reason, now),
+            refusals=old.refusals + 1,
+            first_refused_at=first,
+            not_before=now + wait,
+        )
+
+    def _is_confirmed(self, trouble: Trouble, now: float) -> bool:
+        span = self._timings.confirm_uncertain if trouble.ambiguous else self._timings.confirm
+        lasted = now - (now if trouble.first_refused_at is None else trouble.first_refused_at)
+        return trouble.refusals >= death_needs(trouble.ambiguous) and lasted >= span
+
+    async def _next_spare_or_death(self, account: Account, provider: Provider) -> FlightEnd:
+        for spare in await self._store.spares(account.name, account.epoch):
+            return await self._attempt(Attempt(account, provider, self._seals.spare_token(spare), spare))
+        now = self._clock.now()
+        if self._permit.breaker(account.provider).is_mass_dying(now):
+            trouble = replace(
+                since_trouble(account, Reason.MASS_REFUSAL, now), not_before=now + self._timings.probe
+            )
+            return await self._setbacks.settle(account, trouble, keep_intent=False)
+        reason = Reason.LOST_ROTATION if account.trouble.ambiguous else Reason.REVOKED_OR_EXPIRED
+        return await self._setbacks.die(account, reason)
+
+    async def _client_refused(self, attempt: Attempt, not_installed: bool) -> FlightEnd:
+        """R9: the second secret only now; then the account backs off, and two of them open the breaker."""
+        account, now = attempt.account, self._clock.now()
+        if attempt.secret_index + 1 < attempt.provider.secrets_of(account.client_id):
+            return await self._attempt(replace(attempt, secret_index=attempt.secret_index + 1))
+        only = await self._store.is_only_account(account.provider)
+        breaker = self._permit.breaker(account.provider)
+        opened = breaker.client_refused(account.name, now, only_account=only)
+        if opened:
+            self._metrics.provider_open.labels(account.provider).set(1)
+            log.error("provider.rejected_client", provider=account.provider)
+        reason = Reason.APP_NOT_INSTALLED if not_installed else Reason.CLIENT_REFUSED
+        event = Event(now, EventKind.PROVIDER_REJECTED_CLIENT, None, account.provider, Reason.CLIENT_REFUSED)
+        return await self._setbacks.back_off(
+            account, reason, "client refused", events=[event] if opened else []
+        )
+
+    async def _keep_spare(self, parent: Ref, token: Secret | None) -> None:
+        if token is None:
+            return
+        id_ = secrets.token_hex(8)
+        sealed = self._seals.seal_spare(parent, id_, token)
+        await self._store.add_spare(
+            Spare(id_, parent.name, parent.epoch, parent.generation, sealed, self._clock.now())
+        )
+
+    def _renewal_events(self, account: Account) -> list[Event]:
+        now, generation = self._clock.now(), account.generation + 1
+        events = [Event(now, EventKind.RENEWED, account.name, account.provider, None, generation)]
+        if account.status is not Status.ACTIVE and account.reason is not Reason.REFUSED_ONCE:
+            events.append(
+                Event(now, EventKind.RECOVERED, account.name, account.provider, account.reason, generation)
+            )
+        return events
+
+    def _count(self, account: Account, outcome: str) -> None:
+        self._metrics.refreshes.labels(account.provider, outcome).inc()

@@ -1,0 +1,128 @@
+"""R6 when the store fails: token sets stay in memory and in the rescue spool until they are durable."""
+
+import asyncio
+import secrets
+from pathlib import Path
+
+import structlog
+
+from broker.clock import Clock
+from broker.errors import StorageUnavailable
+from broker.model import Event, EventKind, Ref, Spare, Successor
+from broker.observe.health import Health
+from broker.observe.metrics import Metrics
+from broker.sealing import LATE
+from broker.store.interface import CommitOutcome, Committed, EpochMoved, GenerationMoved, RefreshStore
+from broker.store.spool import Spool
+from broker.tokens.schedule import Timings
+from broker.tokens.steps import Step, Watch, unwatched
+
+log = structlog.get_logger()
+
+
+class RetainedCommits:
+    """The only copies of token sets that a provider issued and the store has not taken yet."""
+
+    def __init__(
+        self,
+        *,
+        store: RefreshStore,
+        spool: Spool,
+        clock: Clock,
+        timings: Timings,
+        health: Health,
+        metrics: Metrics,
+        watch: Watch = unwatched,
+    ) -> None:
+        self._store, self._spool, self._clock, self._timings = store, spool, clock, timings
+        self._health, self._metrics, self._watch = health, metrics, watch
+        self._tasks: dict[Ref, asyncio.Task[None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def keep(self, successor: Successor, events: list[Event]) -> None:
+        """Take charge of a set the store refused: spool it now, commit it when the store is back."""
+        path = await asyncio.to_thread(self._spool.write, successor)
+        log.error("commit.retained", account=successor.parent.name, spooled=path is not None)
+        self._watch(Step.SPOOLED)
+        self._retry(successor, events, path)
+
+    def recover(self) -> None:
+        """R10: go on with what an earlier boot left in the spool."""
+        for path, successor in self._spool.read():
+            log.warning("commit.recovered_from_spool", account=successor.parent.name)
+            self._retry(successor, [], path)
+
+    async def settled(self) -> None:
+        """Wait until nothing is retained."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+
+    async def abandon(self) -> None:
+        """Stop retrying: the process ends, the spool remains."""
+        for task in list(self._tasks.values()):
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _retry(self, successor: Successor, events: list[Event], path: Path | None) -> None:
+        task = asyncio.create_task(self._commit(successor, events, path), name="retained commit")
+        self._tasks[successor.parent] = task
+        task.add_done_callback(lambda _: self._done(successor.parent))
+        self._metrics.retained_commits.set(len(self._tasks))
+        self._health.raise_problem(
+            "commit_retained", "a renewed token cannot be stored; free disk space, and do not kill the broker"
+        )
+
+    def _done(self, parent: Ref) -> None:
+        self._tasks.pop(parent, None)
+        self._metrics.retained_commits.set(len(self._tasks))
+        if not self._tasks:
+            self._health.clear("commit_retained")
+
+    async def _commit(self, successor: Successor, events: list[Event], path: Path | None) -> None:
+        wait = self._timings.retain_first
+        while True:
+            try:
+                await self._store_once(successor, events)
+                break
+            except StorageUnavailable:
+                await self._clock.sleep(wait)
+                wait = min(2 * wait, self._timings.retain_most)
+            if path is None:
+                path = await asyncio.to_thread(self._spool.write, successor)
+        if path is not None:
+            await asyncio.to_thread(self._spool.remove, path)
+        log.info("commit.stored_late", account=successor.parent.name)
+
+    async def _store_once(self, successor: Successor, events: list[Event]) -> None:
+        outcome: CommitOutcome = await self._store.commit(successor, events)
+        match outcome:
+            case Committed():
+                return
+            case GenerationMoved():
+                await self._keep_as_spare(successor)
+            case EpochMoved():
+                log.warning("commit.superseded", account=successor.parent.name)
+
+    async def _keep_as_spare(self, successor: Successor) -> None:
+        # The same set may have been committed by the attempt that seemed to fail: then it is current already.
+        current = await self._store.get(successor.parent.name)
+        if current is None or successor.sealed_refresh in (None, current.sealed_refresh):
+            return
+        await self._store.add_spare(
+            Spare(
+                id=f"{LATE}{secrets.token_hex(8)}",
+                account=successor.parent.name,
+                epoch=successor.parent.epoch,
+                generation=successor.parent.generation,
+                sealed=successor.sealed_refresh or "",
+                received_at=successor.refreshed_at,
+            )
+        )
+
+
+def degraded(at: float, key: str, standing: bool) -> Event:
+    """The event of a problem of the broker itself that begins or ends."""
+    kind = EventKind.BROKER_DEGRADED if standing else EventKind.BROKER_RECOVERED
+    return Event(at=at, kind=kind, reason=key)

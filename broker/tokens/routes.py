@@ -1,0 +1,85 @@
+"""The HTTP of tokens: reads the request, asks the service, writes the answer; decides nothing."""
+
+from typing import Any
+
+from aiohttp import web
+
+from broker.clock import Clock
+from broker.errors import InvalidRequest
+from broker.tokens.policy import is_living
+from broker.tokens.service import Handout, TokenService
+from broker.web import CALLER, REQUEST_ID, answer, query_number, read_object
+from broker.wire import rfc3339
+
+MAX_TTL = 366 * 86400
+
+
+class TokenRoutes:
+    """`GET /token/{account}` and `POST /token/{account}/refresh`."""
+
+    def __init__(self, *, service: TokenService, clock: Clock, operators: bool = False) -> None:
+        self._service, self._clock = service, clock
+        self._operators = operators
+        """On the admin socket a renewal is an operator's override, not a caller's demand."""
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/token/{account}", self.get, allow_head=False),
+            web.post("/token/{account}/refresh", self.refresh),
+        ]
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        min_ttl = query_number(request, "min_ttl", most=MAX_TTL) or 0.0
+        handout = await self._service.get(
+            request[CALLER], request.match_info["account"], min_ttl=min_ttl, request_id=request[REQUEST_ID]
+        )
+        return self._answer(request, handout)
+
+    async def refresh(self, request: web.Request) -> web.StreamResponse:
+        body = await read_object(request, allowed={"rejected_generation": int})
+        name, caller, request_id = request.match_info["account"], request[CALLER], request[REQUEST_ID]
+        generation = body.get("rejected_generation")
+        if generation is not None:
+            if generation < 0:
+                raise InvalidRequest("rejected_generation is the generation of the token that was rejected")
+            handout = await self._service.rejected(caller, name, generation, request_id=request_id)
+        elif self._operators:
+            handout = await self._service.override(caller, name, request_id=request_id)
+        else:
+            handout = await self._service.force(caller, name, request_id=request_id)
+        return self._answer(request, handout)
+
+    def _answer(self, request: web.Request, handout: Handout) -> web.StreamResponse:
+        etag = f'"{handout.account.generation}"'
+        headers = {"ETag": etag}
+        if request.method == "GET" and self._still_holds(request, etag, handout):
+            return web.Response(status=304, headers=headers)
+        if "text/plain" in request.headers.get("Accept", ""):
+            return web.Response(text=handout.access_token.reveal() + "\n", headers=headers)
+        return answer(token_json(handout), headers=headers)
+
+    def _still_holds(self, request: web.Request, etag: str, handout: Handout) -> bool:
+        """304 only while the `expires_at` given earlier holds: outside the window, without a warning."""
+        settled = (
+            handout.warning is None
+            and handout.expires_in > 1
+            and is_living(handout.account, self._clock.now())
+        )
+        return settled and request.headers.get("If-None-Match") == etag
+
+
+def token_json(handout: Handout) -> dict[str, Any]:
+    """A token as the API answers it."""
+    account = handout.account
+    payload = {
+        "account": account.name,
+        "provider": account.provider,
+        "access_token": handout.access_token.reveal(),
+        "token_type": account.token_type,
+        "scope": account.scope,
+        "expires_in": handout.expires_in,
+        "expires_at": rfc3339(handout.expires_at),
+        "provider_expires_at": rfc3339(account.expires_at),
+        "generation": account.generation,
+    }
+    return payload if handout.warning is None else {**payload, "warning": handout.warning}

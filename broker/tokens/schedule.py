@@ -1,0 +1,75 @@
+"""When to try again: every time that the renewal protocol names, and the pure arithmetic on them."""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+from broker.config.settings import Rotation
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds. Settings of the code, not of the configuration, so that proofs can shrink them together."""
+
+    quarantine_dropped: float = 3.0
+    """After a dropped connection, before the same token is sent again (R7)."""
+    quarantine_timeout: float = 10.0
+    """After our own time-out: the provider may still be at it."""
+    settle_first: float = 15.0
+    settle_most: float = 300.0
+    """15, 30, 60, then every 5 minutes (R7)."""
+    backoff_first: float = 1.0
+    backoff_most: float = 60.0
+    confirm: float = 2.0
+    """Between a refusal and its confirmation (R8)."""
+    confirm_uncertain: float = 60.0
+    """Over how long three refusals must lie when an attempt was ambiguous (R8)."""
+    probe: float = 300.0
+    """Between probes while a provider's breaker is open (R9)."""
+    mass_window: float = 600.0
+    lease_extra: float = 45.0
+    """The lease is the whole time-out plus this: more than quarantine and commit."""
+    retain_first: float = 0.05
+    retain_most: float = 5.0
+
+    def scaled(self, factor: float) -> Self:
+        """All times, shorter or longer by one factor."""
+        return type(self)(**{field.name: getattr(self, field.name) * factor for field in fields(self)})
+
+
+def backoff(attempts: int, timings: Timings) -> float:
+    """After the n-th failure in a row that was certainly not processed."""
+    return min(timings.backoff_first * 2.0 ** min(attempts - 1, 16), timings.backoff_most)
+
+
+def quarantine(*, timed_out: bool, grace: float | None, timings: Timings) -> float:
+    """How long the first request may still be processed; at most a third of a known grace."""
+    wait = timings.quarantine_timeout if timed_out else timings.quarantine_dropped
+    return wait if grace is None else min(wait, grace / 3)
+
+
+def settle_after(ambiguous: int, *, timed_out: bool, grace: float | None, timings: Timings) -> float:
+    """After the n-th ambiguous attempt on one generation: the quarantine, then 15, 30, 60 s, then 5 min."""
+    first = quarantine(timed_out=timed_out, grace=grace, timings=timings)
+    if ambiguous <= 1:
+        return first
+    step = timings.settle_first * 2.0 ** min(ambiguous - 2, 16)
+    return max(first, step if ambiguous <= 4 else timings.settle_most)
+
+
+def waits_for_expiry(rotation: Rotation, ambiguous: int, *, living: bool, rejected: bool) -> bool:
+    """Whether an uncertain grant of a provider that punishes replays waits for its access token to end (R7)."""
+    return rotation is Rotation.FAMILY and ambiguous > 0 and living and not rejected
+
+
+def death_needs(ambiguous: int) -> int:
+    """How many refusals end a grant: two, or three where an attempt was ambiguous (R8)."""
+    return 3 if ambiguous else 2
+
+
+def confirm_after(
+    refusals: int, first_refused_at: float, now: float, *, ambiguous: int, timings: Timings
+) -> float:
+    """How long until the next refusal may count."""
+    if not ambiguous or refusals < 2:
+        return timings.confirm
+    return max(timings.confirm, first_refused_at + timings.confirm_uncertain - now)

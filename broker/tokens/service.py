@@ -1,0 +1,245 @@
+"""Handing out tokens: the use case behind `GET /token/{account}` and `POST …/refresh`."""
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from broker.callers.gate import Gate
+from broker.clock import Clock
+from broker.config.settings import RefreshSettings
+from broker.errors import BrokerError, InvalidRequest, ProviderUnavailable, RateLimited, UnknownAccount
+from broker.model import Account, Caller, Permission, Reason, Secret, is_account_name
+from broker.observe.metrics import Metrics
+from broker.store.interface import RefreshStore
+from broker.tokens.flight import FlightEnd, Flights, NotRenewed
+from broker.tokens.opened import OpenedAccount, OpenedAccounts
+from broker.tokens.permit import Permit
+from broker.tokens.policy import (
+    Hold,
+    Refuse,
+    Serve,
+    ServeAndRenew,
+    Wait,
+    decide,
+    is_young,
+    refusal,
+    window_opens,
+)
+
+REJECTIONS_WINDOW = 600.0
+REJECTIONS_MOST = 2
+FORCED_EVERY = 60.0
+MOST_FLIGHTS = 2
+"""Renewals that one request waits for."""
+SOON = (Reason.REFUSED_ONCE, Reason.UNCERTAIN)
+"""Reasons that settle within seconds; a caller with patience left waits for the next attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handout:
+    """A token on its way to a caller."""
+
+    account: Account
+    access_token: Secret
+    expires_in: int
+    """Whole seconds for which the caller may keep it without asking again."""
+    expires_at: float
+    warning: str | None
+
+
+class TokenService:
+    """Gives callers tokens that live, and renews them."""
+
+    def __init__(
+        self,
+        *,
+        opened: OpenedAccounts,
+        store: RefreshStore,
+        flights: Flights,
+        permit: Permit,
+        gate: Gate,
+        clock: Clock,
+        settings: RefreshSettings,
+        metrics: Metrics,
+    ) -> None:
+        self._opened, self._store, self._flights, self._permit = opened, store, flights, permit
+        self._gate, self._clock, self._settings, self._metrics = gate, clock, settings, metrics
+        self._used: dict[str, tuple[float, float]] = {}
+        self._rejections: dict[str, deque[float]] = {}
+        self._forced: dict[str, float] = {}
+
+    async def get(self, caller: Caller, name: str, *, min_ttl: float, request_id: str) -> Handout:
+        """The account's token, renewed first if need be; raises the errors of `interface.md`."""
+        check_name(name)
+        await self._gate.require(caller, Permission.TOKEN, name, request_id=request_id)
+        opened = await self._open(name)
+        check_min_ttl(min_ttl, opened.account)
+        return await self._hand_out(caller, opened, min_ttl, request_id)
+
+    async def rejected(self, caller: Caller, name: str, generation: int, *, request_id: str) -> Handout:
+        """The caller says that the provider answered 401 to that generation: renewed once, however many say so."""
+        check_name(name)
+        await self._gate.require(caller, Permission.TOKEN, name, request_id=request_id)
+        opened = await self._open(name)
+        account, now = opened.account, self._clock.now()
+        if generation != account.generation:
+            return await self._hand_out(caller, opened, 0.0, request_id)
+        self._permit.note_rejection(account)
+        if not self._flights.is_flying(account.ref) and now < window_opens(account, self._settings.ahead):
+            await self._allow_rejection(account, now)
+        return await self._renewed(caller, account, request_id)
+
+    async def force(self, caller: Caller, name: str, *, request_id: str) -> Handout:
+        """Renew whatever the token's age; once a minute for each account. Needs permission `refresh`."""
+        check_name(name)
+        await self._gate.require(caller, Permission.REFRESH, name, request_id=request_id)
+        account, now = (await self._open(name)).account, self._clock.monotonic()
+        last = self._forced.get(name)
+        if last is not None and now - last < FORCED_EVERY:
+            raise RateLimited(
+                "a renewal was forced less than a minute ago", retry_after=last + FORCED_EVERY - now
+            )
+        self._forced[name] = now
+        return await self._renewed(caller, account, request_id)
+
+    async def override(self, caller: Caller, name: str, *, request_id: str) -> Handout:
+        """An operator's `broker accounts refresh`: tries at once, also what is dead or waiting (R8)."""
+        check_name(name)
+        await self._gate.require(caller, Permission.REFRESH, name, request_id=request_id)
+        account = (await self._open(name)).account
+        if not account.frozen and not self._flights.is_flying(account.ref):
+            now = self._clock.now()
+            trouble = replace(account.trouble, not_before=None)
+            await self._store.settle(
+                account.ref, trouble=trouble, keep_intent=True, dead=None, next_at=now, at=now, events=[]
+            )
+            self._permit.note_rejection(account)
+        return await self._renewed(caller, account, request_id)
+
+    def hold(self, account: Account) -> Hold | None:
+        """Why the account may not be renewed just now, for whoever shows it."""
+        return self._permit.hold(account, self._clock.now())
+
+    async def flush_uses(self) -> None:
+        """Store when accounts were last handed out."""
+        uses, self._used = self._used, {}
+        await self._store.touch(uses)
+
+    async def _open(self, name: str) -> OpenedAccount:
+        opened = await self._opened.get(name)
+        if opened is None:
+            raise UnknownAccount
+        return opened
+
+    async def _hand_out(
+        self, caller: Caller, opened: OpenedAccount, min_ttl: float, request_id: str
+    ) -> Handout:
+        """Decide, wait while there is patience, and hand out what there is."""
+        deadline = self._clock.monotonic() + self._settings.patience
+        ended: FlightEnd | None = None
+        flights = 0
+        while True:
+            account, now = opened.account, self._clock.now()
+            hold = self._hold_after(account, now, ended, flights)
+            left = deadline - self._clock.monotonic()
+            match decide(account, now=now, ahead=self._settings.ahead, min_ttl=min_ttl, hold=hold):
+                case Serve() as serve:
+                    return await self._serve(caller, opened, serve, request_id)
+                case ServeAndRenew():
+                    self._flights.begin(account.ref)
+                    return await self._serve(caller, opened, Serve(1, now + 1), request_id)
+                case Wait():
+                    ended = await self._fly(account, left)
+                    flights += 1
+                case Refuse(error):
+                    if not await self._settles_within(hold, left):
+                        raise self._counted(account, error)
+                    ended = None
+                case unexpected:
+                    assert_never(unexpected)
+            opened = await self._open(account.name)
+
+    async def _fly(self, account: Account, patience: float) -> FlightEnd:
+        ended = await self._flights.join(account.ref, patience)
+        return ended or NotRenewed(Hold(Reason.PROVIDER_UNAVAILABLE, self._clock.now() + 1))
+
+    def _hold_after(self, account: Account, now: float, ended: FlightEnd | None, flights: int) -> Hold | None:
+        """Why no renewal may start; after a flight that brought none, at least what that one says."""
+        if hold := self._permit.hold(account, now):
+            return hold
+        if isinstance(ended, NotRenewed):
+            return ended.hold
+        # A provider whose fresh tokens are dead on arrival must not be asked for ever.
+        return Hold(Reason.PROVIDER_DECLINED, now + 1) if flights >= MOST_FLIGHTS else None
+
+    async def _settles_within(self, hold: Hold | None, patience: float) -> bool:
+        """Wait for the next attempt if it comes in time and is likely to settle the matter."""
+        if hold is None or hold.reason not in SOON or hold.until is None:
+            return False
+        wait = max(0.0, hold.until - self._clock.now())
+        if wait >= patience:
+            return False
+        await self._clock.sleep(wait)
+        return True
+
+    async def _renewed(self, caller: Caller, account: Account, request_id: str) -> Handout:
+        """A token newer than `account`'s, or the error that says why there is none."""
+        deadline = self._clock.monotonic() + self._settings.patience
+        while True:
+            hold = self._permit.hold(account, self._clock.now())
+            if hold is None:
+                ended = await self._fly(account, deadline - self._clock.monotonic())
+                hold = ended.hold if isinstance(ended, NotRenewed) else None
+            opened = await self._open(account.name)
+            if opened.account.generation != account.generation or hold is None:
+                return await self._hand_out(caller, opened, 0.0, request_id)
+            if not await self._settles_within(hold, deadline - self._clock.monotonic()):
+                raise self._counted(account, refusal(opened.account, hold, self._clock.now()))
+            account = opened.account
+
+    async def _serve(self, caller: Caller, opened: OpenedAccount, serve: Serve, request_id: str) -> Handout:
+        account, token, now = opened.account, opened.access_token, self._clock.now()
+        if token is None:
+            raise ProviderUnavailable
+        await self._gate.handed_out(caller, account, token, request_id=request_id)
+        self._used[account.name] = (now, max(now, window_opens(account, self._settings.ahead)))
+        self._metrics.token_requests.labels(account.provider, "warned" if serve.warning else "served").inc()
+        return Handout(account, token, serve.expires_in, serve.expires_at, serve.warning)
+
+    async def _allow_rejection(self, account: Account, now: float) -> None:
+        """A provider that rejects fresh tokens would have us renew for ever; raises RateLimited."""
+        recent = self._rejections.setdefault(account.name, deque(maxlen=16))
+        while recent and now - recent[0] > REJECTIONS_WINDOW:
+            recent.popleft()
+        if not is_young(account, now) and len(recent) < REJECTIONS_MOST:
+            recent.append(now)
+            return
+        young_until = account.issued_at + min(60.0, account.life / 4)
+        again_at = recent[0] + REJECTIONS_WINDOW if len(recent) >= REJECTIONS_MOST else young_until
+        if account.trouble.reason is None:
+            trouble = replace(account.trouble, reason=Reason.REJECTED, since=now)
+            at = window_opens(account, self._settings.ahead)
+            await self._store.settle(
+                account.ref, trouble=trouble, keep_intent=True, dead=None, next_at=at, at=now, events=[]
+            )
+        raise RateLimited(
+            "the provider rejects a token that is fresh; another renewal would change nothing",
+            reason=Reason.REJECTED,
+            retry_after=max(1.0, again_at - now),
+        )
+
+    def _counted(self, account: Account, error: BrokerError) -> BrokerError:
+        self._metrics.token_requests.labels(account.provider, error.code).inc()
+        return error
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidRequest; before anything else is looked at, so that nothing depends on odd names."""
+    if not is_account_name(name):
+        raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
+
+
+def check_min_ttl(min_ttl: float, account: Account) -> None:
+    """Raises InvalidRequest where more is asked for than half of what the provider issues."""
+    if min_ttl > account.life / 2:
+        raise InvalidRequest(f"min_ttl may be half of the token's life at most, {int(account.life / 2)} here")

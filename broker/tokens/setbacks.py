@@ -1,0 +1,176 @@
+"""How an attempt that brought no token is noted: R7's quarantine, R9's pauses, the backoff, the end."""
+
+from dataclasses import replace
+
+import structlog
+
+from broker.clock import Clock
+from broker.model import Account, Event, EventKind, Reason, Status, Trouble
+from broker.providers.interface import Ambiguous
+from broker.store.interface import RefreshStore
+from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
+from broker.tokens.permit import Permit
+from broker.tokens.policy import Hold, is_living
+from broker.tokens.schedule import Timings, backoff, settle_after
+from broker.tokens.steps import Step, Watch, unwatched
+
+log = structlog.get_logger()
+
+
+class Setbacks:
+    """Writes down how an attempt ended, and when the next may be."""
+
+    def __init__(
+        self, *, store: RefreshStore, permit: Permit, clock: Clock, timings: Timings, watch: Watch = unwatched
+    ) -> None:
+        self._store, self._permit, self._clock, self._timings, self._watch = (
+            store,
+            permit,
+            clock,
+            timings,
+            watch,
+        )
+
+    async def uncertain(self, account: Account, outcome: Ambiguous) -> FlightEnd:
+        """R7: keep the intent, quarantine, then the same token again."""
+        now = self._clock.now()
+        count = account.trouble.ambiguous + 1
+        wait = settle_after(
+            count, timed_out=outcome.timed_out, grace=self._permit.grace(account), timings=self._timings
+        )
+        trouble = replace(
+            since_trouble(account, Reason.UNCERTAIN, now),
+            ambiguous=count,
+            attempts=account.trouble.attempts + 1,
+            not_before=now + wait,
+        )
+        log.warning("renewal.uncertain", account=account.name, why=outcome.why, again_in=round(wait, 1))
+        return await self.settle(account, trouble, keep_intent=True)
+
+    async def back_off(
+        self,
+        account: Account,
+        reason: Reason,
+        why: str,
+        *,
+        at_least: float = 0.0,
+        events: list[Event] | None = None,
+    ) -> FlightEnd:
+        """Certainly not processed: try again, later each time."""
+        now = self._clock.now()
+        attempts = account.trouble.attempts + 1
+        wait = max(at_least, backoff(attempts, self._timings))
+        # An attempt that was certainly not processed does not make an older uncertain one certain.
+        shown = Reason.UNCERTAIN if account.trouble.ambiguous else reason
+        trouble = replace(since_trouble(account, shown, now), attempts=attempts, not_before=now + wait)
+        log.warning("renewal.failed", account=account.name, reason=reason, why=why, again_in=round(wait, 1))
+        return await self.settle(account, trouble, keep_intent=False, events=events)
+
+    async def pause(self, account: Account, seconds: float) -> FlightEnd:
+        """429: the provider waits, not the account."""
+        now = self._clock.now()
+        self._permit.breaker(account.provider).pause(now + seconds)
+        log.warning("provider.paused", provider=account.provider, seconds=round(seconds))
+        await self._store.settle(
+            account.ref,
+            trouble=account.trouble,
+            keep_intent=False,
+            dead=None,
+            next_at=now + seconds,
+            at=now,
+            events=[],
+        )
+        return NotRenewed(Hold(Reason.PROVIDER_PAUSED, now + seconds))
+
+    async def client_not_configured(self, account: Account) -> FlightEnd:
+        """R9: a grant is renewed with the client that minted it, or not sent at all."""
+        now = self._clock.now()
+        trouble = replace(
+            since_trouble(account, Reason.CLIENT_NOT_CONFIGURED, now),
+            not_before=now + self._timings.backoff_most,
+        )
+        return await self.settle(account, trouble, keep_intent=False)
+
+    async def without_refresh_token(self, account: Account) -> FlightEnd:
+        if not is_living(account, self._clock.now()):
+            return await self.die(account, Reason.NO_REFRESH_TOKEN)
+        await self._store.schedule(account.ref, account.expires_at)
+        return NotRenewed(Hold(Reason.NO_REFRESH_TOKEN, account.expires_at))
+
+    async def access_token_missing(self, account: Account) -> FlightEnd:
+        """The successor is safe but there is nothing to serve: once more, after the quarantine."""
+        current = await self._store.get(account.name)
+        if current is None:
+            return Renewed()
+        now = self._clock.now()
+        wait = max(self._timings.quarantine_dropped, backoff(account.trouble.attempts + 1, self._timings))
+        trouble = replace(
+            since_trouble(account, Reason.PROVIDER_DECLINED, now),
+            attempts=account.trouble.attempts + 1,
+            not_before=now + wait,
+        )
+        return await self.settle(current, trouble, keep_intent=False)
+
+    async def die(self, account: Account, reason: Reason) -> FlightEnd:
+        now = self._clock.now()
+        event = Event(
+            now, EventKind.NEEDS_REAUTHORIZATION, account.name, account.provider, reason, account.generation
+        )
+        await self._store.settle(
+            account.ref,
+            trouble=account.trouble,
+            keep_intent=False,
+            dead=reason,
+            next_at=None,
+            at=now,
+            events=[event],
+        )
+        log.error("account.died", account=account.name, reason=reason)
+        return NotRenewed(Hold(reason, None))
+
+    async def settle(
+        self,
+        account: Account,
+        trouble: Trouble,
+        *,
+        keep_intent: bool,
+        degraded: bool = False,
+        events: list[Event] | None = None,
+    ) -> FlightEnd:
+        """Note how the attempt ended; when the next may be stands in `trouble.not_before`."""
+        now = self._clock.now()
+        told = [*(events or []), *self._failure_events(account, trouble, now)]
+        if degraded:
+            told.append(Event(now, EventKind.BROKER_DEGRADED, None, account.provider, Reason.MASS_REFUSAL))
+        await self._store.settle(
+            account.ref,
+            trouble=trouble,
+            keep_intent=keep_intent,
+            dead=None,
+            next_at=trouble.not_before,
+            at=now,
+            events=told,
+        )
+        self._watch(Step.SETTLED)
+        return NotRenewed(Hold(trouble.reason, trouble.not_before))
+
+    def _failure_events(self, account: Account, trouble: Trouble, now: float) -> list[Event]:
+        # A first refusal is confirmed within seconds; only what stays is worth telling.
+        if account.status is not Status.ACTIVE or trouble.reason is Reason.REFUSED_ONCE:
+            return []
+        return [
+            Event(
+                now,
+                EventKind.REFRESH_FAILING,
+                account.name,
+                account.provider,
+                trouble.reason,
+                account.generation,
+            )
+        ]
+
+
+def since_trouble(account: Account, reason: Reason, now: float) -> Trouble:
+    """The account's trouble with this reason, and since when it is in trouble at all."""
+    old = account.trouble
+    return replace(old, reason=reason, since=now if old.since is None else old.since)

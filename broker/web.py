@@ -1,0 +1,230 @@
+"""The HTTP edge: errors become answers, requests get an id and limits; the only place that does."""
+
+import asyncio
+import json
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import structlog
+from aiohttp import web
+
+from broker.errors import (
+    BrokerError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    TooLarge,
+)
+from broker.model import Caller
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
+
+MAX_BODY = 16 * 1024
+BODY_TIMEOUT = 10.0
+KEEPALIVE = 30.0
+SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
+RESERVED = frozenset({"type", "title", "status", "detail", "code", "request_id"})
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+
+log = structlog.get_logger()
+
+
+def public(handler: Route) -> Route:
+    """Mark a route of the internal listener that needs no caller; everything unmarked does."""
+    handler.__dict__["is_public"] = True
+    return handler
+
+
+def is_public(handler: object) -> bool:
+    return bool(getattr(handler, "is_public", False))
+
+
+def answer(
+    payload: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """JSON, never cached."""
+    body = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+
+
+def problem(error: BrokerError, request_id: str) -> web.Response:
+    """An error as application/problem+json (RFC 9457)."""
+    members = {
+        "type": f"urn:token-broker:error:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "request_id": request_id,
+        **{key: value for key, value in error.members.items() if key not in RESERVED},
+    }
+    headers: dict[str, str] = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    body = json.dumps(members, separators=(",", ":")).encode()
+    return web.Response(
+        body=body, status=error.status, content_type="application/problem+json", headers=headers
+    )
+
+
+def expected_error(exc: Exception) -> BrokerError:
+    """The failure to tell; anything unforeseen becomes `internal` and only the log knows more."""
+    match exc:
+        case BrokerError():
+            return exc
+        case web.HTTPNotFound():
+            return NotFound()
+        case web.HTTPMethodNotAllowed():
+            return MethodNotAllowed(f"allowed here: {', '.join(sorted(exc.allowed_methods))}")
+        case web.HTTPRequestEntityTooLarge():
+            return TooLarge(f"a body may have {MAX_BODY} bytes")
+        case web.HTTPException() if exc.status < 500:
+            return InvalidRequest()
+        case _:
+            log.error("request.crashed", exc_info=exc)
+            return BrokerError("An error of ours; quote the request id when you report it")
+
+
+Render = Callable[[BrokerError, web.Request], web.StreamResponse]
+
+
+def edge(
+    render: Render, *, listener: str, is_stopping: Callable[[], bool]
+) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    """The outermost middleware of a listener: request id, errors by `render`, headers, one log line."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        request_id = _request_id(request)
+        request[REQUEST_ID] = request_id
+        try:
+            response = await handler(request)
+        except asyncio.CancelledError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - the one place where anything unforeseen becomes an answer
+            response = render(expected_error(exc), request)
+        if not response.prepared:
+            response.headers.setdefault("Cache-Control", "no-store")
+            response.headers["X-Request-Id"] = request_id
+            if is_stopping():
+                response.force_close()
+        _log(request, response.status, listener, time.perf_counter() - started)
+        return response
+
+    return middleware
+
+
+def as_problem(error: BrokerError, request: web.Request) -> web.StreamResponse:
+    """Render an error for programs."""
+    return problem(error, request[REQUEST_ID])
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body, at most 16 KiB and within ten seconds; raises TooLarge, InvalidRequest."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            return await request.read()
+    except TimeoutError:
+        raise InvalidRequest("the body did not arrive within ten seconds") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise TooLarge(f"a body may have {MAX_BODY} bytes") from None
+    except (web.RequestPayloadError, ValueError):
+        raise InvalidRequest("the body is malformed") from None
+
+
+async def read_object(
+    request: web.Request, *, allowed: Mapping[str, type | tuple[type, ...]]
+) -> dict[str, Any]:
+    """A JSON object with members from `allowed` of the right types; an empty body is `{}`.
+
+    Members that are null are left out. Raises InvalidRequest, TooLarge.
+    """
+    body = await read_body(request)
+    if not body.strip():
+        return {}
+    try:
+        value = json.loads(body, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("the body is not a JSON object with unique members") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body is not a JSON object")
+    for name, member in value.items():
+        _check_member(name, member, allowed)
+    return {name: member for name, member in value.items() if member is not None}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member is repeated")
+    return members
+
+
+def _check_member(name: str, member: object, allowed: Mapping[str, type | tuple[type, ...]]) -> None:
+    if name not in allowed:
+        raise InvalidRequest(f"unknown member; known are: {', '.join(sorted(allowed)) or 'none'}")
+    wanted = allowed[name]
+    wrong_bool = isinstance(member, bool) and wanted is not bool
+    if member is not None and (wrong_bool or not isinstance(member, wanted)):
+        raise InvalidRequest(f"{name} has the wrong type")
+    if isinstance(member, str) and (len(member) > 4096 or not member.isprintable()):
+        raise InvalidRequest(f"{name} holds characters that cannot be, or too many")
+
+
+def query_number(request: web.Request, name: str, *, most: float) -> float | None:
+    """A non-negative whole number from the query; raises InvalidRequest."""
+    values = request.query.getall(name, [])
+    if not values:
+        return None
+    text = values[0]
+    if len(values) > 1 or not re.fullmatch(r"\d{1,12}", text, re.ASCII) or float(text) > most:
+        raise InvalidRequest(f"{name} is a whole number from 0 to {int(most)}, given once")
+    return float(text)
+
+
+def new_application(*middlewares: Any) -> web.Application:
+    """An application with our limits."""
+    return web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+
+
+def new_runner(application: web.Application) -> web.AppRunner:
+    """A runner without aiohttp's access log (it writes queries) and with short idle connections."""
+    return web.AppRunner(
+        application, access_log=None, keepalive_timeout=KEEPALIVE, handle_signals=False, shutdown_timeout=5.0
+    )
+
+
+def stopping() -> Overloaded:
+    """What a request hears that would need new work while the broker stops."""
+    return Overloaded("the broker is restarting; ask again in a moment", retry_after=1)
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("X-Request-Id", "")
+    return given if SANE_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def _log(request: web.Request, status: int, listener: str, seconds: float) -> None:
+    resource = request.match_info.route.resource
+    caller = request.get(CALLER)
+    log.info(
+        "request.answered",
+        listener=listener,
+        # The route's template, never the path: paths and queries hold codes, states and tickets.
+        route=resource.canonical if resource is not None else None,
+        method=request.method if request.method.isascii() and len(request.method) < 12 else "?",
+        status=status,
+        ms=round(seconds * 1000, 1),
+        request_id=request[REQUEST_ID],
+        caller=caller.name if caller else None,
+    )
