@@ -150,7 +150,6 @@ class LoginSettings:
 class AuditSettings:
     path: Path | None
     """None: to journald, through standard error."""
-    keep: float
 
 
 @dataclass(frozen=True, slots=True)

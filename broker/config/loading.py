@@ -1,0 +1,152 @@
+"""Finds and reads config.toml, whole; every mistake is told at once."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from broker.config.problems import ConfigError, Problems
+from broker.config.providers import read_providers
+from broker.config.read import Table
+from broker.config.sandbox import LOGIN_PRIVATE_SEED, supplied_tables
+from broker.config.secrets import SecretReader
+from broker.config.settings import SandboxSettings, Settings
+from broker.config.tables import (
+    read_audit,
+    read_log,
+    read_login,
+    read_master,
+    read_refresh,
+    read_sandbox,
+    read_server,
+    read_store,
+)
+
+USUAL_PATH = Path("/etc/token-broker/config.toml")
+RELOADED = ("providers", "log")
+"""What SIGHUP takes over."""
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment; the only place that asks for it."""
+    return dict(os.environ)  # noqa: TID251 - this is the one place
+
+
+def locate(option: str | None, environ: Mapping[str, str]) -> Path:
+    """`--config`, else `$BROKER_CONFIG`, else /etc; never the current folder."""
+    given = option or environ.get("BROKER_CONFIG")
+    return Path(given).absolute() if given else USUAL_PATH
+
+
+def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> Settings:
+    """The settings in the file at `path`; raises ConfigError.
+
+    `port` moves the loopback listeners: internal there, public and sandbox on the two behind it.
+    """
+    data = _moved(_toml(path), port)
+    problems = Problems()
+    folder = path.absolute().parent
+    secrets = SecretReader(folder=folder, environ=environ)
+
+    def table_of(content: Mapping[str, Any]) -> Table:
+        return Table(content, name="", problems=problems, secrets=secrets)
+
+    top = table_of(data)
+    sandbox = read_sandbox(top.table("sandbox"))
+    top.raw("providers"), top.raw("login")
+    supplied = table_of(_with_sandbox(data, sandbox)) if sandbox.enabled else top
+    store = read_store(top.table("store"), folder)
+    settings = Settings(
+        path=path.absolute(),
+        server=read_server(top.table("server"), folder),
+        store=store,
+        master=read_master(top.table("keys"), folder, secrets),
+        refresh=read_refresh(top.table("refresh")),
+        providers=read_providers(supplied.tables("providers")),
+        login=read_login(supplied.table("login")) if supplied.has("login") else None,
+        audit=read_audit(top.table("audit"), folder, store.path, environ),
+        log=read_log(top.table("log")),
+        sandbox=sandbox,
+    )
+    top.done()
+    problems.raise_if_any()
+    return settings
+
+
+def admin_socket_of(path: Path, environ: Mapping[str, str]) -> Path:
+    """Where the running broker's admin socket is: all that the command line needs to know; raises ConfigError."""
+    given = environ.get("BROKER_ADMIN_SOCKET")
+    if given:
+        return Path(given)
+    server = _toml(path).get("server", {})
+    value = server.get("admin_socket", "var/admin.sock") if isinstance(server, dict) else None
+    if not isinstance(value, str):
+        raise ConfigError(["server.admin_socket: found something else; expected a path"])
+    return path.absolute().parent / value
+
+
+def reloadable(old: Settings, new: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """What SIGHUP leads to: the new settings where they may change, and the full names of keys that may not."""
+    taken = replace(old, **{name: getattr(new, name) for name in RELOADED})
+    kept = []
+    for field in fields(Settings):
+        if field.name not in RELOADED and getattr(old, field.name) != getattr(new, field.name):
+            kept += _changed(field.name, getattr(old, field.name), getattr(new, field.name))
+    return taken, tuple(kept)
+
+
+def _changed(name: str, old: Any, new: Any) -> list[str]:
+    section = {"master": "keys.master"}.get(name, name)
+    if old is None or new is None or type(old) is not type(new) or name == "master":
+        return [section]
+    return [
+        f"{section}.{field.name}"
+        for field in fields(old)
+        if getattr(old, field.name) != getattr(new, field.name)
+    ]
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as exc:
+        raise ConfigError(
+            [f"{path}: cannot be read ({exc.strerror}); pass another with --config PATH or $BROKER_CONFIG"]
+        ) from None
+    except UnicodeError:
+        raise ConfigError([f"{path}: is not UTF-8 text"]) from None
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
+
+
+def _moved(data: dict[str, Any], port: int | None) -> dict[str, Any]:
+    if port is None:
+        return data
+    server, sandbox = data.get("server", {}), data.get("sandbox", {})
+    moved = {
+        "internal": f"127.0.0.1:{port}",
+        "public": f"127.0.0.1:{port + 1}",
+        "public_url": f"http://127.0.0.1:{port + 1}",
+    }
+    return {**data, "server": {**server, **moved}, "sandbox": {**sandbox, "listen": f"127.0.0.1:{port + 2}"}}
+
+
+def _with_sandbox(data: dict[str, Any], sandbox: SandboxSettings) -> dict[str, Any]:
+    """The file's tables with those that the sandbox supplies: its URLs and client ids win, other given keys do."""
+    public = Ed25519PrivateKey.from_private_bytes(LOGIN_PRIVATE_SEED).public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    supplied = supplied_tables(sandbox.listen, pem)
+    given = data.get("providers", {})
+    providers = dict(given) if isinstance(given, dict) else {}
+    for name, table in supplied["providers"].items():
+        own = providers.get(name, {})
+        always = {
+            key: value for key, value in table.items() if key.endswith("_url") or key.startswith("client_")
+        }
+        providers[name] = {**table, **(own if isinstance(own, dict) else {}), **always}
+    return {"providers": providers, "login": data.get("login", supplied["login"])}

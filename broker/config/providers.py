@@ -1,0 +1,193 @@
+"""Reads `[providers.*]`: endpoint sets, clients, and every quirk that a provider may have."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from broker.config.durations import EXPECTED, parse_duration
+from broker.config.read import Table, checked
+from broker.config.settings import OAuthClient, ProviderSettings, Rotation
+from broker.config.urls import endpoint_problem
+
+Kind = Literal["kit", "kustomer", "oauth2"]
+KINDS: tuple[Kind, ...] = ("kit", "kustomer", "oauth2")
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
+SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+", re.ASCII)
+"""A scope-token of RFC 6749 appendix A.4."""
+POINTER = re.compile(r"(/[^/~]*(~[01][^/~]*)*)+")
+"""A JSON pointer, RFC 6901."""
+ENDPOINT_SETS: Mapping[Kind, tuple[str, ...]] = {
+    "kit": ("app", "v4"),
+    "kustomer": ("global", "org"),
+    "oauth2": (),
+}
+ROTATIONS: Mapping[Kind, Rotation] = {
+    "kit": Rotation.ON_USE,
+    "kustomer": Rotation.STRICT,
+    "oauth2": Rotation.FAMILY,
+}
+LIVES: Mapping[Kind, float] = {"kit": 172800.0, "kustomer": 86400.0, "oauth2": 3600.0}
+KUSTOMER_SCOPES = ("org.permission.customer", "org.permission.conversation", "offline_access")
+OURS = frozenset(
+    {
+        "client_id",
+        "redirect_uri",
+        "response_type",
+        "state",
+        "code_challenge",
+        "code_challenge_method",
+        "scope",
+    }
+)
+"""Parameters of the authorization request that the broker sets itself."""
+URLS = ("authorize_url", "token_url", "revoke_url", "api_url", "identity_url")
+
+
+def read_providers(tables: Mapping[str, Table]) -> dict[str, ProviderSettings]:
+    """Every provider that is right; whatever is wrong is noted in its table's problems."""
+    return {name: provider for name, table in tables.items() if (provider := _read(name, table)) is not None}
+
+
+def _read(name: str, table: Table) -> ProviderSettings | None:
+    if not NAME.fullmatch(name):
+        table.wrong("", repr(name), "a provider's name of lower-case letters, digits and hyphens, at most 32")
+    kind = _kind(name, table)
+    if kind is None:
+        return None
+    urls = {key: checked(table, key, table.text(key, None), endpoint_problem) for key in URLS}
+    if kind == "oauth2":
+        for key in ("authorize_url", "token_url"):
+            if not table.has(key):
+                table.wrong(key, "nothing", 'an address (type = "oauth2" knows none by itself)')
+    client = _client(table)
+    rotation = Rotation(table.choice("rotation", [str(mode) for mode in Rotation], str(ROTATIONS[kind])))
+    settings = ProviderSettings(
+        name=name,
+        type=kind,
+        client=client,
+        previous_clients=_previous(table),
+        endpoints=_endpoints(table, kind),
+        app_id=table.integer("app_id", None, least=1),
+        open_install=table.flag("open_install", False),
+        authorize_url=urls["authorize_url"],
+        token_url=urls["token_url"],
+        revoke_url=urls["revoke_url"],
+        api_url=urls["api_url"],
+        identity_url=urls["identity_url"],
+        identity_pointer=_pointer(table, urls["identity_url"], kind),
+        scopes=_scopes(table, KUSTOMER_SCOPES if kind == "kustomer" else ()),
+        authorize_params=_authorize_params(table),
+        pkce=table.flag("pkce", True),
+        client_auth=_client_auth(table, client),
+        body=_body(table),
+        default_expires_in=_default_life(table, LIVES[kind]),
+        rotation=rotation,
+        grace=_grace(table, rotation),
+    )
+    table.done()
+    return settings
+
+
+def _kind(name: str, table: Table) -> Kind | None:
+    known = {str(kind): kind for kind in KINDS}
+    given = table.text("type", name)
+    if given not in known:
+        table.wrong("type", repr(given), '"kit" or "kustomer" or "oauth2" (the default is the table\'s name)')
+        return None
+    return known[given]
+
+
+def _client(table: Table) -> OAuthClient:
+    client_id = table.text("client_id")
+    if client_id == "" and table.has("client_id"):
+        table.wrong("client_id", '""', "the id that the provider gave the app")
+    return OAuthClient(client_id, table.secrets("client_secret", most=2))
+
+
+def _previous(table: Table) -> tuple[OAuthClient, ...]:
+    clients = []
+    for entry in table.each("previous_clients"):
+        clients.append(OAuthClient(entry.text("client_id"), entry.secrets("client_secret", most=2)))
+        entry.done()
+    return tuple(clients)
+
+
+def _endpoints(table: Table, kind: Kind) -> Literal["app", "v4", "global", "org"] | None:
+    match kind:
+        case "kit":
+            return "v4" if table.choice("endpoints", ENDPOINT_SETS[kind], "app") == "v4" else "app"
+        case "kustomer":
+            return "org" if table.choice("endpoints", ENDPOINT_SETS[kind], "global") == "org" else "global"
+        case "oauth2":
+            # Left unread where absent, so that a stray one is told as unknown.
+            return None
+
+
+def _pointer(table: Table, identity_url: str | None, kind: Kind) -> str | None:
+    pointer = table.text("identity_pointer", None)
+    if pointer is not None and not POINTER.fullmatch(pointer):
+        table.wrong("identity_pointer", repr(pointer), 'a JSON pointer, as in "/account/id"')
+        return None
+    if kind == "oauth2" and (pointer is None) != (identity_url is None):
+        table.wrong(
+            "identity_pointer" if pointer is None else "identity_url", "nothing", "both of them, or neither"
+        )
+    return pointer
+
+
+def _scopes(table: Table, usual: tuple[str, ...]) -> tuple[str, ...]:
+    scopes = table.texts("scopes", usual)
+    for scope in scopes:
+        if not SCOPE.fullmatch(scope):
+            table.wrong(
+                "scopes", repr(scope), "scopes without spaces, quotes and backslashes, each on its own"
+            )
+    return scopes
+
+
+def _authorize_params(table: Table) -> dict[str, str]:
+    inner = table.raw("authorize_params", {})
+    if not isinstance(inner, dict) or not all(isinstance(value, str) for value in inner.values()):
+        table.wrong("authorize_params", "something else", "a table of strings")
+        return {}
+    for name in sorted(OURS & set(inner)):
+        table.wrong(f"authorize_params.{name}", "a value", "no such parameter: the broker sets it itself")
+    return dict(inner)
+
+
+def _client_auth(table: Table, client: OAuthClient) -> Literal["post", "basic", "none"]:
+    usual: Literal["post", "none"] = "post" if client.secrets else "none"
+    given = table.choice("client_auth", ("post", "basic", "none"), usual)
+    match given:
+        case "post" | "basic":
+            if not client.secrets and not table.has("client_secret"):
+                table.wrong("client_auth", repr(given), '"none", or a client_secret')
+            return given
+        case _:
+            return "none"
+
+
+def _body(table: Table) -> Literal["form", "json"]:
+    return "json" if table.choice("body", ("form", "json"), "form") == "json" else "form"
+
+
+def _default_life(table: Table, usual: float) -> float:
+    value: Any = table.raw("default_expires_in", None)
+    if value is None:
+        return usual
+    seconds = parse_duration(value) if isinstance(value, str) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        seconds = float(value)
+    if seconds is None or seconds < 1:
+        table.wrong("default_expires_in", repr(value), f"{EXPECTED}, or a number of seconds")
+        return usual
+    return seconds
+
+
+def _grace(table: Table, rotation: Rotation) -> float | None:
+    if rotation is not Rotation.GRACE:
+        if table.has("grace"):
+            table.raw("grace")
+            table.wrong("grace", "a value", 'none without rotation = "grace"')
+        return None
+    return table.duration("grace", "10s", least=1)

@@ -1,0 +1,180 @@
+"""Reads one TOML table, key by key; whatever is wrong becomes a problem, and reading goes on."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from broker.config.durations import EXPECTED, parse_duration
+from broker.config.problems import Problems
+from broker.config.secrets import FORMS, SecretMissing, SecretReader
+from broker.model import Secret
+
+T = TypeVar("T")
+K = TypeVar("K")
+REQUIRED: Any = object()
+"""The default of a key that must be there."""
+
+
+class Table:
+    """A table being read. `done()` complains of every key that nobody asked for."""
+
+    def __init__(
+        self, data: Mapping[str, Any], *, name: str, problems: Problems, secrets: SecretReader
+    ) -> None:
+        self._data, self._name, self._problems, self._secrets = data, name, problems, secrets
+        self._known: list[str] = []
+
+    def key(self, key: str) -> str:
+        """The key's full name."""
+        return f"{self._name}.{key}" if self._name else key
+
+    def has(self, key: str) -> bool:
+        return key in self._data
+
+    def wrong(self, key: str, found: str, expected: str) -> None:
+        self._problems.add(self.key(key), found, expected)
+
+    def text(self, key: str, default: T = REQUIRED) -> str | T:
+        return self._typed(key, str, default, "a string")
+
+    def flag(self, key: str, default: bool) -> bool:
+        return self._typed(key, bool, default, "true or false")
+
+    def integer(self, key: str, default: T = REQUIRED, *, least: int = 0) -> int | T:
+        value = self._typed(key, int, default, "a whole number")
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            self.wrong(key, str(value), f"a whole number of at least {least}")
+            return default
+        return value
+
+    def choice(self, key: str, choices: Sequence[str], default: T) -> str | T:
+        value = self._typed(key, str, default, _one_of(choices))
+        if value is not default and value not in choices:
+            self.wrong(key, repr(value), _one_of(choices))
+            return default
+        return value
+
+    def duration(self, key: str, default: str, *, least: float = 0.0) -> float:
+        """Seconds."""
+        usual = parse_duration(default) or 0.0
+        value = self._take(key, default)
+        seconds = parse_duration(value) if isinstance(value, str) else None
+        if seconds is None:
+            hint = " (write it with its unit)" if isinstance(value, int | float) else ""
+            self.wrong(key, f"{value!r}{hint}", EXPECTED)
+            return usual
+        if seconds < least:
+            self.wrong(key, repr(value), f"at least {least:g} s")
+            return usual
+        return seconds
+
+    def texts(self, key: str, default: Iterable[str]) -> tuple[str, ...]:
+        value = self._take(key, list(default))
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.wrong(key, _shown(value), "a list of strings")
+            return tuple(default)
+        return tuple(value)
+
+    def secret(self, key: str) -> Secret | None:
+        """A secret from wherever it is; None where the key is absent or its value cannot be had."""
+        value = self._take(key, None)
+        return None if value is None else self.resolve(key, value)
+
+    def resolve(self, key: str, value: object, *, private: bool = True) -> Secret | None:
+        """A secret given as a value."""
+        try:
+            return self._secrets.read(value, private=private)
+        except SecretMissing as exc:
+            # The value itself is never shown: a secret in the wrong place is still one.
+            self._problems.lines.append(f"{self.key(key)}: found {exc}")
+            return None
+
+    def secrets(self, key: str, *, most: int) -> tuple[Secret, ...]:
+        """One secret, or a list of up to `most`."""
+        value = self._take(key, [])
+        values = value if isinstance(value, list) else [value]
+        if len(values) > most:
+            self.wrong(key, f"a list of {len(values)}", f"{FORMS}, or a list of at most {most}")
+            return ()
+        return tuple(secret for one in values if (secret := self.resolve(key, one)) is not None)
+
+    def raw(self, key: str, default: object = None) -> Any:
+        """The value as it stands in the file."""
+        return self._take(key, default)
+
+    def table(self, key: str) -> "Table":
+        """A table below this one; an empty one where it is absent."""
+        value = self._take(key, {})
+        if not isinstance(value, dict):
+            self.wrong(key, _shown(value), "a table")
+            value = {}
+        return Table(value, name=self.key(key), problems=self._problems, secrets=self._secrets)
+
+    def tables(self, key: str) -> dict[str, "Table"]:
+        """The tables below a table of tables."""
+        outer = self.table(key)
+        return {name: outer.table(name) for name in list(outer._data)}
+
+    def each(self, key: str) -> list["Table"]:
+        """A list of tables."""
+        value = self._take(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            self.wrong(key, _shown(value), "a list of tables")
+            return []
+        return [
+            Table(item, name=f"{self.key(key)}[{number}]", problems=self._problems, secrets=self._secrets)
+            for number, item in enumerate(value)
+        ]
+
+    def done(self) -> None:
+        """Every key that was not asked for is unknown."""
+        for key in self._data:
+            if key not in self._known:
+                near = difflib.get_close_matches(key, self._known, n=1)
+                hint = (
+                    f"did you mean {self.key(near[0])}?"
+                    if near
+                    else f"one of: {', '.join(sorted(self._known))}"
+                )
+                self._problems.lines.append(f"{self.key(key)}: unknown key; {hint}")
+
+    def _take(self, key: str, default: object) -> Any:
+        self._known.append(key)
+        return self._data.get(key, default)
+
+    def _typed(self, key: str, kind: type[K], default: T, expected: str) -> K | T:
+        value = self._take(key, default)
+        if value is REQUIRED:
+            self.wrong(key, "nothing", expected)
+            return kind()
+        if value is default:
+            return default
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            self.wrong(key, _shown(value), expected)
+            return kind() if default is REQUIRED else default
+        return value
+
+
+def checked(table: Table, key: str, value: str | None, check: Callable[[str], str | None]) -> str | None:
+    """`value`, unless `check` says what would have been expected instead."""
+    if value and (expected := check(value)):
+        table.wrong(key, repr(value), expected)
+        return None
+    return value
+
+
+def _one_of(choices: Sequence[str]) -> str:
+    return " or ".join(f'"{choice}"' for choice in choices)
+
+
+def _shown(value: object) -> str:
+    """A value of the wrong type: its kind only, since it may be a secret in the wrong place."""
+    names = {
+        str: "a string",
+        int: "a number",
+        float: "a number",
+        bool: "true or false",
+        list: "a list",
+        dict: "a table",
+    }
+    return names.get(type(value), type(value).__name__)
