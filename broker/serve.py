@@ -125,6 +125,7 @@ class Service:
         settings = self._settings
         if not settings.sandbox.enabled:
             return
+        settings.store.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         sandbox = Sandbox(
             listen=settings.sandbox.listen,
             database=settings.store.path.with_name("sandbox.db"),

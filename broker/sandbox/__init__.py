@@ -1,0 +1,5 @@
+"""Plays Kit, Kustomer and the company's own app on a real socket, for newcomers, staging and tests."""
+
+from broker.sandbox.service import Sandbox, run_alone
+
+__all__ = ["Sandbox", "run_alone"]

@@ -1,0 +1,318 @@
+"""What the sandbox has issued: codes, grants, refresh and access tokens, and how they die."""
+
+import secrets
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from broker.sandbox.faults import Provider
+from broker.sandbox.rotation import RefreshToken
+from broker.sandbox.store import SandboxStore
+
+CODE_LIFE = 600.0
+PREFIXES = {"kit": "sbx-kit", "kustomer": "sbx-kus"}
+REFRESH_ROWS = """
+SELECT t.sha256, t.grant_id, t.last_used_at, t.superseded_at, t.revoked OR g.revoked AS revoked
+  FROM refresh_tokens t JOIN grants g ON g.id = t.grant_id"""
+ACCESS_ROW = """
+SELECT t.value, t.sha256, t.grant_id, t.refresh, t.parent, t.created_at, t.expires_at,
+       t.revoked OR g.revoked AS revoked
+  FROM access_tokens t JOIN grants g ON g.id = t.grant_id"""
+
+
+def fingerprint(token: str) -> str:
+    """SHA-256, hex: how tokens are named in the record."""
+    return sha256(token.encode()).hexdigest()
+
+
+def new_token(provider: Provider, kind: str) -> str:
+    """An unguessable token with a prefix that a search through logs finds: `sbx-kit-rt-…`."""
+    return f"{PREFIXES[provider]}-{kind}-{secrets.token_urlsafe(32)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose data a grant opens."""
+
+    external_id: str
+    label: str
+    email: str
+    org: str | None = None
+    """Kustomer's org slug."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What a person allowed, and to whom; a code stands for it."""
+
+    provider: Provider
+    client_id: str
+    redirect_uri: str
+    challenge: str | None
+    scope: str
+    tenant: str | None
+    holder: Holder
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    consent: Consent
+    expires_at: float
+    grant_id: int | None
+    """The grant it was redeemed for, once it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    id: int
+    provider: Provider
+    client_id: str
+    scope: str
+    holder: Holder
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    value: str
+    sha256: str
+    grant_id: int
+    refresh: str | None
+    """The refresh token it was issued together with (by fingerprint)."""
+    parent: str | None
+    """The refresh token that was spent for it (by fingerprint)."""
+    created_at: float
+    expires_at: float
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What one token answer hands out."""
+
+    access: AccessToken
+    refresh: str | None
+
+
+AccessMaker = Callable[[Grant, float, float], str]
+"""Makes an access token's text from its grant, creation and expiry."""
+
+
+def opaque_access(grant: Grant, created_at: float, expires_at: float) -> str:  # noqa: ARG001 - an AccessMaker
+    return new_token(grant.provider, "at")
+
+
+class Issued:
+    """The rows of everything issued. Callers hold a transaction where several changes belong together."""
+
+    def __init__(self, store: SandboxStore) -> None:
+        self._store = store
+
+    def new_code(self, consent: Consent, now: float) -> str:
+        code = new_token(consent.provider, "code")
+        holder = consent.holder
+        self._store.write(
+            "INSERT INTO codes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+            fingerprint(code),
+            consent.provider,
+            consent.client_id,
+            consent.redirect_uri,
+            consent.challenge,
+            consent.scope,
+            consent.tenant,
+            holder.org,
+            holder.external_id,
+            holder.label,
+            holder.email,
+            now + CODE_LIFE,
+        )
+        return code
+
+    def code(self, code: str) -> Code | None:
+        row = self._store.row("SELECT * FROM codes WHERE sha256 = ?", fingerprint(code))
+        return None if row is None else _to_code(row)
+
+    def redeem(self, code: str, consent: Consent, now: float) -> Grant:
+        """Make the grant a code stands for and mark the code as spent."""
+        holder = consent.holder
+        grant_id = self._store.write(
+            "INSERT INTO grants"
+            " (provider, client_id, external_id, label, email, org, tenant, scope, created_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            consent.provider,
+            consent.client_id,
+            holder.external_id,
+            holder.label,
+            holder.email,
+            holder.org,
+            consent.tenant,
+            consent.scope,
+            now,
+        )
+        self.spend(code, grant_id)
+        return self.grant(grant_id)
+
+    def spend(self, code: str, grant_id: int) -> None:
+        self._store.write("UPDATE codes SET grant_id = ? WHERE sha256 = ?", grant_id, fingerprint(code))
+
+    def grant(self, grant_id: int) -> Grant:
+        return _to_grant(self._store.row("SELECT * FROM grants WHERE id = ?", grant_id))
+
+    def standing_pair(self, consent: Consent, now: float) -> Pair | None:
+        """The living tokens this app already has for the same account and tenant (Doorkeeper's reuse)."""
+        row = self._store.row(
+            ACCESS_ROW + " WHERE g.provider = ? AND g.client_id = ? AND g.external_id = ? AND g.tenant IS ?"
+            " AND NOT t.revoked AND NOT g.revoked AND t.expires_at > ? ORDER BY t.n DESC LIMIT 1",
+            consent.provider,
+            consent.client_id,
+            consent.holder.external_id,
+            consent.tenant,
+            now,
+        )
+        if row is None:
+            return None
+        access = _to_access(row)
+        return Pair(access, self._value(access.refresh))
+
+    def issue(self, grant: Grant, *, parent: str | None, life: float, now: float, maker: AccessMaker) -> Pair:
+        """A new access token and a new refresh token."""
+        refresh = new_token(grant.provider, "rt")
+        self._store.write(
+            "INSERT INTO refresh_tokens (sha256, value, grant_id, parent, last_used_at)"
+            " VALUES (?, ?, ?, ?, ?)",
+            fingerprint(refresh),
+            refresh,
+            grant.id,
+            parent,
+            now,
+        )
+        access = self.issue_access(
+            grant, refresh=fingerprint(refresh), parent=parent, life=life, now=now, maker=maker
+        )
+        return Pair(access, refresh)
+
+    def issue_access(
+        self,
+        grant: Grant,
+        *,
+        refresh: str | None,
+        parent: str | None,
+        life: float,
+        now: float,
+        maker: AccessMaker,
+    ) -> AccessToken:
+        value = maker(grant, now, now + life)
+        self._store.write(
+            "INSERT INTO access_tokens (sha256, value, grant_id, refresh, parent, created_at, expires_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            fingerprint(value),
+            value,
+            grant.id,
+            refresh,
+            parent,
+            now,
+            now + life,
+        )
+        return AccessToken(
+            value, fingerprint(value), grant.id, refresh, parent, now, now + life, revoked=False
+        )
+
+    def refresh_token(self, token: str) -> RefreshToken | None:
+        row = self._store.row(REFRESH_ROWS + " WHERE t.sha256 = ?", fingerprint(token))
+        return None if row is None else to_refresh_token(row)
+
+    def access_token(self, token: str) -> AccessToken | None:
+        row = self._store.row(ACCESS_ROW + " WHERE t.sha256 = ?", fingerprint(token))
+        return None if row is None else _to_access(row)
+
+    def first_successor(self, parent: str) -> Pair | None:
+        """What the first renewal with `parent` gave, if it still stands."""
+        row = self._store.row(
+            ACCESS_ROW + " WHERE t.parent = ? AND NOT t.revoked AND NOT g.revoked ORDER BY t.n LIMIT 1",
+            parent,
+        )
+        if row is None:
+            return None
+        access = _to_access(row)
+        return Pair(access, self._value(access.refresh))
+
+    def mark_used(self, sha: str, now: float) -> None:
+        self._store.write("UPDATE refresh_tokens SET last_used_at = ? WHERE sha256 = ?", now, sha)
+
+    def supersede(self, sha: str, now: float) -> None:
+        """Note the first moment at which a successor existed."""
+        self._store.write(
+            "UPDATE refresh_tokens SET superseded_at = COALESCE(superseded_at, ?) WHERE sha256 = ?", now, sha
+        )
+
+    def revoke_refresh(self, sha: str) -> None:
+        self._store.write("UPDATE refresh_tokens SET revoked = 1 WHERE sha256 = ?", sha)
+
+    def revoke_access_of(self, sha: str) -> None:
+        """Kill the access tokens that were issued together with this refresh token."""
+        self._store.write("UPDATE access_tokens SET revoked = 1 WHERE refresh = ?", sha)
+
+    def revoke_children(self, parent: str) -> None:
+        """Kill every pair that was issued for this refresh token so far."""
+        self._store.write("UPDATE refresh_tokens SET revoked = 1 WHERE parent = ?", parent)
+        self._store.write("UPDATE access_tokens SET revoked = 1 WHERE parent = ?", parent)
+
+    def revoke_grant(self, grant_id: int) -> None:
+        self._store.write("UPDATE grants SET revoked = 1 WHERE id = ?", grant_id)
+
+    def revoke_all_of(self, provider: Provider, holder: str) -> int:
+        """Kill every grant of an account (its id, or a Kustomer org's slug), as when a person uninstalls.
+
+        Returns how many there were.
+        """
+        rows = self._store.rows(
+            "UPDATE grants SET revoked = 1"
+            " WHERE provider = ? AND ? IN (external_id, org) AND NOT revoked RETURNING id",
+            provider,
+            holder,
+        )
+        return len(rows)
+
+    def _value(self, sha: str | None) -> str | None:
+        row = self._store.row("SELECT value FROM refresh_tokens WHERE sha256 = ?", sha)
+        return None if row is None else str(row["value"])
+
+
+def to_refresh_token(row: Any) -> RefreshToken:
+    return RefreshToken(
+        row["sha256"], row["grant_id"], row["last_used_at"], row["superseded_at"], bool(row["revoked"])
+    )
+
+
+def _to_access(row: Any) -> AccessToken:
+    return AccessToken(**{**row, "revoked": bool(row["revoked"])})
+
+
+def _to_holder(row: Any) -> Holder:
+    return Holder(row["external_id"], row["label"], row["email"], row["org"])
+
+
+def _to_code(row: Any) -> Code:
+    consent = Consent(
+        row["provider"],
+        row["client_id"],
+        row["redirect_uri"],
+        row["challenge"],
+        row["scope"],
+        row["tenant"],
+        _to_holder(row),
+    )
+    return Code(consent, row["expires_at"], row["grant_id"])
+
+
+def _to_grant(row: Any) -> Grant:
+    return Grant(
+        row["id"], row["provider"], row["client_id"], row["scope"], _to_holder(row), bool(row["revoked"])
+    )
+
+
+def base64url(data: bytes) -> str:
+    """RFC 7515's base64url: no padding."""
+    return urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -1,0 +1,219 @@
+"""Plays Kit: consent, tokens, revocation, the account, the metadata and the page of its app store."""
+
+import json
+from collections.abc import Mapping
+from typing import assert_never
+
+from aiohttp import web
+
+from broker.config.sandbox import KIT_APP_ID
+from broker.sandbox.authorize import Authorize
+from broker.sandbox.endpoint import Answer, BodyError, TokenEndpoint, form_pairs, json_answer
+from broker.sandbox.exchange import Exchange, Granted, Outcome, Refusal, secret_fits
+from broker.sandbox.faults import Switches
+from broker.sandbox.issued import Grant, Holder, opaque_access
+from broker.sandbox.render import page
+from broker.sandbox.stage import Complaint, Stage, examine
+
+GRANT_WORDS = (
+    "The provided authorization grant is invalid, expired, revoked, does not match the redirection URI used "
+    "in the authorization request, or was issued to another client."
+)
+CLIENT_WORDS = (
+    "Client authentication failed due to unknown client, no client authentication included, or unsupported "
+    "authentication method."
+)
+TYPE_WORDS = "The authorization grant type is not supported by the authorization server."
+REVOKE_WORDS = "You are not authorized to revoke this token"
+PLAN_WORDS = "Your trial is over: this account's plan does not include access to the API"
+COMPLAINTS: Mapping[Complaint, str] = {
+    Complaint.MISSING: "Authentication Failed",
+    Complaint.INVALID: "The access token is invalid",
+    Complaint.REVOKED: "The access token was revoked",
+    Complaint.EXPIRED: "The access token expired",
+}
+GREETING, EMAIL, ACCOUNT = "Kit Greetings", "test@kit.dev", "29"
+USER_OFFSET = 100_000
+"""Kit's user id is another number than the account's: who takes the wrong one is found out."""
+
+
+class Kit:
+    """Kit under `/kit`, in both spellings of its OAuth endpoints."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._authorize = Authorize(
+            provider="kit",
+            stage=stage,
+            holder=read_holder,
+            default_scope="public",
+            objection=lambda _org: None,
+        )
+        exchange = Exchange(
+            provider="kit", clients=stage.clients, issued=stage.issued, maker=opaque_access, kit_like=True
+        )
+        self._token = TokenEndpoint(
+            provider="kit",
+            stage=stage,
+            exchange=exchange,
+            read=read_params,
+            speak=speak,
+            garbled=_error(400, "invalid_request", "The request is malformed."),
+        )
+
+    def routes(self) -> list[web.RouteDef]:
+        routes = [
+            web.get("/kit/v4/account", self.account),
+            web.get("/kit/apps/{id}", self.app_page),
+            web.get("/kit/apps/{id}/install", self.app_page),
+        ]
+        for base in ("/kit/oauth", "/kit/v4/oauth"):
+            routes += [
+                web.get(f"{base}/authorize", self._authorize.show),
+                web.post(f"{base}/authorize", self._authorize.decide),
+                web.post(f"{base}/token", self._token.__call__),
+                web.post(f"{base}/revoke", self.revoke),
+            ]
+        name = "/.well-known/oauth-authorization-server"
+        return routes + [web.get(path, self.metadata) for path in (name, f"/kit{name}", f"{name}/kit")]
+
+    async def metadata(self, request: web.Request) -> web.Response:
+        """RFC 8414."""
+        base = f"{request.scheme}://{request.host}/kit"
+        return web.json_response(
+            {
+                "issuer": base,
+                "authorization_endpoint": f"{base}/oauth/authorize",
+                "token_endpoint": f"{base}/oauth/token",
+                "revocation_endpoint": f"{base}/v4/oauth/revoke",
+                "response_types_supported": ["code"],
+                "grant_types_supported": ["authorization_code", "refresh_token"],
+                "code_challenge_methods_supported": ["S256"],
+                "token_endpoint_auth_methods_supported": ["client_secret_post", "none"],
+                "scopes_supported": ["public"],
+            }
+        )
+
+    async def app_page(self, request: web.Request) -> web.Response:
+        """Kit's app store: Install leads to the app with an unencoded `redirect`, as Kit's own link does."""
+        app_id = request.match_info["id"]
+        app_id = app_id if app_id.isdecimal() else str(KIT_APP_ID)
+        link = f"{self._stage.broker_public_url}/install/kit?redirect=https://app.kit.com/apps/{app_id}?success=true"
+        return page("kit_app.html", app_id=app_id, link=link)
+
+    async def revoke(self, request: web.Request) -> web.Response:
+        """RFC 7009: the whole grant goes; 200 for unknown tokens too."""
+        try:
+            params = read_params(await request.read())
+        except BodyError:
+            return _sent(_error(400, "invalid_request", "The request is malformed."))
+        client = self._stage.clients.find("kit", params.get("client_id", ""))
+        if client is None or not secret_fits(
+            client, params.get("client_secret"), needed=bool(client.secrets)
+        ):
+            return _sent(_error(403, "unauthorized_client", REVOKE_WORDS))
+        grant = self._grant_of(params.get("token", ""))
+        if grant is not None and grant.client_id != client.client_id:
+            return _sent(_error(403, "unauthorized_client", REVOKE_WORDS))
+        if grant is not None:
+            self._stage.issued.revoke_grant(grant.id)
+        return web.Response()
+
+    def _grant_of(self, token: str) -> Grant | None:
+        found = self._stage.issued.refresh_token(token) or self._stage.issued.access_token(token)
+        grant = None if found is None else self._stage.issued.grant(found.grant_id)
+        return grant if grant is not None and grant.provider == "kit" else None
+
+    async def account(self, request: web.Request) -> web.Response:
+        """GET /v4/account."""
+        switches = self._stage.faults.switches("kit")
+        if switches.identity_status is not None:
+            return web.Response(status=switches.identity_status)
+        match found := examine(self._stage, "kit", request):
+            case Complaint():
+                return web.json_response({"errors": [COMPLAINTS[found]]}, status=401)
+            case Grant():
+                if switches.plan_lapsed:
+                    return web.json_response({"errors": [PLAN_WORDS]}, status=401)
+                return web.json_response(account_document(found.holder, switches))
+
+
+def account_document(holder: Holder, switches: Switches) -> dict[str, object]:
+    """The body of GET /v4/account."""
+    account: dict[str, object] = {
+        "id": int(holder.external_id),
+        "name": "" if switches.empty_account_name else holder.label,
+        "plan_type": "creator",
+        "primary_email_address": holder.email,
+        "created_at": "2023-02-17T11:43:55Z",
+        "timezone": {
+            "name": "America/New_York",
+            "friendly_name": "Eastern Time (US & Canada)",
+            "utc_offset": "-05:00",
+        },
+    }
+    if switches.identity_without_id:
+        del account["id"]
+    user = {"email": holder.email, "id": int(holder.external_id) + USER_OFFSET}
+    return {"account": account} if switches.missing_user else {"user": user, "account": account}
+
+
+def read_holder(form: Mapping[str, str], _org: str | None) -> Holder:
+    account = form.get("account") or ACCOUNT
+    if not account.isascii() or not account.isdecimal():
+        raise ValueError("A Kit account id is a number.")
+    return Holder(str(int(account)), form.get("name") or GREETING, form.get("email") or EMAIL)
+
+
+def read_params(body: bytes) -> Mapping[str, str]:
+    """JSON or form, by the body's look and whatever the header says."""
+    if not body.lstrip().startswith(b"{"):
+        return form_pairs(body)
+    try:
+        document = json.loads(body)
+    except ValueError as error:
+        raise BodyError("not JSON") from error
+    return {name: value for name, value in document.items() if isinstance(value, str)}
+
+
+def speak(outcome: Outcome, _switches: Switches) -> Answer:
+    """Doorkeeper's words."""
+    if isinstance(outcome, Granted):
+        return json_answer(200, _tokens(outcome))
+    match outcome.why:
+        case Refusal.INVALID_CLIENT | Refusal.NOT_INSTALLED:
+            return _error(401, "invalid_client", CLIENT_WORDS)
+        case Refusal.INVALID_GRANT:
+            return _error(400, "invalid_grant", GRANT_WORDS)
+        case Refusal.UNSUPPORTED_GRANT_TYPE:
+            return _error(400, "unsupported_grant_type", TYPE_WORDS)
+        case Refusal.INVALID_REQUEST:
+            return _error(400, "invalid_request", f"Missing required parameter: {outcome.missing}.")
+        case _:
+            assert_never(outcome.why)
+
+
+def _tokens(granted: Granted) -> dict[str, object]:
+    document: dict[str, object] = {
+        "access_token": granted.pair.access.value,
+        "token_type": "Bearer",
+        "expires_in": granted.expires_in,
+        "refresh_token": granted.pair.refresh,
+        "scope": granted.grant.scope,
+        "created_at": int(granted.pair.access.created_at),
+    }
+    if granted.pair.refresh is None:
+        del document["refresh_token"]
+    return document
+
+
+def _error(status: int, error: str, description: str) -> Answer:
+    challenge = f'Bearer realm="Kit", error="{error}", error_description="{description}"'
+    return json_answer(
+        status, {"error": error, "error_description": description}, {"WWW-Authenticate": challenge}
+    )
+
+
+def _sent(answer: Answer) -> web.Response:
+    headers = {"Content-Type": answer.content_type, **answer.headers}
+    return web.Response(status=answer.status, body=answer.body.encode(), headers=headers)

@@ -1,0 +1,117 @@
+"""A person with a browser: opens an install link, signs in, clicks, and says where it ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from typing import Literal
+
+import aiohttp
+from yarl import URL
+
+HOME = frozenset({"127.0.0.1", "localhost", "::1"})
+MOVED = frozenset({301, 302, 303, 307, 308})
+STEPS = 20
+LOGIN, CONSENT, INSTALL = "sandbox-login", "sandbox-consent", "sandbox-install"
+Decision = Literal["allow", "deny"]
+
+
+class LostError(Exception):
+    """The visitor was sent around too often, or to nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """Where the journey ended: the broker's page, or the address outside that it was sent to."""
+
+    final_url: str
+    status: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The next request of the browser."""
+
+    url: URL
+    form: Mapping[str, str] | None = None
+
+
+async def install(
+    install_url: str,
+    *,
+    decision: Decision = "allow",
+    login_as: str = "demo-user",
+    answers: Mapping[str, str] | None = None,
+) -> Visit:
+    """Walk an install to its end without ever leaving this machine.
+
+    `answers` fills fields of the consent page: `account`, `name`, `email` at Kit, `org` at Kustomer.
+    Raises LostError, TimeoutError and aiohttp's ClientError.
+    """
+    jar = aiohttp.CookieJar(unsafe=True)
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(cookie_jar=jar, timeout=timeout) as session:
+        step = _Step(URL(install_url, encoded=True))
+        for _ in range(STEPS):
+            seen = await _take(session, step)
+            match _next(seen, decision, login_as, answers or {}):
+                case Visit() as end:
+                    return end
+                case _Step() as step:
+                    pass
+    raise LostError(f"more than {STEPS} pages after {install_url}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    url: URL
+    status: int
+    location: str | None
+    text: str
+
+
+async def _take(session: aiohttp.ClientSession, step: _Step) -> _Seen:
+    if step.url.host not in HOME:
+        raise LostError(f"{step.url.host} is not on this machine")
+    method = "GET" if step.form is None else "POST"
+    async with session.request(method, step.url, data=step.form, allow_redirects=False) as answer:
+        location = answer.headers.get("Location") if answer.status in MOVED else None
+        return _Seen(step.url, answer.status, location, await answer.text())
+
+
+def _next(seen: _Seen, decision: Decision, login_as: str, answers: Mapping[str, str]) -> Visit | _Step:
+    if seen.location is not None:
+        target = seen.url.join(URL(seen.location, encoded=True))
+        if target.host not in HOME:
+            return Visit(seen.location, seen.status, "")
+        return _Step(target)
+    found = _Found()
+    found.feed(seen.text)
+    if found.form == LOGIN:
+        return _Step(seen.url, {**found.fields, "login_as": login_as, "decision": "allow"})
+    if found.form == CONSENT:
+        return _Step(seen.url, {**found.fields, **answers, "decision": decision})
+    if found.link is not None:
+        return _Step(seen.url.join(URL(found.link, encoded=True)))
+    return Visit(str(seen.url), seen.status, seen.text)
+
+
+@dataclass
+class _Found(HTMLParser):
+    """What a page of the sandbox asks the person to do."""
+
+    form: str | None = None
+    link: str | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "form" and given.get("id") in (LOGIN, CONSENT):
+            self.form = given["id"]
+        if tag == "a" and given.get("id") == INSTALL:
+            self.link = given.get("href")
+        if tag == "input" and given.get("name"):
+            self.fields[given["name"] or ""] = given.get("value") or ""
