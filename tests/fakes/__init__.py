@@ -1,0 +1,1 @@
+"""Small servers and clocks with opinions, for the tests of every room."""

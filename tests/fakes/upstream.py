@@ -1,0 +1,183 @@
+"""A token endpoint on a raw socket: it answers what a test scripts, byte by byte, and notes every sloppiness."""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from types import TracebackType
+from typing import Self, assert_never
+from urllib.parse import parse_qsl
+
+JSON = {"Content-Type": "application/json"}
+FORM_TYPE = "application/x-www-form-urlencoded"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole, well-formed answer; Content-Length is added where `headers` has none."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=lambda: JSON)
+    body: bytes = b"{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """These bytes, whatever they are, and the end of the connection."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The request is read and the connection closed without a byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The length of the whole `body` is declared, its first `after` bytes are sent, the connection closes."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=lambda: JSON)
+    body: bytes = b"{}"
+    after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Nothing comes until `Upstream.release()`; after that comes `then`."""
+
+    then: Answer | Raw | Drop | Cut = Drop()
+
+
+Scripted = Answer | Raw | Drop | Cut | Stall
+
+
+def json_answer(members: object, status: int = 200) -> Answer:
+    """`members` as a JSON answer."""
+    return Answer(status, JSON, json.dumps(members).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as it came."""
+
+    method: str
+    path: str
+    """With its query, if it had one."""
+    headers: Mapping[str, str]
+    """Names in lower case; a repeated header's values are joined with `, `."""
+    body: bytes
+    form: Mapping[str, str]
+    """The parameters of a form or JSON body; of repeated ones the last."""
+
+
+class Upstream:
+    """`async with Upstream() as upstream`: serves `.url` and lets connections live as long as answers permit.
+
+    Answers are used in the order of the requests' arrival, over all connections. A request for which there is
+    no answer gets 500 and is a violation.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[Received] = []
+        self.violations: list[str] = []
+        """What no client may do (RFC 9112; RFC 6749 section 2.3 and 3.2), one sentence each."""
+        self._answers: deque[Scripted] = deque()
+        self._released = asyncio.Event()
+        self._arrived = asyncio.Condition()
+        self._connections: list[asyncio.Task[None]] = []
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        """The token endpoint; other paths of the same host are served from the same script."""
+        return f"http://127.0.0.1:{self._port}/token"
+
+    @property
+    def pending(self) -> int:
+        """How many scripted answers are left."""
+        return len(self._answers)
+
+    def script(self, answers: Iterable[Scripted]) -> None:
+        """Add `answers` behind those not used yet."""
+        self._answers.extend(answers)
+
+    def release(self) -> None:
+        """Let all answers go that stall now; a later `Stall` stalls again."""
+        self._released.set()
+        self._released = asyncio.Event()
+
+    async def arrived(self, count: int = 1) -> None:
+        """Wait until `count` requests have come altogether. TimeoutError: not within ten seconds."""
+        async with asyncio.timeout(10), self._arrived:
+            await self._arrived.wait_for(lambda: len(self.requests) >= count)
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        ended = await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._server.wait_closed()
+        for failure in ended:
+            if isinstance(failure, Exception):
+                raise failure
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.append(asyncio.create_task(self._converse(reader, writer)))
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            # A client that goes away, in the middle of anything, is no failure of this server.
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                while await self._serve_one(reader, writer):
+                    pass
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        request, violations = await _read(reader)
+        self.requests.append(request)
+        self.violations += violations
+        async with self._arrived:
+            self._arrived.notify_all()
+        stays = await self._play(self._next(request), writer)
+        return stays and "content-length" in request.headers | {"content-length": ""} and not violations
+
+    def _next(self, request: Received) -> Scripted:
+        if self._answers:
+            return self._answers.popleft()
+        self.violations.append(f"nothing is scripted for {request.method} {request.path}")
+        return Answer(500)
+
+    async def _play(self, scripted: Scripted, writer: asyncio.StreamWriter) -> bool:
+        """Send what is scripted; False: the connection ends here."""
+        match scripted:
+            case Answer(status, headers, body):
+                await _send(writer, _head(status, headers, len(body)) + body)
+                return not _closes(headers)
+            case Raw(data):
+                await _send(writer, data)
+                return False
+            case Drop():
+                return False
+            case Cut(status, headers, body, after):
+                await _send(writer, _head(status, headers, len(body)) + body[:after])
+                return False
+            case Stall(then):
+                await self._released.wait()
+                return await self._play(then, writer)
+            case _:
+                assert_never(scripted)

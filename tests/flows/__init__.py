@@ -1,0 +1,1 @@
+"""Through the whole house: token, install, renewal, restart."""
