@@ -1,0 +1,1 @@
+"""Connecting an account in a browser."""
