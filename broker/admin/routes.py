@@ -46,11 +46,11 @@ class HealthRoutes:
         ]
 
     @public
-    async def alive(self, request: web.Request) -> web.StreamResponse:
+    async def alive(self, _: web.Request) -> web.StreamResponse:
         return answer({"status": "ok"})
 
     @public
-    async def ready(self, request: web.Request) -> web.StreamResponse:
+    async def ready(self, _: web.Request) -> web.StreamResponse:
         health = self._health
         if health.starting or health.stopping:
             return answer(
@@ -147,10 +147,10 @@ class AdminRoutes:
         events = await self._events(request, None if after is None else int(after))
         return answer({"events": events})
 
-    async def check(self, request: web.Request) -> web.StreamResponse:
+    async def check(self, _: web.Request) -> web.StreamResponse:
         return answer({"checks": [check.json() for check in await self._check()]})
 
-    async def version(self, request: web.Request) -> web.StreamResponse:
+    async def version(self, _: web.Request) -> web.StreamResponse:
         return answer({"version": __version__, "started_at": rfc3339(self._started_at)})
 
     async def _events(self, request: web.Request, after: int | None) -> list[dict[str, Any]]:

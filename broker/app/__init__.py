@@ -5,22 +5,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.accounts.service import AccountService
 from broker.admin.checks import Check, provider_checks, settings_checks, store_checks
-from broker.admin.overview import Overview
 from broker.app.foundation import Foundation, lay_foundation
 from broker.app.listeners import Listeners, build_listeners
-from broker.app.rooms import (
-    CallerRoom,
-    InstallRoom,
-    TokenRoom,
-    build_accounts,
-    build_background,
-    build_callers,
-    build_installs,
-    build_overview,
-    build_tokens,
-)
+from broker.app.rooms import CallerRoom, InstallRoom, Rooms, TokenRoom, build_background, build_rooms
 from broker.clock import Clock, SystemClock
 from broker.config.settings import Settings
 from broker.errors import StartRefused
@@ -35,15 +23,23 @@ class Broker:
     """Everything that lives as long as the process."""
 
     base: Foundation
-    tokens: TokenRoom
-    installs: InstallRoom
-    accounts: AccountService
-    callers: CallerRoom
-    overview: Overview
+    rooms: Rooms
     background: Background
     listeners: Listeners
     left_open: list[Account]
     """Accounts whose renewal an earlier boot left open, newest first."""
+
+    @property
+    def tokens(self) -> TokenRoom:
+        return self.rooms.tokens
+
+    @property
+    def installs(self) -> InstallRoom:
+        return self.rooms.installs
+
+    @property
+    def callers(self) -> CallerRoom:
+        return self.rooms.callers
 
     def use(self, settings: Settings) -> None:
         """Go on with reloaded providers."""
@@ -52,8 +48,8 @@ class Broker:
         self.tokens.refresher.use(by_name)
         self.tokens.permit.settings_changed(settings.providers)
         self.installs.service.use(by_name)
-        self.accounts.use(by_name)
-        self.overview.use(settings.providers, self.base.providers.token_urls)
+        self.rooms.accounts.use(by_name)
+        self.rooms.overview.use(settings.providers, self.base.providers.token_urls)
         self.listeners.install_routes.use(settings.providers)
 
 
@@ -72,27 +68,21 @@ async def open_broker(
     """
     async with AsyncExitStack() as closing:
         base = await lay_foundation(settings, clock or SystemClock(), closing)
-        tokens = build_tokens(base, timings or Timings(), spool_folders, watch, closing)
-        installs, callers = build_installs(base), build_callers(base)
-        accounts, overview = build_accounts(base, tokens), build_overview(base, tokens)
+        rooms = build_rooms(base, timings or Timings(), spool_folders, watch, closing)
 
         async def check() -> list[Check]:
             return [
                 *settings_checks(settings),
-                *await store_checks(base.stores.accounts, len(tokens.retained)),
+                *await store_checks(base.stores.accounts, len(rooms.tokens.retained)),
                 *await provider_checks(base.providers.by_name),
             ]
 
         yield Broker(
             base=base,
-            tokens=tokens,
-            installs=installs,
-            accounts=accounts,
-            callers=callers,
-            overview=overview,
-            background=build_background(base, tokens, installs, accounts, callers),
-            listeners=build_listeners(base, tokens, installs, accounts, callers, overview, check),
-            left_open=await tokens.recovery.prepare(),
+            rooms=rooms,
+            background=build_background(base, rooms),
+            listeners=build_listeners(base, rooms, check),
+            left_open=await rooms.tokens.recovery.prepare(),
         )
 
 

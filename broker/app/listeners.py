@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from broker.accounts.routes import AccountRoutes
-from broker.accounts.service import AccountService
 from broker.admin.checks import Check
-from broker.admin.overview import Overview
 from broker.admin.routes import STOPPING, AdminRoutes, HealthRoutes
 from broker.admin.socket import by_peer
 from broker.app.foundation import Foundation
-from broker.app.rooms import CallerRoom, InstallRoom, TokenRoom
+from broker.app.rooms import InstallRoom, Rooms
 from broker.browser import BrowserCookie
 from broker.callers.middleware import authenticate, authenticating
 from broker.errors import BrokerError
@@ -41,36 +39,22 @@ class Listeners:
         self.admin[STOPPING].set()
 
 
-def build_listeners(
-    base: Foundation,
-    tokens: TokenRoom,
-    installs: InstallRoom,
-    accounts: AccountService,
-    callers: CallerRoom,
-    overview: Overview,
-    check: Callable[[], Awaitable[list[Check]]],
-) -> Listeners:
-    install_routes, public = _public(base, installs)
+def build_listeners(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]]) -> Listeners:
+    """All three, on one set of rooms."""
+    install_routes, public = _public(base, rooms.installs)
     return Listeners(
-        internal=_internal(base, tokens, installs, accounts, callers, overview),
+        internal=_internal(base, rooms),
         public=public,
-        admin=_admin(base, tokens, installs, accounts, callers, overview, check),
+        admin=_admin(base, rooms, check),
         install_routes=install_routes,
     )
 
 
-def _internal(
-    base: Foundation,
-    tokens: TokenRoom,
-    installs: InstallRoom,
-    accounts: AccountService,
-    callers: CallerRoom,
-    overview: Overview,
-) -> web.Application:
-    authenticators = (callers.keys,)
+def _internal(base: Foundation, rooms: Rooms) -> web.Application:
+    authenticators = (rooms.callers.keys,)
     health = HealthRoutes(
         health=base.health,
-        overview=overview,
+        overview=rooms.overview,
         metrics_from=base.settings.server.metrics_from,
         authenticate=lambda request: authenticate(request, authenticators, base.metrics),
     )
@@ -78,30 +62,24 @@ def _internal(
         edge(as_problem, listener="internal", is_stopping=lambda: base.health.stopping),
         authenticating(authenticators, base.metrics),
     )
-    application.add_routes(TokenRoutes(service=tokens.service, clock=base.steady).routes())
-    application.add_routes(AccountRoutes(service=accounts, clock=base.steady).routes())
-    application.add_routes(InstallApi(service=installs.service).routes())
+    application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady).routes())
+    application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
+    application.add_routes(InstallApi(service=rooms.installs.service).routes())
     application.add_routes(health.routes())
     return application
 
 
-def _admin(
-    base: Foundation,
-    tokens: TokenRoom,
-    installs: InstallRoom,
-    accounts: AccountService,
-    callers: CallerRoom,
-    overview: Overview,
-    check: Callable[[], Awaitable[list[Check]]],
-) -> web.Application:
+def _admin(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]]) -> web.Application:
     application = new_application(
         edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer()
     )
     application[STOPPING] = asyncio.Event()
-    admin = AdminRoutes(callers=callers.service, overview=overview, check=check, clock=base.clock)
-    application.add_routes(TokenRoutes(service=tokens.service, clock=base.steady, operators=True).routes())
-    application.add_routes(AccountRoutes(service=accounts, clock=base.steady).routes())
-    application.add_routes(InstallApi(service=installs.service).routes())
+    admin = AdminRoutes(callers=rooms.callers.service, overview=rooms.overview, check=check, clock=base.clock)
+    application.add_routes(
+        TokenRoutes(service=rooms.tokens.service, clock=base.steady, operators=True).routes()
+    )
+    application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
+    application.add_routes(InstallApi(service=rooms.installs.service).routes())
     application.add_routes(admin.routes())
     return application
 

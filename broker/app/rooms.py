@@ -61,7 +61,32 @@ class CallerRoom:
     service: CallerService
 
 
-def build_tokens(
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """All of them."""
+
+    tokens: TokenRoom
+    installs: InstallRoom
+    accounts: AccountService
+    callers: CallerRoom
+    overview: Overview
+
+
+def build_rooms(
+    base: Foundation, timings: Timings, spool_folders: tuple[Path, ...], watch: Watch, closing: AsyncExitStack
+) -> Rooms:
+    """Every room on one foundation."""
+    tokens = _tokens(base, timings, spool_folders, watch, closing)
+    return Rooms(
+        tokens=tokens,
+        installs=_installs(base),
+        accounts=_accounts(base, tokens),
+        callers=_callers(base),
+        overview=_overview(base, tokens),
+    )
+
+
+def _tokens(
     base: Foundation, timings: Timings, spool_folders: tuple[Path, ...], watch: Watch, closing: AsyncExitStack
 ) -> TokenRoom:
     store, boot_id = base.stores.accounts, secrets.token_hex(8)
@@ -121,7 +146,7 @@ def build_tokens(
     return TokenRoom(permit, retained, refresher, flights, recovery, service)
 
 
-def build_installs(base: Foundation) -> InstallRoom:
+def _installs(base: Foundation) -> InstallRoom:
     settings = base.settings
     late = RetryLater(store=base.stores.installs, clock=base.clock, health=base.health)
     connector = Connector(
@@ -155,7 +180,7 @@ def build_installs(base: Foundation) -> InstallRoom:
     return InstallRoom(late, service, login)
 
 
-def build_accounts(base: Foundation, tokens: TokenRoom) -> AccountService:
+def _accounts(base: Foundation, tokens: TokenRoom) -> AccountService:
     return AccountService(
         store=base.stores.accounts,
         flights=tokens.flights,
@@ -168,13 +193,13 @@ def build_accounts(base: Foundation, tokens: TokenRoom) -> AccountService:
     )
 
 
-def build_callers(base: Foundation) -> CallerRoom:
+def _callers(base: Foundation) -> CallerRoom:
     keys = KeyAuthenticator(store=base.stores.callers, clock=base.clock)
     service = CallerService(store=base.stores.callers, keys=keys, gate=base.gate, clock=base.clock)
     return CallerRoom(keys, service)
 
 
-def build_overview(base: Foundation, tokens: TokenRoom) -> Overview:
+def _overview(base: Foundation, tokens: TokenRoom) -> Overview:
     return Overview(
         accounts=base.stores.accounts,
         events=base.stores.events,
@@ -187,10 +212,9 @@ def build_overview(base: Foundation, tokens: TokenRoom) -> Overview:
     )
 
 
-def build_background(
-    base: Foundation, tokens: TokenRoom, installs: InstallRoom, accounts: AccountService, callers: CallerRoom
-) -> Background:
-    stores, steady = base.stores, base.steady
+def build_background(base: Foundation, rooms: Rooms) -> Background:
+    """The loop that renews what is due, and the small regular work of every room."""
+    stores, steady, tokens = base.stores, base.steady, rooms.tokens
     return Background(
         store=stores.accounts,
         flights=tokens.flights,
@@ -201,9 +225,9 @@ def build_background(
         chores=(
             lambda: base.store_health.probe(stores.keys),
             tokens.service.flush_uses,
-            callers.keys.flush_uses,
-            installs.service.identify_held,
-            accounts.purge_removed,
+            rooms.callers.keys.flush_uses,
+            rooms.installs.service.identify_held,
+            rooms.accounts.purge_removed,
             lambda: stores.installs.purge_expired(steady.now() - INSTALLS_KEPT, PURGE_BATCH),
             lambda: stores.events.purge_events(steady.now() - EVENTS_KEPT, PURGE_BATCH),
         ),

@@ -73,7 +73,7 @@ class Audit:
     """Writes records; those of one turn of the event loop share a write."""
 
     def __init__(
-        self, *, sink: AuditSink, clock: Clock, failed: Callable[[bool], None] = lambda failed: None
+        self, *, sink: AuditSink, clock: Clock, failed: Callable[[bool], None] = lambda _: None
     ) -> None:
         self._sink, self._clock, self._failed = sink, clock, failed
         self._waiting: list[bytes] = []

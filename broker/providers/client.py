@@ -104,11 +104,27 @@ class ProviderClient:
         public_only: bool,
     ) -> Reply:
         """POST once. Raises only what `before_send` raised."""
-        return await self._request("POST", url, data, headers, timeout, _Progress(before_send), public_only)
+        return await self._request(
+            "POST",
+            url,
+            data=data,
+            headers=headers,
+            timeout=timeout,
+            progress=_Progress(before_send),
+            public_only=public_only,
+        )
 
     async def get(self, url: str, *, headers: Mapping[str, str], timeout: float, public_only: bool) -> Reply:
         """GET once."""
-        return await self._request("GET", url, None, headers, timeout, _Progress(_nothing), public_only)
+        return await self._request(
+            "GET",
+            url,
+            data=None,
+            headers=headers,
+            timeout=timeout,
+            progress=_Progress(_nothing),
+            public_only=public_only,
+        )
 
     async def close(self) -> None:
         await self._trusted.close()
@@ -118,6 +134,7 @@ class ProviderClient:
         self,
         method: str,
         url: str,
+        *,
         data: bytes | None,
         headers: Mapping[str, str],
         timeout: float,
@@ -151,7 +168,7 @@ def _session(connector: aiohttp.TCPConnector, trace: aiohttp.TraceConfig) -> aio
     )
 
 
-async def _announce(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+async def _announce(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
     """The connection stands and nothing was sent: the moment for the durable intent (R3)."""
     progress: _Progress = context.trace_request_ctx
     try:

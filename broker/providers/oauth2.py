@@ -101,7 +101,7 @@ class OAuth2Provider:
             parameters |= {"code_challenge": oauth.challenge_of(verifier), "code_challenge_method": "S256"}
         return oauth.with_query(self._at(self._endpoints.authorize, org), parameters)
 
-    def extra_authorize_parameters(self, account: str | None) -> Mapping[str, str]:
+    def extra_authorize_parameters(self, account: str | None) -> Mapping[str, str]:  # noqa: ARG002 - for those that override it
         """What this kind of provider wants besides."""
         return {}
 

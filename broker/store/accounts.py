@@ -30,7 +30,8 @@ COUNTS = f"SELECT provider, {STATUS_SQL}, COUNT(*) FROM accounts WHERE removed_a
 BY_IDENTITY = (
     f"SELECT {COLUMNS} FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL"
 )
-INSERT = f"INSERT INTO accounts ({COLUMNS}, next_at) VALUES ({PLACEHOLDERS}, ${WIDTH + 1}) ON CONFLICT (name) DO NOTHING"
+INSERT = f"""
+INSERT INTO accounts ({COLUMNS}, next_at) VALUES ({PLACEHOLDERS}, ${WIDTH + 1}) ON CONFLICT (name) DO NOTHING"""
 REPLACE = f"""
 UPDATE accounts SET {ASSIGNMENTS}, next_at = ${WIDTH + 1}
  WHERE name = ${WIDTH + 2} AND epoch = ${WIDTH + 3} AND generation = ${WIDTH + 4}"""
@@ -182,7 +183,8 @@ class Accounts(Renewals):
         return await self._update(
             name,
             """UPDATE accounts SET removed_at = NULL,
-                      next_at = CASE WHEN dead IS NULL AND frozen IS NULL THEN CAST($3 AS DOUBLE PRECISION) ELSE NULL END
+                      next_at = CASE WHEN dead IS NULL AND frozen IS NULL THEN CAST($3 AS DOUBLE PRECISION)
+                                     ELSE NULL END
                 WHERE name = $1 AND removed_at >= $2""",
             name,
             since,

@@ -45,8 +45,8 @@ class Installs:
 
         await self._database.write(work)
 
-    async def ticket(self, hash: str) -> Ticket | None:  # noqa: A002 - the field's name
-        rows = await self._database.read(f"SELECT {TICKET} FROM tickets WHERE hash = $1", hash)
+    async def ticket(self, ticket_hash: str) -> Ticket | None:
+        rows = await self._database.read(f"SELECT {TICKET} FROM tickets WHERE hash = $1", ticket_hash)
         return _to_ticket(rows[0]) if rows else None
 
     async def begin_install(self, install: PendingInstall) -> None:

@@ -117,7 +117,7 @@ class Renewals:
 
     async def first_expiries(self, used_since: float) -> Mapping[str, float]:
         rows = await self._database.read(FIRST_EXPIRIES, used_since)
-        return {provider: at for provider, at in rows}
+        return {str(provider): float(at) for provider, at in rows}
 
     async def schedule(self, ref: Ref, next_at: float | None) -> None:
         await self._database.write(lambda transaction: transaction.execute(SCHEDULE, *_key(ref), next_at))
@@ -148,9 +148,9 @@ class Renewals:
         )
         return [Spare(*row) for row in rows]
 
-    async def drop_spare(self, id: str) -> None:  # noqa: A002 - the field's name
+    async def drop_spare(self, spare_id: str) -> None:
         await self._database.write(
-            lambda transaction: transaction.execute("DELETE FROM spares WHERE id = $1", id)
+            lambda transaction: transaction.execute("DELETE FROM spares WHERE id = $1", spare_id)
         )
 
     async def _update(self, name: str, sql: str, *values: object) -> bool:

@@ -6,12 +6,28 @@ from broker.model import Account, Event, EventKind, Intent, Reason, Status, Trou
 from broker.store.database import Row, Transaction
 
 _PLAIN = (
-    "name provider epoch generation client_id sealed_access sealed_refresh token_type scope issued_at expires_at"
-    " refreshed_at created_at external_id label subject org last_used_at"
-).split()
-_STATE = "frozen frozen_since dead dead_since removed_at unusable".split()
-_INTENT = "intent_id intent_generation intent_at lease_owner lease_until".split()
-_TROUBLE = "trouble trouble_since attempts not_before ambiguous refusals first_refused_at".split()
+    "name",
+    "provider",
+    "epoch",
+    "generation",
+    "client_id",
+    "sealed_access",
+    "sealed_refresh",
+    "token_type",
+    "scope",
+    "issued_at",
+    "expires_at",
+    "refreshed_at",
+    "created_at",
+    "external_id",
+    "label",
+    "subject",
+    "org",
+    "last_used_at",
+)
+_STATE = ("frozen", "frozen_since", "dead", "dead_since", "removed_at", "unusable")
+_INTENT = ("intent_id", "intent_generation", "intent_at", "lease_owner", "lease_until")
+_TROUBLE = ("trouble", "trouble_since", "attempts", "not_before", "ambiguous", "refusals", "first_refused_at")
 _ALL = (*_PLAIN, *_STATE, *_INTENT, *_TROUBLE)
 
 COLUMNS = ", ".join(_ALL)

@@ -81,7 +81,7 @@ class SqliteDatabase:
         self._task = asyncio.create_task(self._write_all(), name="store-writer")
 
     @classmethod
-    async def open(cls, path: Path, *, observe: Callable[[bool], None] = lambda ok: None) -> Self:
+    async def open(cls, path: Path, *, observe: Callable[[bool], None] = lambda _: None) -> Self:
         """Open or create the store at `path`; raises StartRefused with a sentence that says what to do.
 
         `observe` hears after each commit whether it succeeded.

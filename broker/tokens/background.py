@@ -55,7 +55,7 @@ class Background:
                 wait = await self._round()
             except StorageUnavailable:
                 wait = LONGEST
-            except Exception as exc:  # noqa: BLE001 - the loop must outlive whatever one round brings
+            except Exception as exc:
                 log.error("background.round_failed", exc_info=exc)
                 wait = LONGEST
             await self._clock.sleep(wait)
@@ -97,7 +97,7 @@ class Background:
         if abs(self._clock.jump) > CLOCK_JUMP:
             self._health.raise_problem(
                 "clock_jumped",
-                "the wall clock jumped since the start; tokens go on by the steady clock. Set the time right, then restart",
+                "the wall clock jumped since the start; tokens go on by the steady clock. Set the time, then restart",
             )
         else:
             self._health.clear("clock_jumped")

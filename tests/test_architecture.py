@@ -1,0 +1,218 @@
+"""The arrows of the house point one way: who may import whom, as data."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+BROKER = Path(__file__).parent.parent / "broker"
+
+LEVELS: tuple[frozenset[str], ...] = (
+    frozenset({"model", "errors", "clock", "config", "wire", "version"}),
+    frozenset({"keyring", "oauth", "sealing"}),
+    frozenset({"observe"}),
+    frozenset({"providers", "store", "systemd", "sandbox"}),
+    frozenset({"web", "pages", "keys"}),
+    frozenset({"browser", "callers"}),
+    frozenset({"login"}),
+    frozenset({"tokens", "installs"}),
+    frozenset({"accounts"}),
+    frozenset({"admin"}),
+    frozenset({"sockets"}),
+    frozenset({"app"}),
+    frozenset({"demo"}),
+    frozenset({"serve"}),
+    frozenset({"cli"}),
+    frozenset({"__main__"}),
+)
+"""From the ground up; a room imports itself and what lies below, and no neighbour on its own level but words."""
+
+WORDS = LEVELS[0]
+NEIGHBOURS = {("sealing", "keyring"), ("callers", "browser")}
+"""Imports on one level that are meant: the higher-numbered half of a level, said by name."""
+
+ONLY_IN = {
+    "aiosqlite": {"store/sqlite.py"},
+    "sqlite3": {"store/sqlite.py", "sandbox"},
+    "prometheus_client": {"observe/metrics.py"},
+    "jinja2": {"pages", "sandbox"},
+    "jwt": {"login", "callers", "sandbox"},
+    "click": {"cli", "__main__.py"},
+    "rich": {"cli"},
+    "tomllib": {"config"},
+}
+"""Drivers and libraries with one home each."""
+
+WEB_EDGE = {
+    "web.py",
+    "browser.py",
+    "pages",
+    "sandbox",
+    "app",
+    "serve.py",
+    "admin/socket.py",
+    "callers/middleware.py",
+}
+"""Where `aiohttp.web` may be imported, besides every room's routes.py."""
+
+HTTP_CLIENT = {"providers/client.py", "sandbox", "cli"}
+"""Where aiohttp's client may be used."""
+
+CLI_MAY_IMPORT = WORDS | {"cli", "systemd"}
+"""At import time; `serve`, `sandbox` and `check` work alone and import what they start when they start it."""
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(BROKER.rglob("*.py")):
+        yield path.relative_to(BROKER).as_posix(), ast.parse(path.read_text())
+
+
+def _at_import_time(tree: ast.Module) -> ast.Module:
+    imported = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return ast.Module(body=[*imported], type_ignores=[])
+
+
+def room_of(path: str) -> str:
+    first = path.split("/")[0].removesuffix(".py")
+    return "version" if first == "__init__" else first
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, frozenset[str]]]:
+    """Module and the names taken from it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, frozenset()
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module, frozenset(alias.name for alias in node.names)
+
+
+def rooms_imported(tree: ast.AST) -> Iterator[str]:
+    for module, names in imports(tree):
+        if module == "broker":
+            yield from ("version" if name == "__version__" else name for name in names)
+        elif module.startswith("broker."):
+            yield module.split(".")[1]
+
+
+def level_of(room: str) -> int:
+    return next(number for number, level in enumerate(LEVELS) if room in level)
+
+
+def upward(path: str, tree: ast.AST) -> list[str]:
+    """Imports that do not point down."""
+    here = room_of(path)
+    wrong = []
+    for there in rooms_imported(tree):
+        if there == here or (here in WORDS and there in WORDS) or (here, there) in NEIGHBOURS:
+            continue
+        if level_of(there) >= level_of(here):
+            wrong.append(f"{path} imports {there}")
+    return wrong
+
+
+def lives_in(path: str, homes: set[str]) -> bool:
+    return any(path == home or path.startswith(home + "/") for home in homes)
+
+
+def strays(path: str, tree: ast.AST) -> list[str]:
+    """Libraries imported outside their home."""
+    wrong = []
+    for module, names in imports(tree):
+        top = module.split(".")[0]
+        if top in ONLY_IN and not lives_in(path, ONLY_IN[top]):
+            wrong.append(f"{path} imports {top}")
+        web = module == "aiohttp.web" or (module == "aiohttp" and "web" in names)
+        if web and not (lives_in(path, WEB_EDGE) or path.endswith("/routes.py")):
+            wrong.append(f"{path} imports aiohttp.web")
+        if module == "aiohttp" and not names and not lives_in(path, HTTP_CLIENT):
+            wrong.append(f"{path} imports the HTTP client")
+    return wrong
+
+
+def test_every_room_has_a_level() -> None:
+    """A new room is put on the plan before it is built."""
+    rooms = {room_of(path) for path, _ in modules()}
+
+    assert set() == rooms - frozenset().union(*LEVELS)
+
+
+def test_dependencies_run_one_way() -> None:
+    """Nobody imports a room above, or beside, its own."""
+    wrong = [line for path, tree in modules() if room_of(path) != "cli" for line in upward(path, tree)]
+
+    assert [] == wrong
+
+
+def test_command_line_knows_the_words_and_the_socket() -> None:
+    """At import time; what a command starts is imported by that command."""
+    wrong = [
+        f"{path} imports {there}"
+        for path, tree in modules()
+        if room_of(path) == "cli"
+        for there in rooms_imported(_at_import_time(tree))
+        if there not in CLI_MAY_IMPORT
+    ]
+
+    assert [] == wrong
+
+
+def test_libraries_stay_at_home() -> None:
+    """Drivers in their module, `aiohttp.web` at the rim, the HTTP client where providers are talked to."""
+    assert [] == [line for path, tree in modules() for line in strays(path, tree)]
+
+
+def test_only_the_composition_root_names_concrete_classes() -> None:
+    """Rooms ask for protocols; SqliteDatabase and its like are named where they are built."""
+    concrete = {
+        "SqliteDatabase",
+        "KitProvider",
+        "KustomerProvider",
+        "ProviderClient",
+        "SystemClock",
+        "FileSink",
+    }
+    homes = {"app", "serve.py", "sandbox", "cli"}
+    wrong = [
+        f"{path} names {name}"
+        for path, tree in modules()
+        if not lives_in(path, homes)
+        for module, names in imports(tree)
+        for name in names & concrete
+        if module.startswith("broker.") and room_of(path) != module.split(".")[1]
+    ]
+
+    assert [] == wrong
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("model.py", "from broker.store import Stores"),
+        ("store/accounts.py", "from broker.tokens.service import TokenService"),
+        ("tokens/service.py", "from broker.installs.service import InstallService"),
+        ("installs/service.py", "import broker.tokens.flight"),
+        ("oauth.py", "from broker import keyring"),
+        ("providers/kit.py", "from broker.store.rows import COLUMNS"),
+        ("tokens/refresh.py", "from broker import app"),
+    ],
+)
+def test_planted_import_is_caught(path: str, source: str) -> None:
+    """The check itself can fail."""
+    assert [] != upward(path, ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("tokens/service.py", "from aiohttp import web"),
+        ("store/accounts.py", "import sqlite3"),
+        ("installs/service.py", "import aiohttp"),
+        ("tokens/policy.py", "from prometheus_client import Counter"),
+        ("web.py", "import jwt"),
+    ],
+)
+def test_planted_library_is_caught(path: str, source: str) -> None:
+    """The check itself can fail."""
+    assert [] != strays(path, ast.parse(source))
