@@ -155,7 +155,9 @@ class Keyring:
         nonce = os.urandom(NONCE_BYTES)
         header = MAGIC + bytes.fromhex(self._active)
         plaintext = secret.reveal().encode()
-        return _encode(header + nonce + self._ciphers[self._active].encrypt(nonce, plaintext, place.associated_data()))
+        return _encode(
+            header + nonce + self._ciphers[self._active].encrypt(nonce, plaintext, place.associated_data())
+        )
 
     def open(self, place: Place, record: str) -> Secret:
         """The secret that was sealed at `place`; raises SealBroken, UnknownKey."""

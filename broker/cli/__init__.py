@@ -1,0 +1,5 @@
+"""The command line, one file per group of commands; all but a few only talk to the running broker."""
+
+from broker.cli.root import broker
+
+__all__ = ["broker"]

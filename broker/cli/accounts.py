@@ -1,0 +1,191 @@
+"""`broker accounts`: look at connections and look after them."""
+
+from typing import Any
+
+import click
+
+from broker.cli import words
+from broker.cli.command import Group, as_json, confirm, yes
+from broker.cli.desk import Desk
+from broker.cli.tables import Cell, Column, show_facts, show_json, show_table
+from broker.cli.times import both, moment, relative, span
+from broker.model import Status
+
+PAGE = 1000
+COLUMNS = (
+    Column("ACCOUNT", breaks=True),
+    Column("PROVIDER", breaks=True),
+    Column("STATUS"),
+    Column("TOKEN ENDS"),
+    Column("USED"),
+)
+TIMES = frozenset({"since", "expires_at", "refreshed_at", "last_used_at", "next_renewal_at", "created_at"})
+
+
+@click.group("accounts", cls=Group)
+def accounts() -> None:
+    """Look at connections and look after them."""
+
+
+@accounts.command("list", example="broker accounts list --status needs_reauthorization")
+@click.option("--provider", type=words.provider, help="Only of this provider.")
+@click.option("--status", type=click.Choice([str(status) for status in Status]), help="Only of this status.")
+@click.option("--subject", help="Only of this person or customer at the company.")
+@click.option("--expiring-within", type=words.duration, help='Only with tokens that end so soon, as in "2h".')
+@as_json
+@click.pass_obj
+def list_accounts(
+    desk: Desk,
+    *,
+    provider: str | None,
+    status: str | None,
+    subject: str | None,
+    expiring_within: int | None,
+    as_json: bool,
+) -> None:
+    """List all accounts."""
+    found = _all(
+        desk,
+        {"provider": provider, "status": status, "subject": subject, "expiring_within": expiring_within},
+    )
+    if as_json:
+        show_json({"accounts": found, "next_cursor": None})
+    elif found:
+        now = desk.clock.now()
+        show_table(COLUMNS, (_row(account, now) for account in found))
+    elif any((provider, status, subject, expiring_within)):
+        click.echo("No account matches.")
+    else:
+        click.echo("No accounts yet. `broker install-link kit` prints a link that connects one.")
+
+
+@accounts.command("show", example="broker accounts show acme")
+@click.argument("account", type=words.account)
+@as_json
+@click.pass_obj
+def show_account(desk: Desk, account: str, as_json: bool) -> None:
+    """Show all that is known of ACCOUNT, but never its token."""
+    found = desk.broker.ask("GET", f"/accounts/{account}")
+    if as_json:
+        show_json(found)
+        return
+    now = desk.clock.now()
+    show_facts((name, _fact(name, value, now)) for name, value in found.items())
+
+
+@accounts.command("refresh", example="broker accounts refresh acme")
+@click.argument("account", type=words.account)
+@click.pass_obj
+def refresh_account(desk: Desk, account: str) -> None:
+    """Renew the token of ACCOUNT now.
+
+    Also one that is given up, or that waits for its next attempt.
+    """
+    answer = desk.broker.ask("POST", f"/token/{account}/refresh", body={})
+    left = moment(answer["provider_expires_at"]) - desk.clock.now()
+    click.echo(f"Renewed {account}: generation {answer['generation']}, lives {span(left)}.")
+
+
+@accounts.command("rename", example="broker accounts rename kit-12345 acme")
+@click.argument("account", type=words.account)
+@click.argument("new_name", type=words.account)
+@click.pass_obj
+def rename_account(desk: Desk, account: str, new_name: str) -> None:
+    """Call ACCOUNT NEW_NAME from now on.
+
+    Services must ask for the new name at once.
+    """
+    desk.broker.ask("PATCH", f"/accounts/{account}", body={"name": new_name})
+    click.echo(f"{account} is {new_name} now.")
+
+
+@accounts.command("freeze", example="broker accounts freeze acme")
+@click.argument("account", type=words.account)
+@click.pass_obj
+def freeze_account(desk: Desk, account: str) -> None:
+    """Renew ACCOUNT no more until it is unfrozen.
+
+    A living token is still handed out.
+    """
+    desk.broker.ask("POST", f"/accounts/{account}/freeze")
+    click.echo(f"{account} is frozen.")
+
+
+@accounts.command("unfreeze", example="broker accounts unfreeze acme")
+@click.argument("account", type=words.account)
+@click.pass_obj
+def unfreeze_account(desk: Desk, account: str) -> None:
+    """Renew ACCOUNT again."""
+    found = desk.broker.ask("POST", f"/accounts/{account}/unfreeze")
+    click.echo(f"{account} is {found['status']}.")
+
+
+@accounts.command(
+    "remove", example="broker accounts remove acme\nbroker accounts remove acme --revoke --purge --yes"
+)
+@click.argument("account", type=words.account)
+@click.option(
+    "--revoke", is_flag=True, help="Also revoke the grant at the provider; at Kit this uninstalls the app."
+)
+@click.option("--purge", is_flag=True, help="Forget it at once; it cannot be restored.")
+@yes
+@click.pass_obj
+def remove_account(desk: Desk, account: str, revoke: bool, purge: bool, yes: bool) -> None:
+    """Hand out no more tokens of ACCOUNT.
+
+    For 30 days `broker accounts restore` undoes it.
+    """
+    confirm(_question(account, revoke=revoke, purge=purge), yes=yes)
+    query = {"revoke": 1 if revoke else None, "purge": 1 if purge else None}
+    desk.broker.ask("DELETE", f"/accounts/{account}", query=query)
+    if purge:
+        click.echo(f"{account} is forgotten.")
+    else:
+        click.echo(f"{account} is removed; for 30 days `broker accounts restore {account}` brings it back.")
+
+
+@accounts.command("restore", example="broker accounts restore acme")
+@click.argument("account", type=words.account)
+@click.pass_obj
+def restore_account(desk: Desk, account: str) -> None:
+    """Bring back ACCOUNT, removed in the last 30 days."""
+    found = desk.broker.ask("POST", f"/accounts/{account}/restore")
+    click.echo(f"{account} is back: {found['status']}.")
+
+
+def _all(desk: Desk, query: dict[str, object | None]) -> list[dict[str, Any]]:
+    """The accounts of all pages."""
+    broker, found, cursor = desk.broker, [], None
+    while True:
+        page = broker.ask("GET", "/accounts", query={**query, "limit": PAGE, "cursor": cursor})
+        found += page["accounts"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return found
+
+
+def _row(account: dict[str, Any], now: float) -> tuple[object, ...]:
+    return (
+        account["account"],
+        account["provider"],
+        Cell(account["status"], account["reason"]),
+        relative(account["expires_at"], now),
+        relative(account["last_used_at"], now),
+    )
+
+
+def _fact(name: str, value: object, now: float) -> object:
+    if name == "status":
+        return Cell(value)
+    if name in TIMES and isinstance(value, str):
+        return both(value, now)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value
+
+
+def _question(account: str, *, revoke: bool, purge: bool) -> str:
+    """What a person is asked before the account goes."""
+    gone = "for good" if purge else "(restorable for 30 days)"
+    revoked = ", after revoking its grant at the provider" if revoke else ""
+    return f"Remove {account} {gone}{revoked}?"

@@ -1,0 +1,122 @@
+"""Asks the running broker over its admin socket, HTTP and JSON; every failure becomes one sentence."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from broker.cli.failed import Failed, NoBroker
+
+BASE = "http://broker"
+PATIENCE = 180.0
+"""Seconds; a token request of 75 s may stand before ours."""
+ABSENT = (FileNotFoundError, ConnectionRefusedError)
+
+Object = dict[str, Any]
+
+
+class AdminSocket:
+    """The running broker, as operators reach it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def ask(
+        self,
+        method: str,
+        target: str,
+        *,
+        query: Mapping[str, object | None] | None = None,
+        body: Mapping[str, object] | None = None,
+    ) -> Object:
+        """The answer's JSON object, empty where there is none; raises Failed, NoBroker.
+
+        `query` leaves out what is None.
+        """
+        return asyncio.run(self._ask(method, target, _given(query), body))
+
+    def follow(
+        self, target: str, *, query: Mapping[str, object | None], show: Callable[[Object], None]
+    ) -> None:
+        """Hand each server-sent event to `show`; ends only with Failed or NoBroker, when the broker stops."""
+        asyncio.run(self._follow(target, _given(query), show))
+
+    async def _ask(
+        self, method: str, target: str, query: Mapping[str, str], body: Mapping[str, object] | None
+    ) -> Object:
+        async with (
+            self._session(aiohttp.ClientTimeout(total=PATIENCE)) as session,
+            session.request(method, BASE + target, params=query, json=body) as response,
+        ):
+            return self._read(response.status, await response.read())
+
+    async def _follow(self, target: str, query: Mapping[str, str], show: Callable[[Object], None]) -> None:
+        headers = {"Accept": "text/event-stream"}
+        async with (
+            self._session(aiohttp.ClientTimeout(total=None)) as session,
+            session.get(BASE + target, params=query, headers=headers) as response,
+        ):
+            if response.status != 200:
+                self._read(response.status, await response.read())
+            async for line in response.content:
+                if line.startswith(b"data:"):
+                    show(json.loads(line.removeprefix(b"data:")))
+        raise Failed("The broker has stopped, so there is nothing more to follow.")
+
+    @asynccontextmanager
+    async def _session(self, timeout: aiohttp.ClientTimeout) -> AsyncIterator[aiohttp.ClientSession]:
+        connector = aiohttp.UnixConnector(path=str(self._path))
+        try:
+            async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+                yield session
+        except aiohttp.ClientConnectorError as exc:
+            raise self._unreachable(exc.os_error) from None
+        except TimeoutError:
+            raise Failed(
+                f"The broker at {self._path} has not answered within {PATIENCE:.0f} s; see its log."
+            ) from None
+        except (aiohttp.ClientError, ValueError):
+            raise Failed(f"The broker at {self._path} broke off its answer; see its log.") from None
+
+    def _unreachable(self, error: OSError) -> Failed:
+        if isinstance(error, ABSENT):
+            return NoBroker(f"No broker answers at {self._path}; is it running? (`broker serve`)")
+        if isinstance(error, PermissionError):
+            return Failed(
+                f"You may not open the admin socket {self._path}; run this as the broker's user or as root,"
+                " or set server.admin_group to a group of yours."
+            )
+        return Failed(f"The admin socket {self._path} cannot be reached: {error.strerror or error}.")
+
+    def _read(self, status: int, text: bytes) -> Object:
+        answer = _object(text)
+        if status < 400 and answer is not None:
+            return answer
+        if answer is not None and isinstance(answer.get("detail"), str):
+            raise Failed(_sentence(answer))
+        raise Failed(f"What answers at {self._path} does not talk like a broker (status {status}).")
+
+
+def _given(query: Mapping[str, object | None] | None) -> dict[str, str]:
+    return {name: str(value) for name, value in (query or {}).items() if value is not None}
+
+
+def _object(text: bytes) -> Object | None:
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    """What the problem document (RFC 9457) says; our own bugs are found again by the request's id."""
+    if problem.get("code") == "internal":
+        return f"{problem['detail']} (request id {problem.get('request_id')})"
+    return str(problem["detail"])

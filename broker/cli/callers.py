@@ -1,0 +1,117 @@
+"""`broker callers`: the services that may ask for tokens, and their keys."""
+
+from typing import Any
+
+import click
+
+from broker.cli import words
+from broker.cli.command import Group, as_json, confirm, yes
+from broker.cli.desk import Desk
+from broker.cli.tables import Column, show_json, show_table
+from broker.cli.text import counted
+from broker.cli.times import moment, relative
+from broker.model import Permission
+
+COLUMNS = (
+    Column("CALLER", breaks=True),
+    Column("ACCOUNTS", breaks=True),
+    Column("PERMISSIONS", breaks=True),
+    Column("KEYS"),
+    Column("LAST ENDS"),
+    Column("USED"),
+)
+
+
+@click.group("callers", cls=Group)
+def callers() -> None:
+    """The services that may ask for tokens, and their keys."""
+
+
+@callers.command("add", example="broker callers add reporting --account 'kit-*' --account acme --expires 90d")
+@click.argument("name", type=words.caller)
+@click.option(
+    "--account", "globs", multiple=True, required=True, metavar="GLOB", help="What it may touch; repeatable."
+)
+@click.option(
+    "--permission",
+    "permissions",
+    multiple=True,
+    type=click.Choice([str(permission) for permission in Permission]),
+    default=[str(Permission.TOKEN)],
+    help="What it may do; repeatable. Default: token.",
+)
+@click.option("--expires", type=words.duration, help='When the key ends, as in "90d"; never without it.')
+@click.pass_obj
+def add_caller(
+    desk: Desk, name: str, globs: tuple[str, ...], permissions: tuple[str, ...], expires: int | None
+) -> None:
+    """Let the service NAME in and print its key.
+
+    The key is never shown again; only a hash of it is kept.
+    """
+    body = {
+        "name": name,
+        "accounts": list(globs),
+        "permissions": list(permissions),
+        "expires_in": expires,
+    }
+    click.echo(desk.broker.ask("POST", "/callers", body=body)["key"])
+
+
+@callers.command("list", example="broker callers list")
+@as_json
+@click.pass_obj
+def list_callers(desk: Desk, as_json: bool) -> None:
+    """List the services and how their keys are doing."""
+    answer = desk.broker.ask("GET", "/callers")
+    if as_json:
+        show_json(answer)
+    elif answer["callers"]:
+        now = desk.clock.now()
+        show_table(COLUMNS, (_row(caller, now) for caller in answer["callers"]))
+    else:
+        click.echo("No callers yet. `broker callers add NAME --account GLOB` lets one in.")
+
+
+@callers.command("rotate", example="broker callers rotate reporting")
+@click.argument("name", type=words.caller)
+@click.pass_obj
+def rotate_caller(desk: Desk, name: str) -> None:
+    """Print a new key for the service NAME.
+
+    The old one works 24 hours longer.
+    """
+    click.echo(desk.broker.ask("POST", f"/callers/{name}/rotate")["key"])
+
+
+@callers.command("remove", example="broker callers remove reporting")
+@click.argument("name", type=words.caller)
+@yes
+@click.pass_obj
+def remove_caller(desk: Desk, name: str, yes: bool) -> None:
+    """Shut the service NAME out, at once."""
+    confirm(f"Remove {name}, whose keys stop working at once?", yes=yes)
+    desk.broker.ask("DELETE", f"/callers/{name}")
+    click.echo(f"{name} is removed.")
+
+
+def _row(caller: dict[str, Any], now: float) -> tuple[object, ...]:
+    keys = caller["keys"]
+    used = max((key["last_used_at"] for key in keys if key["last_used_at"]), key=moment, default=None)
+    return (
+        caller["name"],
+        " ".join(caller["accounts"]),
+        " ".join(caller["permissions"]),
+        counted(len(keys), "key"),
+        _last_end(keys, now),
+        relative(used, now),
+    )
+
+
+def _last_end(keys: list[dict[str, Any]], now: float) -> str:
+    """When the last of the keys ends."""
+    if not keys:
+        return "-"
+    if any(key["expires_at"] is None for key in keys):
+        return "never"
+    return relative(max((key["expires_at"] for key in keys), key=moment), now)

@@ -1,0 +1,35 @@
+"""What a command works with: the configuration's place, environment, clock, and the broker that answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from broker.cli.admin_socket import AdminSocket
+from broker.cli.failed import Failed
+from broker.clock import Clock, SystemClock
+from broker.config import ConfigError, admin_socket_of, environment, locate
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Every command gets one."""
+
+    config: str | None = None
+    """As given with `--config`."""
+    environ: Mapping[str, str] = field(default_factory=environment)
+    clock: Clock = field(default_factory=SystemClock)
+
+    def configured_by(self, config: str) -> "Desk":
+        return replace(self, config=config)
+
+    @property
+    def config_path(self) -> Path:
+        return locate(self.config, self.environ)
+
+    @property
+    def broker(self) -> AdminSocket:
+        """The running broker; raises Failed where the configuration does not say where it answers."""
+        try:
+            return AdminSocket(admin_socket_of(self.config_path, self.environ))
+        except ConfigError as exc:
+            raise Failed(exc.problems[0]) from None

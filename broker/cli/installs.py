@@ -1,0 +1,31 @@
+"""`broker install-link`: an address with which a person connects an account."""
+
+import click
+
+from broker.cli import words
+from broker.cli.command import Command
+from broker.cli.desk import Desk
+
+
+@click.command("install-link", cls=Command, example="broker install-link kit --account acme")
+@click.argument("provider", type=words.provider)
+@click.option("--account", type=words.account, help="Its name here; without it, the provider's id names it.")
+@click.option("--org", help="The organisation at the provider, where its addresses hold one (Kustomer).")
+@click.option("--return-to", metavar="URL", help="Where the browser goes in the end.")
+@click.option("--replace", is_flag=True, help="Allow another identity to take the account's place.")
+@click.pass_obj
+def install_link(
+    desk: Desk, *, provider: str, account: str | None, org: str | None, return_to: str | None, replace: bool
+) -> None:
+    """Print a link that connects an account of PROVIDER.
+
+    It is good for an hour and for one connection. Send it to the person whose account it is.
+    """
+    body = {
+        "provider": provider,
+        "account": account,
+        "org": org,
+        "return_to": return_to,
+        "replace": replace,
+    }
+    click.echo(desk.broker.ask("POST", "/installs", body=body)["install_url"])

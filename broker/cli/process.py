@@ -1,0 +1,69 @@
+"""`broker serve` and `broker sandbox`: the commands that stay."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from broker.cli import words
+from broker.cli.command import Command
+from broker.cli.desk import Desk
+from broker.cli.failed import Failed
+from broker.config.settings import TcpListen
+
+HIGHEST_PORT = 65533
+"""`public` and the sandbox take the two ports behind it."""
+
+
+@click.command("serve", cls=Command, example="broker --config config.toml serve")
+@click.option(
+    "--port",
+    type=click.IntRange(1, HIGHEST_PORT),
+    help="Listen on loopback: internal here, public and sandbox on the next two.",
+)
+@click.pass_context
+def serve(context: click.Context, port: int | None) -> None:
+    """Run the broker until SIGTERM or Ctrl-C.
+
+    SIGHUP reloads the configuration.
+    """
+    from broker.serve import run  # noqa: PLC0415 - all of the server, which no other command needs
+
+    desk = context.ensure_object(Desk)
+    context.exit(run(desk.config_path, desk.environ, port))
+
+
+@click.command("sandbox", cls=Command, example="broker sandbox --listen 127.0.0.1:8089")
+@click.option(
+    "--listen", type=words.address, default="127.0.0.1:8089", show_default=True, help="Where to answer."
+)
+@click.option(
+    "--database",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("var/sandbox.db"),
+    show_default=True,
+    help="Where it keeps what it issued.",
+)
+@click.option(
+    "--broker-url",
+    default="http://127.0.0.1:8081",
+    show_default=True,
+    metavar="URL",
+    help="The public_url of the broker that it sends people back to.",
+)
+def sandbox(listen: TcpListen, database: Path, broker_url: str) -> None:
+    """Play Kit and Kustomer, for trying things out.
+
+    It plays the company's own app as well, until SIGTERM or Ctrl-C; nothing in it is real.
+    """
+    from broker.sandbox import Sandbox, run_alone  # noqa: PLC0415 - a server of its own
+
+    def ready(running: Sandbox) -> None:
+        click.echo(f"Kit and Kustomer are played at {running.base_url}/ (Ctrl-C stops it).")
+
+    try:
+        asyncio.run(run_alone(listen, database, broker_url, ready=ready))
+    except OSError as exc:
+        raise Failed(
+            f"The sandbox cannot listen on {listen}: {exc.strerror or exc}; choose another with --listen."
+        ) from None

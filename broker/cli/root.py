@@ -1,0 +1,43 @@
+"""The command `broker` and everything below it."""
+
+import click
+
+from broker import __version__
+from broker.cli.accounts import accounts
+from broker.cli.callers import callers
+from broker.cli.check import check
+from broker.cli.command import Group
+from broker.cli.events import events
+from broker.cli.installs import install_link
+from broker.cli.process import sandbox, serve
+from broker.cli.providers import providers
+from broker.cli.store import adopt
+from broker.cli.systemd import systemd
+from broker.cli.tokens import token
+from broker.cli.version import version
+
+
+@click.version_option(__version__, prog_name="token-broker", message="%(prog)s %(version)s")
+@click.group("broker", cls=Group)
+def broker() -> None:
+    """Keeps OAuth connections to Kit and Kustomer alive and hands out fresh tokens.
+
+    Every command ends with 0 when done, 1 when it failed, 2 when it was used wrongly.
+    """
+
+
+for command in (
+    serve,
+    check,
+    token,
+    install_link,
+    accounts,
+    callers,
+    providers,
+    events,
+    adopt,
+    sandbox,
+    systemd,
+    version,
+):
+    broker.add_command(command)

@@ -1,0 +1,36 @@
+"""`broker systemd`: the unit that the broker runs as."""
+
+from pathlib import Path
+
+import click
+
+from broker.cli.command import Group
+from broker.cli.failed import Failed
+
+
+@click.group("systemd", cls=Group)
+def systemd() -> None:
+    """Run the broker as a service of systemd."""
+
+
+@systemd.command("install", example="sudo broker systemd install")
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("/"),
+    metavar="DIR",
+    help="Lay it below this folder, as packages do; default /.",
+)
+def install_unit(root: Path) -> None:
+    """Write token-broker.service and say what to do next.
+
+    An older one is kept as .bak.
+    """
+    from broker.systemd import install  # noqa: PLC0415 - only this command needs it
+
+    try:
+        lines = install(root)
+    except OSError as exc:
+        raise Failed(f"{exc.filename or root} cannot be written: {exc.strerror}; are you root?") from None
+    for line in lines:
+        click.echo(line)

@@ -1,0 +1,79 @@
+"""Prints tables for people, eighty columns wide where nobody knows better, and JSON for programs."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from broker.cli.text import plain
+
+STYLES: Mapping[str, str] = {
+    "active": "green",
+    "closed": "green",
+    "ok": "green",
+    "frozen": "cyan",
+    "warning": "yellow",
+    "uncertain": "yellow",
+    "refresh_failing": "yellow",
+    "needs_reauthorization": "red",
+    "open": "red",
+    "problem": "red",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column's head, and whether its cells may be broken over lines; nothing is ever cut off."""
+
+    head: str
+    breaks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A word of ours in its colour, and what explains it on the line below."""
+
+    word: object
+    note: object | None = None
+
+
+def show_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
+    """A table; what does not fit is folded in the columns that may break."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column.head, no_wrap=not column.breaks, overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(cell) for cell in row))
+    _print(table)
+
+
+def show_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Names and values, one a line."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(Text(name), _text(value))
+    _print(table)
+
+
+def show_json(value: Mapping[str, Any]) -> None:
+    """Pure ASCII, so that nothing in it can play with the terminal."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def _text(cell: object) -> Text:
+    if isinstance(cell, Cell):
+        word = Text(plain(cell.word), style=STYLES.get(str(cell.word), ""))
+        return word if cell.note is None else Text("\n").join([word, Text(plain(cell.note), style="dim")])
+    return Text(plain(cell))
+
+
+def _print(table: Table) -> None:
+    # Where there is no terminal, rich takes eighty columns.
+    Console(highlight=False).print(table)

@@ -1,0 +1,34 @@
+"""Moments as people say them: “in 3 h”, “2 min ago”. Pure."""
+
+from datetime import datetime
+
+STEPS = ((86400.0, 48 * 3600.0, "d"), (3600.0, 3600.0, "h"), (60.0, 60.0, "min"), (1.0, 1.0, "s"))
+"""Seconds in a unit, seconds from which it is used, its name: days are used from two days on."""
+
+
+def moment(at: str) -> float:
+    """Epoch seconds of an RFC 3339 time."""
+    return datetime.fromisoformat(at).timestamp()
+
+
+def span(seconds: float) -> str:
+    """A length of time in whole units, rounded down."""
+    for unit, least, name in STEPS:
+        if seconds >= least:
+            return f"{int(seconds // unit)} {name}"
+    return "0 s"
+
+
+def relative(at: str | None, now: float) -> str:
+    """How far off an RFC 3339 time is; a dash for None."""
+    if at is None:
+        return "-"
+    ahead = moment(at) - now
+    if abs(ahead) < 1:
+        return "now"
+    return f"in {span(ahead)}" if ahead > 0 else f"{span(-ahead)} ago"
+
+
+def both(at: str | None, now: float) -> str:
+    """Relative and absolute."""
+    return "-" if at is None else f"{relative(at, now)} ({at})"

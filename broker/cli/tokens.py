@@ -1,0 +1,60 @@
+"""`broker token`: one account's token, for scripts and people."""
+
+from enum import StrEnum
+from typing import Any, assert_never
+
+import click
+
+from broker.cli import words
+from broker.cli.command import Command
+from broker.cli.desk import Desk
+from broker.cli.tables import show_json
+from broker.cli.text import one_line
+
+
+class Format(StrEnum):
+    """How a token is printed."""
+
+    TOKEN = "token"  # noqa: S105 - a format, not a secret
+    JSON = "json"
+    HEADER = "header"
+
+
+@click.command(
+    "token",
+    cls=Command,
+    example='curl -H "$(broker token acme --format header)" https://api.kit.com/v4/account',
+)
+@click.argument("account", type=words.account)
+@click.option(
+    "--min-ttl",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="Renew first if the token lives shorter than this.",
+)
+@click.option(
+    "--format",
+    "shape",
+    type=click.Choice(Format, case_sensitive=False),
+    default=Format.TOKEN,
+    help="Default: token.",
+)
+@click.pass_obj
+def token(desk: Desk, account: str, min_ttl: int | None, shape: Format) -> None:
+    """Print a fresh token of ACCOUNT, and nothing else."""
+    answer = desk.broker.ask("GET", f"/token/{account}", query={"min_ttl": min_ttl})
+    if warning := answer.get("warning"):
+        click.echo(one_line(f"Warning: {warning}"), err=True)
+    _print(answer, shape)
+
+
+def _print(answer: dict[str, Any], shape: Format) -> None:
+    match shape:
+        case Format.TOKEN:
+            click.echo(answer["access_token"])
+        case Format.HEADER:
+            click.echo(f"Authorization: Bearer {answer['access_token']}")
+        case Format.JSON:
+            show_json(answer)
+        case _:
+            assert_never(shape)

@@ -1,0 +1,34 @@
+"""The vocabulary: frozen values that every room shares and that import nothing of ours."""
+
+from broker.model.account import Account, Intent, Reason, Ref, Status, Trouble, is_account_name
+from broker.model.callers import Caller, CallerKey, CallerRecord, Permission
+from broker.model.events import Event, EventKind
+from broker.model.installs import InstallOutcome, PendingGrant, PendingInstall, PendingLogin, Ticket
+from broker.model.secret import Secret
+from broker.model.tokens import Identity, Spare, Successor, TokenSet
+
+__all__ = [
+    "Account",
+    "Caller",
+    "CallerKey",
+    "CallerRecord",
+    "Event",
+    "EventKind",
+    "Identity",
+    "InstallOutcome",
+    "Intent",
+    "PendingGrant",
+    "PendingInstall",
+    "PendingLogin",
+    "Permission",
+    "Reason",
+    "Ref",
+    "Secret",
+    "Spare",
+    "Status",
+    "Successor",
+    "Ticket",
+    "TokenSet",
+    "Trouble",
+    "is_account_name",
+]
