@@ -174,12 +174,17 @@ listen = "{self.sandbox.listen}"
 
 @asynccontextmanager
 async def open_house(
-    folder: Path, *, extra: str = "", clock: FakeClock | None = None, timings: Timings | None = None
+    folder: Path,
+    *,
+    extra: str = "",
+    clock: FakeClock | None = None,
+    timings: Timings | None = None,
+    public_port: int | None = None,
 ) -> AsyncIterator[House]:
     """A house with the caller `service`, who may read every account's token and force renewals."""
     clock = clock or FakeClock()
     folder.mkdir(mode=0o700, exist_ok=True)
-    public_port, internal_port = free_port(), free_port()
+    public_port, internal_port = public_port or free_port(), free_port()
     sandbox = Sandbox(
         listen=TcpListen("127.0.0.1", free_port()),
         database=folder / "sandbox.db",
