@@ -83,11 +83,9 @@ class Service:
                 )
             )
             loop.add_signal_handler(signal.SIGHUP, self._reload, broker)
-            runners = await self._listen(broker)
+            await self._listen(broker, closing)
             await self._live(broker)
-            for runner in runners:
-                await runner.cleanup()
-            log.info("broker.stopped")
+        log.info("broker.stopped")
 
     async def _live(self, broker: Broker) -> None:
         """READY, renew in the background, wait for the signal, drain."""
@@ -138,14 +136,18 @@ class Service:
             raise refused("sandbox.listen", settings.sandbox.listen, exc) from None
         closing.push_async_callback(sandbox.stop)
 
-    async def _listen(self, broker: Broker) -> list[web.AppRunner]:
+    async def _listen(self, broker: Broker, closing: AsyncExitStack) -> None:
         server, listeners = self._settings.server, broker.listeners
         admin = UnixListen(server.admin_socket, 0o660 if server.admin_group else 0o600, server.admin_group)
-        return [
-            await _serve(listeners.admin, [admin], None, "server.admin_socket"),
-            await _serve(listeners.internal, server.internal, server.internal_tls, "server.internal"),
-            await _serve(listeners.public, server.public, server.public_tls, "server.public"),
-        ]
+        for application, listens, tls, key in (
+            (listeners.admin, (admin,), None, "server.admin_socket"),
+            (listeners.internal, server.internal, server.internal_tls, "server.internal"),
+            (listeners.public, server.public, server.public_tls, "server.public"),
+        ):
+            runner = new_runner(application)
+            closing.push_async_callback(runner.cleanup)
+            await runner.setup()
+            await _listen_on(runner, listens, tls, key)
 
     def _reload(self, broker: Broker) -> None:
         """SIGHUP: take over what may change while running; a broken file keeps the old settings."""
@@ -166,15 +168,10 @@ class Service:
         self._notifier.ready("serving tokens")
 
 
-async def _serve(
-    application: web.Application, listens: Sequence[Listen], tls: Tls | None, key: str
-) -> web.AppRunner:
-    runner = new_runner(application)
-    await runner.setup()
+async def _listen_on(runner: web.AppRunner, listens: Sequence[Listen], tls: Tls | None, key: str) -> None:
     context = tls_context(tls, key=f"{key}_tls")
     for listen in listens:
         await web.SockSite(runner, listening(listen, key=key), ssl_context=context).start()
-    return runner
 
 
 def _spool_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:

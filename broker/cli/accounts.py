@@ -168,7 +168,7 @@ def _row(account: dict[str, Any], now: float) -> tuple[object, ...]:
     return (
         account["account"],
         account["provider"],
-        Cell(account["status"], account["reason"]),
+        Cell(account["status"], [account["reason"]]),
         relative(account["expires_at"], now),
         relative(account["last_used_at"], now),
     )

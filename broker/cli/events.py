@@ -50,7 +50,7 @@ def events(
 
 
 def _row(event: Mapping[str, Any], now: float) -> tuple[object, ...]:
-    return event["id"], relative(event["at"], now), Cell(event["event"], event["reason"]), _about(event)
+    return event["id"], relative(event["at"], now), Cell(event["event"], [event["reason"]]), _about(event)
 
 
 def _about(event: Mapping[str, Any]) -> str:

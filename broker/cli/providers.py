@@ -7,7 +7,7 @@ import click
 from broker.cli import words
 from broker.cli.command import Group, as_json
 from broker.cli.desk import Desk
-from broker.cli.tables import Cell, Column, show_json, show_table
+from broker.cli.tables import Cell, Column, Lines, show_json, show_table
 from broker.cli.text import plain
 from broker.cli.times import relative
 
@@ -15,9 +15,7 @@ COLUMNS = (
     Column("PROVIDER", breaks=True),
     Column("TYPE"),
     Column("BREAKER"),
-    Column("SINCE"),
-    Column("PAUSED UNTIL"),
-    Column("ACCOUNTS", breaks=True),
+    Column("ACCOUNTS"),
 )
 
 
@@ -55,12 +53,20 @@ def resume_provider(desk: Desk, provider: str) -> None:
 
 
 def _row(provider: dict[str, Any], now: float) -> tuple[object, ...]:
-    counts = provider["accounts"].items()
+    counts = [f"{count} {status}" for status, count in provider["accounts"].items()]
     return (
         provider["name"],
         provider["type"],
-        Cell(provider["breaker"], provider["reason"]),
-        relative(provider["since"], now),
-        relative(provider["paused_until"], now),
-        ", ".join(f"{count} {status}" for status, count in counts) or "none",
+        Cell(provider["breaker"], _why(provider, now)),
+        Lines(counts or ["none"]),
     )
+
+
+def _why(provider: dict[str, Any], now: float) -> list[str]:
+    """Why it is not asked, since when, and when it is asked again; nothing where all is well."""
+    why = [provider["reason"]] if provider["reason"] else []
+    if provider["since"]:
+        why.append(f"since {relative(provider['since'], now)}")
+    if provider["paused_until"]:
+        why.append(f"asked again {relative(provider['paused_until'], now)}")
+    return why

@@ -6,6 +6,7 @@ import click
 
 from broker.cli.command import Group
 from broker.cli.failed import Failed
+from broker.systemd import install
 
 
 @click.group("systemd", cls=Group)
@@ -26,8 +27,6 @@ def install_unit(root: Path) -> None:
 
     An older one is kept as .bak.
     """
-    from broker.systemd import install  # noqa: PLC0415 - only this command needs it
-
     try:
         lines = install(root)
     except OSError as exc:

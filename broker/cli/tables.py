@@ -36,10 +36,17 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A word of ours in its colour, and what explains it on the line below."""
+    """A word of ours in its colour, and what explains it, each on a line below."""
 
     word: object
-    note: object | None = None
+    notes: Sequence[object] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Several values, one below the other."""
+
+    values: Sequence[object]
 
 
 def show_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
@@ -68,10 +75,14 @@ def show_json(value: Mapping[str, Any]) -> None:
 
 
 def _text(cell: object) -> Text:
-    if isinstance(cell, Cell):
-        word = Text(plain(cell.word), style=STYLES.get(str(cell.word), ""))
-        return word if cell.note is None else Text("\n").join([word, Text(plain(cell.note), style="dim")])
-    return Text(plain(cell))
+    match cell:
+        case Cell(word, notes):
+            styled = Text(plain(word), style=STYLES.get(str(word), ""))
+            return Text("\n").join([styled, *(Text(plain(note), style="dim") for note in notes if note)])
+        case Lines(values):
+            return Text("\n").join([Text(plain(value)) for value in values])
+        case _:
+            return Text(plain(cell))
 
 
 def _print(table: Table) -> None:

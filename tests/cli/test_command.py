@@ -1,0 +1,244 @@
+"""What holds for every command: where the configuration comes from, how commands fail, what their help shows."""
+
+import asyncio
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from aiohttp import web
+from click.testing import CliRunner
+
+from broker.cli import broker as command_line
+from broker.cli.command import Command
+from broker.cli.desk import Desk
+from tests.fakes.clock import FakeClock
+
+from .conftest import Run
+from .stub import ACCESS_TOKEN, NOW, Stub, account
+
+FIRST_DELIVERY = [
+    "serve",
+    "check",
+    "token",
+    "install-link",
+    "sandbox",
+    "events",
+    "version",
+    "adopt",
+    "accounts-list",
+    "accounts-show",
+    "accounts-refresh",
+    "accounts-rename",
+    "accounts-freeze",
+    "accounts-unfreeze",
+    "accounts-remove",
+    "accounts-restore",
+    "callers-add",
+    "callers-list",
+    "callers-rotate",
+    "callers-remove",
+    "providers-list",
+    "providers-resume",
+    "systemd-install",
+]
+
+
+def leaves(
+    group: click.Group, above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that does something, with the words that lead to it."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*above, name))
+        else:
+            yield (*above, name), command
+
+
+COMMANDS = dict(leaves(command_line))
+
+
+def invoke(*words: str, **environ: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    result = CliRunner().invoke(command_line, words, obj=Desk(environ=environ, clock=FakeClock(NOW)))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_every_command_of_the_first_delivery_is_there() -> None:
+    """No more and no less than the pages say."""
+    assert sorted(FIRST_DELIVERY) == sorted("-".join(path) for path in COMMANDS)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
+    """Its help fits eighty columns, takes `--config` and ends with an example of itself."""
+    code, out, _ = invoke(*path, "--help")
+
+    help_text, _, example = out.partition("\nExample:\n")
+    assert 0 == code
+    assert "--config PATH" in help_text
+    assert re.search(rf"broker (--config \S+ )?{' '.join(path)}\b", example)
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_is_of_the_kind_that_takes_config(path: tuple[str, ...]) -> None:
+    """So nobody can add one that forgets it."""
+    assert isinstance(COMMANDS[path], Command)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        ("--config", "{config}", "accounts", "show", "acme", "--json"),
+        ("accounts", "--config", "{config}", "show", "acme", "--json"),
+        ("accounts", "show", "--config", "{config}", "acme", "--json"),
+        ("accounts", "show", "acme", "--json", "--config", "{config}"),
+        ("--config", "/nowhere/config.toml", "accounts", "show", "acme", "--json", "--config", "{config}"),
+    ],
+)
+async def test_config_may_stand_before_or_after_the_name(
+    stub: Stub, config: Path, shape: tuple[str, ...]
+) -> None:
+    """The last one given counts."""
+    stub.accounts = {"acme": account("acme")}
+    words = [word.format(config=config) for word in shape]
+
+    code, _, err = await asyncio.to_thread(invoke, *words)
+
+    assert (0, "", "GET /accounts/acme") == (code, err, stub.last.what)
+
+
+@pytest.mark.parametrize("variable", ["BROKER_CONFIG", "BROKER_ADMIN_SOCKET"])
+async def test_the_environment_may_say_where_the_broker_is(
+    stub: Stub, config: Path, admin_socket: Path, variable: str
+) -> None:
+    """By the configuration or by the socket itself, which needs no configuration at all."""
+    stub.accounts = {"acme": account("acme")}
+    place = {"BROKER_CONFIG": config, "BROKER_ADMIN_SOCKET": admin_socket}[variable]
+
+    code, out, _ = await asyncio.to_thread(invoke, "token", "acme", **{variable: str(place)})
+
+    assert (0, f"{ACCESS_TOKEN}\n") == (code, out)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("accounts",),
+        ("nonsense",),
+        ("token",),
+        ("token", "acme", "--nonsense"),
+        ("token", "Acme"),
+        ("token", "../accounts"),
+        ("token", "acme", "--min-ttl", "soon"),
+        ("token", "acme", "--min-ttl", "-1"),
+        ("token", "acme", "--format", "xml"),
+        ("accounts", "list", "--status", "broken"),
+        ("accounts", "list", "--expiring-within", "2 hours"),
+        ("accounts", "rename", "acme"),
+        ("accounts", "rename", "acme", "with space"),
+        ("callers", "add", "reporting"),
+        ("callers", "add", "Reporting", "--account", "*"),
+        ("callers", "add", "r" * 65, "--account", "*"),
+        ("callers", "add", "reporting", "--account", "*", "--permission", "all"),
+        ("callers", "add", "reporting", "--account", "*", "--expires", "0s"),
+        ("install-link",),
+        ("install-link", "Kit"),
+        ("events", "--limit", "0"),
+        ("providers", "resume", "a/b"),
+        ("sandbox", "--listen", "8089"),
+        ("sandbox", "--listen", "127.0.0.1:70000"),
+        ("serve", "--port", "65534"),
+    ],
+    ids=" ".join,
+)
+async def test_wrong_usage_ends_with_two_and_asks_nobody(
+    run: Run, stub: Stub, words: tuple[str, ...]
+) -> None:
+    """It is told before anything is sent."""
+    result = await run(*words)
+
+    assert (2, "", []) == (result.exit_code, result.stdout, stub.asked)
+    assert result.stderr.startswith("Usage: ")
+
+
+def test_no_broker_is_told_in_one_sentence(tmp_path: Path) -> None:
+    """Where it was looked for, and what would start it."""
+    config = tmp_path / "config.toml"
+    config.write_text('[server]\nadmin_socket = "admin.sock"\n')
+
+    answer = invoke("token", "acme", "--config", str(config))
+
+    sentence = f"No broker answers at {tmp_path}/admin.sock; is it running? (`broker serve`)\n"
+    assert (1, "", sentence) == answer
+
+
+def test_a_socket_that_a_dead_broker_left_is_no_broker(tmp_path: Path) -> None:
+    """A refused connection is told like a missing socket."""
+    path = tmp_path / "admin.sock"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+
+    code, _, err = invoke("events", BROKER_ADMIN_SOCKET=str(path))
+
+    assert (1, f"No broker answers at {path}; is it running? (`broker serve`)\n") == (code, err)
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "cannot be read"), ("[server", "is not TOML")])
+def test_a_configuration_that_cannot_be_read_is_told_in_one_sentence(
+    tmp_path: Path, text: str | None, said: str
+) -> None:
+    """Without it nobody knows where the broker is."""
+    config = tmp_path / "config.toml"
+    if text is not None:
+        config.write_text(text)
+
+    code, out, err = invoke("accounts", "list", "--config", str(config))
+
+    assert (1, "", 1) == (code, out, err.count("\n"))
+    assert said in err
+
+
+async def test_something_else_on_the_socket_is_told_in_one_sentence(tmp_path: Path) -> None:
+    """A program that does not speak HTTP is no reason for a traceback."""
+    path = tmp_path / "other.sock"
+
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"220 mail.example.com ESMTP\r\n")
+        writer.close()
+
+    async with await asyncio.start_unix_server(babble, path):
+        code, out, err = await asyncio.to_thread(invoke, "version", "--json", BROKER_ADMIN_SOCKET=str(path))
+        told = await asyncio.to_thread(invoke, "accounts", "list", BROKER_ADMIN_SOCKET=str(path))
+
+    assert (0, "") == (code, err)
+    assert '"running": null' in out
+    assert (1, "", f"The broker at {path} broke off its answer; see its log.\n") == told
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(200, "<p>hello"), (200, "[]"), (500, "{}"), (502, "bad gateway")]
+)
+async def test_a_web_server_that_is_no_broker_is_told_in_one_sentence(
+    tmp_path: Path, status: int, text: str
+) -> None:
+    """Neither a page nor an error without a reason is taken for an answer."""
+    path = tmp_path / "other.sock"
+
+    async def serve_page(_: web.BaseRequest) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    runner = web.ServerRunner(web.Server(serve_page))
+    await runner.setup()
+    await web.UnixSite(runner, str(path)).start()
+
+    told = await asyncio.to_thread(invoke, "accounts", "list", BROKER_ADMIN_SOCKET=str(path))
+
+    await runner.cleanup()
+    assert (1, "", f"What answers at {path} does not talk like a broker (status {status}).\n") == told

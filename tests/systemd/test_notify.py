@@ -1,0 +1,85 @@
+"""The messages that systemd gets, on a real datagram socket."""
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.systemd import Notifier
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[socket.socket]:
+    """What listens at `$NOTIFY_SOCKET`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(5)
+        yield receiver
+
+
+@pytest.mark.parametrize(
+    ("tell", "expected"),
+    [
+        (lambda notifier: notifier.ready("serving tokens"), b"READY=1\nSTATUS=serving tokens"),
+        (lambda notifier: notifier.stopping(), b"STOPPING=1"),
+        (lambda notifier: notifier.status("3 accounts"), b"STATUS=3 accounts"),
+        (lambda notifier: notifier.reloading(), b"RELOADING=1"),
+        (lambda notifier: notifier.extend_timeout(15.0), b"EXTEND_TIMEOUT_USEC=15000000"),
+        (lambda notifier: notifier.watchdog(), b"WATCHDOG=1"),
+    ],
+)
+def test_each_message_is_one_datagram(
+    supervisor: socket.socket, tell: Callable[[Notifier], None], expected: bytes
+) -> None:
+    """As sd_notify(3) writes it."""
+    notifier = Notifier({"NOTIFY_SOCKET": supervisor.getsockname()})
+
+    tell(notifier)
+
+    assert expected == supervisor.recv(4096)
+
+
+def test_a_status_cannot_smuggle_in_another_message(supervisor: socket.socket) -> None:
+    """Line breaks become spaces."""
+    notifier = Notifier({"NOTIFY_SOCKET": supervisor.getsockname()})
+
+    notifier.status("trouble\nSTOPPING=1")
+
+    assert b"STATUS=trouble STOPPING=1" == supervisor.recv(4096)
+
+
+def test_an_abstract_socket_is_written_with_an_at_sign() -> None:
+    """The kernel's name begins with NUL where the variable has `@`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind("")
+        receiver.settimeout(5)
+        notifier = Notifier({"NOTIFY_SOCKET": "@" + receiver.getsockname()[1:].decode()})
+
+        notifier.ready("serving tokens")
+
+        assert b"READY=1\nSTATUS=serving tokens" == receiver.recv(4096)
+
+
+@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1234"}])
+def test_without_a_socket_nothing_happens(environ: dict[str, str], supervisor: socket.socket) -> None:
+    """In a terminal there is nobody to tell."""
+    Notifier(environ).ready("serving tokens")
+
+    supervisor.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        supervisor.recv(4096)
+
+
+def test_a_supervisor_that_is_gone_harms_nobody(tmp_path: Path) -> None:
+    """The broker goes on serving; the next message is tried again."""
+    path = tmp_path / "notify"
+    notifier = Notifier({"NOTIFY_SOCKET": str(path)})
+
+    notifier.ready("nobody hears this")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(path))
+        receiver.settimeout(5)
+        notifier.watchdog()
+
+        assert b"WATCHDOG=1" == receiver.recv(4096)
