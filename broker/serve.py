@@ -80,6 +80,7 @@ class Service:
                     timings=self._timings,
                     spool_folders=_spool_folders(self._environ),
                     watch=self._watch,
+                    environ=self._environ,
                 )
             )
             loop.add_signal_handler(signal.SIGHUP, self._reload, broker)

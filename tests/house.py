@@ -99,12 +99,12 @@ listen = "{self.sandbox.listen}"
         await self.close()
         await self.open()
 
-    async def connect(self, provider: str = "kit", account: str = "acme", **answers: str) -> Account:
+    async def connect(self, provider: str = "kit", name: str = "acme", /, **answers: str) -> Account:
         """Connect an account through the real install flow."""
         url, _ = await self.broker.installs.service.create(
             OPERATOR,
             provider=provider,
-            account=account,
+            account=name,
             org=None,
             return_to=None,
             replace_identity=False,
@@ -112,7 +112,7 @@ listen = "{self.sandbox.listen}"
         )
         visit = await visitor.install(url, answers=answers)
         assert visit.status == 200, visit.text
-        return await self.account(account)
+        return await self.account(name)
 
     async def account(self, name: str = "acme") -> Account:
         """The row as it stands."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from broker.config import ConfigError, load
 from broker.config.settings import FileKey, Settings, TcpListen
 from broker.providers.interface import NotSent, Provider, Reached
 from broker.store.interface import AccountStore
@@ -27,10 +28,19 @@ class Check:
         return {"what": self.what, "level": self.level, "detail": self.detail, "next": self.next}
 
 
+def config_checks(path: Path, environ: Mapping[str, str]) -> list[Check]:
+    """Whether the file as it stands now would be taken; a running broker may hold an older one."""
+    try:
+        load(path, environ=environ)
+    except ConfigError as exc:
+        mend = "mend it before the next restart or reload"
+        return [Check("configuration", "problem", problem, mend) for problem in exc.problems]
+    return [Check("configuration", "ok", f"{path} is valid")]
+
+
 def settings_checks(settings: Settings) -> list[Check]:
     """What can be said of a valid configuration without opening anything."""
-    checks = [Check("configuration", "ok", f"{settings.path} is valid")]
-    checks += _file_checks(settings)
+    checks = _file_checks(settings)
     checks += _sandbox_checks(settings)
     if not settings.providers:
         checks.append(

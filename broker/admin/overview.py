@@ -10,6 +10,7 @@ from broker.config.settings import ProviderSettings
 from broker.errors import NotFound
 from broker.model import Caller, Event, Permission, Reason, Status
 from broker.observe.metrics import Metrics
+from broker.providers.kit import INSTALL_PAGE
 from broker.store.interface import AccountStore, EventStore
 from broker.tokens.permit import Permit
 from broker.wire import WHAT_TO_DO, rfc3339
@@ -29,12 +30,20 @@ class ProviderView:
     paused_until: float | None
     accounts: Mapping[Status, int]
 
+    @property
+    def install_page(self) -> str | None:
+        """Kit's own page where a creator installs the app."""
+        if self.settings.type != "kit" or self.settings.app_id is None:
+            return None
+        return INSTALL_PAGE.format(app_id=self.settings.app_id)
+
     def json(self) -> dict[str, Any]:
         return {
             "name": self.settings.name,
             "type": self.settings.type,
             "client_id": self.settings.client.client_id,
             "token_url": self.token_url,
+            "install_page": self.install_page,
             "breaker": "open" if self.reason else "closed",
             "reason": self.reason,
             "since": rfc3339(self.since),

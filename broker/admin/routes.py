@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from broker import __version__
+from broker.admin.adoption import Adoption
 from broker.admin.checks import Check
 from broker.admin.overview import Overview
 from broker.callers.service import CallerService
@@ -82,10 +83,12 @@ class AdminRoutes:
         *,
         callers: CallerService,
         overview: Overview,
+        adoption: Adoption,
         check: Callable[[], Awaitable[list[Check]]],
         clock: Clock,
     ) -> None:
-        self._callers, self._overview, self._check, self._clock = callers, overview, check, clock
+        self._callers, self._overview, self._adoption = callers, overview, adoption
+        self._check, self._clock = check, clock
         self._started_at = clock.now()
 
     def routes(self) -> list[web.RouteDef]:
@@ -98,6 +101,7 @@ class AdminRoutes:
             web.post("/providers/{name}/resume", self.resume_provider),
             web.get("/events", self.events),
             web.get("/check", self.check),
+            web.post("/adopt", self.adopt),
             web.get("/version", self.version),
         ]
 
@@ -149,6 +153,10 @@ class AdminRoutes:
 
     async def check(self, _: web.Request) -> web.StreamResponse:
         return answer({"checks": [check.json() for check in await self._check()]})
+
+    async def adopt(self, request: web.Request) -> web.StreamResponse:
+        doubtful = await self._adoption.adopt(request[CALLER], request_id=request[REQUEST_ID])
+        return answer({"adopted": True, "accounts": doubtful})
 
     async def version(self, _: web.Request) -> web.StreamResponse:
         return answer({"version": __version__, "started_at": rfc3339(self._started_at)})

@@ -1,11 +1,11 @@
 """The composition root: `open_broker` builds every part and wires them; only here are concrete classes named."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.admin.checks import Check, provider_checks, settings_checks, store_checks
+from broker.admin.checks import Check, config_checks, provider_checks, settings_checks, store_checks
 from broker.app.foundation import Foundation, lay_foundation
 from broker.app.listeners import Listeners, build_listeners
 from broker.app.rooms import CallerRoom, InstallRoom, Rooms, TokenRoom, build_background, build_rooms
@@ -61,6 +61,7 @@ async def open_broker(
     timings: Timings | None = None,
     spool_folders: tuple[Path, ...] = (),
     watch: Watch = unwatched,
+    environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Broker]:
     """Build the broker and take over what an earlier boot left (R10); raises StartRefused.
 
@@ -72,11 +73,13 @@ async def open_broker(
 
         async def check() -> list[Check]:
             return [
+                *config_checks(settings.path, environ or {}),
                 *settings_checks(settings),
                 *await store_checks(base.stores.accounts, len(rooms.tokens.retained)),
                 *await provider_checks(base.providers.by_name),
             ]
 
+        await rooms.adoption.begin()
         yield Broker(
             base=base,
             rooms=rooms,
@@ -88,7 +91,7 @@ async def open_broker(
 
 async def check_offline(settings: Settings) -> list[Check]:
     """`broker check` where no broker runs: takes the instance lock, opens everything, renews nothing."""
-    checks = settings_checks(settings)
+    checks = [Check("configuration", "ok", f"{settings.path} is valid"), *settings_checks(settings)]
     try:
         async with AsyncExitStack() as closing:
             base = await lay_foundation(settings, SystemClock(), closing)

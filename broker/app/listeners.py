@@ -74,7 +74,13 @@ def _admin(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Ch
         edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer()
     )
     application[STOPPING] = asyncio.Event()
-    admin = AdminRoutes(callers=rooms.callers.service, overview=rooms.overview, check=check, clock=base.clock)
+    admin = AdminRoutes(
+        callers=rooms.callers.service,
+        overview=rooms.overview,
+        adoption=rooms.adoption,
+        check=check,
+        clock=base.clock,
+    )
     application.add_routes(
         TokenRoutes(service=rooms.tokens.service, clock=base.steady, operators=True).routes()
     )

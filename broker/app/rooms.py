@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.accounts.service import AccountService
+from broker.admin.adoption import Adoption
+from broker.admin.degraded import DegradedEvents
 from broker.admin.overview import Overview
 from broker.app.foundation import Foundation
 from broker.browser import is_same_browser
@@ -15,6 +17,7 @@ from broker.installs.connect import Connector
 from broker.installs.late import RetryLater
 from broker.installs.service import InstallService
 from broker.login.service import LoginService
+from broker.store.incarnation import Incarnation
 from broker.store.spool import Spool
 from broker.tokens.background import Background
 from broker.tokens.flight import Flights
@@ -70,6 +73,8 @@ class Rooms:
     accounts: AccountService
     callers: CallerRoom
     overview: Overview
+    adoption: Adoption
+    degraded: DegradedEvents
 
 
 def build_rooms(
@@ -83,6 +88,8 @@ def build_rooms(
         accounts=_accounts(base, tokens),
         callers=_callers(base),
         overview=_overview(base, tokens),
+        adoption=_adoption(base, tokens),
+        degraded=DegradedEvents(health=base.health, events=base.stores.events, clock=base.steady),
     )
 
 
@@ -212,6 +219,19 @@ def _overview(base: Foundation, tokens: TokenRoom) -> Overview:
     )
 
 
+def _adoption(base: Foundation, tokens: TokenRoom) -> Adoption:
+    return Adoption(
+        incarnation=Incarnation(store=base.stores.keys, path=base.settings.store.path),
+        accounts=base.stores.accounts,
+        permit=tokens.permit,
+        gate=base.gate,
+        clock=base.steady,
+        health=base.health,
+        settings=base.settings.providers,
+        ahead=base.settings.refresh.ahead,
+    )
+
+
 def build_background(base: Foundation, rooms: Rooms) -> Background:
     """The loop that renews what is due, and the small regular work of every room."""
     stores, steady, tokens = base.stores, base.steady, rooms.tokens
@@ -224,6 +244,7 @@ def build_background(base: Foundation, rooms: Rooms) -> Background:
         health=base.health,
         chores=(
             lambda: base.store_health.probe(stores.keys),
+            rooms.degraded.flush,
             tokens.service.flush_uses,
             rooms.callers.keys.flush_uses,
             rooms.installs.service.identify_held,

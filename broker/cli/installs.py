@@ -5,6 +5,7 @@ import click
 from broker.cli import words
 from broker.cli.command import Command
 from broker.cli.desk import Desk
+from broker.cli.failed import Failed
 
 
 @click.command("install-link", cls=Command, example="broker install-link kit --account acme")
@@ -13,14 +14,27 @@ from broker.cli.desk import Desk
 @click.option("--org", help="The organisation at the provider, where its addresses hold one (Kustomer).")
 @click.option("--return-to", metavar="URL", help="Where the browser goes in the end.")
 @click.option("--replace", is_flag=True, help="Allow another identity to take the account's place.")
+@click.option("--from-kit", is_flag=True, help="Kit's own page for the app, where the person clicks Install.")
 @click.pass_obj
 def install_link(
-    desk: Desk, *, provider: str, account: str | None, org: str | None, return_to: str | None, replace: bool
+    desk: Desk,
+    *,
+    provider: str,
+    account: str | None,
+    org: str | None,
+    return_to: str | None,
+    replace: bool,
+    from_kit: bool,
 ) -> None:
     """Print a link that connects an account of PROVIDER.
 
     It is good for an hour and for one connection. Send it to the person whose account it is.
     """
+    if from_kit:
+        if account or org or return_to or replace:
+            raise click.UsageError("--from-kit goes without other options: Kit's page knows none of them")
+        click.echo(_kit_page(desk, provider))
+        return
     body = {
         "provider": provider,
         "account": account,
@@ -29,3 +43,10 @@ def install_link(
         "replace": replace,
     }
     click.echo(desk.broker.ask("POST", "/installs", body=body)["install_url"])
+
+
+def _kit_page(desk: Desk, provider: str) -> str:
+    for known in desk.broker.ask("GET", "/providers")["providers"]:
+        if known["name"] == provider and known["install_page"]:
+            return str(known["install_page"])
+    raise Failed(f"{provider} has no page of its own; that needs a provider of type kit with an app_id")

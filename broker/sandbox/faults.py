@@ -80,7 +80,7 @@ class AnswerFault:
     drop: Literal["before", "after"] | None = None
     """The connection is closed without an answer, before or after handling."""
     truncate: int | None = None
-    """Only so many bytes of the true body are sent, then the connection is closed."""
+    """So many bytes of the true body are sent, negative: all but so many; then the connection is closed."""
     members: Mapping[str, Any] = field(default_factory=dict)
     """Laid over the true JSON answer; null takes a member away."""
     times: int | None = None
@@ -175,10 +175,10 @@ def _seconds(value: object) -> float:
     raise ValueError("seconds, not negative")
 
 
-def _whole(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+def _size(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise ValueError("a whole number, not negative")
+    raise ValueError("a whole number")
 
 
 def _count(value: object) -> int:
@@ -244,7 +244,7 @@ PASSING: Mapping[str, Callable[[object], object]] = {
     "raw": _text,
     "rotate": _boolean,
     "drop": _one_of("before", "after"),
-    "truncate": _whole,
+    "truncate": _size,
     "members": _members,
     "times": _count,
 }

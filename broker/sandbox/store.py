@@ -1,5 +1,6 @@
 """The sandbox's own SQLite file: what it issued and what it was asked, kept over restarts and kill -9."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,9 @@ class SandboxStore:
     """One connection, used from one thread; every statement outside `transaction` commits by itself."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # It holds tokens in clear, if only the sandbox's own.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         # WAL with NORMAL outlives a killed process, though not a power cut: enough for a judge.

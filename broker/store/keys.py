@@ -45,6 +45,9 @@ class Keys:
 
         return await self._database.write(work)
 
+    async def has_no_accounts(self) -> bool:
+        return not await self._database.read("SELECT 1 FROM accounts LIMIT 1")
+
     async def meta(self, key: str) -> str | None:
         rows = await self._database.read("SELECT value FROM meta WHERE key = $1", key)
         return str(rows[0][0]) if rows else None

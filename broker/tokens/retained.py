@@ -8,7 +8,7 @@ import structlog
 
 from broker.clock import Clock
 from broker.errors import StorageUnavailable
-from broker.model import Event, EventKind, Ref, Spare, Successor
+from broker.model import Event, Ref, Spare, Successor
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.sealing import LATE
@@ -120,9 +120,3 @@ class RetainedCommits:
                 received_at=successor.refreshed_at,
             )
         )
-
-
-def degraded(at: float, key: str, standing: bool) -> Event:
-    """The event of a problem of the broker itself that begins or ends."""
-    kind = EventKind.BROKER_DEGRADED if standing else EventKind.BROKER_RECOVERED
-    return Event(at=at, kind=kind, reason=key)

@@ -114,6 +114,7 @@ class TokenService:
                 account.ref, trouble=trouble, keep_intent=True, dead=None, next_at=now, at=now, events=[]
             )
             self._permit.note_rejection(account)
+            account = (await self._open(name)).account
         return await self._renewed(caller, account, request_id)
 
     def hold(self, account: Account) -> Hold | None:

@@ -49,6 +49,7 @@ def provider(name: str, **members: Any) -> dict[str, Any]:
         "type": "kit",
         "client_id": "client-1",
         "token_url": "https://app.kit.com/oauth/token",
+        "install_page": "https://app.kit.com/apps/717/install?k_app_id=k_717",
         "breaker": "closed",
         "reason": None,
         "since": None,

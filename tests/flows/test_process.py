@@ -21,7 +21,7 @@ async def _process(tmp_path: Path) -> AsyncIterator[Process]:
 
 async def _connected(process: Process, *, life: int = 5) -> None:
     for provider in ("kit", "kustomer"):
-        process.sandbox.faults.set(provider, life=life)  # type: ignore[arg-type]  # the two words are providers
+        process.sandbox.faults.set(provider, life=life)
     await process.start()
     await process.new_key()
     await process.connect("acme", "kit")

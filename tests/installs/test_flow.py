@@ -319,7 +319,7 @@ async def test_no_open_redirect(house: House, redirect: str) -> None:
 
 async def test_other_identity_needs_replace(house: House) -> None:
     """Another Kit account over an existing connection is refused unless the link says so."""
-    before = await house.connect(account="acme")
+    before = await house.connect()
 
     refused = await visitor.install(await link(house), answers={"account": "31"})
     unchanged = await house.account()
@@ -331,7 +331,7 @@ async def test_other_identity_needs_replace(house: House) -> None:
 
 async def test_connected_under_another_name_is_a_conflict(house: House) -> None:
     """One identity has one name: a link that names another is refused."""
-    await house.connect(account="acme")
+    await house.connect()
 
     visit = await visitor.install(await link(house, "acme-2"))
 

@@ -1,0 +1,333 @@
+"""The renewal protocol, rule by rule: what is noted, when the next attempt is, what ends a grant."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from broker.model import Account, EventKind, Reason, Status
+from broker.tokens.flight import NotRenewed, Renewed
+from tests.house import OPERATOR, House, open_house
+
+LIFE = 172800
+
+
+async def renew(house: House, name: str = "acme") -> Account:
+    """One flight, whatever the token's age; the row afterwards."""
+    await house.broker.tokens.flights.join((await house.account(name)).ref)
+    return await house.account(name)
+
+
+async def until_next(house: House, name: str = "acme") -> float:
+    """Let the time pass until the next attempt may be; how long that was."""
+    account = await house.account(name)
+    assert account.trouble.not_before is not None
+    wait = account.trouble.not_before - house.broker.base.steady.now()
+    house.clock.advance(wait + 0.01)
+    return wait
+
+
+async def revoke(house: House, name: str = "acme", provider: str = "kit") -> None:
+    external_id = (await house.account(name)).external_id
+    body = {"provider": provider, "external_id": external_id}
+    async with house.session.post(f"{house.sandbox.base_url}/_sandbox/revoke", json=body) as answer:
+        assert answer.status == 200
+
+
+@pytest.fixture(name="acme")
+async def _acme(house: House) -> Account:
+    account = await house.connect()
+    house.clock.advance(LIFE)
+    return account
+
+
+async def test_r7_ambiguous_answers_keep_the_intent_and_the_schedule(house: House, acme: Account) -> None:
+    """A dropped connection: 3 s, then 15, 30, 60, then five minutes, always with the same token."""
+    house.sandbox.faults.set("kit", drop="before")
+    waits = []
+
+    for _ in range(6):
+        await renew(house)
+        waits.append(round(await until_next(house)))
+    account = await house.account()
+
+    requests = [request for request in (await house.judge())["requests"] if request["kind"] == "refresh"]
+    assert [3, 15, 30, 60, 300, 300] == waits
+    assert Status.UNCERTAIN is account.status
+    assert account.intent is not None
+    assert 1 == len({request["token_sha256"] for request in requests})
+
+
+async def test_r7_settles_when_the_provider_had_not_rotated(house: House, acme: Account) -> None:
+    """Mode D: the answer was lost after rotation, and the old token still works."""
+    house.sandbox.faults.set("kit", drop="after", times=1)
+
+    uncertain = await renew(house)
+    await until_next(house)
+    settled = await renew(house)
+
+    assert Status.UNCERTAIN is uncertain.status
+    assert (Status.ACTIVE, acme.generation + 1, None) == (settled.status, settled.generation, settled.intent)
+
+
+async def test_r7_quarantine_holds_against_everybody(house: House, acme: Account) -> None:
+    """No caller, and no demand, sends the same token again before the first can no longer be processed."""
+    house.sandbox.faults.set("kit", drop="before", times=1)
+    await renew(house)
+
+    ended = await house.broker.tokens.flights.join((await house.account()).ref)
+    forced = asyncio.create_task(house.post("/token/acme/refresh", {"rejected_generation": 1}))
+    await house.clock.settle()
+
+    assert isinstance(ended, NotRenewed)
+    assert 1 == await house.refreshes()
+    house.clock.advance(3.1)
+    assert 200 == (await forced).status
+
+
+async def test_r8_lost_rotation_needs_three_refusals_over_a_minute(tmp_path: Path) -> None:
+    """Strict: the rotated answer was lost. Dead with reason `lost_rotation`, after 60 s, and not before."""
+    async with open_house(tmp_path / "house") as house:
+        await house.connect("kustomer")
+        house.clock.advance(LIFE)
+        house.sandbox.faults.set("kustomer", drop="after", times=1)
+        started = house.clock.monotonic()
+
+        states = [(await renew(house)).status]
+        for _ in range(3):
+            await until_next(house)
+            states.append((await renew(house)).status)
+        account = await house.account()
+
+        assert [Status.UNCERTAIN] * 3 == states[:3]
+        assert (Reason.LOST_ROTATION, Status.NEEDS_REAUTHORIZATION) == (account.dead, account.status)
+        assert house.clock.monotonic() - started >= 60
+
+
+async def test_r8_single_refusal_harms_nobody(house: House, acme: Account) -> None:
+    """A provider that refuses once by mistake has cost two seconds."""
+    house.sandbox.faults.set("kit", status=400, body='{"error":"invalid_grant"}', times=1)
+
+    once = await renew(house)
+    await until_next(house)
+    after = await renew(house)
+
+    assert (None, Reason.REFUSED_ONCE) == (once.dead, once.reason)
+    assert Status.ACTIVE is after.status
+
+
+async def test_r8_late_success_reopens_a_dead_account(house: House, acme: Account) -> None:
+    """An operator's override tries again, and what then works is active."""
+    house.sandbox.faults.set("kit", status=400, body='{"error":"invalid_grant"}')
+    await renew(house)
+    await until_next(house)
+    dead = await renew(house)
+    house.sandbox.faults.set("kit", status=None, body=None)
+
+    await house.broker.tokens.service.override(OPERATOR, "acme", request_id="test")
+
+    assert dead.dead
+    assert Status.ACTIVE is (await house.account()).status
+
+
+async def test_r8_salvaged_token_saves_a_strict_grant(tmp_path: Path) -> None:
+    """The answer was cut behind its refresh token: kept as a spare, and used when the old one is refused."""
+    async with open_house(tmp_path / "house") as house:
+        await house.connect("kustomer")
+        house.clock.advance(LIFE)
+        house.sandbox.faults.set("kustomer", truncate=-1, times=1)
+        cut = (await renew(house)).status is Status.UNCERTAIN
+        for _ in range(4):
+            if (await house.account()).status is Status.ACTIVE:
+                break
+            await until_next(house)
+            await renew(house)
+
+        assert cut
+        assert Status.ACTIVE is (await house.account()).status
+
+
+async def test_r9_two_refused_clients_open_the_breaker(house: House) -> None:
+    """A wrong secret harms nobody: two accounts hear it, then one probe every five minutes, until it is right."""
+    for number in range(5):
+        await house.connect("kit", f"acme-{number}", account=str(100 + number))
+    house.clock.advance(LIFE)
+    house.sandbox.faults.set("kit", deny_all_clients=True)
+
+    answers = [await house.get(f"/token/acme-{number}") for number in range(5)]
+    sent = await house.refreshes()
+    house.clock.advance(301)
+    await house.get("/token/acme-4")
+    probed = await house.refreshes()
+    house.sandbox.faults.set("kit", deny_all_clients=False)
+    house.clock.advance(301)
+    mended = [(await house.get(f"/token/acme-{number}")).status for number in (3, 0, 1, 2, 4)]
+
+    assert {(502, "provider_rejected_client")} == {(answer.status, answer.json["code"]) for answer in answers}
+    assert (2, 3) == (sent, probed)
+    assert [200] * 5 == mended
+    told = [event.kind for event in await house.broker.base.stores.events.last_events(50)]
+    assert 1 == told.count(EventKind.PROVIDER_REJECTED_CLIENT)
+
+
+async def test_r9_org_without_the_app_harms_nobody_else(house: House) -> None:
+    """Kustomer's “Invalid Client” of one org backs off that account alone, and says what it probably is."""
+    await house.connect("kustomer", "one", org="one")
+    await house.connect("kustomer", "two", org="two")
+    house.clock.advance(LIFE)
+    house.sandbox.faults.set("kustomer", app_not_installed=("one",))
+
+    first = await house.get("/token/one")
+    second = await house.get("/token/two")
+
+    assert (502, 200) == (first.status, second.status)
+    assert Reason.APP_NOT_INSTALLED is (await house.account("one")).reason
+
+
+async def test_r9_mass_refusal_declares_nobody_dead(house: House) -> None:
+    """When many are refused at once, the provider is not believed; a person is told."""
+    for number in range(4):
+        await house.connect("kit", f"acme-{number}", account=str(100 + number))
+    house.clock.advance(LIFE)
+    house.sandbox.faults.set("kit", status=400, body='{"error":"invalid_grant"}')
+
+    for _ in range(2):
+        for number in range(4):
+            await renew(house, f"acme-{number}")
+        house.clock.advance(3)
+
+    statuses = {(await house.account(f"acme-{number}")).status for number in range(4)}
+    assert {Status.REFRESH_FAILING} == statuses
+
+
+@pytest.mark.parametrize("answer", [{"status": 429}, {"status": 429, "headers": {"Retry-After": "40"}}])
+async def test_r9_rate_limit_pauses_the_provider_not_the_account(
+    house: House, acme: Account, answer: dict[str, object]
+) -> None:
+    """429 is no failure of an account: its status stays, and nothing is sent until the pause is over."""
+    house.sandbox.faults.set("kit", **answer)
+
+    refused = await house.get("/token/acme")
+    for _ in range(5):
+        await house.get("/token/acme")
+    account = await house.account()
+    house.sandbox.faults.set("kit", status=None, headers={})
+    house.clock.advance(41)
+
+    assert (503, "provider_unavailable") == (refused.status, refused.json["code"])
+    assert Status.ACTIVE is account.status
+    assert 1 == await house.refreshes()
+    assert 200 == (await house.get("/token/acme")).status
+
+
+async def test_grant_of_an_unknown_client_is_not_sent(house: House, acme: Account) -> None:
+    """Renewed with the client that minted it or not at all; nobody is dead for it."""
+    other = {name: one for name, one in house.broker.base.providers.by_name.items() if name != "kit"}
+    house.broker.tokens.refresher.use(other)
+
+    answer = await house.get("/token/acme")
+
+    assert 502 == answer.status
+    assert (Status.REFRESH_FAILING, Reason.CLIENT_NOT_CONFIGURED) == (
+        (await house.account()).status,
+        (await house.account()).reason,
+    )
+    assert 0 == await house.refreshes()
+
+
+async def test_not_sent_backs_off_and_recovers(house: House, acme: Account) -> None:
+    """Connection refused: 1, 2, 4 … 60 s, never uncertain, and one event each way."""
+    await house.sandbox.stop()
+    waits = []
+    for _ in range(8):
+        assert Status.REFRESH_FAILING is (await renew(house)).status
+        waits.append(round(await until_next(house)))
+    await house.sandbox.start()
+
+    recovered = await renew(house)
+
+    assert [1, 2, 4, 8, 16, 32, 60, 60] == waits
+    assert Status.ACTIVE is recovered.status
+    kinds = [event.kind for event in await house.broker.base.stores.events.last_events(20)]
+    assert [EventKind.CONNECTED, EventKind.REFRESH_FAILING, EventKind.RENEWED, EventKind.RECOVERED] == kinds
+
+
+async def test_reinstall_during_a_renewal_wins(house: House, acme: Account) -> None:
+    """A late answer of the old grant is dropped; the new epoch stands."""
+    house.sandbox.faults.set("kit", latency_after=0.2)
+    flight = asyncio.create_task(house.broker.tokens.flights.join(acme.ref))
+    while not await house.refreshes():
+        await asyncio.sleep(0.01)
+    house.sandbox.faults.set("kit", latency_after=0)
+    reconnected = await house.connect()
+
+    house.clock.advance(1)
+    ended = await flight
+
+    assert isinstance(ended, Renewed)
+    assert reconnected == await house.account()
+
+
+async def test_frozen_account_is_not_renewed(house: House, acme: Account) -> None:
+    """Frozen: 409 once no living token is left; unfrozen: as before."""
+    await house.post("/accounts/acme/freeze")
+
+    frozen = await house.get("/token/acme")
+    await house.post("/accounts/acme/unfreeze")
+    thawed = await house.get("/token/acme")
+
+    assert (409, "frozen") == (frozen.status, frozen.json["code"])
+    assert (200, 2) == (thawed.status, thawed.json["generation"])
+
+
+@pytest.fixture(name="family")
+async def _family(tmp_path: Path) -> AsyncIterator[House]:
+    async with open_house(tmp_path / "house", extra='[providers.kit]\nrotation = "family"') as house:
+        house.sandbox.faults.set("kit", rotation="F")
+        yield house
+
+
+async def test_r7_family_waits_for_the_expiry(family: House) -> None:
+    """Where a replay kills the family, a lost answer is settled only once the old access token has ended."""
+    await family.connect()
+    family.clock.advance(LIFE - 600)
+    family.sandbox.faults.set("kit", drop="before", times=1)
+    await renew(family)
+
+    family.clock.advance(300)
+    waiting = await renew(family)
+    family.clock.advance(301)
+    settled = await renew(family)
+
+    assert Status.UNCERTAIN is waiting.status
+    assert Status.ACTIVE is settled.status
+    assert 2 == await family.refreshes()
+
+
+async def test_r7_family_rejection_ends_the_wait(family: House) -> None:
+    """A caller whose token was rejected has nothing to lose any more; the quarantine still holds."""
+    await family.connect()
+    family.clock.advance(LIFE - 600)
+    family.sandbox.faults.set("kit", drop="before", times=1)
+    await renew(family)
+    family.clock.advance(5)
+
+    answer = await family.post("/token/acme/refresh", {"rejected_generation": 1})
+
+    assert (200, 2) == (answer.status, answer.json["generation"])
+
+
+@pytest.mark.parametrize("jump", [3600, -3600, 86400, -86400])
+async def test_r12_jump_of_the_wall_clock_changes_nothing(house: House, jump: int) -> None:
+    """Lives are counted by what has really passed: no storm, and no dead token handed out."""
+    await house.connect()
+    before = await house.get("/token/acme")
+
+    house.clock.jump(jump)
+    after = await house.get("/token/acme")
+    house.clock.advance(LIFE - 600)
+    window = await house.get("/token/acme")
+
+    assert abs(before.json["expires_in"] - after.json["expires_in"]) <= 1
+    assert 1 == window.json["expires_in"]
