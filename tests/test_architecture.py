@@ -74,7 +74,7 @@ def _at_import_time(tree: ast.Module) -> ast.Module:
 
 
 def room_of(path: str) -> str:
-    first = path.split("/")[0].removesuffix(".py")
+    first = path.split("/", maxsplit=1)[0].removesuffix(".py")
     return "version" if first == "__init__" else first
 
 
