@@ -27,7 +27,7 @@ proof: $(VENV)/ready ## the long crash, fault and fuzz runs
 clean: ## remove what was set up here (the store under var/ stays)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
-$(VENV)/ready: .ci/requirements.txt pyproject.toml
+$(VENV)/ready: .ci/requirements.txt .ci/setup
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash .ci/setup venv
 	@touch $@
 

@@ -1,6 +1,6 @@
 """Looking after connections: list, show, label, rename, freeze, remove, restore, purge."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 import structlog
@@ -37,9 +37,12 @@ class AccountService:
         clock: Clock,
         providers: Mapping[str, Provider],
         refresh: RefreshSettings,
+        flush_uses: Callable[[], Awaitable[None]],
     ) -> None:
         self._store, self._flights, self._seals, self._keyring = store, flights, seals, keyring
         self._gate, self._clock, self._providers, self._refresh = gate, clock, providers, refresh
+        self._flush_uses = flush_uses
+        """Stores when accounts were last handed out, so that what is shown is not a quarter of a minute old."""
 
     def use(self, providers: Mapping[str, Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
@@ -50,6 +53,7 @@ class AccountService:
     ) -> tuple[list[Account], str | None]:
         """A page of the accounts the caller may see, and the name to go on from, None at the end."""
         await self._gate.require(caller, Permission.ACCOUNTS, None, request_id=request_id)
+        await self._flush_uses()
         found: list[Account] = []
         after = query.after
         while len(found) < query.limit:
@@ -66,6 +70,7 @@ class AccountService:
 
     async def show(self, caller: Caller, name: str, *, request_id: str) -> Account:
         await self._require(caller, Permission.ACCOUNTS, name, request_id)
+        await self._flush_uses()
         return await self._get(name)
 
     async def change(

@@ -197,6 +197,7 @@ def _accounts(base: Foundation, tokens: TokenRoom) -> AccountService:
         clock=base.steady,
         providers=base.providers.by_name,
         refresh=base.settings.refresh,
+        flush_uses=tokens.service.flush_uses,
     )
 
 
