@@ -17,13 +17,13 @@ from broker.config.settings import Listen, Settings, Tls, UnixListen
 from broker.demo import show_demo
 from broker.errors import StartRefused
 from broker.observe import logs
+from broker.runner import QuietRunner
 from broker.sandbox import Sandbox
 from broker.sockets import listening, refused, tls_context
 from broker.systemd import Notifier
 from broker.tokens.background import until_cancelled
 from broker.tokens.schedule import Timings
 from broker.tokens.steps import Watch, unwatched
-from broker.web import new_runner
 
 log = structlog.get_logger()
 EXTEND_EVERY = 5.0
@@ -145,7 +145,7 @@ class Service:
             (listeners.internal, server.internal, server.internal_tls, "server.internal"),
             (listeners.public, server.public, server.public_tls, "server.public"),
         ):
-            runner = new_runner(application)
+            runner = QuietRunner(application)
             closing.push_async_callback(runner.cleanup)
             await runner.setup()
             await _listen_on(runner, listens, tls, key)

@@ -16,7 +16,6 @@ from broker.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
-    Overloaded,
     TooLarge,
 )
 from broker.model import Caller
@@ -27,6 +26,7 @@ Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
 MAX_BODY = 16 * 1024
 BODY_TIMEOUT = 10.0
 KEEPALIVE = 30.0
+SERVER = "token-broker"
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 RESERVED = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
@@ -65,7 +65,7 @@ def problem(error: BrokerError, request_id: str) -> web.Response:
         "request_id": request_id,
         **{key: value for key, value in error.members.items() if key not in RESERVED},
     }
-    headers: dict[str, str] = {}
+    headers = {"Server": SERVER, "Cache-Control": "no-store", "X-Request-Id": request_id}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     if error.status == 401:
@@ -116,6 +116,8 @@ def edge(
         if not response.prepared:
             response.headers.setdefault("Cache-Control", "no-store")
             response.headers["X-Request-Id"] = request_id
+            # aiohttp's own would name versions.
+            response.headers["Server"] = SERVER
             if is_stopping():
                 response.force_close()
         _log(request, response.status, listener, time.perf_counter() - started)
@@ -195,18 +197,6 @@ def query_number(request: web.Request, name: str, *, most: float) -> float | Non
 def new_application(*middlewares: Any) -> web.Application:
     """An application with our limits."""
     return web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
-
-
-def new_runner(application: web.Application) -> web.AppRunner:
-    """A runner without aiohttp's access log (it writes queries) and with short idle connections."""
-    return web.AppRunner(
-        application, access_log=None, keepalive_timeout=KEEPALIVE, handle_signals=False, shutdown_timeout=5.0
-    )
-
-
-def stopping() -> Overloaded:
-    """What a request hears that would need new work while the broker stops."""
-    return Overloaded("the broker is restarting; ask again in a moment", retry_after=1)
 
 
 def _request_id(request: web.Request) -> str:

@@ -16,9 +16,9 @@ from broker.app import Broker, open_broker
 from broker.config import Settings, load
 from broker.config.settings import TcpListen
 from broker.model import Account
+from broker.runner import QuietRunner
 from broker.sandbox import Sandbox, visitor
 from broker.tokens.schedule import Timings
-from broker.web import new_runner
 from tests.fakes.clock import FakeClock
 from tests.ports import free_port
 
@@ -166,7 +166,7 @@ listen = "{self.sandbox.listen}"
         return sum(1 for request in (await self.judge())["requests"] if request["kind"] == "refresh")
 
     async def _listen(self, application: web.Application, port: int) -> None:
-        runner = new_runner(application)
+        runner = QuietRunner(application)
         await runner.setup()
         self._closing.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", port).start()

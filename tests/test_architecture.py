@@ -14,7 +14,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"observe"}),
     frozenset({"providers", "store", "systemd", "sandbox"}),
     frozenset({"web", "pages", "keys"}),
-    frozenset({"browser", "callers"}),
+    frozenset({"browser", "callers", "runner"}),
     frozenset({"login"}),
     frozenset({"tokens", "installs"}),
     frozenset({"accounts"}),
@@ -46,6 +46,7 @@ ONLY_IN = {
 
 WEB_EDGE = {
     "web.py",
+    "runner.py",
     "browser.py",
     "pages",
     "sandbox",

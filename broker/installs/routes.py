@@ -27,6 +27,17 @@ STATUS = {
     InstallOutcome.FAILED: "failed",
     InstallOutcome.CONFLICT: "failed",
 }
+AUTHORIZATION_ERRORS = frozenset(
+    {
+        "access_denied",
+        "invalid_request",
+        "invalid_scope",
+        "server_error",
+        "temporarily_unavailable",
+        "unauthorized_client",
+        "unsupported_response_type",
+    }
+)
 LABELS = {"kit": "Kit", "kustomer": "Kustomer"}
 
 
@@ -121,7 +132,7 @@ class InstallRoutes:
                 provider,
                 state=Secret(parameters["state"]),
                 code=Secret(parameters["code"]) if "code" in parameters else None,
-                error=_safe_word(parameters.get("error")),
+                error=_known_error(parameters.get("error")),
                 browser=self._cookie.read(request),
             )
         except LinkUnusable as exc:
@@ -185,8 +196,6 @@ def _callback_parameters(request: web.Request) -> dict[str, str]:
     return parameters
 
 
-def _safe_word(error: str | None) -> str | None:
-    """The provider's error word, for the log: only characters of RFC 6749 4.1.2.1, at most 64."""
-    if error is None:
-        return None
-    return "".join(letter for letter in error if " " <= letter <= "~" and letter not in '"\\')[:64]
+def _known_error(error: str | None) -> str | None:
+    """The provider's error word, for the log: one of RFC 6749 4.1.2.1, else `other`; it comes from the browser."""
+    return error if error is None or error in AUTHORIZATION_ERRORS else "other"
