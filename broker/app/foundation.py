@@ -73,7 +73,7 @@ class Foundation:
 async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitStack) -> Foundation:
     """Open everything that can refuse a start; raises StartRefused. `closing` undoes it in reverse."""
     steady, health, metrics = SteadyClock(clock), Health(), Metrics()
-    store_health = StoreHealth(folder=settings.store.path.parent, clock=clock, health=health)
+    store_health = StoreHealth(folder=settings.store.path.parent, clock=clock, health=health, metrics=metrics)
     stores = await _open_stores(settings, store_health, closing)
     keyring = await open_keyring(stores.keys, settings.master, clock)
     gate = Gate(audit=_open_audit(settings, health, clock, closing), keyring=keyring)

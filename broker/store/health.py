@@ -6,6 +6,7 @@ from pathlib import Path
 from broker.clock import Clock
 from broker.errors import StorageUnavailable
 from broker.observe.health import Health
+from broker.observe.metrics import Metrics
 from broker.store.interface import KeyStore
 
 LEAST_FREE = 32 * 1024 * 1024
@@ -15,14 +16,15 @@ LOOK_EVERY = 1.0
 class StoreHealth:
     """Remembers how the last write ended, and looks at the free space once a second at most."""
 
-    def __init__(self, *, folder: Path, clock: Clock, health: Health) -> None:
-        self._folder, self._clock, self._health = folder, clock, health
+    def __init__(self, *, folder: Path, clock: Clock, health: Health, metrics: Metrics) -> None:
+        self._folder, self._clock, self._health, self._metrics = folder, clock, health, metrics
         self._last_write_ok = True
         self._enough_space = True
         self._looked_at = float("-inf")
 
-    def observe(self, ok: bool) -> None:
-        """A commit succeeded, or did not."""
+    def observe(self, ok: bool, seconds: float) -> None:
+        """A commit succeeded, or did not, after so many seconds."""
+        self._metrics.store_commit_seconds.observe(seconds)
         self._last_write_ok = ok
         if ok:
             self._health.clear("store_failing")

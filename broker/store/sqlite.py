@@ -8,6 +8,7 @@ import fcntl
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class SqliteDatabase:
         writer: aiosqlite.Connection,
         reader: aiosqlite.Connection,
         lock: int,
-        observe: Callable[[bool], None],
+        observe: Callable[[bool, float], None],
     ) -> None:
         self._writer, self._reader, self._lock = writer, reader, lock
         self._observe = observe
@@ -81,10 +82,10 @@ class SqliteDatabase:
         self._task = asyncio.create_task(self._write_all(), name="store-writer")
 
     @classmethod
-    async def open(cls, path: Path, *, observe: Callable[[bool], None] = lambda _: None) -> Self:
+    async def open(cls, path: Path, *, observe: Callable[[bool, float], None] = lambda _, __: None) -> Self:
         """Open or create the store at `path`; raises StartRefused with a sentence that says what to do.
 
-        `observe` hears after each commit whether it succeeded.
+        `observe` hears after each commit whether it succeeded, and how many seconds it took.
         """
         _prepare_folder(path)
         lock = _take_lock(path)
@@ -128,6 +129,7 @@ class SqliteDatabase:
         """Run the batch in one transaction; nobody hears of success before the commit is durable."""
         results: list[tuple[_Waiting, Any, Exception | None]] = []
         failure: Exception | None = None
+        began = time.perf_counter()
         try:
             await self._writer.execute("BEGIN IMMEDIATE")
             for waiting in batch:
@@ -141,7 +143,7 @@ class SqliteDatabase:
             raise
         if failure or self._writer.in_transaction:
             await self._roll_back()
-        self._observe(failure is None)
+        self._observe(failure is None, time.perf_counter() - began)
         for waiting in batch[len(results) :]:
             results.append((waiting, None, None))
         for waiting, result, error in results:

@@ -98,6 +98,8 @@ class Refresher:
         self._permit, self._retained, self._clock = permit, retained, clock
         self._boot_id, self._settings, self._timings = boot_id, settings, timings
         self._metrics, self._watch = metrics, watch
+        self._sending: set[str] = set()
+        """Accounts with a POST outstanding; two of one would break I4."""
         self._setbacks = Setbacks(store=store, permit=permit, clock=clock, timings=timings, watch=watch)
 
     def use(self, providers: Mapping[str, Provider]) -> None:
@@ -143,11 +145,14 @@ class Refresher:
     async def _send(self, attempt: Attempt) -> TokenOutcome:
         """R2, R3, R4: connect, write the intent, POST once."""
         account = attempt.account
+        announced = False
 
         async def announce() -> None:
+            nonlocal announced
             self._watch(Step.CONNECTED)
             if not await self._store.begin(account.ref, self._new_intent(account)):
                 raise LeaseLost
+            announced = True
             self._watch(Step.INTENT_DURABLE)
 
         request = TokenRequest(
@@ -158,8 +163,17 @@ class Refresher:
             scope=account.scope,
             secret_index=attempt.secret_index,
         )
-        with self._metrics.refresh_seconds.labels(account.provider).time():
-            return await attempt.provider.request_token(request, before_send=announce)
+        if account.name in self._sending:
+            self._metrics.invariant_violations.labels("I4").inc()
+        self._sending.add(account.name)
+        try:
+            with self._metrics.refresh_seconds.labels(account.provider).time():
+                outcome = await attempt.provider.request_token(request, before_send=announce)
+        finally:
+            self._sending.discard(account.name)
+        if not announced and not isinstance(outcome, NotSent):
+            self._metrics.invariant_violations.labels("I9").inc()
+        return outcome
 
     def _new_intent(self, account: Account) -> Intent:
         now = self._clock.now()

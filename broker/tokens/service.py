@@ -70,11 +70,12 @@ class TokenService:
 
     async def get(self, caller: Caller, name: str, *, min_ttl: float, request_id: str) -> Handout:
         """The account's token, renewed first if need be; raises the errors of `interface.md`."""
-        check_name(name)
-        await self._gate.require(caller, Permission.TOKEN, name, request_id=request_id)
-        opened = await self._open(name)
-        check_min_ttl(min_ttl, opened.account)
-        return await self._hand_out(caller, opened, min_ttl, request_id)
+        with self._metrics.token_request_seconds.time():
+            check_name(name)
+            await self._gate.require(caller, Permission.TOKEN, name, request_id=request_id)
+            opened = await self._open(name)
+            check_min_ttl(min_ttl, opened.account)
+            return await self._hand_out(caller, opened, min_ttl, request_id)
 
     async def rejected(self, caller: Caller, name: str, generation: int, *, request_id: str) -> Handout:
         """The caller says that the provider answered 401 to that generation: renewed once, however many say so."""
