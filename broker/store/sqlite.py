@@ -10,7 +10,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -88,14 +88,19 @@ class SqliteDatabase:
         `observe` hears after each commit whether it succeeded, and how many seconds it took.
         """
         _prepare_folder(path)
-        lock = _take_lock(path)
-        try:
-            writer = await _connect(f"file:{path}?mode=rwc")
-            await _configure(writer, path)
-            reader = await _connect(f"file:{path}?mode=ro")
+        async with AsyncExitStack() as undo:
+            lock = _take_lock(path)
+            undo.callback(os.close, lock)
+            try:
+                writer = await _connect(f"file:{path}?mode=rwc")
+                undo.push_async_callback(writer.close)
+                await _configure(writer, path)
+                reader = await _connect(f"file:{path}?mode=ro")
+                undo.push_async_callback(reader.close)
+            except sqlite3.Error as exc:
+                raise StartRefused(f"the store {path} cannot be opened: {exc}") from None
             _check_modes(path)
-        except sqlite3.Error as exc:
-            raise StartRefused(f"the store {path} cannot be opened: {exc}") from None
+            undo.pop_all()
         return cls(writer=writer, reader=reader, lock=lock, observe=observe)
 
     async def read(self, sql: str, *values: object) -> list[Row]:

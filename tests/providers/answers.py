@@ -1,0 +1,222 @@
+"""Written provider answers: hundreds, each with the class that R5 gives it."""
+
+import itertools
+import json
+from dataclasses import dataclass
+
+from broker.providers.client import Answer, Lost, Reply, Unsent
+
+TOKEN = "rt-0123456789abcdef"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One reply and what it must be."""
+
+    name: str
+    reply: Reply
+    outcome: str
+    salvage: bool = False
+
+
+def body(**members: object) -> bytes:
+    return json.dumps(members).encode()
+
+
+def answer(status: int, content: bytes = b"", **headers: str) -> Answer:
+    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
+
+
+def successes() -> list[Case]:
+    """Any usable token in a 2xx is kept, however odd its neighbours are."""
+    odd: dict[str, list[object]] = {
+        "expires_in": [
+            None,
+            0,
+            -5,
+            True,
+            [],
+            {},
+            "",
+            "7200",
+            "7200.0",
+            "abc",
+            1e300,
+            10**30,
+            0.5,
+            "-1",
+            "1e9",
+        ],
+        "token_type": [None, "bearer", "BEARER", "mac", "", 5, ["Bearer"], "b\nad", "x" * 500],
+        "scope": [None, "", "public", "a b  c", ["a", "b"], 5, {}, "x" * 9000, "\ud800"],
+        "created_at": [None, 0, -1, "yesterday", 10**40],
+        "extra": [None, [], {}, [[[[1]]]], "x" * 5000, "\u0000", 1e308],
+    }
+    cases = []
+    for status, (member, values) in itertools.product((200, 201), odd.items()):
+        for number, value in enumerate(values):
+            content = body(access_token="at", refresh_token=TOKEN, **{member: value})
+            cases.append(Case(f"{status} {member} {number}", answer(status, content), "Granted"))
+    tokens: list[object] = [
+        "at",
+        "a b",
+        "a\nb",
+        "ü",
+        "x" * 9000,
+        "a\x00b",
+        " at ",
+        None,
+        "",
+        "   ",
+        5,
+        [],
+        {},
+        True,
+        "\ud800",
+    ]
+    for number, access in enumerate(tokens):
+        content = body(access_token=access, refresh_token=TOKEN)
+        cases.append(Case(f"access token {number}", answer(200, content), "Granted"))
+    for number, refresh in enumerate(tokens):
+        content = body(access_token="at", refresh_token=refresh)
+        cases.append(Case(f"refresh token {number}", answer(200, content), "Granted"))
+    raw = {
+        "NaN neighbour": b'{"access_token":"at","expires_in":NaN}',
+        "Infinity neighbour": b'{"access_token":"at","expires_in":-Infinity}',
+        "5000 digits": b'{"access_token":"at","expires_in":' + b"9" * 5000 + b"}",
+        "1e999": b'{"access_token":"at","expires_in":1e999}',
+        "byte order mark": b'\xef\xbb\xbf{"access_token":"at"}',
+        "white space around": b'\n\n  {"access_token":"at"}  \n',
+        "repeated neighbour": b'{"access_token":"at","x":1,"x":2}',
+        "only a refresh token": body(refresh_token=TOKEN),
+        "only an access token": body(access_token="at"),
+    }
+    cases += [Case(name, answer(200, content), "Granted") for name, content in raw.items()]
+    return cases
+
+
+def unreadable() -> list[Case]:
+    """A 2xx that holds no token to be read is ambiguous; a whole refresh token in it is salvaged."""
+    contents: dict[str, tuple[bytes, bool]] = {
+        "empty": (b"", False),
+        "html": (b"<html>ok</html>", False),
+        "array": (b"[]", False),
+        "array of tokens": (b'["at"]', False),
+        "string": (b'"at"', False),
+        "null": (b"null", False),
+        "number": (b"5", False),
+        "no token": (body(scope="x"), False),
+        "both blank": (body(access_token=" ", refresh_token=""), False),
+        "cut behind the refresh token": (
+            b'{"access_token":"at","refresh_token":"' + TOKEN.encode() + b'"',
+            True,
+        ),
+        "cut inside the refresh token": (b'{"access_token":"at","refresh_token":"' + TOKEN.encode(), False),
+        "cut before it": (b'{"access_token":"at","refr', False),
+        "not UTF-8": (b'{"refresh_token":"' + TOKEN.encode() + b'","x":"\xff"}', True),
+        "deep nesting": (b'{"refresh_token":"' + TOKEN.encode() + b'","x":' + b"[" * 100_000, True),
+        "trailing garbage": (b'{"refresh_token":"' + TOKEN.encode() + b'"} garbage', True),
+        "two objects": (body(access_token="a", refresh_token=TOKEN) * 2, True),
+        "gzip bytes": (b"\x1f\x8b\x08\x00" + b"\x00" * 40, False),
+        "form encoded": (b"access_token=at&refresh_token=" + TOKEN.encode(), False),
+        "error in a 200": (body(error="invalid_grant"), False),
+    }
+    return [
+        Case(f"{status} {name}", answer(status, content), "Ambiguous", salvage)
+        for status in (200, 201)
+        for name, (content, salvage) in contents.items()
+    ]
+
+
+def refusals() -> list[Case]:
+    """`invalid_grant` in JSON with a 4xx refuses; nothing else does."""
+    cases = [
+        Case(
+            f"invalid_grant {status}",
+            answer(status, body(error="invalid_grant", error_description="x")),
+            "Refused",
+        )
+        for status in (400, 401, 403, 404, 409, 422)
+    ]
+    for status in (400, 401, 403):
+        cases.append(
+            Case(f"invalid_client {status}", answer(status, body(error="invalid_client")), "ClientRefused")
+        )
+    shapes = [
+        body(errors=[{"code": "bad_request", "message": "Invalid Client"}]),
+        body(error="Invalid Client"),
+        body(message="Invalid Client"),
+        body(errors=["Invalid Client"]),
+        b"Invalid Client",
+        b"<h1>invalid client</h1>",
+    ]
+    cases += [Case(f"Kustomer {n}", answer(400, shape), "ClientRefused") for n, shape in enumerate(shapes)]
+    words = [
+        "invalid_request",
+        "invalid_scope",
+        "unsupported_grant_type",
+        "unauthorized_client",
+        "server_error",
+    ]
+    words += ["temporarily_unavailable", "slow_down", "made_up", "invalid_grant_reuse", "INVALID_GRANT"]
+    for status, word in itertools.product((400, 401, 403), words):
+        cases.append(Case(f"{word} {status}", answer(status, body(error=word)), "Declined"))
+    odd = [
+        b"",
+        b"<html>WAF</html>",
+        b"invalid_grant",
+        b'{"error":["invalid_grant"]}',
+        b'{"error":5}',
+        b"[]",
+        b"{",
+    ]
+    for status, (number, content) in itertools.product(
+        (400, 401, 403, 404, 405, 410, 422, 451), enumerate(odd)
+    ):
+        cases.append(Case(f"no OAuth error {status} {number}", answer(status, content), "Declined"))
+    for status in (300, 301, 302, 303, 304, 307, 308):
+        cases.append(
+            Case(f"redirect {status}", answer(status, b"", Location="https://evil.example/"), "Declined")
+        )
+    return cases
+
+
+def pauses() -> list[Case]:
+    """429, and 503 with Retry-After, were not processed."""
+    forms = ["5", "0", "-1", "99999999", "soon", "", "Wed, 21 Oct 2015 07:28:00 GMT", "1e9", "٣"]
+    cases = [Case(f"429 {form!r}", answer(429, b"", Retry_After=form), "Paused") for form in forms]
+    cases += [Case(f"503 {form!r}", answer(503, b"", Retry_After=form), "Paused") for form in forms]
+    cases.append(Case("429 bare", answer(429), "Paused"))
+    cases.append(Case("429 with invalid_grant", answer(429, body(error="invalid_grant")), "Paused"))
+    return cases
+
+
+def ambiguous() -> list[Case]:
+    """Everything else after the first byte."""
+    contents = [b"", b"<html>", body(error="invalid_grant"), body(access_token="at")]
+    cases = [
+        Case(f"{status} {number}", answer(status, content), "Ambiguous")
+        for status in (500, 501, 502, 503, 504, 507, 520, 599, 408, 100, 199, 600)
+        for number, content in enumerate(contents)
+    ]
+    whole = b'{"refresh_token":"' + TOKEN.encode() + b'"'
+    cases += [
+        Case("dropped", Lost("x", False), "Ambiguous"),
+        Case("timed out", Lost("x", True), "Ambiguous"),
+        Case("cut 200 with a whole token", Lost("x", False, 200, whole), "Ambiguous", True),
+        Case("cut 200 without", Lost("x", False, 200, b'{"refresh_tok'), "Ambiguous"),
+        Case("cut 400 with a token", Lost("x", False, 400, whole), "Ambiguous"),
+        Case(
+            "too large 200 with a whole token",
+            Lost("x", False, 200, whole + b"x" * 70_000),
+            "Ambiguous",
+            True,
+        ),
+        Case("escaped token", Lost("x", False, 200, b'{"refresh_token":"a\\u002fb"'), "Ambiguous", True),
+    ]
+    return cases
+
+
+def every_case() -> list[Case]:
+    unsent = [Case("not sent", Unsent("x"), "NotSent")]
+    return [*successes(), *unreadable(), *refusals(), *pauses(), *ambiguous(), *unsent]

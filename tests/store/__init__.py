@@ -1,0 +1,1 @@
+"""The contract of the stores, and SQLite's own promises."""

@@ -1,0 +1,145 @@
+"""What looking after accounts asks of any store."""
+
+from dataclasses import replace
+
+from broker.model import Event, EventKind, Reason, Ref, Status, Trouble
+from broker.store import Stores
+from broker.store.interface import AccountQuery
+from tests.store.rows import FIRST, account, connect, intent, successor
+
+
+async def test_connect_is_conditioned_on_what_was_read(stores: Stores) -> None:
+    """A row that appeared, moved or went meanwhile makes it read again."""
+    one = await connect(stores)
+
+    appeared = await stores.accounts.connect(account(), expected=None, next_at=None, grant=None, events=[])
+    fresh = account(epoch=2, generation=2)
+    taken = await stores.accounts.connect(fresh, expected=one.ref, next_at=None, grant=None, events=[])
+    moved = await stores.accounts.connect(fresh, expected=one.ref, next_at=None, grant=None, events=[])
+
+    assert (False, True, False) == (appeared, taken, moved)
+    assert fresh == await stores.accounts.get("acme")
+
+
+async def test_accounts_are_found_by_what_they_are(stores: Stores) -> None:
+    """Provider, status, subject, expiry; in the order of their names, page by page."""
+    for name in ("a", "b", "c"):
+        await connect(stores, name)
+    await stores.accounts.freeze("b", Reason.OPERATOR, 1)
+    await stores.accounts.relabel("c", label=None, subject="user-1")
+    await stores.accounts.remove("a", 1, [])
+
+    async def names(query: AccountQuery) -> list[str]:
+        return [one.name for one in await stores.accounts.find(query)]
+
+    assert ["b", "c"] == await names(AccountQuery())
+    assert ["b"] == await names(AccountQuery(limit=1))
+    assert ["c"] == await names(AccountQuery(after="b"))
+    assert ["b"] == await names(AccountQuery(status=Status.FROZEN))
+    assert ["c"] == await names(AccountQuery(subject="user-1"))
+    assert [] == await names(AccountQuery(provider="kustomer"))
+    assert [] == await names(AccountQuery(expiring_before=999))
+    assert ["a"] == await names(AccountQuery(removed=True))
+
+
+async def test_status_in_sql_is_the_status_in_python(stores: Stores) -> None:
+    """Both decide alike for every mixture of troubles."""
+    mixtures = [
+        account("plain"),
+        replace(account("dead"), dead=Reason.LOST_ROTATION, frozen=Reason.OPERATOR),
+        replace(account("frozen"), frozen=Reason.OPERATOR, trouble=Trouble(Reason.UNCERTAIN, ambiguous=1)),
+        replace(account("uncertain"), trouble=Trouble(Reason.UNCERTAIN, ambiguous=1), intent=intent()),
+        replace(account("failing"), trouble=Trouble(Reason.PROVIDER_UNAVAILABLE)),
+        replace(account("rejected"), trouble=Trouble(Reason.REJECTED)),
+        replace(account("flying"), intent=intent()),
+    ]
+    for one in mixtures:
+        await stores.accounts.connect(one, expected=None, next_at=None, grant=None, events=[])
+
+    for one in mixtures:
+        found = await stores.accounts.find(AccountQuery(status=one.status, limit=50))
+        assert one.name in {row.name for row in found}, one.name
+    assert len(mixtures) == sum((await stores.accounts.counts()).values())
+
+
+async def test_identity_belongs_to_one_that_is_not_removed(stores: Stores) -> None:
+    """A removed account does not hold its identity."""
+    await connect(stores)
+    found = await stores.accounts.by_identity("kit", "id of acme")
+    await stores.accounts.remove("acme", 1, [])
+
+    assert found is not None
+    assert await stores.accounts.by_identity("kit", "id of acme") is None
+    assert await stores.accounts.by_identity("kustomer", "id of acme") is None
+
+
+async def test_removal_is_undone_for_a_while(stores: Stores) -> None:
+    """Not when it is older than asked for; its event is told once."""
+    await connect(stores)
+    event = Event(5.0, EventKind.DISCONNECTED, "acme")
+
+    removed = [await stores.accounts.remove("acme", 5.0, [event]) for _ in range(2)]
+    too_late = await stores.accounts.restore("acme", 6.0, 7.0)
+    restored = await stores.accounts.restore("acme", 5.0, 7.0)
+
+    assert ([True, False], False, True) == (removed, too_late, restored)
+    assert 1 == len(await stores.events.last_events(9))
+    assert ["acme"] == [one.name for one in await stores.accounts.due(7.0, 9)]
+
+
+async def test_purge_forgets_all_but_the_last_generation(stores: Stores) -> None:
+    """Under a hash of the name, so that generations never go back."""
+    await connect(stores)
+    await stores.accounts.commit(successor(), [Event(1.0, EventKind.RENEWED, "acme")])
+
+    await stores.accounts.purge("acme", "hash of acme")
+
+    assert await stores.accounts.get("acme") is None
+    assert (1, 2) == await stores.accounts.purged("hash of acme")
+    assert [] == await stores.events.last_events(9)
+    assert await stores.accounts.purged("hash of other") is None
+
+
+async def test_rename_moves_the_row_unless_it_is_being_renewed(stores: Stores) -> None:
+    """A taken name, a moved generation or an open intent keeps everything as it is."""
+    await connect(stores)
+    await connect(stores, "taken")
+    renamed = replace(account("new"), generation=2)
+
+    async def rename(ref: Ref, name: str) -> bool:
+        to = replace(renamed, name=name)
+        return await stores.accounts.rename(ref, to, next_at=None, old_name_hash="hash of acme")
+
+    taken = await rename(FIRST, "taken")
+    moved = await rename(Ref("acme", 1, 5), "new")
+    await stores.accounts.begin(FIRST, intent())
+    flying = await rename(FIRST, "new")
+    await stores.accounts.settle(
+        FIRST, trouble=Trouble(), keep_intent=False, dead=None, next_at=None, at=1, events=[]
+    )
+    done = await rename(FIRST, "new")
+
+    assert (False, False, False, True) == (taken, moved, flying, done)
+    assert await stores.accounts.get("acme") is None
+    assert renamed == await stores.accounts.get("new")
+    assert (1, 1) == await stores.accounts.purged("hash of acme")
+
+
+async def test_late_identity_reaches_a_renewed_grant(stores: Stores) -> None:
+    """Whatever its generation; a duplicate is frozen."""
+    await connect(stores)
+    await stores.accounts.commit(successor(), [])
+
+    found = await stores.accounts.identify(
+        FIRST, external_id="31", label="L", frozen=Reason.DUPLICATE_IDENTITY, at=9.0, grant="state"
+    )
+
+    row = await stores.accounts.get("acme")
+    assert row is not None
+    assert (True, "31", "L", Reason.DUPLICATE_IDENTITY, 9.0) == (
+        found,
+        row.external_id,
+        row.label,
+        row.frozen,
+        row.frozen_since,
+    )

@@ -1,0 +1,150 @@
+"""Installs, sign-ins, callers, events and keys, on any store."""
+
+import asyncio
+
+from broker.keyring import Master, Purpose
+from broker.model import Event, EventKind, InstallOutcome, PendingGrant, PendingLogin
+from broker.store import Stores
+from tests.store.rows import caller, connect, install, key, ticket
+
+
+async def test_state_is_taken_once_under_a_race(stores: Stores) -> None:
+    """Fifty at once: one gets it."""
+    await stores.installs.begin_install(install())
+
+    taken = await asyncio.gather(*[stores.installs.take_install("state", 5.0) for _ in range(50)])
+
+    assert 1 == taken.count(True)
+    assert not await stores.installs.take_install("unknown", 5.0)
+
+
+async def test_install_comes_back_as_it_was(stores: Stores) -> None:
+    """Every field, and how it ended."""
+    await stores.installs.add_ticket(ticket())
+    await stores.installs.begin_install(install(ticket_hash="t"))
+
+    before = await stores.installs.install("state")
+    await stores.installs.finish_install(
+        "state", InstallOutcome.CONNECTED, account="acme", spend=True, drop_grant=True, at=9.0
+    )
+    after, spent = await stores.installs.install("state"), await stores.installs.ticket("t")
+
+    assert install(ticket_hash="t") == before
+    assert after is not None
+    assert spent is not None
+    assert (InstallOutcome.CONNECTED, "acme", None) == (
+        after.outcome,
+        after.outcome_account,
+        after.sealed_verifier,
+    )
+    assert 9.0 == spent.spent_at
+
+
+async def test_one_live_ticket_an_account(stores: Stores) -> None:
+    """A newer link makes the older one worthless; unnamed ones do not disturb each other."""
+    for name in ("t1", "t2"):
+        await stores.installs.add_ticket(ticket(name))
+        await stores.installs.add_ticket(ticket(f"unnamed-{name}", None))
+
+    assert await stores.installs.ticket("t1") is None
+    assert ticket("t2") == await stores.installs.ticket("t2")
+    assert ticket("unnamed-t1", None) == await stores.installs.ticket("unnamed-t1")
+
+
+async def test_held_grant_waits_for_its_identity(stores: Stores) -> None:
+    """Over any time, until it is dropped; and its install is not purged meanwhile."""
+    await stores.installs.begin_install(install())
+    grant = PendingGrant(install(), "access", "refresh", "Bearer", "public", 1.0, 2.0, 50.0)
+
+    await stores.installs.hold_grant(grant)
+    early, due = await stores.installs.held_grants(49, 9), await stores.installs.held_grants(50, 9)
+    await stores.installs.purge_expired(10_000, 100)
+    still = await stores.installs.held_grants(50, 9)
+    await stores.installs.finish_install(
+        "state", InstallOutcome.FAILED, account=None, spend=False, drop_grant=True, at=1.0
+    )
+    await stores.installs.purge_expired(10_000, 100)
+
+    assert ([], [grant], [grant]) == (early, due, still)
+    assert [] == await stores.installs.held_grants(50, 9)
+    assert await stores.installs.install("state") is None
+
+
+async def test_sign_in_is_taken_once_and_in_time(stores: Stores) -> None:
+    """A second taker, and one who comes too late, get nothing."""
+    login = PendingLogin("challenge", "browser", "install", "{}", 100.0)
+    await stores.installs.begin_login(login)
+    taken = await asyncio.gather(*[stores.installs.take_login("challenge", 99.0) for _ in range(20)])
+    await stores.installs.begin_login(login)
+
+    assert [login] == [one for one in taken if one]
+    assert await stores.installs.take_login("challenge", 100.0) is None
+
+
+async def test_callers_have_two_keys_at_most(stores: Stores) -> None:
+    """A new key ends the oldest at once, and the other in time."""
+    assert await stores.callers.add_caller(caller(), key())
+    assert not await stores.callers.add_caller(caller(), key("k9"))
+    await stores.callers.add_key(key("k2", at=200.0), expire_others_at=500.0)
+    await stores.callers.add_key(key("k3", at=300.0), expire_others_at=600.0)
+
+    [found] = await stores.callers.callers()
+    assert [("k2", 600.0), ("k3", None)] == [(one.id, one.expires_at) for one in found.keys]
+    assert {"k2", "k3"} == {one.id for one in found.keys}
+    assert await stores.callers.by_key("k1") is None
+    assert not await stores.callers.add_key(key("k4", "nobody"), expire_others_at=1.0)
+
+
+async def test_removed_caller_is_gone_with_its_keys(stores: Stores) -> None:
+    """At once."""
+    await stores.callers.add_caller(caller(), key())
+
+    assert await stores.callers.remove_caller("service")
+    assert await stores.callers.by_key("k1") is None
+    assert not await stores.callers.remove_caller("service")
+
+
+async def test_key_is_found_with_its_caller(stores: Stores) -> None:
+    """And remembers when it was last used."""
+    await stores.callers.add_caller(caller(), key())
+    await stores.callers.touch_keys({"k1": 77.0})
+
+    found = await stores.callers.by_key("k1")
+
+    assert found is not None
+    assert (caller(), 77.0) == (found[0], found[1].last_used_at)
+
+
+async def test_events_are_numbered_in_order(stores: Stores) -> None:
+    """Behind a number, the last ones, of one account; old ones go in small batches."""
+    for number in range(1, 6):
+        await stores.events.add_events([Event(float(number), EventKind.RENEWED, f"a{number % 2}")])
+
+    assert [3, 4] == [event.id for event in await stores.events.events(2, 2)]
+    assert [4, 5] == [event.id for event in await stores.events.last_events(2)]
+    assert [1, 3, 5] == [event.id for event in await stores.events.last_events(9, "a1")]
+    assert 2 == await stores.events.purge_events(4.0, 2)
+    assert [3, 4, 5] == [event.id for event in await stores.events.events(0, 9)]
+
+
+async def test_first_keys_are_for_an_empty_store(stores: Stores) -> None:
+    """Never over a store that holds anything."""
+    keys = [
+        Master(b"m" * 32).wrap(b"k" * 32, kid=f"{number:016x}", purpose=purpose, created_at=1.0)
+        for number, purpose in enumerate(Purpose)
+    ]
+
+    assert await stores.keys.is_empty()
+    assert await stores.keys.add_first_keys(keys)
+    assert not await stores.keys.add_first_keys(keys)
+    assert keys == await stores.keys.keys()
+
+
+async def test_store_with_an_account_is_not_empty(stores: Stores) -> None:
+    """Even if its keys were deleted."""
+    assert await stores.keys.has_no_accounts()
+    await connect(stores)
+
+    assert not await stores.keys.is_empty()
+    assert not await stores.keys.has_no_accounts()
+    assert not await stores.keys.add_first_keys([])

@@ -1,0 +1,271 @@
+"""What renewing a token asks of any store: intent, commit, settlement, spares, what is due."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from broker.model import Event, EventKind, Reason, Ref, Spare, Trouble
+from broker.store import Stores
+from broker.store.interface import Committed, EpochMoved, GenerationMoved
+from tests.store.rows import FIRST, account, connect, intent, successor
+
+
+async def test_what_is_put_comes_back(stores: Stores) -> None:
+    """Every field of an account survives its row."""
+    full = replace(
+        account(),
+        label="L",
+        subject="S",
+        org="O",
+        last_used_at=5.0,
+        frozen=Reason.OPERATOR,
+        frozen_since=6.0,
+        dead=Reason.LOST_ROTATION,
+        dead_since=7.0,
+        unusable=True,
+        trouble=Trouble(Reason.UNCERTAIN, 1.0, 2, 3.0, 4, 5, 6.0),
+        intent=intent(),
+    )
+
+    await stores.accounts.connect(full, expected=None, next_at=None, grant=None, events=[])
+
+    assert full == await stores.accounts.get("acme")
+    assert await stores.accounts.get("nobody") is None
+
+
+async def test_intent_is_a_lease(stores: Stores) -> None:
+    """Free, own and expired ones are given; another's living one is not."""
+    await connect(stores)
+
+    assert await stores.accounts.begin(FIRST, intent("me"))
+    assert await stores.accounts.begin(FIRST, intent("me", at=20))
+    assert not await stores.accounts.begin(FIRST, intent("other", at=129))
+    assert await stores.accounts.begin(FIRST, intent("other", at=130))
+
+
+@pytest.mark.parametrize("ref", [Ref("acme", 2, 1), Ref("acme", 1, 2), Ref("nobody", 1, 1)])
+async def test_intent_needs_the_row_as_it_was_read(stores: Stores, ref: Ref) -> None:
+    """Another epoch, another generation, another name: nothing may be sent."""
+    await connect(stores)
+
+    assert not await stores.accounts.begin(ref, intent())
+
+
+@pytest.mark.parametrize("state", ["frozen", "dead", "removed"])
+async def test_intent_is_refused_to_what_rests(stores: Stores, state: str) -> None:
+    """Frozen, dead and removed accounts are not sent."""
+    await connect(stores)
+    match state:
+        case "frozen":
+            await stores.accounts.freeze("acme", Reason.OPERATOR, 1)
+        case "dead":
+            await settle(stores, dead=Reason.REVOKED_OR_EXPIRED)
+        case _:
+            await stores.accounts.remove("acme", 1, [])
+
+    assert not await stores.accounts.begin(FIRST, intent())
+
+
+async def settle(
+    stores: Stores, *, trouble: Trouble | None = None, keep_intent: bool = False, dead: Reason | None = None
+) -> bool:
+    return await stores.accounts.settle(
+        FIRST,
+        trouble=trouble or Trouble(),
+        keep_intent=keep_intent,
+        dead=dead,
+        next_at=5.0,
+        at=2.0,
+        events=[Event(2.0, EventKind.REFRESH_FAILING, "acme")],
+    )
+
+
+async def test_commit_makes_the_successor_current(stores: Stores) -> None:
+    """Generation + 1; intent, lease, trouble and death are over; the event came with it."""
+    await connect(stores)
+    await stores.accounts.begin(FIRST, intent())
+    await settle(stores, trouble=Trouble(Reason.UNCERTAIN, 1, 1, 2, 1, 1, 1), keep_intent=True)
+
+    outcome = await stores.accounts.commit(successor(), [Event(3.0, EventKind.RENEWED, "acme", generation=2)])
+
+    row = await stores.accounts.get("acme")
+    assert row is not None
+    assert Committed() == outcome
+    assert (2, "access-2", "refresh-2", 1900) == (
+        row.generation,
+        row.sealed_access,
+        row.sealed_refresh,
+        row.expires_at,
+    )
+    assert (None, Trouble(), None) == (row.intent, row.trouble, row.dead)
+    assert EventKind.RENEWED is (await stores.events.last_events(1))[0].kind
+
+
+async def test_commit_of_a_loser_changes_nothing(stores: Stores) -> None:
+    """Whoever comes second is told so, and the winner's row stands."""
+    await connect(stores)
+    await stores.accounts.commit(successor(), [])
+    before = await stores.accounts.get("acme")
+
+    late = await stores.accounts.commit(
+        replace(successor(), sealed_refresh="late"), [Event(1, EventKind.RENEWED)]
+    )
+
+    assert GenerationMoved() == late
+    assert before == await stores.accounts.get("acme")
+    assert [] == await stores.events.last_events(5)
+
+
+async def test_commit_of_an_old_epoch_is_dropped(stores: Stores) -> None:
+    """A reinstall, or a purge, happened meanwhile."""
+    one = await connect(stores)
+    fresh = account(epoch=2, generation=2)
+    await stores.accounts.connect(fresh, expected=one.ref, next_at=None, grant=None, events=[])
+
+    assert EpochMoved() == await stores.accounts.commit(successor(), [])
+    await stores.accounts.purge("acme", "hash")
+    assert EpochMoved() == await stores.accounts.commit(successor(Ref("acme", 2, 2)), [])
+
+
+async def test_commit_needs_no_lease_and_reaches_removed_rows(stores: Stores) -> None:
+    """The token is there and must not be lost: only the generation counts."""
+    await connect(stores)
+    await stores.accounts.begin(FIRST, intent("other"))
+    await stores.accounts.remove("acme", 1, [])
+
+    assert Committed() == await stores.accounts.commit(successor(), [])
+
+
+async def test_hundred_commits_at_once_have_one_winner(stores: Stores) -> None:
+    """Compare and set, under a race."""
+    await connect(stores)
+
+    outcomes = await asyncio.gather(*[stores.accounts.commit(successor(), []) for _ in range(100)])
+
+    assert 1 == outcomes.count(Committed())
+    assert 99 == outcomes.count(GenerationMoved())
+
+
+async def test_settlement_is_noted_and_the_intent_stays_or_goes(stores: Stores) -> None:
+    """An ambiguous end keeps the intent, a definite one does not (I6)."""
+    await connect(stores)
+    await stores.accounts.begin(FIRST, intent())
+
+    await settle(stores, trouble=Trouble(Reason.UNCERTAIN, ambiguous=1), keep_intent=True)
+    kept = await stores.accounts.get("acme")
+    await settle(stores, trouble=Trouble(Reason.PROVIDER_DECLINED), keep_intent=False)
+    gone = await stores.accounts.get("acme")
+
+    assert kept is not None
+    assert gone is not None
+    assert kept.intent is not None
+    assert (None, Reason.PROVIDER_DECLINED) == (gone.intent, gone.trouble.reason)
+
+
+async def test_settlement_of_a_moved_generation_changes_nothing(stores: Stores) -> None:
+    """A late refusal says nothing about the successor."""
+    await connect(stores)
+    await stores.accounts.commit(successor(), [])
+    before = await stores.accounts.get("acme")
+
+    assert not await settle(stores, dead=Reason.LOST_ROTATION)
+    assert before == await stores.accounts.get("acme")
+
+
+async def test_boot_takes_over_what_was_left_open(stores: Stores) -> None:
+    """Newest first; each counts as one ambiguous attempt, once."""
+    for number, name in enumerate(("a", "b", "c")):
+        await connect(stores, name)
+        await stores.accounts.begin(Ref(name, 1, 1), intent("old boot", at=number))
+
+    first = await stores.accounts.take_over("new boot", 50)
+    again = await stores.accounts.take_over("new boot", 60)
+
+    assert ["c", "b", "a"] == [one.name for one in first]
+    assert {1} == {one.trouble.ambiguous for one in (*first, *again)}
+    assert {"new boot"} == {one.intent.owner for one in first if one.intent}
+
+
+async def test_due_accounts_come_earliest_first(stores: Stores) -> None:
+    """By their time, bounded, and never those for whom nothing is to be done."""
+    for name, at in (("late", 30.0), ("early", 10.0), ("never", None), ("future", 99.0)):
+        await connect(stores, name, next_at=at)
+
+    assert ["early", "late"] == [one.name for one in await stores.accounts.due(50, 10)]
+    assert ["early"] == [one.name for one in await stores.accounts.due(50, 1)]
+    assert 10.0 == await stores.accounts.next_due_at()
+
+
+async def test_use_brings_the_next_look_forward(stores: Stores) -> None:
+    """Never back, and nothing for an account that rests."""
+    await connect(stores, "acme", next_at=5000.0)
+    await connect(stores, "rests", next_at=None)
+
+    await stores.accounts.touch({"acme": (40.0, 600.0), "rests": (40.0, 600.0)})
+    await stores.accounts.touch({"acme": (30.0, 900.0)})
+
+    row = await stores.accounts.get("acme")
+    assert row is not None
+    assert 40.0 == row.last_used_at
+    assert ["acme"] == [one.name for one in await stores.accounts.due(600, 10)]
+
+
+async def test_spares_are_kept_newest_first_and_once(stores: Stores) -> None:
+    """They go with the grant they belong to."""
+    one = await connect(stores)
+    for number in (1, 2, 2):
+        await stores.accounts.add_spare(Spare(f"s{number}", "acme", 1, 1, f"sealed-{number}", float(number)))
+
+    spares = await stores.accounts.spares("acme", 1)
+    await stores.accounts.drop_spare("s1")
+    left = await stores.accounts.spares("acme", 1)
+    fresh = account(epoch=2, generation=2)
+    await stores.accounts.connect(fresh, expected=one.ref, next_at=None, grant=None, events=[])
+
+    assert ["s2", "s1"] == [spare.id for spare in spares]
+    assert ["s2"] == [spare.id for spare in left]
+    assert [] == await stores.accounts.spares("acme", 1)
+
+
+async def test_changes_are_told_after_they_are_durable(stores: Stores) -> None:
+    """Whoever hears of a change reads the new row."""
+    seen: list[str] = []
+    stores.changes.listen(seen.append)
+
+    await connect(stores)
+    await stores.accounts.commit(successor(), [])
+    await stores.accounts.freeze("acme", Reason.OPERATOR, 1)
+
+    assert ["acme"] * 3 == seen
+
+
+async def test_caller_who_gives_up_changes_nothing(stores: Stores) -> None:
+    """A cancelled writer cancels only its own waiting; the write is whole or not there."""
+    await connect(stores)
+    writing = asyncio.create_task(stores.accounts.commit(successor(), []))
+    await asyncio.sleep(0)
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+
+    await stores.keys.set_meta("after", "x")
+
+    row = await stores.accounts.get("acme")
+    assert row is not None
+    assert (row.generation, row.sealed_access) in {(1, "access-1"), (2, "access-2")}
+    assert "x" == await stores.keys.meta("after")
+
+
+async def test_work_that_raises_undoes_only_itself(stores: Stores) -> None:
+    """Others of the same commit are stored."""
+
+    async def wrong(transaction: object) -> None:
+        await transaction.execute("INSERT INTO meta (key, value) VALUES ('half', 'x')")  # type: ignore[attr-defined]
+        raise LookupError("mine")
+
+    others = [stores.keys.set_meta(f"k{number}", "v") for number in range(20)]
+    results = await asyncio.gather(*others, stores.database.write(wrong), *[], return_exceptions=True)
+
+    assert isinstance(results[-1], LookupError)
+    assert await stores.keys.meta("half") is None
+    assert {"v"} == {await stores.keys.meta(f"k{number}") for number in range(20)}

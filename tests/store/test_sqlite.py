@@ -1,0 +1,149 @@
+"""What SQLite itself must do: durable settings, modes, one writer, one instance, full disks, indexes."""
+
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from broker.errors import StartRefused, StorageUnavailable
+from broker.store import stores_on
+from broker.store.database import Transaction
+from broker.store.migrate import migrate, migrations
+from broker.store.renewals import DUE, NEXT_DUE
+from broker.store.sqlite import SqliteDatabase
+from tests.store.rows import FIRST, connect, successor
+
+
+async def opened(path: Path) -> SqliteDatabase:
+    database = await SqliteDatabase.open(path)
+    await migrate(database)
+    return database
+
+
+async def test_durable_settings_hold_on_the_writing_connection(tmp_path: Path) -> None:
+    """WAL and FULL, read back from the connection that writes."""
+    database = await opened(tmp_path / "s" / "broker.db")
+
+    async def ask(transaction: Transaction) -> list[object]:
+        names = ("journal_mode", "synchronous", "secure_delete")
+        return [(await transaction.fetch(f"PRAGMA {name}"))[0][0] for name in names]
+
+    found = await database.write(ask)
+    await database.close()
+
+    assert ["wal", 2, 1] == found
+
+
+async def test_reading_connection_cannot_write(tmp_path: Path) -> None:
+    """Exactly one connection in the system writes."""
+    database = await opened(tmp_path / "s" / "broker.db")
+
+    with pytest.raises(StorageUnavailable):
+        await database.read("INSERT INTO meta (key, value) VALUES ('a', 'b')")
+    await database.close()
+
+
+async def test_everything_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Folder 0700, files 0600, whatever the umask."""
+    database = await opened(tmp_path / "s" / "broker.db")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "s").iterdir()}
+    await database.close()
+
+    assert 0o700 == stat.S_IMODE((tmp_path / "s").stat().st_mode)
+    assert {0o600} == modes
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "hint"), [("s", 0o750, "chmod 700"), ("s/broker.db", 0o640, "chmod 600")]
+)
+async def test_open_modes_are_refused(tmp_path: Path, name: str, mode: int, hint: str) -> None:
+    """With the command that mends it."""
+    await (await opened(tmp_path / "s" / "broker.db")).close()
+    (tmp_path / name).chmod(mode)
+
+    with pytest.raises(StartRefused, match=hint):
+        await SqliteDatabase.open(tmp_path / "s" / "broker.db")
+
+
+async def test_second_instance_is_refused(tmp_path: Path) -> None:
+    """And after the first has gone the store opens again."""
+    first = await opened(tmp_path / "s" / "broker.db")
+
+    with pytest.raises(StartRefused, match="another broker runs"):
+        await SqliteDatabase.open(tmp_path / "s" / "broker.db")
+    await first.close()
+    await (await opened(tmp_path / "s" / "broker.db")).close()
+
+
+async def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """In a sentence."""
+    (tmp_path / "s").mkdir(mode=0o700)
+    (tmp_path / "s" / "broker.db").write_bytes(
+        b"not a database at all, but long enough to be read as one" * 40
+    )
+    (tmp_path / "s" / "broker.db").chmod(0o600)
+
+    with pytest.raises(StartRefused, match="cannot be opened"):
+        await SqliteDatabase.open(tmp_path / "s" / "broker.db")
+
+
+async def test_migrations_run_once_and_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """Numbers only go up; an older program keeps its hands off."""
+    database = await opened(tmp_path / "s" / "broker.db")
+    again = await migrate(database)
+    await database.write(lambda transaction: transaction.execute("INSERT INTO schema_version VALUES (9999)"))
+
+    with pytest.raises(StartRefused, match=r"9999.*newer"):
+        await migrate(database)
+    await database.close()
+
+    assert max(migrations()) == again
+    assert list(range(1, len(migrations()) + 1)) == list(migrations())
+
+
+async def test_full_disk_loses_nothing_and_passes(tmp_path: Path) -> None:
+    """The write is refused whole, reads go on, and once there is room the same write succeeds."""
+    database = await opened(tmp_path / "s" / "broker.db")
+    stores = stores_on(database)
+    await connect(stores)
+
+    async def limit(transaction: Transaction, pages: int) -> None:
+        await transaction.fetch(f"PRAGMA max_page_count = {pages}")
+
+    await database.write(lambda transaction: limit(transaction, 1))
+    with pytest.raises(StorageUnavailable):
+        await stores.keys.set_meta("big", "x" * 200_000)
+    during = await stores.accounts.get("acme")
+    await database.write(lambda transaction: limit(transaction, 1_000_000))
+    await stores.keys.set_meta("big", "x" * 200_000)
+    outcome = await stores.accounts.commit(successor(FIRST), [])
+    await database.close()
+
+    assert during is not None
+    assert "Committed" in type(outcome).__name__
+
+
+@pytest.mark.parametrize("sql", [DUE, NEXT_DUE])
+async def test_due_accounts_are_found_by_index(tmp_path: Path, sql: str) -> None:
+    """Never by a scan of all accounts."""
+    await (await opened(tmp_path / "s" / "broker.db")).close()
+    with sqlite3.connect(tmp_path / "s" / "broker.db") as connection:
+        plan = str(connection.execute(f"EXPLAIN QUERY PLAN {sql}", {"1": 1, "2": 1}).fetchall())
+    connection.close()
+
+    assert "accounts_due" in plan
+    assert "SCAN accounts'" not in plan
+
+
+async def test_sql_parameters_are_never_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """aiosqlite logs them at DEBUG; our configuration keeps its logger quiet."""
+    from broker.config.settings import LogSettings  # noqa: PLC0415 - configures global state, so only here
+    from broker.observe import logs  # noqa: PLC0415 - as above
+
+    logs.configure(LogSettings("json", "debug"))
+    database = await opened(tmp_path / "s" / "broker.db")
+    await stores_on(database).keys.set_meta("canary-71", "canary-72")
+    await database.close()
+
+    assert "canary-7" not in caplog.text
