@@ -64,6 +64,12 @@ def sandbox(listen: TcpListen, database: Path, broker_url: str) -> None:
     try:
         asyncio.run(run_alone(listen, database, broker_url, ready=ready))
     except OSError as exc:
-        raise Failed(
-            f"The sandbox cannot listen on {listen}: {exc.strerror or exc}; choose another with --listen."
-        ) from None
+        raise Failed(_why_not(exc, listen)) from None
+
+
+def _why_not(error: OSError, listen: TcpListen) -> str:
+    """Why the sandbox does not start; only an error about its file names one."""
+    reason = error.strerror or str(error)
+    if error.filename:
+        return f"The sandbox cannot open {error.filename}: {reason}; choose another with --database."
+    return f"The sandbox cannot listen on {listen}: {reason}; choose another with --listen."

@@ -162,6 +162,21 @@ async def test_a_sandbox_on_a_port_that_is_taken_says_what_to_do(tmp_path: Path)
     assert "--listen" in err
 
 
+async def test_a_sandbox_whose_file_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+    """A file stands where a folder should be; the port is not blamed."""
+    (tmp_path / "var").write_text("in the way")
+
+    process = await start(
+        "sandbox", "--listen", "127.0.0.1:0", "--database", str(tmp_path / "var" / "sandbox.db")
+    )
+    code, out, err = await ended(process)
+
+    assert (1, "", 1) == (code, out, err.count("\n"))
+    assert f"{tmp_path}/var" in err
+    assert "--database" in err
+    assert "--listen" not in err
+
+
 async def test_systemd_install_lays_the_unit_and_says_what_is_next(tmp_path: Path) -> None:
     """Below `--root`, as packages do."""
     process = await start("systemd", "install", "--root", str(tmp_path))

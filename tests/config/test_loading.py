@@ -1,0 +1,293 @@
+"""What a configuration file leads to: settings, or every mistake at once."""
+
+from pathlib import Path
+
+import pytest
+
+from broker.config import ConfigError, Settings, admin_socket_of, load, locate, reloadable
+from broker.config.settings import CommandKey, FileKey, Rotation, TcpListen, UnixListen
+from broker.model import Secret
+
+CANARY = "canary-5e1f"
+PRIVATE_PEM = """-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIHRva2VuLWJyb2tlciBzYW5kYm94IGxvZ2luIGtleSEh
+-----END PRIVATE KEY-----
+"""
+KIT = '[providers.kit]\nclient_id = "c"\nclient_secret = "s"\n'
+ANY = '[providers.x]\ntype = "oauth2"\nclient_id = "c"\nauthorize_url = "https://x.example/a"\n'
+
+
+def settings(
+    tmp_path: Path, text: str, environ: dict[str, str] | None = None, port: int | None = None
+) -> Settings:
+    (tmp_path / "config.toml").write_text(text)
+    return load(tmp_path / "config.toml", environ=environ or {}, port=port)
+
+
+def problems(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        settings(tmp_path, text, environ)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "hint"),
+    [
+        ("[server]\nfoo = 1", "server.foo", "unknown key"),
+        ("[serve]\ninternal = 'x'", "serve", "did you mean server"),
+        ("[server]\ninternl = 'x'", "server.internl", "did you mean server.internal"),
+        ("[server]\ninternal = 'localhost'", "server.internal", "host:port"),
+        ("[server]\ninternal = 'example.com:80'", "server.internal", "host:port"),
+        ("[server]\ninternal = '127.0.0.1:99999'", "server.internal", "host:port"),
+        ("[server]\ninternal = '0.0.0.0:80'", "server.internal", "internal_plaintext"),
+        ("[server]\ninternal = { path = 'a', mode = '9' }", "server.internal", "host:port"),
+        ("[server]\ninternal = []", "server.internal", "host:port"),
+        ("[server]\npublic_url = 'ftp://x'", "server.public_url", "scheme and host only"),
+        ("[server]\npublic_url = 'http://example.com'", "server.public_url", "https"),
+        ("[server]\npublic_url = 'https://example.com/x'", "server.public_url", "scheme and host only"),
+        ("[server]\npublic_url = 'https://u@example.com'", "server.public_url", "scheme and host only"),
+        ("[server]\nmetrics_from = ['x']", "server.metrics_from", "networks"),
+        ("[server]\ninternal_tls = { cert = 'a' }", "server.internal_tls", "cert"),
+        ("[server]\naudience = 'x'", "server.audience", "unknown key"),
+        ("[store]\nurl = 'postgresql://x/y'", "store.url", "sqlite:PATH"),
+        ("[store]\nmemory = 0", "store.memory", "at least 1"),
+        ("[store]\nmemory = true", "store.memory", "whole number"),
+        ("[keys]\nmaster = 'x'", "keys.master", "file"),
+        ("[keys]\nmaster = { credential = 'k' }", "keys.master", "systemd"),
+        ("[refresh]\nahead = 5", "refresh.ahead", "with its unit"),
+        ("[refresh]\nahead = '5'", "refresh.ahead", "duration"),
+        ("[refresh]\nahead = '5 m'", "refresh.ahead", "duration"),
+        ("[refresh]\ntimeout = '0s'", "refresh.timeout", "at least 1 s"),
+        ("[refresh]\ntimeout = '1h'", "refresh.timeout", "10m"),
+        ("[refresh]\nbackground = 'yes'", "refresh.background", "true or false"),
+        ("[audit]\nto = 'syslog'", "audit.to", "journald"),
+        ("[log]\nlevel = 'loud'", "log.level", '"info"'),
+        ("[sandbox]\nlisten = { path = 'x' }", "sandbox.listen", "host:port"),
+        ("[plugin]\nenabled = true", "plugin", "unknown key"),
+        ("[alerts]\nx = 1", "alerts", "unknown key"),
+        ("[providers.kit]", "providers.kit.client_id", "found nothing"),
+        (KIT + "endpoints = 'global'", "providers.kit.endpoints", '"app"'),
+        (KIT + "app_id = 'x'", "providers.kit.app_id", "whole number"),
+        (KIT + "rotation = 'sometimes'", "providers.kit.rotation", '"strict"'),
+        (KIT + "grace = '10s'", "providers.kit.grace", "rotation"),
+        (KIT + "scopes = ['a b']", "providers.kit.scopes", "each on its own"),
+        (KIT + "body = 'xml'", "providers.kit.body", '"form"'),
+        (KIT + "token_url = 'http://example.com/t'", "providers.kit.token_url", "https"),
+        (KIT + "token_url = 'https://{org}/t'", "providers.kit.token_url", "only a part"),
+        (KIT + "token_url = 'https://u:p@x.example/t'", "providers.kit.token_url", "without user"),
+        (
+            KIT + "authorize_params = { state = 'x' }",
+            "providers.kit.authorize_params.state",
+            "broker sets it",
+        ),
+        (KIT + "authorize_params = { x = 1 }", "providers.kit.authorize_params", "strings"),
+        (KIT + "identity_pointer = 'id'", "providers.kit.identity_pointer", "JSON pointer"),
+        (KIT + "default_expires_in = 'x'", "providers.kit.default_expires_in", "number of seconds"),
+        (KIT + "type = 'hubspot'", "providers.kit.type", '"oauth2"'),
+        (ANY, "providers.x.token_url", "knows none by itself"),
+        (
+            ANY + "token_url = 'https://x.example/t'\nendpoints = 'app'",
+            "providers.x.endpoints",
+            "unknown key",
+        ),
+        (
+            ANY + "token_url = 'https://x.example/t'\nclient_auth = 'basic'",
+            "providers.x.client_auth",
+            "client_secret",
+        ),
+        (
+            ANY + "token_url = 'https://x.example/t'\nidentity_url = 'https://x.example/m'",
+            "providers.x.identity_pointer",
+            "both of them",
+        ),
+        ("[providers.KIT]\nclient_id = 'c'", "providers.KIT", "lower-case"),
+        ("[login]\nurl = 'https://x.example/'", "login.key", "public key"),
+        ("[login]\nurl = 'http://x.example/'\nkey = 'x'", "login.url", "https"),
+        ("[login]\nurl = 'https://x.example/'\nkey = 'x'", "login.key", "no public key"),
+        (
+            f"[login]\nurl = 'https://x.example/'\nkey = '''{PRIVATE_PEM}'''",
+            "login.key",
+            "never the private one",
+        ),
+    ],
+)
+def test_mistake_is_named(tmp_path: Path, text: str, key: str, hint: str) -> None:
+    """The key's full name, and what would be right."""
+    found = problems(tmp_path, text)
+
+    assert any(line.startswith(f"{key}") and hint in line for line in found), found
+
+
+def test_all_mistakes_at_once(tmp_path: Path) -> None:
+    """Nobody mends a file one restart at a time."""
+    found = problems(
+        tmp_path, "[refresh]\nahead = 1\ntimeout = 2\n[log]\nlevel = 3\n[nothing]\n[providers.kit]\n"
+    )
+
+    assert 5 == len(found)
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """A missing file, and one that is not TOML, in a sentence each."""
+    with pytest.raises(ConfigError, match="--config PATH"):
+        load(tmp_path / "none.toml", environ={})
+    assert "line 1" in problems(tmp_path, "[[[")[0]
+
+
+@pytest.mark.parametrize(
+    "form", ["list of three", "number", "env", "file", "open file", "credential", "odd table"]
+)
+def test_no_problem_quotes_a_secret(tmp_path: Path, form: str) -> None:
+    """A secret in the wrong place is still one."""
+    (tmp_path / "open").write_text(CANARY)
+    (tmp_path / "open").chmod(0o644)
+    value = {
+        "list of three": f'["{CANARY}", "{CANARY}", "{CANARY}"]',
+        "number": "5",
+        "env": '{ env = "NOT_SET" }',
+        "file": '{ file = "missing" }',
+        "open file": '{ file = "open" }',
+        "credential": '{ credential = "x" }',
+        "odd table": f'{{ value = "{CANARY}" }}',
+    }[form]
+
+    found = problems(tmp_path, f'[providers.kit]\nclient_id = "c"\nclient_secret = {value}')
+
+    assert [True] == [line.startswith("providers.kit.client_secret") for line in found]
+    assert CANARY not in str(found)
+
+
+def test_secrets_come_from_where_they_are(tmp_path: Path) -> None:
+    """Environment, file, systemd credential, or the file itself; two while one is being replaced."""
+    (tmp_path / "secret").write_text("from file\n")
+    (tmp_path / "secret").chmod(0o600)
+    (tmp_path / "credentials").mkdir()
+    (tmp_path / "credentials" / "kit").write_text("from systemd")
+    environ = {"KIT": "from environment", "CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}
+
+    found = [
+        settings(tmp_path, f'[providers.kit]\nclient_id = "c"\nclient_secret = {value}', environ)
+        .providers["kit"]
+        .client.secrets
+        for value in ('{ env = "KIT" }', '{ file = "secret" }', '{ credential = "kit" }', '["a", "b"]')
+    ]
+
+    assert [
+        (Secret("from environment"),),
+        (Secret("from file"),),
+        (Secret("from systemd"),),
+        (Secret("a"), Secret("b")),
+    ] == found
+
+
+def test_empty_file_has_every_default(tmp_path: Path) -> None:
+    """As `interface.md` gives them."""
+    found = settings(tmp_path, "")
+
+    assert (TcpListen("127.0.0.1", 8080),) == found.server.internal
+    assert (TcpListen("127.0.0.1", 8081),) == found.server.public
+    assert tmp_path / "var/admin.sock" == found.server.admin_socket
+    assert tmp_path / "var/broker.db" == found.store.path
+    assert FileKey(tmp_path / "var/master.key") == found.master
+    assert (900, 75, 10, True, 432000) == (
+        found.refresh.ahead,
+        found.refresh.timeout,
+        found.refresh.patience,
+        found.refresh.background,
+        found.refresh.idle_renewal,
+    )
+    assert {} == found.providers
+    assert (None, tmp_path / "var/audit.jsonl", False) == (
+        found.login,
+        found.audit.path,
+        found.sandbox.enabled,
+    )
+
+
+def test_providers_have_their_own_defaults(tmp_path: Path) -> None:
+    """Kit, Kustomer and any other."""
+    text = KIT + '[providers.kustomer]\nclient_id = "c"\n' + ANY + 'token_url = "https://x.example/t"\n'
+
+    found = settings(tmp_path, text).providers
+
+    assert (Rotation.ON_USE, Rotation.STRICT, Rotation.FAMILY) == tuple(
+        one.rotation for one in found.values()
+    )
+    assert (172800, 86400, 3600) == tuple(one.default_expires_in for one in found.values())
+    assert ("app", "global", None) == tuple(one.endpoints for one in found.values())
+    assert ("post", "none", "none") == tuple(one.client_auth for one in found.values())
+    assert "offline_access" in found["kustomer"].scopes
+
+
+def test_other_forms(tmp_path: Path) -> None:
+    """Unix listeners, lists, a command for the master key, journald under systemd."""
+    text = """[server]
+internal = ["127.0.0.1:1", "[::1]:2", { path = "api.sock", mode = "0660", group = "g" }]
+[keys]
+master = { command = ["unwrap", "key"] }
+"""
+    found = settings(tmp_path, text, {"INVOCATION_ID": "x"})
+
+    expected = (TcpListen("127.0.0.1", 1), TcpListen("::1", 2), UnixListen(tmp_path / "api.sock", 0o660, "g"))
+    assert expected == found.server.internal
+    assert CommandKey(("unwrap", "key")) == found.master
+    assert found.audit.path is None
+
+
+def test_sandbox_supplies_its_own(tmp_path: Path) -> None:
+    """Its URLs and ids always win; other given keys do; a login of the file's own stays."""
+    text = '[sandbox]\nenabled = true\nlisten = "127.0.0.1:7"\n[providers.kit]\nclient_id = "real"\nscopes = ["x"]\n'
+
+    found = settings(tmp_path, text)
+
+    kit = found.providers["kit"]
+    assert ("sandbox-kit", "http://127.0.0.1:7/kit/oauth/token", ("x",)) == (
+        kit.client.client_id,
+        kit.token_url,
+        kit.scopes,
+    )
+    assert found.login is not None
+    assert {"kit", "kustomer"} == set(found.providers)
+
+
+def test_port_moves_all_three(tmp_path: Path) -> None:
+    """`make run PORT=9000`."""
+    found = settings(tmp_path, "[sandbox]\nenabled = true", port=9000)
+
+    assert (9000, 9001, 9002) == (
+        *(one.port for one in (*found.server.internal, *found.server.public) if isinstance(one, TcpListen)),
+        found.sandbox.listen.port,
+    )
+    assert "http://127.0.0.1:9001" == found.server.public_url
+
+
+def test_file_is_found_in_order(tmp_path: Path) -> None:
+    """--config, then $BROKER_CONFIG, then /etc; never the current folder."""
+    assert Path("/a") == locate("/a", {"BROKER_CONFIG": "/b"})
+    assert Path("/b") == locate(None, {"BROKER_CONFIG": "/b"})
+    assert Path("/etc/token-broker/config.toml") == locate(None, {})
+
+
+def test_command_line_needs_the_socket_alone(tmp_path: Path) -> None:
+    """Everything else may be wrong, and no secret is resolved."""
+    (tmp_path / "config.toml").write_text(
+        '[server]\nadmin_socket = "x.sock"\n[providers.kit]\nclient_secret = 5\n'
+    )
+
+    assert tmp_path / "x.sock" == admin_socket_of(tmp_path / "config.toml", {})
+    assert Path("/run/x") == admin_socket_of(tmp_path / "none", {"BROKER_ADMIN_SOCKET": "/run/x"})
+
+
+def test_reload_takes_providers_and_log(tmp_path: Path) -> None:
+    """Other changed keys keep their value, one line each."""
+    old = settings(tmp_path, KIT)
+    new = settings(
+        tmp_path,
+        KIT.replace('"c"', '"d"') + "[refresh]\nahead = '1m'\n[store]\nmemory = 5\n[log]\nlevel = 'debug'",
+    )
+
+    taken, kept = reloadable(old, new)
+
+    assert ("d", "debug") == (taken.providers["kit"].client.client_id, taken.log.level)
+    assert (old.refresh, old.store) == (taken.refresh, taken.store)
+    assert {"refresh.ahead", "store.memory"} == set(kept)
