@@ -1,0 +1,194 @@
+"""List, show, label, rename, freeze, remove, restore, purge, over the API."""
+
+import pytest
+
+from tests.house import House
+
+LIFE = 172800
+SHAPE = [
+    "account",
+    "provider",
+    "status",
+    "frozen",
+    "reason",
+    "since",
+    "what_to_do",
+    "subject",
+    "external_id",
+    "label",
+    "org",
+    "scope",
+    "generation",
+    "expires_at",
+    "refreshed_at",
+    "last_used_at",
+    "next_renewal_at",
+    "created_at",
+    "client_id",
+]
+
+
+async def test_account_is_shown_without_its_tokens(house: House) -> None:
+    """Everything that is known, in the API's shape."""
+    await house.connect()
+    token = (await house.get("/token/acme")).json["access_token"]
+
+    shown = await house.get("/accounts/acme")
+
+    assert token not in shown.body.decode()
+    assert SHAPE == list(shown.json)
+    assert ("acme", "active", "29") == (
+        shown.json["account"],
+        shown.json["status"],
+        shown.json["external_id"],
+    )
+    assert shown.json["last_used_at"] is not None
+
+
+async def test_list_shows_only_what_the_caller_may_see(house: House) -> None:
+    """Page by page."""
+    for number in range(5):
+        await house.connect("kit", f"a-{number}", account=str(100 + number))
+    await house.connect("kustomer", "b")
+    narrow = await house.caller("a-*", permissions=("accounts",), name="narrow")
+
+    seen, cursor = [], ""
+    for _ in range(5):
+        page = (await house.get(f"/accounts?limit=2&cursor={cursor}", key=narrow)).json
+        seen += [row["account"] for row in page["accounts"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    kustomer = (await house.get("/accounts?provider=kustomer")).json["accounts"]
+
+    assert [f"a-{number}" for number in range(5)] == seen
+    assert ["b"] == [row["account"] for row in kustomer]
+
+
+@pytest.mark.parametrize("query", ["status=odd", "limit=x", "expiring_within=-1", "limit=999999"])
+async def test_malformed_query_is_told(house: House, query: str) -> None:
+    """With what would be right."""
+    assert 400 == (await house.get(f"/accounts?{query}")).status
+
+
+async def test_rename_keeps_the_connection(house: House) -> None:
+    """The token goes on under the new name; the old one is free, and its generations never go back."""
+    await house.connect()
+    before = (await house.get("/token/acme")).json
+
+    renamed = await house.ask(
+        "PATCH", "/accounts/acme", json={"name": "acme-2", "label": "A", "subject": "user-1"}
+    )
+    after = (await house.get("/token/acme-2")).json
+    gone = await house.get("/token/acme")
+    house.clock.advance(LIFE)
+    renewed = await house.get("/token/acme-2")
+    await house.connect("kit", "acme", account="77")
+    reborn = await house.account("acme")
+
+    assert (200, "acme-2", "A", "user-1") == (
+        renamed.status,
+        renamed.json["account"],
+        renamed.json["label"],
+        renamed.json["subject"],
+    )
+    assert before["access_token"] == after["access_token"]
+    assert (404, 200) == (gone.status, renewed.status)
+    assert reborn.generation > before["generation"]
+
+
+async def test_rename_onto_a_taken_name_is_a_conflict(house: House) -> None:
+    """And changes nothing."""
+    await house.connect()
+    await house.connect("kustomer", "desk")
+
+    answer = await house.ask("PATCH", "/accounts/acme", json={"name": "desk"})
+
+    assert (409, "conflict") == (answer.status, answer.json["code"])
+    assert 200 == (await house.get("/token/acme")).status
+
+
+async def test_removal_is_undone_by_restore(house: House) -> None:
+    """For thirty days; after that it is purged."""
+    await house.connect()
+
+    removed = await house.ask("DELETE", "/accounts/acme")
+    gone = await house.get("/token/acme")
+    restored = await house.post("/accounts/acme/restore")
+    back = await house.get("/token/acme")
+    await house.ask("DELETE", "/accounts/acme")
+    house.clock.advance(31 * 86400)
+    await house.broker.rooms.accounts.purge_removed()
+    too_late = await house.post("/accounts/acme/restore")
+
+    assert [204, 404, 200, 200, 404] == [one.status for one in (removed, gone, restored, back, too_late)]
+
+
+async def test_generation_never_goes_back(house: House) -> None:
+    """Not after removal, not after purge and reinstall."""
+    await house.connect()
+    house.clock.advance(LIFE)
+    await house.get("/token/acme")
+
+    await house.ask("DELETE", "/accounts/acme")
+    reinstalled = await house.connect()
+    await house.ask("DELETE", "/accounts/acme?purge=1")
+    again = await house.connect()
+
+    assert (3, 4) == (reinstalled.generation, again.generation)
+
+
+async def test_removal_can_revoke_at_the_provider(house: House) -> None:
+    """At Kit that uninstalls the app."""
+    await house.connect()
+
+    removed = await house.ask("DELETE", "/accounts/acme?revoke=1")
+
+    [grant] = (await house.judge())["grants"]
+    assert (204, True) == (removed.status, grant["revoked"])
+
+
+async def test_revocation_that_is_not_confirmed_removes_nothing(house: House) -> None:
+    """Kustomer has none: a conflict, and the account stays."""
+    await house.connect("kustomer", "desk")
+
+    refused = await house.ask("DELETE", "/accounts/desk?revoke=1")
+
+    assert (409, 200) == (refused.status, (await house.get("/token/desk")).status)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/accounts/acme", {}),
+        ("PATCH", "/accounts/acme", {"name": "BAD"}),
+        ("PATCH", "/accounts/acme", {"label": 5}),
+        ("PATCH", "/accounts/acme", {"status": "active"}),
+        ("DELETE", "/accounts/acme?purge=yes", None),
+        ("POST", "/accounts/BAD/freeze", None),
+    ],
+)
+async def test_malformed_change_is_told(house: House, method: str, path: str, body: object) -> None:
+    """And changes nothing."""
+    before = await house.connect()
+
+    answer = await house.ask(method, path, json=body)
+
+    assert (400, "invalid_request") == (answer.status, answer.json["code"])
+    assert before == await house.account()
+
+
+async def test_changes_need_the_right(house: House) -> None:
+    """Reading does not imply changing, and what is not there looks like what is not yours."""
+    await house.connect()
+    reader = await house.caller("acme", permissions=("accounts",), name="reader")
+
+    statuses = [
+        (await house.ask("DELETE", "/accounts/acme", key=reader)).status,
+        (await house.post("/accounts/acme/freeze", key=reader)).status,
+        (await house.get("/accounts/other", key=reader)).status,
+        (await house.get("/accounts/acme", key=reader)).status,
+        (await house.get("/accounts/nobody")).status,
+    ]
+
+    assert [403, 403, 403, 200, 404] == statuses

@@ -1,0 +1,132 @@
+"""Keys: shown once, hashed, two at a time, expiring, gone within a second."""
+
+import pytest
+
+from broker.errors import Conflict, InvalidRequest, NotFound
+from broker.model import Permission
+from tests.house import OPERATOR, House
+
+
+async def test_key_is_nowhere_in_the_store(house: House) -> None:
+    """Only its hash is."""
+    key = await house.caller("*", name="other")
+
+    stored = str(await house.broker.base.stores.callers.callers())
+
+    assert key.startswith("tbk_")
+    assert key not in stored
+    assert key.rpartition("_")[2] not in stored
+
+
+async def test_removed_caller_is_out_at_once(house: House) -> None:
+    """Also where its key was just used."""
+    await house.connect()
+    key = await house.caller("*", name="other")
+    before = await house.get("/token/acme", key=key)
+
+    await house.broker.callers.service.remove(OPERATOR, "other", request_id="t")
+    after = await house.get("/token/acme", key=key)
+
+    assert (200, 401) == (before.status, after.status)
+    assert "Bearer" == after.headers["WWW-Authenticate"]
+
+
+async def test_key_removed_by_another_process_stops_within_a_second(house: House) -> None:
+    """What is remembered is looked up again."""
+    await house.connect()
+    key = await house.caller("*", name="other")
+    await house.get("/token/acme", key=key)
+
+    await house.broker.base.stores.callers.remove_caller("other")
+    house.clock.advance(1)
+
+    assert 401 == (await house.get("/token/acme", key=key)).status
+
+
+async def test_rotation_overlaps_for_a_day(house: House) -> None:
+    """The old key works 24 hours longer; a third ends the first at once."""
+    await house.connect()
+    service = house.broker.callers.service
+    first = await house.caller("*", name="other")
+    second = (await service.rotate(OPERATOR, "other", request_id="t"))[1].reveal()
+    both = [(await house.get("/token/acme", key=key)).status for key in (first, second)]
+    house.clock.advance(86400 - 10)
+    still = (await house.get("/token/acme", key=first)).status
+    house.clock.advance(20)
+    over = [(await house.get("/token/acme", key=key)).status for key in (first, second)]
+
+    assert ([200, 200], 200, [401, 200]) == (both, still, over)
+
+
+async def test_key_expires(house: House) -> None:
+    """When it was told to."""
+    await house.connect()
+    _, key = await house.broker.callers.service.add(
+        OPERATOR, name="short", accounts=["*"], permissions=[], expires_in=60, request_id="t"
+    )
+
+    before = await house.get("/token/acme", key=key.reveal())
+    house.clock.advance(61)
+    after = await house.get("/token/acme", key=key.reveal())
+
+    assert (200, 401) == (before.status, after.status)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer  "},
+        {"Authorization": "Basic eDp4"},
+        {"Authorization": "Bearer tbk_x"},
+        {"Authorization": "Bearer tbk_000000000000_" + "a" * 43},
+        {"Authorization": "Bearer eyJhbGciOiJub25lIn0.e30."},
+        {"Authorization": "Bearer " + "a" * 5000},
+    ],
+)
+async def test_no_valid_credential_is_401(house: House, headers: dict[str, str]) -> None:
+    """The same answer for all of them."""
+    async with house.session.get(house.internal + "/token/acme", headers=headers) as answer:
+        body = await answer.json()
+
+    assert (401, "unauthenticated", "No valid credential") == (answer.status, body["code"], body["detail"])
+
+
+async def test_every_route_but_the_marked_needs_a_caller(house: House) -> None:
+    """A walk over every route of the internal listener."""
+    open_routes = {"/healthz", "/readyz"}
+    statuses = {}
+    for route in house.broker.listeners.internal.router.routes():
+        if route.resource is not None:
+            path = route.resource.canonical.replace("{account}", "acme")
+            async with house.session.request(route.method, house.internal + path) as answer:
+                statuses[route.method, path] = answer.status
+
+    assert {200} == {status for (_, path), status in statuses.items() if path in open_routes}
+    assert {401} == {status for (_, path), status in statuses.items() if path not in open_routes}
+
+
+@pytest.mark.parametrize(
+    ("name", "accounts", "permissions"),
+    [("BAD", ["*"], []), ("x" * 65, ["*"], []), ("ok", [], []), ("ok", ["a b"], []), ("ok", ["*"], ["root"])],
+)
+async def test_malformed_caller_is_told(
+    house: House, name: str, accounts: list[str], permissions: list[str]
+) -> None:
+    """Names, globs and permissions have their form."""
+    with pytest.raises(InvalidRequest):
+        await house.broker.callers.service.add(
+            OPERATOR, name=name, accounts=accounts, permissions=permissions, expires_in=None, request_id="t"
+        )
+
+
+async def test_names_are_taken_once(house: House) -> None:
+    """A second of that name, and one that is not there, are told apart."""
+    with pytest.raises(Conflict):
+        await house.caller("*", name="service")
+    with pytest.raises(NotFound):
+        await house.broker.callers.service.rotate(OPERATOR, "nobody", request_id="t")
+    [record] = await house.broker.callers.service.callers(OPERATOR, request_id="t")
+    assert Permission.TOKEN in record.permissions
