@@ -3,7 +3,7 @@
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from broker.config.problems import ConfigError, Problems
-from broker.config.providers import read_providers
+from broker.config.providers import URLS, read_providers
 from broker.config.read import Table
 from broker.config.sandbox import LOGIN_PRIVATE_SEED, supplied_tables
 from broker.config.secrets import SecretReader
@@ -30,6 +30,16 @@ from broker.config.tables import (
 USUAL_PATH = Path("/etc/token-broker/config.toml")
 RELOADED = ("providers", "log")
 """What SIGHUP takes over."""
+NO_KEYS = ("path",)
+KEYS = {
+    "master": "keys.master",
+    "store.path": "store.url",
+    "audit.path": "audit.to",
+    "login.key_pem": "login.key",
+}
+"""The names in the file, where a setting is called otherwise."""
+SANDBOXED = frozenset({*URLS, "client_id", "client_secret", "previous_clients"})
+"""Always the sandbox's own, so that no grant crosses between it and the real providers."""
 
 
 def environment() -> Mapping[str, str]:
@@ -92,20 +102,26 @@ def admin_socket_of(path: Path, environ: Mapping[str, str]) -> Path:
 
 def reloadable(old: Settings, new: Settings) -> tuple[Settings, tuple[str, ...]]:
     """What SIGHUP leads to: the new settings where they may change, and the full names of keys that may not."""
-    taken = replace(old, **{name: getattr(new, name) for name in RELOADED})
-    kept = []
-    for field in fields(Settings):
-        if field.name not in RELOADED and getattr(old, field.name) != getattr(new, field.name):
-            kept += _changed(field.name, getattr(old, field.name), getattr(new, field.name))
+    same_sandbox = (old.sandbox.enabled, old.sandbox.listen) == (new.sandbox.enabled, new.sandbox.listen)
+    # The sandbox supplies providers: those of another one would meet the one that still runs.
+    reloaded = [name for name in RELOADED if same_sandbox or name != "providers"]
+    taken = replace(old, **{name: getattr(new, name) for name in reloaded})
+    kept = [
+        key
+        for field in fields(Settings)
+        if field.name not in (*reloaded, *NO_KEYS)
+        for key in _changed(field.name, getattr(old, field.name), getattr(new, field.name))
+    ]
     return taken, tuple(kept)
 
 
 def _changed(name: str, old: Any, new: Any) -> list[str]:
-    section = {"master": "keys.master"}.get(name, name)
-    if old is None or new is None or type(old) is not type(new) or name == "master":
-        return [section]
+    if old == new:
+        return []
+    if name in KEYS or type(old) is not type(new) or not is_dataclass(old):
+        return [KEYS.get(name, name)]
     return [
-        f"{section}.{field.name}"
+        KEYS.get(f"{name}.{field.name}", f"{name}.{field.name}")
         for field in fields(old)
         if getattr(old, field.name) != getattr(new, field.name)
     ]
@@ -113,40 +129,49 @@ def _changed(name: str, old: Any, new: Any) -> list[str]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(
             [f"{path}: cannot be read ({exc.strerror}); pass another with --config PATH or $BROKER_CONFIG"]
         ) from None
     except UnicodeError:
         raise ConfigError([f"{path}: is not UTF-8 text"]) from None
-    except tomllib.TOMLDecodeError as exc:
+    except ValueError as exc:
+        # Besides TOMLDecodeError: a number longer than Python reads.
         raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
 
 
 def _moved(data: dict[str, Any], port: int | None) -> dict[str, Any]:
     if port is None:
         return data
-    server, sandbox = data.get("server", {}), data.get("sandbox", {})
+    public = f"127.0.0.1:{port + 1}"
     moved = {
-        "internal": f"127.0.0.1:{port}",
-        "public": f"127.0.0.1:{port + 1}",
-        "public_url": f"http://127.0.0.1:{port + 1}",
+        "server": {"internal": f"127.0.0.1:{port}", "public": public, "public_url": f"http://{public}"},
+        "sandbox": {"listen": f"127.0.0.1:{port + 2}"},
     }
-    return {**data, "server": {**server, **moved}, "sandbox": {**sandbox, "listen": f"127.0.0.1:{port + 2}"}}
+    return {**data, **{name: _filled(data.get(name, {}), table) for name, table in moved.items()}}
+
+
+def _filled(given: object, table: Mapping[str, Any]) -> object:
+    """`given` with the keys of `table`; what is no table is left for its reader to complain of."""
+    return {**given, **table} if isinstance(given, dict) else given
 
 
 def _with_sandbox(data: dict[str, Any], sandbox: SandboxSettings) -> dict[str, Any]:
-    """The file's tables with those that the sandbox supplies: its URLs and client ids win, other given keys do."""
+    """The file's tables with those that the sandbox supplies: SANDBOXED is always its own, other given keys win."""
     public = Ed25519PrivateKey.from_private_bytes(LOGIN_PRIVATE_SEED).public_key()
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     supplied = supplied_tables(sandbox.listen, pem)
+    login = data.get("login", supplied["login"])
     given = data.get("providers", {})
-    providers = dict(given) if isinstance(given, dict) else {}
-    for name, table in supplied["providers"].items():
-        own = providers.get(name, {})
-        always = {
-            key: value for key, value in table.items() if key.endswith("_url") or key.startswith("client_")
-        }
-        providers[name] = {**table, **(own if isinstance(own, dict) else {}), **always}
-    return {"providers": providers, "login": data.get("login", supplied["login"])}
+    if not isinstance(given, dict):
+        return {"providers": given, "login": login}
+    ours = {name: _played(given.get(name, {}), table) for name, table in supplied["providers"].items()}
+    return {"providers": {**given, **ours}, "login": login}
+
+
+def _played(given: object, supplied: Mapping[str, Any]) -> object:
+    """A provider's table with the sandbox in the provider's place."""
+    if not isinstance(given, dict):
+        return given
+    return {**supplied, **{key: value for key, value in given.items() if key not in SANDBOXED}}

@@ -1,6 +1,9 @@
 """What is wrong with a configuration, collected so that all of it is said at once."""
 
+import json
 from collections.abc import Iterable
+
+MOST_SHOWN = 80
 
 
 class ConfigError(Exception):
@@ -23,3 +26,9 @@ class Problems:
     def raise_if_any(self) -> None:
         if self.lines:
             raise ConfigError(self.lines)
+
+
+def quoted(text: str) -> str:
+    """As TOML writes it, on one line whatever it holds, cut where it is long."""
+    shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return json.dumps(shown, ensure_ascii=not shown.isprintable())

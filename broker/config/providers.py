@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from broker.config.durations import EXPECTED, parse_duration
-from broker.config.read import Table, checked
+from broker.config.problems import quoted
+from broker.config.read import Table, as_written, checked, is_number
 from broker.config.settings import OAuthClient, ProviderSettings, Rotation
 from broker.config.urls import endpoint_problem
 
@@ -27,6 +28,7 @@ ROTATIONS: Mapping[Kind, Rotation] = {
     "oauth2": Rotation.FAMILY,
 }
 LIVES: Mapping[Kind, float] = {"kit": 172800.0, "kustomer": 86400.0, "oauth2": 3600.0}
+MOST_LIFE = 3660 * 86400.0
 KUSTOMER_SCOPES = ("org.permission.customer", "org.permission.conversation", "offline_access")
 OURS = frozenset(
     {
@@ -50,7 +52,9 @@ def read_providers(tables: Mapping[str, Table]) -> dict[str, ProviderSettings]:
 
 def _read(name: str, table: Table) -> ProviderSettings | None:
     if not NAME.fullmatch(name):
-        table.wrong("", repr(name), "a provider's name of lower-case letters, digits and hyphens, at most 32")
+        table.wrong(
+            "", quoted(name), "a provider's name of lower-case letters, digits and hyphens, at most 32"
+        )
     kind = _kind(name, table)
     if kind is None:
         return None
@@ -67,8 +71,9 @@ def _read(name: str, table: Table) -> ProviderSettings | None:
         client=client,
         previous_clients=_previous(table),
         endpoints=_endpoints(table, kind),
-        app_id=table.integer("app_id", None, least=1),
-        open_install=table.flag("open_install", False),
+        # Left unread elsewhere: only Kit has a page of its own and begins installs.
+        app_id=table.integer("app_id", None, least=1) if kind == "kit" else None,
+        open_install=table.flag("open_install", False) if kind == "kit" else False,
         authorize_url=urls["authorize_url"],
         token_url=urls["token_url"],
         revoke_url=urls["revoke_url"],
@@ -92,22 +97,23 @@ def _kind(name: str, table: Table) -> Kind | None:
     known = {str(kind): kind for kind in KINDS}
     given = table.text("type", name)
     if given not in known:
-        table.wrong("type", repr(given), '"kit" or "kustomer" or "oauth2" (the default is the table\'s name)')
+        table.wrong(
+            "type", quoted(given), '"kit" or "kustomer" or "oauth2" (the default is the table\'s name)'
+        )
         return None
     return known[given]
 
 
 def _client(table: Table) -> OAuthClient:
-    client_id = table.text("client_id")
-    if client_id == "" and table.has("client_id"):
+    if table.raw("client_id") == "":
         table.wrong("client_id", '""', "the id that the provider gave the app")
-    return OAuthClient(client_id, table.secrets("client_secret", most=2))
+    return OAuthClient(table.text("client_id"), table.secrets("client_secret", most=2))
 
 
 def _previous(table: Table) -> tuple[OAuthClient, ...]:
     clients = []
     for entry in table.each("previous_clients"):
-        clients.append(OAuthClient(entry.text("client_id"), entry.secrets("client_secret", most=2)))
+        clients.append(_client(entry))
         entry.done()
     return tuple(clients)
 
@@ -126,7 +132,7 @@ def _endpoints(table: Table, kind: Kind) -> Literal["app", "v4", "global", "org"
 def _pointer(table: Table, identity_url: str | None, kind: Kind) -> str | None:
     pointer = table.text("identity_pointer", None)
     if pointer is not None and not POINTER.fullmatch(pointer):
-        table.wrong("identity_pointer", repr(pointer), 'a JSON pointer, as in "/account/id"')
+        table.wrong("identity_pointer", quoted(pointer), 'a JSON pointer, as in "/account/id"')
         return None
     if kind == "oauth2" and (pointer is None) != (identity_url is None):
         table.wrong(
@@ -140,7 +146,7 @@ def _scopes(table: Table, usual: tuple[str, ...]) -> tuple[str, ...]:
     for scope in scopes:
         if not SCOPE.fullmatch(scope):
             table.wrong(
-                "scopes", repr(scope), "scopes without spaces, quotes and backslashes, each on its own"
+                "scopes", quoted(scope), "scopes without spaces, quotes and backslashes, each on its own"
             )
     return scopes
 
@@ -161,7 +167,7 @@ def _client_auth(table: Table, client: OAuthClient) -> Literal["post", "basic", 
     match given:
         case "post" | "basic":
             if not client.secrets and not table.has("client_secret"):
-                table.wrong("client_auth", repr(given), '"none", or a client_secret')
+                table.wrong("client_auth", quoted(given), '"none", or a client_secret')
             return given
         case _:
             return "none"
@@ -176,12 +182,12 @@ def _default_life(table: Table, usual: float) -> float:
     if value is None:
         return usual
     seconds = parse_duration(value) if isinstance(value, str) else None
-    if isinstance(value, int) and not isinstance(value, bool):
-        seconds = float(value)
-    if seconds is None or seconds < 1:
-        table.wrong("default_expires_in", repr(value), f"{EXPECTED}, or a number of seconds")
+    if isinstance(value, int) and is_number(value):
+        seconds = value
+    if seconds is None or not 1 <= seconds <= MOST_LIFE:
+        table.wrong("default_expires_in", as_written(value), f"{EXPECTED}, or a number of seconds")
         return usual
-    return seconds
+    return float(seconds)
 
 
 def _grace(table: Table, rotation: Rotation) -> float | None:

@@ -1,18 +1,24 @@
 """Reads one TOML table, key by key; whatever is wrong becomes a problem, and reading goes on."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from broker.config.durations import EXPECTED, parse_duration
-from broker.config.problems import Problems
+from broker.config.problems import Problems, quoted
 from broker.config.secrets import FORMS, SecretMissing, SecretReader
+from broker.config.urls import shown
 from broker.model import Secret
 
 T = TypeVar("T")
 K = TypeVar("K")
+MOST_SHOWN = 10.0**12
+"""Numbers from here on are not written out: TOML allows any length, str() does not."""
 REQUIRED: Any = object()
 """The default of a key that must be there."""
+PLAIN = re.compile(r"[A-Za-z0-9_.\[\]-]*", re.ASCII)
+"""What a key may hold to be told as it stands."""
 
 
 class Table:
@@ -26,7 +32,8 @@ class Table:
 
     def key(self, key: str) -> str:
         """The key's full name."""
-        return f"{self._name}.{key}" if self._name else key
+        part = key if PLAIN.fullmatch(key) else quoted(key)
+        return ".".join(one for one in (self._name, part) if one)
 
     def has(self, key: str) -> bool:
         return key in self._data
@@ -50,7 +57,7 @@ class Table:
     def choice(self, key: str, choices: Sequence[str], default: T) -> str | T:
         value = self._typed(key, str, default, _one_of(choices))
         if value is not default and value not in choices:
-            self.wrong(key, repr(value), _one_of(choices))
+            self.wrong(key, quoted(value) if isinstance(value, str) else _kind_of(value), _one_of(choices))
             return default
         return value
 
@@ -60,25 +67,20 @@ class Table:
         value = self._take(key, default)
         seconds = parse_duration(value) if isinstance(value, str) else None
         if seconds is None:
-            hint = " (write it with its unit)" if isinstance(value, int | float) else ""
-            self.wrong(key, f"{value!r}{hint}", EXPECTED)
+            hint = " (write it with its unit)" if is_number(value) else ""
+            self.wrong(key, f"{as_written(value)}{hint}", EXPECTED)
             return usual
         if seconds < least:
-            self.wrong(key, repr(value), f"at least {least:g} s")
+            self.wrong(key, as_written(value), f"at least {least:g} s")
             return usual
         return seconds
 
     def texts(self, key: str, default: Iterable[str]) -> tuple[str, ...]:
         value = self._take(key, list(default))
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.wrong(key, _shown(value), "a list of strings")
+            self.wrong(key, _kind_of(value), "a list of strings")
             return tuple(default)
         return tuple(value)
-
-    def secret(self, key: str) -> Secret | None:
-        """A secret from wherever it is; None where the key is absent or its value cannot be had."""
-        value = self._take(key, None)
-        return None if value is None else self.resolve(key, value)
 
     def resolve(self, key: str, value: object, *, private: bool = True) -> Secret | None:
         """A secret given as a value."""
@@ -90,10 +92,12 @@ class Table:
             return None
 
     def secrets(self, key: str, *, most: int) -> tuple[Secret, ...]:
-        """One secret, or a list of up to `most`."""
-        value = self._take(key, [])
+        """One secret, or a list of up to `most`; none where the key is absent."""
+        value = self._take(key, None)
+        if value is None:
+            return ()
         values = value if isinstance(value, list) else [value]
-        if len(values) > most:
+        if not 1 <= len(values) <= most:
             self.wrong(key, f"a list of {len(values)}", f"{FORMS}, or a list of at most {most}")
             return ()
         return tuple(secret for one in values if (secret := self.resolve(key, one)) is not None)
@@ -106,20 +110,21 @@ class Table:
         """A table below this one; an empty one where it is absent."""
         value = self._take(key, {})
         if not isinstance(value, dict):
-            self.wrong(key, _shown(value), "a table")
+            self.wrong(key, _kind_of(value), "a table")
             value = {}
         return Table(value, name=self.key(key), problems=self._problems, secrets=self._secrets)
 
     def tables(self, key: str) -> dict[str, "Table"]:
-        """The tables below a table of tables."""
+        """The tables below a table of tables; what is none is told, and left out."""
         outer = self.table(key)
-        return {name: outer.table(name) for name in list(outer._data)}
+        found = {name: outer.table(name) for name in outer._data}
+        return {name: table for name, table in found.items() if isinstance(outer._data[name], dict)}
 
     def each(self, key: str) -> list["Table"]:
         """A list of tables."""
         value = self._take(key, [])
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            self.wrong(key, _shown(value), "a list of tables")
+            self.wrong(key, _kind_of(value), "a list of tables")
             return []
         return [
             Table(item, name=f"{self.key(key)}[{number}]", problems=self._problems, secrets=self._secrets)
@@ -134,7 +139,7 @@ class Table:
                 hint = (
                     f"did you mean {self.key(near[0])}?"
                     if near
-                    else f"one of: {', '.join(sorted(self._known))}"
+                    else f"one of: {', '.join(sorted(set(self._known)))}"
                 )
                 self._problems.lines.append(f"{self.key(key)}: unknown key; {hint}")
 
@@ -150,15 +155,16 @@ class Table:
         if value is default:
             return default
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            self.wrong(key, _shown(value), expected)
+            self.wrong(key, _kind_of(value), expected)
             return kind() if default is REQUIRED else default
         return value
 
 
 def checked(table: Table, key: str, value: str | None, check: Callable[[str], str | None]) -> str | None:
     """`value`, unless `check` says what would have been expected instead."""
-    if value and (expected := check(value)):
-        table.wrong(key, repr(value), expected)
+    given = isinstance(table.raw(key), str)
+    if given and value is not None and (expected := check(value)):
+        table.wrong(key, quoted(shown(value)), expected)
         return None
     return value
 
@@ -167,7 +173,19 @@ def _one_of(choices: Sequence[str]) -> str:
     return " or ".join(f'"{choice}"' for choice in choices)
 
 
-def _shown(value: object) -> str:
+def as_written(value: object) -> str:
+    """A text or a number as it stands in the file; of anything else its kind only."""
+    if isinstance(value, str):
+        return quoted(value)
+    return str(value) if is_number(value) and abs(value) < MOST_SHOWN else _kind_of(value)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """TOML's numbers; Python counts true and false among them."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _kind_of(value: object) -> str:
     """A value of the wrong type: its kind only, since it may be a secret in the wrong place."""
     names = {
         str: "a string",

@@ -8,6 +8,7 @@ from pathlib import Path
 from broker.model import Secret
 
 FORMS = 'a string, { env = "NAME" }, { file = "PATH" } or { credential = "NAME" }'
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 CREDENTIAL = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
 
 
@@ -37,17 +38,19 @@ class SecretReader:
 
     def credential(self, name: str) -> Path:
         """Where systemd put a credential; raises SecretMissing."""
+        if not CREDENTIAL.fullmatch(name) or name.startswith("."):
+            raise SecretMissing("a credential's name with odd characters; expected letters, digits and . _ -")
         folder = self._environ.get("CREDENTIALS_DIRECTORY")
         if not folder:
             raise SecretMissing(
                 f'{{ credential = "{name}" }} without $CREDENTIALS_DIRECTORY; expected to run under systemd'
                 " with LoadCredential="
             )
-        if not CREDENTIAL.fullmatch(name) or name.startswith("."):
-            raise SecretMissing("a credential's name with odd characters; expected letters, digits and . _ -")
         return Path(folder) / name
 
     def _from_environment(self, name: str) -> Secret:
+        if not VARIABLE.fullmatch(name):
+            raise SecretMissing("{ env = … } without a variable's name; expected letters, digits and _")
         value = self._environ.get(name, "")
         if not value:
             raise SecretMissing(f'{{ env = "{name}" }}, which is not set; expected a value in ${name}')
@@ -56,8 +59,9 @@ class SecretReader:
     def _from_file(self, path: Path, private: bool) -> Secret:
         try:
             mode = stat.S_IMODE(path.stat().st_mode)
-            text = path.read_text().rstrip("\r\n")
-        except (OSError, UnicodeError) as exc:
+            text = path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, ValueError) as exc:
+            # Not UTF-8, or a path that holds a NUL.
             why = exc.strerror if isinstance(exc, OSError) else "not text"
             raise SecretMissing(
                 f"the file {path}, which cannot be read ({why}); expected one that holds it"

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from broker.config.problems import quoted
 from broker.config.read import Table, checked
 from broker.config.secrets import SecretMissing, SecretReader
 from broker.config.settings import (
@@ -29,7 +30,7 @@ from broker.config.settings import (
     Tls,
     UnixListen,
 )
-from broker.config.urls import HOST_AND_PORT, endpoint_problem, is_loopback, origin_problem
+from broker.config.urls import HOST_AND_PORT, is_loopback, origin_problem, page_problem, shown
 
 LISTEN = '"host:port", { path = "…", mode = "0660", group = "…" }, or a list of them'
 MOST_TIMEOUT = 600.0
@@ -54,7 +55,7 @@ def read_server(table: Table, folder: Path) -> ServerSettings:
     if open_listens and not (plaintext or tls):
         table.wrong(
             "internal",
-            repr(str(open_listens[0])),
+            quoted(str(open_listens[0])),
             "loopback, or server.internal_tls, or server.internal_plaintext = true if something else encrypts it",
         )
     settings = ServerSettings(
@@ -76,7 +77,7 @@ def read_store(table: Table, folder: Path) -> StoreSettings:
     url = table.text("url", "sqlite:var/broker.db")
     kind, _, path = url.partition(":")
     if kind != "sqlite" or not path or path.startswith("//"):
-        table.wrong("url", repr(url), '"sqlite:PATH"')
+        table.wrong("url", quoted(shown(url)), '"sqlite:PATH"')
     settings = StoreSettings(folder / (path or "var/broker.db"), table.integer("memory", 200_000, least=1))
     table.done()
     return settings
@@ -121,7 +122,7 @@ def read_refresh(table: Table) -> RefreshSettings:
 
 
 def read_login(table: Table) -> LoginSettings | None:
-    url = checked(table, "url", table.text("url"), endpoint_problem)
+    url = checked(table, "url", table.text("url"), page_problem)
     key = table.raw("key")
     if key is None:
         table.wrong("key", "nothing", '{ file = "login.pem" }, the public key of your app')
@@ -173,8 +174,7 @@ def _listens(table: Table, key: str, usual: str, folder: Path) -> tuple[Listen, 
     value = table.raw(key, usual)
     found = [_listen(one, folder) for one in (value if isinstance(value, list) else [value])]
     if not found or None in found:
-        shown = repr(value) if isinstance(value, str) else "something else"
-        table.wrong(key, shown, LISTEN)
+        table.wrong(key, quoted(value) if isinstance(value, str) else "something else", LISTEN)
     return tuple(one for one in found if one is not None)
 
 
@@ -224,7 +224,7 @@ def _networks(table: Table) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netwo
         try:
             networks.append(ipaddress.ip_network(text))
         except ValueError:
-            table.wrong("metrics_from", repr(text), 'addresses or networks, as in "10.0.0.0/8"')
+            table.wrong("metrics_from", quoted(text), 'addresses or networks, as in "10.0.0.0/8"')
     return tuple(networks)
 
 

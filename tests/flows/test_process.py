@@ -190,6 +190,22 @@ async def test_open_folder_is_refused(process: Process) -> None:
     assert "chmod 700" in await _refused(process)
 
 
+@pytest.mark.parametrize(("extra", "status"), [("", 403), ("[providers.kit]\nopen_install = true", 302)])
+async def test_unannounced_install_without_sign_in(process: Process, extra: str, status: int) -> None:
+    """By invitation only, unless the operator opens it."""
+    process.write_config()
+    text = process.config.read_text()
+    if extra:
+        process.config.write_text(text.replace("[providers.kit]", extra))
+    await process.start()
+
+    url = f"http://127.0.0.1:{process.public_port}/install/kit?redirect=https://app.kit.com/apps/1?x=1"
+    async with process.session.get(url, allow_redirects=False) as answer:
+        found = answer.status
+
+    assert status == found
+
+
 async def test_invalid_configuration_is_told_whole(process: Process) -> None:
     """Every mistake at once, each with its key."""
     process.write_config("[refresh]\nahead = 5\ntimeout = 'x'\n[nonsense]\n")

@@ -1,0 +1,1 @@
+"""Opening the key ring at start."""
