@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 
@@ -40,19 +41,34 @@ class Recovery:
         served from now on. The accounts whose renewal was left open, newest first."""
         self._retained.recover()
         opened = await self._store.take_over(self._boot_id, self._clock.now())
-        for account in opened:
-            log.warning("renewal.left_open", account=account.name, generation=account.generation)
-        return opened
+        return [await self._quarantined(account) for account in opened]
 
     async def renew(self, accounts: Sequence[Account]) -> None:
         """After READY: renew what was left open, each after its quarantine, which counts from its intent."""
         places = asyncio.Semaphore(AT_ONCE)
         await asyncio.gather(*(self._renew(account, places) for account in accounts))
 
+    async def _quarantined(self, account: Account) -> Account:
+        """No caller either may send the token again before the first request can no longer be processed."""
+        log.warning("renewal.left_open", account=account.name, generation=account.generation)
+        now = self._clock.now()
+        began = now if account.intent is None else account.intent.at
+        wait = quarantine(timed_out=False, grace=self._permit.grace(account), timings=self._timings)
+        trouble = replace(account.trouble, not_before=began + wait)
+        await self._store.settle(
+            account.ref,
+            trouble=trouble,
+            keep_intent=True,
+            dead=account.dead,
+            next_at=None if account.dead or account.frozen or account.removed_at else began + wait,
+            at=account.dead_since or now,
+            events=[],
+        )
+        return account.with_trouble(trouble)
+
     async def _renew(self, account: Account, places: asyncio.Semaphore) -> None:
         async with places:
-            if account.intent is not None:
-                wait = quarantine(timed_out=False, grace=self._permit.grace(account), timings=self._timings)
-                await self._clock.sleep(max(0.0, account.intent.at + wait - self._clock.now()))
+            not_before = account.trouble.not_before or 0.0
+            await self._clock.sleep(max(0.0, not_before - self._clock.now()))
             with suppress(Exception):  # the flight has logged it; the background tries again
                 await self._flights.join(account.ref)

@@ -331,3 +331,30 @@ async def test_r12_jump_of_the_wall_clock_changes_nothing(house: House, jump: in
 
     assert abs(before.json["expires_in"] - after.json["expires_in"]) <= 1
     assert 1 == window.json["expires_in"]
+
+
+async def _crashed_in_a_renewal(house: House) -> None:
+    """The intent is durable, the process is gone, and the provider may or may not have had the request."""
+    account = await house.account()
+    refresher = house.broker.tokens.refresher
+    await house.broker.base.stores.accounts.begin(account.ref, refresher._new_intent(account))
+    await house.restart()
+
+
+async def test_r10_boot_waits_out_the_quarantine_for_everybody(house: House, acme: Account) -> None:
+    """Three seconds from the intent: not the recovery and no caller sends before; then it is renewed."""
+    await _crashed_in_a_renewal(house)
+    recovery = asyncio.create_task(house.broker.tokens.recovery.renew(house.broker.left_open))
+    asking = asyncio.create_task(house.get("/token/acme"))
+    await house.clock.settle()
+    early = await house.refreshes()
+    uncertain = await house.account()
+
+    house.clock.advance(3.1)
+    answer = await asking
+    await recovery
+
+    assert 0 == early
+    assert (Status.UNCERTAIN, 1) == (uncertain.status, uncertain.trouble.ambiguous)
+    assert (200, 2) == (answer.status, answer.json["generation"])
+    assert 1 == await house.refreshes()
