@@ -10,6 +10,7 @@ import pytest
 from broker.model import Reason, Status
 from tests.fakes import django_toolkit
 from tests.fakes.django_toolkit import DjangoToolkit
+from tests.fakes.lossy import LossyLine
 from tests.house import House, open_house
 from tests.ports import free_port
 
@@ -28,8 +29,15 @@ async def _toolkit(tmp_path: Path) -> AsyncIterator[tuple[DjangoToolkit, int]]:
     await asyncio.to_thread(toolkit.stop)
 
 
+@pytest.fixture(name="line")
+async def _line(toolkit: tuple[DjangoToolkit, int]) -> AsyncIterator[LossyLine]:
+    """Every token request goes through it."""
+    async with LossyLine(int(toolkit[0].base_url.rpartition(":")[2])) as line:
+        yield line
+
+
 @pytest.fixture(name="house")
-async def _house(tmp_path: Path, toolkit: tuple[DjangoToolkit, int]) -> AsyncIterator[House]:
+async def _house(tmp_path: Path, toolkit: tuple[DjangoToolkit, int], line: LossyLine) -> AsyncIterator[House]:
     server, port = toolkit
     extra = f"""
 [providers.toolkit]
@@ -37,7 +45,7 @@ type = "oauth2"
 client_id = "{server.client_id}"
 client_secret = "{server.client_secret}"
 authorize_url = "{server.authorize_url}"
-token_url = "{server.token_url}"
+token_url = "{server.token_url.replace(server.base_url, line.url)}"
 revoke_url = "{server.revoke_url}"
 identity_url = "{server.identity_url}"
 identity_pointer = "/id"
@@ -89,14 +97,14 @@ async def test_crowd_costs_one_refresh(house: House, toolkit: tuple[DjangoToolki
     assert 1 == toolkit[0].refresh_count()
 
 
-async def test_server_that_is_away_harms_nothing(house: House, toolkit: tuple[DjangoToolkit, int]) -> None:
+async def test_server_that_is_away_harms_nothing(house: House, line: LossyLine) -> None:
     """Connection refused is certainly not sent: tried again, and fine once the server is back."""
     await _install(house)
     house.clock.advance(LIFE)
-    await asyncio.to_thread(toolkit[0].pause)
+    await line.cut()
 
     away = await house.get("/token/acme")
-    await asyncio.to_thread(toolkit[0].restart)
+    await line.connect()
     house.clock.advance(61)
     back = await house.get("/token/acme")
 
@@ -127,3 +135,51 @@ async def test_revoked_grant_is_noticed(house: House, toolkit: tuple[DjangoToolk
     assert (409, "revoked_or_expired") == (answer.status, answer.json["reason"])
     assert Status.NEEDS_REAUTHORIZATION is (await house.account()).status
     assert 2 == toolkit[0].refresh_count()
+
+
+async def _renew(house: House) -> None:
+    await house.broker.tokens.flights.join((await house.account()).ref)
+
+
+async def test_lost_answer_ends_as_lost_rotation_and_no_storm(
+    house: House, toolkit: tuple[DjangoToolkit, int], line: LossyLine
+) -> None:
+    """A replay kills the family here, so an answer that was lost is the end: told plainly, after few requests."""
+    await _install(house)
+    house.clock.advance(LIFE)
+    line.losing = True
+    await _renew(house)
+    line.losing = False
+    uncertain = await house.account()
+
+    for _ in range(120):
+        house.clock.advance(5)
+        await _renew(house)
+    answer = await house.get("/token/acme")
+    shown = (await house.get("/accounts/acme")).json
+
+    assert (1, Status.UNCERTAIN) == (line.lost, uncertain.status)
+    assert (409, "lost_rotation") == (answer.status, answer.json["reason"])
+    assert ("needs_reauthorization", "lost_rotation") == (shown["status"], shown["reason"])
+    assert "install link" in shown["what_to_do"]
+    assert 4 == toolkit[0].refresh_count()
+
+
+async def test_lost_answer_while_the_old_token_lives_waits(
+    house: House, toolkit: tuple[DjangoToolkit, int], line: LossyLine
+) -> None:
+    """Inside the window nothing is replayed: the living token is served until it ends."""
+    await _install(house)
+    house.clock.advance(LIFE - 600)
+    line.losing = True
+    await house.get("/token/acme")
+    await house.broker.tokens.flights.drain()
+    line.losing = False
+
+    served = []
+    for _ in range(20):
+        house.clock.advance(25)
+        served.append((await house.get("/token/acme")).status)
+
+    assert {200} == set(served)
+    assert 1 == toolkit[0].refresh_count()
