@@ -97,10 +97,10 @@ class Master:
 
     def unwrap(self, key: WrappedKey) -> bytes:
         """The key itself; raises WrongMaster."""
-        raw = _decode(key.wrapped)
         try:
+            raw = _decode(key.wrapped)
             return self._kek.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _wrap_data(key.kid, key.purpose))
-        except InvalidTag:
+        except (InvalidTag, SealBroken, ValueError):
             raise WrongMaster(
                 f"the master key does not open this store: key {key.kid} was wrapped by master {key.master_id},"
                 f" the one given is {self.id}"

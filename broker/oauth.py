@@ -145,6 +145,7 @@ def _read_object(body: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(
             body.decode("utf-8-sig"),
+            object_pairs_hook=_members,
             parse_constant=lambda _: None,
             # Python refuses integers of more than 4,300 digits; a neighbour's digits must not cost the token.
             parse_int=lambda digits: int(digits) if len(digits) < 20 else math.inf,
@@ -154,6 +155,15 @@ def _read_object(body: bytes) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise Unreadable("the answer is JSON, but not an object")
     return answer
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The last of repeated members counts, but an empty repetition must not cost a token."""
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if _storable(value) or not _storable(members.get(name)):
+            members[name] = value
+    return members
 
 
 def _storable(value: object) -> bool:

@@ -42,7 +42,7 @@ def name_for(
     ticket gives, or that would be derived.
     """
     if known is not None:
-        if install.account not in (None, known.name) and not (install.replace and named is None):
+        if install.account not in (None, known.name):
             return Conflicts("other_name", known.name)
         return _with_subject(install, known)
     if install.account is None and identity is None:

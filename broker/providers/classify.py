@@ -34,7 +34,7 @@ def classify(
             return _success(body, asked_scope, issued_at, default_life)
         case Answer(status, headers, body) if status == 429 or (status == 503 and "Retry-After" in headers):
             return Paused(pause_seconds(headers, now))
-        case Answer(status, _, body) if 400 <= status < 500 and status != 408:
+        case Answer(status, _, body) if 400 <= status < 500 and status not in (408, 425):
             return _client_error(status, body)
         case Answer(status) if 300 <= status < 400:
             return Declined(f"redirected ({status}), which is never followed; check the token URL")

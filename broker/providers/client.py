@@ -11,9 +11,11 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.helpers import is_ip_address
 
 from broker import __version__
 from broker.providers.interface import BeforeSend
@@ -21,6 +23,8 @@ from broker.providers.interface import BeforeSend
 USER_AGENT = f"token-broker/{__version__}"
 MAX_BODY = 64 * 1024
 CONNECT_TIMEOUT = 10.0
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv4 addresses as an IPv6-only network sees them (RFC 6052)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Lost:
     why: str
     timed_out: bool
     status: int | None = None
-    prefix: bytes = b""
+    prefix: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +77,24 @@ class PublicResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
-        if not all(ipaddress.ip_address(result["host"]).is_global for result in found):
+        if not all(is_public(result["host"]) for result in found):
             raise OSError(None, f"{host} resolves to an address that is not public")
         return found
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+def is_public(text: str) -> bool:
+    """Whether an address is of the public internet, whatever it is dressed up as."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return address.is_global and not address.is_multicast
 
 
 class ProviderClient:
@@ -142,6 +158,9 @@ class ProviderClient:
         public_only: bool,
     ) -> Reply:
         session = self._public if public_only else self._trusted
+        if public_only and is_ip_address(urlsplit(url).hostname):
+            # A literal never comes to the resolver; what is one, the connector decides by this very function.
+            return Unsent("no connection (an address in place of a name)")
         try:
             async with session.request(
                 method,

@@ -50,9 +50,12 @@ def _write(folder: Path, content: bytes) -> Path:
         if os.write(handle, content) != len(content):
             raise OSError("short write")
         os.fsync(handle)
+        unfinished.rename(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
     finally:
         os.close(handle)
-    unfinished.rename(path)
     directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -40,6 +40,8 @@ DURABLE = {"journal_mode": "wal", "synchronous": 2}
 """Read back after they were set: WAL silently stays off on some file systems, and NORMAL loses commits."""
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
 BATCH = 64
+OWN_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
+"""What a statement did wrong by itself; every other error is the store's, and ends the whole transaction."""
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class SqliteDatabase:
         self._writer, self._reader, self._lock = writer, reader, lock
         self._observe = observe
         self._queue: asyncio.Queue[_Waiting | None] = asyncio.Queue()
+        self._closing = False
         self._task = asyncio.create_task(self._write_all(), name="store-writer")
 
     @classmethod
@@ -104,22 +107,30 @@ class SqliteDatabase:
         return cls(writer=writer, reader=reader, lock=lock, observe=observe)
 
     async def read(self, sql: str, *values: object) -> list[Row]:
+        self._refuse_when_closing()
         try:
             return list(await self._reader.execute_fetchall(sql, _named(values)))
         except sqlite3.Error as exc:
             raise StorageUnavailable(f"the store cannot be read ({_kind(exc)})", retry_after=1) from exc
 
     async def write(self, work: Work[T]) -> T:
+        self._refuse_when_closing()
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(_Waiting(work, done))
         return await asyncio.shield(done)
 
     async def close(self) -> None:
+        self._closing = True
         self._queue.put_nowait(None)
         await self._task
         await self._reader.close()
         await self._writer.close()
         os.close(self._lock)
+
+    def _refuse_when_closing(self) -> None:
+        # Nobody would ever answer a write that is queued behind the end.
+        if self._closing:
+            raise StorageUnavailable("the store is closed", retry_after=1)
 
     async def _write_all(self) -> None:
         closing = False
@@ -160,9 +171,10 @@ class SqliteDatabase:
             await self._writer.execute("SAVEPOINT work")
         try:
             result = await waiting.work(transaction)
-        except sqlite3.Error:
-            raise
-        except Exception as exc:  # noqa: BLE001 - it is the caller's own error, and reaches the caller
+        except Exception as exc:
+            if isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_MISTAKES):
+                raise
+            # It is the caller's own error, and reaches the caller alone.
             await self._writer.execute("ROLLBACK" if alone else "ROLLBACK TO work")
             if alone:
                 await self._writer.execute("BEGIN IMMEDIATE")

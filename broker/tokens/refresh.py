@@ -13,7 +13,7 @@ import structlog
 
 from broker import oauth
 from broker.clock import Clock
-from broker.config.settings import RefreshSettings
+from broker.config.settings import RefreshSettings, Rotation
 from broker.errors import StorageUnavailable
 from broker.model import (
     Account,
@@ -73,6 +73,8 @@ class Attempt:
     provider: Provider
     token: Secret
     spare: Spare | None = None
+    first: bool = False
+    """The spare goes before the account's own token, which nobody has refused yet."""
     secret_index: int = 0
 
 
@@ -130,7 +132,16 @@ class Refresher:
         if token is None:
             return await self._setbacks.without_refresh_token(account)
         self._watch(Step.GATE_PASSED)
-        return await self._attempt(Attempt(account, provider, token))
+        salvaged = await self._salvaged(account, provider)
+        return await self._attempt(salvaged or Attempt(account, provider, token))
+
+    async def _salvaged(self, account: Account, provider: Provider) -> Attempt | None:
+        """A family dies with a replay of the old token: its successor, cut out of half an answer, goes first."""
+        if account.trouble.ambiguous and self._permit.rotation(account) is Rotation.FAMILY:
+            for spare in await self._store.spares(account.name, account.epoch):
+                if spare.generation == account.generation:
+                    return Attempt(account, provider, self._seals.spare_token(spare), spare, first=True)
+        return None
 
     async def _attempt(self, attempt: Attempt) -> FlightEnd:
         """Send one token, and conclude from how that ended."""
@@ -218,15 +229,14 @@ class Refresher:
         account = attempt.account
         successor = self._successor(attempt, tokens)
         events = self._renewal_events(account)
-        if self._permit.breaker(account.provider).succeeded(account.ref, self._clock.now()):
-            self._metrics.provider_open.labels(account.provider).set(0)
-            log.info("provider.accepts_client_again", provider=account.provider)
         try:
             committed = await self._store.commit(successor, events)
         except StorageUnavailable:
             await self._retained.keep(successor, events)
+            self._note_success(account)
             return NotRenewed(Hold(Reason.STORAGE, self._clock.now() + 1))
         self._watch(Step.COMMIT_DURABLE)
+        self._note_success(account)
         match committed:
             case Committed():
                 self._count(account, "renewed")
@@ -246,6 +256,12 @@ class Refresher:
         if tokens.access_token is None:
             return await self._setbacks.access_token_missing(account)
         return Renewed()
+
+    def _note_success(self, account: Account) -> None:
+        """R9: the provider takes our client. Nothing that can fail comes between the answer and its commit."""
+        if self._permit.breaker(account.provider).succeeded(account.ref, self._clock.now()):
+            self._metrics.provider_open.labels(account.provider).set(0)
+            log.info("provider.accepts_client_again", provider=account.provider)
 
     def _successor(self, attempt: Attempt, tokens: TokenSet) -> Successor:
         account, now = attempt.account, self._clock.now()
@@ -280,6 +296,8 @@ class Refresher:
             return Renewed()
         if attempt.spare is not None:
             await self._store.drop_spare(attempt.spare.id)
+            if attempt.first:
+                return await self._renew(account.ref)
             return await self._next_spare_or_death(account, attempt.provider)
         breaker = self._permit.breaker(account.provider)
         opened = breaker.refused(account.ref, now)

@@ -44,9 +44,10 @@ class RetainedCommits:
     async def keep(self, successor: Successor, events: list[Event]) -> None:
         """Take charge of a set the store refused: spool it now, commit it when the store is back."""
         path = await asyncio.to_thread(self._spool.write, successor)
-        log.error("commit.retained", account=successor.parent.name, spooled=path is not None)
         self._watch(Step.SPOOLED)
+        # Before anything is logged: the log may lie on the same full disk and raise.
         self._retry(successor, events, path)
+        log.error("commit.retained", account=successor.parent.name, spooled=path is not None)
 
     def recover(self) -> None:
         """R10: go on with what an earlier boot left in the spool."""

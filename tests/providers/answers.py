@@ -196,7 +196,7 @@ def ambiguous() -> list[Case]:
     contents = [b"", b"<html>", body(error="invalid_grant"), body(access_token="at")]
     cases = [
         Case(f"{status} {number}", answer(status, content), "Ambiguous")
-        for status in (500, 501, 502, 503, 504, 507, 520, 599, 408, 100, 199, 600)
+        for status in (500, 501, 502, 503, 504, 507, 520, 599, 408, 425, 100, 199, 600)
         for number, content in enumerate(contents)
     ]
     whole = b'{"refresh_token":"' + TOKEN.encode() + b'"'

@@ -1,0 +1,167 @@
+"""Which account a new grant becomes, as a table."""
+
+from dataclasses import replace
+
+import pytest
+
+from broker.installs.naming import Becomes, Conflicts, Naming, derived_name, name_for
+from broker.model import Account, Identity, PendingInstall, is_account_name
+from tests.store.rows import account, install
+
+NOBODY = None
+ID_29, ID_31 = Identity("29"), Identity("31")
+
+
+def trip(name: str | None, *, instead: bool = False, subject: str | None = None) -> PendingInstall:
+    return replace(install(), account=name, replace=instead, subject=subject)
+
+
+def row(name: str, external_id: str | None, *, subject: str | None = None, provider: str = "kit") -> Account:
+    return replace(account(name, provider=provider), external_id=external_id, subject=subject)
+
+
+def conflict(problem: str, name: str | None) -> Naming:
+    return Conflicts(problem, name)  # type: ignore[arg-type]  # a word of the closed set, from a table
+
+
+@pytest.mark.parametrize(
+    ("case", "identity", "known", "named", "expected"),
+    [
+        pytest.param(trip("acme"), ID_29, NOBODY, NOBODY, Becomes("acme"), id="a free name takes it"),
+        pytest.param(trip(None), ID_29, NOBODY, NOBODY, Becomes("kit-29"), id="unnamed: after the id"),
+        pytest.param(
+            trip(None), NOBODY, NOBODY, NOBODY, conflict("no_name", None), id="neither a name nor an id"
+        ),
+        pytest.param(trip("acme"), NOBODY, NOBODY, NOBODY, Becomes("acme"), id="named without an id"),
+        pytest.param(
+            trip("acme"), ID_29, row("acme", "29"), row("acme", "29"), Becomes("acme"), id="the same again"
+        ),
+        pytest.param(
+            trip(None), ID_29, row("acme", "29"), NOBODY, Becomes("acme"), id="known: under its own name"
+        ),
+        pytest.param(
+            trip("other"),
+            ID_29,
+            row("acme", "29"),
+            NOBODY,
+            conflict("other_name", "acme"),
+            id="known under another name than the ticket's",
+        ),
+        pytest.param(
+            trip("other", instead=True),
+            ID_29,
+            row("acme", "29"),
+            NOBODY,
+            conflict("other_name", "acme"),
+            id="replace is about identities, not about names",
+        ),
+        pytest.param(
+            trip("other", instead=True),
+            ID_29,
+            row("acme", "29"),
+            row("other", "31"),
+            conflict("other_name", "acme"),
+            id="replace does not give one identity two names",
+        ),
+        pytest.param(
+            trip("acme"),
+            ID_31,
+            NOBODY,
+            row("acme", "29"),
+            conflict("other_identity", "acme"),
+            id="another identity over an account",
+        ),
+        pytest.param(
+            trip("acme", instead=True), ID_31, NOBODY, row("acme", "29"), Becomes("acme"), id="with replace"
+        ),
+        pytest.param(
+            trip("acme"),
+            NOBODY,
+            NOBODY,
+            row("acme", "29"),
+            conflict("other_identity", "acme"),
+            id="an unknown identity over a known one",
+        ),
+        pytest.param(
+            trip("acme"), ID_29, NOBODY, row("acme", None), Becomes("acme"), id="over one without identity"
+        ),
+        pytest.param(
+            trip("acme"),
+            ID_29,
+            NOBODY,
+            row("acme", "29", provider="kustomer"),
+            conflict("other_identity", "acme"),
+            id="the same id at another provider",
+        ),
+        pytest.param(
+            trip(None),
+            ID_29,
+            NOBODY,
+            row("kit-29", "31"),
+            conflict("other_identity", "kit-29"),
+            id="the derived name is somebody else's",
+        ),
+        pytest.param(
+            trip(None, subject="ann"),
+            ID_29,
+            row("acme", "29", subject="bob"),
+            NOBODY,
+            conflict("other_subject", "acme"),
+            id="known, and another person's",
+        ),
+        pytest.param(
+            trip("acme", subject="ann"),
+            ID_29,
+            NOBODY,
+            row("acme", None, subject="bob"),
+            conflict("other_subject", "acme"),
+            id="named, and another person's",
+        ),
+        pytest.param(
+            trip(None, subject="ann"),
+            ID_29,
+            row("acme", "29", subject="ann"),
+            NOBODY,
+            Becomes("acme"),
+            id="the same person",
+        ),
+        pytest.param(
+            trip(None, subject="ann"), ID_29, row("acme", "29"), NOBODY, Becomes("acme"), id="nobody's yet"
+        ),
+        pytest.param(
+            trip(None),
+            ID_29,
+            row("acme", "29", subject="bob"),
+            NOBODY,
+            Becomes("acme"),
+            id="nobody signed in: the operator's link",
+        ),
+    ],
+)
+def test_grant_becomes_an_account_or_nobodys(
+    case: PendingInstall,
+    identity: Identity | None,
+    known: Account | None,
+    named: Account | None,
+    expected: Naming,
+) -> None:
+    """One identity has one name, and one name keeps its identity unless the ticket says `replace`."""
+    assert expected == name_for(case, identity, known=known, named=named)
+
+
+@pytest.mark.parametrize(
+    ("external_id", "name"),
+    [
+        ("29", "kit-29"),
+        ("5F-aB.c_d", "kit-5f-ab.c_d"),
+        ("a b/c\n", "kit-a-b-c-"),
+        ("../../etc", "kit-..-..-etc"),
+        ("ÄÖ", "kit---"),
+        ("\u212a", "kit-k"),  # the Kelvin sign is a k in lower case
+        ("x" * 300, "kit-" + "x" * 124),
+    ],
+)
+def test_name_is_derived_from_the_id(external_id: str, name: str) -> None:
+    """Lower-cased, with a hyphen for what a name cannot hold, and always a name."""
+    assert name == derived_name("kit", external_id)
+    assert is_account_name(derived_name("kit", external_id))

@@ -1,0 +1,96 @@
+"""A disk that is really full: nothing is lost, nothing is half written, and it passes when there is room."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.errors import StartRefused, StorageUnavailable
+from broker.store import Stores, stores_on
+from broker.store.interface import Committed
+from broker.store.migrate import migrate
+from broker.store.sqlite import SqliteDatabase
+from tests.store.rows import FIRST, connect, intent, successor
+
+SIZE = 1024 * 1024
+
+
+@pytest.fixture(name="small")
+def _small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0700", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no small file system: run the tests as root")
+        pytest.skip("no small file system: run the tests as root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def fill(stores: Stores) -> int:
+    """Write until nothing more goes in, the last steps byte by byte; how many writes succeeded."""
+    written = 0
+    for size in (50_000, 5_000, 1, 1):
+        try:
+            while True:
+                await stores.keys.set_meta(f"filler-{written}", "x" * size)
+                written += 1
+        except StorageUnavailable:
+            pass
+    return written
+
+
+async def test_commit_waits_out_a_full_disk(small: Path) -> None:
+    """Refused whole while it is full, with the row as it was; the same commit succeeds once there is room."""
+    observed: list[bool] = []
+    ballast = small / "ballast"
+    ballast.write_bytes(b"x" * 200_000)
+    database = await SqliteDatabase.open(
+        small / "broker.db", observe=lambda succeeded, _: observed.append(succeeded)
+    )
+    await migrate(database)
+    stores = stores_on(database)
+    await connect(stores)
+    await stores.accounts.begin(FIRST, intent())
+    before = await stores.accounts.get("acme")
+
+    written = await fill(stores)
+    attempts = await asyncio.gather(
+        *[stores.accounts.commit(successor(), []) for _ in range(5)], return_exceptions=True
+    )
+    during, failed = await stores.accounts.get("acme"), observed[-1]
+    ballast.unlink()
+    outcome = await stores.accounts.commit(successor(), [])
+    after, last = await stores.accounts.get("acme"), await stores.keys.meta(f"filler-{written - 1}")
+    await database.close()
+
+    assert [StorageUnavailable] * 5 == [type(attempt) for attempt in attempts]
+    assert (before, False) == (during, failed)
+    assert (Committed(), True) == (outcome, observed[-1])
+    assert after is not None
+    assert (2, "x") == (after.generation, last)
+
+
+async def test_store_that_filled_its_disk_opens_again_whole(small: Path) -> None:
+    """Not while it is full; then with every write that returned, and none that was refused."""
+    (small / "ballast").write_bytes(b"x" * 200_000)
+    database = await SqliteDatabase.open(small / "broker.db")
+    await migrate(database)
+    written = await fill(stores_on(database))
+    await database.close()
+
+    with pytest.raises(StartRefused, match="disk is full"):
+        await SqliteDatabase.open(small / "broker.db")
+    (small / "ballast").unlink()
+    again = await SqliteDatabase.open(small / "broker.db")
+    [(count,)] = await again.read("SELECT COUNT(*) FROM meta")
+    [(check,)] = await again.read("PRAGMA integrity_check")
+    await again.close()
+
+    assert written > 5
+    assert (written, "ok") == (count, check)

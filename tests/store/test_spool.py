@@ -1,0 +1,92 @@
+"""The rescue spool: what the store would not take lies in a file of its own until it does."""
+
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+from broker.model import Ref
+from broker.store.spool import Spool
+from tests.store.rows import successor
+
+SEALED = replace(successor(Ref("acme", 3, 7)), sealed_access=None, unusable=True, next_at=None)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """Every field, also by another process with the same folders."""
+    path = Spool([tmp_path / "spool"]).write(SEALED)
+
+    assert [(path, SEALED)] == Spool([tmp_path / "spool"]).read()
+
+
+def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+    """Folder 0700, file 0600, and nothing unfinished stays behind."""
+    path = Spool([tmp_path / "spool"]).write(SEALED)
+
+    assert path is not None
+    assert (0o700, 0o600) == (
+        stat.S_IMODE(path.parent.stat().st_mode),
+        stat.S_IMODE(path.stat().st_mode),
+    )
+    assert [path] == list(path.parent.iterdir())
+
+
+def test_second_folder_takes_what_the_first_does_not(tmp_path: Path) -> None:
+    """A folder that cannot be made, say: beside a broken store there is the runtime directory."""
+    (tmp_path / "file").write_text("")
+    spool = Spool([tmp_path / "file" / "spool", tmp_path / "runtime"])
+
+    path = spool.write(SEALED)
+
+    assert path is not None
+    assert tmp_path / "runtime" == path.parent
+    assert [(path, SEALED)] == spool.read()
+
+
+def test_nowhere_to_write_is_no_error(tmp_path: Path) -> None:
+    """The token set is in memory still, and is tried again."""
+    (tmp_path / "file").write_text("")
+
+    assert Spool([tmp_path / "file" / "spool"]).write(SEALED) is None
+    assert Spool([]).write(SEALED) is None
+
+
+def test_device_without_room_leaves_nothing_behind() -> None:
+    """A file that was not finished is no token set, and takes the room that somebody else needs."""
+    spool = Spool([Path("/proc/self/fd")])
+
+    assert spool.write(SEALED) is None
+    assert [] == spool.read()
+
+
+def test_files_that_are_not_whole_are_left_alone(tmp_path: Path) -> None:
+    """Cut, foreign, of another shape, unfinished: they neither stop the start nor vanish."""
+    spool = Spool([tmp_path])
+    path = spool.write(SEALED)
+    assert path is not None
+    whole = path.read_bytes()
+    others = {
+        "cut.tokens": whole[:-5],
+        "empty.tokens": b"",
+        "list.tokens": b"[]",
+        "other.tokens": b'{"parent": {"name": "acme"}}',
+        "binary.tokens": b"\xff\x00",
+        "unfinished.part": whole,
+    }
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+
+    assert [(path, SEALED)] == spool.read()
+    assert {path.name, *others} == {file.name for file in tmp_path.iterdir()}
+
+
+def test_what_was_committed_is_removed_once(tmp_path: Path) -> None:
+    """Removing it again, after a crash in between, harms nothing."""
+    spool = Spool([tmp_path])
+    kept, gone = spool.write(SEALED), spool.write(successor())
+    assert kept is not None
+    assert gone is not None
+
+    spool.remove(gone)
+    spool.remove(gone)
+
+    assert [(kept, SEALED)] == spool.read()
