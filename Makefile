@@ -13,7 +13,7 @@ help: ## print the targets
 run: $(VENV)/ready ## set everything up and run the broker with its sandbox (PORT=8080)
 	@$(BIN)/broker --config config.toml serve --port $(PORT)
 
-test: $(VENV)/ready .browser ## run the whole suite (T=tests/tokens for a part)
+test: $(VENV)/ready tools ## run the whole suite (T=tests/tokens for a part)
 	@$(BIN)/pytest -n auto $(T)
 
 check: $(VENV)/ready ## ruff and mypy --strict
@@ -21,7 +21,7 @@ check: $(VENV)/ready ## ruff and mypy --strict
 	@$(BIN)/ruff format --check broker tests
 	@$(BIN)/mypy
 
-proof: $(VENV)/ready ## the long crash, fault and fuzz runs
+proof: $(VENV)/ready tools ## the long crash, fault and fuzz runs
 	@$(BIN)/pytest -m proof --timeout 7200 tests
 
 clean: ## remove what was set up here (the store under var/ stays)
@@ -31,7 +31,7 @@ $(VENV)/ready: .ci/requirements.txt .ci/setup
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash .ci/setup venv
 	@touch $@
 
-.browser:
-	@bash .ci/setup browser
+tools:
+	@bash .ci/setup tools
 
-.PHONY: help run test check proof clean .browser
+.PHONY: help run test check proof clean tools
