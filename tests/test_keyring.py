@@ -128,6 +128,52 @@ def test_wrapped_key_is_bound_to_its_id_and_purpose(change: dict[str, object]) -
         Master(bytes(range(32))).unwrap(replace(WRAPPED, **change))  # type: ignore[arg-type]  # fields by name
 
 
+@pytest.mark.parametrize(
+    "wrapped", ["", "x", "AAAA", "ü", WRAPPED.wrapped[:-4], WRAPPED.wrapped[4:], WRAPPED.wrapped + "AAAA"]
+)
+def test_damaged_wrapped_key_does_not_open(wrapped: str) -> None:
+    """With the same sentence: nobody can tell damage from another master."""
+    with pytest.raises(WrongMaster, match=KID):
+        Master(bytes(range(32))).unwrap(replace(WRAPPED, wrapped=wrapped))
+
+
+def test_key_is_unwrapped_as_it_was_wrapped() -> None:
+    """Each wrapping looks different, and names its master."""
+    master, key = Master(b"m" * 32), b"k" * 32
+    wrapped = [master.wrap(key, kid=KID, purpose=Purpose.INDEX, created_at=5.0) for _ in range(20)]
+
+    assert {key} == {master.unwrap(one) for one in wrapped}
+    assert 20 == len({one.wrapped for one in wrapped})
+    assert {(master.id, KID, Purpose.INDEX, True, 5.0)} == {
+        (one.master_id, one.kid, one.purpose, one.active, one.created_at) for one in wrapped
+    }
+
+
+def test_keyed_hash_serves_one_purpose() -> None:
+    """Equal for equal text, different for another purpose or another ring, and longer where it is asked for."""
+    other = Keyring(active=KID, keys={KID: bytes(range(32))}, index_key=b"j" * 32)
+
+    assert RING.fingerprint("a", "x") == RING.fingerprint("a", "x")
+    assert 4 == len(
+        {
+            RING.fingerprint("a", "x"),
+            RING.fingerprint("b", "x"),
+            RING.fingerprint("a", "y"),
+            other.fingerprint("a", "x"),
+        }
+    )
+    assert RING.fingerprint("a", "x") == RING.derive("a", b"x").hex()[:16]
+
+
+def test_older_key_still_opens() -> None:
+    """New records are sealed with the active key; those of the others open as before."""
+    new = "aa" * 8
+    ring = Keyring(active=new, keys={KID: bytes(range(32)), new: b"n" * 32}, index_key=b"i" * 32)
+
+    assert Secret("at-1") == ring.open(PLACE, VECTORS[0][2])
+    assert new == ring.active == kid_of(ring.seal(PLACE, Secret("s")))
+
+
 def test_master_key_is_read_as_base64_hex_or_raw() -> None:
     """The forms a file or a command may give, with or without a newline."""
     raw = bytes(range(32))

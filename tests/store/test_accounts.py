@@ -1,11 +1,12 @@
 """What looking after accounts asks of any store."""
 
+import asyncio
 from dataclasses import replace
 
-from broker.model import Event, EventKind, Reason, Ref, Status, Trouble
+from broker.model import Event, EventKind, PendingGrant, Reason, Ref, Spare, Status, Trouble
 from broker.store import Stores
 from broker.store.interface import AccountQuery
-from tests.store.rows import FIRST, account, connect, intent, successor
+from tests.store.rows import FIRST, account, connect, install, intent, successor
 
 
 async def test_connect_is_conditioned_on_what_was_read(stores: Stores) -> None:
@@ -143,3 +144,121 @@ async def test_late_identity_reaches_a_renewed_grant(stores: Stores) -> None:
         row.frozen,
         row.frozen_since,
     )
+
+
+async def test_reconnecting_forgets_the_pending_grant_or_nothing(stores: Stores) -> None:
+    """One transaction: who loses the race keeps the sealed grant for the next try, and tells no event."""
+    one = await connect(stores)
+    event = Event(1.0, EventKind.CONNECTED, "acme")
+    await stores.installs.begin_install(install())
+    await stores.installs.hold_grant(PendingGrant(install(), "a", "r", "Bearer", "", 1.0, 2.0, 50.0))
+
+    async def reconnect(expected: Ref | None) -> bool:
+        return await stores.accounts.connect(
+            account(epoch=2, generation=2), expected=expected, next_at=None, grant="state", events=[event]
+        )
+
+    lost = await reconnect(None), await reconnect(Ref("acme", 1, 9)), await reconnect(Ref("acme", 3, 1))
+    held, told = await stores.installs.held_grants(99, 9), await stores.events.last_events(9)
+    won = await reconnect(one.ref)
+
+    assert ((False, False, False), 1, []) == (lost, len(held), told)
+    assert (True, []) == (won, await stores.installs.held_grants(99, 9))
+    assert 1 == len(await stores.events.last_events(9))
+
+
+async def test_reconnected_account_lives_again(stores: Stores) -> None:
+    """A new grant ends death, removal, trouble and the lease of the old one's renewal."""
+    await connect(stores)
+    await stores.accounts.begin(FIRST, intent("other"))
+    await stores.accounts.settle(
+        FIRST,
+        trouble=Trouble(Reason.UNCERTAIN, ambiguous=2),
+        keep_intent=True,
+        dead=Reason.LOST_ROTATION,
+        next_at=None,
+        at=1,
+        events=[],
+    )
+    await stores.accounts.remove("acme", 2, [])
+    fresh = account(epoch=2, generation=2)
+
+    assert await stores.accounts.connect(fresh, expected=FIRST, next_at=9.0, grant=None, events=[])
+    assert fresh == await stores.accounts.get("acme")
+    assert await stores.accounts.begin(fresh.ref, intent("me"))
+
+
+async def test_fifty_reinstalls_at_once_have_one_winner(stores: Stores) -> None:
+    """Each was built from the same row; the rest read again."""
+    one = await connect(stores)
+    fresh = account(epoch=2, generation=2)
+
+    won = await asyncio.gather(
+        *[
+            stores.accounts.connect(fresh, expected=one.ref, next_at=None, grant=None, events=[])
+            for _ in range(50)
+        ]
+    )
+
+    assert 1 == won.count(True)
+
+
+async def test_frozen_account_rests_until_it_is_thawed(stores: Stores) -> None:
+    """The background does not look at it meanwhile, and at once afterwards."""
+    await connect(stores, next_at=10.0)
+
+    assert await stores.accounts.freeze("acme", Reason.OPERATOR, 5.0)
+    frozen, resting = await stores.accounts.get("acme"), await stores.accounts.next_due_at()
+    assert await stores.accounts.freeze("acme", None, 7.0)
+    thawed = await stores.accounts.get("acme")
+
+    assert frozen is not None
+    assert thawed is not None
+    assert (Reason.OPERATOR, 5.0, None) == (frozen.frozen, frozen.frozen_since, resting)
+    assert (None, None, 7.0) == (thawed.frozen, thawed.frozen_since, await stores.accounts.next_due_at())
+    assert not await stores.accounts.freeze("nobody", None, 1.0)
+
+
+async def test_restored_account_that_was_frozen_still_rests(stores: Stores) -> None:
+    """Undoing a removal undoes nothing else."""
+    await connect(stores)
+    await stores.accounts.freeze("acme", Reason.OPERATOR, 1.0)
+    await stores.accounts.remove("acme", 2.0, [])
+
+    assert await stores.accounts.restore("acme", 0.0, 9.0)
+    assert await stores.accounts.next_due_at() is None
+
+
+async def test_removed_account_is_not_changed(stores: Stores) -> None:
+    """Neither frozen nor relabelled; it waits to be purged."""
+    await connect(stores)
+    await stores.accounts.remove("acme", 5.0, [])
+
+    assert not await stores.accounts.freeze("acme", Reason.OPERATOR, 6.0)
+    assert not await stores.accounts.relabel("acme", label="L", subject=None)
+    assert [] == await stores.accounts.removed_before(5.0, 9)
+    assert ["acme"] == await stores.accounts.removed_before(6.0, 9)
+
+
+async def test_purge_takes_the_spares_too(stores: Stores) -> None:
+    """And of a name that is not there it says so."""
+    await connect(stores)
+    await stores.accounts.add_spare(Spare("s", "acme", 1, 1, "sealed", 1.0))
+
+    assert await stores.accounts.purge("acme", "hash")
+    assert [] == await stores.accounts.spares("acme", 1)
+    assert not await stores.accounts.purge("acme", "hash")
+    assert (1, 1) == await stores.accounts.purged("hash")
+
+
+async def test_pages_cover_everybody_once(stores: Stores) -> None:
+    """By the last name of the page before."""
+    names = [f"a{number:03}" for number in range(25)]
+    for name in reversed(names):
+        await connect(stores, name)
+
+    seen: list[str] = []
+    while page := await stores.accounts.find(AccountQuery(after=seen[-1] if seen else "", limit=10)):
+        seen += [one.name for one in page]
+
+    assert names == seen

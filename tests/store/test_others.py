@@ -1,6 +1,7 @@
 """Installs, sign-ins, callers, events and keys, on any store."""
 
 import asyncio
+from dataclasses import replace
 
 from broker.keyring import Master, Purpose
 from broker.model import Event, EventKind, InstallOutcome, PendingGrant, PendingLogin
@@ -148,3 +149,77 @@ async def test_store_with_an_account_is_not_empty(stores: Stores) -> None:
     assert not await stores.keys.is_empty()
     assert not await stores.keys.has_no_accounts()
     assert not await stores.keys.add_first_keys([])
+
+
+async def test_identity_is_asked_again_when_it_is_time(stores: Stores) -> None:
+    """Earliest first, bounded; and never again once it was given up."""
+    for name, at in (("s1", 30.0), ("s2", 10.0), ("s3", 20.0)):
+        await stores.installs.begin_install(install(name))
+        await stores.installs.hold_grant(PendingGrant(install(name), "a", "r", "Bearer", "", 1.0, 2.0, at))
+
+    await stores.installs.retry_grant("s2", 40.0)
+    await stores.installs.retry_grant("s3", None)
+
+    assert ["s1", "s2"] == [one.install.state_hash for one in await stores.installs.held_grants(99, 9)]
+    assert ["s1"] == [one.install.state_hash for one in await stores.installs.held_grants(99, 1)]
+
+
+async def test_what_has_expired_is_purged_in_small_batches(stores: Stores) -> None:
+    """Trips, tickets and sign-ins, and nothing that still counts."""
+    for number in range(3):
+        await stores.installs.begin_install(install(f"old-{number}", expires_at=50.0))
+        await stores.installs.add_ticket(replace(ticket(f"old-{number}", None), expires_at=50.0))
+        await stores.installs.begin_login(PendingLogin(f"old-{number}", "b", "install", "{}", 50.0))
+    await stores.installs.begin_install(install("new"))
+    await stores.installs.add_ticket(ticket("new"))
+
+    purged = [await stores.installs.purge_expired(60.0, 2) for _ in range(3)]
+
+    assert [6, 3, 0] == purged
+    assert await stores.installs.install("new") is not None
+    assert await stores.installs.ticket("new") is not None
+
+
+async def test_taken_state_stays_taken(stores: Stores) -> None:
+    """Its outcome is there for a second visit; a third taker gets nothing either."""
+    await stores.installs.begin_install(install())
+    await stores.installs.take_install("state", 5.0)
+    await stores.installs.finish_install(
+        "state", InstallOutcome.REFUSED, account=None, spend=False, drop_grant=True, at=6.0
+    )
+
+    found = await stores.installs.install("state")
+
+    assert found is not None
+    assert (5.0, InstallOutcome.REFUSED) == (found.taken_at, found.outcome)
+    assert not await stores.installs.take_install("state", 7.0)
+
+
+async def test_ticket_is_spent_by_success_only(stores: Stores) -> None:
+    """Who was refused may try again with the same link."""
+    await stores.installs.add_ticket(ticket())
+    await stores.installs.begin_install(install(ticket_hash="t"))
+
+    await stores.installs.finish_install(
+        "state", InstallOutcome.REFUSED, account=None, spend=False, drop_grant=True, at=9.0
+    )
+
+    assert ticket() == await stores.installs.ticket("t")
+
+
+async def test_kept_key_ends_no_later_than_it_would_have(stores: Stores) -> None:
+    """A new key never lengthens the old one's life."""
+    await stores.callers.add_caller(caller(), replace(key(), expires_at=150.0))
+
+    await stores.callers.add_key(key("k2", at=120.0), expire_others_at=500.0)
+
+    [found] = await stores.callers.callers()
+    assert [("k1", 150.0), ("k2", None)] == [(one.id, one.expires_at) for one in found.keys]
+
+
+async def test_what_the_store_says_of_itself_is_replaced(stores: Stores) -> None:
+    """The last word counts; of what was never said there is none."""
+    await stores.keys.set_meta("a", "1")
+    await stores.keys.set_meta("a", "2")
+
+    assert ("2", None) == (await stores.keys.meta("a"), await stores.keys.meta("b"))

@@ -7,8 +7,9 @@ import pytest
 
 from broker.model import Event, EventKind, Reason, Ref, Spare, Trouble
 from broker.store import Stores
+from broker.store.database import Transaction
 from broker.store.interface import Committed, EpochMoved, GenerationMoved
-from tests.store.rows import FIRST, account, connect, intent, successor
+from tests.store.rows import FIRST, account, connect, install, intent, successor
 
 
 async def test_what_is_put_comes_back(stores: Stores) -> None:
@@ -256,16 +257,107 @@ async def test_caller_who_gives_up_changes_nothing(stores: Stores) -> None:
     assert "x" == await stores.keys.meta("after")
 
 
+async def test_writers_who_give_up_harm_nobody(stores: Stores) -> None:
+    """Two hundred at once, every second one cancelled somewhere: each write is whole, the others' are all there."""
+    writing = [asyncio.create_task(stores.keys.set_meta(f"k{number}", "v")) for number in range(200)]
+    for number in range(0, 200, 2):
+        await asyncio.sleep(0)
+        writing[number].cancel()
+    results = await asyncio.gather(*writing, return_exceptions=True)
+
+    found = [await stores.keys.meta(f"k{number}") for number in range(200)]
+
+    assert [None] * 100 == results[1::2]
+    assert ["v"] * 100 == found[1::2]
+
+
 async def test_work_that_raises_undoes_only_itself(stores: Stores) -> None:
     """Others of the same commit are stored."""
 
-    async def wrong(transaction: object) -> None:
-        await transaction.execute("INSERT INTO meta (key, value) VALUES ('half', 'x')")  # type: ignore[attr-defined]
+    async def wrong(transaction: Transaction) -> None:
+        await transaction.execute("INSERT INTO meta (key, value) VALUES ('half', 'x')")
         raise LookupError("mine")
 
     others = [stores.keys.set_meta(f"k{number}", "v") for number in range(20)]
-    results = await asyncio.gather(*others, stores.database.write(wrong), *[], return_exceptions=True)
+    results = await asyncio.gather(*others, stores.database.write(wrong), return_exceptions=True)
 
     assert isinstance(results[-1], LookupError)
     assert await stores.keys.meta("half") is None
     assert {"v"} == {await stores.keys.meta(f"k{number}") for number in range(20)}
+
+
+async def test_statement_that_is_wrong_undoes_only_its_work(stores: Stores) -> None:
+    """A row that is there already must not cost somebody else a rotated token."""
+    await connect(stores)
+    await stores.installs.begin_install(install())
+
+    wrong, outcome, _ = await asyncio.gather(
+        stores.installs.begin_install(install()),
+        stores.accounts.commit(successor(), []),
+        stores.keys.set_meta("k", "v"),
+        return_exceptions=True,
+    )
+
+    assert isinstance(wrong, Exception)
+    assert (Committed(), "v") == (outcome, await stores.keys.meta("k"))
+
+
+async def test_next_look_is_set_for_its_generation_only(stores: Stores) -> None:
+    """A plan for a token that has been renewed meanwhile is void."""
+    await connect(stores, next_at=500.0)
+
+    await stores.accounts.schedule(FIRST, 50.0)
+    planned = await stores.accounts.next_due_at()
+    await stores.accounts.schedule(Ref("acme", 1, 2), 5.0)
+    unchanged = await stores.accounts.next_due_at()
+    await stores.accounts.schedule(FIRST, None)
+
+    assert (50.0, 50.0) == (planned, unchanged)
+    assert await stores.accounts.next_due_at() is None
+
+
+async def test_only_account_of_a_provider_is_known(stores: Stores) -> None:
+    """Removed ones do not count, and others' neither (R9)."""
+    for name in ("a", "b"):
+        await connect(stores, name)
+    two = await stores.accounts.is_only_account("kit")
+    await stores.accounts.remove("a", 1, [])
+
+    assert not two
+    assert await stores.accounts.is_only_account("kit")
+    assert await stores.accounts.is_only_account("kustomer")
+
+
+async def test_oldest_open_intent_is_told(stores: Stores) -> None:
+    """For the metric: how long a renewal has been without an outcome."""
+    for name in ("a", "b"):
+        await connect(stores, name)
+    none = await stores.accounts.oldest_intent_at()
+    await stores.accounts.begin(Ref("a", 1, 1), intent(at=20))
+    await stores.accounts.begin(Ref("b", 1, 1), intent(at=10))
+    oldest = await stores.accounts.oldest_intent_at()
+    await stores.accounts.commit(successor(Ref("b", 1, 1)), [])
+
+    assert (None, 10.0, 20.0) == (none, oldest, await stores.accounts.oldest_intent_at())
+
+
+async def test_first_expiry_is_that_of_used_accounts(stores: Stores) -> None:
+    """Dead, removed and unused ones frighten nobody."""
+    for name in ("used", "later", "unused", "removed"):
+        await connect(stores, name)
+    await stores.accounts.commit(successor(Ref("later", 1, 1)), [])
+    await stores.accounts.touch(dict.fromkeys(("used", "later", "removed"), (500.0, 600.0)))
+    await stores.accounts.remove("removed", 1, [])
+    both = await stores.accounts.first_expiries(400.0)
+    await stores.accounts.settle(
+        Ref("used", 1, 1),
+        trouble=Trouble(),
+        keep_intent=False,
+        dead=Reason.LOST_ROTATION,
+        next_at=None,
+        at=1,
+        events=[],
+    )
+
+    assert ({"kit": 1000.0}, {"kit": 1900.0}) == (both, await stores.accounts.first_expiries(400.0))
+    assert {} == await stores.accounts.first_expiries(501.0)

@@ -50,14 +50,6 @@ def test_nowhere_to_write_is_no_error(tmp_path: Path) -> None:
     assert Spool([]).write(SEALED) is None
 
 
-def test_device_without_room_leaves_nothing_behind() -> None:
-    """A file that was not finished is no token set, and takes the room that somebody else needs."""
-    spool = Spool([Path("/proc/self/fd")])
-
-    assert spool.write(SEALED) is None
-    assert [] == spool.read()
-
-
 def test_files_that_are_not_whole_are_left_alone(tmp_path: Path) -> None:
     """Cut, foreign, of another shape, unfinished: they neither stop the start nor vanish."""
     spool = Spool([tmp_path])

@@ -1,5 +1,6 @@
 """What SQLite itself must do: durable settings, modes, one writer, one instance, full disks, indexes."""
 
+import asyncio
 import sqlite3
 import stat
 from pathlib import Path
@@ -11,7 +12,7 @@ from broker.store import stores_on
 from broker.store.database import Transaction
 from broker.store.migrate import migrate, migrations
 from broker.store.renewals import DUE, NEXT_DUE
-from broker.store.sqlite import SqliteDatabase
+from broker.store.sqlite import NETWORK_FILE_SYSTEMS, SqliteDatabase
 from tests.store.rows import FIRST, connect, successor
 
 
@@ -147,3 +148,54 @@ async def test_sql_parameters_are_never_logged(tmp_path: Path, caplog: pytest.Lo
     await database.close()
 
     assert "canary-7" not in caplog.text
+
+
+async def test_closed_store_answers_at_once(tmp_path: Path) -> None:
+    """Nobody waits for a writer that has gone; what was queued before the end is stored."""
+    database = await opened(tmp_path / "s" / "broker.db")
+    stores = stores_on(database)
+    writing = [asyncio.create_task(stores.keys.set_meta(f"k{number}", "v")) for number in range(150)]
+    await asyncio.sleep(0)
+
+    await database.close()
+
+    async with asyncio.timeout(5):
+        assert [None] * 150 == await asyncio.gather(*writing)
+        with pytest.raises(StorageUnavailable):
+            await stores.keys.set_meta("late", "v")
+        with pytest.raises(StorageUnavailable):
+            await stores.keys.meta("k1")
+    again = await opened(tmp_path / "s" / "broker.db")
+    assert [(150,)] == [tuple(row) for row in await again.read("SELECT COUNT(*) FROM meta")]
+    await again.close()
+
+
+async def test_writes_at_once_share_a_commit(tmp_path: Path) -> None:
+    """One fdatasync for many, and each writer hears only when its own work is durable."""
+    observed: list[bool] = []
+    database = await SqliteDatabase.open(
+        tmp_path / "s" / "broker.db", observe=lambda succeeded, _: observed.append(succeeded)
+    )
+    await migrate(database)
+    observed.clear()
+
+    await asyncio.gather(*[stores_on(database).keys.set_meta(f"k{number}", "v") for number in range(128)])
+    await database.close()
+
+    assert len(observed) <= 4
+    assert all(observed)
+
+
+def test_network_file_systems_are_refused_by_name_alone() -> None:
+    """Local ones of any kind are not on the list."""
+    local = {"ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs", "fuseblk"}
+
+    assert {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"} == NETWORK_FILE_SYSTEMS
+    assert not local & NETWORK_FILE_SYSTEMS
+
+
+async def test_store_says_whose_file_it_is(tmp_path: Path) -> None:
+    """`file` and a person with a hex editor can tell: the application id spells TOKB."""
+    await (await opened(tmp_path / "s" / "broker.db")).close()
+
+    assert b"TOKB" == (tmp_path / "s" / "broker.db").read_bytes()[68:72]
