@@ -4,6 +4,7 @@ aiohttp would quote the offending line, `Authorization` included, in its log and
 """
 
 import secrets
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -14,6 +15,7 @@ from broker.web import KEEPALIVE, problem
 
 log = structlog.get_logger()
 SHUTDOWN = 5.0
+Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class QuietRequestHandler(web.RequestHandler):
@@ -28,12 +30,10 @@ class QuietRequestHandler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - it quotes the request
     ) -> web.StreamResponse:
-        log.warning("request.malformed", status=status, error=type(exc).__name__)
         if request.writer.output_size > 0:
+            log.warning("request.malformed", status=status, error=type(exc).__name__)
             raise ConnectionError("the answer has begun already")
-        response = problem(_error(status), secrets.token_hex(8))
-        response.force_close()
-        return response
+        return _refused(status, exc)
 
 
 class QuietServer(web.Server):
@@ -54,7 +54,27 @@ class QuietRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         usual = await super()._make_server()
-        return QuietServer(usual.request_handler, request_factory=usual.request_factory, **self._options)
+        handle = _quoting_nothing(usual.request_handler)
+        return QuietServer(handle, request_factory=usual.request_factory, **self._options)
+
+
+def _quoting_nothing(handle: Handle) -> Handle:
+    """An unknown `Expect` is refused by aiohttp before the application's own edge, and quoted."""
+
+    async def quietly(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handle(request)
+        except web.HTTPException as exc:
+            return _refused(exc.status, exc)
+
+    return quietly
+
+
+def _refused(status: int, exc: BaseException | None) -> web.Response:
+    log.warning("request.malformed", status=status, error=type(exc).__name__)
+    response = problem(_error(status), secrets.token_hex(8))
+    response.force_close()
+    return response
 
 
 def _error(status: int) -> BrokerError:

@@ -1,98 +1,208 @@
-"""The README says what the program does: keys, routes, codes, metrics, commands, reasons, targets."""
+"""The README says what the program does: keys, routes, codes, metrics, commands, reasons, switches, targets."""
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
+import jwt
 import pytest
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from prometheus_client.metrics import MetricWrapperBase
 
 from broker import errors
 from broker.cli import broker
-from broker.config import load
-from broker.model import EventKind, Reason
+from broker.config import ConfigError, Settings, load
+from broker.model import EventKind, Reason, Secret
 from broker.observe.metrics import Metrics
+from broker.sandbox.faults import PASSING, STANDING, Faults, Mode
 from broker.wire import WHAT_HAPPENED, WHAT_TO_DO
 from tests.house import House
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PUBLIC_PEM = """-----BEGIN PUBLIC KEY-----
-MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
------END PUBLIC KEY-----
+TYPES = ("kit", "kustomer", "oauth2")
+MINIMAL = """
+[providers.it]
+type = "{type}"
+client_id = "c"
+client_secret = "s"
+authorize_url = "https://id.example.com/a"
+token_url = "https://id.example.com/t"
 """
+SERVICES_ONLY = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
+FILES = r"`((?:broker|tests|\.ci)/[\w/.]+|Makefile|config\.toml)`|\]\((?!https?:|#)([^)#]+)"
 
 
-def reference_block() -> str:
-    [block] = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    return str(block)
+def chapter(heading: str) -> str:
+    """What stands below a heading, up to the next of its rank or a higher one; a single # begins a comment."""
+    rank = heading.partition(" ")[0]
+    [_, rest] = f"\n{README}".split(f"\n{heading}\n")
+    return re.split(rf"^#{{2,{len(rank)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def commands(group: click.Group, name: str = "broker") -> Iterator[tuple[str, click.Command]]:
-    for part, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{name} {part}")
-        else:
-            yield f"{name} {part}", command
+def rows(text: str) -> list[list[str]]:
+    """The cells of its tables, without the heads and rules."""
+    found = [line for line in text.splitlines() if line.startswith("|")]
+    heads = {number - 1 for number, line in enumerate(found) if line.startswith("|---")}
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for number, line in enumerate(found)
+        if number not in heads and not line.startswith("|---")
+    ]
 
 
-def test_reference_block_is_a_valid_configuration(tmp_path: Path) -> None:
-    """Every key of the README is known to the program; commented-out ones too."""
-    block = re.sub(r"^# (\w+ *= )", r"\1", reference_block(), flags=re.MULTILINE)
-    (tmp_path / "config.toml").write_text(block)
-    (tmp_path / "login.pem").write_text(PUBLIC_PEM)
+def first_words(text: str) -> set[str]:
+    return {row[0].strip("`") for row in rows(text)}
 
-    settings = load(tmp_path / "config.toml", environ={})
+
+def block(language: str) -> str:
+    """The first fenced block of a language."""
+    found = re.search(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def uncommented(text: str) -> str:
+    return re.sub(r"^# (\w+ *= )", r"\1", text, flags=re.MULTILINE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a configuration may lie, with the public key that the README's one names."""
+    public = Ed25519PrivateKey.generate().public_key()
+    (tmp_path / "login.pem").write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return tmp_path
+
+
+def loaded(folder: Path, text: str) -> Settings:
+    (folder / "config.toml").write_text(text)
+    return load(folder / "config.toml", environ={})
+
+
+def test_reference_block_is_a_valid_configuration(folder: Path) -> None:
+    """Every key of the README is known to the program; those that are off too."""
+    settings = loaded(folder, uncommented(block("toml")))
 
     assert {"kit", "kustomer", "anything"} == set(settings.providers)
 
 
-def test_every_key_the_program_reads_is_in_the_block() -> None:
-    """No key is read that nobody can find."""
-    read = set()
-    for path in (ROOT / "broker" / "config").glob("*.py"):
-        source = path.read_text()
-        read |= set(
-            re.findall(r'table\.(?:text|flag|integer|choice|duration|texts|secrets|raw)\(\s*"(\w+)"', source)
-        )
-        read |= set(re.findall(r'_(?:listens|tls)\(table, "(\w+)"', source))
-    named = set(re.findall(r"(\w+)\s*=", reference_block()))
+def test_every_key_the_program_reads_is_in_the_block(folder: Path) -> None:
+    """No key is read that nobody can find, by the program's own list of what it knows."""
+    read = known_keys(folder)
 
-    assert len(read) > 30
-    assert set() == read - named
+    shown = shown_keys(tomllib.loads(uncommented(block("toml"))))
+
+    assert shown == read
 
 
-def test_defaults_of_the_block_are_the_programs(tmp_path: Path) -> None:
-    """`[refresh]` as shown is what an empty file gives."""
-    (tmp_path / "config.toml").write_text("")
-    (tmp_path / "shown.toml").write_text(
-        "\n".join(line for line in _section("refresh") if "=" in line).join(["[refresh]\n", "\n"])
+def known_keys(folder: Path) -> dict[str, set[str]]:
+    """The keys of each table that is read, as the complaint about an unknown one lists them."""
+    tables = ("server", "store", "keys", "refresh", "login", "audit", "log", "sandbox")
+    text = "nonsense = 1\n" + "".join(f"[{table}]\nnonsense = 1\n" for table in tables)
+    for kind in TYPES:
+        text += f"""
+[providers.{kind}]
+type = "{kind}"
+rotation = "grace"
+nonsense = 1
+previous_clients = [{{ nonsense = 1 }}]
+"""
+    with pytest.raises(ConfigError) as caught:
+        loaded(folder, text)
+    known: dict[str, set[str]] = {}
+    for line in caught.value.problems:
+        if found := re.fullmatch(r"(.*?)\.?nonsense: unknown key; one of: (.*)", line):
+            name = re.sub(r"^providers\.\w+", "providers", found[1])
+            known[name] = known.get(name, set()) | set(found[2].split(", "))
+    return known
+
+
+def shown_keys(data: dict[str, dict[str, object]]) -> dict[str, set[str]]:
+    """The keys of each table in the block; all providers share one."""
+    providers: list[dict[str, object]] = [one for one in data["providers"].values() if isinstance(one, dict)]
+    shown = {name: set(table) for name, table in data.items() if name != "providers"}
+    clients = [one["previous_clients"] for one in providers if "previous_clients" in one]
+    inner = [client for each in clients if isinstance(each, list) for client in each]
+    return {
+        "": set(data),
+        **shown,
+        "providers": set().union(*providers),
+        "providers.previous_clients[0]": set().union(*inner),
+    }
+
+
+def test_block_shows_the_defaults(folder: Path) -> None:
+    """But for providers and the login it is what an empty file gives."""
+    shown = loaded(folder, block("toml"))
+
+    assert loaded(folder, "") == replace(shown, providers={}, login=None)
+
+
+@pytest.mark.parametrize("name", ["kit", "kustomer"])
+def test_block_shows_the_defaults_of_a_provider(folder: Path, name: str) -> None:
+    """But for ids and secrets it is what the least that one must give leads to."""
+    shown = loaded(folder, block("toml")).providers[name]
+
+    least = loaded(folder, f'[providers.{name}]\nclient_id = "…"\nclient_secret = "…"').providers[name]
+
+    assert least == replace(shown, app_id=None)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "value"),
+    [
+        (row[0].strip("`"), kind, cell)
+        for row in rows(chapter("## Configuration"))
+        for kind, cell in zip(TYPES, row[1:], strict=True)
+    ],
+)
+def test_default_of_a_type_is_the_programs(folder: Path, key: str, kind: str, value: str) -> None:
+    """Giving the value that the README calls the default changes nothing; `none` means no such key."""
+    least = MINIMAL.format(type=kind)
+
+    given = least + f"{key} = {'true' if value == 'none' else value.strip('`')}"
+
+    if value == "none":
+        with pytest.raises(ConfigError, match="unknown key"):
+            loaded(folder, given)
+    else:
+        assert loaded(folder, least).providers == loaded(folder, given).providers
+
+
+def test_connecting_kit_is_a_valid_configuration(folder: Path) -> None:
+    """The few lines that one copies first are taken, with the secret where it may be had here."""
+    [lines] = re.findall(
+        r"^ +```\n( +\[server\].*?)```", chapter("## Connecting Kit"), re.DOTALL | re.MULTILINE
     )
+    text = re.sub(r"^ +", "", lines, flags=re.MULTILINE)
 
-    assert (
-        load(tmp_path / "config.toml", environ={}).refresh
-        == load(tmp_path / "shown.toml", environ={}).refresh
-    )
+    settings = loaded(folder, text.replace('{ credential = "kit-client-secret" }', '"s"'))
 
-
-def _section(name: str) -> list[str]:
-    return reference_block().partition(f"[{name}]")[2].partition("\n[")[0].splitlines()
+    assert settings.server.public_url in chapter("## Connecting Kit").partition("```")[0]
 
 
-async def test_every_route_is_named(house: House) -> None:
-    """Of all three listeners, with its method where a program calls it."""
+@pytest.mark.parametrize("name", ["Internal listener", "Public listener", "Admin socket"])
+async def test_routes_are_the_listeners(house: House, name: str) -> None:
+    """Each is named with its method, and none is named that is not there."""
     listeners = house.broker.listeners
+    shared = routes(listeners.internal) - SERVICES_ONLY
+    known = {
+        "Internal listener": routes(listeners.internal),
+        "Public listener": {one for one in routes(listeners.public) if not one[1].startswith("/static/")},
+        "Admin socket": routes(listeners.admin) - shared,
+    }
 
-    missing = [
-        f"{method} {path}"
-        for application in (listeners.internal, listeners.public, listeners.admin)
-        for method, path in routes(application)
-        if f"`{method} {path}`" not in README and not path.startswith("/static/") and not path.endswith("}/")
-    ]
+    named = {tuple(word.split(" ", 1)) for word in first_words(chapter(f"### {name}"))}
 
-    assert [] == missing
+    assert known[name] == named
+    assert shared <= routes(listeners.admin)
 
 
 def routes(application: web.Application) -> set[tuple[str, str]]:
@@ -103,67 +213,170 @@ def routes(application: web.Application) -> set[tuple[str, str]]:
     }
 
 
+async def test_token_answer_is_as_shown(house: House) -> None:
+    """The first answer that a newcomer reads has the members that the program gives, in their order."""
+    await house.connect("kit", "demo-kit")
+
+    answer = await house.get("/token/demo-kit")
+
+    assert list(json.loads(block("json"))) == list(answer.json)
+
+
 def test_every_error_code_is_explained() -> None:
-    """With its status."""
-    for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, errors.BrokerError):
-            assert f"| `{kind.code}` | {kind.status} | {kind.title} |" in README
+    """With its status and sentence, and none that is not there."""
+    kinds: list[type[errors.BrokerError]] = [errors.BrokerError, *errors.BrokerError.__subclasses__()]
+
+    known = [[f"`{kind.code}`", str(kind.status), kind.title] for kind in kinds]
+
+    assert sorted(known) == sorted(rows(chapter("### Errors")))
 
 
 def test_every_reason_is_explained() -> None:
-    """In the very words of the program."""
-    for reason in Reason:
-        assert f"| `{reason}` | {WHAT_HAPPENED[reason]} | {WHAT_TO_DO[reason]} |" in README
+    """In the very words of the program, and none that is not there."""
+    known = [[f"`{reason}`", WHAT_HAPPENED[reason], WHAT_TO_DO[reason]] for reason in Reason]
+
+    assert known == rows(chapter("### Status and reasons"))
 
 
-def test_every_event_is_named() -> None:
-    """Each kind that people can hear of."""
-    assert [] == [kind for kind in EventKind if f"`{kind}`" not in README]
+def test_every_event_is_explained() -> None:
+    """Each kind that people can hear of, and no other."""
+    assert {str(kind) for kind in EventKind} == first_words(chapter("### Events"))
 
 
-def test_every_metric_is_named() -> None:
-    """And none that is not there."""
-    known = {
-        metric.name + ("_total" if metric.type == "counter" else "")
-        for metric in Metrics().registry.collect()
-    }
-    named = set(re.findall(r"^\| `(broker_\w+)`", README, re.MULTILINE))
+def test_every_metric_is_explained() -> None:
+    """With its labels and help, and none that is not there."""
+    known = [metric_row(one) for one in vars(Metrics()).values() if isinstance(one, MetricWrapperBase)]
 
-    assert known == named
+    assert known == rows(chapter("### Metrics"))
+
+
+def metric_row(metric: MetricWrapperBase) -> list[str]:
+    [described] = metric.describe()
+    name = described.name + ("_total" if described.type == "counter" else "")
+    return [f"`{name}`", ", ".join(metric._labelnames), described.documentation]
 
 
 def test_every_command_is_named_with_its_help() -> None:
     """And none that is not there."""
-    known = {f"| `{name}` | {command.get_short_help_str(90)} |" for name, command in commands(broker)}
-    named = set(re.findall(r"^\| `broker .*$", README, re.MULTILINE))
+    known = {(f"`{name}`", command.get_short_help_str(90)) for name, command in commands(broker)}
 
-    assert known == named
+    assert known == {tuple(row) for row in rows(chapter("## Command line"))}
+
+
+def commands(group: click.Group, name: str = "broker") -> Iterator[tuple[str, click.Command]]:
+    for part, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name} {part}")
+        else:
+            yield f"{name} {part}", command
+
+
+def told() -> list[str]:
+    """The commands of ours in the text and in its examples."""
+    fences = re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
+    lines = [*spans, *(line for fence in fences for line in fence.splitlines())]
+    found = [
+        re.fullmatch(r"(?:sudo |\.venv/bin/)?broker (?:--config \S+ )?([a-z].*)", line) for line in lines
+    ]
+    return sorted({one[1] for one in found if one})
+
+
+@pytest.mark.parametrize("line", told())
+def test_commands_that_the_text_tells_to_type_are_taken(line: str) -> None:
+    """Each is a command, with options that it has."""
+    words = line.split()
+    command: click.Command = broker
+    while words and isinstance(command, click.Group):
+        command = command.commands[words.pop(0)]
+    known = {option for parameter in command.params for option in parameter.opts}
+
+    assert {word for word in words if word.startswith("--")} <= known
 
 
 def test_every_make_target_is_named() -> None:
-    """As `make` prints them."""
-    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    """With the help that `make` prints, and none that is not there."""
+    targets = re.findall(r"^([a-z]+):.*## (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
-    assert len(targets) >= 5
-    assert [] == [target for target in targets if f"`make {target}`" not in README]
+    assert [[f"`make {name}`", text] for name, text in targets] == rows(chapter("## Development"))
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:broker|tests)/[\w/.]+)`", README))))
+def test_every_switch_of_the_sandbox_is_named() -> None:
+    """Every mode of rotation too."""
+    text = chapter("## The sandbox")
+
+    assert [] == [switch for switch in (*STANDING, *PASSING) if f"`{switch}`" not in text]
+    assert {str(mode) for mode in Mode} == {word for word in first_words(text) if " " not in word}
+
+
+@pytest.mark.parametrize("body", re.findall(r"/_sandbox/faults -d '(.*)'", README))
+def test_switches_that_the_text_tells_to_send_are_taken(body: str) -> None:
+    """Each curl line for the sandbox changes what it says."""
+    faults, asked = Faults(), json.loads(body)
+    before = faults.as_json()
+
+    faults.apply(asked.pop("provider"), asked)
+
+    assert before != faults.as_json()
+
+
+async def test_routes_of_the_sandbox_are_its_own(house: House) -> None:
+    """Each that the README names answers."""
+    named = {word for word in first_words(chapter("## The sandbox")) if " /" in word}
+
+    answers = {word: await status_of(house, *word.split(" ")) for word in named}
+
+    assert {"POST /_sandbox/faults", "GET /_sandbox/record"} <= named
+    assert {} == {word: status for word, status in answers.items() if status in (404, 405)}
+
+
+async def status_of(house: House, method: str, path: str) -> int:
+    async with house.session.request(method, house.sandbox.base_url + path, json={}) as response:
+        return response.status
+
+
+async def test_login_response_is_believed(house: House, folder: Path) -> None:
+    """The JWT of the README's few lines signs a person in."""
+    private = Ed25519PrivateKey.generate()
+    pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (house.folder / "login.pem").write_bytes(pem)
+    house.extra += '\n[login]\nurl = "https://app.example.com/kit/login"\nkey = { file = "login.pem" }'
+    house.write_config()
+    await house.restart()
+    login, browser = house.broker.installs.login, Secret("b" * 43)
+    assert login is not None
+    challenge = (await login.begin("install", "{}", browser)).partition("login_challenge=")[2]
+
+    response = signed(house, challenge, private)
+    person = await login.complete(Secret(challenge), response, browser)
+
+    assert "user-42" == person.subject
+
+
+def signed(house: House, challenge: str, private: Ed25519PrivateKey) -> str:
+    """What the README's function gives for this broker's address."""
+    names: dict[str, Any] = {"jwt": jwt}
+    exec(block("python").replace("https://broker.example.com", house.public), names)
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return str(names["login_response"](challenge, "user-42", int(house.clock.now()), pem))
+
+
+@pytest.mark.parametrize("name", sorted({one or other for one, other in re.findall(FILES, README)}))
 def test_every_file_that_is_named_exists(name: str) -> None:
     """A path in the README leads somewhere."""
     assert (ROOT / name).exists()
 
 
 def test_map_of_the_house_names_every_room() -> None:
-    """Whoever looks for a room finds it."""
+    """And none that is not there."""
     rooms = {
         path.name.removesuffix(".py")
         for path in (ROOT / "broker").iterdir()
         if path.suffix in ("", ".py") and path.name not in ("__pycache__", "__init__.py")
     }
-    plan = README.partition("## The map of the house")[2].partition("## ")[0]
+    plan = chapter("## The map of the house").split("```")[1]
 
-    assert set() == {room for room in rooms if not re.search(rf"\b{re.escape(room)}\b", plan)}
+    assert rooms == {word for line in plan.splitlines() for word in re.split(r" {3,}", line)[0].split()}
 
 
 def test_repository_configuration_is_what_make_run_promises() -> None:

@@ -1,119 +1,172 @@
-"""A person connects an account: clicks, refusals, keyboards, phones."""
-
-from pathlib import Path
+"""A person connects an account: clicks, refusals, another browser, the keyboard alone."""
 
 import pytest
 from playwright.async_api import Page
 
 from broker.model import Status
 from tests.browser.conftest import NewPage
+from tests.browser.steps import KIT_RETURN, allow, heading, link, press, sign_in
 from tests.house import House
 
 pytestmark = pytest.mark.browser
-KIT_RETURN = "https://app.kit.com/apps/717?success=true"
-PHONE = {"width": 360, "height": 740}
 
 
-async def link(house: House, account: str = "acme", provider: str = "kit") -> str:
-    answer = await house.post("/installs", {"provider": provider, "account": account})
-    return str(answer.json["install_url"])
+async def tab_to(page: Page, label: str) -> None:
+    """Press Tab until the element with that text has the focus; Enter is the caller's."""
+    for _ in range(12):
+        focused = await page.evaluate("document.activeElement.innerText")
+        if (focused or "").strip() == label:
+            return
+        await page.keyboard.press("Tab")
+    raise AssertionError(f"the keyboard does not reach {label!r}")
 
 
-async def allow(page: Page) -> None:
-    """Click Allow at the provider, and wait for what comes."""
+async def enter(page: Page) -> None:
     async with page.expect_navigation():
-        await page.get_by_role("button", name="Allow").click()
+        await page.keyboard.press("Enter")
 
 
-async def deny(page: Page) -> None:
-    async with page.expect_navigation():
-        await page.get_by_role("button", name="Deny").click()
+async def test_announced_link_connects(house: House, new_page: NewPage) -> None:
+    """The short way: link, Allow, Connected."""
+    page = (await new_page()).page
 
+    await page.goto(await link(house))
+    assert "sandbox-kit would like to use your Kit account" == await heading(page)
+    await allow(page)
 
-async def heading(page: Page) -> str:
-    return (await page.get_by_role("heading", level=1).inner_text()).strip()
-
-
-async def test_link_consent_connected(house: House, new_page: NewPage) -> None:
-    """The short way: link, Allow, Connected; nothing blocked, nobody else asked."""
-    watched = await new_page()
-
-    await watched.page.goto(await link(house))
-    await allow(watched.page)
-
-    assert "Connected" == await heading(watched.page)
+    assert "Connected" == await heading(page)
     assert Status.ACTIVE is (await house.account()).status
-    assert ([], []) == (watched.complaints, watched.strangers)
+
+
+async def test_address_of_the_result_holds_no_secret_that_works_twice(
+    house: House, new_page: NewPage
+) -> None:
+    """Reloading the last page shows it again and sends nothing to the provider."""
+    page = (await new_page()).page
+    await page.goto(await link(house))
+    await allow(page)
+    before = len((await house.judge())["requests"])
+
+    await page.reload()
+
+    assert "Connected" == await heading(page)
+    assert before == len((await house.judge())["requests"])
 
 
 async def test_install_that_begins_at_kit_ends_at_kit(house: House, new_page: NewPage) -> None:
     """Sign-in at the company's app, consent at Kit, and back to exactly the address that Kit gave."""
     watched = await new_page()
     page = watched.page
-
     await page.goto(f"{house.public}/install/kit?redirect={KIT_RETURN}")
-    assert "/company/login" in page.url
-    await page.get_by_role("button").first.click()
-    await page.wait_for_url("**/kit/oauth/authorize**")
+    assert f"{house.sandbox.base_url}/company/login" == page.url.partition("?")[0]
+
+    await page.locator("input[name=login_as]").fill("user-42")
+    await press(page, "Sign in")
     async with page.expect_event("requestfailed"):
         await page.get_by_role("button", name="Allow").click()
 
     assert [KIT_RETURN] == watched.at_kit
-    assert (await house.account("kit-29")).subject
-    assert ([], []) == (watched.complaints, watched.strangers)
+    assert "user-42" == (await house.account("kit-29")).subject
+
+
+async def test_install_from_kits_app_store(house: House, new_page: NewPage) -> None:
+    """Kit's own page leads through the broker and back to Kit."""
+    watched = await new_page()
+    page = watched.page
+    await page.goto(f"{house.sandbox.base_url}/kit/apps/717/install")
+
+    await page.get_by_text("Install", exact=True).click()
+    await page.wait_for_url("**/company/login**")
+    await press(page, "Sign in")
+    async with page.expect_event("requestfailed"):
+        await page.get_by_role("button", name="Allow").click()
+
+    assert 1 == len(watched.at_kit)
+    assert Status.ACTIVE is (await house.account("kit-29")).status
 
 
 async def test_deny_is_told_kindly(house: House, new_page: NewPage) -> None:
     """You said no; nothing is connected."""
-    watched = await new_page()
+    page = (await new_page()).page
 
-    await watched.page.goto(await link(house))
-    await deny(watched.page)
+    await page.goto(await link(house))
+    await press(page, "Deny")
 
-    assert "You said no" == await heading(watched.page)
+    assert "You said no" == await heading(page)
     assert [] == (await house.get("/accounts")).json["accounts"]
 
 
-async def test_used_and_expired_links(house: House, new_page: NewPage) -> None:
-    """Each says what it is and what to do."""
-    watched = await new_page()
-    used, expired = await link(house), await link(house, "other")
-    await watched.page.goto(used)
-    await allow(watched.page)
+async def test_deny_on_the_way_from_kit_offers_the_way_back(house: House, new_page: NewPage) -> None:
+    """The button leads to exactly the address that Kit gave."""
+    page = (await new_page()).page
 
-    await watched.page.goto(used)
-    first = await heading(watched.page)
-    house.clock.advance(3700)
-    await watched.page.goto(expired)
-    second = await heading(watched.page)
+    await sign_in(house, page)
+    await press(page, "Deny")
 
-    assert ("This link was used already", "This link has expired") == (first, second)
+    assert KIT_RETURN == await page.get_by_role("link", name="Back to Kit").get_attribute("href")
+    assert [] == (await house.get("/accounts")).json["accounts"]
 
 
-@pytest.mark.parametrize("why", ["cookies", "browser"])
-async def test_cookies_off_and_another_browser(house: House, new_page: NewPage, why: str) -> None:
-    """Without the cookie, or with another browser's, nothing is sent to the provider."""
-    watched = await new_page()
-    page = watched.page
+async def test_sign_in_refused(house: House, new_page: NewPage) -> None:
+    """Who does not sign in does not reach Kit."""
+    page = (await new_page()).page
+
+    await page.goto(f"{house.public}/install/kit?redirect={KIT_RETURN}")
+    await press(page, "Refuse")
+
+    assert "You are not signed in" == await heading(page)
+
+
+async def test_used_link(house: House, new_page: NewPage) -> None:
+    """A link connects once."""
+    page, used = (await new_page()).page, await link(house)
+    await page.goto(used)
+    await allow(page)
+
+    await page.goto(used)
+
+    assert "This link was used already" == await heading(page)
+
+
+async def test_expired_link(house: House, new_page: NewPage) -> None:
+    """A link is good for an hour."""
+    page, expired = (await new_page()).page, await link(house)
+
+    house.clock.advance(3601)
+    await page.goto(expired)
+
+    assert "This link has expired" == await heading(page)
+
+
+async def test_cookies_off(house: House, new_page: NewPage) -> None:
+    """A browser that has lost the cookie is told so, and nothing is sent to the provider."""
+    page = (await new_page()).page
     await page.goto(await link(house))
     await page.context.clear_cookies()
-    if why == "browser":
-        cookie = {"name": "broker_browser", "value": "x" * 43, "url": house.public}
-        await page.context.add_cookies([cookie])  # type: ignore[list-item]  # a TypedDict by its members
 
     await allow(page)
 
-    assert {"cookies": "Cookies are off", "browser": "This began in another browser"}[why] == await heading(
-        page
-    )
+    assert "Cookies are off" == await heading(page)
+    assert [] == (await house.judge())["requests"]
+
+
+async def test_another_browser(house: House, new_page: NewPage) -> None:
+    """Consent given in a browser that opened another link does not connect this one."""
+    mine, theirs = (await new_page()).page, (await new_page()).page
+    await mine.goto(await link(house))
+    await theirs.goto(await link(house, "other"))
+
+    await theirs.goto(mine.url)
+    await allow(theirs)
+
+    assert "This began in another browser" == await heading(theirs)
     assert [] == (await house.judge())["requests"]
 
 
 async def test_other_account_than_before(house: House, new_page: NewPage) -> None:
     """The link is for one Kit account; signing in with another changes nothing."""
     before = await house.connect()
-    watched = await new_page()
-    page = watched.page
+    page = (await new_page()).page
 
     await page.goto(await link(house))
     await page.locator("input[name=account]").fill("31")
@@ -124,66 +177,54 @@ async def test_other_account_than_before(house: House, new_page: NewPage) -> Non
 
 
 async def test_kustomer(house: House, new_page: NewPage) -> None:
-    """The person says which organisation."""
-    watched = await new_page()
+    """The person says which organization."""
+    page = (await new_page()).page
 
-    await watched.page.goto(await link(house, "desk", "kustomer"))
-    await watched.page.locator("input[name=org]").fill("globex")
-    await allow(watched.page)
+    await page.goto(await link(house, "desk", "kustomer"))
+    await page.locator("input[name=org]").fill("globex")
+    await allow(page)
 
-    assert "Connected" == await heading(watched.page)
-    assert ([], []) == (watched.complaints, watched.strangers)
+    assert "Connected" == await heading(page)
+    assert "globex" in [grant["org"] for grant in (await house.judge())["grants"]]
 
 
 async def test_identity_pending(house: House, new_page: NewPage) -> None:
-    """The provider does not say who this is just now: almost done."""
+    """The provider does not say who this is just now: almost done, and the token is there."""
     house.sandbox.faults.set("kit", identity_status=503)
-    watched = await new_page()
+    page = (await new_page()).page
 
-    await watched.page.goto(await link(house))
-    await allow(watched.page)
+    await page.goto(await link(house))
+    await allow(page)
 
-    assert "Almost done" == await heading(watched.page)
+    assert "Almost done" == await heading(page)
+    assert 200 == (await house.get("/token/acme")).status
 
 
-async def test_keyboard_alone(house: House, new_page: NewPage) -> None:
-    """Tab and Enter are enough."""
+async def test_keyboard_alone_connects(house: House, new_page: NewPage) -> None:
+    """Tab and Enter are enough, from sign-in to Kit."""
     watched = await new_page()
     page = watched.page
-    await page.goto(await link(house))
+    await page.goto(f"{house.public}/install/kit?redirect={KIT_RETURN}")
 
-    for _ in range(12):
-        await page.keyboard.press("Tab")
-        if "Allow" in await page.evaluate(
-            "document.activeElement.innerText || document.activeElement.value || ''"
-        ):
-            break
-    async with page.expect_navigation():
+    await tab_to(page, "Sign in")
+    await enter(page)
+    await tab_to(page, "Allow")
+    async with page.expect_event("requestfailed"):
         await page.keyboard.press("Enter")
 
-    assert "Connected" == await heading(page)
+    assert [KIT_RETURN] == watched.at_kit
 
 
-@pytest.mark.parametrize("dark", [False, True])
-async def test_pages_fit_a_phone(house: House, new_page: NewPage, tmp_path: Path, dark: bool) -> None:
-    """Nothing scrolls sideways, light or dark; pictures are taken for whoever wants to look."""
-    watched = await new_page(**PHONE, dark=dark)
+async def test_keyboard_alone_denies_and_goes_back(house: House, new_page: NewPage) -> None:
+    """No is as easy as yes, and the way back to Kit can be reached."""
+    watched = await new_page()
     page = watched.page
-    wide = []
+    await sign_in(house, page)
 
-    async def look(name: str) -> None:
-        await page.screenshot(path=tmp_path / f"{name}.png")
-        if await page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
-            wide.append(name)
+    await tab_to(page, "Deny")
+    await enter(page)
+    await tab_to(page, "Back to Kit")
+    async with page.expect_event("requestfailed"):
+        await page.keyboard.press("Enter")
 
-    await page.goto(await link(house))
-    await look("consent")
-    await allow(page)
-    await look("connected")
-    await page.goto(f"{house.public}/install/kit?ticket=unknown")
-    await look("unknown")
-    await page.goto(f"{house.public}/nowhere")
-    await look("nowhere")
-
-    assert [] == wide
-    assert ([], []) == (watched.complaints, watched.strangers)
+    assert [KIT_RETURN] == watched.at_kit

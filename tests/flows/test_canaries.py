@@ -1,39 +1,33 @@
 """No secret anywhere: everything that handles one is driven, then every place that outlives it is searched."""
 
 import asyncio
+import io
+import logging
 import re
 import sqlite3
-import urllib.parse
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
 import pytest
+import structlog
+from aiohttp import web
+from yarl import URL
 
-from broker.sandbox import visitor
+from broker.config.settings import LogSettings
+from broker.observe import logs
+from broker.runner import QuietRunner
+from broker.web import as_problem, edge, new_application, public
+from tests.flows.driving import CANARY, LEAKY, MALFORMED, location, new_driver, raw
+from tests.flows.searching import Haul, challenge_of, files, hits, issued, kernel, stored
+from tests.house import House
+from tests.ports import free_port
 from tests.process import Process, new_process
 
-CANARY = "canary-3f9c1d"
 EXTRA = '[log]\nlevel = "debug"\nformat = "json"'
-
-MALFORMED = {
-    "space before colon": b"GET /token/acme HTTP/1.1\r\nHost: x\r\nAuthorization : Bearer %s\r\n\r\n",
-    "bad header line": b"GET /token/acme HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\x00bad\r\n\r\n",
-    "folded header": b"GET /token/acme HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer\r\n %s\r\n\r\n",
-    "bad request line": b"GET /token/%s\r\n\r\n",
-    "bad method": b"G\x01T /?code=%s HTTP/1.1\r\nHost: x\r\n\r\n",
-    "two lengths": b"POST / HTTP/1.1\r\nHost: x\r\nX: %s\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-    "length and chunks": (
-        b"POST / HTTP/1.1\r\nHost: x\r\nX: %s\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-    ),
-    "bad chunk": b"POST /installs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\n%s\r\n0\r\n\r\n",
-    "header too long": b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s" + b"a" * 9000 + b"\r\n\r\n",
-    "byte ff": b"GET /token/acme HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff%s\r\n\r\n",
-    "two credentials": (
-        b"GET /token/acme HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nAuthorization: Bearer x\r\n\r\n"
-    ),
-    "TLS on a plain port": b"\x16\x03\x01%s",
-}
+WITHIN = 20.0
+FROM_KIT = f"/install/kit?utm={CANARY}&redirect=https://app.kit.com/apps/717?success=true"
 
 
 @pytest.fixture(name="process")
@@ -42,146 +36,168 @@ async def _process(tmp_path: Path) -> AsyncIterator[Process]:
         yield process
 
 
-async def raw(port: int, request: bytes) -> bytes:
-    """Send bytes as they are; whatever comes back."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(request)
-    writer.write_eof()
-    try:
-        async with asyncio.timeout(5):
-            return await reader.read()
-    finally:
-        writer.close()
-
-
-def secrets_of(process: Process) -> set[str]:
-    """Every token and code that the sandbox ever issued; they lie in clear in its database."""
-    found: set[str] = set()
-    with sqlite3.connect(process.folder / "sandbox.db") as connection:
-        tables = [
-            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        ]
-        for table in tables:
-            for row in connection.execute(f"SELECT * FROM {table}"):
-                found |= {value for value in row if isinstance(value, str) and is_secret(value)}
-    connection.close()
-    return found
-
-
-def is_secret(value: str) -> bool:
-    return value.startswith("sbx-") or (value.count(".") == 2 and value.startswith("eyJ"))
-
-
-async def drive(process: Process) -> tuple[set[str], list[bytes]]:
-    """Everything that handles secrets, well and badly; the secrets, and the answers that must hold none."""
-    await process.new_key()
-    known = {process.key, "sandbox-kit-secret", (process.folder / "var" / "master.key").read_text().strip()}
-    answers: list[bytes] = []
-    code, link, _ = await process.run("install-link", "kit", "--account", "acme")
-    assert code == 0
-    known.add(link.strip().partition("ticket=")[2])
-    known |= await walk(link.strip(), answers)
-    await process.connect("acme")
-    await process.connect("globex", "kustomer")
-    for faults in (
-        {"raw": f'{{"access_token": "sbx-leak-{CANARY}", "refresh_token": "sbx-leak-{CANARY}", '},
-        {
-            "status": 400,
-            "body": f'{{"error":"invalid_client","error_description":"sandbox-kit-secret {CANARY}"}}',
-        },
-        {"status": 500, "body": f"<html>{CANARY}</html>"},
-        {"status": 302, "headers": {"Location": f"http://127.0.0.1:1/{CANARY}"}},
-        {"truncate": -1},
-        {"drop": "after"},
-    ):
-        process.sandbox.faults.set("kit", **faults, times=1)
-        await process.run("accounts", "refresh", "acme")
-    answers += [
-        (await process.get(path)).body for path in ("/token/nobody-here", "/accounts", f"/token/{CANARY}!")
-    ]
-    answers += [await post(process, f'{{"provider": "{CANARY}", "x": "{CANARY}"}}')]
-    for request in MALFORMED.values():
-        for port in (process.internal_port, process.public_port):
-            answers.append(await raw(port, request.replace(b"%s", CANARY.encode())))
-    process.key = f"tbk_000000000000_{CANARY.ljust(43, 'x')}"
-    answers.append((await process.get("/token/acme")).body)
-    return known | {CANARY} | secrets_of(process), answers
-
-
-async def post(process: Process, body: str) -> bytes:
-    headers = {"Authorization": f"Bearer {process.key}"}
-    async with process.session.post(process.internal + "/installs", data=body, headers=headers) as answer:
-        return await answer.read()
-
-
-async def walk(link: str, answers: list[bytes]) -> set[str]:
-    """Open a link by hand and come back with a refusal: its state and cookie."""
-    jar = aiohttp.CookieJar(unsafe=True)
-    async with aiohttp.ClientSession(cookie_jar=jar) as browser:
-        async with browser.get(link, allow_redirects=False) as step:
-            query = urllib.parse.parse_qs(urllib.parse.urlsplit(step.headers["Location"]).query)
-        callback = f"{link.partition('/install/')[0]}/callback/kit?error={CANARY}&state={query['state'][0]}"
-        async with browser.get(callback) as page:
-            answers.append(await page.read())
-        cookie = next(iter(jar)).value
-    await visitor.install(link, decision="deny")
-    return {query["state"][0], cookie}
-
-
-def places(process: Process) -> dict[str, bytes]:
-    """Everything that outlives a request: logs, store, WAL, audit, spool, the kernel's view of the process."""
-    assert process.running is not None
-    proc = Path("/proc") / str(process.running.pid)
-    found = {path.name: path.read_bytes() for path in process.output}
-    for path in (process.folder / "var").rglob("*"):
-        if path.is_file() and path.name != "master.key":
-            found[path.name] = path.read_bytes()
-    return {**found, "cmdline": (proc / "cmdline").read_bytes(), "environ": (proc / "environ").read_bytes()}
-
-
-def hits(known: set[str], searched: dict[str, bytes]) -> list[str]:
-    """Where which secret was found; the secret itself is cut short."""
-    return sorted(
-        f"{place}: {secret[:12]}…"
-        for secret in known
-        for place, content in searched.items()
-        if secret.encode() in content
-    )
-
-
 async def test_no_secret_is_left_anywhere(process: Process) -> None:
     """Not one hit in any log, answer, metric, file, database, WAL or process argument."""
-    await process.start()
+    driver = await new_driver(process)
+    sandbox = process.sandbox
 
-    known, answers = await drive(process)
-    metrics = await process.run("check")
-    searched = places(process)
+    await driver.install(await driver.link("acme"))
+    await driver.install(await driver.link("globex", "kustomer"))
+    await driver.install(await driver.link("denied"), error="access_denied", error_description=CANARY)
+    await driver.install(await driver.link("forged"), code=CANARY)
+    for faults in (LEAKY[0], LEAKY[2], LEAKY[5]):
+        sandbox.faults.set("kit", **faults, times=1)
+        await driver.install(await driver.link("unlucky"), account="99")
+    await driver.ask("POST", "/token/globex/refresh")
+    await driver.refusals()
+    await driver.strangers()
+    await driver.renewals()
+    await driver.look_around()
+    running = {**files(process), **kernel(process)}
+    await process.stop()
 
-    assert len(known) > 10
-    assert len(re.findall(rb"request.malformed", searched["output-0.txt"])) >= 6, (
-        "the malformed ones were seen"
-    )
-    assert [] == hits(known, searched)
-    assert [] == hits(known, {f"answer {n}": body for n, body in enumerate(answers)})
-    assert [] == hits(known, {"check": "".join(map(str, metrics)).encode()})
+    haul = driver.haul
+    haul.known |= issued(process)
+    assert {"broker.db", "broker.db-wal", "audit.jsonl", "output-0.txt"} <= running.keys()
+    assert len(process.events("request.malformed")) >= len(MALFORMED)
+    assert [] == hits(haul, running)
+    assert [] == hits(haul, files(process))
+    assert [] == hits(haul, haul.answers)
+
+
+async def test_rescue_spool_holds_no_token_in_clear(process: Process) -> None:
+    """The store is locked while a renewal's answer comes: what is rescued is sealed, and stored later."""
+    driver = await new_driver(process)
+    await driver.install(await driver.link("acme"))
+    process.sandbox.faults.set("kit", latency_after=1, times=1)
+
+    renewing = asyncio.create_task(driver.ask("POST", "/token/acme/refresh"))
+    await until(lambda: is_refreshing(process))
+    with closing(sqlite3.connect(process.folder / "var" / "broker.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await until(lambda: bool(spooled(process)))
+        rescued = spooled(process)
+    await renewing
+
+    driver.haul.known |= issued(process)
+    assert [] == hits(driver.haul, {**rescued, **files(process)})
+    assert [] == hits(driver.haul, driver.haul.answers)
+
+
+def spooled(process: Process) -> dict[str, bytes]:
+    """The spool alone: to read the store's files here would drop the lock on them, which is this process's."""
+    folder = process.folder / "var" / "broker.db.spool"
+    return {path.name: path.read_bytes() for path in folder.glob("*.tokens")}
+
+
+def is_refreshing(process: Process) -> bool:
+    """Whether a refresh request has reached the sandbox."""
+    with closing(sqlite3.connect(process.folder / "sandbox.db")) as connection:
+        return bool(connection.execute("SELECT 1 FROM requests WHERE kind = 'refresh'").fetchall())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WITHIN):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 async def test_malformed_requests_get_one_constant_answer(process: Process) -> None:
     """A 4xx of our own that quotes nothing and names no version; the broker goes on serving."""
-    await process.start()
-    await process.new_key()
-    await process.connect("acme")
+    driver = await new_driver(process)
+    await driver.install(await driver.link("acme"))
 
     answers = [
         await raw(process.internal_port, request.replace(b"%s", b"x")) for request in MALFORMED.values()
     ]
 
     for name, answer in zip(MALFORMED, answers, strict=True):
-        assert re.match(rb"(HTTP/1\.[01] 4\d\d |$)", answer), (name, answer)
-        assert b"aiohttp" not in answer, name
+        assert re.match(rb"HTTP/\d\.\d 4\d\d ", answer), (name, answer)
+        assert b'"code":"' in answer, (name, answer)
+        assert b"Server: token-broker\r\n" in answer, (name, answer)
+        assert not re.search(rb"aiohttp|Python", answer), (name, answer)
     assert 200 == (await process.get("/token/acme")).status
 
 
+@pytest.fixture(name="log")
+def _log() -> Iterator[io.StringIO]:
+    """What is logged in this process, as the broker would print it."""
+    root, written = logging.getLogger(), io.StringIO()
+    before = (root.handlers[:], root.level)
+    logs.configure(LogSettings(format="json", level="debug"), written)
+    yield written
+    structlog.reset_defaults()
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+
+
+async def test_sign_in_leaves_no_secret(house: House, log: io.StringIO) -> None:
+    """An install that begins at Kit: neither challenge nor signed answer, state nor code are left anywhere."""
+    haul = Haul({CANARY})
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+        login = URL(await location(browser.get(house.public + FROM_KIT, allow_redirects=False)))
+        form = {**login.query, "login_as": "user-42", "decision": "allow"}
+        done = URL(await location(browser.post(login, data=form, allow_redirects=False)))
+        consent = URL(await location(browser.get(done, allow_redirects=False)))
+        form = {**consent.query, "decision": "allow", "account": "29"}
+        back = URL(await location(browser.post(consent, data=form, allow_redirects=False)))
+
+        assert FROM_KIT.endswith(await location(browser.get(back, allow_redirects=False)))
+        haul.known |= {done.query["login_challenge"], done.query["login_response"]}
+        haul.known |= {consent.query["state"], back.query["code"]}
+        haul.known |= {house.key, *(cookie.value for cookie in browser.cookie_jar)}
+    haul.challenges.add(consent.query["code_challenge"])
+
+    assert 7 == len(haul.known)
+    assert "install.ended" in log.getvalue()
+    assert [] == hits(haul, {**stored(house.folder), "log": log.getvalue().encode()})
+
+
+@public
+async def crash(request: web.Request) -> web.StreamResponse:
+    """Fail with a secret in the text, the cause and the locals."""
+    try:
+        raise ValueError(f"cannot parse {await request.text()}")
+    except ValueError as exc:
+        raise RuntimeError(request.headers["Authorization"]) from exc
+
+
+@public
+async def crash_late(request: web.Request) -> web.StreamResponse:
+    """Fail when the answer has begun."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    raise RuntimeError(request.headers["Authorization"])
+
+
+@pytest.mark.parametrize("path", ["/crash", "/late"])
+async def test_crash_tells_its_class_and_place_only(log: io.StringIO, path: str) -> None:
+    """Neither the answer nor the log holds what the error said; the log says where it was."""
+    application = new_application(edge(as_problem, listener="internal", is_stopping=lambda: False))
+    application.add_routes([web.post("/crash", crash), web.post("/late", crash_late)])
+    runner, port = QuietRunner(application), free_port()
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {CANARY}\r\n"
+
+    answer = await raw(port, f"{head}Content-Length: {len(CANARY)}\r\n\r\n{CANARY}".encode())
+    await runner.cleanup()
+
+    assert "RuntimeError" in log.getvalue()
+    assert "test_canaries.py" in log.getvalue()
+    assert CANARY not in log.getvalue()
+    assert CANARY.encode() not in answer
+
+
 def test_search_finds_what_is_there() -> None:
-    """The search itself can fail."""
-    assert ["log: canary-3f9c1…"] == hits({CANARY}, {"log": b"x canary-3f9c1d y", "other": b"nothing"})
+    """The search itself can fail: words, the sandbox's tokens, and verifiers by their hash."""
+    verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXkdBjftJeZ4CVP-mB92K27u"
+    haul = Haul({CANARY}, {challenge_of(verifier)})
+    places = {
+        "clean": b"nothing sbx-kit-client",
+        "log": b"x canary-3f9c1d y",
+        "spool": b"\x00sbx-kit-rt-AAAABBBBCCCCDDDDEEEE\x00",
+        "store": f"0x{verifier}x0".encode(),
+    }
+
+    assert ["log: canary-3f9c1…", "spool: sbx-kit-…", "store: a verifier"] == hits(haul, places)

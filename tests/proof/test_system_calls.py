@@ -1,0 +1,97 @@
+"""The store's system calls in one renewal: their order makes it durable, and each of them may fail."""
+
+from pathlib import Path
+
+import pytest
+
+from broker.sandbox.faults import Mode
+from tests.proof.stand import Stand, open_stand
+from tests.proof.tracing import needs_strace, traced
+
+WRITES = "trace=pwrite64,fdatasync,write,writev,sendto,sendmsg"
+MOST = 40
+"""More than any renewal makes of one kind."""
+
+
+def place(trace: list[str], *words: str) -> int:
+    """Where the first line with all these words is."""
+    return next(number for number, line in enumerate(trace) if all(word in line for word in words))
+
+
+def synced_after_last_write(trace: list[str]) -> bool:
+    """Whether the WAL's last write is followed by a sync that succeeded."""
+    writes = [number for number, line in enumerate(trace) if "pwrite64(" in line and "broker.db-wal" in line]
+    syncs = [number for number, line in enumerate(trace) if "fdatasync" in line and line.endswith("= 0")]
+    return bool(writes and syncs) and syncs[-1] > writes[-1]
+
+
+async def test_store_is_synced_before_the_request_and_before_the_answer(tmp_path: Path) -> None:
+    """The intent lies on the disk before the first byte to the provider, the token before the first to the caller."""
+    needs_strace()
+    async with (
+        open_stand(tmp_path / "run", Mode.STRICT, "acme") as stand,
+        traced(stand, "-e", WRITES) as seen,
+    ):
+        answer = await stand.force("acme")
+
+    assert answer is not None
+    trace = seen.read_text().splitlines()
+    sent = place(trace, "POST /kit/oauth/token")
+    answered = place(trace, "<socket:", answer.json["access_token"])
+    assert synced_after_last_write(trace[:sent])
+    assert synced_after_last_write(trace[sent:answered])
+
+
+async def fail_at(stand: Stand, name: str, call: str, fault: str, when: str) -> bool:
+    """A renewal with one failing system call, a kill -9 and a restart; whether the call came at all."""
+    async with traced(stand, "-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={when}") as seen:
+        died = await stand.force(name) is None
+    await (stand.killed() if died else stand.process.kill())
+    await stand.process.start()
+    await stand.healthy()
+    answer = await stand.insist(name)
+
+    assert 200 == answer.status, (call, fault, when, answer)
+    assert 200 == await stand.use(answer.json["access_token"])
+    assert {} == stand.dead()
+    assert 0 == stand.refusals()
+    return died or "INJECTED" in seen.read_text()
+
+
+@pytest.mark.parametrize(
+    ("mode", "fault"),
+    [(Mode.STRICT, "error=EIO"), (Mode.STRICT, "error=ENOSPC"), (Mode.ON_USE, "signal=KILL")],
+)
+async def test_failing_sync_loses_nothing(tmp_path: Path, mode: Mode, fault: str) -> None:
+    """The first and the second sync of a renewal fail, or kill the broker; nobody is lost, nobody falsely dead."""
+    needs_strace()
+    async with open_stand(tmp_path / "run", mode, "acme", "globex") as stand:
+        came = [
+            await fail_at(stand, name, "fdatasync", fault, when)
+            for name, when in zip(stand.number, "12", strict=True)
+        ]
+
+    assert [True, True] == came
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])
+@pytest.mark.parametrize("on", ["", "+"], ids=["once", "from there on"])
+@pytest.mark.parametrize(
+    ("mode", "fault"),
+    [(Mode.STRICT, "error=EIO"), (Mode.STRICT, "error=ENOSPC"), (Mode.ON_USE, "signal=KILL")],
+)
+async def test_any_failing_call_loses_nothing(
+    tmp_path: Path, mode: Mode, fault: str, on: str, call: str
+) -> None:
+    """As above for every write and every sync of a renewal, and with all that follow."""
+    needs_strace()
+    names = [f"acme-{number}" for number in range(1, MOST)]
+    async with open_stand(tmp_path / "run", mode, *names) as stand:
+        for number, name in enumerate(names, 1):
+            if not await fail_at(stand, name, call, fault, f"{number}{on}"):
+                break
+        else:
+            pytest.fail("a renewal makes more calls than expected")
+
+    assert number > 2
