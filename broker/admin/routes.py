@@ -93,16 +93,16 @@ class AdminRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/callers", self.callers),
+            web.get("/callers", self.callers, allow_head=False),
             web.post("/callers", self.add_caller),
             web.post("/callers/{name}/rotate", self.rotate_caller),
             web.delete("/callers/{name}", self.remove_caller),
-            web.get("/providers", self.providers),
+            web.get("/providers", self.providers, allow_head=False),
             web.post("/providers/{name}/resume", self.resume_provider),
-            web.get("/events", self.events),
-            web.get("/check", self.check),
+            web.get("/events", self.events, allow_head=False),
+            web.get("/check", self.check, allow_head=False),
             web.post("/adopt", self.adopt),
-            web.get("/version", self.version),
+            web.get("/version", self.version, allow_head=False),
         ]
 
     async def callers(self, request: web.Request) -> web.StreamResponse:

@@ -48,7 +48,11 @@ UNUSABLE = {
         "Links are good for a short time only, to keep your account safe.",
         410,
     ),
-    "used": ("This link was used already", "Each link connects an account once.", 410),
+    "used": (
+        "This link was used already",
+        "Each link connects an account once. If you have just connected it, all is well.",
+        410,
+    ),
     "browser": (
         "This began in another browser",
         "For safety an install ends in the browser it began in.",

@@ -1,6 +1,7 @@
 """What a token endpoint's reply means: the table of R5, and no other. Pure."""
 
 import email.utils
+import re
 from collections.abc import Mapping
 
 from broker import oauth
@@ -17,6 +18,8 @@ from broker.providers.interface import (
     TokenOutcome,
 )
 
+ERROR_WORD = re.compile(r"[a-z_]{1,40}", re.ASCII)
+"""What may go to the log of a provider's `error`; it could as well have echoed a token."""
 MIN_PAUSE, MAX_PAUSE, DEFAULT_PAUSE = 1.0, 3600.0, 30.0
 
 
@@ -61,9 +64,7 @@ def _client_error(status: int, body: bytes) -> TokenOutcome:
     # Kustomer's words for "the app is not installed in this org", in any of its shapes.
     if status in (400, 401) and "invalid client" in oauth.error_texts(body).lower():
         return ClientRefused(not_installed=True)
-    word = (
-        error.error if error is not None and oauth.USABLE_TOKEN.fullmatch(error.error) else "no OAuth error"
-    )
+    word = error.error if error is not None and ERROR_WORD.fullmatch(error.error) else "no OAuth error"
     return Declined(f"answered {status} ({word})")
 
 

@@ -97,12 +97,16 @@ class Stand:
             await self.connect(name)
 
     async def connect(self, name: str) -> None:
-        """Connect the account, again if need be, as a person in a browser does."""
-        made = await self.ask("POST", "/installs", {"provider": "kit", "account": name})
-        assert made.status == 201, made.body
-        visit = await visitor.install(made.json["install_url"], answers={"account": str(self.number[name])})
-        assert visit.status == 200, visit.text
+        """Connect the account to Kit, again if need be."""
+        await self.install("kit", name, account=str(self.number[name]))
         self.born_at[name] = self.rows()[name].generation
+
+    async def install(self, provider: str, name: str, **answers: str) -> None:
+        """What a person in a browser does, with these answers on the consent page."""
+        made = await self.ask("POST", "/installs", {"provider": provider, "account": name})
+        assert made.status == 201, made.body
+        visit = await visitor.install(made.json["install_url"], answers=answers)
+        assert visit.status == 200, visit.text
 
     async def ask(self, method: str, path: str, body: object = None) -> Answer:
         headers = {"Authorization": f"Bearer {self.process.key}"}

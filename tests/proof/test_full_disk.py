@@ -1,0 +1,70 @@
+"""The store's disk is full between a rotation and its commit: nothing is lost, and everybody is told."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.sandbox.faults import Mode
+from tests.proof.stand import open_stand
+
+SIZE = 48 * 1024 * 1024
+"""More than the 32 MiB below which no renewal is begun."""
+
+
+@pytest.fixture(name="small")
+def _small(tmp_path: Path) -> Iterator[Path]:
+    """A folder for a broker whose `var` is a small file system of its own."""
+    var = tmp_path / "run" / "var"
+    var.mkdir(parents=True)
+    (tmp_path / "run").chmod(0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0700", "tmpfs", str(var)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no small file system: run the tests as root")
+        pytest.skip("no small file system: run the tests as root")
+    yield tmp_path / "run"
+    subprocess.run(["umount", "--lazy", str(var)], check=True)
+
+
+def fill(ballast: Path) -> None:
+    """Leave not one byte on the file system."""
+    with ballast.open("wb", buffering=0) as out:
+        for size in (1024 * 1024, 4096):
+            try:
+                while out.write(b"x" * size):
+                    pass
+            except OSError:
+                continue
+
+
+async def test_full_disk_during_a_commit_loses_nothing(small: Path) -> None:
+    """Against a strict provider: the set stays in memory, callers are told, and all is stored once there is room."""
+    async with open_stand(small, Mode.STRICT, "acme") as stand:
+        stand.fault(latency_after=0.5)
+        demanded = asyncio.create_task(stand.force("acme"))
+        async with asyncio.timeout(10):
+            while not stand.renewals("outcome = 'issued'"):
+                await asyncio.sleep(0.005)
+        fill(small / "var" / "ballast")
+
+        refused = await demanded
+        degraded = (await stand.ask("GET", "/readyz")).json
+        meanwhile = (await stand.ask("GET", "/token/acme")).json["generation"]
+        (small / "var" / "ballast").unlink()
+        await stand.healthy()
+        stored = stand.rows()["acme"].generation
+        answer = await stand.ask("GET", "/token/acme")
+
+        assert refused is not None
+        assert (503, "storage_unavailable") == (refused.status, refused.json["code"])
+        assert "degraded" == degraded["status"]
+        assert any("a renewed token cannot be stored" in problem for problem in degraded["problems"])
+        assert (1, 2) == (meanwhile, stored)
+        assert (200, 2) == (answer.status, answer.json["generation"])
+        assert 200 == await stand.use(answer.json["access_token"])
+        assert (set(), {}, 1) == (stand.uncommitted(), stand.dead(), stand.renewals())
+        assert [] == list((small / "var").glob("broker.db.spool/*"))
