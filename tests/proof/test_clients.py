@@ -1,4 +1,4 @@
-"""The OAuth app changes under a running house: its secret, the app itself, who has installed it; nobody else suffers."""
+"""A secret replaced, an app replaced, an org without the app: nobody else is harmed."""
 
 from pathlib import Path
 
