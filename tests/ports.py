@@ -4,14 +4,16 @@ import itertools
 import os
 import socket
 
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw") or 0)
-_next = itertools.count(21_000 + 1_500 * _WORKER + os.getpid() % 700)
+FIRST, EACH = 12_000, 5_000
+"""Below the ports that the kernel gives to clients; so many for each worker, used again in turn."""
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw") or 0) % 4
+_next = itertools.count(os.getpid() * 37)
 
 
 def free_port() -> int:
     """A port that nobody listens on just now."""
     while True:
-        port = next(_next)
+        port = FIRST + EACH * _WORKER + next(_next) % EACH
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
