@@ -94,19 +94,17 @@ async def test_ten_thousand_hang_ups_change_nothing(tmp_path: Path) -> None:
 
 
 async def test_sigterm_waits_for_every_outstanding_request(tmp_path: Path) -> None:
-    """Six renewals are with the provider when the stop comes: all are stored and answered, then exit 0."""
+    """Six renewals are with the provider when the stop comes, and no caller waits any more: all are stored, exit 0."""
     names = [f"acme-{number}" for number in range(6)]
-    async with open_stand(tmp_path / "run", Mode.STRICT, *names) as stand:
-        stand.fault(latency_after=0.5)
-        demanded = [asyncio.create_task(stand.force(name)) for name in names]
-        async with asyncio.timeout(10):
-            while stand.outstanding() < len(names):
-                await asyncio.sleep(0.01)
+    impatient = '[refresh]\npatience = "1s"'
+    async with open_stand(tmp_path / "run", Mode.STRICT, *names, extra=impatient) as stand:
+        stand.fault(latency_after=2.0)
+        refused = await asyncio.gather(*(stand.force(name) for name in names))
 
         await stand.process.signal(signal.SIGTERM)
+        outstanding = stand.outstanding()
         code = await stand.process.wait()
-        answers = await asyncio.gather(*demanded)
 
-        assert 0 == code
-        assert [200] * 6 == [answer and answer.status for answer in answers]
+        assert [503] * 6 == [answer and answer.status for answer in refused]
+        assert (6, 0) == (outstanding, code)
         assert (set(), 6) == (stand.uncommitted(), stand.renewals())

@@ -15,16 +15,24 @@ LIFE = 2.0
 SLOW = {"latency": 0.02, "latency_after": 0.05}
 """Of the sandbox, so that a kill often finds a request on its way or an answer under way."""
 ROTATED_UNANSWERED = "outcome = 'issued' AND ended IS NULL"
+UNTOUCHED = "outcome IS NULL AND ended IS NULL"
 SETTLED_WITHIN = 30.0
 
 
-async def some_moment(stand: Stand, chance: random.Random, *, aimed: bool) -> None:
-    """Any moment, or one at which a rotation has been made and its answer has not been sent."""
+async def some_moment(stand: Stand, chance: random.Random, round_: int) -> None:
+    """In turn: a rotation's answer has not been sent; any moment; a request is with a provider that will drop it."""
     await asyncio.sleep(chance.uniform(0.02, 0.3))
-    if aimed:
-        async with asyncio.timeout(SETTLED_WITHIN):
-            while not stand.renewals(ROTATED_UNANSWERED):
-                await asyncio.sleep(0.002)
+    if round_ % 3 == 0:
+        await until_some(stand, ROTATED_UNANSWERED)
+    elif round_ % 3 == 2:
+        stand.fault(latency=0.05, drop="before")
+        await until_some(stand, UNTOUCHED)
+
+
+async def until_some(stand: Stand, where: str) -> None:
+    async with asyncio.timeout(SETTLED_WITHIN):
+        while not stand.renewals(where):
+            await asyncio.sleep(0.002)
 
 
 async def until_all_served(stand: Stand) -> None:
@@ -51,8 +59,9 @@ async def kill_in_rounds(stand: Stand, chance: random.Random, rounds: int) -> in
     stand.fault(**SLOW)
     async with watching(stand, Witness()) as witness:
         for round_ in range(rounds):
-            await some_moment(stand, chance, aimed=round_ % 2 == 0)
+            await some_moment(stand, chance, round_)
             await stand.process.kill()
+            stand.fault(**SLOW)
             assert (set(), []) == (witness.early(stand), witness.changed)
             await stand.process.start()
             if stand.mode in LOSING:
