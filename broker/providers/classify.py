@@ -64,6 +64,9 @@ def _client_error(status: int, body: bytes) -> TokenOutcome:
     # Kustomer's words for "the app is not installed in this org", in any of its shapes.
     if status in (400, 401) and "invalid client" in oauth.error_texts(body).lower():
         return ClientRefused(not_installed=True)
+    if error is None and status not in (401, 403):
+        # A gateway's own page says nothing of what the provider behind it did with the request.
+        return Ambiguous(f"answered {status} without an OAuth error", timed_out=False)
     word = error.error if error is not None and ERROR_WORD.fullmatch(error.error) else "no OAuth error"
     return Declined(f"answered {status} ({word})")
 

@@ -173,7 +173,8 @@ def refusals() -> list[Case]:
     for status, (number, content) in itertools.product(
         (400, 401, 403, 404, 405, 410, 422, 451), enumerate(odd)
     ):
-        cases.append(Case(f"no OAuth error {status} {number}", answer(status, content), "Declined"))
+        kind = "Declined" if status in (401, 403) else "Ambiguous"
+        cases.append(Case(f"no OAuth error {status} {number}", answer(status, content), kind))
     for status in (300, 301, 302, 303, 304, 307, 308):
         cases.append(
             Case(f"redirect {status}", answer(status, b"", Location="https://evil.example/"), "Declined")

@@ -125,6 +125,12 @@ async def test_html_403_is_declined(ask: Ask) -> None:
     assert isinstance(await ask(Answer(403, HTML, b"<html>invalid_grant</html>")), Declined)
 
 
+@pytest.mark.parametrize("status", [400, 404, 405, 410, 422, 451])
+async def test_other_4xx_without_an_oauth_error_is_ambiguous(ask: Ask, status: int) -> None:
+    """R5's last line: nobody said what was done with the request."""
+    assert isinstance(await ask(Answer(status, HTML, b"<html>invalid_grant</html>")), Ambiguous)
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
