@@ -80,6 +80,7 @@ async def open_broker(
             ]
 
         await rooms.adoption.begin()
+        rooms.installs.late.recover()
         yield Broker(
             base=base,
             rooms=rooms,

@@ -17,8 +17,9 @@ from broker.installs.connect import Connector
 from broker.installs.late import RetryLater
 from broker.installs.service import InstallService
 from broker.login.service import LoginService
+from broker.model import PendingGrant, Successor
 from broker.store.incarnation import Incarnation
-from broker.store.spool import Spool
+from broker.store.spool import Spool, grants_spool, renewals_spool
 from broker.tokens.background import Background
 from broker.tokens.flight import Flights
 from broker.tokens.opened import OpenedAccounts
@@ -81,10 +82,12 @@ def build_rooms(
     base: Foundation, timings: Timings, spool_folders: tuple[Path, ...], watch: Watch, closing: AsyncExitStack
 ) -> Rooms:
     """Every room on one foundation."""
-    tokens = _tokens(base, timings, spool_folders, watch, closing)
+    path = base.settings.store.path
+    folders = (path.with_name(path.name + ".spool"), *spool_folders)
+    tokens = _tokens(base, timings, renewals_spool(folders), watch, closing)
     return Rooms(
         tokens=tokens,
-        installs=_installs(base),
+        installs=_installs(base, grants_spool(folders), closing),
         accounts=_accounts(base, tokens),
         callers=_callers(base),
         overview=_overview(base, tokens),
@@ -94,12 +97,9 @@ def build_rooms(
 
 
 def _tokens(
-    base: Foundation, timings: Timings, spool_folders: tuple[Path, ...], watch: Watch, closing: AsyncExitStack
+    base: Foundation, timings: Timings, spool: Spool[Successor], watch: Watch, closing: AsyncExitStack
 ) -> TokenRoom:
     store, boot_id = base.stores.accounts, secrets.token_hex(8)
-    spool = Spool(
-        (base.settings.store.path.with_name(base.settings.store.path.name + ".spool"), *spool_folders)
-    )
     retained = RetainedCommits(
         store=store,
         spool=spool,
@@ -153,9 +153,10 @@ def _tokens(
     return TokenRoom(permit, retained, refresher, flights, recovery, service)
 
 
-def _installs(base: Foundation) -> InstallRoom:
+def _installs(base: Foundation, spool: Spool[PendingGrant], closing: AsyncExitStack) -> InstallRoom:
     settings = base.settings
-    late = RetryLater(store=base.stores.installs, clock=base.clock, health=base.health)
+    late = RetryLater(store=base.stores.installs, spool=spool, clock=base.clock, health=base.health)
+    closing.push_async_callback(late.abandon)
     connector = Connector(
         accounts=base.stores.accounts,
         installs=base.stores.installs,

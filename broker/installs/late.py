@@ -1,7 +1,7 @@
-"""Grants that the store would not take yet: they wait in memory, and the install goes on when it does."""
+"""Grants that the store would not take yet: they wait in memory and in the rescue spool, and then go on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import structlog
 
@@ -10,6 +10,7 @@ from broker.errors import StorageUnavailable
 from broker.model import PendingGrant
 from broker.observe.health import Health
 from broker.store.interface import InstallStore
+from broker.store.spool import Spool
 
 log = structlog.get_logger()
 INSTALL_LIFE = 600.0
@@ -19,36 +20,58 @@ FIRST, MOST = 0.05, 5.0
 class RetryLater:
     """Stores held grants as soon as the store is back; the identity is asked for by the background."""
 
-    def __init__(self, *, store: InstallStore, clock: Clock, health: Health) -> None:
-        self._store, self._clock, self._health = store, clock, health
+    def __init__(
+        self, *, store: InstallStore, spool: Spool[PendingGrant], clock: Clock, health: Health
+    ) -> None:
+        self._store, self._spool, self._clock, self._health = store, spool, clock, health
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def store(self, grant: PendingGrant) -> None:
-        """Take charge of a grant that could not be held."""
-        log.error("install.retained", provider=grant.install.provider)
-        self._health.raise_problem("install_retained", "a new connection cannot be stored; free disk space")
-        task = asyncio.create_task(
-            self._retry(lambda: self._store.hold_grant(grant)), name="retained install"
-        )
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+    async def store(self, grant: PendingGrant) -> None:
+        """Take charge of a grant that could not be held; it lies in the spool when this returns."""
+        path = await asyncio.to_thread(self._spool.write, grant)
+        # Before anything is logged: the log may lie on the same full disk and raise.
+        self._retry(grant, path)
+        log.error("install.retained", provider=grant.install.provider, spooled=path is not None)
+
+    def recover(self) -> None:
+        """R10: go on with what an earlier boot left in the spool."""
+        for path, grant in self._spool.read():
+            log.warning("install.recovered_from_spool", provider=grant.install.provider)
+            self._retry(grant, path)
 
     async def settled(self) -> None:
         """Wait until nothing is retained."""
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
-    async def _retry(self, store: Callable[[], Awaitable[None]]) -> None:
+    async def abandon(self) -> None:
+        """Stop retrying: the process ends, the spool remains."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _retry(self, grant: PendingGrant, path: Path | None) -> None:
+        self._health.raise_problem("install_retained", "a new connection cannot be stored; free disk space")
+        task = asyncio.create_task(self._hold(grant, path), name="retained install")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def _hold(self, grant: PendingGrant, path: Path | None) -> None:
         wait = FIRST
         while True:
             try:
-                return await store()
+                await self._store.hold_grant(grant)
+                break
             except StorageUnavailable:
                 await self._clock.sleep(wait)
                 wait = min(2 * wait, MOST)
+            if path is None:
+                path = await asyncio.to_thread(self._spool.write, grant)
+        if path is not None:
+            await asyncio.to_thread(self._spool.remove, path)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

@@ -228,7 +228,7 @@ class InstallService:
         try:
             await self._store.hold_grant(grant)
         except StorageUnavailable:
-            self._later.store(grant)
+            await self._later.store(grant)
             return Visit(install, InstallOutcome.IDENTITY_PENDING, install.account, "storage")
         return await self._identify(grant)
 

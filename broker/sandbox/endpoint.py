@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl
 
@@ -122,8 +123,9 @@ class TokenEndpoint:
 
     async def _send(self, request: web.Request, n: int, answer: Answer) -> web.StreamResponse:
         response = _response(answer)
-        await response.prepare(request)
-        await response.write_eof()
+        with suppress(ConnectionResetError):
+            await response.prepare(request)
+            await response.write_eof()
         if request.transport is not None and not request.transport.is_closing():
             self._stage.record.answered(n)
         return response

@@ -65,7 +65,7 @@ class Installs:
         await self._database.write(
             lambda transaction: transaction.execute(
                 """UPDATE installs SET sealed_access = $2, sealed_refresh = $3, grant_meta = $4, next_at = $5
-                    WHERE state_hash = $1""",
+                    WHERE state_hash = $1 AND outcome IS NULL""",
                 grant.install.state_hash,
                 grant.sealed_access,
                 grant.sealed_refresh,

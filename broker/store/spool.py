@@ -1,38 +1,45 @@
-"""The rescue spool: a token set that the store would not take lies here until it does. Own files, 0600, fsync."""
+"""The rescue spools: what a provider issued and the store would not take lies here until it does.
+
+Own files, 0600, fsync. One spool holds renewals, another the grants of installs; they share the folders.
+"""
 
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from broker.model import Ref, Successor
+from broker.model import InstallOutcome, PendingGrant, PendingInstall, Ref, Successor
 
-SUFFIX = ".tokens"
+Record = TypeVar("Record", Successor, PendingGrant)
 
 
-class Spool:
-    """Sealed successors in files, in the first of several folders that takes them."""
+class Spool(Generic[Record]):
+    """Sealed records in files, in the first of several folders that takes them."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = tuple(folders)
+    def __init__(
+        self, folders: Sequence[Path], suffix: str, parse: Callable[[dict[str, Any]], Record]
+    ) -> None:
+        self._folders, self._suffix = tuple(folders), suffix
+        self._parse: Callable[[dict[str, Any]], Record] = parse
 
-    def write(self, successor: Successor) -> Path | None:
-        """Store a sealed successor durably; None where no folder takes it. Blocks: call it in a thread."""
+    def write(self, record: Record) -> Path | None:
+        """Store a sealed record durably; None where no folder takes it. Blocks: call it in a thread."""
         for folder in self._folders:
             with suppress(OSError):
-                return _write(folder, json.dumps(asdict(successor)).encode())
+                return _write(folder, self._suffix, json.dumps(asdict(record)).encode())
         return None
 
-    def read(self) -> list[tuple[Path, Successor]]:
+    def read(self) -> list[tuple[Path, Record]]:
         """What lies in the spool; files that are not whole are left where they are."""
         found = []
         for folder in self._folders:
-            for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else ():
+            for path in sorted(folder.glob(f"*{self._suffix}")) if folder.is_dir() else ():
                 with suppress(OSError, ValueError, TypeError, KeyError):
-                    found.append((path, _parse(path.read_bytes())))
+                    found.append((path, self._parse(json.loads(path.read_bytes()))))
         return found
 
     def remove(self, path: Path) -> None:
@@ -41,9 +48,19 @@ class Spool:
             path.unlink()
 
 
-def _write(folder: Path, content: bytes) -> Path:
+def renewals_spool(folders: Sequence[Path]) -> Spool[Successor]:
+    """For successors (R6)."""
+    return Spool(folders, ".tokens", _successor)
+
+
+def grants_spool(folders: Sequence[Path]) -> Spool[PendingGrant]:
+    """For grants of installs, which were exchanged and could not be held."""
+    return Spool(folders, ".grant", _grant)
+
+
+def _write(folder: Path, suffix: str, content: bytes) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"{secrets.token_hex(8)}{SUFFIX}"
+    path = folder / f"{secrets.token_hex(8)}{suffix}"
     unfinished = path.with_suffix(".part")
     handle = os.open(unfinished, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
     try:
@@ -64,6 +81,11 @@ def _write(folder: Path, content: bytes) -> Path:
     return path
 
 
-def _parse(content: bytes) -> Successor:
-    members = json.loads(content)
+def _successor(members: dict[str, Any]) -> Successor:
     return Successor(**{**members, "parent": Ref(**members["parent"])})
+
+
+def _grant(members: dict[str, Any]) -> PendingGrant:
+    install = members["install"]
+    outcome = None if install["outcome"] is None else InstallOutcome(install["outcome"])
+    return PendingGrant(**{**members, "install": PendingInstall(**{**install, "outcome": outcome})})

@@ -27,7 +27,7 @@ class RetainedCommits:
         self,
         *,
         store: RefreshStore,
-        spool: Spool,
+        spool: Spool[Successor],
         clock: Clock,
         timings: Timings,
         health: Health,

@@ -12,7 +12,7 @@ from broker.errors import StartRefused, StorageUnavailable
 from broker.store import Stores, stores_on
 from broker.store.interface import Committed
 from broker.store.migrate import migrate
-from broker.store.spool import Spool
+from broker.store.spool import renewals_spool
 from broker.store.sqlite import SqliteDatabase
 from tests.store.rows import FIRST, connect, intent, successor
 
@@ -99,7 +99,7 @@ async def test_store_that_filled_its_disk_opens_again_whole(small: Path) -> None
 
 def test_spool_leaves_nothing_unfinished_behind(small: Path) -> None:
     """Half a file is no token set, and takes the room that the store needs."""
-    spool = Spool([small / "spool"])
+    spool = renewals_spool([small / "spool"])
     assert spool.write(successor()) is not None
     room = os.statvfs(small)
     (small / "ballast").write_bytes(b"x" * room.f_bavail * room.f_frsize)

@@ -71,6 +71,20 @@ async def test_held_grant_waits_for_its_identity(stores: Stores) -> None:
     assert await stores.installs.install("state") is None
 
 
+async def test_grant_of_an_ended_install_is_not_held_again(stores: Stores) -> None:
+    """Its copy in the spool may come late; the grant has been rotated since, and must not come back."""
+    await stores.installs.begin_install(install())
+    grant = PendingGrant(install(), "access", "refresh", "Bearer", "public", 1.0, 2.0, 50.0)
+    await stores.installs.hold_grant(grant)
+    await stores.installs.finish_install(
+        "state", InstallOutcome.CONNECTED, account="acme", spend=True, drop_grant=True, at=1.0
+    )
+
+    await stores.installs.hold_grant(grant)
+
+    assert [] == await stores.installs.held_grants(50, 9)
+
+
 async def test_sign_in_is_taken_once_and_in_time(stores: Stores) -> None:
     """A second taker, and one who comes too late, get nothing."""
     login = PendingLogin("challenge", "browser", "install", "{}", 100.0)

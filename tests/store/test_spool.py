@@ -4,8 +4,8 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
-from broker.model import Ref
-from broker.store.spool import Spool
+from broker.model import InstallOutcome, PendingGrant, PendingInstall, Ref
+from broker.store.spool import grants_spool, renewals_spool
 from tests.store.rows import successor
 
 SEALED = replace(successor(Ref("acme", 3, 7)), sealed_access=None, unusable=True, next_at=None)
@@ -13,14 +13,28 @@ SEALED = replace(successor(Ref("acme", 3, 7)), sealed_access=None, unusable=True
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     """Every field, also by another process with the same folders."""
-    path = Spool([tmp_path / "spool"]).write(SEALED)
+    path = renewals_spool([tmp_path / "spool"]).write(SEALED)
 
-    assert [(path, SEALED)] == Spool([tmp_path / "spool"]).read()
+    assert [(path, SEALED)] == renewals_spool([tmp_path / "spool"]).read()
+
+
+def test_grants_of_installs_lie_beside_renewals(tmp_path: Path) -> None:
+    """Each spool reads its own, whole, with how the install ended."""
+    install = PendingInstall(
+        *("state", "kit", "id", "browser", None, "acme", None, None, None, False, None, "uid:0", None),
+        *("http://127.0.0.1/callback/kit", 1.0, 2.0, 1.5, InstallOutcome.IDENTITY_PENDING),
+    )
+    grant = PendingGrant(install, "access", "refresh", "Bearer", "public", 1.0, 2.0, 50.0)
+    renewals, grants = renewals_spool([tmp_path]), grants_spool([tmp_path])
+
+    renewed, held = renewals.write(SEALED), grants.write(grant)
+
+    assert ([(renewed, SEALED)], [(held, grant)]) == (renewals.read(), grants.read())
 
 
 def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     """Folder 0700, file 0600, and nothing unfinished stays behind."""
-    path = Spool([tmp_path / "spool"]).write(SEALED)
+    path = renewals_spool([tmp_path / "spool"]).write(SEALED)
 
     assert path is not None
     assert (0o700, 0o600) == (
@@ -33,7 +47,7 @@ def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
 def test_second_folder_takes_what_the_first_does_not(tmp_path: Path) -> None:
     """A folder that cannot be made, say: beside a broken store there is the runtime directory."""
     (tmp_path / "file").write_text("")
-    spool = Spool([tmp_path / "file" / "spool", tmp_path / "runtime"])
+    spool = renewals_spool([tmp_path / "file" / "spool", tmp_path / "runtime"])
 
     path = spool.write(SEALED)
 
@@ -46,13 +60,13 @@ def test_nowhere_to_write_is_no_error(tmp_path: Path) -> None:
     """The token set is in memory still, and is tried again."""
     (tmp_path / "file").write_text("")
 
-    assert Spool([tmp_path / "file" / "spool"]).write(SEALED) is None
-    assert Spool([]).write(SEALED) is None
+    assert renewals_spool([tmp_path / "file" / "spool"]).write(SEALED) is None
+    assert renewals_spool([]).write(SEALED) is None
 
 
 def test_files_that_are_not_whole_are_left_alone(tmp_path: Path) -> None:
     """Cut, foreign, of another shape, unfinished: they neither stop the start nor vanish."""
-    spool = Spool([tmp_path])
+    spool = renewals_spool([tmp_path])
     path = spool.write(SEALED)
     assert path is not None
     whole = path.read_bytes()
@@ -73,7 +87,7 @@ def test_files_that_are_not_whole_are_left_alone(tmp_path: Path) -> None:
 
 def test_what_was_committed_is_removed_once(tmp_path: Path) -> None:
     """Removing it again, after a crash in between, harms nothing."""
-    spool = Spool([tmp_path])
+    spool = renewals_spool([tmp_path])
     kept, gone = spool.write(SEALED), spool.write(successor())
     assert kept is not None
     assert gone is not None
