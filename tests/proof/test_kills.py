@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.sandbox.faults import Mode
-from tests.proof.stand import LOSING, Stand, open_stand
+from tests.proof.stand import FACTOR, LOSING, Stand, open_stand
 from tests.proof.witness import Witness, watching
 
 KEEPING = tuple(mode for mode in Mode if mode not in LOSING)
@@ -16,7 +16,8 @@ SLOW = {"latency": 0.02, "latency_after": 0.05}
 """Of the sandbox, so that a kill often finds a request on its way or an answer under way."""
 ROTATED_UNANSWERED = "outcome = 'issued' AND ended IS NULL"
 UNTOUCHED = "outcome IS NULL AND ended IS NULL"
-SETTLED_WITHIN = 30.0
+SETTLED_WITHIN = 120.0
+"""With the protocol's real times three refusals lie a minute apart."""
 
 
 async def some_moment(stand: Stand, chance: random.Random, round_: int) -> None:
@@ -78,9 +79,11 @@ async def kill_in_rounds(stand: Stand, chance: random.Random, rounds: int) -> in
     return lost_in_all
 
 
-async def kill_one_of_many(folder: Path, mode: Mode, seed: int, rounds: int, accounts: int) -> int:
+async def kill_one_of_many(
+    folder: Path, mode: Mode, seed: int, rounds: int, accounts: int, factor: float = FACTOR
+) -> int:
     names = [f"acme-{number}" for number in range(accounts)]
-    async with open_stand(folder, mode, *names, life=LIFE) as stand:
+    async with open_stand(folder, mode, *names, life=LIFE, factor=factor) as stand:
         return await kill_in_rounds(stand, random.Random(f"{mode} {seed}"), rounds)
 
 
@@ -120,3 +123,14 @@ async def test_a_thousand_kills_lose_what_the_provider_says(tmp_path: Path, mode
     )
 
     assert all(lost)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("mode", Mode)
+async def test_kills_with_the_real_times(tmp_path: Path, mode: Mode) -> None:
+    """Quarantine, confirmation and backoff as in production: twelve kills each, judged in the same way."""
+    lost = await asyncio.gather(
+        *(kill_one_of_many(tmp_path / str(seed), mode, seed, 3, 2, factor=1.0) for seed in range(4))
+    )
+
+    assert any(lost) == (mode in LOSING)
