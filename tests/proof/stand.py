@@ -150,6 +150,13 @@ class Stand:
             found = connection.execute("SELECT name, generation, dead, intent_id FROM accounts").fetchall()
         return {name: Row(*members) for name, *members in found}
 
+    def sealed_refresh(self, name: str) -> str:
+        """The account's refresh token as it lies in the store."""
+        path = self.process.folder / "var" / "broker.db"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            [(sealed,)] = connection.execute("SELECT sealed_refresh FROM accounts WHERE name = ?", (name,))
+        return str(sealed)
+
     def dead(self) -> dict[str, str]:
         """The accounts that a person has to connect again, and why."""
         return {name: row.dead for name, row in self.rows().items() if row.dead is not None}

@@ -1,5 +1,6 @@
 """The store's system calls in one renewal: their order makes it durable, and each of them may fail."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,21 @@ def place(trace: list[str], *words: str) -> int:
     return next(number for number, line in enumerate(trace) if all(word in line for word in words))
 
 
-def synced_after_last_write(trace: list[str]) -> bool:
-    """Whether the WAL's last write is followed by a sync that succeeded."""
-    writes = [number for number, line in enumerate(trace) if "pwrite64(" in line and "broker.db-wal" in line]
-    syncs = [number for number, line in enumerate(trace) if "fdatasync" in line and line.endswith("= 0")]
-    return bool(writes and syncs) and syncs[-1] > writes[-1]
+def is_durable(trace: list[str], text: str) -> bool:
+    """Whether a write of this text to the WAL is followed by a sync that succeeded."""
+    wrote = [
+        n for n, line in enumerate(trace) if "pwrite64(" in line and "broker.db-wal" in line and text in line
+    ]
+    syncs = [n for n, line in enumerate(trace) if "fdatasync" in line and line.endswith("= 0")]
+    return bool(wrote and syncs) and syncs[-1] > wrote[0]
+
+
+async def intent_of(stand: Stand, name: str) -> str:
+    """The intent under which the request was sent that the sandbox is at."""
+    async with asyncio.timeout(10):
+        while not stand.outstanding():
+            await asyncio.sleep(0.005)
+    return str(stand.rows()[name].intent)
 
 
 async def test_store_is_synced_before_the_request_and_before_the_answer(tmp_path: Path) -> None:
@@ -32,14 +43,18 @@ async def test_store_is_synced_before_the_request_and_before_the_answer(tmp_path
         open_stand(tmp_path / "run", Mode.STRICT, "acme") as stand,
         traced(stand, "-e", WRITES) as seen,
     ):
-        answer = await stand.force("acme")
+        stand.fault(latency_after=0.5)
+        demanded = asyncio.create_task(stand.force("acme"))
+        intent = await intent_of(stand, "acme")
+        answer = await demanded
+        sealed = stand.sealed_refresh("acme")
 
     assert answer is not None
     trace = seen.read_text().splitlines()
     sent = place(trace, "POST /kit/oauth/token")
     answered = place(trace, "<socket:", answer.json["access_token"])
-    assert synced_after_last_write(trace[:sent])
-    assert synced_after_last_write(trace[sent:answered])
+    assert is_durable(trace[:sent], intent)
+    assert is_durable(trace[sent:answered], sealed)
 
 
 async def fail_at(stand: Stand, name: str, call: str, fault: str, when: str) -> bool:

@@ -1,0 +1,178 @@
+"""What would break the protocol, as one edit each, and the test that must notice it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Breakage:
+    """One edit of one file: `right` stands there once, `wrong` takes its place, and then `caught_by` fails."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    caught_by: str
+
+
+REFRESH = "broker/tokens/refresh.py"
+RENEWALS = "broker/store/renewals.py"
+SCHEDULE = "broker/tokens/schedule.py"
+
+BREAKAGES = (
+    Breakage(
+        "release before commit",
+        "broker/store/sqlite.py",
+        """            await self._writer.execute("COMMIT")
+        except sqlite3.Error as exc:""",
+        """            self._reader = self._writer
+            for waiting, result, error in results:
+                _answer(waiting.done, result, error)
+            results.clear()
+            batch = []
+            await asyncio.sleep(0.2)
+            await self._writer.execute("COMMIT")
+        except sqlite3.Error as exc:""",
+        "tests/proof/test_system_calls.py::test_store_is_synced_before_the_request_and_before_the_answer",
+    ),
+    Breakage(
+        "commit without fsync",
+        "broker/store/sqlite.py",
+        '"PRAGMA synchronous = FULL"',
+        '"PRAGMA synchronous = NORMAL"',
+        "tests/store/test_sqlite.py::test_durable_settings_hold_on_the_writing_connection",
+    ),
+    Breakage(
+        "dead on first refusal",
+        REFRESH,
+        "return trouble.refusals >= death_needs(trouble.ambiguous) and lasted >= span",
+        "return lasted <= span",
+        "tests/tokens/test_refresh.py::test_r8_single_refusal_harms_nobody",
+    ),
+    Breakage(
+        "no compare-and-set",
+        RENEWALS,
+        """ambiguous = 0, refusals = 0, first_refused_at = NULL, dead = NULL, dead_since = NULL
+ WHERE name = $1 AND epoch = $2 AND generation = $3\"""",
+        """ambiguous = 0, refusals = 0, first_refused_at = NULL, dead = NULL, dead_since = NULL
+ WHERE name = $1 AND epoch = $2 AND generation + 9 > $3\"""",
+        "tests/store/test_renewals.py::test_commit_of_a_loser_changes_nothing",
+    ),
+    Breakage(
+        "commit into a later epoch",
+        RENEWALS,
+        """ambiguous = 0, refusals = 0, first_refused_at = NULL, dead = NULL, dead_since = NULL
+ WHERE name = $1 AND epoch = $2 AND generation = $3\"""",
+        """ambiguous = 0, refusals = 0, first_refused_at = NULL, dead = NULL, dead_since = NULL
+ WHERE name = $1 AND epoch >= $2 AND generation >= $3\"""",
+        "tests/tokens/test_refresh.py::test_reinstall_during_a_renewal_wins",
+    ),
+    Breakage(
+        "retry without quarantine",
+        SCHEDULE,
+        "return wait if grace is None else min(wait, grace / 3)",
+        "return 0.0 * wait",
+        "tests/proof/test_failpoints.py::test_quarantine_outlives_the_broker",
+    ),
+    Breakage(
+        "quarantine as long as the grace",
+        SCHEDULE,
+        "return wait if grace is None else min(wait, grace / 3)",
+        "return wait if grace is None else grace",
+        "tests/proof/test_failpoints.py::test_crashes_that_leave_most_in_doubt",
+    ),
+    Breakage(
+        "cancel on hang-up",
+        "broker/tokens/flight.py",
+        """        finally:
+            sleeper.cancel()
+""",
+        """        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        finally:
+            sleeper.cancel()
+""",
+        "tests/tokens/test_flight.py::test_caller_who_is_cancelled_cancels_only_its_own_waiting",
+    ),
+    Breakage(
+        "spool skipped",
+        "broker/tokens/retained.py",
+        "path = await asyncio.to_thread(self._spool.write, successor)\n        self._watch",
+        "path = None\n        self._watch",
+        "tests/proof/test_failpoints.py::test_every_crash_ends_as_the_table_says",
+    ),
+    Breakage(
+        "spool of installs skipped",
+        "broker/installs/late.py",
+        "path = await asyncio.to_thread(self._spool.write, grant)\n        # Before",
+        "path = None\n        # Before",
+        "tests/proof/test_installs.py::test_grant_that_could_not_be_held_outlives_a_kill",
+    ),
+    Breakage(
+        "intent after POST",
+        REFRESH,
+        "outcome = await attempt.provider.request_token(request, before_send=announce)",
+        """async def nothing() -> None:
+                    pass
+
+                outcome = await attempt.provider.request_token(request, before_send=nothing)
+                await announce()""",
+        "tests/proof/test_system_calls.py::test_store_is_synced_before_the_request_and_before_the_answer",
+    ),
+    Breakage(
+        "invalid_client kills",
+        "broker/providers/classify.py",
+        'error is not None and error.error == "invalid_grant"',
+        'error is not None and error.error in ("invalid_grant", "invalid_client")',
+        "tests/proof/test_clients.py::test_wrong_secret_harms_no_account",
+    ),
+    Breakage(
+        "a lost answer taken for a refusal",
+        "broker/providers/classify.py",
+        "return Ambiguous(why, timed_out, oauth.salvage_refresh_token(prefix) if whole else None)",
+        "return Refused(why)",
+        "tests/tokens/test_refresh.py::test_r7_ambiguous_answers_keep_the_intent_and_the_schedule",
+    ),
+    Breakage(
+        "redirects are followed",
+        "broker/providers/client.py",
+        "allow_redirects=False",
+        "allow_redirects=True",
+        "tests/providers/test_client.py",
+    ),
+    Breakage(
+        "somebody else's lease is taken",
+        RENEWALS,
+        "AND (intent_id IS NULL OR lease_owner = $6 OR lease_until <= $5)",
+        "AND ($6 = $6 OR $5 = $5)",
+        "tests/store/test_renewals.py::test_intent_is_a_lease",
+    ),
+    Breakage(
+        "boot forgets what was left open",
+        "broker/tokens/recovery.py",
+        "return [await self._quarantined(account) for account in opened]",
+        "return []",
+        "tests/proof/test_failpoints.py::test_quarantine_outlives_the_broker",
+    ),
+    Breakage(
+        "stop without drain",
+        "broker/serve.py",
+        "await broker.tokens.flights.drain()",
+        "pass",
+        "tests/proof/test_crowds.py::test_sigterm_waits_for_every_outstanding_request",
+    ),
+    Breakage(
+        "a copied store renews",
+        "broker/tokens/permit.py",
+        "if self.copied_store:",
+        "if self.copied_store and self.stopping:",
+        "tests/flows/test_adoption.py::test_copy_renews_nothing_until_adopted",
+    ),
+    Breakage(
+        "mass death believed",
+        REFRESH,
+        "if self._permit.breaker(account.provider).is_mass_dying(now):",
+        "if self._permit.breaker(account.provider).is_mass_dying(now) and self._permit.copied_store:",
+        "tests/tokens/test_refresh.py::test_r9_mass_refusal_declares_nobody_dead",
+    ),
+)
