@@ -8,6 +8,8 @@ from broker.tokens.schedule import Timings
 
 MASS_ACCOUNTS = 3
 MASS_SHARE = 0.2
+COUNTED_FOR = 24
+"""Windows without a refusal after which a grant counts anew; retries come several times a window."""
 
 
 @dataclass(slots=True)
@@ -22,6 +24,9 @@ class ProviderBreaker:
     _next_probe_at: float = 0.0
     _tried: dict[Ref, float] = field(default_factory=dict)
     _dying: dict[Ref, float] = field(default_factory=dict)
+    """When each was first refused, for as long as the window is open on that."""
+    _counted: dict[Ref, float] = field(default_factory=dict)
+    """When each was last refused: who is refused again and again is not newly refused, and counts once."""
     mass_since: float | None = None
 
     def hold(self, account: str, now: float) -> Hold | None:
@@ -73,7 +78,9 @@ class ProviderBreaker:
     def refused(self, ref: Ref, now: float) -> bool:
         """Note `invalid_grant`; True if that opened the mass breaker: then nobody is declared dead."""
         self.tried(ref, now)
-        self._dying.setdefault(ref, now)
+        if ref not in self._counted:
+            self._dying[ref] = now
+        self._counted[ref] = now
         self._forget_old(now)
         many = len(self._dying) >= MASS_ACCOUNTS and len(self._dying) > MASS_SHARE * len(self._tried)
         if not many or self.mass_since is not None:
@@ -82,7 +89,10 @@ class ProviderBreaker:
         return True
 
     def is_mass_dying(self, now: float) -> bool:
-        """Whether so many are refused that the provider's word is not taken. Closes after the window."""
+        """Whether so many are refused that the provider's word is not taken.
+
+        Closes one window after the last newly refused; those refused before are then believed at their next refusal.
+        """
         self._forget_old(now)
         if self.mass_since is not None and not self._dying:
             self.mass_since = None
@@ -95,12 +105,18 @@ class ProviderBreaker:
         self._refused.clear()
         self._tried.clear()
         self._dying.clear()
+        self._counted.clear()
 
     def _probe_at(self, account: str) -> float:
         """Accounts that were not refused go first; a refused one may try if none of those turns up."""
         return self._next_probe_at + (self.timings.probe / 5 if account in self._refused else 0.0)
 
     def _forget_old(self, now: float) -> None:
-        for noted in (self._tried, self._dying):
-            for ref in [ref for ref, at in noted.items() if now - at > self.timings.mass_window]:
+        window = self.timings.mass_window
+        for noted, kept in (
+            (self._tried, window),
+            (self._dying, window),
+            (self._counted, COUNTED_FOR * window),
+        ):
+            for ref in [ref for ref, at in noted.items() if now - at > kept]:
                 del noted[ref]
