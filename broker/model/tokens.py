@@ -50,6 +50,8 @@ class Spare:
     """Of the token that was sent when this one came back."""
     sealed: str
     received_at: float
+    refusals: int = 0
+    """`invalid_grant` answers to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,11 +122,15 @@ class RefreshStore(Protocol):
         ...
 
     async def add_spare(self, spare: Spare) -> None:
-        """Keep a refresh token that is not current. Adding the same id twice keeps one."""
+        """Keep a refresh token that is not current; it reopens a dead account. Adding the same id twice keeps one."""
         ...
 
     async def spares(self, name: str, epoch: int) -> list[Spare]:
         """Spares of that grant, newest first."""
+        ...
+
+    async def refuse_spare(self, spare_id: str) -> None:
+        """Note that the provider refused it."""
         ...
 
     async def drop_spare(self, spare_id: str) -> None:

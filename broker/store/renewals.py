@@ -7,6 +7,10 @@ from broker.store.database import Database, Transaction
 from broker.store.interface import CommitOutcome, Committed, EpochMoved, GenerationMoved
 from broker.store.rows import COLUMNS, insert_events, to_account, trouble_values
 
+REOPEN = f"""
+UPDATE accounts SET dead = NULL, dead_since = NULL, next_at = $3
+ WHERE name = $1 AND epoch = $2 AND dead IN ('{Reason.LOST_ROTATION}', '{Reason.REVOKED_OR_EXPIRED}')
+   AND removed_at IS NULL"""
 GET = f"SELECT {COLUMNS} FROM accounts WHERE name = $1"
 BEGIN = """
 UPDATE accounts
@@ -138,15 +142,20 @@ class Renewals:
 
     async def add_spare(self, spare: Spare) -> None:
         await self._database.write(lambda transaction: _add_spare(transaction, spare))
+        self._changed(spare.account)
 
     async def spares(self, name: str, epoch: int) -> list[Spare]:
         rows = await self._database.read(
-            """SELECT id, account, epoch, generation, sealed, received_at FROM spares
+            """SELECT id, account, epoch, generation, sealed, received_at, refusals FROM spares
                 WHERE account = $1 AND epoch = $2 ORDER BY received_at DESC""",
             name,
             epoch,
         )
         return [Spare(*row) for row in rows]
+
+    async def refuse_spare(self, spare_id: str) -> None:
+        sql = "UPDATE spares SET refusals = refusals + 1 WHERE id = $1"
+        await self._database.write(lambda transaction: transaction.execute(sql, spare_id))
 
     async def drop_spare(self, spare_id: str) -> None:
         await self._database.write(
@@ -197,3 +206,4 @@ async def _add_spare(transaction: Transaction, spare: Spare) -> None:
         spare.sealed,
         spare.received_at,
     )
+    await transaction.execute(REOPEN, spare.account, spare.epoch, spare.received_at)

@@ -61,6 +61,10 @@ from broker.tokens.steps import Step, Watch, unwatched
 log = structlog.get_logger()
 
 
+SPARE_NEEDS = 2
+"""Refusals that end a spare."""
+
+
 class LeaseLost(Exception):
     """The row was not as it was read, or another process holds its lease: nothing may be sent."""
 
@@ -295,16 +299,27 @@ class Refresher:
         if account is None or account.ref != attempt.account.ref:
             return Renewed()
         if attempt.spare is not None:
-            await self._store.drop_spare(attempt.spare.id)
-            if attempt.first:
-                return await self._renew(account.ref)
-            return await self._next_spare_or_death(account, attempt.provider)
+            return await self._spare_refused(account, attempt, attempt.spare)
         breaker = self._permit.breaker(account.provider)
         opened = breaker.refused(account.ref, now)
         trouble = self._one_more_refusal(account, now)
         if not self._is_confirmed(trouble, now):
             return await self._setbacks.settle(account, trouble, keep_intent=False, degraded=opened)
         return await self._next_spare_or_death(account.with_trouble(trouble), attempt.provider)
+
+    async def _spare_refused(self, account: Account, attempt: Attempt, spare: Spare) -> FlightEnd:
+        """A spare's first refusal is believed no more than a token's: it is tried again, then dropped."""
+        if spare.refusals + 1 < SPARE_NEEDS:
+            await self._store.refuse_spare(spare.id)
+            wait = self._clock.now() + self._timings.confirm
+            trouble = replace(attempt.account.trouble, not_before=wait)
+            return await self._setbacks.settle(account, trouble, keep_intent=False)
+        await self._store.drop_spare(spare.id)
+        if attempt.first:
+            return await self._renew(account.ref)
+        return await self._next_spare_or_death(
+            account.with_trouble(attempt.account.trouble), attempt.provider
+        )
 
     def _one_more_refusal(self, account: Account, now: float) -> Trouble:
         old = account.trouble

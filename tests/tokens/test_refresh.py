@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.model import Account, EventKind, Reason, Status
+from broker.model import Account, EventKind, Reason, Spare, Status
 from broker.tokens.flight import NotRenewed, Renewed
 from tests.house import OPERATOR, House, open_house
 
@@ -199,6 +199,43 @@ async def test_r9_mass_refusal_declares_nobody_dead(house: House) -> None:
 
     statuses = {(await house.account(f"acme-{number}")).status for number in range(4)}
     assert {Status.REFRESH_FAILING} == statuses
+
+
+async def test_r8_first_refusal_of_a_spare_is_not_believed(tmp_path: Path) -> None:
+    """The provider refuses everything once, wrongly, when only the spare is left: the spare is tried again."""
+    async with open_house(tmp_path / "house") as house:
+        await house.connect("kustomer")
+        house.clock.advance(LIFE)
+        house.sandbox.faults.set("kustomer", truncate=-1, times=1)
+        await renew(house)
+        for _ in range(2):
+            await until_next(house)
+            await renew(house)
+        house.sandbox.faults.set("kustomer", status=400, body='{"error":"invalid_grant"}', times=2)
+        await until_next(house)
+        refused = await renew(house)
+        await until_next(house)
+
+        saved = await renew(house)
+
+        assert Status.UNCERTAIN is refused.status
+        assert Status.ACTIVE is saved.status
+
+
+async def test_r8_late_spare_reopens_a_dead_account(house: House, acme: Account) -> None:
+    """Another process comes with a token that the provider issued: it is tried, and the account lives."""
+    await revoke(house)
+    for _ in range(3):
+        if (await house.account()).dead is None:
+            await renew(house)
+            house.clock.advance(3)
+    dead = await house.account()
+    spare = Spare("late", "acme", dead.epoch, dead.generation, "sealed", house.clock.now())
+
+    await house.broker.base.stores.accounts.add_spare(spare)
+
+    assert Status.NEEDS_REAUTHORIZATION is dead.status
+    assert (await house.account()).dead is None
 
 
 @pytest.mark.parametrize("answer", [{"status": 429}, {"status": 429, "headers": {"Retry-After": "40"}}])
