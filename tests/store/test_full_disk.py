@@ -86,7 +86,7 @@ def leave_no_byte(path: Path) -> None:
 
 
 async def test_store_that_filled_its_disk_opens_again_whole(small: Path) -> None:
-    """With every write that returned, and none that was refused; whether it opens while it is full is the disk's matter."""
+    """With every write that returned and none that was refused; whether it opens while full is the disk's matter."""
     (small / "ballast").write_bytes(b"x" * 200_000)
     database = await SqliteDatabase.open(small / "broker.db")
     await migrate(database)
