@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from broker.model import Account, CallerRecord, Event, Reason
+from broker.model import Account, CallerRecord, Event, PluginGrant, Reason
 
 WHAT_HAPPENED: Mapping[Reason, str] = {
     Reason.REVOKED_OR_EXPIRED: "The provider says that the grant was revoked or has expired.",
@@ -84,7 +84,7 @@ def account_json(account: Account, *, next_renewal_at: float | None) -> dict[str
 def event_json(event: Event) -> dict[str, Any]:
     """An event as the API, the webhook and the command hook show it."""
     known = next((reason for reason in Reason if reason == event.reason), None)
-    return {
+    shown = {
         "id": event.id,
         "at": rfc3339(event.at),
         "event": event.kind,
@@ -93,6 +93,21 @@ def event_json(event: Event) -> dict[str, Any]:
         "reason": event.reason,
         "what_to_do": WHAT_TO_DO[known] if known else None,
         "generation": event.generation,
+    }
+    return shown if event.subject is None else {**shown, "subject": event.subject}
+
+
+def plugin_grant_json(grant: PluginGrant) -> dict[str, Any]:
+    """What a person allowed a client, as the admin socket shows it; never a token."""
+    return {
+        "grant": grant.id,
+        "client": grant.client,
+        "subject": grant.subject,
+        "scope": grant.scope,
+        "account": grant.account,
+        "created_at": rfc3339(grant.created_at),
+        "last_used_at": rfc3339(grant.last_used_at),
+        "expires_at": rfc3339(grant.expires_at),
     }
 
 

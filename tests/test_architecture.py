@@ -16,7 +16,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"web", "pages", "keys"}),
     frozenset({"browser", "callers", "runner"}),
     frozenset({"login"}),
-    frozenset({"tokens", "installs"}),
+    frozenset({"tokens", "installs", "plugin"}),
     frozenset({"accounts"}),
     frozenset({"admin"}),
     frozenset({"sockets"}),

@@ -4,6 +4,15 @@ from broker.model.account import Account, Intent, Reason, Ref, Status, Trouble, 
 from broker.model.callers import Caller, CallerKey, CallerRecord, Permission
 from broker.model.events import Event, EventKind
 from broker.model.installs import InstallOutcome, PendingGrant, PendingInstall, PendingLogin, Ticket
+from broker.model.plugin import (
+    ConnectCode,
+    FoundPair,
+    PluginCode,
+    PluginConsent,
+    PluginGrant,
+    PluginPair,
+    RememberedPerson,
+)
 from broker.model.secret import Secret
 from broker.model.tokens import Identity, Spare, Successor, TokenSet
 
@@ -12,8 +21,10 @@ __all__ = [
     "Caller",
     "CallerKey",
     "CallerRecord",
+    "ConnectCode",
     "Event",
     "EventKind",
+    "FoundPair",
     "Identity",
     "InstallOutcome",
     "Intent",
@@ -21,8 +32,13 @@ __all__ = [
     "PendingInstall",
     "PendingLogin",
     "Permission",
+    "PluginCode",
+    "PluginConsent",
+    "PluginGrant",
+    "PluginPair",
     "Reason",
     "Ref",
+    "RememberedPerson",
     "Secret",
     "Spare",
     "Status",

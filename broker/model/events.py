@@ -13,6 +13,8 @@ class EventKind(StrEnum):
     RECOVERED = "recovered"
     NEEDS_REAUTHORIZATION = "needs_reauthorization"
     DISCONNECTED = "disconnected"
+    PLUGIN_CONNECTED = "plugin_connected"
+    PLUGIN_DISCONNECTED = "plugin_disconnected"
     PROVIDER_REJECTED_CLIENT = "provider_rejected_client"
     BROKER_DEGRADED = "broker_degraded"
     BROKER_RECOVERED = "broker_recovered"
@@ -30,3 +32,5 @@ class Event:
     generation: int | None = None
     id: int = 0
     """Given by the store."""
+    subject: str | None = None
+    """Whose plugin was connected or disconnected; such a person may have no account here."""

@@ -9,6 +9,8 @@ from broker.store.database import Database
 from broker.store.events import Events
 from broker.store.installs import Installs
 from broker.store.keys import Keys
+from broker.store.plugin import Plugin
+from broker.store.plugin_purge import PluginPurge
 
 
 class Changes:
@@ -36,6 +38,8 @@ class Stores:
     callers: Callers
     events: Events
     keys: Keys
+    plugin: Plugin
+    plugin_purge: PluginPurge
 
 
 def stores_on(database: Database) -> Stores:
@@ -49,4 +53,6 @@ def stores_on(database: Database) -> Stores:
         callers=Callers(database),
         events=Events(database),
         keys=Keys(database),
+        plugin=Plugin(database),
+        plugin_purge=PluginPurge(database),
     )

@@ -91,18 +91,19 @@ async def insert_events(transaction: Transaction, events: "tuple[Event, ...] | l
     """Append events within somebody's transaction, so that a change and its event are one."""
     for event in events:
         await transaction.execute(
-            """INSERT INTO events (id, at, event, account, provider, reason, generation)
-               SELECT COALESCE(MAX(id), 0) + 1, $1, $2, $3, $4, $5, $6 FROM events""",
+            """INSERT INTO events (id, at, event, account, provider, reason, generation, subject)
+               SELECT COALESCE(MAX(id), 0) + 1, $1, $2, $3, $4, $5, $6, $7 FROM events""",
             event.at,
             event.kind,
             event.account,
             event.provider,
             event.reason,
             event.generation,
+            event.subject,
         )
 
 
 def to_event(row: Row) -> Event:
-    """The event of a row (id, at, event, account, provider, reason, generation)."""
-    id_, at, kind, account, provider, reason, generation = row
-    return Event(at, EventKind(kind), account, provider, reason, generation, id_)
+    """The event of a row (id, at, event, account, provider, reason, generation, subject)."""
+    id_, at, kind, account, provider, reason, generation, subject = row
+    return Event(at, EventKind(kind), account, provider, reason, generation, id_, subject)

@@ -1,0 +1,263 @@
+"""What clients that sign in to us were given: consents, codes, grants and pairs of tokens."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from broker.model import (
+    ConnectCode,
+    Event,
+    FoundPair,
+    PluginCode,
+    PluginConsent,
+    PluginGrant,
+    PluginPair,
+    RememberedPerson,
+)
+from broker.store.database import Database, Row, Transaction
+from broker.store.rows import insert_events
+
+MOST_TRIES = 5
+
+
+def _columns(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
+def _insert(table: str, kind: type) -> str:
+    names = _columns(kind)
+    places = ", ".join(f"${number}" for number in range(1, len(names) + 1))
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})"
+
+
+CONSENT, GRANT, PAIR = _columns(PluginConsent), _columns(PluginGrant), _columns(PluginPair)
+CODE = ", ".join(_columns(PluginCode))
+ADD_CONSENT, ADD_CODE = _insert("plugin_consents", PluginConsent), _insert("plugin_codes", PluginCode)
+ADD_GRANT, ADD_PAIR = _insert("plugin_grants", PluginGrant), _insert("plugin_pairs", PluginPair)
+ADD_PERSON = _insert("plugin_people", RememberedPerson)
+FIND = f"""
+SELECT {", ".join(f"p.{name}" for name in PAIR)}, {", ".join(f"g.{name}" for name in GRANT)}, n.used_at
+  FROM plugin_pairs p
+  JOIN plugin_grants g ON g.id = p.grant_id
+  LEFT JOIN plugin_pairs n ON n.refresh_hash = p.replaced_by"""
+TAKE_CONSENT = "DELETE FROM plugin_consents WHERE hash = $1 AND expires_at > $2"
+TAKE_CONNECT_CODE = f"""
+DELETE FROM plugin_connect_codes WHERE handle = $1 AND expires_at > $2 AND tries < {MOST_TRIES}"""
+REDEEM = "UPDATE plugin_codes SET grant_id = $2 WHERE hash = $1 AND grant_id IS NULL AND expires_at > $3"
+ROTATE = """
+UPDATE plugin_pairs SET replaced_at = $2, replaced_by = $3, sealed_next = $4, used_at = COALESCE(used_at, $2)
+ WHERE refresh_hash = $1 AND replaced_at IS NULL"""
+TOUCH = """
+UPDATE plugin_grants SET last_used_at = CASE WHEN last_used_at < $2 THEN $2 ELSE last_used_at END,
+       expires_at = CASE WHEN expires_at < $3 THEN $3 ELSE expires_at END
+ WHERE id = $1 AND revoked_at IS NULL"""
+
+INSTALLED_WITH = """
+SELECT g.id FROM plugin_people p JOIN plugin_grants g ON g.code_hash = p.code_hash
+ WHERE p.browser_hash = $1 AND p.subject = $2 AND p.taken_at IS NOT NULL AND g.revoked_at IS NULL
+ ORDER BY p.taken_at DESC LIMIT 1"""
+OLDER = """
+SELECT o.id FROM plugin_grants g
+  JOIN plugin_grants o ON o.subject = g.subject AND o.client = g.client AND o.account = g.account
+ WHERE g.id = $1 AND o.id <> g.id AND o.revoked_at IS NULL"""
+
+
+class Plugin:
+    """The `PluginStore`, on any database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin_consent(self, consent: PluginConsent) -> None:
+        await self._execute(ADD_CONSENT, *_values(consent))
+
+    async def consent(self, consent_hash: str, now: float) -> PluginConsent | None:
+        rows = await self._database.read(
+            f"SELECT {', '.join(CONSENT)} FROM plugin_consents WHERE hash = $1 AND expires_at > $2",
+            consent_hash,
+            now,
+        )
+        return _to_consent(rows[0]) if rows else None
+
+    async def deny(self, consent_hash: str, now: float) -> bool:
+        return await self._execute(TAKE_CONSENT, consent_hash, now) == 1
+
+    async def allow(
+        self,
+        consent_hash: str,
+        code: PluginCode,
+        person: RememberedPerson,
+        *,
+        connect_code: str | None,
+        now: float,
+    ) -> bool:
+        async def work(transaction: Transaction) -> bool:
+            if not await transaction.execute(TAKE_CONSENT, consent_hash, now):
+                return False
+            if connect_code and not await transaction.execute(TAKE_CONNECT_CODE, connect_code, now):
+                return False
+            await transaction.execute(ADD_CODE, *_values(code))
+            await transaction.execute(ADD_PERSON, *_values(person))
+            return True
+
+        return await self._database.write(work)
+
+    async def add_connect_code(self, code: ConnectCode) -> bool:
+        added = await self._execute(
+            """INSERT INTO plugin_connect_codes (handle, digest, subject, created_by, expires_at, tries)
+               VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT (handle) DO NOTHING""",
+            *_values(code),
+        )
+        return added == 1
+
+    async def try_connect_code(
+        self, consent_hash: str, handle: str, digest: str, now: float
+    ) -> ConnectCode | None:
+        async def work(transaction: Transaction) -> ConnectCode | None:
+            rows = await transaction.fetch(
+                f"""SELECT handle, digest, subject, created_by, expires_at FROM plugin_connect_codes
+                     WHERE handle = $1 AND expires_at > $2 AND tries < {MOST_TRIES}""",
+                handle,
+                now,
+            )
+            if rows and rows[0][1] == digest:
+                return ConnectCode(*rows[0])
+            await transaction.execute(
+                "UPDATE plugin_connect_codes SET tries = tries + 1 WHERE handle = $1", handle
+            )
+            await transaction.execute(
+                "UPDATE plugin_consents SET tries = tries + 1 WHERE hash = $1", consent_hash
+            )
+            await transaction.execute(
+                f"DELETE FROM plugin_consents WHERE hash = $1 AND tries >= {MOST_TRIES}", consent_hash
+            )
+            return None
+
+        return await self._database.write(work)
+
+    async def code(self, code_hash: str) -> PluginCode | None:
+        rows = await self._database.read(f"SELECT {CODE} FROM plugin_codes WHERE hash = $1", code_hash)
+        return PluginCode(*rows[0]) if rows else None
+
+    async def redeem(self, grant: PluginGrant, pair: PluginPair, events: Sequence[Event]) -> bool:
+        async def work(transaction: Transaction) -> bool:
+            if not await transaction.execute(REDEEM, grant.code_hash, grant.id, grant.created_at):
+                return False
+            await transaction.execute(ADD_GRANT, *_values(grant))
+            await transaction.execute(ADD_PAIR, *_values(pair))
+            await insert_events(transaction, list(events))
+            return True
+
+        return await self._database.write(work)
+
+    async def by_refresh_token(self, refresh_hash: str) -> FoundPair | None:
+        return await self._find("p.refresh_hash", refresh_hash)
+
+    async def by_access_token(self, access_hash: str) -> FoundPair | None:
+        return await self._find("p.access_hash", access_hash)
+
+    async def rotate(self, old: str, pair: PluginPair, sealed: str) -> bool:
+        async def work(transaction: Transaction) -> bool:
+            grant, at = pair.grant_id, pair.created_at
+            # The grant first: one that was revoked meanwhile must not get tokens again.
+            if not await transaction.execute(TOUCH, grant, at, pair.refresh_expires_at):
+                return False
+            if not await transaction.execute(ROTATE, old, at, pair.refresh_hash, sealed):
+                return False
+            await transaction.execute(ADD_PAIR, *_values(pair))
+            return True
+
+        return await self._database.write(work)
+
+    async def note_use(self, pair: PluginPair, at: float) -> None:
+        async def work(transaction: Transaction) -> None:
+            await transaction.execute(
+                "UPDATE plugin_pairs SET used_at = $2 WHERE refresh_hash = $1 AND used_at IS NULL",
+                pair.refresh_hash,
+                at,
+            )
+            await transaction.execute(TOUCH, pair.grant_id, at, at)
+
+        await self._database.write(work)
+
+    async def revoke(self, grant_id: str, at: float, events: Sequence[Event]) -> bool:
+        async def work(transaction: Transaction) -> bool:
+            revoked = await transaction.execute(
+                "UPDATE plugin_grants SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL", grant_id, at
+            )
+            if revoked:
+                await transaction.execute("DELETE FROM plugin_pairs WHERE grant_id = $1", grant_id)
+                await insert_events(transaction, list(events))
+            return revoked == 1
+
+        return await self._database.write(work)
+
+    async def grant(self, grant_id: str) -> PluginGrant | None:
+        rows = await self._database.read(
+            f"SELECT {', '.join(GRANT)} FROM plugin_grants WHERE id = $1", grant_id
+        )
+        return PluginGrant(*rows[0]) if rows else None
+
+    async def grants(self, *, subject: str | None, now: float, after: str, limit: int) -> list[PluginGrant]:
+        rows = await self._database.read(
+            f"""SELECT {", ".join(GRANT)} FROM plugin_grants
+                 WHERE id > $1 AND revoked_at IS NULL AND expires_at > $2
+                   AND (CAST($3 AS TEXT) IS NULL OR subject = $3) ORDER BY id LIMIT $4""",
+            after,
+            now,
+            subject,
+            limit,
+        )
+        return [PluginGrant(*row) for row in rows]
+
+    async def take_person(self, person_hash: str, now: float) -> str | None:
+        async def work(transaction: Transaction) -> str | None:
+            taken = await transaction.execute(
+                """UPDATE plugin_people SET taken_at = $2
+                    WHERE hash = $1 AND taken_at IS NULL AND expires_at > $2""",
+                person_hash,
+                now,
+            )
+            rows = await transaction.fetch("SELECT subject FROM plugin_people WHERE hash = $1", person_hash)
+            return str(rows[0][0]) if taken else None
+
+        return await self._database.write(work)
+
+    async def join_account(self, browser_hash: str, subject: str, account: str, at: float) -> None:
+        async def work(transaction: Transaction) -> None:
+            rows = await transaction.fetch(INSTALLED_WITH, browser_hash, subject)
+            for (grant_id,) in rows:
+                await transaction.execute(
+                    "UPDATE plugin_grants SET account = $2 WHERE id = $1", grant_id, account
+                )
+                await _end_older(transaction, grant_id, at)
+
+        await self._database.write(work)
+
+    async def _find(self, column: str, token_hash: str) -> FoundPair | None:
+        rows = await self._database.read(f"{FIND} WHERE {column} = $1", token_hash)
+        if not rows:
+            return None
+        *values, next_used_at = rows[0]
+        pair, grant = values[: len(PAIR)], values[len(PAIR) :]
+        return FoundPair(PluginPair(*pair), PluginGrant(*grant), next_used_at)
+
+    async def _execute(self, sql: str, *values: object) -> int:
+        return await self._database.write(lambda transaction: transaction.execute(sql, *values))
+
+
+async def _end_older(transaction: Transaction, grant_id: str, at: float) -> None:
+    """End the grants that earlier installs of the same account gave the same client."""
+    for (older,) in await transaction.fetch(OLDER, grant_id):
+        await transaction.execute("UPDATE plugin_grants SET revoked_at = $2 WHERE id = $1", older, at)
+        await transaction.execute("DELETE FROM plugin_pairs WHERE grant_id = $1", older)
+
+
+def _values(value: object) -> tuple[object, ...]:
+    found = tuple(getattr(value, field.name) for field in fields(value))  # type: ignore[arg-type]  # one of our dataclasses
+    return tuple(int(one) if isinstance(one, bool) else one for one in found)
+
+
+def _to_consent(row: Row) -> PluginConsent:
+    values = dict(zip(CONSENT, row, strict=True))
+    values["redirect_uri_given"] = bool(values["redirect_uri_given"])
+    return PluginConsent(**values)
