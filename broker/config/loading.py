@@ -10,6 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from broker.config.plugin import read_plugin
 from broker.config.problems import ConfigError, Problems
 from broker.config.providers import URLS, read_providers
 from broker.config.read import Table
@@ -68,7 +69,7 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
 
     top = table_of(data)
     sandbox = read_sandbox(top.table("sandbox"))
-    top.raw("providers"), top.raw("login")
+    top.raw("providers"), top.raw("login"), top.raw("plugin")
     supplied = table_of(_with_sandbox(data, sandbox)) if sandbox.enabled else top
     store = read_store(top.table("store"), folder)
     settings = Settings(
@@ -79,6 +80,7 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
         refresh=read_refresh(top.table("refresh")),
         providers=read_providers(supplied.tables("providers")),
         login=read_login(supplied.table("login")) if supplied.has("login") else None,
+        plugin=read_plugin(supplied.table("plugin")) if supplied.has("plugin") else None,
         audit=read_audit(top.table("audit"), folder, store.path, environ),
         log=read_log(top.table("log")),
         sandbox=sandbox,
@@ -162,12 +164,23 @@ def _with_sandbox(data: dict[str, Any], sandbox: SandboxSettings) -> dict[str, A
     public = Ed25519PrivateKey.from_private_bytes(LOGIN_PRIVATE_SEED).public_key()
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     supplied = supplied_tables(sandbox.listen, pem)
-    login = data.get("login", supplied["login"])
+    others = {
+        "login": data.get("login", supplied["login"]),
+        "plugin": _with_clients(data.get("plugin", {}), supplied["plugin"]),
+    }
     given = data.get("providers", {})
     if not isinstance(given, dict):
-        return {"providers": given, "login": login}
+        return {"providers": given, **others}
     ours = {name: _played(given.get(name, {}), table) for name, table in supplied["providers"].items()}
-    return {"providers": {**given, **ours}, "login": login}
+    return {"providers": {**given, **ours}, **others}
+
+
+def _with_clients(given: object, supplied: Mapping[str, Any]) -> object:
+    """`[plugin]` with the sandbox's clients where the file has none of that name."""
+    clients = given.get("clients", {}) if isinstance(given, dict) else None
+    if not isinstance(given, dict) or not isinstance(clients, dict):
+        return given
+    return {**given, "clients": {**supplied, **clients}}
 
 
 def _played(given: object, supplied: Mapping[str, Any]) -> object:

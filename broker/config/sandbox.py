@@ -9,6 +9,8 @@ KIT_CLIENT_SECRET = "sandbox-kit-secret"  # noqa: S105 - opens nothing but the s
 KUSTOMER_CLIENT_ID = "sandbox-kustomer"
 KUSTOMER_CLIENT_SECRET = "sandbox-kustomer-secret"  # noqa: S105 - opens nothing but the sandbox
 KIT_APP_ID = 717
+PLUGIN_CLIENT_ID = "sandbox-kit-plugin"
+PLUGIN_CLIENT_SECRET = "sandbox-kit-plugin-secret"  # noqa: S105 - opens nothing but the sandbox
 
 LOGIN_PRIVATE_SEED = b"token-broker sandbox login key!!"
 """Ed25519 seed of the sandbox's company app. Public on purpose: there, anybody may sign in as anybody."""
@@ -18,7 +20,7 @@ def supplied_tables(listen: TcpListen, login_public_pem: str) -> dict[str, Any]:
     """The tables that the sandbox supplies, as they would stand in config.toml.
 
     `providers`: of these, URLs and client ids always win over the file's; other given keys of the file win.
-    `login`: used where the file has none.
+    `login`, and of `plugin` each client: used where the file has none.
     """
     base = f"http://{listen}"
     return {
@@ -44,4 +46,13 @@ def supplied_tables(listen: TcpListen, login_public_pem: str) -> dict[str, Any]:
             },
         },
         "login": {"url": f"{base}/company/login", "key": login_public_pem},
+        "plugin": {
+            "kit": {
+                "name": "Kit",
+                "client_id": PLUGIN_CLIENT_ID,
+                "client_secret": PLUGIN_CLIENT_SECRET,
+                "redirect_uris": [f"{base}/kit/apps/install", f"{base}/kit/apps"],
+                "refresh_without_secret": True,
+            }
+        },
     }

@@ -147,6 +147,32 @@ class LoginSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PluginClient:
+    """One client that signs in to us, as Kit does for its plugins."""
+
+    name: str
+    """Its table's."""
+    title: str
+    """What people call it."""
+    client_id: str
+    secrets: tuple[Secret, ...]
+    """One, or two while it is being replaced; either is right."""
+    redirect_uris: tuple[str, ...]
+    scopes: tuple[str, ...]
+    """What it may ask for."""
+    refresh_without_secret: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSettings:
+    """The OAuth server for plugins."""
+
+    access_ttl: float
+    refresh_ttl: float
+    clients: Mapping[str, PluginClient]
+
+
+@dataclass(frozen=True, slots=True)
 class AuditSettings:
     path: Path | None
     """None: to journald, through standard error."""
@@ -176,6 +202,8 @@ class Settings:
     refresh: RefreshSettings
     providers: Mapping[str, ProviderSettings]
     login: LoginSettings | None
+    plugin: PluginSettings | None
+    """None: there is no OAuth server for plugins."""
     audit: AuditSettings
     log: LogSettings
     sandbox: SandboxSettings
