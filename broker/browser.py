@@ -9,15 +9,17 @@ from broker.model import Secret
 
 NAME = "broker_browser"
 LIFE = 3600
+PERSON, PERSON_LIFE = "broker_person", 600
+"""Who has just been asked in this browser, for the install that follows."""
 LENGTH = 43
 
 
 class BrowserCookie:
-    """One random value a browser, `__Host-` and Secure on https, HttpOnly, SameSite=Lax."""
+    """One random value a browser, `__Host-` and Secure on https, HttpOnly, SameSite=Lax; `life` in seconds."""
 
-    def __init__(self, *, https: bool) -> None:
-        self._https = https
-        self._name = f"__Host-{NAME}" if https else NAME
+    def __init__(self, *, https: bool, name: str = NAME, life: int = LIFE) -> None:
+        self._https, self._life = https, life
+        self._name = f"__Host-{name}" if https else name
 
     def read(self, request: web.Request) -> Secret | None:
         """The browser's value, or None where cookies are off or it has none yet."""
@@ -32,12 +34,15 @@ class BrowserCookie:
         response.set_cookie(
             self._name,
             browser.reveal(),
-            max_age=LIFE,
+            max_age=self._life,
             path="/",
             secure=self._https,
             httponly=True,
             samesite="Lax",
         )
+
+    def clear(self, response: web.StreamResponse) -> None:
+        response.del_cookie(self._name, path="/", secure=self._https, httponly=True, samesite="Lax")
 
 
 def is_same_browser(browser: Secret | None, stored_hash: str) -> bool:

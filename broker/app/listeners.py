@@ -11,15 +11,17 @@ from broker.admin.checks import Check
 from broker.admin.routes import STOPPING, AdminRoutes, HealthRoutes
 from broker.admin.socket import by_peer
 from broker.app.foundation import Foundation
-from broker.app.rooms import InstallRoom, Rooms
-from broker.browser import BrowserCookie
+from broker.app.plugin import consent_routes
+from broker.app.rooms import Rooms
+from broker.browser import PERSON, PERSON_LIFE, BrowserCookie
 from broker.callers.middleware import authenticate, authenticating
 from broker.errors import BrokerError
 from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
-from broker.login.routes import LoginRoutes
+from broker.login.routes import Continue, LoginRoutes
 from broker.pages import Page, Pages
+from broker.plugin import routes as plugin_routes
 from broker.tokens.routes import TokenRoutes
-from broker.web import REQUEST_ID, as_problem, edge, new_application
+from broker.web import REQUEST_ID, Render, as_problem, edge, new_application
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Listeners:
 
 def build_listeners(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]]) -> Listeners:
     """All three, on one set of rooms."""
-    install_routes, public = _public(base, rooms.installs)
+    install_routes, public = _public(base, rooms)
     return Listeners(
         internal=_internal(base, rooms),
         public=public,
@@ -65,6 +67,8 @@ def _internal(base: Foundation, rooms: Rooms) -> web.Application:
     application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady).routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
+    if rooms.plugin is not None:
+        application.add_routes(rooms.plugin.api.routes())
     application.add_routes(health.routes())
     return application
 
@@ -86,34 +90,52 @@ def _admin(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Ch
     )
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
+    if rooms.plugin is not None:
+        application.add_routes([*rooms.plugin.api.routes(), *rooms.plugin.api.operators()])
     application.add_routes(admin.routes())
     return application
 
 
-def _public(base: Foundation, installs: InstallRoom) -> tuple[InstallRoutes, web.Application]:
-    settings = base.settings
+def _public(base: Foundation, rooms: Rooms) -> tuple[InstallRoutes, web.Application]:
+    settings, installs, plugin = base.settings, rooms.installs, rooms.plugin
     https = settings.server.public_url.startswith("https://")
     pages, cookie = Pages(sandbox=settings.sandbox.enabled, https=https), BrowserCookie(https=https)
+    person = BrowserCookie(https=https, name=PERSON, life=PERSON_LIFE)
     install_routes = InstallRoutes(
         service=installs.service,
         login=installs.login,
         settings=settings.providers,
         pages=pages,
         cookie=cookie,
+        people=plugin.people if plugin else None,
+        person=person,
     )
-
-    def as_page(error: BrokerError, request: web.Request) -> web.StreamResponse:
-        return pages.message(error_page(error), request_id=request[REQUEST_ID])
-
-    application = new_application(edge(as_page, listener="public", is_stopping=lambda: base.health.stopping))
-    application.add_routes(install_routes.routes())
-    application.add_routes(pages.routes())
-    if installs.login is not None:
-        login = LoginRoutes(
-            service=installs.login, pages=pages, cookie=cookie, purposes={PURPOSE: install_routes.signed_in}
+    application = new_application(
+        edge(_for_people(pages), listener="public", is_stopping=lambda: base.health.stopping)
+    )
+    application.add_routes([*install_routes.routes(), *pages.routes()])
+    purposes: dict[str, Continue] = {PURPOSE: install_routes.signed_in}
+    if plugin is not None:
+        consent = consent_routes(
+            base, plugin, login=installs.login, pages=pages, cookie=cookie, person=person
         )
+        purposes[plugin_routes.PURPOSE] = consent.signed_in
+        application.add_routes([*consent.routes(), *plugin.kit.routes()])
+    if installs.login is not None:
+        login = LoginRoutes(service=installs.login, pages=pages, cookie=cookie, purposes=purposes)
         application.add_routes(login.routes())
     return install_routes, application
+
+
+def _for_people(pages: Pages) -> Render:
+    """Errors as pages, but where programs ask."""
+
+    def render(error: BrokerError, request: web.Request) -> web.StreamResponse:
+        if request.path in plugin_routes.MACHINES:
+            return plugin_routes.machine_error(error)
+        return pages.message(error_page(error), request_id=request[REQUEST_ID])
+
+    return render
 
 
 def error_page(error: BrokerError) -> Page:

@@ -10,6 +10,7 @@ from broker.admin.adoption import Adoption
 from broker.admin.degraded import DegradedEvents
 from broker.admin.overview import Overview
 from broker.app.foundation import Foundation
+from broker.app.plugin import PluginRoom, build_plugin
 from broker.browser import is_same_browser
 from broker.callers.authenticate import KeyAuthenticator
 from broker.callers.service import CallerService
@@ -75,6 +76,8 @@ class Rooms:
     callers: CallerRoom
     overview: Overview
     adoption: Adoption
+    plugin: PluginRoom | None
+    """None: `[plugin]` is off."""
     degraded: DegradedEvents
 
 
@@ -92,6 +95,7 @@ def build_rooms(
         callers=_callers(base),
         overview=_overview(base, tokens),
         adoption=_adoption(base, tokens),
+        plugin=build_plugin(base, base.settings.plugin) if base.settings.plugin else None,
         degraded=DegradedEvents(health=base.health, events=base.stores.events, clock=base.steady),
     )
 
@@ -252,6 +256,7 @@ def build_background(base: Foundation, rooms: Rooms) -> Background:
             rooms.installs.service.identify_held,
             rooms.accounts.purge_removed,
             lambda: stores.installs.purge_expired(steady.now() - INSTALLS_KEPT, PURGE_BATCH),
+            lambda: stores.plugin_purge.purge(steady.now(), PURGE_BATCH),
             lambda: stores.events.purge_events(steady.now() - EVENTS_KEPT, PURGE_BATCH),
         ),
     )

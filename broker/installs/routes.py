@@ -12,6 +12,7 @@ from broker.errors import InvalidRequest
 from broker.installs import kit_return
 from broker.installs.pages import unusable_page, visit_page
 from broker.installs.service import InstallService, LinkUnusable, Visit
+from broker.login.remembered import RememberedPeople
 from broker.login.service import LoginService, SignedIn
 from broker.model import InstallOutcome, Secret
 from broker.pages import Action, Pages
@@ -80,9 +81,12 @@ class InstallRoutes:
         settings: Mapping[str, ProviderSettings],
         pages: Pages,
         cookie: BrowserCookie,
+        people: RememberedPeople | None,
+        person: BrowserCookie,
     ) -> None:
         self._service, self._login, self._settings = service, login, settings
         self._pages, self._cookie = pages, cookie
+        self._people, self._person = people, person
 
     def use(self, settings: Mapping[str, ProviderSettings]) -> None:
         """Go on with other settings: the configuration was reloaded."""
@@ -110,6 +114,8 @@ class InstallRoutes:
             return self._unusable(request, exc.why)
         response = web.Response(status=302, headers={"Location": url, "Referrer-Policy": "no-referrer"})
         self._cookie.write(response, browser)
+        if ticket is None and self._person.read(request) is not None:
+            self._person.clear(response)
         return response
 
     async def signed_in(self, request: web.Request, person: SignedIn) -> web.StreamResponse:
@@ -137,6 +143,9 @@ class InstallRoutes:
             )
         except LinkUnusable as exc:
             return self._unusable(request, exc.why)
+        if visit.outcome is InstallOutcome.CONNECTED and self._people is not None:
+            install = visit.install
+            await self._people.connected(install.browser_hash, install.subject, visit.account)
         return self._after(request, visit)
 
     async def _unannounced(self, request: web.Request, provider: str, browser: Secret) -> str:
@@ -144,6 +153,10 @@ class InstallRoutes:
         if settings is None or settings.type != "kit":
             raise LinkUnusable("unknown")
         kit_return_url = _kit_return_url(request, settings)
+        if self._people and (subject := await self._people.take(self._person.read(request))):
+            return await self._service.begin_unannounced(
+                provider, kit_return_url=kit_return_url, subject=subject, browser=browser
+            )
         if self._login is not None:
             payload = json.dumps({"provider": provider, "kit_return_url": kit_return_url})
             return await self._login.begin(PURPOSE, payload, browser)

@@ -50,10 +50,10 @@ class Clients:
         )
 
     def _is_secret_of(self, credentials: Credentials) -> bool:
-        """Every digest is compared, and an unknown client has one too: nothing is told by the time it takes."""
+        """An unknown client has a digest to compare with too, so that time does not tell it apart."""
         given = _digest(credentials.secret or Secret(""))
         known = self._digests.get(credentials.client_id, [NOBODY])
-        return any([hmac.compare_digest(given, digest) for digest in known])
+        return any(hmac.compare_digest(given, digest) for digest in known)
 
 
 def _digest(secret: Secret) -> bytes:

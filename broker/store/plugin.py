@@ -52,7 +52,7 @@ UPDATE plugin_grants SET last_used_at = CASE WHEN last_used_at < $2 THEN $2 ELSE
  WHERE id = $1 AND revoked_at IS NULL"""
 
 INSTALLED_WITH = """
-SELECT g.id FROM plugin_people p JOIN plugin_grants g ON g.code_hash = p.code_hash
+SELECT g.id, p.hash FROM plugin_people p JOIN plugin_grants g ON g.code_hash = p.code_hash
  WHERE p.browser_hash = $1 AND p.subject = $2 AND p.taken_at IS NOT NULL AND g.revoked_at IS NULL
  ORDER BY p.taken_at DESC LIMIT 1"""
 OLDER = """
@@ -225,7 +225,9 @@ class Plugin:
     async def join_account(self, browser_hash: str, subject: str, account: str, at: float) -> None:
         async def work(transaction: Transaction) -> None:
             rows = await transaction.fetch(INSTALLED_WITH, browser_hash, subject)
-            for (grant_id,) in rows:
+            for grant_id, person_hash in rows:
+                # Forgotten now, so that the next install in this browser is not taken for the same one.
+                await transaction.execute("DELETE FROM plugin_people WHERE hash = $1", person_hash)
                 await transaction.execute(
                     "UPDATE plugin_grants SET account = $2 WHERE id = $1", grant_id, account
                 )

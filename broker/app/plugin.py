@@ -1,0 +1,80 @@
+"""The room of the OAuth server for plugins, and its HTTP."""
+
+from dataclasses import dataclass
+
+from yarl import URL
+
+from broker.app.foundation import Foundation
+from broker.browser import BrowserCookie
+from broker.config.settings import PluginSettings
+from broker.login.remembered import RememberedPeople
+from broker.login.service import LoginService
+from broker.pages import Pages
+from broker.plugin.clients import Clients
+from broker.plugin.connect_codes import ConnectCodes
+from broker.plugin.consent import ConsentService
+from broker.plugin.routes import ClientRoutes, ConsentRoutes, PluginApi
+from broker.plugin.service import GrantService
+
+
+@dataclass(frozen=True, slots=True)
+class PluginRoom:
+    """Clients that sign in to us."""
+
+    clients: Clients
+    consent: ConsentService
+    people: RememberedPeople
+    kit: ClientRoutes
+    api: PluginApi
+
+
+def build_plugin(base: Foundation, settings: PluginSettings) -> PluginRoom:
+    """All of it, on one store."""
+    store, clock, issuer = base.stores.plugin, base.steady, base.settings.server.public_url
+    clients = Clients(settings.clients, metrics=base.metrics)
+    service = GrantService(
+        store=store,
+        settings=settings,
+        gate=base.gate,
+        keyring=base.keyring,
+        clock=clock,
+        metrics=base.metrics,
+    )
+    connect_codes = ConnectCodes(store=store, gate=base.gate, keyring=base.keyring, clock=clock)
+    consent = ConsentService(
+        store=store,
+        clients=clients,
+        connect_codes=connect_codes,
+        gate=base.gate,
+        clock=clock,
+        issuer=issuer,
+    )
+    return PluginRoom(
+        clients=clients,
+        consent=consent,
+        people=RememberedPeople(store=store, clock=clock),
+        kit=ClientRoutes(service=service, clients=clients, issuer=issuer),
+        api=PluginApi(service=service, connect_codes=connect_codes, clients=clients, issuer=issuer),
+    )
+
+
+def consent_routes(
+    base: Foundation,
+    room: PluginRoom,
+    *,
+    login: LoginService | None,
+    pages: Pages,
+    cookie: BrowserCookie,
+    person: BrowserCookie,
+) -> ConsentRoutes:
+    """Its pages, among the others of the public listener."""
+    return ConsentRoutes(
+        service=room.consent,
+        clients=room.clients,
+        login=login,
+        pages=pages,
+        cookie=cookie,
+        person=person,
+        # As browsers write it: without a default port.
+        origin=str(URL(base.settings.server.public_url).origin()),
+    )

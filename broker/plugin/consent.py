@@ -1,0 +1,139 @@
+"""Asks a person whether a client may act for them; a yes becomes a code, and is remembered for a moment."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from broker import oauth
+from broker.browser import is_same_browser
+from broker.callers.gate import Gate
+from broker.clock import Clock
+from broker.model import PluginCode, PluginConsent, RememberedPerson, Secret
+from broker.plugin.authorize import Ask, Bounce, answer_location
+from broker.plugin.clients import Clients
+from broker.plugin.connect_codes import ConnectCodes, Typed
+from broker.plugin.service import as_caller
+from broker.store.plugin_interface import PluginStore
+
+log = structlog.get_logger()
+LIFE = 600.0
+CODE_LIFE = 60.0
+REMEMBERED_FOR = 600.0
+
+Gone = Literal["over", "cookies", "browser"]
+
+
+class ConsentGone(Exception):
+    """The question cannot be answered here and now."""
+
+    def __init__(self, why: Gone) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class WrongConnectCode(Exception):
+    """What was typed is no living connect code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Where the browser goes with the code, and what it keeps for the install that follows."""
+
+    location: str
+    person: Secret
+
+
+class ConsentService:
+    """What `/plugin/authorize` does once it is clear who asks for what."""
+
+    def __init__(
+        self,
+        *,
+        store: PluginStore,
+        clients: Clients,
+        connect_codes: ConnectCodes,
+        gate: Gate,
+        clock: Clock,
+        issuer: str,
+    ) -> None:
+        self._store, self._clients, self._connect_codes = store, clients, connect_codes
+        self._gate, self._clock, self.issuer = gate, clock, issuer
+
+    async def begin(self, ask: Ask, browser: Secret, subject: str | None) -> Secret:
+        """Open a question; the handle is its CSRF token. `subject` None: a connect code will say who it is."""
+        handle = oauth.new_secret()
+        consent = PluginConsent(
+            hash=oauth.hashed(handle),
+            browser_hash=oauth.hashed(browser),
+            client=ask.client.name,
+            redirect_uri=ask.redirect_uri,
+            redirect_uri_given=ask.redirect_uri_given,
+            state=ask.state,
+            scope=ask.scope,
+            challenge=ask.challenge,
+            subject=subject,
+            expires_at=self._clock.now() + LIFE,
+        )
+        await self._store.begin_consent(consent)
+        return handle
+
+    async def look(self, handle: Secret, browser: Secret | None) -> PluginConsent:
+        """The question, while it is open in this browser; raises ConsentGone."""
+        consent = await self._store.consent(oauth.hashed(handle), self._clock.now())
+        if consent is None:
+            raise ConsentGone("over")
+        if browser is None:
+            raise ConsentGone("cookies")
+        if not is_same_browser(browser, consent.browser_hash):
+            raise ConsentGone("browser")
+        client = self._clients.named(consent.client)
+        if client is None or consent.redirect_uri not in client.redirect_uris:
+            raise ConsentGone("over")
+        return consent
+
+    async def deny(self, consent: PluginConsent, *, request_id: str) -> str:
+        """Where the browser goes; raises ConsentGone."""
+        await self._note(consent, consent.subject, "plugin.deny", request_id)
+        if not await self._store.deny(consent.hash, self._clock.now()):
+            raise ConsentGone("over")
+        return Bounce(consent.redirect_uri, consent.state, "access_denied").location(self.issuer)
+
+    async def allow(self, consent: PluginConsent, typed: str | None, *, request_id: str) -> Allowed:
+        """A code for the client. Raises WrongConnectCode, ConsentGone."""
+        subject, handle = consent.subject, None
+        if subject is None:
+            subject, handle = await self._who(consent, self._connect_codes.read(typed or ""))
+        secret, person, now = oauth.new_secret(), oauth.new_secret(), self._clock.now()
+        code = PluginCode(
+            hash=oauth.hashed(secret),
+            client=consent.client,
+            subject=subject,
+            redirect_uri=consent.redirect_uri if consent.redirect_uri_given else None,
+            scope=consent.scope,
+            challenge=consent.challenge,
+            expires_at=now + CODE_LIFE,
+        )
+        remembered = RememberedPerson(
+            oauth.hashed(person), consent.browser_hash, subject, code.hash, now + REMEMBERED_FOR
+        )
+        await self._note(consent, subject, "plugin.allow", request_id)
+        if not await self._store.allow(consent.hash, code, remembered, connect_code=handle, now=now):
+            raise ConsentGone("over")
+        members = {"code": secret.reveal()}
+        return Allowed(answer_location(consent.redirect_uri, members, consent.state, self.issuer), person)
+
+    async def _who(self, consent: PluginConsent, typed: Typed | None) -> tuple[str, str]:
+        """The subject and the handle of a connect code; what is none at all costs a try too."""
+        handle, digest = (typed.handle, typed.digest) if typed else ("", "")
+        found = await self._store.try_connect_code(consent.hash, handle, digest, self._clock.now())
+        if found is None:
+            log.warning("plugin.wrong_connect_code", client=consent.client)
+            raise WrongConnectCode
+        return found.subject, found.handle
+
+    async def _note(self, consent: PluginConsent, subject: str | None, action: str, request_id: str) -> None:
+        client = self._clients.named(consent.client)
+        if client is not None:
+            detail = f"subject {subject}, scope {consent.scope!r}"
+            await self._gate.note(as_caller(client), action, None, detail, request_id=request_id)
