@@ -95,11 +95,10 @@ class Kit:
         )
 
     async def app_page(self, request: web.Request) -> web.Response:
-        """Kit's app store: Install leads to the app with an unencoded `redirect`, as Kit's own link does."""
+        """Kit's app store: Install leads through the plugin, if there is one, to the app's Authorization URL."""
         app_id = request.match_info["id"]
         app_id = app_id if app_id.isdecimal() else str(KIT_APP_ID)
-        link = f"{self._stage.broker_public_url}/install/kit?redirect=https://app.kit.com/apps/{app_id}?success=true"
-        return page("kit_app.html", app_id=app_id, link=link)
+        return page("kit_app.html", app_id=app_id, link=f"/kit/apps/{app_id}/start")
 
     async def revoke(self, request: web.Request) -> web.Response:
         """RFC 7009: the whole grant goes; 200 for unknown tokens too."""

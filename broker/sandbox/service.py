@@ -17,6 +17,7 @@ from broker.sandbox.faults import Faults
 from broker.sandbox.issued import Issued
 from broker.sandbox.kit import Kit
 from broker.sandbox.kustomer import Kustomer
+from broker.sandbox.plugin_client import PluginClient
 from broker.sandbox.record import Record
 from broker.sandbox.stage import Stage
 from broker.sandbox.store import SandboxStore
@@ -80,8 +81,9 @@ class Sandbox:
 def _app(stage: Stage) -> web.Application:
     app = web.Application()
     kustomer = Kustomer(stage)
-    for routes in (Control(stage).routes(), Kit(stage).routes(), kustomer.routes(), Company(stage).routes()):
-        app.add_routes(routes)
+    # The plugin's before Kit's: `/kit/apps/install` is no app's page.
+    for party in (Control(stage), PluginClient(stage), Kit(stage), kustomer, Company(stage)):
+        app.add_routes(party.routes())
     app.on_response_prepare.append(kustomer.limit_headers)
     return app
 

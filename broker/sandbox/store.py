@@ -40,12 +40,19 @@ CREATE TABLE IF NOT EXISTS requests (
 CREATE TABLE IF NOT EXISTS resource_uses (
     n INTEGER PRIMARY KEY AUTOINCREMENT, provider TEXT NOT NULL, access_sha256 TEXT NOT NULL,
     at REAL NOT NULL, status INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS plugin_trips (
+    state TEXT PRIMARY KEY, app_id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS plugin_connections (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, access TEXT NOT NULL, refresh TEXT NOT NULL, scope TEXT,
+    created_at REAL NOT NULL, expires_at REAL NOT NULL, status TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS plugin_steps (
+    n INTEGER PRIMARY KEY AUTOINCREMENT, step TEXT NOT NULL, status INTEGER NOT NULL, complaint TEXT);
 CREATE INDEX IF NOT EXISTS requests_by_token ON requests (token_sha256);
 CREATE INDEX IF NOT EXISTS refresh_by_grant ON refresh_tokens (grant_id);
 CREATE INDEX IF NOT EXISTS access_by_grant ON access_tokens (grant_id);
 """
-ISSUED = ("codes", "access_tokens", "refresh_tokens", "grants")
-ASKED = ("requests", "resource_uses")
+ISSUED = ("codes", "access_tokens", "refresh_tokens", "grants", "plugin_trips", "plugin_connections")
+ASKED = ("requests", "resource_uses", "plugin_steps")
 REGISTERED = ("clients", "apps")
 
 

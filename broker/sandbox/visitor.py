@@ -12,6 +12,8 @@ HOME = frozenset({"127.0.0.1", "localhost", "::1"})
 MOVED = frozenset({301, 302, 303, 307, 308})
 STEPS = 20
 LOGIN, CONSENT, INSTALL = "sandbox-login", "sandbox-consent", "sandbox-install"
+PLUGIN = "plugin-consent"
+"""The broker's own question, before Kit's."""
 Decision = Literal["allow", "deny"]
 
 
@@ -42,19 +44,28 @@ async def install(
     decision: Decision = "allow",
     login_as: str = "demo-user",
     answers: Mapping[str, str] | None = None,
+    plugin: Decision = "allow",
+    connect_code: str | None = None,
 ) -> Visit:
     """Walk an install to its end without ever leaving this machine.
 
-    `answers` fills fields of the consent page: `account`, `name`, `email` at Kit, `org` at Kustomer.
+    `answers` fills fields of the consent page: `account`, `name`, `email` at Kit, `org` at Kustomer. `plugin` is
+    the decision where Kit asks for access to the broker first, with a `connect_code` where one is wanted.
     Raises LostError, TimeoutError and aiohttp's ClientError.
     """
+    asked = {"connect_code": connect_code} if connect_code else {}
+    forms = {
+        LOGIN: {"login_as": login_as, "decision": "allow"},
+        CONSENT: {**(answers or {}), "decision": decision},
+        PLUGIN: {**asked, "decision": plugin},
+    }
     jar = aiohttp.CookieJar(unsafe=True)
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(cookie_jar=jar, timeout=timeout) as session:
         step = _Step(URL(install_url, encoded=True))
         for _ in range(STEPS):
             seen = await _take(session, step)
-            match _next(seen, decision, login_as, answers or {}):
+            match _next(seen, forms):
                 case Visit() as end:
                     return end
                 case _Step() as step:
@@ -79,7 +90,7 @@ async def _take(session: aiohttp.ClientSession, step: _Step) -> _Seen:
         return _Seen(step.url, answer.status, location, await answer.text())
 
 
-def _next(seen: _Seen, decision: Decision, login_as: str, answers: Mapping[str, str]) -> Visit | _Step:
+def _next(seen: _Seen, forms: Mapping[str, Mapping[str, str]]) -> Visit | _Step:
     if seen.location is not None:
         target = seen.url.join(URL(seen.location, encoded=True))
         if target.host not in HOME:
@@ -87,10 +98,8 @@ def _next(seen: _Seen, decision: Decision, login_as: str, answers: Mapping[str, 
         return _Step(target)
     found = _Found()
     found.feed(seen.text)
-    if found.form == LOGIN:
-        return _Step(seen.url, {**found.fields, "login_as": login_as, "decision": "allow"})
-    if found.form == CONSENT:
-        return _Step(seen.url, {**found.fields, **answers, "decision": decision})
+    if found.form is not None and seen.status < 400:
+        return _Step(seen.url, {**found.fields, **forms[found.form]})
     if found.link is not None:
         return _Step(seen.url.join(URL(found.link, encoded=True)))
     return Visit(str(seen.url), seen.status, seen.text)
@@ -109,7 +118,7 @@ class _Found(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
-        if tag == "form" and given.get("id") in (LOGIN, CONSENT):
+        if tag == "form" and given.get("id") in (LOGIN, CONSENT, PLUGIN):
             self.form = given["id"]
         if tag == "a" and given.get("id") == INSTALL:
             self.link = given.get("href")
