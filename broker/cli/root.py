@@ -9,6 +9,8 @@ from broker.cli.check import check
 from broker.cli.command import Group
 from broker.cli.events import events
 from broker.cli.installs import install_link
+from broker.cli.kustomer import kustomer
+from broker.cli.plugin import plugin
 from broker.cli.process import sandbox, serve
 from broker.cli.providers import providers
 from broker.cli.store import adopt
@@ -34,6 +36,8 @@ for command in (
     accounts,
     callers,
     providers,
+    plugin,
+    kustomer,
     events,
     adopt,
     sandbox,

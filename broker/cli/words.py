@@ -6,10 +6,13 @@ import click
 
 from broker.config.durations import EXPECTED, parse_duration
 from broker.config.settings import TcpListen
-from broker.config.urls import HOST_AND_PORT
+from broker.config.urls import HOST_AND_PORT, page_problem
 from broker.model import is_account_name
 
 CALLER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+GRANT = re.compile(r"[0-9a-f]{16}", re.ASCII)
+KUSTOMER_APP = re.compile(r"[a-z0-9][a-z0-9_.-]{0,127}", re.ASCII)
+VERSION = re.compile(r"\d{1,6}\.\d{1,6}\.\d{1,6}", re.ASCII)
 PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 
 
@@ -29,6 +32,31 @@ def provider(text: str) -> str:
     if not PROVIDER.fullmatch(text):
         raise _wrong(text, "a provider's name: lower-case letters, digits and -, at most 32")
     return text
+
+
+def grant(text: str) -> str:
+    if not GRANT.fullmatch(text):
+        raise _wrong(text, "a grant, as `broker plugin grants` lists them")
+    return text
+
+
+def kustomer_app(text: str) -> str:
+    if not KUSTOMER_APP.fullmatch(text):
+        raise _wrong(text, "an app's name: lower-case letters, digits and _ -, at most 128")
+    return text
+
+
+def version(text: str) -> str:
+    if not VERSION.fullmatch(text):
+        raise _wrong(text, "a version, as in 0.0.1")
+    return text
+
+
+def page(text: str) -> str:
+    """An address, without a slash at its end."""
+    if page_problem(text):
+        raise _wrong(text, "an address: https, or http on loopback")
+    return text.rstrip("/")
 
 
 def duration(text: str) -> int:
