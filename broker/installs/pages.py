@@ -35,6 +35,13 @@ FAILURES = {
         "It refused the app's own credentials. That is not your mistake; nothing was connected.",
         "Whoever runs this service has to mend it. Then open the link again.",
     ),
+    "not_installed": (
+        "The app is not installed there yet",
+        "The provider answered “Invalid Client”, which is how Kustomer says that your organisation has not installed"
+        " the app. Nothing was connected.",
+        "Have an administrator of your organisation install it from Kustomer's App Directory, then open the link"
+        " again.",
+    ),
     "provider": (
         "The provider did not answer as it should",
         "Nothing was connected, and an earlier connection of this account, if there is one, goes on.",

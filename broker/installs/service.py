@@ -52,7 +52,7 @@ class Visit:
     outcome: InstallOutcome
     account: str | None
     why: str | None = None
-    """A word for the page: `client`, `provider`, `storage`, or what was in the way."""
+    """A word for the page: `client`, `not_installed`, `provider`, `storage`, or what was in the way."""
     without_refresh_token: bool = False
 
 
@@ -222,8 +222,7 @@ class InstallService:
         outcome = await self._redeem(install, code)
         if not isinstance(outcome, Granted):
             await self._finish(install, InstallOutcome.FAILED)
-            why = "client" if isinstance(outcome, ClientRefused) else "provider"
-            return Visit(install, InstallOutcome.FAILED, install.account, why)
+            return Visit(install, InstallOutcome.FAILED, install.account, _why(outcome))
         grant = self._sealed(install, outcome.tokens)
         try:
             await self._store.hold_grant(grant)
@@ -349,6 +348,13 @@ class InstallService:
         self._providers[name].authorize_url(
             redirect_uri=self._public_url, state=Secret("s"), verifier=Secret("v"), org=org, account=None
         )
+
+
+def _why(outcome: TokenOutcome) -> str:
+    """The word for the page."""
+    if isinstance(outcome, ClientRefused):
+        return "not_installed" if outcome.not_installed else "client"
+    return "provider"
 
 
 async def _at_once() -> None:

@@ -34,6 +34,4 @@ async def test_whole_install_links_both_halves_to_one_person(house: House) -> No
     seen = await kit(house)
     assert KIT_RETURN == visit.final_url
     assert ("user-42", "user-42", "kit-29") == (account.subject, grant.subject, grant.account)
-    assert [("token", 200, None)] == [
-        (one["step"], one["status"], one["complaint"]) for one in seen["steps"]
-    ]
+    assert [("token", 200, None)] == [(one["step"], one["status"], one["complaint"]) for one in seen["steps"]]
