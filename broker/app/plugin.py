@@ -77,4 +77,10 @@ def consent_routes(
         person=person,
         # As browsers write it: without a default port.
         origin=str(URL(base.settings.server.public_url).origin()),
+        goes_on_to=lambda: [
+            provider.authorize_endpoint
+            for provider in base.providers.by_name.values()
+            # Only Kit begins installs, and its address holds no `{org}`.
+            if provider.settings.type == "kit"
+        ],
     )

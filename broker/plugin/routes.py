@@ -1,5 +1,6 @@
 """The HTTP of the plugin server: consent for browsers, tokens for clients, introspection for services."""
 
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -43,9 +44,12 @@ class ConsentRoutes:
         cookie: BrowserCookie,
         person: BrowserCookie,
         origin: str,
+        goes_on_to: Callable[[], Iterable[str]],
     ) -> None:
         self._service, self._clients, self._login = service, clients, login
         self._pages, self._cookie, self._person, self._origin = pages, cookie, person, origin
+        self._goes_on_to = goes_on_to
+        """Addresses to which an install goes on from here without another click."""
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -130,19 +134,20 @@ class ConsentRoutes:
     def _page(
         self, request: web.Request, consent: PluginConsent, handle: str, problem: str | None
     ) -> web.Response:
-        client, back = self._clients.named(consent.client), urlsplit(consent.redirect_uri)
+        client, target = self._clients.named(consent.client), urlsplit(consent.redirect_uri).netloc
+        # Chromium holds the whole chain of redirects behind a form to what is named here: Kit, then Kit's API.
+        leads_to = [_source(url) for url in (consent.redirect_uri, *self._goes_on_to())]
         response = self._pages.render(
             "plugin_consent.html",
             status=200 if problem is None else 400,
-            # Chromium blocks the redirect that follows a form unless it is named here.
-            form_action=f"'self' {back.scheme}://{back.netloc}",
+            form_action=" ".join(dict.fromkeys(["'self'", *leads_to])),
             request_id=request[REQUEST_ID],
             client=client.title if client else consent.client,
             scopes=consent.scope.split(),
             subject=consent.subject,
             consent=handle,
             problem=problem,
-            target=back.netloc,
+            target=target,
         )
         # With no-referrer a browser would send `Origin: null`, which could be anybody's.
         response.headers["Referrer-Policy"] = "same-origin"
@@ -332,6 +337,12 @@ def _tokens(issued: Issued) -> web.Response:
 def _redirect(location: str) -> web.Response:
     # Never 307, which would send the form along (RFC 9700 4.12).
     return web.Response(status=303, headers={"Location": location, "Referrer-Policy": "no-referrer"})
+
+
+def _source(url: str) -> str:
+    """The origin, as a CSP source."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _unavailable(asked: Ask | PluginConsent) -> Bounce:

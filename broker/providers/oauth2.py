@@ -66,6 +66,11 @@ class OAuth2Provider:
         return self._settings.client.client_id
 
     @property
+    def authorize_endpoint(self) -> str:
+        """Where browsers are sent; may hold `{org}`."""
+        return self._endpoints.authorize
+
+    @property
     def token_url(self) -> str:
         return self._endpoints.token
 

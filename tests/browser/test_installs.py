@@ -70,7 +70,7 @@ async def test_install_that_begins_at_kit_ends_at_kit(house: House, new_page: Ne
 
 
 async def test_install_from_kits_app_store(house: House, new_page: NewPage) -> None:
-    """Kit's own page leads through the broker and back to Kit."""
+    """Kit's own page leads through the plugin's question and the broker, and back to Kit."""
     watched = await new_page()
     page = watched.page
     await page.goto(f"{house.sandbox.base_url}/kit/apps/717/install")
@@ -78,6 +78,7 @@ async def test_install_from_kits_app_store(house: House, new_page: NewPage) -> N
     await page.get_by_text("Install", exact=True).click()
     await page.wait_for_url("**/company/login**")
     await press(page, "Sign in")
+    await allow(page)
     async with page.expect_event("requestfailed"):
         await page.get_by_role("button", name="Allow").click()
 

@@ -133,13 +133,14 @@ async def test_page_says_who_asks_for_what_as_whom(person: Person) -> None:
     assert "app.example.com" in page.text
 
 
-async def test_page_cannot_be_framed_and_leads_to_the_client_only(person: Person) -> None:
-    """The headers of every page; the form may go here and then to the client."""
+async def test_page_cannot_be_framed_and_leads_to_the_client_only(stand: Stand, person: Person) -> None:
+    """The headers of every page; the form leads here, then to the client, then to Kit's API consent."""
     page = await person.question()
 
     policy = page.headers["Content-Security-Policy"]
     assert "DENY" == page.headers["X-Frame-Options"]
-    assert "frame-ancestors 'none'" in policy and "form-action 'self' https://app.kit.com;" in policy
+    assert f"form-action 'self' https://app.kit.com {stand.house.sandbox.base_url};" in policy
+    assert "frame-ancestors 'none'" in policy
     assert "no-store" == page.headers["Cache-Control"]
 
 
