@@ -14,6 +14,8 @@ from tests.plugin.driving import INSTALL, Stand, open_stand
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CLIENT_ID, SECRET = "kit-client", "the-new-secret"
+HTTPS = "https://broker.example.com"
+"""The library speaks to nothing else; a proxy, as it were, brings it to the house."""
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -44,10 +46,10 @@ async def test_code_token_refresh_revoke(stand: Stand, way: str, pkce: bool) -> 
             "code_challenge_method": "S256",
         }
     url = client.prepare_request_uri(
-        f"{public}/plugin/authorize", redirect_uri=INSTALL, state="the-state", **asked
+        f"{HTTPS}/plugin/authorize", redirect_uri=INSTALL, state="the-state", **asked
     )
 
-    question = await stand.person.open(url)
+    question = await stand.person.open(url.replace(HTTPS, public))
     answered = await stand.person.decide(await after_sign_in(stand, question.location))
     client.parse_request_uri_response(answered.location, state="the-state")
     body = client.prepare_request_body(
@@ -59,11 +61,11 @@ async def test_code_token_refresh_revoke(stand: Stand, way: str, pkce: bool) -> 
     second = await post(f"{public}/plugin/refresh", renewal, FORM)
     renewed = dict(client.parse_request_body_response(second.text))
     address, headers, ending = client.prepare_token_revocation_request(
-        f"{public}/plugin/revoke",
+        f"{HTTPS}/plugin/revoke",
         renewed["access_token"],
         **({"client_id": CLIENT_ID} | proof if proof else {}),
     )
-    gone = await post(address, ending, {**headers, **FORM}, auth)
+    gone = await post(address.replace(HTTPS, public), ending, {**headers, **FORM}, auth)
     after = await post(f"{public}/plugin/refresh", renewal, FORM)
 
     assert ("Bearer", 172800) == (tokens["token_type"], tokens["expires_in"])
