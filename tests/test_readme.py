@@ -104,7 +104,10 @@ def test_every_key_the_program_reads_is_in_the_block(folder: Path) -> None:
 
 def known_keys(folder: Path) -> dict[str, set[str]]:
     """The keys of each table that is read, as the complaint about an unknown one lists them."""
-    tables = ("server", "store", "keys", "refresh", "login", "audit", "log", "sandbox")
+    tables = (
+        *("server", "store", "keys", "refresh", "login", "plugin", "plugin.clients.kit", "audit", "log"),
+        "sandbox",
+    )
     text = "nonsense = 1\n" + "".join(f"[{table}]\nnonsense = 1\n" for table in tables)
     for kind in TYPES:
         text += f"""
@@ -119,7 +122,7 @@ previous_clients = [{{ nonsense = 1 }}]
     known: dict[str, set[str]] = {}
     for line in caught.value.problems:
         if found := re.fullmatch(r"(.*?)\.?nonsense: unknown key; one of: (.*)", line):
-            name = re.sub(r"^providers\.\w+", "providers", found[1])
+            name = re.sub(r"^(providers|plugin\.clients)\.\w+", r"\1", found[1])
             known[name] = known.get(name, set()) | set(found[2].split(", "))
     return known
 
@@ -129,20 +132,22 @@ def shown_keys(data: dict[str, dict[str, object]]) -> dict[str, set[str]]:
     providers: list[dict[str, object]] = [one for one in data["providers"].values() if isinstance(one, dict)]
     shown = {name: set(table) for name, table in data.items() if name != "providers"}
     clients = [one["previous_clients"] for one in providers if "previous_clients" in one]
+    plugins = tomllib.loads(uncommented(block("toml")))["plugin"]["clients"]
     inner = [client for each in clients if isinstance(each, list) for client in each]
     return {
         "": set(data),
         **shown,
         "providers": set().union(*providers),
         "providers.previous_clients[0]": set().union(*inner),
+        "plugin.clients": {key for client in plugins.values() for key in client},
     }
 
 
 def test_block_shows_the_defaults(folder: Path) -> None:
-    """But for providers and the login it is what an empty file gives."""
+    """But for providers, the login and plugins it is what an empty file gives."""
     shown = loaded(folder, block("toml"))
 
-    assert loaded(folder, "") == replace(shown, providers={}, login=None)
+    assert loaded(folder, "") == replace(shown, providers={}, login=None, plugin=None)
 
 
 @pytest.mark.parametrize("name", ["kit", "kustomer"])

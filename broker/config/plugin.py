@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from broker.config.problems import quoted
 from broker.config.providers import SCOPE
-from broker.config.read import Table
+from broker.config.read import Table, as_written
 from broker.config.settings import PluginClient, PluginSettings
 from broker.config.urls import page_problem, shown
 from broker.model import Secret
@@ -22,7 +22,9 @@ def read_plugin(table: Table) -> PluginSettings | None:
     enabled = table.flag("enabled", True)
     access_ttl, refresh_ttl = _life(table, "access_ttl", "48h"), _life(table, "refresh_ttl", "365d")
     if refresh_ttl < access_ttl:
-        table.wrong("refresh_ttl", f"{refresh_ttl:g} s", f"at least access_ttl, which is {access_ttl:g} s")
+        table.wrong(
+            "refresh_ttl", f"{refresh_ttl:.0f} s", f"at least access_ttl, which is {access_ttl:.0f} s"
+        )
     clients = _clients(table.tables("clients"))
     if enabled and not clients and not table.raw("clients"):
         table.wrong("clients", "none", "at least one table, as in [plugin.clients.kit]")
@@ -33,7 +35,7 @@ def read_plugin(table: Table) -> PluginSettings | None:
 def _life(table: Table, key: str, usual: str) -> float:
     seconds = table.duration(key, usual, least=LEAST_LIFE)
     if seconds > MOST_LIFE:
-        table.wrong(key, f"{seconds:g} s", "at most 3660d")
+        table.wrong(key, as_written(table.raw(key)), "at most 3660d")
     return seconds
 
 
