@@ -85,6 +85,21 @@ def caller(name: str, *, accounts: list[str], permissions: list[str]) -> dict[st
     return {"name": name, "accounts": accounts, "permissions": permissions, "keys": [key]}
 
 
+def grant(number: int, **members: Any) -> dict[str, Any]:
+    """What a person allowed a client, as the admin socket shows it."""
+    return {
+        "grant": f"{number:016x}",
+        "client": "kit",
+        "subject": "user-42",
+        "scope": "",
+        "account": None,
+        "created_at": "2026-11-01T10:00:00Z",
+        "last_used_at": "2026-11-22T09:58:00Z",
+        "expires_at": "2027-11-22T10:00:00Z",
+        **members,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One request."""
@@ -134,6 +149,8 @@ class Stub:
         self.removed: dict[str, dict[str, Any]] = {}
         self.callers: dict[str, dict[str, Any]] = {}
         self.providers: dict[str, dict[str, Any]] = {}
+        self.grants: dict[str, dict[str, Any]] = {}
+        self.plugin_is_on = True
         self.events: list[dict[str, Any]] = []
         self.checks: list[dict[str, Any]] = []
         self.warning: str | None = None
@@ -166,6 +183,9 @@ class Stub:
                 web.delete("/callers/{name}", self.remove_caller),
                 web.get("/providers", self.list_providers),
                 web.post("/providers/{name}/resume", self.resume),
+                web.post("/plugin/connect-codes", self.connect_code),
+                web.get("/plugin/grants", self.list_grants),
+                web.delete("/plugin/grants/{name}", self.end_grant),
                 web.get("/events", self.list_events),
                 web.get("/check", self.check),
                 web.post("/adopt", self.adopt),
@@ -272,6 +292,33 @@ class Stub:
             raise Refusal(404, "not_found", f"there is no provider {request.match_info['name']}")
         found["breaker"] = "closed"
         return web.json_response(found)
+
+    async def connect_code(self, request: web.Request) -> web.Response:
+        await self._note(request, body={"subject"})
+        self._plugin()
+        code = {"connect_code": "ABCD-EFGH-JKMN", "expires_at": "2026-11-22T10:10:00Z"}
+        return web.json_response(code, status=201)
+
+    async def list_grants(self, request: web.Request) -> web.Response:
+        """Two a page, as accounts."""
+        await self._note(request, query={"subject", "cursor", "limit"})
+        self._plugin()
+        rest = [name for name in sorted(self.grants) if name > request.query.get("cursor", "")]
+        cursor = rest[PAGE - 1] if len(rest) > PAGE else None
+        page = [self.grants[name] for name in rest[:PAGE]]
+        return web.json_response({"grants": page, "next_cursor": cursor})
+
+    async def end_grant(self, request: web.Request) -> web.Response:
+        await self._note(request)
+        if self.grants.pop(request.match_info["name"], None) is None:
+            raise Refusal(
+                404, "not_found", "there is no such living grant; `broker plugin grants` lists them"
+            )
+        return web.Response(status=204)
+
+    def _plugin(self) -> None:
+        if not self.plugin_is_on:
+            raise web.HTTPNotFound
 
     async def list_events(self, request: web.Request) -> web.StreamResponse:
         await self._note(request, query={"after", "limit", "account"})
