@@ -14,48 +14,44 @@ PEOPLE_KEPT = 3600.0
 UNSEAL = """
 UPDATE plugin_pairs SET sealed_next = NULL WHERE refresh_hash IN (
   SELECT refresh_hash FROM plugin_pairs WHERE sealed_next IS NOT NULL AND replaced_at <= $1 LIMIT $2)"""
-EXPIRED = (
-    ("plugin_consents", "hash", 0.0),
-    ("plugin_connect_codes", "handle", 0.0),
-    ("plugin_people", "hash", PEOPLE_KEPT),
-    ("plugin_codes", "hash", CODES_KEPT),
-)
-"""Table, key, and how many seconds its rows are kept beyond their end."""
+EXPIRED = """
+DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE expires_at < $1 LIMIT $2)"""
 REPLACED = """
 DELETE FROM plugin_pairs WHERE refresh_hash IN (
   SELECT refresh_hash FROM plugin_pairs
    WHERE replaced_at IS NOT NULL AND replaced_at < $1 AND access_expires_at < $1 LIMIT $2)"""
+STEPS = (
+    (UNSEAL, FORGIVEN_FOR),
+    (EXPIRED.format(table="plugin_consents", key="hash"), 0.0),
+    (EXPIRED.format(table="plugin_connect_codes", key="handle"), 0.0),
+    (EXPIRED.format(table="plugin_people", key="hash"), PEOPLE_KEPT),
+    (EXPIRED.format(table="plugin_codes", key="hash"), CODES_KEPT),
+    (REPLACED, PAIRS_KEPT),
+)
+"""Statements, and how many seconds rows are kept beyond their end."""
 DEAD = """
 SELECT id FROM plugin_grants WHERE expires_at < $1
-UNION SELECT id FROM plugin_grants WHERE revoked_at IS NOT NULL AND revoked_at < $2 LIMIT $3"""
+UNION SELECT id FROM plugin_grants WHERE revoked_at IS NOT NULL AND revoked_at < $2 ORDER BY id LIMIT $3"""
 
 
 class PluginPurge:
-    """Small batches, so that nobody waits for them."""
+    """Small batches, each in a transaction of its own, so that nobody waits for them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def purge(self, now: float, limit: int) -> int:
-        """Forget at most `limit` rows of each kind; how many it were."""
+        """Forget at most `limit` rows of each kind, and as many dead grants; how many it were."""
+        gone = 0
+        for sql, kept in STEPS:
+            gone += await self._step(sql, now - kept, limit)
 
-        async def work(transaction: Transaction) -> int:
-            gone = await transaction.execute(UNSEAL, now - FORGIVEN_FOR, limit)
-            for table, key, kept in EXPIRED:
-                rows = f"SELECT {key} FROM {table} WHERE expires_at < $1 LIMIT $2"
-                sql = f"DELETE FROM {table} WHERE {key} IN ({rows})"
-                gone += await transaction.execute(sql, now - kept, limit)
-            gone += await transaction.execute(REPLACED, now - PAIRS_KEPT, limit)
-            return gone
+        async def forget_dead(transaction: Transaction) -> int:
+            values = now, now - GRANTS_KEPT, limit
+            await transaction.execute(f"DELETE FROM plugin_pairs WHERE grant_id IN ({DEAD})", *values)
+            return await transaction.execute(f"DELETE FROM plugin_grants WHERE id IN ({DEAD})", *values)
 
-        return await self._database.write(work) + await self._database.write(
-            lambda transaction: _forget_dead(transaction, now, limit)
-        )
+        return gone + await self._database.write(forget_dead)
 
-
-async def _forget_dead(transaction: Transaction, now: float, limit: int) -> int:
-    dead = await transaction.fetch(DEAD, now, now - GRANTS_KEPT, limit)
-    for (grant_id,) in dead:
-        await transaction.execute("DELETE FROM plugin_pairs WHERE grant_id = $1", grant_id)
-        await transaction.execute("DELETE FROM plugin_grants WHERE id = $1", grant_id)
-    return len(dead)
+    async def _step(self, sql: str, before: float, limit: int) -> int:
+        return await self._database.write(lambda transaction: transaction.execute(sql, before, limit))

@@ -85,6 +85,8 @@ async def test_commands_and_broker_understand_each_other(run: Run) -> None:
         (("callers", "rotate", "reporting"), "tbk_"),
         (("callers", "remove", "reporting"), "reporting is removed."),
         (("providers", "resume", "kit"), "kit is asked again."),
+        (("plugin", "connect-code", "--subject", "user-42"), ""),
+        (("plugin", "grants"), "No grants."),
         (("events",), "ID "),
         (("check",), "WHAT "),
         (("version",), "token-broker "),

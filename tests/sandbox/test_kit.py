@@ -393,8 +393,11 @@ async def test_metadata_names_the_endpoints(app: App, path: str) -> None:
 
 
 async def test_the_app_store_links_to_the_broker_unencoded(app: App) -> None:
-    """Install holds the redirect with its nested question mark, as Kit's own link does."""
-    answer = await app.get("/kit/apps/717/install?k_app_id=k_717")
+    """Install leads there with the redirect and its nested question mark, as Kit's own link does."""
+    page = await app.get("/kit/apps/717/install?k_app_id=k_717")
+
+    answer = await app.get("/kit/apps/717/start")
 
     link = "http://127.0.0.1:8081/install/kit?redirect=https://app.kit.com/apps/717?success=true"
-    assert f'href="{link}"' in answer.text
+    assert 'href="/kit/apps/717/start"' in page.text
+    assert link == answer.headers["Location"]
