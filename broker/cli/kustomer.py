@@ -38,7 +38,10 @@ def kustomer() -> None:
 
 @kustomer.command(
     "register-app",
-    example="broker kustomer register-app tokenbroker --redirect-uri https://broker.example.com/callback/kustomer",
+    example=(
+        "broker kustomer register-app tokenbroker \\\n"
+        "      --redirect-uri https://broker.example.com/callback/kustomer"
+    ),
 )
 @click.argument("app", type=words.kustomer_app)
 @click.option(

@@ -43,6 +43,11 @@ FIRST_DELIVERY = [
     "providers-list",
     "providers-resume",
     "systemd-install",
+    "plugin-connect-code",
+    "plugin-grants",
+    "plugin-revoke",
+    "kustomer-register-app",
+    "kustomer-create-secret",
 ]
 
 

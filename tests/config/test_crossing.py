@@ -135,7 +135,7 @@ def test_reload_leaves_the_providers_of_a_running_sandbox(tmp_path: Path) -> Non
     taken, kept = reloadable(old, new)
 
     assert (old.providers, "debug") == (taken.providers, taken.log.level)
-    assert {"providers", "login", "sandbox.enabled", "sandbox.listen"} == set(kept)
+    assert {"providers", "login", "plugin", "sandbox.enabled", "sandbox.listen"} == set(kept)
 
 
 def test_reload_takes_providers_beside_the_same_sandbox(tmp_path: Path) -> None:

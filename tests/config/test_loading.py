@@ -63,7 +63,7 @@ def problems(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -
         ("[audit]\nto = 'syslog'", "audit.to", "journald"),
         ("[log]\nlevel = 'loud'", "log.level", '"info"'),
         ("[sandbox]\nlisten = { path = 'x' }", "sandbox.listen", "host:port"),
-        ("[plugin]\nenabled = true", "plugin", "unknown key"),
+        ("[pluggin]\nenabled = true", "pluggin", "unknown key"),
         ("[alerts]\nx = 1", "alerts", "unknown key"),
         ("[providers.kit]", "providers.kit.client_id", "found nothing"),
         (KIT + "endpoints = 'global'", "providers.kit.endpoints", '"app"'),

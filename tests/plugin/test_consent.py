@@ -298,6 +298,7 @@ async def test_store_holds_no_secret_in_clear(codes: Stand) -> None:
     step = await codes.person.decide(page, typed={"connect_code": code})
     first = (await codes.client.redeem(step.told["code"])).json
     second = (await codes.client.renew(first["refresh_token"])).json
+    unspent = await connect_code(codes, "canary")
     cookies = {cookie.value for cookie in codes.person.session.cookie_jar}
 
     await codes.house.close()
@@ -305,7 +306,7 @@ async def test_store_holds_no_secret_in_clear(codes: Stand) -> None:
     await codes.house.open()
 
     secrets = {
-        code.replace("-", ""),
+        *(one.replace("-", "") for one in (code, unspent)),
         page.form["consent"],
         step.told["code"],
         *cookies,

@@ -1,10 +1,15 @@
 """Small rules about what goes in and out."""
 
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from typing import get_args
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from broker import oauth
 from broker.model import Secret
@@ -40,6 +45,20 @@ async def test_sealed_pair_opens_with_its_own_token_alone() -> None:
     assert open_for_replay(Secret(oauth.hashed(old)), sealed) is None
     assert open_for_replay(old, sealed[:20] + ("A" if sealed[20] != "A" else "B") + sealed[21:]) is None
     assert tokens.access.reveal() not in sealed
+
+
+async def test_key_of_the_seal_comes_from_the_old_token() -> None:
+    """HKDF-SHA256, frozen: a pair that was sealed by an older program opens, and nothing in the store is its key."""
+    old = "tbp_" + "o" * 43
+    key = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"tb/plugin-pair/1").derive(old.encode())
+    raw = b"n" * 12 + AESGCM(key).encrypt(
+        b"n" * 12, b'["tbp_a", "tbp_r"]', hashlib.sha256(old.encode()).hexdigest().encode()
+    )
+
+    opened = open_for_replay(Secret(old), base64.urlsafe_b64encode(raw).decode())
+
+    assert opened is not None
+    assert ("tbp_a", "tbp_r") == (opened.access.reveal(), opened.refresh.reveal())
 
 
 async def test_same_pair_is_sealed_differently_each_time() -> None:
