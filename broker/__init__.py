@@ -4,6 +4,7 @@ The map of the house, from the ground up; a module imports its own line and thos
 
     serve cli __main__                   the processes
     demo app sockets                     app wires everything; the only place that names concrete classes
+    dashboard                            what operators look at in a browser
     admin                                what operators see and do, over the admin socket
     accounts                             list, rename, freeze, remove a connection
     tokens  installs  plugin             hand out and renew a token · connect an account · Kit signs in to us
@@ -13,7 +14,7 @@ The map of the house, from the ground up; a module imports its own line and thos
     providers  store  sandbox  systemd   the outside: Kit, Kustomer, any OAuth server · SQLite · their stand-in
     observe                              logs, metrics, audit, health
     keyring  oauth  sealing              machinery without I/O
-    model  errors  clock  config  wire   the words, which everything shares
+    model  errors  clock  times  config  wire   the words, which everything shares
 """
 
 __version__ = "0.1.0"

@@ -9,7 +9,7 @@ import pytest
 BROKER = Path(__file__).parent.parent / "broker"
 
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"model", "errors", "clock", "config", "wire", "version"}),
+    frozenset({"model", "errors", "clock", "times", "config", "wire", "version"}),
     frozenset({"keyring", "oauth", "sealing"}),
     frozenset({"observe"}),
     frozenset({"providers", "store", "systemd", "sandbox"}),
@@ -19,6 +19,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"tokens", "installs", "plugin"}),
     frozenset({"accounts"}),
     frozenset({"admin"}),
+    frozenset({"dashboard"}),
     frozenset({"sockets"}),
     frozenset({"app"}),
     frozenset({"demo"}),
@@ -37,7 +38,7 @@ ONLY_IN = {
     "sqlite3": {"store/sqlite.py", "sandbox"},
     "prometheus_client": {"observe/metrics.py"},
     "jinja2": {"pages", "sandbox"},
-    "jwt": {"login", "callers", "sandbox"},
+    "jwt": {"login", "callers", "dashboard", "sandbox"},
     "click": {"cli", "__main__.py"},
     "rich": {"cli"},
     "tomllib": {"config"},
@@ -53,6 +54,8 @@ WEB_EDGE = {
     "app",
     "serve.py",
     "admin/socket.py",
+    "dashboard/live.py",
+    "dashboard/session.py",
     "callers/middleware.py",
 }
 """Where `aiohttp.web` may be imported, besides every room's routes.py."""

@@ -73,6 +73,11 @@ class AccountService:
         await self._flush_uses()
         return await self._get(name)
 
+    async def users(self, caller: Caller, name: str, *, request_id: str) -> list[tuple[str, float]]:
+        """Which callers were handed its tokens, and when last."""
+        await self._require(caller, Permission.ACCOUNTS, name, request_id)
+        return await self._store.users(name)
+
     async def change(
         self, caller: Caller, name: str, changes: Mapping[str, str | None], *, request_id: str
     ) -> Account:

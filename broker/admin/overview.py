@@ -102,6 +102,14 @@ class Overview:
             return await self._events.last_events(limit, account)
         return await self._events.events(after, limit, account)
 
+    async def expiries(
+        self, caller: Caller, *, width: float, count: int, request_id: str
+    ) -> tuple[float, list[int]]:
+        """From when on, and how many access tokens end in each of `count` spans of `width` seconds."""
+        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        since = self._clock.now() // width * width
+        return since, await self._accounts.expiries(since, width, count)
+
     async def metrics_text(self) -> bytes:
         """All metrics; those that are read from the store are at most ten seconds old."""
         now = self._clock.now()

@@ -10,6 +10,7 @@ from broker.accounts.routes import AccountRoutes
 from broker.admin.checks import Check
 from broker.admin.routes import STOPPING, AdminRoutes, HealthRoutes
 from broker.admin.socket import by_peer
+from broker.app.dashboard import Dashboard, build_dashboard
 from broker.app.foundation import Foundation
 from broker.app.plugin import consent_routes
 from broker.app.rooms import Rooms
@@ -18,7 +19,7 @@ from broker.callers.middleware import authenticate, authenticating
 from broker.errors import BrokerError
 from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
 from broker.login.routes import Continue, LoginRoutes
-from broker.pages import Page, Pages
+from broker.pages import Pages, error_page
 from broker.plugin import routes as plugin_routes
 from broker.tokens.routes import TokenRoutes
 from broker.web import REQUEST_ID, Render, as_problem, edge, new_application
@@ -35,24 +36,28 @@ class Listeners:
     admin: web.Application
     """Operators, over the admin socket."""
     install_routes: InstallRoutes
+    dashboard: Dashboard
 
     def stop(self) -> None:
         """End what would go on for ever."""
         self.admin[STOPPING].set()
+        self.dashboard.live.stop()
 
 
 def build_listeners(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]]) -> Listeners:
     """All three, on one set of rooms."""
     install_routes, public = _public(base, rooms)
+    dashboard = build_dashboard(base, rooms)
     return Listeners(
-        internal=_internal(base, rooms),
+        internal=_internal(base, rooms, dashboard),
         public=public,
-        admin=_admin(base, rooms, check),
+        admin=_admin(base, rooms, check, dashboard),
         install_routes=install_routes,
+        dashboard=dashboard,
     )
 
 
-def _internal(base: Foundation, rooms: Rooms) -> web.Application:
+def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard) -> web.Application:
     authenticators = (rooms.callers.keys,)
     health = HealthRoutes(
         health=base.health,
@@ -70,10 +75,13 @@ def _internal(base: Foundation, rooms: Rooms) -> web.Application:
     if rooms.plugin is not None:
         application.add_routes(rooms.plugin.api.routes())
     application.add_routes(health.routes())
+    application.add_routes(dashboard.routes)
     return application
 
 
-def _admin(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]]) -> web.Application:
+def _admin(
+    base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]], dashboard: Dashboard
+) -> web.Application:
     application = new_application(
         edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer()
     )
@@ -93,6 +101,7 @@ def _admin(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Ch
     if rooms.plugin is not None:
         application.add_routes([*rooms.plugin.api.routes(), *rooms.plugin.api.operators()])
     application.add_routes(admin.routes())
+    application.add_routes(dashboard.link_routes)
     return application
 
 
@@ -136,15 +145,3 @@ def _for_people(pages: Pages) -> Render:
         return pages.message(error_page(error), request_id=request[REQUEST_ID])
 
     return render
-
-
-def error_page(error: BrokerError) -> Page:
-    """An error for a person: what it is, and that trying again may help where it may."""
-    passing = error.status in (429, 502, 503)
-    return Page(
-        title="Not just now" if passing else "There is no such page" if error.status == 404 else error.title,
-        tone="wait" if passing else "bad",
-        lines=(error.detail if error.detail != error.title else "There is nothing to see at this address.",),
-        hint="Try again in a minute." if passing else None,
-        status=error.status,
-    )

@@ -153,6 +153,7 @@ def _tokens(
         clock=base.steady,
         settings=base.settings.refresh,
         metrics=base.metrics,
+        account_page=lambda name: f"{base.settings.server.internal_url}/dashboard/accounts/{name}",
     )
     return TokenRoom(permit, retained, refresher, flights, recovery, service)
 

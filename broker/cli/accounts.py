@@ -8,8 +8,8 @@ from broker.cli import words
 from broker.cli.command import Group, as_json, confirm, yes
 from broker.cli.desk import Desk
 from broker.cli.tables import Cell, Column, show_facts, show_json, show_table
-from broker.cli.times import both, moment, relative, span
 from broker.model import Status
+from broker.times import both, moment, relative, span
 
 PAGE = 1000
 COLUMNS = (

@@ -9,8 +9,8 @@ from broker.cli.command import Group, as_json, confirm, yes
 from broker.cli.desk import Desk
 from broker.cli.tables import Column, show_json, show_table
 from broker.cli.text import counted
-from broker.cli.times import moment, relative
 from broker.model import Permission
+from broker.times import moment, relative
 
 COLUMNS = (
     Column("CALLER", breaks=True),

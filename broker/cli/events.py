@@ -12,7 +12,7 @@ from broker.cli.command import Command, as_json
 from broker.cli.desk import Desk
 from broker.cli.tables import Cell, Column, show_json, show_table
 from broker.cli.text import plain
-from broker.cli.times import relative
+from broker.times import relative
 
 COLUMNS = (Column("ID"), Column("WHEN"), Column("EVENT"), Column("ABOUT", breaks=True))
 

@@ -9,7 +9,7 @@ from broker.cli.command import Group, as_json
 from broker.cli.desk import Desk
 from broker.cli.tables import Cell, Column, Lines, show_json, show_table
 from broker.cli.text import plain
-from broker.cli.times import relative
+from broker.times import relative
 
 COLUMNS = (
     Column("PROVIDER", breaks=True),

@@ -7,6 +7,7 @@ from broker.cli.accounts import accounts
 from broker.cli.callers import callers
 from broker.cli.check import check
 from broker.cli.command import Group
+from broker.cli.dashboard import dashboard
 from broker.cli.events import events
 from broker.cli.installs import install_link
 from broker.cli.kustomer import kustomer
@@ -39,6 +40,7 @@ for command in (
     plugin,
     kustomer,
     events,
+    dashboard,
     adopt,
     sandbox,
     systemd,

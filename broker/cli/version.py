@@ -10,7 +10,7 @@ from broker.cli.desk import Desk
 from broker.cli.failed import Failed
 from broker.cli.tables import show_json
 from broker.cli.text import plain
-from broker.cli.times import relative
+from broker.times import relative
 
 
 @click.command("version", cls=Command, example="broker version")

@@ -44,6 +44,8 @@ class ServerSettings:
     public: tuple[Listen, ...]
     public_url: str
     """Scheme and host only, no trailing slash."""
+    internal_url: str
+    """How operators reach the dashboard, in the same form."""
     admin_socket: Path
     admin_group: str | None
     internal_plaintext: bool

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,14 @@ from broker.config.settings import (
     Tls,
     UnixListen,
 )
-from broker.config.urls import HOST_AND_PORT, is_loopback, origin_problem, page_problem, shown
+from broker.config.urls import (
+    HOST_AND_PORT,
+    internal_origin_problem,
+    is_loopback,
+    origin_problem,
+    page_problem,
+    shown,
+)
 
 LISTEN = '"host:port", { path = "…", mode = "0660", group = "…" }, or a list of them'
 MOST_TIMEOUT = 600.0
@@ -61,7 +68,8 @@ def read_server(table: Table, folder: Path) -> ServerSettings:
     settings = ServerSettings(
         internal=internal,
         public=public,
-        public_url=_public_url(table),
+        public_url=_url(table, "public_url", "http://127.0.0.1:8081", origin_problem),
+        internal_url=_url(table, "internal_url", _reached_at(internal, tls), internal_origin_problem),
         admin_socket=folder / table.text("admin_socket", "var/admin.sock"),
         admin_group=table.text("admin_group", None),
         internal_plaintext=plaintext,
@@ -202,9 +210,14 @@ def _tcp(text: str) -> TcpListen | None:
     return TcpListen(host, int(form[2]))
 
 
-def _public_url(table: Table) -> str:
-    url = table.text("public_url", "http://127.0.0.1:8081").rstrip("/")
-    return checked(table, "public_url", url, origin_problem) or "http://127.0.0.1:8081"
+def _url(table: Table, key: str, usual: str, problem: Callable[[str], str | None]) -> str:
+    return checked(table, key, table.text(key, usual).rstrip("/"), problem) or usual
+
+
+def _reached_at(internal: tuple[Listen, ...], tls: Tls | None) -> str:
+    """Where `internal` listens; a proxy in front of it needs `internal_url`."""
+    listen = next((one for one in internal if isinstance(one, TcpListen)), TcpListen("127.0.0.1", 8080))
+    return f"{'https' if tls else 'http'}://{listen}"
 
 
 def _tls(table: Table, key: str, folder: Path) -> Tls | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from aiohttp import web
 
 FOLDER = Path(__file__).parent / "static"
-CONTENT_TYPES = {".css": "text/css", ".svg": "image/svg+xml"}
+CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FOREVER = "public, max-age=31536000, immutable"
 
 HEADERS = {
@@ -43,6 +43,11 @@ class StaticFile:
         )
 
 
-def static_files() -> dict[str, StaticFile]:
-    """Every file there is, by name."""
-    return {path.name: StaticFile(path) for path in sorted(FOLDER.iterdir()) if path.suffix in CONTENT_TYPES}
+def static_files(*folders: Path) -> dict[str, StaticFile]:
+    """Every file there is, by name: those of all pages, and those of a room's own folders."""
+    return {
+        path.name: StaticFile(path)
+        for folder in (FOLDER, *folders)
+        for path in sorted(folder.iterdir())
+        if path.suffix in CONTENT_TYPES
+    }

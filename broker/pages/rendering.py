@@ -11,9 +11,11 @@ from broker.pages.page import Page
 TEMPLATES = Path(__file__).parent / "templates"
 
 POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; form-action {form_action};"
+    "default-src 'none'; style-src 'self'; img-src 'self';{scripts} form-action {form_action};"
     " base-uri 'none'; frame-ancestors 'none'"
 )
+SCRIPTS = " script-src 'self'; connect-src 'self';"
+"""For the dashboard alone: its one file, and the stream it listens to."""
 ISOLATION = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -28,11 +30,12 @@ HTTPS_ONLY = {"Strict-Transport-Security": "max-age=31536000"}
 class Pages:
     """The one way to answer a person with HTML."""
 
-    def __init__(self, *, sandbox: bool, https: bool) -> None:
-        self._https = https
-        self._static = static_files()
+    def __init__(self, *, sandbox: bool, https: bool, room: Path | None = None) -> None:
+        """`room`: a folder with `templates` and `static` of its own; its pages may run its scripts."""
+        self._https, self._scripts = https, SCRIPTS if room else ""
+        self._static = static_files(*([room / "static"] if room else []))
         self._templates = Environment(
-            loader=FileSystemLoader(TEMPLATES),
+            loader=FileSystemLoader([TEMPLATES, *([room / "templates"] if room else [])]),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
@@ -70,7 +73,7 @@ class Pages:
         """
         if ";" in form_action or "," in form_action:
             raise ValueError("form_action holds sources only, divided by spaces")
-        policy = {"Content-Security-Policy": POLICY.format(form_action=form_action)}
+        policy = {"Content-Security-Policy": POLICY.format(form_action=form_action, scripts=self._scripts)}
         return {**policy, **ISOLATION, **(HTTPS_ONLY if self._https else {})}
 
     def routes(self) -> list[web.RouteDef]:

@@ -25,7 +25,15 @@ SELECT {COLUMNS} FROM accounts
    AND (CAST($4 AS TEXT) IS NULL OR subject = $4)
    AND (CAST($5 AS DOUBLE PRECISION) IS NULL OR expires_at <= $5)
    AND (CAST($6 AS TEXT) IS NULL OR {STATUS_SQL} = $6)
- ORDER BY name LIMIT $7"""
+   AND (CAST($7 AS TEXT) IS NULL OR
+        lower(name || ' ' || COALESCE(label, '') || ' ' || COALESCE(subject, '') || ' ' || COALESCE(external_id, ''))
+        LIKE $7 ESCAPE '!')
+ ORDER BY name LIMIT $8"""
+USERS = "SELECT caller, last_used_at FROM uses WHERE account = $1 ORDER BY last_used_at DESC, caller"
+EXPIRIES = """
+SELECT CAST((expires_at - $1) / $2 AS BIGINT) AS span, COUNT(*) FROM accounts
+ WHERE expires_at >= $1 AND expires_at < $1 + $2 * $3 AND removed_at IS NULL AND dead IS NULL
+ GROUP BY span"""
 COUNTS = f"SELECT provider, {STATUS_SQL}, COUNT(*) FROM accounts WHERE removed_at IS NULL GROUP BY 1, 2"
 BY_IDENTITY = (
     f"SELECT {COLUMNS} FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL"
@@ -58,6 +66,7 @@ class Accounts(Renewals):
             query.subject,
             query.expiring_before,
             query.status,
+            None if query.search is None else _like(query.search),
             query.limit,
         )
         return [to_account(row) for row in rows]
@@ -66,6 +75,14 @@ class Accounts(Renewals):
         return {
             (provider, Status(status)): count for provider, status, count in await self._database.read(COUNTS)
         }
+
+    async def users(self, name: str) -> list[tuple[str, float]]:
+        return [(str(caller), float(at)) for caller, at in await self._database.read(USERS, name)]
+
+    async def expiries(self, since: float, width: float, count: int) -> list[int]:
+        rows = await self._database.read(EXPIRIES, since, width, count)
+        found = {int(span): int(number) for span, number in rows}
+        return [found.get(span, 0) for span in range(count)]
 
     async def by_identity(self, provider: str, external_id: str) -> Account | None:
         rows = await self._database.read(BY_IDENTITY, provider, external_id)
@@ -156,6 +173,9 @@ class Accounts(Renewals):
                 return False
             await transaction.execute(INSERT, *to_values(renamed), next_at)
             await transaction.execute("DELETE FROM spares WHERE account = $1", ref.name)
+            await transaction.execute(
+                "UPDATE uses SET account = $2 WHERE account = $1", ref.name, renamed.name
+            )
             await _remember_name(transaction, old_name_hash, ref.epoch, ref.generation)
             return True
 
@@ -198,6 +218,7 @@ class Accounts(Renewals):
                 await _remember_name(transaction, name_hash, epoch, generation)
             await transaction.execute("DELETE FROM spares WHERE account = $1", name)
             await transaction.execute("DELETE FROM events WHERE account = $1", name)
+            await transaction.execute("DELETE FROM uses WHERE account = $1", name)
             await transaction.execute("DELETE FROM accounts WHERE name = $1", name)
             return bool(rows)
 
@@ -226,3 +247,9 @@ async def _remember_name(transaction: Transaction, name_hash: str, epoch: int, g
         epoch,
         generation,
     )
+
+
+def _like(search: str) -> str:
+    """A pattern for LIKE that holds the text itself, whatever is in it."""
+    plain = search.lower().replace("!", "!!").replace("%", "!%").replace("_", "!_")
+    return f"%{plain}%"

@@ -56,6 +56,8 @@ class AccountQuery:
     status: Status | None = None
     subject: str | None = None
     expiring_before: float | None = None
+    search: str | None = None
+    """Part of a name, a label, a subject or the provider's id, in any case."""
     after: str = ""
     """Names greater than this one."""
     limit: int = 100
@@ -112,9 +114,12 @@ class RefreshStore(Protocol):
         """Set when the background looks at the account again."""
         ...
 
-    async def touch(self, uses: Mapping[str, tuple[float, float]]) -> None:
+    async def touch(
+        self, uses: Mapping[str, tuple[float, float]], callers: Mapping[tuple[str, str], float]
+    ) -> None:
         """Note by name when accounts were last handed out, and bring their next look forward to the second
-        number: what is used is renewed when its window opens, not only before it would die of idleness."""
+        number: what is used is renewed when its window opens, not only before it would die of idleness.
+        `callers`: when each (account, caller) was last served."""
         ...
 
     async def is_only_account(self, provider: str) -> bool:
@@ -153,6 +158,14 @@ class AccountStore(RefreshStore, Protocol):
 
     async def first_expiries(self, used_since: float) -> Mapping[str, float]:
         """By provider, when the first token ends of the accounts that were used since then."""
+        ...
+
+    async def users(self, name: str) -> list[tuple[str, float]]:
+        """Which callers were handed the account's tokens, and when last; the latest first."""
+        ...
+
+    async def expiries(self, since: float, width: float, count: int) -> list[int]:
+        """How many living accounts have an access token that ends in each of `count` spans of `width` seconds."""
         ...
 
     async def by_identity(self, provider: str, external_id: str) -> Account | None:

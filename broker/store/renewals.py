@@ -54,6 +54,12 @@ UPDATE accounts
        next_at = CASE WHEN next_at IS NOT NULL AND next_at > $3 THEN $3 ELSE next_at END
  WHERE name = $1 AND (last_used_at IS NULL OR last_used_at < $2)"""
 
+# A name that was removed meanwhile gets no row.
+USED_BY = """
+INSERT INTO uses (account, caller, last_used_at)
+SELECT name, CAST($2 AS TEXT), CAST($3 AS DOUBLE PRECISION) FROM accounts WHERE name = $1
+ON CONFLICT (account, caller) DO UPDATE SET last_used_at = excluded.last_used_at"""
+
 
 class Renewals:
     """The `RefreshStore`, on any database."""
@@ -126,10 +132,14 @@ class Renewals:
     async def schedule(self, ref: Ref, next_at: float | None) -> None:
         await self._database.write(lambda transaction: transaction.execute(SCHEDULE, *_key(ref), next_at))
 
-    async def touch(self, uses: Mapping[str, tuple[float, float]]) -> None:
+    async def touch(
+        self, uses: Mapping[str, tuple[float, float]], callers: Mapping[tuple[str, str], float]
+    ) -> None:
         async def work(transaction: Transaction) -> None:
             for name, (used_at, look_at) in uses.items():
                 await transaction.execute(TOUCH, name, used_at, look_at)
+            for (name, caller), used_at in callers.items():
+                await transaction.execute(USED_BY, name, caller, used_at)
 
         if uses:
             await self._database.write(work)

@@ -1,13 +1,21 @@
 """Handing out tokens: the use case behind `GET /token/{account}` and `POST …/refresh`."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
-from broker.errors import BrokerError, InvalidRequest, ProviderUnavailable, RateLimited, UnknownAccount
+from broker.errors import (
+    BrokerError,
+    InvalidRequest,
+    NeedsReauthorization,
+    ProviderUnavailable,
+    RateLimited,
+    UnknownAccount,
+)
 from broker.model import Account, Caller, Permission, Reason, Secret, is_account_name
 from broker.observe.metrics import Metrics
 from broker.store.interface import RefreshStore
@@ -61,10 +69,14 @@ class TokenService:
         clock: Clock,
         settings: RefreshSettings,
         metrics: Metrics,
+        account_page: Callable[[str], str],
     ) -> None:
         self._opened, self._store, self._flights, self._permit = opened, store, flights, permit
         self._gate, self._clock, self._settings, self._metrics = gate, clock, settings, metrics
+        self._account_page = account_page
+        """Where an operator finds an account, by its name."""
         self._used: dict[str, tuple[float, float]] = {}
+        self._used_by: dict[tuple[str, str], float] = {}
         self._rejections: dict[str, deque[float]] = {}
         self._forced: dict[str, float] = {}
 
@@ -125,7 +137,8 @@ class TokenService:
     async def flush_uses(self) -> None:
         """Store when accounts were last handed out."""
         uses, self._used = self._used, {}
-        await self._store.touch(uses)
+        callers, self._used_by = self._used_by, {}
+        await self._store.touch(uses, callers)
 
     async def _open(self, name: str) -> OpenedAccount:
         opened = await self._opened.get(name)
@@ -205,6 +218,7 @@ class TokenService:
             raise ProviderUnavailable
         await self._gate.handed_out(caller, account, token, request_id=request_id)
         self._used[account.name] = (now, max(now, window_opens(account, self._settings.ahead)))
+        self._used_by[account.name, caller.name] = now
         self._metrics.token_requests.labels(account.provider, "warned" if serve.warning else "served").inc()
         return Handout(account, token, serve.expires_in, serve.expires_at, serve.warning)
 
@@ -231,6 +245,8 @@ class TokenService:
         )
 
     def _counted(self, account: Account, error: BrokerError) -> BrokerError:
+        if isinstance(error, NeedsReauthorization):
+            error.members["reconnect_url"] = self._account_page(account.name)
         self._metrics.token_requests.labels(account.provider, error.code).inc()
         return error
 

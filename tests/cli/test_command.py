@@ -26,6 +26,7 @@ FIRST_DELIVERY = [
     "install-link",
     "sandbox",
     "events",
+    "dashboard",
     "version",
     "adopt",
     "accounts-list",

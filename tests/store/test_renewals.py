@@ -203,8 +203,8 @@ async def test_use_brings_the_next_look_forward(stores: Stores) -> None:
     await connect(stores, "acme", next_at=5000.0)
     await connect(stores, "rests", next_at=None)
 
-    await stores.accounts.touch({"acme": (40.0, 600.0), "rests": (40.0, 600.0)})
-    await stores.accounts.touch({"acme": (30.0, 900.0)})
+    await stores.accounts.touch({"acme": (40.0, 600.0), "rests": (40.0, 600.0)}, {})
+    await stores.accounts.touch({"acme": (30.0, 900.0)}, {})
 
     row = await stores.accounts.get("acme")
     assert row is not None
@@ -346,7 +346,7 @@ async def test_first_expiry_is_that_of_used_accounts(stores: Stores) -> None:
     for name in ("used", "later", "unused", "removed"):
         await connect(stores, name)
     await stores.accounts.commit(successor(Ref("later", 1, 1)), [])
-    await stores.accounts.touch(dict.fromkeys(("used", "later", "removed"), (500.0, 600.0)))
+    await stores.accounts.touch(dict.fromkeys(("used", "later", "removed"), (500.0, 600.0)), {})
     await stores.accounts.remove("removed", 1, [])
     both = await stores.accounts.first_expiries(400.0)
     await stores.accounts.settle(

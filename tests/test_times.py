@@ -2,9 +2,8 @@
 
 import pytest
 
-from broker.cli.times import both, relative, span
-
-from .stub import NOW
+from broker.times import both, relative, span
+from tests.cli.stub import NOW
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""The dashboard, on the same rooms as the API."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+import broker.dashboard
+from broker.app.foundation import Foundation
+from broker.app.rooms import Rooms
+from broker.dashboard.actions import Actions
+from broker.dashboard.live import Live
+from broker.dashboard.routes import DashboardRoutes, LinkRoute
+from broker.dashboard.service import DashboardService
+from broker.dashboard.session import Sessions
+from broker.pages import Pages
+from broker.web import public
+
+ROOM = Path(broker.dashboard.__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """What it answers on `internal`, and the way in on the admin socket."""
+
+    routes: list[web.RouteDef]
+    link_routes: list[web.RouteDef]
+    sessions: Sessions
+    live: Live
+
+
+def build_dashboard(base: Foundation, rooms: Rooms) -> Dashboard:
+    """All of it."""
+    url = base.settings.server.internal_url
+    https = url.startswith("https://")
+    pages = Pages(sandbox=base.settings.sandbox.enabled, https=https, room=ROOM)
+    sessions = Sessions(store=base.stores.installs, keyring=base.keyring, clock=base.clock, https=https)
+    live = Live(events=base.stores.events, clock=base.clock)
+    routes = DashboardRoutes(
+        service=DashboardService(
+            accounts=rooms.accounts,
+            overview=rooms.overview,
+            callers=rooms.callers.service,
+            health=base.health,
+            clock=base.steady,
+        ),
+        actions=Actions(
+            accounts=rooms.accounts,
+            tokens=rooms.tokens.service,
+            installs=rooms.installs.service,
+            overview=rooms.overview,
+        ),
+        sessions=sessions,
+        live=live,
+        pages=pages,
+        origin=url,
+    )
+    links = LinkRoute(sessions=sessions, clock=base.clock, url=url)
+    static = [web.get(route.path, public(route.handler)) for route in pages.routes()]
+    return Dashboard([*routes.routes(), *static], links.routes(), sessions, live)

@@ -1,0 +1,60 @@
+"""Tells open pages that something has changed; they fetch themselves again, so that nothing is drawn twice."""
+
+import asyncio
+
+from aiohttp import web
+
+from broker.clock import Clock
+from broker.errors import Overloaded, StorageUnavailable
+from broker.store.interface import EventStore
+
+LOOK_EVERY = 1.0
+TICK_EVERY = 15
+"""Looks between two signs of life; times such as “in 3 min” are drawn anew with each."""
+MOST_OPEN = 100
+
+
+class Live:
+    """Server-sent events for the dashboard's script."""
+
+    def __init__(self, *, events: EventStore, clock: Clock) -> None:
+        self._events, self._clock = events, clock
+        self._open = 0
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End every stream."""
+        self._stopping.set()
+
+    async def follow(self, request: web.Request) -> web.StreamResponse:
+        """One browser's stream, until it goes or the broker stops."""
+        if self._open >= MOST_OPEN:
+            raise Overloaded
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        )
+        await response.prepare(request)
+        self._open += 1
+        try:
+            await self._tell(response)
+        finally:
+            self._open -= 1
+        return response
+
+    async def _tell(self, response: web.StreamResponse) -> None:
+        newest, looks = await self._newest(0), 0
+        await response.write(b"retry: 2000\n\n")
+        while not self._stopping.is_set():
+            await self._clock.sleep(LOOK_EVERY)
+            looks += 1
+            seen = await self._newest(newest)
+            if seen != newest or looks % TICK_EVERY == 0:
+                newest = seen
+                await response.write(f"event: changed\ndata: {newest}\n\n".encode())
+
+    async def _newest(self, before: int) -> int:
+        try:
+            last = await self._events.last_events(1)
+        except StorageUnavailable:
+            return before
+        return last[-1].id if last else 0

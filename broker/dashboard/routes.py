@@ -1,0 +1,208 @@
+"""The dashboard's HTTP, on the internal listener. It has a login of its own: no route here asks for a caller."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from broker.clock import Clock
+from broker.dashboard.actions import Actions, Done
+from broker.dashboard.live import Live
+from broker.dashboard.service import DashboardService
+from broker.dashboard.session import LINK_LIFE, Session, Sessions
+from broker.errors import BrokerError, Forbidden, InvalidRequest, UnknownAccount
+from broker.model import Secret, Status, is_account_name
+from broker.pages import Page, Pages, error_page
+from broker.store.interface import AccountQuery
+from broker.web import CALLER, REQUEST_ID, answer, public, read_body
+from broker.wire import rfc3339
+
+SignedIn = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
+MOST_FIELDS = 8
+SEARCH_MOST = 100
+
+
+class DashboardRoutes:
+    """`/` and everything below `/dashboard/`."""
+
+    def __init__(
+        self,
+        *,
+        service: DashboardService,
+        actions: Actions,
+        sessions: Sessions,
+        live: Live,
+        pages: Pages,
+        origin: str,
+    ) -> None:
+        self._service, self._actions, self._sessions = service, actions, sessions
+        self._live, self._pages, self._origin = live, pages, origin
+
+    def routes(self) -> list[web.RouteDef]:
+        base = "/dashboard"
+        return [
+            web.get("/", self._page(self.start), allow_head=False),
+            web.get(f"{base}/sign-in", self.sign_in, allow_head=False),
+            web.post(f"{base}/sign-out", self._form(self.sign_out)),
+            web.get(f"{base}/accounts", self._page(self.accounts), allow_head=False),
+            web.get(base + "/accounts/{account}", self._page(self.account), allow_head=False),
+            web.post(base + "/accounts/{account}/{action}", self._form(self.act)),
+            web.get(f"{base}/providers", self._page(self.providers), allow_head=False),
+            web.post(base + "/providers/{provider}/resume", self._form(self.resume)),
+            web.get(f"{base}/callers", self._page(self.callers), allow_head=False),
+            web.get(f"{base}/activity", self._page(self.activity), allow_head=False),
+            web.get(f"{base}/live", self._page(self.live), allow_head=False),
+        ]
+
+    @public
+    async def sign_in(self, request: web.Request) -> web.StreamResponse:
+        """Spend the one-time link, and go to the first page."""
+        response = web.Response(status=303, headers={"Location": "/", **self._pages.security_headers()})
+        if await self._sessions.sign_in(Secret(request.query.get("link", "")), response):
+            return response
+        return self._signed_out(request, "This link has been used, or is older than a minute.")
+
+    async def sign_out(self, request: web.Request, _: Session) -> web.StreamResponse:
+        response = self._signed_out(request, "You are signed out.")
+        self._sessions.sign_out(response)
+        return response
+
+    async def start(self, request: web.Request, session: Session) -> web.StreamResponse:
+        return self._render(
+            request,
+            session,
+            "start.html",
+            start=await self._service.start(session.actor, request[REQUEST_ID]),
+        )
+
+    async def accounts(self, request: web.Request, session: Session) -> web.StreamResponse:
+        listing = await self._service.accounts(session.actor, _query(request), request[REQUEST_ID])
+        return self._render(request, session, "accounts.html", listing=listing, statuses=list(Status))
+
+    async def account(self, request: web.Request, session: Session) -> web.StreamResponse:
+        return await self._portrait(request, session, None)
+
+    async def act(self, request: web.Request, session: Session) -> web.StreamResponse:
+        """Do what was confirmed, and show the account as it is now."""
+        name, action = request.match_info["account"], request.match_info["action"]
+        done = await self._actions.act(session.actor, name, action, request_id=request[REQUEST_ID])
+        if done.gone:
+            return self._render(request, session, "done.html", done=done, account=name)
+        return await self._portrait(request, session, done)
+
+    async def providers(self, request: web.Request, session: Session) -> web.StreamResponse:
+        providers = await self._service.providers(session.actor, request[REQUEST_ID])
+        return self._render(request, session, "providers.html", providers=providers)
+
+    async def resume(self, request: web.Request, session: Session) -> web.StreamResponse:
+        await self._actions.resume(
+            session.actor, request.match_info["provider"], request_id=request[REQUEST_ID]
+        )
+        return web.Response(status=303, headers={"Location": "/dashboard/providers"})
+
+    async def callers(self, request: web.Request, session: Session) -> web.StreamResponse:
+        callers = await self._service.callers(session.actor, request[REQUEST_ID])
+        return self._render(request, session, "callers.html", callers=callers)
+
+    async def activity(self, request: web.Request, session: Session) -> web.StreamResponse:
+        recent = await self._service.activity(session.actor, request[REQUEST_ID])
+        return self._render(request, session, "activity.html", recent=recent)
+
+    async def live(self, request: web.Request, _: Session) -> web.StreamResponse:
+        return await self._live.follow(request)
+
+    async def _portrait(
+        self, request: web.Request, session: Session, done: Done | None
+    ) -> web.StreamResponse:
+        name = request.match_info["account"]
+        if not is_account_name(name):
+            raise UnknownAccount
+        portrait = await self._service.account(session.actor, name, request[REQUEST_ID])
+        return self._render(request, session, "account.html", portrait=portrait, done=done)
+
+    def _page(self, handler: SignedIn) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """For whoever is signed in; anybody else is told how to."""
+
+        @public
+        async def page(request: web.Request) -> web.StreamResponse:
+            session = self._sessions.read(request)
+            if session is None:
+                return self._signed_out(request, "Nobody is signed in in this browser.")
+            try:
+                return await handler(request, session)
+            except BrokerError as exc:
+                return self._pages.message(error_page(exc), request_id=request[REQUEST_ID])
+
+        return page
+
+    def _form(self, handler: SignedIn) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """A form of our own pages, sent by this browser's session and from this origin."""
+
+        async def form(request: web.Request, session: Session) -> web.StreamResponse:
+            if request.headers.get("Origin", self._origin) != self._origin:
+                raise Forbidden
+            if not self._sessions.is_own_form(session, (await _fields(request)).get("form", "")):
+                raise Forbidden
+            return await handler(request, session)
+
+        return self._page(form)
+
+    def _render(
+        self, request: web.Request, session: Session, template: str, **values: Any
+    ) -> web.StreamResponse:
+        return self._pages.render(
+            template,
+            request_id=request[REQUEST_ID],
+            live=True,
+            here=request.path,
+            actor=session.actor.name,
+            form=self._sessions.form_token(session),
+            near=self._service.near,
+            **values,
+        )
+
+    def _signed_out(self, request: web.Request, why: str) -> web.StreamResponse:
+        page = Page(
+            title="Sign in from the command line",
+            tone="wait",
+            lines=(why, "On the broker's machine, type: broker dashboard"),
+            hint="It prints a link that opens this dashboard once, within a minute.",
+            status=403,
+        )
+        return self._pages.message(page, request_id=request[REQUEST_ID])
+
+
+class LinkRoute:
+    """The way in, on the admin socket: whoever may open that is an operator."""
+
+    def __init__(self, *, sessions: Sessions, clock: Clock, url: str) -> None:
+        self._sessions, self._clock, self._url = sessions, clock, url
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post("/dashboard-links", self.create)]
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        expires_at = rfc3339(self._clock.now() + LINK_LIFE)
+        link = await self._sessions.new_link(request[CALLER])
+        url = f"{self._url}/dashboard/sign-in?link={link.reveal()}"
+        return answer({"url": url, "expires_at": expires_at}, status=201)
+
+
+def _query(request: web.Request) -> AccountQuery:
+    """What the search form asks for; what it cannot have sent is left out."""
+    status, search = request.query.get("status", ""), request.query.get("search", "").strip()
+    return AccountQuery(
+        status=Status(status) if status in set(Status) else None,
+        provider=request.query.get("provider") or None,
+        search=search[:SEARCH_MOST] or None,
+        after=request.query.get("after", ""),
+    )
+
+
+async def _fields(request: web.Request) -> dict[str, str]:
+    try:
+        pairs = parse_qsl((await read_body(request)).decode(), max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise InvalidRequest("the form is malformed") from None
+    return dict(pairs)

@@ -1,0 +1,154 @@
+"""Gathers what each page shows, in the name of the operator who looks."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from broker.accounts.service import AccountService
+from broker.admin.overview import Overview
+from broker.callers.service import CallerService
+from broker.clock import Clock
+from broker.dashboard.figures import Chart, Happening, Moment, Row, chart, moment, row, timeline
+from broker.model import Account, Caller, Status
+from broker.observe.health import Health
+from broker.store.interface import AccountQuery
+from broker.times import relative
+from broker.wire import caller_json
+
+PER_PAGE = 50
+SHOWN_TROUBLED = 12
+SHOWN_EVENTS = 12
+HISTORY = 200
+SPAN, SPANS = 6 * 3600.0, 28
+"""The picture of expiries: a week in spans of six hours."""
+TROUBLED = (Status.NEEDS_REAUTHORIZATION, Status.REFRESH_FAILING, Status.UNCERTAIN, Status.FROZEN)
+"""The order in which a person should look at them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The first page."""
+
+    counts: Mapping[Status, int]
+    problems: list[str]
+    troubled: list[Row]
+    providers: Sequence[Mapping[str, Any]]
+    chart: Chart
+    recent: list[Happening]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def more(self) -> int:
+        """Troubled accounts that are not shown."""
+        return sum(self.counts.get(status, 0) for status in TROUBLED) - len(self.troubled)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One page of accounts."""
+
+    rows: list[Row]
+    next: str | None
+    query: AccountQuery
+
+
+@dataclass(frozen=True, slots=True)
+class Portrait:
+    """One account, its history and who uses it."""
+
+    row: Row
+    history: list[Happening]
+    users: list[tuple[str, Moment]]
+
+
+class DashboardService:
+    """One method a page. Everything goes through the services, so the gate and the audit see it."""
+
+    def __init__(
+        self,
+        *,
+        accounts: AccountService,
+        overview: Overview,
+        callers: CallerService,
+        health: Health,
+        clock: Clock,
+    ) -> None:
+        self._accounts, self._overview, self._callers = accounts, overview, callers
+        self._health, self._clock = health, clock
+
+    async def start(self, actor: Caller, request_id: str) -> Start:
+        providers = [view.json() for view in await self._overview.providers(actor, request_id=request_id)]
+        counts: Counter[Status] = Counter()
+        for provider in providers:
+            for status, count in provider["accounts"].items():
+                counts[Status(status)] += count
+        events = await self._overview.events(
+            actor, after=None, limit=SHOWN_EVENTS, account=None, request_id=request_id
+        )
+        return Start(
+            counts=counts,
+            problems=self._health.problems,
+            troubled=await self._troubled(actor, request_id),
+            providers=providers,
+            chart=await self._chart(actor, request_id),
+            recent=timeline(events, self._clock.now()),
+        )
+
+    async def accounts(self, actor: Caller, query: AccountQuery, request_id: str) -> Listing:
+        query = replace(query, limit=PER_PAGE)
+        found, cursor = await self._accounts.find(actor, query, request_id=request_id)
+        return Listing([self._row(account) for account in found], cursor, query)
+
+    async def account(self, actor: Caller, name: str, request_id: str) -> Portrait:
+        account = await self._accounts.show(actor, name, request_id=request_id)
+        now = self._clock.now()
+        users = await self._accounts.users(actor, name, request_id=request_id)
+        events = await self._overview.events(
+            actor, after=None, limit=HISTORY, account=name, request_id=request_id
+        )
+        return Portrait(
+            self._row(account), timeline(events, now), [(who, moment(at, now)) for who, at in users]
+        )
+
+    async def providers(self, actor: Caller, request_id: str) -> Sequence[Mapping[str, Any]]:
+        return [view.json() for view in await self._overview.providers(actor, request_id=request_id)]
+
+    async def callers(self, actor: Caller, request_id: str) -> Sequence[Mapping[str, Any]]:
+        records = await self._callers.callers(actor, request_id=request_id)
+        return [caller_json(record) for record in records]
+
+    async def activity(self, actor: Caller, request_id: str) -> list[Happening]:
+        events = await self._overview.events(
+            actor, after=None, limit=HISTORY, account=None, request_id=request_id
+        )
+        return timeline(events, self._clock.now())
+
+    def near(self, at: str | None) -> str:
+        """A time of the API in words."""
+        return relative(at, self._clock.now())
+
+    async def _troubled(self, actor: Caller, request_id: str) -> list[Row]:
+        found: list[Account] = []
+        for status in TROUBLED:
+            left = SHOWN_TROUBLED - len(found)
+            if left:
+                query = AccountQuery(status=status, limit=left)
+                found += (await self._accounts.find(actor, query, request_id=request_id))[0]
+        return [self._row(account) for account in found]
+
+    async def _chart(self, actor: Caller, request_id: str) -> Chart:
+        since, counts = await self._overview.expiries(actor, width=SPAN, count=SPANS, request_id=request_id)
+        labels = (datetime.fromtimestamp(since + n * SPAN, UTC).strftime("%a %H:%M") for n in range(SPANS))
+        return chart(counts, labels=labels)
+
+    def _row(self, account: Account) -> Row:
+        return row(
+            account,
+            next_renewal_at=self._accounts.next_renewal_at(account),
+            now=self._clock.now(),
+        )

@@ -1,0 +1,105 @@
+"""Signing in without passwords: a one-time link from the command line, then twelve hours in one browser."""
+
+import hmac
+import json
+import secrets
+from dataclasses import dataclass
+
+import jwt
+from aiohttp import web
+
+from broker import oauth
+from broker.clock import Clock
+from broker.keyring import Keyring
+from broker.model import Caller, PendingLogin, Permission, Secret
+from broker.store.interface import InstallStore
+
+PURPOSE = "dashboard"
+LINK_LIFE = 60.0
+SESSION_LIFE = 12 * 3600
+COOKIE = "broker_dashboard"
+ALGORITHM = "HS256"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One signed-in browser."""
+
+    actor: Caller
+    id: str
+    expires_at: float
+
+
+class Sessions:
+    """Makes one-time links, and knows a browser again by its signed cookie; any replica can read it."""
+
+    def __init__(self, *, store: InstallStore, keyring: Keyring, clock: Clock, https: bool) -> None:
+        self._store, self._keyring, self._clock, self._https = store, keyring, clock, https
+        self._cookie = f"__Host-{COOKIE}" if https else COOKIE
+
+    async def new_link(self, actor: Caller) -> Secret:
+        """What opens the dashboard once, within a minute, in the name of `actor`."""
+        secret = oauth.new_secret()
+        await self._store.begin_login(
+            PendingLogin(
+                challenge_hash=oauth.hashed(secret),
+                browser_hash="",
+                purpose=PURPOSE,
+                payload=json.dumps(actor.name),
+                expires_at=self._clock.now() + LINK_LIFE,
+            )
+        )
+        return secret
+
+    async def sign_in(self, link: Secret, response: web.StreamResponse) -> bool:
+        """Spend a link and set the cookie; False where it is unknown, used or too old."""
+        login = await self._store.take_login(oauth.hashed(link), self._clock.now())
+        if login is None or login.purpose != PURPOSE:
+            return False
+        now = int(self._clock.now())
+        claims = {"actor": json.loads(login.payload), "sid": secrets.token_hex(16), "exp": now + SESSION_LIFE}
+        response.set_cookie(
+            self._cookie,
+            jwt.encode(claims, self._key(), algorithm=ALGORITHM),
+            max_age=SESSION_LIFE,
+            path="/",
+            secure=self._https,
+            httponly=True,
+            samesite="Strict",
+        )
+        return True
+
+    def sign_out(self, response: web.StreamResponse) -> None:
+        """Make the browser forget; the cookie is what signs in."""
+        response.del_cookie(self._cookie, path="/", secure=self._https, httponly=True, samesite="Strict")
+
+    def read(self, request: web.Request) -> Session | None:
+        """Who is at the browser; None where nobody is signed in."""
+        try:
+            claims = jwt.decode(
+                request.cookies.get(self._cookie, ""),
+                self._key(),
+                algorithms=[ALGORITHM],
+                # The time is compared below, by the clock that was passed in.
+                options={"require": ["exp", "actor", "sid"], "verify_exp": False},
+            )
+        except (jwt.PyJWTError, ValueError):
+            return None
+        if claims["exp"] <= self._clock.now():
+            return None
+        return Session(operator_of(str(claims["actor"])), str(claims["sid"]), float(claims["exp"]))
+
+    def form_token(self, session: Session) -> str:
+        """What a form of this session must hold, so that no other site can send it."""
+        return self._keyring.derive("dashboard form", session.id.encode()).hex()
+
+    def is_own_form(self, session: Session, token: str) -> bool:
+        return hmac.compare_digest(self.form_token(session).encode(), token.encode())
+
+    def _key(self) -> bytes:
+        return self._keyring.derive("dashboard session", b"")
+
+
+def operator_of(name: str) -> Caller:
+    """The operator who made the link, at the dashboard: may do everything, and is named in the audit."""
+    return Caller(name, ("*",), frozenset(Permission), credential="dashboard")

@@ -1,0 +1,1 @@
+"""The dashboard: who gets in, what it shows, what it does."""

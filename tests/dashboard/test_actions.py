@@ -1,0 +1,114 @@
+"""What an operator does: confirmed by a form of this session, done once, and audited."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.dashboard.conftest import Visitor
+
+ACTIONS = ["renew", "freeze", "unfreeze", "remove", "restore", "reconnect"]
+
+
+def audited(visitor: Visitor) -> list[dict[str, object]]:
+    path: Path = visitor.house.folder / "var" / "audit.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def test_renewal_by_hand(operator: Visitor) -> None:
+    """It is done before the page comes, and stands in the audit under the operator's name."""
+    answer = await operator.post("/dashboard/accounts/acme/renew")
+
+    assert 200 == answer.status
+    assert b"Renewed: generation 2." in answer.body
+    assert 2 == (await operator.house.account()).generation
+    last = audited(operator)[-1]
+    assert ("uid:0", "acme") == (last["caller"], last["account"])
+
+
+async def test_freeze_and_back(operator: Visitor) -> None:
+    """Each button does what the page says."""
+    await operator.post("/dashboard/accounts/acme/freeze")
+    frozen = (await operator.house.account()).frozen
+    await operator.post("/dashboard/accounts/acme/unfreeze")
+
+    assert frozen is not None
+    assert (await operator.house.account()).frozen is None
+
+
+async def test_removed_account_can_be_brought_back(operator: Visitor) -> None:
+    """The page that says so has the button."""
+    removed = await operator.post("/dashboard/accounts/acme/remove")
+    gone = await operator.get("/dashboard/accounts/acme")
+    back = await operator.post("/dashboard/accounts/acme/restore")
+
+    assert b'action="/dashboard/accounts/acme/restore"' in removed.body
+    assert (404, 200) == (gone.status, back.status)
+
+
+async def test_reconnect_link_connects(operator: Visitor) -> None:
+    """For this account and no other."""
+    answer = await operator.post("/dashboard/accounts/acme/reconnect")
+
+    assert f"{operator.house.public}/install/kit?ticket=".encode() in answer.body
+
+
+async def test_what_is_refused_is_told(operator: Visitor) -> None:
+    """On the account's page."""
+    operator.house.sandbox.faults.set("kit", drop="before", times=1)
+    await operator.post("/dashboard/accounts/acme/freeze")
+
+    answer = await operator.post("/dashboard/accounts/acme/renew")
+
+    assert 200 == answer.status
+    assert b'role="alert"' in answer.body
+    assert 1 == (await operator.house.account()).generation
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize(
+    ("form", "headers"),
+    [("", {}), ("0" * 64, {}), (None, {"Origin": "https://evil.example"}), (None, {"Origin": "null"})],
+    ids=["none", "foreign", "origin", "null"],
+)
+async def test_form_of_another_site_does_nothing(
+    operator: Visitor, action: str, form: str | None, headers: dict[str, str]
+) -> None:
+    """Neither without this session's token nor from another origin."""
+    before = await operator.house.account()
+
+    answer = await operator.post(f"/dashboard/accounts/acme/{action}", form=form, **headers)
+
+    assert 403 == answer.status
+    assert before == await operator.house.account()
+
+
+async def test_form_of_another_session_does_nothing(operator: Visitor) -> None:
+    """Signed in twice, each has its own."""
+    token = await operator.form_token()
+    await operator.sign_in()
+
+    answer = await operator.post("/dashboard/accounts/acme/freeze", form=token)
+
+    assert 403 == answer.status
+
+
+async def test_unknown_action_is_no_page(operator: Visitor) -> None:
+    """There are six."""
+    assert 404 == (await operator.post("/dashboard/accounts/acme/explode")).status
+
+
+async def test_breaker_is_closed_by_hand(operator: Visitor) -> None:
+    """Two refused clients open it; the button closes it and goes back to the page."""
+    house = operator.house
+    await house.connect("kit", "globex", account="4711")
+    house.sandbox.faults.set("kit", status=401, body='{"error":"invalid_client"}')
+    for name in ("acme", "globex"):
+        await house.post(f"/token/{name}/refresh")
+    open_ = await operator.get("/dashboard/providers")
+
+    answer = await operator.post("/dashboard/providers/kit/resume")
+
+    assert b"breaker open" in open_.body
+    assert (303, "/dashboard/providers") == (answer.status, answer.headers["Location"])
+    assert b"breaker open" not in (await operator.get("/dashboard/providers")).body
