@@ -197,10 +197,13 @@ def test_connecting_kit_is_a_valid_configuration(folder: Path) -> None:
 async def test_routes_are_the_listeners(house: House, name: str) -> None:
     """Each is named with its method, and none is named that is not there."""
     listeners = house.broker.listeners
-    shared = routes(listeners.internal) - SERVICES_ONLY
+    dashboard = {
+        one for one in routes(listeners.internal) if one[1] == "/" or one[1].startswith("/dashboard/")
+    }
+    shared = without_static(routes(listeners.internal)) - SERVICES_ONLY - dashboard
     known = {
-        "Internal listener": routes(listeners.internal),
-        "Public listener": {one for one in routes(listeners.public) if not one[1].startswith("/static/")},
+        "Internal listener": without_static(routes(listeners.internal)),
+        "Public listener": without_static(routes(listeners.public)),
         "Admin socket": routes(listeners.admin) - shared,
     }
 
@@ -208,6 +211,10 @@ async def test_routes_are_the_listeners(house: House, name: str) -> None:
 
     assert known[name] == named
     assert shared <= routes(listeners.admin)
+
+
+def without_static(known: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    return {one for one in known if not one[1].startswith("/static/")}
 
 
 def routes(application: web.Application) -> set[tuple[str, str]]:

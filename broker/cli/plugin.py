@@ -10,7 +10,7 @@ from broker.cli.command import Group, as_json, confirm, yes
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed, NoBroker
 from broker.cli.tables import Cell, Column, show_json, show_table
-from broker.cli.times import relative
+from broker.times import relative
 
 PAGE = 1000
 COLUMNS = (

@@ -1,11 +1,15 @@
 """How a grant ends and who hears of it; what services and strangers may ask."""
 
+import io
 import json
 import os
 from typing import Any
 
 import pytest
+import structlog
 
+from broker.config.settings import LogSettings
+from broker.observe.logs import configure
 from tests.house import OPERATOR
 from tests.plugin.driving import KIT, OTHER, SECRET, Person, Stand
 
@@ -244,15 +248,18 @@ async def test_operator_lists_and_ends_grants(stand: Stand) -> None:
     assert ("plugin_disconnected", "many", "revoked_by_operator") == (await stand.events())[-1]
 
 
-async def test_log_says_what_happened_and_no_secret(stand: Stand, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_log_says_what_happened_and_no_secret(stand: Stand) -> None:
     """Not in an address, a body or a header."""
+    log = io.StringIO()
+    configure(LogSettings("json", "info"), log)
     code = await stand.person.code()
     tokens = (await stand.client.redeem(code)).json
     await stand.client.redeem(code, client_secret="wrong-secret-canary")
     await stand.client.post(f"/plugin/token?code={code}", KIT)
     await stand.client.introspect(tokens["access_token"])
 
-    said = "".join(capfd.readouterr())
+    structlog.reset_defaults()
+    said = log.getvalue()
     secrets = (code, tokens["access_token"], tokens["refresh_token"], SECRET, "wrong-secret-canary")
     assert "request.answered" in said
     assert [] == [secret for secret in secrets if secret in said]
