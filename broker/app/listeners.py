@@ -78,6 +78,7 @@ def _admin(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Ch
         callers=rooms.callers.service,
         overview=rooms.overview,
         adoption=rooms.adoption,
+        audit=rooms.audit,
         check=check,
         clock=base.clock,
     )

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from broker.accounts.service import AccountService
 from broker.admin.adoption import Adoption
+from broker.admin.audit import AuditCheck
 from broker.admin.degraded import DegradedEvents
 from broker.admin.overview import Overview
-from broker.app.foundation import Foundation
+from broker.app.foundation import Foundation, audit_key
 from broker.browser import is_same_browser
 from broker.callers.authenticate import KeyAuthenticator
 from broker.callers.service import CallerService
@@ -75,6 +76,7 @@ class Rooms:
     callers: CallerRoom
     overview: Overview
     adoption: Adoption
+    audit: AuditCheck
     degraded: DegradedEvents
 
 
@@ -92,6 +94,7 @@ def build_rooms(
         callers=_callers(base),
         overview=_overview(base, tokens),
         adoption=_adoption(base, tokens),
+        audit=AuditCheck(audit=base.audit, key_of=audit_key(base.keyring), gate=base.gate),
         degraded=DegradedEvents(health=base.health, events=base.stores.events, clock=base.steady),
     )
 

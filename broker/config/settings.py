@@ -149,7 +149,9 @@ class LoginSettings:
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
     path: Path | None
-    """None: to journald, through standard error."""
+    """None: to journald."""
+    keep: float
+    """Seconds that ended files are kept; the journal has its own rules."""
 
 
 @dataclass(frozen=True, slots=True)
