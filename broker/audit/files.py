@@ -22,7 +22,7 @@ MOST_BYTES = 64 * 1024 * 1024
 TAIL = 64 * 1024
 BLOCK = 64 * 1024
 AT = re.compile(rb'"at":"(\d{4}-\d{2}-\d{2})T')
-HOPELESS = (PermissionError, IsADirectoryError, NotADirectoryError)
+HOPELESS = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 """What no waiting mends."""
 
 

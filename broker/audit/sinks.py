@@ -42,8 +42,8 @@ class JournalSink:
     told from success. https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
     """
 
-    def __init__(self, address: str = JOURNAL) -> None:
-        self._address = address
+    def __init__(self, address: str = JOURNAL, *, patience: float = JOURNAL_PATIENCE) -> None:
+        self._address, self._patience = address, patience
         self._socket: socket.socket | None = None
 
     def open(self) -> None:
@@ -72,7 +72,7 @@ class JournalSink:
     def _connected(self) -> socket.socket:
         if self._socket is None:
             connecting = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            connecting.settimeout(JOURNAL_PATIENCE)
+            connecting.settimeout(self._patience)
             try:
                 connecting.connect(self._address)
             except OSError:
