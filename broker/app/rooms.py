@@ -87,10 +87,11 @@ def build_rooms(
     path = base.settings.store.path
     folders = (path.with_name(path.name + ".spool"), *spool_folders)
     tokens = _tokens(base, timings, renewals_spool(folders), watch, closing)
+    installs = _installs(base, grants_spool(folders), closing)
     return Rooms(
         tokens=tokens,
-        installs=_installs(base, grants_spool(folders), closing),
-        accounts=_accounts(base, tokens),
+        installs=installs,
+        accounts=_accounts(base, tokens, installs),
         callers=_callers(base),
         overview=_overview(base, tokens),
         adoption=_adoption(base, tokens),
@@ -191,7 +192,7 @@ def _installs(base: Foundation, spool: Spool[PendingGrant], closing: AsyncExitSt
     return InstallRoom(late, service, login)
 
 
-def _accounts(base: Foundation, tokens: TokenRoom) -> AccountService:
+def _accounts(base: Foundation, tokens: TokenRoom, installs: InstallRoom) -> AccountService:
     return AccountService(
         store=base.stores.accounts,
         flights=tokens.flights,
@@ -202,6 +203,7 @@ def _accounts(base: Foundation, tokens: TokenRoom) -> AccountService:
         providers=base.providers.by_name,
         refresh=base.settings.refresh,
         flush_uses=tokens.service.flush_uses,
+        forget_besides=(tokens.service.forget, tokens.retained.forget, installs.late.forget),
     )
 
 
