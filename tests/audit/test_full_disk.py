@@ -83,6 +83,8 @@ async def test_living_tokens_go_on_and_nothing_is_lost(house: House, small: Path
     ready = (await house.get("/readyz")).json
     forced = await house.post("/token/acme/refresh")
     frozen = await house.post("/accounts/acme/freeze")
+    invited = await house.post("/installs", {"provider": "kit"})
+    listed = await house.get("/accounts")
     removed = await house.ask("DELETE", "/accounts/acme?purge=1")
     house.clock.advance(61)
     await house.clock.settle()
@@ -96,9 +98,10 @@ async def test_living_tokens_go_on_and_nothing_is_lost(house: House, small: Path
     assert [200] * 40 == living
     assert "degraded" == ready["status"]
     assert "the audit cannot be written (No space left on device)" in ready["problems"][0]
-    refused = (forced, frozen, removed, late)
-    assert [(503, "audit_unavailable")] * 4 == [(one.status, one.json["code"]) for one in refused]
-    assert ["1"] * 4 == [one.headers["Retry-After"] for one in refused]
+    assert 200 == listed.status
+    refused = (forced, frozen, invited, removed, late)
+    assert [(503, "audit_unavailable")] * 5 == [(one.status, one.json["code"]) for one in refused]
+    assert ["1"] * 5 == [one.headers["Retry-After"] for one in refused]
     assert (before, 200) == (during, after)
     assert [f"request-{number:04}" for number in range(41)] == request_ids(small)[-41:]
     assert ("active", 1) == ((await house.account()).status, (await house.account()).generation)
