@@ -198,3 +198,22 @@ async def test_start_on_a_full_sink_is_a_start() -> None:
 
         assert ["audit.start", "token"] == [json.loads(line)["action"] for line in sink.lines]
         assert [] == desk.health.problems
+
+
+async def test_order_is_kept_where_others_came_during_the_failing_write() -> None:
+    """What was refused by the sink goes before what came behind it."""
+    async with open_desk() as desk:
+        desk.sink.free.clear()
+        desk.sink.entered.clear()
+        first = asyncio.ensure_future(desk.audit.record(by("a")))
+        await asyncio.to_thread(desk.sink.entered.wait)
+        second = asyncio.ensure_future(desk.audit.record(by("b")))
+        await asyncio.sleep(0)
+
+        desk.sink.full = True
+        desk.sink.free.set()
+        await asyncio.gather(first, second)
+        desk.sink.full = False
+        await desk.look_after()
+
+        assert ["a", "b"] == desk.callers
