@@ -26,6 +26,7 @@ FIRST_DELIVERY = [
     "install-link",
     "sandbox",
     "events",
+    "audit-verify",
     "version",
     "adopt",
     "accounts-list",
