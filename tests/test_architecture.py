@@ -13,7 +13,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"keyring", "oauth", "sealing"}),
     frozenset({"observe"}),
     frozenset({"providers", "store", "systemd", "sandbox"}),
-    frozenset({"web", "pages", "keys"}),
+    frozenset({"web", "pages", "keys", "audit"}),
     frozenset({"browser", "callers", "runner"}),
     frozenset({"login"}),
     frozenset({"tokens", "installs", "plugin"}),

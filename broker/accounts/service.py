@@ -1,6 +1,6 @@
 """Looking after connections: list, show, label, rename, freeze, remove, restore, purge."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -21,6 +21,8 @@ from broker.tokens.policy import is_wanted, next_look, window_opens
 log = structlog.get_logger()
 RESTORABLE_FOR = 30 * 86400.0
 PURGE_BATCH = 32
+BY_AGE = Caller("broker", (), frozenset(), credential="schedule")
+"""Who purges what nobody restored."""
 
 
 class AccountService:
@@ -38,11 +40,15 @@ class AccountService:
         providers: Mapping[str, Provider],
         refresh: RefreshSettings,
         flush_uses: Callable[[], Awaitable[None]],
+        forget_besides: Sequence[Callable[[str], Awaitable[None]]],
     ) -> None:
         self._store, self._flights, self._seals, self._keyring = store, flights, seals, keyring
         self._gate, self._clock, self._providers, self._refresh = gate, clock, providers, refresh
         self._flush_uses = flush_uses
         """Stores when accounts were last handed out, so that what is shown is not a quarter of a minute old."""
+        self._forget_besides = forget_besides
+        """What other rooms hold of an account, in memory and in the spools."""
+        self._scrubbed = True
 
     def use(self, providers: Mapping[str, Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
@@ -52,7 +58,9 @@ class AccountService:
         self, caller: Caller, query: AccountQuery, *, request_id: str
     ) -> tuple[list[Account], str | None]:
         """A page of the accounts the caller may see, and the name to go on from, None at the end."""
-        await self._gate.require(caller, Permission.ACCOUNTS, None, request_id=request_id)
+        await self._gate.require(
+            caller, Permission.ACCOUNTS, None, request_id=request_id, action="accounts.list"
+        )
         await self._flush_uses()
         found: list[Account] = []
         after = query.after
@@ -69,7 +77,7 @@ class AccountService:
         return found, after
 
     async def show(self, caller: Caller, name: str, *, request_id: str) -> Account:
-        await self._require(caller, Permission.ACCOUNTS, name, request_id)
+        await self._require(caller, Permission.ACCOUNTS, name, request_id, action="accounts.show")
         await self._flush_uses()
         return await self._get(name)
 
@@ -82,34 +90,51 @@ class AccountService:
         self, caller: Caller, name: str, changes: Mapping[str, str | None], *, request_id: str
     ) -> Account:
         """Set `label` or `subject`, or move to a new `name`. Raises Conflict."""
-        await self._require(caller, Permission.MANAGE, name, request_id)
+        await self._require(
+            caller,
+            Permission.MANAGE,
+            name,
+            request_id,
+            action="accounts.change",
+            detail=" ".join(sorted(changes)),
+        )
         account = await self._get(name)
         if "label" in changes or "subject" in changes:
             label, subject = changes.get("label", account.label), changes.get("subject", account.subject)
             await self._store.relabel(name, label=label, subject=subject)
         new_name = changes.get("name")
         if new_name is not None and new_name != name:
-            await self._require(caller, Permission.MANAGE, new_name, request_id)
+            await self._require(
+                caller,
+                Permission.MANAGE,
+                new_name,
+                request_id,
+                action="accounts.rename",
+                detail=f"was {name}",
+            )
             await self._rename(name, new_name)
             return await self._get(new_name)
         return await self._get(name)
 
     async def freeze(self, caller: Caller, name: str, *, request_id: str) -> Account:
         """Renew it no more until it is unfrozen; a living token is still handed out."""
-        await self._require(caller, Permission.MANAGE, name, request_id)
+        await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.freeze")
         await self._get(name)
         await self._store.freeze(name, Reason.OPERATOR, self._clock.now())
         return await self._get(name)
 
     async def unfreeze(self, caller: Caller, name: str, *, request_id: str) -> Account:
-        await self._require(caller, Permission.MANAGE, name, request_id)
+        await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.unfreeze")
         await self._get(name)
         await self._store.freeze(name, None, self._clock.now())
         return await self._get(name)
 
     async def remove(self, caller: Caller, name: str, *, purge: bool, revoke: bool, request_id: str) -> None:
         """Hand it out no more; undone for 30 days by `restore`, unless purged. A running renewal is awaited."""
-        await self._require(caller, Permission.MANAGE, name, request_id)
+        ways = " ".join(word for word, given in (("purge", purge), ("revoke", revoke)) if given)
+        await self._require(
+            caller, Permission.MANAGE, name, request_id, action="accounts.remove", detail=ways or None
+        )
         account = await self._settled(name, removed_too=purge)
         if revoke:
             await self._revoke(account)
@@ -119,12 +144,12 @@ class AccountService:
         if account.removed_at is None:
             await self._store.remove(name, self._clock.now(), [event])
         if purge:
-            await self._store.purge(name, self._name_hash(name))
+            await self._purge(name)
         log.info("account.removed", account=name, purged=purge, revoked=revoke)
 
     async def restore(self, caller: Caller, name: str, *, request_id: str) -> Account:
         """Undo a removal of the last 30 days."""
-        await self._require(caller, Permission.MANAGE, name, request_id)
+        await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.restore")
         now = self._clock.now()
         if not await self._store.restore(name, now - RESTORABLE_FOR, now):
             if (row := await self._store.get(name)) is not None and row.removed_at is None:
@@ -135,7 +160,10 @@ class AccountService:
     async def purge_removed(self) -> None:
         """Forget what was removed more than 30 days ago, a few at a time."""
         for name in await self._store.removed_before(self._clock.now() - RESTORABLE_FOR, PURGE_BATCH):
-            await self._store.purge(name, self._name_hash(name))
+            await self._purge(name)
+            await self._gate.note(BY_AGE, "accounts.purge", name, "removed 30 days ago", request_id="")
+        if not self._scrubbed:
+            self._scrubbed = await self._store.scrub()
 
     def next_renewal_at(self, account: Account) -> float | None:
         """When the broker itself will renew the account, as far as is known now."""
@@ -173,6 +201,13 @@ class AccountService:
         ):
             raise Conflict("the new name is taken, or the account was just renewed; look, and try again")
 
+    async def _purge(self, name: str) -> None:
+        """Forget the account everywhere, also in the files where its rows were."""
+        await self._store.purge(name, self._name_hash(name))
+        for forget in self._forget_besides:
+            await forget(name)
+        self._scrubbed = await self._store.scrub()
+
     async def _settled(self, name: str, *, removed_too: bool = False) -> Account:
         """The account once no renewal of it is under way."""
         account = await self._get(name, removed_too=removed_too)
@@ -192,10 +227,21 @@ class AccountService:
         if not await provider.revoke(token, client_id=account.client_id, org=account.org):
             raise Conflict(f"{account.provider} did not confirm the revocation; nothing was removed")
 
-    async def _require(self, caller: Caller, permission: Permission, name: str, request_id: str) -> None:
+    async def _require(
+        self,
+        caller: Caller,
+        permission: Permission,
+        name: str,
+        request_id: str,
+        *,
+        action: str,
+        detail: str | None = None,
+    ) -> None:
         if not is_account_name(name):
             raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
-        await self._gate.require(caller, permission, name, request_id=request_id)
+        await self._gate.require(
+            caller, permission, name, request_id=request_id, action=action, detail=detail
+        )
 
     async def _get(self, name: str, *, removed_too: bool = False) -> Account:
         account = await self._store.get(name)

@@ -79,7 +79,9 @@ class Overview:
         self._settings, self._token_urls = settings, token_urls
 
     async def providers(self, caller: Caller, *, request_id: str) -> list[ProviderView]:
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._gate.require(
+            caller, Permission.ADMIN, None, request_id=request_id, action="providers.list", reads=True
+        )
         counts = await self._account_counts()
         return [self._view(name, counts) for name in sorted(self._settings)]
 
@@ -94,10 +96,20 @@ class Overview:
         return self._view(name, await self._account_counts())
 
     async def events(
-        self, caller: Caller, *, after: int | None, limit: int, account: str | None, request_id: str
+        self,
+        caller: Caller,
+        *,
+        after: int | None,
+        limit: int,
+        account: str | None,
+        request_id: str,
+        asked: bool = False,
     ) -> list[Event]:
-        """Events behind `after`, or the last ones."""
-        await self._gate.require(caller, Permission.ACCOUNTS, account, request_id=request_id)
+        """Events behind `after`, or the last ones. `asked`: the caller was let in before, and follows."""
+        if not asked:
+            await self._gate.require(
+                caller, Permission.ACCOUNTS, account, request_id=request_id, action="events"
+            )
         if after is None:
             return await self._events.last_events(limit, account)
         return await self._events.events(after, limit, account)

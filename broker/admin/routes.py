@@ -10,6 +10,7 @@ from aiohttp import web
 
 from broker import __version__
 from broker.admin.adoption import Adoption
+from broker.admin.audit import AuditCheck
 from broker.admin.checks import Check
 from broker.admin.overview import Overview
 from broker.callers.service import CallerService
@@ -22,6 +23,7 @@ from broker.wire import caller_json, event_json, rfc3339
 
 FOLLOW_EVERY = 0.5
 EVENTS = 100
+VERIFY_BLOCK = 64 * 1024
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 
 
@@ -84,11 +86,12 @@ class AdminRoutes:
         callers: CallerService,
         overview: Overview,
         adoption: Adoption,
+        audit: AuditCheck,
         check: Callable[[], Awaitable[list[Check]]],
         clock: Clock,
     ) -> None:
         self._callers, self._overview, self._adoption = callers, overview, adoption
-        self._check, self._clock = check, clock
+        self._audit, self._check, self._clock = audit, check, clock
         self._started_at = clock.now()
 
     def routes(self) -> list[web.RouteDef]:
@@ -102,6 +105,8 @@ class AdminRoutes:
             web.get("/events", self.events, allow_head=False),
             web.get("/check", self.check, allow_head=False),
             web.post("/adopt", self.adopt),
+            web.get("/audit/verify", self.verify_files, allow_head=False),
+            web.post("/audit/verify", self.verify_lines),
             web.get("/version", self.version, allow_head=False),
         ]
 
@@ -158,16 +163,33 @@ class AdminRoutes:
         doubtful = await self._adoption.adopt(request[CALLER], request_id=request[REQUEST_ID])
         return answer({"adopted": True, "accounts": doubtful})
 
+    async def verify_files(self, request: web.Request) -> web.StreamResponse:
+        report = await self._audit.own_files(request[CALLER], request_id=request[REQUEST_ID])
+        return answer(report.json())
+
+    async def verify_lines(self, request: web.Request) -> web.StreamResponse:
+        """The body is lines of the audit, of any length."""
+        report = await self._audit.given_lines(
+            request[CALLER],
+            request.content.iter_chunked(VERIFY_BLOCK),
+            part=query_number(request, "part", most=1) == 1,
+            request_id=request[REQUEST_ID],
+        )
+        return answer(report.json())
+
     async def version(self, _: web.Request) -> web.StreamResponse:
         return answer({"version": __version__, "started_at": rfc3339(self._started_at)})
 
-    async def _events(self, request: web.Request, after: int | None) -> list[dict[str, Any]]:
+    async def _events(
+        self, request: web.Request, after: int | None, *, asked: bool = False
+    ) -> list[dict[str, Any]]:
         limit = query_number(request, "limit", most=1000)
         found = await self._overview.events(
             request[CALLER],
             after=after,
             limit=EVENTS if limit is None else max(1, int(limit)),
             account=request.query.get("account"),
+            asked=asked,
             request_id=request[REQUEST_ID],
         )
         return [event_json(event) for event in found]
@@ -177,11 +199,12 @@ class AdminRoutes:
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )
         await response.prepare(request)
+        asked = False
         while not request.app[STOPPING].is_set():
-            for event in await self._events(request, after):
+            for event in await self._events(request, after, asked=asked):
                 after = event["id"]
                 await response.write(f"id: {after}\ndata: {json.dumps(event)}\n\n".encode())
-            after = after or 0
+            after, asked = after or 0, True
             await self._clock.sleep(FOLLOW_EVERY)
         return response
 

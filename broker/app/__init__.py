@@ -5,10 +5,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.admin.audit import IN_THE_JOURNAL
 from broker.admin.checks import Check, config_checks, provider_checks, settings_checks, store_checks
-from broker.app.foundation import Foundation, lay_foundation
+from broker.app.foundation import Foundation, audit_key, lay_foundation
 from broker.app.listeners import Listeners, build_listeners
 from broker.app.rooms import CallerRoom, InstallRoom, Rooms, TokenRoom, build_background, build_rooms
+from broker.audit.files import files_at
+from broker.audit.reading import read_files, read_stream
+from broker.audit.verify import Report, Verifier
 from broker.clock import Clock, SystemClock
 from broker.config.settings import Settings
 from broker.errors import StartRefused
@@ -69,6 +73,7 @@ async def open_broker(
     """
     async with AsyncExitStack() as closing:
         base = await lay_foundation(settings, clock or SystemClock(), closing)
+        await base.audit.begin()
         rooms = build_rooms(base, timings or Timings(), spool_folders, watch, closing)
 
         async def check() -> list[Check]:
@@ -88,6 +93,26 @@ async def open_broker(
             listeners=build_listeners(base, rooms, check),
             left_open=await rooms.tokens.recovery.prepare(),
         )
+
+
+async def verify_offline(
+    settings: Settings, blocks: AsyncIterator[bytes] | None, *, part: bool = False
+) -> Report:
+    """`broker audit verify` where no broker runs: of the files in the configuration, or of given lines.
+
+    Takes the instance lock and opens the key ring; writes no line. Raises StartRefused, OSError.
+    """
+    async with AsyncExitStack() as closing:
+        base = await lay_foundation(settings, SystemClock(), closing)
+        head = None if part else await base.audit.stored_head()
+        verifier = Verifier(audit_key(base.keyring), whole=blocks is None, mixed=blocks is not None)
+        if blocks is not None:
+            await read_stream(verifier, blocks)
+        elif settings.audit.path is not None:
+            await read_files(verifier, files_at(settings.audit.path))
+        else:
+            raise StartRefused(IN_THE_JOURNAL)
+        return verifier.finish([] if head is None else [head])
 
 
 async def check_offline(settings: Settings) -> list[Check]:

@@ -1,16 +1,22 @@
 """The parts that every room stands on: what watches, the store, the keys, the gate, the providers."""
 
+import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import assert_never
 
+from broker.audit.chain import Chain, KeyOf
+from broker.audit.files import FileSink
+from broker.audit.ledger import Ledger
+from broker.audit.sinks import JournalSink
+from broker.audit.upkeep import Upkeep
+from broker.audit.waiting import Audit
 from broker.callers.gate import Gate
 from broker.clock import Clock, SteadyClock
 from broker.config.settings import ProviderSettings, Settings
 from broker.keyring import Keyring
 from broker.keys.opening import open_keyring
-from broker.observe.audit import Audit, FileSink, StreamSink
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.providers.client import ProviderClient
@@ -66,6 +72,7 @@ class Foundation:
     store_health: StoreHealth
     keyring: Keyring
     seals: TokenSeals
+    audit: Upkeep
     gate: Gate
     providers: Providers
 
@@ -76,7 +83,8 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
     store_health = StoreHealth(folder=settings.store.path.parent, clock=clock, health=health, metrics=metrics)
     stores = await _open_stores(settings, store_health, closing)
     keyring = await open_keyring(stores.keys, settings.master, clock)
-    gate = Gate(audit=_open_audit(settings, health, clock, closing), keyring=keyring)
+    audit, upkeep = _build_audit(settings, stores, keyring, health, clock)
+    closing.push_async_callback(upkeep.close)
     http = ProviderClient()
     closing.push_async_callback(http.close)
     providers = Providers(http=http, clock=steady, timeout=settings.refresh.timeout)
@@ -91,7 +99,8 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         store_health=store_health,
         keyring=keyring,
         seals=TokenSeals(keyring),
-        gate=gate,
+        audit=upkeep,
+        gate=Gate(audit=audit, keyring=keyring),
         providers=providers,
     )
 
@@ -103,14 +112,22 @@ async def _open_stores(settings: Settings, store_health: StoreHealth, closing: A
     return stores_on(database)
 
 
-def _open_audit(settings: Settings, health: Health, clock: Clock, closing: AsyncExitStack) -> Audit:
-    def failed(failing: bool) -> None:
-        if failing:
-            health.raise_problem("audit_waiting", "the audit cannot be written; nothing is handed out")
-        else:
-            health.clear("audit_waiting")
+def _build_audit(
+    settings: Settings, stores: Stores, keyring: Keyring, health: Health, clock: Clock
+) -> tuple[Audit, Upkeep]:
+    """The audit, which begins only when the broker does."""
+    path, replica = settings.audit.path, f"{socket.gethostname()}:{settings.server.internal[0]}"
+    files = None if path is None else FileSink(path)
+    ledger = Ledger(
+        sink=files or JournalSink(), chain=Chain(audit_key(keyring)), replica=replica, clock=clock
+    )
+    audit = Audit(ledger=ledger, clock=clock, health=health)
+    upkeep = Upkeep(
+        audit=audit, files=files, store=stores.keys, replica=replica, clock=clock, keep=settings.audit.keep
+    )
+    return audit, upkeep
 
-    sink = StreamSink() if settings.audit.path is None else FileSink(settings.audit.path)
-    audit = Audit(sink=sink, clock=clock, failed=failed)
-    closing.callback(audit.close)
-    return audit
+
+def audit_key(keyring: Keyring) -> KeyOf:
+    """The key of each chain of this store's audit."""
+    return lambda chain: keyring.derive("audit chain", chain.encode())

@@ -90,6 +90,7 @@ def _admin(
         callers=rooms.callers.service,
         overview=rooms.overview,
         adoption=rooms.adoption,
+        audit=rooms.audit,
         check=check,
         clock=base.clock,
     )

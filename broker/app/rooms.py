@@ -7,9 +7,10 @@ from pathlib import Path
 
 from broker.accounts.service import AccountService
 from broker.admin.adoption import Adoption
+from broker.admin.audit import AuditCheck
 from broker.admin.degraded import DegradedEvents
 from broker.admin.overview import Overview
-from broker.app.foundation import Foundation
+from broker.app.foundation import Foundation, audit_key
 from broker.app.plugin import PluginRoom, build_plugin
 from broker.browser import is_same_browser
 from broker.callers.authenticate import KeyAuthenticator
@@ -78,6 +79,7 @@ class Rooms:
     adoption: Adoption
     plugin: PluginRoom | None
     """None: `[plugin]` is off."""
+    audit: AuditCheck
     degraded: DegradedEvents
 
 
@@ -88,14 +90,16 @@ def build_rooms(
     path = base.settings.store.path
     folders = (path.with_name(path.name + ".spool"), *spool_folders)
     tokens = _tokens(base, timings, renewals_spool(folders), watch, closing)
+    installs = _installs(base, grants_spool(folders), closing)
     return Rooms(
         tokens=tokens,
-        installs=_installs(base, grants_spool(folders), closing),
-        accounts=_accounts(base, tokens),
+        installs=installs,
+        accounts=_accounts(base, tokens, installs),
         callers=_callers(base),
         overview=_overview(base, tokens),
         adoption=_adoption(base, tokens),
         plugin=build_plugin(base, base.settings.plugin) if base.settings.plugin else None,
+        audit=AuditCheck(audit=base.audit, key_of=audit_key(base.keyring), gate=base.gate),
         degraded=DegradedEvents(health=base.health, events=base.stores.events, clock=base.steady),
     )
 
@@ -193,7 +197,7 @@ def _installs(base: Foundation, spool: Spool[PendingGrant], closing: AsyncExitSt
     return InstallRoom(late, service, login)
 
 
-def _accounts(base: Foundation, tokens: TokenRoom) -> AccountService:
+def _accounts(base: Foundation, tokens: TokenRoom, installs: InstallRoom) -> AccountService:
     return AccountService(
         store=base.stores.accounts,
         flights=tokens.flights,
@@ -204,6 +208,7 @@ def _accounts(base: Foundation, tokens: TokenRoom) -> AccountService:
         providers=base.providers.by_name,
         refresh=base.settings.refresh,
         flush_uses=tokens.service.flush_uses,
+        forget_besides=(tokens.service.forget, tokens.retained.forget, installs.late.forget),
     )
 
 

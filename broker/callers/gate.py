@@ -1,10 +1,15 @@
 """The only door: the ACL is asked and the decision is audited in one step, before any account is looked up."""
 
+from broker.audit.record import AuditRecord, Stakes
+from broker.audit.waiting import Audit
 from broker.callers.acl import may
 from broker.errors import Forbidden
 from broker.keyring import Keyring
-from broker.model import Account, Caller, Permission, Secret
-from broker.observe.audit import Audit, AuditRecord
+from broker.model import Account, Caller, Permission, Ref, Secret
+
+READS = frozenset({Permission.TOKEN, Permission.ACCOUNTS, Permission.PLUGIN})
+"""What goes on for a while when the audit cannot be written; everything else changes something."""
+FINGERPRINTS = 10_000
 
 
 class Gate:
@@ -12,20 +17,44 @@ class Gate:
 
     def __init__(self, *, audit: Audit, keyring: Keyring) -> None:
         self._audit, self._keyring = audit, keyring
+        self._fingerprints: dict[str, tuple[Ref, str]] = {}
+        """By account, of the token that was handed out last."""
 
     async def require(
-        self, caller: Caller, permission: Permission, account: str | None, *, request_id: str
+        self,
+        caller: Caller,
+        permission: Permission,
+        account: str | None,
+        *,
+        request_id: str,
+        action: str | None = None,
+        detail: str | None = None,
+        reads: bool = False,
     ) -> None:
         """Return if the caller may; raises Forbidden, the same whether or not the account exists.
 
-        An allowed read of a token is audited by `handed_out`, when it is known which token it was; everything
-        else here. Raises AuditUnavailable.
+        `action` says what is done more closely than the permission; `reads`: nothing is changed by it. An allowed
+        read of a token is audited by `handed_out`, when it is known which token it was; everything else here.
+        Raises AuditUnavailable.
         """
-        if not may(caller, permission, account):
-            await self._audit.record(_record(caller, permission, account, "denied", request_id))
+        allowed = may(caller, permission, account)
+        if allowed and permission is Permission.TOKEN:
+            return
+        changes = allowed and not reads and permission not in READS
+        await self._audit.record(
+            AuditRecord(
+                caller=caller.name,
+                credential=caller.credential,
+                action=action or permission,
+                account=account,
+                decision="allowed" if allowed else "denied",
+                request_id=request_id,
+                detail=detail,
+            ),
+            Stakes.CHANGE if changes else Stakes.READ,
+        )
+        if not allowed:
             raise Forbidden
-        if permission is not Permission.TOKEN:
-            await self._audit.record(_record(caller, permission, account, "allowed", request_id))
 
     async def handed_out(self, caller: Caller, account: Account, token: Secret, *, request_id: str) -> None:
         """Write down that this token is about to leave; raises AuditUnavailable, and then it must not."""
@@ -38,7 +67,7 @@ class Gate:
                 decision="allowed",
                 request_id=request_id,
                 generation=account.generation,
-                fingerprint=self._keyring.fingerprint("audit token", token.reveal()),
+                fingerprint=self._fingerprint(account.ref, token),
             )
         )
 
@@ -47,11 +76,18 @@ class Gate:
     ) -> None:
         """Write down something that was done for the caller."""
         await self._audit.record(
-            AuditRecord(caller.name, caller.credential, action, account, "allowed", request_id, detail=detail)
+            AuditRecord(
+                caller.name, caller.credential, action, account, "allowed", request_id, detail=detail
+            ),
+            Stakes.DONE,
         )
 
-
-def _record(
-    caller: Caller, permission: Permission, account: str | None, decision: str, request_id: str
-) -> AuditRecord:
-    return AuditRecord(caller.name, caller.credential, permission, account, decision, request_id)
+    def _fingerprint(self, ref: Ref, token: Secret) -> str:
+        known = self._fingerprints.get(ref.name)
+        if known is not None and known[0] == ref:
+            return known[1]
+        if len(self._fingerprints) >= FINGERPRINTS:
+            self._fingerprints.clear()
+        fingerprint = self._keyring.fingerprint("audit token", token.reveal())
+        self._fingerprints[ref.name] = (ref, fingerprint)
+        return fingerprint

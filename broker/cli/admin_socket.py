@@ -32,12 +32,19 @@ class AdminSocket:
         *,
         query: Mapping[str, object | None] | None = None,
         body: Mapping[str, object] | None = None,
+        patience: float | None = PATIENCE,
     ) -> Object:
         """The answer's JSON object, empty where there is none; raises Failed, NoBroker.
 
         `query` leaves out what is None.
         """
-        return asyncio.run(self._ask(method, target, _given(query), body))
+        return asyncio.run(self._ask(method, target, _given(query), body, patience))
+
+    def send(
+        self, target: str, blocks: Callable[[], AsyncIterator[bytes]], *, query: Mapping[str, object | None]
+    ) -> Object:
+        """POST a body of any length, however long the answer takes; raises Failed, NoBroker."""
+        return asyncio.run(self._send(target, blocks, _given(query)))
 
     def follow(
         self, target: str, *, query: Mapping[str, object | None], show: Callable[[Object], None]
@@ -46,11 +53,25 @@ class AdminSocket:
         asyncio.run(self._follow(target, _given(query), show))
 
     async def _ask(
-        self, method: str, target: str, query: Mapping[str, str], body: Mapping[str, object] | None
+        self,
+        method: str,
+        target: str,
+        query: Mapping[str, str],
+        body: Mapping[str, object] | None,
+        patience: float | None,
     ) -> Object:
         async with (
-            self._session(aiohttp.ClientTimeout(total=PATIENCE)) as session,
+            self._session(aiohttp.ClientTimeout(total=patience)) as session,
             session.request(method, BASE + target, params=query, json=body) as response,
+        ):
+            return self._read(response.status, await response.read())
+
+    async def _send(
+        self, target: str, blocks: Callable[[], AsyncIterator[bytes]], query: Mapping[str, str]
+    ) -> Object:
+        async with (
+            self._session(aiohttp.ClientTimeout(total=None)) as session,
+            session.post(BASE + target, params=query, data=blocks()) as response,
         ):
             return self._read(response.status, await response.read())
 

@@ -4,6 +4,7 @@ import click
 
 from broker import __version__
 from broker.cli.accounts import accounts
+from broker.cli.audit import audit
 from broker.cli.callers import callers
 from broker.cli.check import check
 from broker.cli.command import Group
@@ -41,6 +42,7 @@ for command in (
     kustomer,
     events,
     dashboard,
+    audit,
     adopt,
     sandbox,
     systemd,

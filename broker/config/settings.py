@@ -177,7 +177,9 @@ class PluginSettings:
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
     path: Path | None
-    """None: to journald, through standard error."""
+    """None: to journald."""
+    keep: float
+    """Seconds that ended files are kept; the journal has its own rules."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,8 +153,9 @@ def read_audit(table: Table, folder: Path, store: Path, environ: Mapping[str, st
             path = folder / given
         case _:
             table.wrong("to", "something else", '"journald" or { path = "var/audit.jsonl" }')
+    keep = table.duration("keep", "400d", least=86400)
     table.done()
-    return AuditSettings(path)
+    return AuditSettings(path, keep)
 
 
 def read_log(table: Table) -> LogSettings:

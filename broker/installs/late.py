@@ -24,7 +24,7 @@ class RetryLater:
         self, *, store: InstallStore, spool: Spool[PendingGrant], clock: Clock, health: Health
     ) -> None:
         self._store, self._spool, self._clock, self._health = store, spool, clock, health
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], PendingGrant] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -47,6 +47,14 @@ class RetryLater:
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
+    async def forget(self, name: str) -> None:
+        """Drop the grants of an account that was purged, their files too."""
+        tasks = [task for task, grant in self._tasks.items() if _is_of(grant, name)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._spool.remove_those, lambda grant: _is_of(grant, name))
+
     async def abandon(self) -> None:
         """Stop retrying: the process ends, the spool remains."""
         for task in list(self._tasks):
@@ -56,7 +64,7 @@ class RetryLater:
     def _retry(self, grant: PendingGrant, path: Path | None) -> None:
         self._health.raise_problem("install_retained", "a new connection cannot be stored; free disk space")
         task = asyncio.create_task(self._hold(grant, path), name="retained install")
-        self._tasks.add(task)
+        self._tasks[task] = grant
         task.add_done_callback(self._done)
 
     async def _hold(self, grant: PendingGrant, path: Path | None) -> None:
@@ -74,6 +82,10 @@ class RetryLater:
             await asyncio.to_thread(self._spool.remove, path)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not self._tasks:
             self._health.clear("install_retained")
+
+
+def _is_of(grant: PendingGrant, name: str) -> bool:
+    return name in (grant.install.account, grant.install.outcome_account)

@@ -103,7 +103,9 @@ class InstallService:
         """A link for one person to connect one account, and when it expires. Raises InvalidRequest, Forbidden."""
         if account is not None and not is_account_name(account):
             raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
-        await self._gate.require(caller, Permission.INSTALL, account, request_id=request_id)
+        await self._gate.require(
+            caller, Permission.INSTALL, account, request_id=request_id, action="installs.create"
+        )
         if account is None and not _covers_derived_names(caller, provider):
             raise Forbidden
         if return_to is not None and not _is_return_url(return_to):
@@ -284,7 +286,14 @@ class InstallService:
         identity = outcome.identity if isinstance(outcome, Identified) else None
         connected = await self._connector.connect(grant, identity)
         if isinstance(connected, Connected):
-            account = connected.account
+            account, install = connected.account, grant.install
+            await self._gate.note(
+                Caller(install.created_by, (), frozenset(), credential="install"),
+                "accounts.connect",
+                account.name,
+                install.provider,
+                request_id=install.state_hash[:16],
+            )
             return Visit(
                 grant.install,
                 InstallOutcome.CONNECTED,

@@ -1,1 +1,1 @@
-"""Watching: logs, metrics, audit, health."""
+"""Watching: logs, metrics, health."""

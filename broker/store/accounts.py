@@ -53,6 +53,26 @@ DROP_GRANT = """
 UPDATE installs SET sealed_access = NULL, sealed_refresh = NULL, grant_meta = NULL, next_at = NULL
  WHERE state_hash = $1"""
 
+RENAME_BESIDES = (
+    "UPDATE events SET account = $2 WHERE account = $1",
+    "UPDATE installs SET outcome_account = $2 WHERE outcome_account = $1",
+    "UPDATE uses SET account = $2 WHERE account = $1",
+)
+# Finished trips of the same person go too, but none whose grant still waits for its own account.
+ITS_INSTALLS = """
+ account = $1 OR outcome_account = $1
+ OR (subject = (SELECT subject FROM accounts WHERE name = $1) AND taken_at IS NOT NULL AND grant_meta IS NULL)"""
+PURGE = (
+    """DELETE FROM tickets WHERE account = $1
+     OR hash IN (SELECT ticket_hash FROM installs WHERE account = $1 OR outcome_account = $1)""",
+    f"DELETE FROM installs WHERE {ITS_INSTALLS}",
+    "DELETE FROM spares WHERE account = $1",
+    "DELETE FROM events WHERE account = $1",
+    "DELETE FROM uses WHERE account = $1",
+    "DELETE FROM accounts WHERE name = $1",
+)
+"""Everything that names the account or the person behind it; the row itself last, because the others ask it."""
+
 
 class Accounts(Renewals):
     """The `AccountStore`, on any database."""
@@ -173,9 +193,9 @@ class Accounts(Renewals):
                 return False
             await transaction.execute(INSERT, *to_values(renamed), next_at)
             await transaction.execute("DELETE FROM spares WHERE account = $1", ref.name)
-            await transaction.execute(
-                "UPDATE uses SET account = $2 WHERE account = $1", ref.name, renamed.name
-            )
+            # What tells of the account goes with it, so that a purge finds it under the new name.
+            for sql in RENAME_BESIDES:
+                await transaction.execute(sql, ref.name, renamed.name)
             await _remember_name(transaction, old_name_hash, ref.epoch, ref.generation)
             return True
 
@@ -216,15 +236,16 @@ class Accounts(Renewals):
             rows = await transaction.fetch("SELECT epoch, generation FROM accounts WHERE name = $1", name)
             for epoch, generation in rows:
                 await _remember_name(transaction, name_hash, epoch, generation)
-            await transaction.execute("DELETE FROM spares WHERE account = $1", name)
-            await transaction.execute("DELETE FROM events WHERE account = $1", name)
-            await transaction.execute("DELETE FROM uses WHERE account = $1", name)
-            await transaction.execute("DELETE FROM accounts WHERE name = $1", name)
+            for sql in PURGE:
+                await transaction.execute(sql, name)
             return bool(rows)
 
         purged = await self._database.write(work)
         self._changed(name)
         return purged
+
+    async def scrub(self) -> bool:
+        return await self._database.scrub()
 
     async def purged(self, name_hash: str) -> tuple[int, int] | None:
         rows = await self._database.read(

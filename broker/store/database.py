@@ -41,6 +41,10 @@ class Database(Protocol):
         """
         ...
 
+    async def scrub(self) -> bool:
+        """Take what was deleted out of the store's files too. False: somebody reads just now; ask again."""
+        ...
+
     async def close(self) -> None:
         """Finish what was written and let go of the store."""
         ...

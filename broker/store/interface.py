@@ -217,7 +217,12 @@ class AccountStore(RefreshStore, Protocol):
         ...
 
     async def purge(self, name: str, name_hash: str) -> bool:
-        """Forget the row and its spares but for its last epoch and generation under `name_hash`."""
+        """Forget the row, its spares, events, tickets and installs, but for its last epoch and generation under
+        `name_hash`."""
+        ...
+
+    async def scrub(self) -> bool:
+        """Take what was purged out of the store's files too. False: it could not be done just now; ask again."""
         ...
 
     async def purged(self, name_hash: str) -> tuple[int, int] | None:

@@ -47,6 +47,12 @@ class Spool(Generic[Record]):
         with suppress(OSError):
             path.unlink()
 
+    def remove_those(self, wanted: Callable[[Record], bool]) -> None:
+        """Forget the records that `wanted` says yes to. Blocks: call it in a thread."""
+        for path, record in self.read():
+            if wanted(record):
+                self.remove(path)
+
 
 def renewals_spool(folders: Sequence[Path]) -> Spool[Successor]:
     """For successors (R6)."""

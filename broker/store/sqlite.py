@@ -23,10 +23,11 @@ from broker.store.database import Row, Work
 T = TypeVar("T")
 
 APPLICATION_ID = 0x544F4B42  # "TOKB"
+BUSY_TIMEOUT = "PRAGMA busy_timeout = 5000"
 SETTINGS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
-    "PRAGMA busy_timeout = 5000",
+    BUSY_TIMEOUT,
     "PRAGMA foreign_keys = ON",
     "PRAGMA trusted_schema = OFF",
     "PRAGMA cell_size_check = ON",
@@ -48,6 +49,11 @@ OWN_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.Interf
 class _Waiting:
     work: Work[Any]
     done: "asyncio.Future[Any]"
+
+
+@dataclass(slots=True)
+class _Scrub:
+    done: "asyncio.Future[bool]"
 
 
 class _Transaction:
@@ -80,7 +86,7 @@ class SqliteDatabase:
     ) -> None:
         self._writer, self._reader, self._lock = writer, reader, lock
         self._observe = observe
-        self._queue: asyncio.Queue[_Waiting | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Waiting | _Scrub | None] = asyncio.Queue()
         self._closing = False
         self._task = asyncio.create_task(self._write_all(), name="store-writer")
 
@@ -119,6 +125,13 @@ class SqliteDatabase:
         self._queue.put_nowait(_Waiting(work, done))
         return await asyncio.shield(done)
 
+    async def scrub(self) -> bool:
+        # secure_delete has overwritten it in the pages; the log still holds the pages as they were.
+        self._refuse_when_closing()
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_Scrub(done))
+        return await asyncio.shield(done)
+
     async def close(self) -> None:
         self._closing = True
         self._queue.put_nowait(None)
@@ -139,7 +152,19 @@ class SqliteDatabase:
             while len(batch) < BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             closing = None in batch
-            await self._commit([waiting for waiting in batch if waiting is not None])
+            await self._commit([waiting for waiting in batch if isinstance(waiting, _Waiting)])
+            for scrub in batch:
+                if isinstance(scrub, _Scrub):
+                    await self._truncate_log(scrub.done)
+
+    async def _truncate_log(self, done: "asyncio.Future[bool]") -> None:
+        busy = True
+        with suppress(sqlite3.Error):
+            # Somebody else's long read must not hold up the writes behind this.
+            await self._writer.execute_fetchall("PRAGMA busy_timeout = 50")
+            [(busy, _, _)] = await self._writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        await self._writer.execute_fetchall(BUSY_TIMEOUT)
+        _answer(done, not busy, None)
 
     async def _commit(self, batch: list[_Waiting]) -> None:
         """Run the batch in one transaction; nobody hears of success before the commit is durable."""

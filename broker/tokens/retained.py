@@ -60,6 +60,14 @@ class RetainedCommits:
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
+    async def forget(self, name: str) -> None:
+        """Drop what is retained of an account that was purged, its files too."""
+        tasks = [task for parent, task in self._tasks.items() if parent.name == name]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._spool.remove_those, lambda successor: successor.parent.name == name)
+
     async def abandon(self) -> None:
         """Stop retrying: the process ends, the spool remains."""
         for task in list(self._tasks.values()):

@@ -105,7 +105,9 @@ class TokenService:
     async def force(self, caller: Caller, name: str, *, request_id: str) -> Handout:
         """Renew whatever the token's age; once a minute for each account. Needs permission `refresh`."""
         check_name(name)
-        await self._gate.require(caller, Permission.REFRESH, name, request_id=request_id)
+        await self._gate.require(
+            caller, Permission.REFRESH, name, request_id=request_id, action="token.refresh"
+        )
         account, now = (await self._open(name)).account, self._clock.monotonic()
         last = self._forced.get(name)
         if last is not None and now - last < FORCED_EVERY:
@@ -118,7 +120,9 @@ class TokenService:
     async def override(self, caller: Caller, name: str, *, request_id: str) -> Handout:
         """An operator's `broker accounts refresh`: tries at once, also what is dead or waiting (R8)."""
         check_name(name)
-        await self._gate.require(caller, Permission.REFRESH, name, request_id=request_id)
+        await self._gate.require(
+            caller, Permission.REFRESH, name, request_id=request_id, action="token.refresh"
+        )
         account = (await self._open(name)).account
         if not account.frozen and not self._flights.is_flying(account.ref):
             now = self._clock.now()
@@ -139,6 +143,12 @@ class TokenService:
         uses, self._used = self._used, {}
         callers, self._used_by = self._used_by, {}
         await self._store.touch(uses, callers)
+
+    async def forget(self, name: str) -> None:
+        """Remember nothing of an account that was purged."""
+        self._used.pop(name, None)
+        self._rejections.pop(name, None)
+        self._forced.pop(name, None)
 
     async def _open(self, name: str) -> OpenedAccount:
         opened = await self._opened.get(name)

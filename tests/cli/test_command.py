@@ -27,6 +27,7 @@ FIRST_DELIVERY = [
     "sandbox",
     "events",
     "dashboard",
+    "audit-verify",
     "version",
     "adopt",
     "accounts-list",

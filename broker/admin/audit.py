@@ -1,0 +1,48 @@
+"""Verifies the audit for an operator; the key of its chains never leaves the broker."""
+
+from collections.abc import AsyncIterator
+
+from broker.audit.chain import KeyOf
+from broker.audit.reading import read_files, read_stream
+from broker.audit.upkeep import Upkeep
+from broker.audit.verify import Report, Verifier
+from broker.callers.gate import Gate
+from broker.errors import Conflict
+from broker.model import Caller, Permission
+
+IN_THE_JOURNAL = (
+    "the audit goes to the journal; type:"
+    " journalctl -u token-broker TOKEN_BROKER_AUDIT=1 -o cat | broker audit verify -"
+)
+
+
+class AuditCheck:
+    """What `broker audit verify` asks of a running broker."""
+
+    def __init__(self, *, audit: Upkeep, key_of: KeyOf, gate: Gate) -> None:
+        self._audit, self._key_of, self._gate = audit, key_of, gate
+
+    async def own_files(self, caller: Caller, *, request_id: str) -> Report:
+        """Verify the broker's own files, up to the line that was written last; raises Conflict."""
+        await self._require(caller, request_id)
+        files, head = await self._audit.snapshot()
+        if not files:
+            raise Conflict(IN_THE_JOURNAL)
+        verifier = Verifier(self._key_of)
+        await read_files(verifier, files)
+        return verifier.finish([head])
+
+    async def given_lines(
+        self, caller: Caller, blocks: AsyncIterator[bytes], *, part: bool, request_id: str
+    ) -> Report:
+        """Verify lines that come from elsewhere; `part`: neither their beginning nor their end is the audit's."""
+        await self._require(caller, request_id)
+        head = None if part else self._audit.settled_head
+        verifier = Verifier(self._key_of, whole=False, mixed=True)
+        await read_stream(verifier, blocks)
+        return verifier.finish([] if head is None else [head])
+
+    async def _require(self, caller: Caller, request_id: str) -> None:
+        await self._gate.require(
+            caller, Permission.ADMIN, None, request_id=request_id, action="audit.verify", reads=True
+        )
