@@ -75,12 +75,19 @@ class Gate:
         self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
     ) -> None:
         """Write down something that was done for the caller."""
-        await self._audit.record(
-            AuditRecord(
-                caller.name, caller.credential, action, account, "allowed", request_id, detail=detail
-            ),
-            Stakes.DONE,
+        record = AuditRecord(
+            caller.name, caller.credential, action, account, "allowed", request_id, detail=detail
         )
+        await self._audit.record(record, Stakes.DONE)
+
+    async def announce(
+        self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
+    ) -> None:
+        """Write down something that is about to be done; raises AuditUnavailable, and then it must not."""
+        record = AuditRecord(
+            caller.name, caller.credential, action, account, "allowed", request_id, detail=detail
+        )
+        await self._audit.record(record, Stakes.CHANGE)
 
     def _fingerprint(self, ref: Ref, token: Secret) -> str:
         known = self._fingerprints.get(ref.name)

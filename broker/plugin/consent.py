@@ -136,4 +136,4 @@ class ConsentService:
         client = self._clients.named(consent.client)
         if client is not None:
             detail = f"subject {subject}, scope {consent.scope!r}"
-            await self._gate.note(as_caller(client), action, None, detail, request_id=request_id)
+            await self._gate.announce(as_caller(client), action, None, detail, request_id=request_id)

@@ -231,7 +231,7 @@ class GrantService:
         """Write down that these tokens are about to leave; raises AuditUnavailable, and then they must not."""
         mark = self._keyring.fingerprint("audit token", tokens.access.reveal())
         detail = f"grant {grant.id}, subject {grant.subject}, token {mark}"
-        await self._gate.note(as_caller(client), action, grant.account, detail, request_id=request_id)
+        await self._gate.announce(as_caller(client), action, grant.account, detail, request_id=request_id)
 
     def _pair(self, tokens: Tokens, grant_id: str, scope: str, now: float) -> PluginPair:
         settings = self._settings
