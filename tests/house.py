@@ -19,6 +19,7 @@ from broker.model import Account
 from broker.runner import QuietRunner
 from broker.sandbox import Sandbox, visitor
 from broker.tokens.schedule import Timings
+from broker.tokens.steps import Watch, unwatched
 from tests.fakes.clock import FakeClock
 from tests.ports import free_port
 
@@ -52,6 +53,7 @@ class House:
     session: aiohttp.ClientSession
     broker: Broker = field(init=False)
     key: str = ""
+    watch: Watch = unwatched
     _closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
@@ -84,7 +86,7 @@ listen = "{self.sandbox.listen}"
         """Start the broker on its folder; again after `close`, as a restart."""
         self._closing = AsyncExitStack()
         self.broker = await self._closing.enter_async_context(
-            open_broker(self.settings, clock=self.clock, timings=self.timings)
+            open_broker(self.settings, clock=self.clock, timings=self.timings, watch=self.watch)
         )
         self.broker.base.health.starting = False
         await self._listen(self.broker.listeners.internal, self.internal_port)
@@ -180,6 +182,7 @@ async def open_house(
     clock: FakeClock | None = None,
     timings: Timings | None = None,
     public_port: int | None = None,
+    watch: Watch = unwatched,
 ) -> AsyncIterator[House]:
     """A house with the caller `service`, who may read every account's token and force renewals."""
     clock = clock or FakeClock()
@@ -202,6 +205,7 @@ async def open_house(
             public_port=public_port,
             internal_port=internal_port,
             session=session,
+            watch=watch,
         )
         house.write_config()
         await house.open()
