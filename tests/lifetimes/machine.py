@@ -131,8 +131,8 @@ class Lifetimes(RuleBasedStateMachine):
         elif old == new:
             self.expect(answer, {200})
         else:
-            busy = self.look().sights[old].account.intent is not None if answer is not None else True
             taken = target.standing is not Standing.NONE
+            busy = (sight := self.look().sights.get(old)) is not None and sight.account.intent is not None
             self.expect(answer, {409} if taken or busy else {200})
             if answer is not None and answer.status == 200:
                 self.model.renamed(old, new)
@@ -216,7 +216,7 @@ class Lifetimes(RuleBasedStateMachine):
 
     @rule(seconds=pauses)
     def wait(self, seconds: float) -> None:
-        self.do(self.world.pass_time(seconds))
+        self.happen(self.world.pass_time(seconds))
 
     @rule()
     def fill_disk(self) -> None:
@@ -232,14 +232,14 @@ class Lifetimes(RuleBasedStateMachine):
         """The broker dies at that step of the next renewal, if one comes."""
         self.world.order = step
         self.do(self.world.ask("POST", f"/token/{name}/refresh"))
-        self.do(self.world.pass_time(20.0))
+        self.happen(self.world.pass_time(20.0))
         self.world.order = None
 
     @rule()
     def kill(self) -> None:
         """The broker dies wherever it is."""
         self.world.fall()
-        self.do(asyncio.sleep(0))
+        self.happen(self.world.rest())
 
     @rule()
     def stop(self) -> None:
@@ -258,12 +258,12 @@ class Lifetimes(RuleBasedStateMachine):
             self.model.unnoted_until = moment.now
         self.model.check(moment)
         self.shown(moment)
+        self.sound = True
 
     def shown(self, moment: Moment) -> None:
         """What the API shows of the accounts is what the store holds."""
-        answer = self.do(self.world.ask("GET", "/accounts"))
-        if answer is None or answer.status == 503:
-            assert answer is None or self.world.refusing, answer
+        answer = self.runner.run(self.world.ask("GET", "/accounts"))
+        if answer.status == 503 and self.world.refusing:
             return
         shown = {one["account"]: (one["status"], one["generation"]) for one in answer.json["accounts"]}
         rows = [sight.account for sight in moment.sights.values() if sight.account.removed_at is None]
@@ -278,7 +278,7 @@ class Lifetimes(RuleBasedStateMachine):
                 self.freeze(name, "unfreeze")
         waiting = {name for name, told in self.model.told.items() if told.standing is Standing.CONNECTED}
         for _ in range(24):
-            self.do(self.world.pass_time(400.0))
+            self.happen(self.world.pass_time(400.0))
             waiting = {name for name in waiting if not self.settled(name)}
             self.promises_hold()
             if not waiting:
@@ -297,12 +297,15 @@ class Lifetimes(RuleBasedStateMachine):
     # How it is asked.
 
     def do(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """One thing, to its end; the model hears of a death."""
+        """One thing, to its end, however much time that takes."""
+        return self.happen(self.world.run(work))
+
+    def happen(self, work: Coroutine[Any, Any, T]) -> T:
+        """As `do`, where the time that passes is said; the model hears of a death."""
         self.sound, deaths = False, self.world.deaths
-        result = self.runner.run(self.world.run(work))
+        result = self.runner.run(work)
         if self.world.deaths > deaths:
             self.model.died(self.look(), self.world.stored)
-        self.sound = True
         return result
 
     def look(self) -> Moment:

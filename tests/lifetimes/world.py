@@ -11,20 +11,18 @@ from typing import Any, Self, TypeVar
 import aiohttp
 from structlog.testing import capture_logs
 
-from broker.model import Account
+from broker.errors import BrokerError
 from broker.sandbox import visitor
 from broker.sandbox.faults import Mode
 from broker.tokens.background import until_cancelled
 from broker.tokens.steps import Step
 from tests.house import OPERATOR, Answer, House, open_house
+from tests.lifetimes.rest import at_rest
 from tests.proof.stand import ROTATIONS
 
 T = TypeVar("T")
 LIFE = 3600.0
-PROMPT = 0.02
 BEATS = 2
-QUIET = 0.004
-"""Real seconds in which nothing must move before time may pass: loopback and SQLite answer sooner."""
 UNHEARD_OF = ("background.round_failed", "renewal.crashed", "request.crashed", "store.is_copy")
 """What the broker logs only when it is wrong."""
 OWN = ("broker.sandbox", "broker.store")
@@ -148,9 +146,8 @@ class World:
     async def run(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Do it, letting time pass while it waits for that; None where the broker died over it."""
         task, deaths = asyncio.ensure_future(work), self.deaths
-        await asyncio.wait([task], timeout=PROMPT)
         while not task.done() and self.image is None:
-            await self.house.clock.settle(quiet=QUIET)
+            await at_rest()
             if not task.done() and self.image is None:
                 self.house.clock.advance(self.house.clock.next_wake or 1.0)
         await self.rest()
@@ -161,9 +158,17 @@ class World:
             result = await task
         return result if deaths == self.deaths else None
 
+    async def pass_time(self, seconds: float) -> None:
+        """In one jump, as on a machine that slept, and then a few beats of the background's."""
+        self.house.clock.advance(seconds)
+        await self.rest()
+        for _ in range(BEATS):
+            self.house.clock.advance(min(self.house.clock.next_wake or 1.0, 1.0))
+            await self.rest()
+
     async def rest(self) -> None:
         """Until nothing moves but with time; a broker that died meanwhile is started again."""
-        await self.house.clock.settle(quiet=QUIET)
+        await at_rest()
         if self.image is not None:
             await self.restart()
 
@@ -179,7 +184,7 @@ class World:
         self.deaths += 1
         await self.house.open()
         await self._begin()
-        await self.house.clock.settle(quiet=QUIET)
+        await at_rest()
 
     async def stop(self) -> None:
         """SIGTERM, as `serve` does it, and a new start."""
@@ -200,14 +205,6 @@ class World:
         more = {} if body is None else {"json": body}
         return await self.house.ask(method, path, **more)
 
-    async def pass_time(self, seconds: float) -> None:
-        """In one jump, as on a machine that slept, and then a few beats of the background's."""
-        self.house.clock.advance(seconds)
-        for _ in range(BEATS):
-            await self.house.clock.settle(quiet=QUIET)
-            if self.image is None:
-                self.house.clock.advance(min(self.house.clock.next_wake or 1.0, 1.0))
-
     async def hang_up(self, name: str) -> None:
         """Demand a renewal, and go away before it can be there."""
         asking = asyncio.ensure_future(self.house.post(f"/token/{name}/refresh"))
@@ -223,7 +220,8 @@ class World:
 
     async def override(self, name: str) -> None:
         """`broker accounts refresh`."""
-        await self.house.broker.tokens.service.override(OPERATOR, name, request_id="lifetimes")
+        with suppress(BrokerError):
+            await self.house.broker.tokens.service.override(OPERATOR, name, request_id="lifetimes")
 
     async def use(self, token: str) -> int:
         """Use an access token at the provider, as callers do: in mode D only that ends the old one."""
