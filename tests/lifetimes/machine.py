@@ -148,6 +148,7 @@ class Lifetimes(RuleBasedStateMachine):
     def override(self, name: str) -> None:
         """An operator has a dead or waiting account tried at once."""
         if self.model.of(name).standing is Standing.CONNECTED:
+            self.model.reopened[name] = max((event.id for event in self.look().events), default=0)
             self.do(self.world.override(name))
 
     # What callers do.
@@ -267,7 +268,8 @@ class Lifetimes(RuleBasedStateMachine):
             return
         shown = {one["account"]: (one["status"], one["generation"]) for one in answer.json["accounts"]}
         rows = [sight.account for sight in moment.sights.values() if sight.account.removed_at is None]
-        assert {row.name: (row.status, row.generation) for row in rows} == shown
+        stored = {row.name: (row.status, row.generation) for row in rows}
+        assert stored == shown, f"stored {stored}, shown {shown}"
 
     def come_to_rest(self) -> None:
         """All is well again, and time passes: who can live lives, and everybody else says why."""

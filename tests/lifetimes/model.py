@@ -1,11 +1,11 @@
 """What must be true after every step, whatever happened: the promises of the renewal protocol."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from broker.model import Reason
-from tests.lifetimes.witness import Moment, Request, Sight
+from tests.lifetimes.witness import Happened, Moment, Request, Sight
 
 RESTORABLE_FOR = 30 * 86400.0
 RENAMED = -1
@@ -51,6 +51,8 @@ class Model:
     """Grants that their people ended at the provider."""
     buried: set[str] = field(default_factory=set)
     """Refresh tokens of the dead: whether they were rightly given up is asked once, when it happens."""
+    reopened: dict[str, int] = field(default_factory=dict)
+    """The last event before an operator had a dead account tried again: it may die once more."""
     unnoted_until: float = float("-inf")
     """When the store last refused a write: an intent from before may have outlived its answer."""
 
@@ -87,7 +89,7 @@ class Model:
 
     def check(self, moment: Moment) -> None:
         """Raises AssertionError with every promise that is broken."""
-        broken = [*self._of_all(moment), *_told_twice(moment)]
+        broken = [*self._of_all(moment), *_told_twice(moment, self.reopened)]
         for name, sight in moment.sights.items():
             promises = [*self._row(name, sight), *self._death(sight), *self._tokens(name, sight, moment)]
             broken += [f"{name}: {promise}" for promise in promises]
@@ -173,11 +175,13 @@ def _as_seen(sight: Sight | None, told: Told) -> Told:
     )
 
 
-def _told_twice(moment: Moment) -> Iterator[str]:
-    last: dict[str, str] = {}
+def _told_twice(moment: Moment, reopened: Mapping[str, int]) -> Iterator[str]:
+    last: dict[str, Happened] = {}
     for event in moment.events:
         name = event.account or ""
-        if event.kind in TOLD_ONCE and last.get(name) == event.kind:
+        before = last.get(name)
+        again = before is not None and before.kind == event.kind and before.id > reopened.get(name, 0)
+        if event.kind in TOLD_ONCE and again:
             yield f"{name}: {event.kind} is told again (event {event.id}), and nothing had changed"
         if event.kind in TOLD_ONCE or event.kind == "connected":
-            last[name] = event.kind
+            last[name] = event

@@ -5,6 +5,7 @@ task waits for: while a database thread, a socket or a file is at work, it is no
 """
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,7 +55,11 @@ def _chain(task: "asyncio.Task[Any]") -> Iterator[_Place]:
     while awaited is not None:
         frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
         yield awaited, frame.f_code.co_filename if frame else "", frame.f_lasti if frame else 0
-        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+        if type(awaited).__name__ == "coroutine_wrapper":
+            # What `__await__` of aiosqlite's and aiohttp's context managers returns; it hides its coroutine.
+            awaited = next(iter(gc.get_referents(awaited)), None)
+        else:
+            awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
 
 
 def _is_busy(positions: _Positions) -> bool:
