@@ -34,10 +34,13 @@ FAULTS: dict[str, dict[str, object]] = {
     "502 after rotation": {"status": 502, "rotate": True, "times": 1},
     "503": {"status": 503, "headers": {"Retry-After": "40"}, "times": 1},
     "429": {"status": 429, "headers": {"Retry-After": "90"}, "times": 1},
-    "slow": {"latency": 2.0, "times": 1},
-    "slow to answer": {"latency_after": 2.0, "times": 1},
     "no JSON": {"raw": "<html>maintenance</html>", "times": 1},
 }
+SLOW: dict[str, dict[str, object]] = {
+    "slow": {"latency": 2.0, "times": 1},
+    "slow to answer": {"latency_after": 2.0, "times": 1},
+}
+"""Shorter than the quarantine: who is slower may be asked twice at once."""
 LIE = {"status": 400, "body": INVALID_GRANT, "times": 1}
 HEALTHY: dict[str, object] = {"latency": None, "deny_all_clients": False}
 
@@ -89,7 +92,18 @@ class Lifetimes(RuleBasedStateMachine):
             told.frozen = told.frozen and told.standing is Standing.CONNECTED
             told.standing = Standing.CONNECTED
 
-    @rule(name=names, word=st.sampled_from(["freeze", "unfreeze"]))
+    @rule(name=names, word=st.sampled_from(["freeze", "unfreeze", "remove", "restore", "restore", "purge"]))
+    def manage(self, name: str, word: str) -> None:
+        match word:
+            case "remove":
+                self.remove(name)
+            case "restore":
+                self.restore(name)
+            case "purge":
+                self.purge(name)
+            case _:
+                self.freeze(name, word)
+
     def freeze(self, name: str, word: str) -> None:
         told = self.model.of(name)
         answer = self.command("POST", f"/accounts/{name}/{word}", name)
@@ -97,7 +111,6 @@ class Lifetimes(RuleBasedStateMachine):
         if answer is not None and answer.status == 200:
             told.frozen = word == "freeze"
 
-    @rule(name=names)
     def remove(self, name: str) -> None:
         told = self.model.of(name)
         answer = self.command("DELETE", f"/accounts/{name}", name)
@@ -105,7 +118,6 @@ class Lifetimes(RuleBasedStateMachine):
         if answer is not None and answer.status == 204:
             told.standing, told.removed_at = Standing.REMOVED, self.world.now
 
-    @rule(name=names)
     def restore(self, name: str) -> None:
         told, age = self.model.of(name), self.world.now - self.model.of(name).removed_at
         answer = self.command("POST", f"/accounts/{name}/restore", name)
@@ -114,7 +126,6 @@ class Lifetimes(RuleBasedStateMachine):
         if answer is not None and answer.status == 200:
             told.standing = Standing.CONNECTED
 
-    @rule(name=names)
     def purge(self, name: str) -> None:
         told = self.model.of(name)
         answer = self.command("DELETE", f"/accounts/{name}?purge=1", name)
@@ -173,6 +184,8 @@ class Lifetimes(RuleBasedStateMachine):
 
     @rule(name=names)
     def force(self, name: str) -> None:
+        """Somebody demands a renewal, a minute after the last who did."""
+        self.happen(self.world.pass_time(61.0))
         self.judge_answer(name, self.do(self.world.ask("POST", f"/token/{name}/refresh")))
 
     @rule(name=names)
@@ -183,21 +196,27 @@ class Lifetimes(RuleBasedStateMachine):
         for answer in answers or ():
             self.judge_answer(name, answer)
 
-    @rule(name=names)
-    def hang_up(self, name: str) -> None:
+    @rule(name=names, kind=st.sampled_from(sorted(SLOW)))
+    def begin(self, name: str, kind: str) -> None:
+        """A renewal is under way, and nobody waits for it."""
+        self.world.fault(**SLOW[kind])
+        self.happen(self.world.pass_time(61.0))
         self.do(self.world.hang_up(name))
 
     # What the provider does.
 
-    @rule(kind=st.sampled_from(sorted(FAULTS)))
-    def fault(self, kind: str) -> None:
+    @rule(name=names, kind=st.sampled_from(sorted(FAULTS)))
+    def fault(self, name: str, kind: str) -> None:
+        """It fails at the next renewal, which comes now, or later where none is possible now."""
         self.world.fault(**FAULTS[kind])
+        self.force(name)
 
     @precondition(lambda self: self.nobody_doubted())
-    @rule()
-    def lie(self) -> None:
+    @rule(name=names)
+    def lie(self, name: str) -> None:
         """It refuses a good grant, once."""
         self.world.fault(**LIE)
+        self.force(name)
 
     @rule(denied=st.booleans())
     def deny(self, denied: bool) -> None:
@@ -219,10 +238,15 @@ class Lifetimes(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.happen(self.world.pass_time(seconds))
 
-    @rule()
-    def fill_disk(self) -> None:
-        if not self.world.refusing:
-            self.world.refuse_writes()
+    @rule(name=names, kind=st.sampled_from(sorted(SLOW)), meanwhile=st.booleans())
+    def fill_disk(self, name: str, kind: str, meanwhile: bool) -> None:
+        """The store takes nothing more, or does so while a renewal is under way."""
+        if self.world.refusing:
+            return
+        if meanwhile:
+            self.begin(name, kind)
+        self.world.refuse_writes()
+        self.happen(self.world.pass_time(4.0))
 
     @rule()
     def free_disk(self) -> None:
@@ -232,13 +256,15 @@ class Lifetimes(RuleBasedStateMachine):
     def die_at(self, name: str, step: Step) -> None:
         """The broker dies at that step of the next renewal, if one comes."""
         self.world.order = step
-        self.do(self.world.ask("POST", f"/token/{name}/refresh"))
+        self.force(name)
         self.happen(self.world.pass_time(20.0))
         self.world.order = None
 
-    @rule()
-    def kill(self) -> None:
+    @rule(name=names, kind=st.sampled_from(sorted(SLOW)), meanwhile=st.booleans())
+    def kill(self, name: str, kind: str, meanwhile: bool) -> None:
         """The broker dies wherever it is."""
+        if meanwhile:
+            self.begin(name, kind)
         self.world.fall()
         self.happen(self.world.rest())
 
