@@ -6,7 +6,7 @@ from broker.config.settings import ProviderSettings, Rotation
 from broker.model import Account, Reason
 from broker.tokens.breakers import ProviderBreaker
 from broker.tokens.policy import Hold, is_living
-from broker.tokens.schedule import Timings, waits_for_expiry
+from broker.tokens.schedule import Timings, quarantine, waits_for_expiry
 
 STORE_AGAIN = 2.0
 
@@ -40,6 +40,17 @@ class Permit:
     def enter(self, account: Account, now: float) -> Hold | None:
         """As `hold`, for whoever is about to send: takes the probe of an open breaker."""
         return self.hold(account, now) or self.breaker(account.provider).enter(account.name, now)
+
+    def soonest(self, account: Account, now: float) -> float | None:
+        """When an attempt that a person demands may be, None: at once. While the last request's answer is not known,
+        the quarantine holds against everybody (R7)."""
+        not_before = account.trouble.not_before
+        if account.intent is None or not_before is None:
+            return None
+        # How long the last attempt lies back is not kept; from now on, a whole quarantine is certainly enough.
+        return min(
+            not_before, now + quarantine(timed_out=True, grace=self.grace(account), timings=self._timings)
+        )
 
     def note_rejection(self, account: Account) -> None:
         """A caller says that the provider's API refused this generation's access token."""

@@ -118,7 +118,7 @@ class TokenService:
         return await self._renewed(caller, account, request_id)
 
     async def override(self, caller: Caller, name: str, *, request_id: str) -> Handout:
-        """An operator's `broker accounts refresh`: tries at once, also what is dead or waiting (R8)."""
+        """An operator's `broker accounts refresh`: tries what is dead or waiting, too (R8), after the quarantine."""
         check_name(name)
         await self._gate.require(
             caller, Permission.REFRESH, name, request_id=request_id, action="token.refresh"
@@ -126,9 +126,15 @@ class TokenService:
         account = (await self._open(name)).account
         if not account.frozen and not self._flights.is_flying(account.ref):
             now = self._clock.now()
-            trouble = replace(account.trouble, not_before=None)
+            soonest = self._permit.soonest(account, now)
             await self._store.settle(
-                account.ref, trouble=trouble, keep_intent=True, dead=None, next_at=now, at=now, events=[]
+                account.ref,
+                trouble=replace(account.trouble, not_before=soonest),
+                keep_intent=True,
+                dead=None,
+                next_at=now if soonest is None else soonest,
+                at=now,
+                events=[],
             )
             self._permit.note_rejection(account)
             account = (await self._open(name)).account

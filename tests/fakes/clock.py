@@ -73,6 +73,12 @@ class FakeClock:
         """How many wait for this clock."""
         return sum(not sleeper.woken.done() for sleeper in self._sleepers)
 
+    @property
+    def next_wake(self) -> float | None:
+        """Seconds until the next of them is due; None where nobody waits."""
+        waiting = [sleeper.deadline for sleeper in self._sleepers if not sleeper.woken.done()]
+        return max(0.0, min(waiting) - self._monotonic) if waiting else None
+
     async def settle(self, *, quiet: float = 0.02) -> None:
         """Let the loop run until no task moves any more, also not for `quiet` real seconds.
 

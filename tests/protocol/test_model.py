@@ -50,7 +50,7 @@ def test_protocol_keeps_its_promises_for_longer(mode: Mode, budget: Budget) -> N
 WRONG = {
     "release before commit": (replace(RIGHT, commit_before_release=False), Mode.ON_USE, ALONE, "I1"),
     "dead on first refusal": (replace(RIGHT, confirms_refusals=False), Mode.NONE, ALONE, "I2"),
-    "a spare's first refusal believed": (replace(RIGHT, confirms_spares=False), Mode.STRICT, ALONE, "I2"),
+    "a spare's first refusal believed": (replace(RIGHT, confirms_spares=False), Mode.STRICT, ALONE, "I8"),
     "no compare-and-set": (replace(RIGHT, compares_generation=False), Mode.GRACE_LATEST, TWO, "I3"),
     "retry without quarantine": (replace(RIGHT, quarantines=False), Mode.GRACE_LATEST, ALONE, "I4"),
     "quarantine longer than grace": (

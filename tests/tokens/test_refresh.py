@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.errors import RefreshUncertain
 from broker.model import Account, EventKind, Reason, Spare, Status
 from broker.tokens.flight import NotRenewed, Renewed
 from tests.house import OPERATOR, House, open_house
@@ -84,6 +85,35 @@ async def test_r7_quarantine_holds_against_everybody(house: House, acme: Account
     assert 1 == await house.refreshes()
     house.clock.advance(3.1)
     assert 200 == (await forced).status
+
+
+async def test_r7_quarantine_holds_against_an_operator(house: House, acme: Account) -> None:
+    """`broker accounts refresh` does not put a second request beside one that may still be processed."""
+    house.sandbox.faults.set("kit", drop="before", times=1)
+    await renew(house)
+
+    override = asyncio.create_task(house.broker.tokens.service.override(OPERATOR, "acme", request_id="test"))
+    await house.clock.settle()
+    meanwhile = await house.refreshes()
+    house.clock.advance(3.1)
+
+    assert acme.generation + 1 == (await override).account.generation
+    assert (1, 2) == (meanwhile, await house.refreshes())
+
+
+async def test_r7_operator_shortens_a_long_wait_to_a_quarantine(house: House, acme: Account) -> None:
+    """After five lost answers the next attempt is minutes away; demanded, it comes after ten seconds."""
+    house.sandbox.faults.set("kit", drop="before", times=5)
+    for _ in range(4):
+        await renew(house)
+        await until_next(house)
+    await renew(house)
+
+    with pytest.raises(RefreshUncertain):
+        await house.broker.tokens.service.override(OPERATOR, "acme", request_id="test")
+
+    assert 10 == round(await until_next(house))
+    assert acme.generation + 1 == (await renew(house)).generation
 
 
 async def test_r8_lost_rotation_needs_three_refusals_over_a_minute(tmp_path: Path) -> None:

@@ -1,0 +1,390 @@
+"""The rules: everything that people, callers, providers, disks and time do to a broker, in any order."""
+
+import asyncio
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import note
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from broker.model import Status
+from broker.sandbox.faults import Mode
+from broker.tokens.steps import Step
+from tests.house import Answer
+from tests.lifetimes.model import RESTORABLE_FOR, Model, Standing
+from tests.lifetimes.witness import Moment, access_token, look
+from tests.lifetimes.world import World
+
+T = TypeVar("T")
+names = st.sampled_from(["acme", "bolt", "coda"])
+modes = st.sampled_from(list(Mode))
+steps = st.sampled_from(list(Step))
+pauses = st.sampled_from([1.0, 4.0, 12.0, 65.0, 320.0, 1000.0, 2600.0, 3600.0, 2 * 86400.0, 31 * 86400.0])
+INVALID_GRANT = '{"error":"invalid_grant"}'
+FAULTS: dict[str, dict[str, object]] = {
+    "never arrives": {"drop": "before", "times": 1},
+    "never arrives, thrice": {"drop": "before", "times": 3},
+    "answer lost": {"drop": "after", "times": 1},
+    "answer cut at its end": {"truncate": -1, "times": 1},
+    "answer cut at its beginning": {"truncate": 20, "times": 1},
+    "500": {"status": 500, "times": 2},
+    "502 after rotation": {"status": 502, "rotate": True, "times": 1},
+    "503": {"status": 503, "headers": {"Retry-After": "40"}, "times": 1},
+    "429": {"status": 429, "headers": {"Retry-After": "90"}, "times": 1},
+    "no JSON": {"raw": "<html>maintenance</html>", "times": 1},
+}
+SLOW: dict[str, dict[str, object]] = {
+    "slow": {"latency": 2.0, "times": 1},
+    "slow to answer": {"latency_after": 2.0, "times": 1},
+}
+"""Shorter than the quarantine: who is slower may be asked twice at once."""
+LIE = {"status": 400, "body": INVALID_GRANT, "times": 1}
+HEALTHY: dict[str, object] = {"latency": None, "deny_all_clients": False}
+
+
+class Lifetimes(RuleBasedStateMachine):
+    """Three names at one provider, and all that can happen to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory()
+        self.people = 1000
+        self.sound = False
+        """Whether the last step went through: after a failure nothing more is asked at the end."""
+
+    @initialize(mode=modes)
+    def open(self, mode: Mode) -> None:
+        self.world = World(Path(self.folder.name) / "house", mode)
+        self.runner.run(self.world.open())
+        self.install("acme")
+        self.install("bolt")
+
+    def teardown(self) -> None:
+        try:
+            if self.sound:
+                self.come_to_rest()
+        finally:
+            if hasattr(self, "world"):
+                self.runner.run(self.world.close())
+            self.runner.close()
+            self.folder.cleanup()
+
+    # What people do.
+
+    @rule(name=names)
+    def install(self, name: str) -> None:
+        """A person connects the account, also again; a failure leaves what there was."""
+        if self.world.refusing:
+            return
+        told, before = self.model.of(name), self.look()
+        if told.standing is Standing.NONE:
+            self.people += 1
+            told.holder = str(self.people)
+        visit = self.do(self.world.install(name, told.holder))
+        old, new = before.sights.get(name), self.look().sights.get(name)
+        assert visit is None or visit.status != 500, visit
+        if new is not None and (old is None or new.account.epoch > old.account.epoch):
+            told.frozen = told.frozen and told.standing is Standing.CONNECTED
+            told.standing = Standing.CONNECTED
+
+    @rule(name=names, word=st.sampled_from(["freeze", "unfreeze", "remove", "restore", "restore", "purge"]))
+    def manage(self, name: str, word: str) -> None:
+        match word:
+            case "remove":
+                self.remove(name)
+            case "restore":
+                self.restore(name)
+            case "purge":
+                self.purge(name)
+            case _:
+                self.freeze(name, word)
+
+    def freeze(self, name: str, word: str) -> None:
+        told = self.model.of(name)
+        answer = self.command("POST", f"/accounts/{name}/{word}", name)
+        self.expect(answer, {200} if told.standing is Standing.CONNECTED else {404})
+        if answer is not None and answer.status == 200:
+            told.frozen = word == "freeze"
+
+    def remove(self, name: str) -> None:
+        told = self.model.of(name)
+        answer = self.command("DELETE", f"/accounts/{name}", name)
+        self.expect(answer, {204} if told.standing is Standing.CONNECTED else {404})
+        if answer is not None and answer.status == 204:
+            told.standing, told.removed_at = Standing.REMOVED, self.world.now
+
+    def restore(self, name: str) -> None:
+        told, age = self.model.of(name), self.world.now - self.model.of(name).removed_at
+        answer = self.command("POST", f"/accounts/{name}/restore", name)
+        in_time = told.standing is Standing.REMOVED and age <= RESTORABLE_FOR
+        self.expect(answer, {200} if in_time else {409} if told.standing is Standing.CONNECTED else {404})
+        if answer is not None and answer.status == 200:
+            told.standing = Standing.CONNECTED
+
+    def purge(self, name: str) -> None:
+        told = self.model.of(name)
+        answer = self.command("DELETE", f"/accounts/{name}?purge=1", name)
+        self.expect(answer, {404} if told.standing is Standing.NONE else {204})
+        if answer is not None and answer.status == 204:
+            self.model.forget(name)
+
+    @rule(old=names, new=names)
+    def rename(self, old: str, new: str) -> None:
+        told, target = self.model.of(old), self.model.of(new)
+        answer = self.command("PATCH", f"/accounts/{old}", old, new, body={"name": new})
+        if told.standing is not Standing.CONNECTED:
+            self.expect(answer, {404})
+        elif old == new:
+            self.expect(answer, {200})
+        else:
+            taken = target.standing is not Standing.NONE
+            busy = (sight := self.look().sights.get(old)) is not None and sight.account.intent is not None
+            self.expect(answer, {409} if taken or busy else {200})
+            if answer is not None and answer.status == 200:
+                self.model.renamed(old, new)
+
+    @rule(name=names)
+    def uninstall(self, name: str) -> None:
+        """The person ends the grant at the provider."""
+        if sight := self.look().sights.get(name):
+            self.do(self.world.revoke(self.model.of(name).holder))
+            self.model.revoked.add(sight.grant)
+
+    @rule(name=names)
+    def override(self, name: str) -> None:
+        """An operator has a dead or waiting account tried at once."""
+        if self.model.of(name).standing is Standing.CONNECTED:
+            self.model.reopened[name] = max((event.id for event in self.look().events), default=0)
+            self.do(self.world.override(name))
+
+    # What callers do.
+
+    @rule(name=names)
+    def get(self, name: str) -> None:
+        self.judge_answer(name, self.do(self.world.ask("GET", f"/token/{name}")))
+
+    @rule(name=names)
+    def use(self, name: str) -> None:
+        """A caller gets the token and uses it at once: in mode D only that ends the old one."""
+        answer = self.do(self.world.ask("GET", f"/token/{name}"))
+        self.judge_answer(name, answer)
+        if answer is not None and answer.status == 200:
+            self.do(self.world.use(answer.json["access_token"]))
+
+    @rule(name=names, ago=st.integers(0, 1))
+    def report(self, name: str, ago: int) -> None:
+        """A caller says that the provider's API refused this generation, or one before."""
+        body = {"rejected_generation": max(0, self.model.generations.get(name, 1) - ago)}
+        self.judge_answer(name, self.do(self.world.ask("POST", f"/token/{name}/refresh", body)))
+
+    @rule(name=names)
+    def force(self, name: str) -> None:
+        """Somebody demands a renewal, a minute after the last who did."""
+        self.happen(self.world.pass_time(61.0))
+        self.judge_answer(name, self.do(self.world.ask("POST", f"/token/{name}/refresh")))
+
+    @rule(name=names)
+    def crowd(self, name: str) -> None:
+        """Several at once; one of them hangs up."""
+        asks = [self.world.ask("GET", f"/token/{name}") for _ in range(3)]
+        answers = self.do(gathered(self.world.hang_up(name), *asks))
+        for answer in answers or ():
+            self.judge_answer(name, answer)
+
+    @rule(name=names, kind=st.sampled_from(sorted(SLOW)))
+    def begin(self, name: str, kind: str) -> None:
+        """A renewal is under way, and nobody waits for it."""
+        self.world.fault(**SLOW[kind])
+        self.happen(self.world.pass_time(61.0))
+        self.do(self.world.hang_up(name))
+
+    # What the provider does.
+
+    @rule(name=names, kind=st.sampled_from(sorted(FAULTS)))
+    def fault(self, name: str, kind: str) -> None:
+        """It fails at the next renewal, which comes now, or later where none is possible now."""
+        self.world.fault(**FAULTS[kind])
+        self.force(name)
+
+    @precondition(lambda self: self.nobody_doubted())
+    @rule(name=names)
+    def lie(self, name: str) -> None:
+        """It refuses a good grant, once."""
+        self.world.fault(**LIE)
+        self.force(name)
+
+    @rule(denied=st.booleans())
+    def deny(self, denied: bool) -> None:
+        """It takes our client no more, or again."""
+        self.world.fault(deny_all_clients=denied)
+
+    @rule()
+    def heal(self) -> None:
+        self.world.fault(**HEALTHY)
+
+    @rule(mode=modes)
+    def switch(self, mode: Mode) -> None:
+        """It rotates in another way from now on."""
+        self.world.switch(mode)
+
+    # What machines do.
+
+    @rule(seconds=pauses)
+    def wait(self, seconds: float) -> None:
+        self.happen(self.world.pass_time(seconds))
+
+    @rule(name=names, kind=st.sampled_from(sorted(SLOW)), meanwhile=st.booleans())
+    def fill_disk(self, name: str, kind: str, meanwhile: bool) -> None:
+        """The store takes nothing more, or does so while a renewal is under way."""
+        if self.world.refusing:
+            return
+        if meanwhile:
+            self.begin(name, kind)
+        self.world.refuse_writes()
+        self.happen(self.world.pass_time(4.0))
+
+    @rule()
+    def free_disk(self) -> None:
+        self.world.accept_writes()
+
+    @rule(name=names, step=steps)
+    def die_at(self, name: str, step: Step) -> None:
+        """The broker dies at that step of the next renewal, if one comes."""
+        self.world.order = step
+        self.force(name)
+        self.happen(self.world.pass_time(20.0))
+        self.world.order = None
+
+    @rule(name=names, kind=st.sampled_from(sorted(SLOW)), meanwhile=st.booleans())
+    def kill(self, name: str, kind: str, meanwhile: bool) -> None:
+        """The broker dies wherever it is."""
+        if meanwhile:
+            self.begin(name, kind)
+        self.world.fall()
+        self.happen(self.world.rest())
+
+    @rule()
+    def stop(self) -> None:
+        """SIGTERM and a new start; a full disk would hold the stop up."""
+        if not self.world.refusing:
+            self.do(self.world.stop())
+
+    # What must be true.
+
+    @invariant()
+    def promises_hold(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        moment = self.look()
+        if self.world.refusing:
+            self.model.unnoted_until = moment.now
+        self.model.check(moment)
+        self.shown(moment)
+        self.sound = True
+
+    def shown(self, moment: Moment) -> None:
+        """What the API shows of the accounts is what the store holds."""
+        answer = self.runner.run(self.world.ask("GET", "/accounts"))
+        if answer.status == 503 and self.world.refusing:
+            return
+        shown = {one["account"]: (one["status"], one["generation"]) for one in answer.json["accounts"]}
+        rows = [sight.account for sight in moment.sights.values() if sight.account.removed_at is None]
+        stored = {row.name: (row.status, row.generation) for row in rows}
+        assert stored == shown, f"stored {stored}, shown {shown}"
+
+    def come_to_rest(self) -> None:
+        """All is well again, and time passes: who can live lives, and everybody else says why."""
+        self.world.accept_writes()
+        self.world.fault(**HEALTHY)
+        for name, told in self.model.told.items():
+            if told.frozen and told.standing is Standing.CONNECTED:
+                self.freeze(name, "unfreeze")
+        waiting = {name for name, told in self.model.told.items() if told.standing is Standing.CONNECTED}
+        for _ in range(24):
+            self.happen(self.world.pass_time(400.0))
+            waiting = {name for name in waiting if not self.settled(name)}
+            self.promises_hold()
+            if not waiting:
+                return
+        raise AssertionError(f"{waiting} neither live nor say why: {self.look().sights}")
+
+    def settled(self, name: str) -> bool:
+        """Whether a renewal worked, and its token at the provider, or nothing ever will."""
+        answer = self.do(self.world.ask("POST", f"/token/{name}/refresh"))
+        self.judge_answer(name, answer)
+        sight = self.look().sights[name]
+        if answer is None or answer.status != 200:
+            return sight.account.dead is not None
+        return self.do(self.world.use(answer.json["access_token"])) == 200
+
+    # How it is asked.
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """One thing, to its end, however much time that takes."""
+        return self.happen(self.world.run(work))
+
+    def happen(self, work: Coroutine[Any, Any, T]) -> T:
+        """As `do`, where the time that passes is said; the model hears of a death."""
+        self.sound, deaths = False, self.world.deaths
+        result = self.runner.run(work)
+        if self.world.deaths > deaths:
+            self.model.died(self.look(), self.world.stored)
+        return result
+
+    def look(self) -> Moment:
+        moment = look(self.world)
+        for name, told in self.model.told.items():
+            old = told.standing is Standing.REMOVED and moment.now - told.removed_at > RESTORABLE_FOR
+            if old and name not in moment.sights:
+                self.model.forget(name)
+        return moment
+
+    def command(self, method: str, path: str, *touched: str, body: object = None) -> Answer | None:
+        """What somebody demands; whether it was done is looked up where the broker died over it."""
+        answer = self.do(self.world.ask(method, path, body))
+        if answer is None:
+            self.model.relearn(self.look(), touched)
+        return answer
+
+    def expect(self, answer: Answer | None, statuses: set[int]) -> None:
+        if answer is not None and not (answer.status == 503 and self.world.refusing):
+            assert answer.status in statuses, (answer, statuses)
+
+    def judge_answer(self, name: str, answer: Answer | None) -> None:
+        """I1: what is handed out is durable; and every refusal is for the reason that it gives."""
+        if answer is None:
+            return
+        sight, standing = self.look().sights.get(name), self.model.of(name).standing
+        note(f"{name}: {answer.status} {answer.json.get('code', answer.json.get('generation'))}")
+        assert (answer.status == 404) == (standing is not Standing.CONNECTED), answer
+        if sight is None or answer.status == 404:
+            return
+        assert answer.status in {200, 409, 429, 502, 503}, answer
+        if answer.status == 200:
+            self.judge_token(name, answer.json["generation"], answer.json["access_token"])
+        if answer.status == 409:
+            status = Status.NEEDS_REAUTHORIZATION if sight.account.dead else Status.FROZEN
+            assert (status, str(status)) == (sight.account.status, answer.json["code"]), sight
+
+    def judge_token(self, name: str, generation: int, token: str) -> None:
+        account = self.look().sights[name].account
+        assert generation <= account.generation, f"I1 generation {generation} is not durable"
+        if generation == account.generation:
+            assert token == access_token(self.world, account), "I1 the token is not the durable one"
+        self.model.served(name, generation)
+
+    def nobody_doubted(self) -> bool:
+        """No grant was refused lately: two lies about one may end it."""
+        return not any(sight.account.trouble.refusals for sight in self.look().sights.values())
+
+
+async def gathered(first: Coroutine[Any, Any, None], *asks: Coroutine[Any, Any, Answer]) -> list[Answer]:
+    """All at once; the answers of the asks."""
+    answers: list[Answer]
+    _, *answers = await asyncio.gather(first, *asks)
+    return answers
