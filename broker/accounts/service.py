@@ -83,7 +83,7 @@ class AccountService:
 
     async def users(self, caller: Caller, name: str, *, request_id: str) -> list[tuple[str, float]]:
         """Which callers were handed its tokens, and when last."""
-        await self._require(caller, Permission.ACCOUNTS, name, request_id, action="accounts.users")
+        await self._require(caller, Permission.ACCOUNTS, name, request_id, action="accounts.callers")
         return await self._store.users(name)
 
     async def change(

@@ -7,7 +7,7 @@ from broker.errors import Forbidden
 from broker.keyring import Keyring
 from broker.model import Account, Caller, Permission, Ref, Secret
 
-READS = frozenset({Permission.TOKEN, Permission.ACCOUNTS, Permission.PLUGIN})
+READS = frozenset({Permission.TOKEN, Permission.ACCOUNTS})
 """What goes on for a while when the audit cannot be written; everything else changes something."""
 FINGERPRINTS = 10_000
 
@@ -71,23 +71,27 @@ class Gate:
             )
         )
 
-    async def note(
-        self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
-    ) -> None:
-        """Write down something that was done for the caller."""
-        record = AuditRecord(
-            caller.name, caller.credential, action, account, "allowed", request_id, detail=detail
-        )
-        await self._audit.record(record, Stakes.DONE)
-
     async def announce(
         self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
     ) -> None:
         """Write down something that is about to be done; raises AuditUnavailable, and then it must not."""
-        record = AuditRecord(
-            caller.name, caller.credential, action, account, "allowed", request_id, detail=detail
+        await self._audit.record(
+            AuditRecord(
+                caller.name, caller.credential, action, account, "allowed", request_id, detail=detail
+            ),
+            Stakes.CHANGE,
         )
-        await self._audit.record(record, Stakes.CHANGE)
+
+    async def note(
+        self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
+    ) -> None:
+        """Write down something that was done for the caller; never refused, since it has happened."""
+        await self._audit.record(
+            AuditRecord(
+                caller.name, caller.credential, action, account, "allowed", request_id, detail=detail
+            ),
+            Stakes.DONE,
+        )
 
     def _fingerprint(self, ref: Ref, token: Secret) -> str:
         known = self._fingerprints.get(ref.name)

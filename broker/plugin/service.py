@@ -136,7 +136,9 @@ class GrantService:
 
     async def introspect(self, caller: Caller, token: Secret, *, request_id: str) -> Active | None:
         """Whose access token it is, while it lives; a refresh token opens nothing, so it is not active."""
-        await self._gate.require(caller, Permission.PLUGIN, None, request_id=request_id)
+        await self._gate.require(
+            caller, Permission.PLUGIN, None, request_id=request_id, action="plugin.introspect", reads=True
+        )
         found = await self._store.by_access_token(oauth.hashed(token))
         now = self._clock.now()
         if found is None or found.grant.revoked_at is not None or found.pair.access_expires_at <= now:
@@ -148,7 +150,9 @@ class GrantService:
         self, caller: Caller, *, subject: str | None, after: str, limit: int, request_id: str
     ) -> list[PluginGrant]:
         """Living grants."""
-        await self._gate.require(caller, Permission.PLUGIN, None, request_id=request_id)
+        await self._gate.require(
+            caller, Permission.PLUGIN, None, request_id=request_id, action="plugin.grants", reads=True
+        )
         return await self._store.grants(subject=subject, now=self._clock.now(), after=after, limit=limit)
 
     async def end(self, caller: Caller, grant_id: str, *, request_id: str) -> None:

@@ -56,18 +56,24 @@ UPDATE installs SET sealed_access = NULL, sealed_refresh = NULL, grant_meta = NU
 RENAME_BESIDES = (
     "UPDATE events SET account = $2 WHERE account = $1",
     "UPDATE installs SET outcome_account = $2 WHERE outcome_account = $1",
+    "UPDATE plugin_grants SET account = $2 WHERE account = $1",
     "UPDATE uses SET account = $2 WHERE account = $1",
 )
 # Finished trips of the same person go too, but none whose grant still waits for its own account.
 ITS_INSTALLS = """
  account = $1 OR outcome_account = $1
  OR (subject = (SELECT subject FROM accounts WHERE name = $1) AND taken_at IS NOT NULL AND grant_meta IS NULL)"""
+ITS_GRANTS = "SELECT id FROM plugin_grants WHERE account = $1"
 PURGE = (
     """DELETE FROM tickets WHERE account = $1
      OR hash IN (SELECT ticket_hash FROM installs WHERE account = $1 OR outcome_account = $1)""",
     f"DELETE FROM installs WHERE {ITS_INSTALLS}",
     "DELETE FROM spares WHERE account = $1",
-    "DELETE FROM events WHERE account = $1",
+    """DELETE FROM events WHERE account = $1
+     OR (account IS NULL AND subject = (SELECT subject FROM accounts WHERE name = $1))""",
+    f"DELETE FROM plugin_codes WHERE grant_id IN ({ITS_GRANTS})",
+    f"DELETE FROM plugin_pairs WHERE grant_id IN ({ITS_GRANTS})",
+    "DELETE FROM plugin_grants WHERE account = $1",
     "DELETE FROM uses WHERE account = $1",
     "DELETE FROM accounts WHERE name = $1",
 )

@@ -155,6 +155,7 @@ class TokenService:
         self._used.pop(name, None)
         self._rejections.pop(name, None)
         self._forced.pop(name, None)
+        self._used_by = {key: at for key, at in self._used_by.items() if key[0] != name}
 
     async def _open(self, name: str) -> OpenedAccount:
         opened = await self._opened.get(name)

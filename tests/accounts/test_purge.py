@@ -7,7 +7,9 @@ from pathlib import Path
 from broker.model import Account, Event, EventKind, PendingGrant, Spare, Successor
 from broker.sandbox import visitor
 from broker.store import stores_on
+from broker.store.database import Transaction
 from broker.store.migrate import migrate
+from broker.store.rows import insert_events
 from broker.store.spool import grants_spool, renewals_spool
 from broker.store.sqlite import SqliteDatabase
 from tests.house import OPERATOR, House
@@ -34,11 +36,29 @@ async def connect_jane(house: House) -> Account:
     assert 200 == (await house.get(f"/token/{JANE['name']}")).status
     await walk(house, JANE["name"], "deny")
     await link(house, JANE["name"])
+    await house.broker.tokens.service.flush_uses()
+    await house.broker.base.stores.database.write(allow_plugin)
     account = await house.account(JANE["name"])
     await house.broker.base.stores.accounts.add_spare(
         Spare("spare-of-jane", account.name, account.epoch, account.generation, "sealed-spare-of-jane", 1.0)
     )
     return account
+
+
+async def allow_plugin(transaction: Transaction) -> None:
+    """What the install of a plugin would have left, in the same trip."""
+    await transaction.execute(
+        """INSERT INTO plugin_grants (id, client, subject, scope, created_at, last_used_at, expires_at, code_hash,
+                                      account) VALUES ('jane-grant', 'kit', $1, '', 1, 1, 9e9, 'jane-code', $2)""",
+        JANE["subject"],
+        JANE["name"],
+    )
+    await transaction.execute(
+        """INSERT INTO plugin_pairs (refresh_hash, access_hash, grant_id, scope, created_at, access_expires_at,
+                                     refresh_expires_at) VALUES ('r', 'a', 'jane-grant', '', 1, 9e9, 9e9)"""
+    )
+    event = Event(2.0, EventKind.PLUGIN_CONNECTED, None, "kit", subject=JANE["subject"])
+    await insert_events(transaction, [event])
 
 
 async def link(house: House, account: str | None) -> str:
@@ -93,6 +113,7 @@ async def test_nothing_of_the_person_is_left_in_any_file(house: House) -> None:
         "spare": "sealed-spare-of-jane",
         "spool": "sealed-in-spool",
         "state": "jane-state",
+        "plugin's grant": "jane-grant",
     }
     before = found(house.folder / "var", words)
 

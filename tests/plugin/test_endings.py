@@ -9,7 +9,7 @@ import structlog
 
 from broker.config.settings import LogSettings
 from broker.observe.logs import configure
-from tests.house import OPERATOR, House
+from tests.house import OPERATOR
 from tests.plugin.driving import KIT, OTHER, SECRET, Person, Stand
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -208,23 +208,21 @@ async def test_everything_issued_and_ended_is_audited(stand: Stand, person: Pers
     ]
 
 
-async def reopen(house: House, extra: str) -> None:
-    """A restart on another configuration."""
-    house.extra = extra
-    house.write_config()
-    await house.restart()
-
-
 async def test_nothing_is_issued_that_cannot_be_audited(stand: Stand, person: Person) -> None:
     """And nothing is spent by trying: when the audit is back, code and token are good."""
     tokens, code = await stand.tokens(), await person.code()
-    usual = stand.house.extra
-    await reopen(stand.house, usual + '[audit]\nto = { path = "/dev/full" }\n')
+    path = stand.house.settings.audit.path
+    assert path is not None
+    path.rename(aside := path.with_name("aside"))
+    path.mkdir()
 
     answers = [await stand.client.redeem(code), await stand.client.renew(tokens["refresh_token"])]
     question = await person.question("user-42")
     told = (await person.decide(question)).told
-    await reopen(stand.house, usual)
+    path.rmdir()
+    aside.rename(path)
+    stand.house.clock.advance(1)
+    await stand.house.clock.settle()
 
     assert [(503, "temporarily_unavailable")] * 2 == [(one.status, one.json["error"]) for one in answers]
     assert {"1"} == {one.headers["Retry-After"] for one in answers}
