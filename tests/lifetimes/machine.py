@@ -1,26 +1,21 @@
 """The rules: everything that people, callers, providers, disks and time do to a broker, in any order."""
 
-import asyncio
-import tempfile
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from hypothesis import note
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from broker.model import Status
 from broker.sandbox.faults import Mode
 from broker.tokens.steps import Step
-from tests.house import Answer
-from tests.lifetimes.model import RESTORABLE_FOR, Model, Standing
-from tests.lifetimes.witness import Moment, access_token, look
+from tests.lifetimes.asking import Asking, gathered
+from tests.lifetimes.model import RESTORABLE_FOR, Standing
 from tests.lifetimes.world import World
 
 T = TypeVar("T")
 names = st.sampled_from(["acme", "bolt", "coda"])
-modes = st.sampled_from(list(Mode))
+modes = st.sampled_from([*Mode, Mode.STRICT, Mode.FAMILY])
+"""More often those in which a mistake is final."""
 steps = st.sampled_from(list(Step))
 pauses = st.sampled_from([1.0, 4.0, 12.0, 65.0, 320.0, 1000.0, 2600.0, 3600.0, 2 * 86400.0, 31 * 86400.0])
 INVALID_GRANT = '{"error":"invalid_grant"}'
@@ -41,21 +36,15 @@ SLOW: dict[str, dict[str, object]] = {
     "slow to answer": {"latency_after": 2.0, "times": 1},
 }
 """Shorter than the quarantine: who is slower may be asked twice at once."""
+CUT = "answer cut at its end"
+begun = st.sampled_from(["nothing", "nothing", *sorted(SLOW), CUT])
+"""What is under way with the account when something else happens to it."""
 LIE = {"status": 400, "body": INVALID_GRANT, "times": 1}
 HEALTHY: dict[str, object] = {"latency": None, "deny_all_clients": False}
 
 
-class Lifetimes(RuleBasedStateMachine):
+class Lifetimes(Asking):
     """Three names at one provider, and all that can happen to them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = Model()
-        self.runner = asyncio.Runner()
-        self.folder = tempfile.TemporaryDirectory()
-        self.people = 1000
-        self.sound = False
-        """Whether the last step went through: after a failure nothing more is asked at the end."""
 
     @initialize(mode=modes)
     def open(self, mode: Mode) -> None:
@@ -68,6 +57,7 @@ class Lifetimes(RuleBasedStateMachine):
         try:
             if self.sound:
                 self.come_to_rest()
+                self.count()
         finally:
             if hasattr(self, "world"):
                 self.runner.run(self.world.close())
@@ -76,11 +66,12 @@ class Lifetimes(RuleBasedStateMachine):
 
     # What people do.
 
-    @rule(name=names)
-    def install(self, name: str) -> None:
+    @rule(name=names, meanwhile=begun)
+    def install(self, name: str, meanwhile: str = "nothing") -> None:
         """A person connects the account, also again; a failure leaves what there was."""
         if self.world.refusing:
             return
+        self.begin(name, meanwhile)
         told, before = self.model.of(name), self.look()
         if told.standing is Standing.NONE:
             self.people += 1
@@ -92,18 +83,21 @@ class Lifetimes(RuleBasedStateMachine):
             told.frozen = told.frozen and told.standing is Standing.CONNECTED
             told.standing = Standing.CONNECTED
 
-    @rule(name=names, word=st.sampled_from(["freeze", "unfreeze", "remove", "restore", "restore", "purge"]))
-    def manage(self, name: str, word: str) -> None:
-        match word:
-            case "remove":
-                self.remove(name)
-            case "restore":
-                self.restore(name)
-            case "purge":
-                self.purge(name)
-            case _:
-                self.freeze(name, word)
+    @rule(name=names, meanwhile=begun)
+    def rest(self, name: str, meanwhile: str) -> None:
+        """Frozen, demanded, and back."""
+        self.begin(name, meanwhile)
+        self.freeze(name, "freeze")
+        self.force(name)
 
+    @rule(name=names, meanwhile=begun)
+    def begin_again(self, name: str, meanwhile: str) -> None:
+        """Forgotten, and connected as if for the first time."""
+        self.begin(name, meanwhile)
+        self.purge(name)
+        self.install(name)
+
+    @rule(name=names, word=st.sampled_from(["freeze", "unfreeze", "unfreeze"]))
     def freeze(self, name: str, word: str) -> None:
         told = self.model.of(name)
         answer = self.command("POST", f"/accounts/{name}/{word}", name)
@@ -111,13 +105,16 @@ class Lifetimes(RuleBasedStateMachine):
         if answer is not None and answer.status == 200:
             told.frozen = word == "freeze"
 
-    def remove(self, name: str) -> None:
+    @rule(name=names, meanwhile=begun)
+    def remove(self, name: str, meanwhile: str) -> None:
+        self.begin(name, meanwhile)
         told = self.model.of(name)
         answer = self.command("DELETE", f"/accounts/{name}", name)
         self.expect(answer, {204} if told.standing is Standing.CONNECTED else {404})
         if answer is not None and answer.status == 204:
             told.standing, told.removed_at = Standing.REMOVED, self.world.now
 
+    @rule(name=names)
     def restore(self, name: str) -> None:
         told, age = self.model.of(name), self.world.now - self.model.of(name).removed_at
         answer = self.command("POST", f"/accounts/{name}/restore", name)
@@ -133,8 +130,9 @@ class Lifetimes(RuleBasedStateMachine):
         if answer is not None and answer.status == 204:
             self.model.forget(name)
 
-    @rule(old=names, new=names)
-    def rename(self, old: str, new: str) -> None:
+    @rule(old=names, new=names, meanwhile=begun)
+    def rename(self, old: str, new: str, meanwhile: str) -> None:
+        self.begin(old, meanwhile)
         told, target = self.model.of(old), self.model.of(new)
         answer = self.command("PATCH", f"/accounts/{old}", old, new, body={"name": new})
         if told.standing is not Standing.CONNECTED:
@@ -155,11 +153,13 @@ class Lifetimes(RuleBasedStateMachine):
             self.do(self.world.revoke(self.model.of(name).holder))
             self.model.revoked.add(sight.grant)
 
-    @rule(name=names)
-    def override(self, name: str) -> None:
-        """An operator has a dead or waiting account tried at once."""
+    @rule(name=names, killed=st.sampled_from([None, *sorted(SLOW)]))
+    def override(self, name: str, killed: str | None) -> None:
+        """An operator has a dead or waiting account tried at once, or one that a crash left open."""
+        if killed is not None:
+            self.kill(name, killed)
         if self.model.of(name).standing is Standing.CONNECTED:
-            self.model.reopened[name] = max((event.id for event in self.look().events), default=0)
+            self.model.reopened[name] = self.model.last_event
             self.do(self.world.override(name))
 
     # What callers do.
@@ -196,12 +196,16 @@ class Lifetimes(RuleBasedStateMachine):
         for answer in answers or ():
             self.judge_answer(name, answer)
 
-    @rule(name=names, kind=st.sampled_from(sorted(SLOW)))
+    @rule(name=names, kind=begun)
     def begin(self, name: str, kind: str) -> None:
-        """A renewal is under way, and nobody waits for it."""
-        self.world.fault(**SLOW[kind])
-        self.happen(self.world.pass_time(61.0))
-        self.do(self.world.hang_up(name))
+        """A renewal is under way and nobody waits for it, or one has ended in doubt."""
+        if kind == CUT:
+            self.fault(name, kind)
+            self.happen(self.world.pass_time(4.0))
+        elif kind in SLOW:
+            self.world.fault(**SLOW[kind])
+            self.happen(self.world.pass_time(61.0))
+            self.do(self.world.hang_up(name))
 
     # What the provider does.
 
@@ -218,10 +222,11 @@ class Lifetimes(RuleBasedStateMachine):
         self.world.fault(**LIE)
         self.force(name)
 
-    @rule(denied=st.booleans())
-    def deny(self, denied: bool) -> None:
+    @rule(name=names, denied=st.booleans())
+    def deny(self, name: str, denied: bool) -> None:
         """It takes our client no more, or again."""
         self.world.fault(deny_all_clients=denied)
+        self.force(name)
 
     @rule()
     def heal(self) -> None:
@@ -231,6 +236,7 @@ class Lifetimes(RuleBasedStateMachine):
     def switch(self, mode: Mode) -> None:
         """It rotates in another way from now on."""
         self.world.switch(mode)
+        self.model.revived |= self.model.buried
 
     # What machines do.
 
@@ -238,15 +244,15 @@ class Lifetimes(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.happen(self.world.pass_time(seconds))
 
-    @rule(name=names, kind=st.sampled_from(sorted(SLOW)), meanwhile=st.booleans())
-    def fill_disk(self, name: str, kind: str, meanwhile: bool) -> None:
-        """The store takes nothing more, or does so while a renewal is under way."""
+    @rule(name=names, meanwhile=begun)
+    def fill_disk(self, name: str, meanwhile: str) -> None:
+        """The store takes nothing more; a renewal may be under way, and callers ask all the same."""
         if self.world.refusing:
             return
-        if meanwhile:
-            self.begin(name, kind)
+        self.begin(name, meanwhile)
         self.world.refuse_writes()
         self.happen(self.world.pass_time(4.0))
+        self.get(name)
 
     @rule()
     def free_disk(self) -> None:
@@ -260,19 +266,23 @@ class Lifetimes(RuleBasedStateMachine):
         self.happen(self.world.pass_time(20.0))
         self.world.order = None
 
-    @rule(name=names, kind=st.sampled_from(sorted(SLOW)), meanwhile=st.booleans())
-    def kill(self, name: str, kind: str, meanwhile: bool) -> None:
+    @rule(name=names, meanwhile=begun)
+    def kill(self, name: str, meanwhile: str) -> None:
         """The broker dies wherever it is."""
-        if meanwhile:
-            self.begin(name, kind)
+        self.begin(name, meanwhile)
         self.world.fall()
         self.happen(self.world.rest())
 
-    @rule()
-    def stop(self) -> None:
+    @rule(name=names, meanwhile=begun)
+    def stop(self, name: str, meanwhile: str) -> None:
         """SIGTERM and a new start; a full disk would hold the stop up."""
-        if not self.world.refusing:
-            self.do(self.world.stop())
+        if self.world.refusing:
+            return
+        self.begin(name, meanwhile)
+        under_way, deaths = {r.n for r in self.look().requests if r.is_open}, self.world.deaths
+        self.do(self.world.stop())
+        left = [r for r in self.look().requests if r.n in under_way and not r.answered]
+        assert not left or self.world.deaths > deaths, f"R11 the stop did not wait for {left}"
 
     # What must be true.
 
@@ -284,18 +294,8 @@ class Lifetimes(RuleBasedStateMachine):
         if self.world.refusing:
             self.model.unnoted_until = moment.now
         self.model.check(moment)
-        self.shown(moment)
+        self.shown()
         self.sound = True
-
-    def shown(self, moment: Moment) -> None:
-        """What the API shows of the accounts is what the store holds."""
-        answer = self.runner.run(self.world.ask("GET", "/accounts"))
-        if answer.status == 503 and self.world.refusing:
-            return
-        shown = {one["account"]: (one["status"], one["generation"]) for one in answer.json["accounts"]}
-        rows = [sight.account for sight in moment.sights.values() if sight.account.removed_at is None]
-        stored = {row.name: (row.status, row.generation) for row in rows}
-        assert stored == shown, f"stored {stored}, shown {shown}"
 
     def come_to_rest(self) -> None:
         """All is well again, and time passes: who can live lives, and everybody else says why."""
@@ -321,70 +321,3 @@ class Lifetimes(RuleBasedStateMachine):
         if answer is None or answer.status != 200:
             return sight.account.dead is not None
         return self.do(self.world.use(answer.json["access_token"])) == 200
-
-    # How it is asked.
-
-    def do(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """One thing, to its end, however much time that takes."""
-        return self.happen(self.world.run(work))
-
-    def happen(self, work: Coroutine[Any, Any, T]) -> T:
-        """As `do`, where the time that passes is said; the model hears of a death."""
-        self.sound, deaths = False, self.world.deaths
-        result = self.runner.run(work)
-        if self.world.deaths > deaths:
-            self.model.died(self.look(), self.world.stored)
-        return result
-
-    def look(self) -> Moment:
-        moment = look(self.world)
-        for name, told in self.model.told.items():
-            old = told.standing is Standing.REMOVED and moment.now - told.removed_at > RESTORABLE_FOR
-            if old and name not in moment.sights:
-                self.model.forget(name)
-        return moment
-
-    def command(self, method: str, path: str, *touched: str, body: object = None) -> Answer | None:
-        """What somebody demands; whether it was done is looked up where the broker died over it."""
-        answer = self.do(self.world.ask(method, path, body))
-        if answer is None:
-            self.model.relearn(self.look(), touched)
-        return answer
-
-    def expect(self, answer: Answer | None, statuses: set[int]) -> None:
-        if answer is not None and not (answer.status == 503 and self.world.refusing):
-            assert answer.status in statuses, (answer, statuses)
-
-    def judge_answer(self, name: str, answer: Answer | None) -> None:
-        """I1: what is handed out is durable; and every refusal is for the reason that it gives."""
-        if answer is None:
-            return
-        sight, standing = self.look().sights.get(name), self.model.of(name).standing
-        note(f"{name}: {answer.status} {answer.json.get('code', answer.json.get('generation'))}")
-        assert (answer.status == 404) == (standing is not Standing.CONNECTED), answer
-        if sight is None or answer.status == 404:
-            return
-        assert answer.status in {200, 409, 429, 502, 503}, answer
-        if answer.status == 200:
-            self.judge_token(name, answer.json["generation"], answer.json["access_token"])
-        if answer.status == 409:
-            status = Status.NEEDS_REAUTHORIZATION if sight.account.dead else Status.FROZEN
-            assert (status, str(status)) == (sight.account.status, answer.json["code"]), sight
-
-    def judge_token(self, name: str, generation: int, token: str) -> None:
-        account = self.look().sights[name].account
-        assert generation <= account.generation, f"I1 generation {generation} is not durable"
-        if generation == account.generation:
-            assert token == access_token(self.world, account), "I1 the token is not the durable one"
-        self.model.served(name, generation)
-
-    def nobody_doubted(self) -> bool:
-        """No grant was refused lately: two lies about one may end it."""
-        return not any(sight.account.trouble.refusals for sight in self.look().sights.values())
-
-
-async def gathered(first: Coroutine[Any, Any, None], *asks: Coroutine[Any, Any, Answer]) -> list[Answer]:
-    """All at once; the answers of the asks."""
-    answers: list[Answer]
-    _, *answers = await asyncio.gather(first, *asks)
-    return answers
