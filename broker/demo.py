@@ -27,10 +27,11 @@ async def show_demo(broker: Broker, settings: Settings) -> None:
             await _connect(broker, provider)
         key = await _new_key(broker)
         links = [await _install_link(broker, provider) for provider in ("kit", "kustomer")]
+        way_in = await broker.listeners.dashboard.sessions.new_link(WHO)
     except (BrokerError, OSError, visitor.LostError) as exc:
         log.error("demo.failed", error=type(exc).__name__, why=str(exc)[:200])
         return
-    sys.stdout.write(_banner(settings, key, links))
+    sys.stdout.write(_banner(settings, key, links, way_in))
     sys.stdout.flush()
 
 
@@ -78,12 +79,14 @@ async def _install_link(broker: Broker, provider: str) -> str:
     return url
 
 
-def _banner(settings: Settings, key: Secret, links: list[str]) -> str:
+def _banner(settings: Settings, key: Secret, links: list[str], way_in: Secret) -> str:
     listen = next((one for one in settings.server.internal if isinstance(one, TcpListen)), None)
     kit, kustomer = links
     return f"""
   token-broker is running, with a sandbox that plays Kit and Kustomer. Nothing here is real.
 
+  The dashboard, for a minute:       {settings.server.internal_url}/dashboard/sign-in?link={way_in.reveal()}
+                                     (later: broker --config {settings.path.name} dashboard)
   Connect another Kit account:       {kit}
   Connect another Kustomer account:  {kustomer}
   The sandbox and its switches:      http://{settings.sandbox.listen}/
