@@ -48,7 +48,9 @@ class Permit:
         if account.intent is None or not_before is None:
             return None
         # How long the last attempt lies back is not kept; from now on, a whole quarantine is certainly enough.
-        return min(not_before, now + quarantine(timed_out=True, grace=self.grace(account), timings=self._timings))
+        return min(
+            not_before, now + quarantine(timed_out=True, grace=self.grace(account), timings=self._timings)
+        )
 
     def note_rejection(self, account: Account) -> None:
         """A caller says that the provider's API refused this generation's access token."""

@@ -1,22 +1,16 @@
 """The rules: everything that people, callers, providers, disks and time do to a broker, in any order."""
 
-import asyncio
-import tempfile
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from hypothesis import note
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from broker.model import Status
 from broker.sandbox.faults import Mode
 from broker.tokens.steps import Step
-from tests.house import Answer
-from tests.lifetimes.model import RESTORABLE_FOR, Model, Standing
-from tests.lifetimes.witness import Moment, access_token, look
-from tests.lifetimes.world import LIFE, World
+from tests.lifetimes.asking import Asking, gathered
+from tests.lifetimes.model import RESTORABLE_FOR, Standing
+from tests.lifetimes.world import World
 
 T = TypeVar("T")
 names = st.sampled_from(["acme", "bolt", "coda"])
@@ -45,17 +39,8 @@ LIE = {"status": 400, "body": INVALID_GRANT, "times": 1}
 HEALTHY: dict[str, object] = {"latency": None, "deny_all_clients": False}
 
 
-class Lifetimes(RuleBasedStateMachine):
+class Lifetimes(Asking):
     """Three names at one provider, and all that can happen to them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = Model()
-        self.runner = asyncio.Runner()
-        self.folder = tempfile.TemporaryDirectory()
-        self.people = 1000
-        self.sound = False
-        """Whether the last step went through: after a failure nothing more is asked at the end."""
 
     @initialize(mode=modes)
     def open(self, mode: Mode) -> None:
@@ -68,6 +53,7 @@ class Lifetimes(RuleBasedStateMachine):
         try:
             if self.sound:
                 self.come_to_rest()
+                self.count()
         finally:
             if hasattr(self, "world"):
                 self.runner.run(self.world.close())
@@ -159,7 +145,7 @@ class Lifetimes(RuleBasedStateMachine):
     def override(self, name: str) -> None:
         """An operator has a dead or waiting account tried at once."""
         if self.model.of(name).standing is Standing.CONNECTED:
-            self.model.reopened[name] = max((event.id for event in self.look().events), default=0)
+            self.model.reopened[name] = self.model.last_event
             self.do(self.world.override(name))
 
     # What callers do.
@@ -231,6 +217,7 @@ class Lifetimes(RuleBasedStateMachine):
     def switch(self, mode: Mode) -> None:
         """It rotates in another way from now on."""
         self.world.switch(mode)
+        self.model.revived |= self.model.buried
 
     # What machines do.
 
@@ -284,18 +271,8 @@ class Lifetimes(RuleBasedStateMachine):
         if self.world.refusing:
             self.model.unnoted_until = moment.now
         self.model.check(moment)
-        self.shown(moment)
+        self.shown()
         self.sound = True
-
-    def shown(self, moment: Moment) -> None:
-        """What the API shows of the accounts is what the store holds."""
-        answer = self.runner.run(self.world.ask("GET", "/accounts"))
-        if answer.status == 503 and self.world.refusing:
-            return
-        shown = {one["account"]: (one["status"], one["generation"]) for one in answer.json["accounts"]}
-        rows = [sight.account for sight in moment.sights.values() if sight.account.removed_at is None]
-        stored = {row.name: (row.status, row.generation) for row in rows}
-        assert stored == shown, f"stored {stored}, shown {shown}"
 
     def come_to_rest(self) -> None:
         """All is well again, and time passes: who can live lives, and everybody else says why."""
@@ -321,69 +298,3 @@ class Lifetimes(RuleBasedStateMachine):
         if answer is None or answer.status != 200:
             return sight.account.dead is not None
         return self.do(self.world.use(answer.json["access_token"])) == 200
-
-    # How it is asked.
-
-    def do(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """One thing, to its end, however much time that takes."""
-        return self.happen(self.world.run(work))
-
-    def happen(self, work: Coroutine[Any, Any, T]) -> T:
-        """As `do`, where the time that passes is said; the model hears of a death."""
-        self.sound, deaths = False, self.world.deaths
-        result = self.runner.run(work)
-        if self.world.deaths > deaths:
-            self.model.died(self.look(), self.world.stored)
-        return result
-
-    def look(self) -> Moment:
-        moment = look(self.world)
-        for name, told in self.model.told.items():
-            old = told.standing is Standing.REMOVED and moment.now - told.removed_at > RESTORABLE_FOR
-            if old and name not in moment.sights:
-                self.model.forget(name)
-        return moment
-
-    def command(self, method: str, path: str, *touched: str, body: object = None) -> Answer | None:
-        """What somebody demands; whether it was done is looked up where the broker died over it."""
-        answer = self.do(self.world.ask(method, path, body))
-        if answer is None:
-            self.model.relearn(self.look(), touched)
-        return answer
-
-    def expect(self, answer: Answer | None, statuses: set[int]) -> None:
-        if answer is not None and not (answer.status == 503 and self.world.refusing):
-            assert answer.status in statuses, (answer, statuses)
-
-    def judge_answer(self, name: str, answer: Answer | None) -> None:
-        """I1: what is handed out is durable; and every refusal is for the reason that it gives."""
-        if answer is None:
-            return
-        sight, standing = self.look().sights.get(name), self.model.of(name).standing
-        note(f"{name}: {answer.status} {answer.json.get('code', answer.json.get('generation'))}")
-        assert (answer.status == 404) == (standing is not Standing.CONNECTED), answer
-        if sight is None or answer.status == 404:
-            return
-        assert answer.status in {200, 409, 429, 502, 503}, answer
-        if answer.status == 200:
-            self.judge_token(name, answer.json["generation"], answer.json["access_token"])
-        if answer.status == 409:
-            status = Status.NEEDS_REAUTHORIZATION if sight.account.dead else Status.FROZEN
-            assert (status, str(status)) == (sight.account.status, answer.json["code"]), sight
-
-    def judge_token(self, name: str, generation: int, token: str) -> None:
-        account = self.look().sights[name].account
-        assert generation <= account.generation, f"I1 generation {generation} is not durable"
-        if generation == account.generation:
-            assert token == access_token(self.world, account), "I1 the token is not the durable one"
-        self.model.served(name, generation)
-
-    def nobody_doubted(self) -> bool:
-        """No grant was refused lately: two lies about one may end it."""
-        return not any(sight.account.trouble.refusals for sight in self.look().sights.values())
-
-
-async def gathered(first: Coroutine[Any, Any, None], *asks: Coroutine[Any, Any, Answer]) -> list[Answer]:
-    """All at once; the answers of the asks."""
-    _, *answers = await asyncio.gather(first, *asks)
-    return answers

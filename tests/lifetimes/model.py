@@ -45,14 +45,18 @@ class Model:
     before: dict[str, Sight] = field(default_factory=dict)
     flying: frozenset[str] = frozenset()
     requests: tuple[Request, ...] = ()
+    last_event: int = 0
     excused: set[str] = field(default_factory=set)
     """Refresh tokens that only the memory of a broker held when it died."""
     revoked: set[int] = field(default_factory=set)
     """Grants that their people ended at the provider."""
     buried: set[str] = field(default_factory=set)
-    """Refresh tokens of the dead: whether they were rightly given up is asked once, when it happens."""
+    """Refresh tokens of the dead: whether their reason is right is asked once, when it happens."""
+    revived: set[str] = field(default_factory=set)
+    """Those that were dead when the provider took up other ways: some of them work again, and nobody knows."""
     reopened: dict[str, int] = field(default_factory=dict)
-    """The last event before an operator had a dead account tried again: it may die once more."""
+    """The last event before an operator had a dead account tried again, or the broker died: what a restart takes up,
+    and what it finds in the spool, it settles without having told of trouble."""
     unnoted_until: float = float("-inf")
     """When the store last refused a write: an intent from before may have outlived its answer."""
 
@@ -65,7 +69,9 @@ class Model:
 
     def renamed(self, old: str, new: str) -> None:
         self.told[new], self.told[old] = self.of(old), Told()
+        self.reopened[new] = self.last_event
         sight = self.before.pop(old)
+        self.born.pop((new, sight.grant), None)
         self.before[new] = replace(sight, account=replace(sight.account, epoch=RENAMED))
 
     def forget(self, name: str) -> None:
@@ -80,6 +86,7 @@ class Model:
 
     def died(self, moment: Moment, stored: str | None) -> None:
         """The broker died since the last look; `stored`: whose successor lay on the disk by then."""
+        self.reopened.update(dict.fromkeys(moment.sights, self.last_event))
         seen = {request.n for request in self.requests if not request.is_open}
         sight = moment.sights.get(stored or "")
         safe = None if sight is None else sight.grant
@@ -95,6 +102,7 @@ class Model:
             broken += [f"{name}: {promise}" for promise in promises]
             self.served(name, sight.account.generation)
         self.before, self.flying, self.requests = dict(moment.sights), moment.flying, moment.requests
+        self.last_event = max((event.id for event in moment.events), default=self.last_event)
         assert not broken, broken
 
     def _of_all(self, moment: Moment) -> Iterator[str]:
@@ -122,17 +130,15 @@ class Model:
         reason, token = sight.account.dead, sight.current
         if reason is None:
             self.buried.discard(token)
-        if reason is None or token in self.buried:
             return
-        self.buried.add(token)
-        if sight.working:
+        if sight.working and token not in self.revived:
             yield f"I2 dead of {reason}, and {len(sight.working)} durable tokens work"
-        if sight.grant in self.revoked:
-            return
-        if sight.newest in sight.kept:
-            yield f"I8 dead of {reason}, and the provider issued nothing that is not stored"
-        if reason is not Reason.LOST_ROTATION:
-            yield f"I8 a rotation was lost, and the reason is {reason}"
+        if token not in self.buried and sight.grant not in self.revoked:
+            if sight.newest in sight.kept:
+                yield f"I8 dead of {reason}, and the provider issued nothing that is not stored"
+            if reason is not Reason.LOST_ROTATION:
+                yield f"I8 a rotation was lost, and the reason is {reason}"
+        self.buried.add(token)
 
     def _tokens(self, name: str, sight: Sight, moment: Moment) -> Iterator[str]:
         old, issued = self.before.get(name), _issued(moment.requests, sight)
@@ -142,9 +148,9 @@ class Model:
         resting = name not in moment.flying
         if resting and issued and issued[-1].answered and issued[-1].issued not in sight.kept | self.excused:
             yield "I5 the token set received last is neither current, nor a spare, nor in the spool"
-        if resting and sight.account.intent and not sight.account.trouble.ambiguous:
-            if sight.account.intent.at > self.unnoted_until:
-                yield "I6 an intent outlived its answer"
+        intent = None if sight.account.trouble.ambiguous else sight.account.intent
+        if resting and intent is not None and intent.at > self.unnoted_until:
+            yield "I6 an intent outlived its answer"
         if old is None or old.account.epoch not in (RENAMED, sight.account.epoch):
             return
         if old.working & moment.alive and not sight.working:

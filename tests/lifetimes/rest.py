@@ -13,7 +13,13 @@ from aiohttp import web
 
 from broker.runner import QuietRequestHandler
 
-AT_WORK = ("/aiosqlite/", "/asyncio/threads.py", "/aiohttp/connector.py", "/aiohttp/web_", "/aiohttp/streams.py")
+AT_WORK = (
+    "/aiosqlite/",
+    "/asyncio/threads.py",
+    "/aiohttp/connector.py",
+    "/aiohttp/web_",
+    "/aiohttp/streams.py",
+)
 """Whose innermost code lies here waits for a thread or a socket, which need no time of ours."""
 ASKING = "/aiohttp/client"
 PROVIDER = "/broker/providers/client.py"

@@ -4,7 +4,6 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
 
 from broker.model import Account, Secret, Spare
 from broker.sandbox.issued import REFRESH_ROWS, fingerprint, to_refresh_token
@@ -132,7 +131,9 @@ def _spooled(world: World, account: Account) -> Iterator[str]:
     for _, successor in Spool((world.store.with_name(world.store.name + ".spool"),)).read():
         parent = successor.parent
         if (parent.name, parent.epoch) == (account.name, account.epoch):
-            stored = replace(account, generation=parent.generation + 1, sealed_refresh=successor.sealed_refresh)
+            stored = replace(
+                account, generation=parent.generation + 1, sealed_refresh=successor.sealed_refresh
+            )
             yield _sha(world.house.broker.base.seals.refresh_token(stored))
 
 

@@ -202,7 +202,7 @@ class World:
             await self._begin()
 
     async def ask(self, method: str, path: str, body: object = None) -> Answer:
-        more = {} if body is None else {"json": body}
+        more: dict[str, Any] = {} if body is None else {"json": body}
         return await self.house.ask(method, path, **more)
 
     async def hang_up(self, name: str) -> None:
@@ -264,7 +264,6 @@ class World:
 
 def read_only(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-
 
 
 def _provider(mode: Mode) -> str:
