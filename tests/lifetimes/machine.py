@@ -14,7 +14,8 @@ from tests.lifetimes.world import World
 
 T = TypeVar("T")
 names = st.sampled_from(["acme", "bolt", "coda"])
-modes = st.sampled_from(list(Mode))
+modes = st.sampled_from([*Mode, Mode.STRICT, Mode.FAMILY])
+"""More often those in which a mistake is final."""
 steps = st.sampled_from(list(Step))
 pauses = st.sampled_from([1.0, 4.0, 12.0, 65.0, 320.0, 1000.0, 2600.0, 3600.0, 2 * 86400.0, 31 * 86400.0])
 INVALID_GRANT = '{"error":"invalid_grant"}'
@@ -35,6 +36,9 @@ SLOW: dict[str, dict[str, object]] = {
     "slow to answer": {"latency_after": 2.0, "times": 1},
 }
 """Shorter than the quarantine: who is slower may be asked twice at once."""
+CUT = "answer cut at its end"
+begun = st.sampled_from(["nothing", "nothing", *sorted(SLOW), CUT])
+"""What is under way with the account when something else happens to it."""
 LIE = {"status": 400, "body": INVALID_GRANT, "times": 1}
 HEALTHY: dict[str, object] = {"latency": None, "deny_all_clients": False}
 
@@ -62,11 +66,12 @@ class Lifetimes(Asking):
 
     # What people do.
 
-    @rule(name=names)
-    def install(self, name: str) -> None:
+    @rule(name=names, meanwhile=begun)
+    def install(self, name: str, meanwhile: str = "nothing") -> None:
         """A person connects the account, also again; a failure leaves what there was."""
         if self.world.refusing:
             return
+        self.begin(name, meanwhile)
         told, before = self.model.of(name), self.look()
         if told.standing is Standing.NONE:
             self.people += 1
@@ -78,18 +83,21 @@ class Lifetimes(Asking):
             told.frozen = told.frozen and told.standing is Standing.CONNECTED
             told.standing = Standing.CONNECTED
 
-    @rule(name=names, word=st.sampled_from(["freeze", "unfreeze", "remove", "restore", "restore", "purge"]))
-    def manage(self, name: str, word: str) -> None:
-        match word:
-            case "remove":
-                self.remove(name)
-            case "restore":
-                self.restore(name)
-            case "purge":
-                self.purge(name)
-            case _:
-                self.freeze(name, word)
+    @rule(name=names, meanwhile=begun)
+    def rest(self, name: str, meanwhile: str) -> None:
+        """Frozen, demanded, and back."""
+        self.begin(name, meanwhile)
+        self.freeze(name, "freeze")
+        self.force(name)
 
+    @rule(name=names, meanwhile=begun)
+    def begin_again(self, name: str, meanwhile: str) -> None:
+        """Forgotten, and connected as if for the first time."""
+        self.begin(name, meanwhile)
+        self.purge(name)
+        self.install(name)
+
+    @rule(name=names, word=st.sampled_from(["freeze", "unfreeze", "unfreeze"]))
     def freeze(self, name: str, word: str) -> None:
         told = self.model.of(name)
         answer = self.command("POST", f"/accounts/{name}/{word}", name)
@@ -97,13 +105,16 @@ class Lifetimes(Asking):
         if answer is not None and answer.status == 200:
             told.frozen = word == "freeze"
 
-    def remove(self, name: str) -> None:
+    @rule(name=names, meanwhile=begun)
+    def remove(self, name: str, meanwhile: str) -> None:
+        self.begin(name, meanwhile)
         told = self.model.of(name)
         answer = self.command("DELETE", f"/accounts/{name}", name)
         self.expect(answer, {204} if told.standing is Standing.CONNECTED else {404})
         if answer is not None and answer.status == 204:
             told.standing, told.removed_at = Standing.REMOVED, self.world.now
 
+    @rule(name=names)
     def restore(self, name: str) -> None:
         told, age = self.model.of(name), self.world.now - self.model.of(name).removed_at
         answer = self.command("POST", f"/accounts/{name}/restore", name)
@@ -119,8 +130,9 @@ class Lifetimes(Asking):
         if answer is not None and answer.status == 204:
             self.model.forget(name)
 
-    @rule(old=names, new=names)
-    def rename(self, old: str, new: str) -> None:
+    @rule(old=names, new=names, meanwhile=begun)
+    def rename(self, old: str, new: str, meanwhile: str) -> None:
+        self.begin(old, meanwhile)
         told, target = self.model.of(old), self.model.of(new)
         answer = self.command("PATCH", f"/accounts/{old}", old, new, body={"name": new})
         if told.standing is not Standing.CONNECTED:
@@ -141,9 +153,11 @@ class Lifetimes(Asking):
             self.do(self.world.revoke(self.model.of(name).holder))
             self.model.revoked.add(sight.grant)
 
-    @rule(name=names)
-    def override(self, name: str) -> None:
-        """An operator has a dead or waiting account tried at once."""
+    @rule(name=names, killed=st.sampled_from([None, *sorted(SLOW)]))
+    def override(self, name: str, killed: str | None) -> None:
+        """An operator has a dead or waiting account tried at once, or one that a crash left open."""
+        if killed is not None:
+            self.kill(name, killed)
         if self.model.of(name).standing is Standing.CONNECTED:
             self.model.reopened[name] = self.model.last_event
             self.do(self.world.override(name))
@@ -182,12 +196,16 @@ class Lifetimes(Asking):
         for answer in answers or ():
             self.judge_answer(name, answer)
 
-    @rule(name=names, kind=st.sampled_from(sorted(SLOW)))
+    @rule(name=names, kind=begun)
     def begin(self, name: str, kind: str) -> None:
-        """A renewal is under way, and nobody waits for it."""
-        self.world.fault(**SLOW[kind])
-        self.happen(self.world.pass_time(61.0))
-        self.do(self.world.hang_up(name))
+        """A renewal is under way and nobody waits for it, or one has ended in doubt."""
+        if kind == CUT:
+            self.fault(name, kind)
+            self.happen(self.world.pass_time(4.0))
+        elif kind in SLOW:
+            self.world.fault(**SLOW[kind])
+            self.happen(self.world.pass_time(61.0))
+            self.do(self.world.hang_up(name))
 
     # What the provider does.
 
@@ -204,10 +222,11 @@ class Lifetimes(Asking):
         self.world.fault(**LIE)
         self.force(name)
 
-    @rule(denied=st.booleans())
-    def deny(self, denied: bool) -> None:
+    @rule(name=names, denied=st.booleans())
+    def deny(self, name: str, denied: bool) -> None:
         """It takes our client no more, or again."""
         self.world.fault(deny_all_clients=denied)
+        self.force(name)
 
     @rule()
     def heal(self) -> None:
@@ -225,15 +244,15 @@ class Lifetimes(Asking):
     def wait(self, seconds: float) -> None:
         self.happen(self.world.pass_time(seconds))
 
-    @rule(name=names, kind=st.sampled_from(sorted(SLOW)), meanwhile=st.booleans())
-    def fill_disk(self, name: str, kind: str, meanwhile: bool) -> None:
-        """The store takes nothing more, or does so while a renewal is under way."""
+    @rule(name=names, meanwhile=begun)
+    def fill_disk(self, name: str, meanwhile: str) -> None:
+        """The store takes nothing more; a renewal may be under way, and callers ask all the same."""
         if self.world.refusing:
             return
-        if meanwhile:
-            self.begin(name, kind)
+        self.begin(name, meanwhile)
         self.world.refuse_writes()
         self.happen(self.world.pass_time(4.0))
+        self.get(name)
 
     @rule()
     def free_disk(self) -> None:
@@ -247,19 +266,23 @@ class Lifetimes(Asking):
         self.happen(self.world.pass_time(20.0))
         self.world.order = None
 
-    @rule(name=names, kind=st.sampled_from(sorted(SLOW)), meanwhile=st.booleans())
-    def kill(self, name: str, kind: str, meanwhile: bool) -> None:
+    @rule(name=names, meanwhile=begun)
+    def kill(self, name: str, meanwhile: str) -> None:
         """The broker dies wherever it is."""
-        if meanwhile:
-            self.begin(name, kind)
+        self.begin(name, meanwhile)
         self.world.fall()
         self.happen(self.world.rest())
 
-    @rule()
-    def stop(self) -> None:
+    @rule(name=names, meanwhile=begun)
+    def stop(self, name: str, meanwhile: str) -> None:
         """SIGTERM and a new start; a full disk would hold the stop up."""
-        if not self.world.refusing:
-            self.do(self.world.stop())
+        if self.world.refusing:
+            return
+        self.begin(name, meanwhile)
+        under_way, deaths = {r.n for r in self.look().requests if r.is_open}, self.world.deaths
+        self.do(self.world.stop())
+        left = [r for r in self.look().requests if r.n in under_way and not r.answered]
+        assert not left or self.world.deaths > deaths, f"R11 the stop did not wait for {left}"
 
     # What must be true.
 

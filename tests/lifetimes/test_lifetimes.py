@@ -8,8 +8,8 @@ from tests.lifetimes.asking import Tally
 from tests.lifetimes.machine import Lifetimes
 
 SHORT = settings(
-    max_examples=16,
-    stateful_step_count=25,
+    max_examples=14,
+    stateful_step_count=20,
     derandomize=True,
     database=None,
     deadline=None,
