@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from broker.model import Account, Event, Reason, Ref, Status
+from broker.model import Account, Event, Reason, Ref, Spare, Status
 from broker.store.database import Transaction
 from broker.store.interface import AccountQuery
-from broker.store.renewals import Renewals
+from broker.store.renewals import Renewals, insert_spare
 from broker.store.rows import (
     ASSIGNMENTS,
     COLUMNS,
@@ -141,7 +141,15 @@ class Accounts(Renewals):
             subject,
         )
 
-    async def rename(self, ref: Ref, renamed: Account, *, next_at: float | None, old_name_hash: str) -> bool:
+    async def rename(
+        self,
+        ref: Ref,
+        renamed: Account,
+        *,
+        spares: Sequence[Spare],
+        next_at: float | None,
+        old_name_hash: str,
+    ) -> bool:
         async def work(transaction: Transaction) -> bool:
             taken = await transaction.fetch("SELECT 1 FROM accounts WHERE name = $1", renamed.name)
             if taken:
@@ -156,6 +164,8 @@ class Accounts(Renewals):
                 return False
             await transaction.execute(INSERT, *to_values(renamed), next_at)
             await transaction.execute("DELETE FROM spares WHERE account = $1", ref.name)
+            for spare in spares:
+                await insert_spare(transaction, spare)
             await _remember_name(transaction, old_name_hash, ref.epoch, ref.generation)
             return True
 
