@@ -102,6 +102,8 @@ class Refresher:
         self._metrics, self._watch = metrics, watch
         self._sending: set[str] = set()
         """Accounts with a POST outstanding; two of one would break I4."""
+        self._doubted: dict[str, float] = {}
+        """Spares that were refused once, and when."""
         self._setbacks = Setbacks(store=store, permit=permit, clock=clock, timings=timings, watch=watch)
 
     def use(self, providers: Mapping[str, Provider]) -> None:
@@ -295,16 +297,27 @@ class Refresher:
         if account is None or account.ref != attempt.account.ref:
             return Renewed()
         if attempt.spare is not None:
-            await self._store.drop_spare(attempt.spare.id)
-            if attempt.first:
-                return await self._renew(account.ref)
-            return await self._next_spare_or_death(account, attempt.provider)
+            return await self._spare_refused(attempt, account, attempt.spare)
         breaker = self._permit.breaker(account.provider)
         opened = breaker.refused(account.ref, now)
         trouble = self._one_more_refusal(account, now)
         if not self._is_confirmed(trouble, now):
             return await self._setbacks.settle(account, trouble, keep_intent=False, degraded=opened)
         return await self._next_spare_or_death(account.with_trouble(trouble), attempt.provider)
+
+    async def _spare_refused(self, attempt: Attempt, account: Account, spare: Spare) -> FlightEnd:
+        """R8 for a spare: not at the first, for it may be all that still works."""
+        now = self._clock.now()
+        if now - self._doubted.setdefault(spare.id, now) < self._timings.confirm:
+            reason = Reason.UNCERTAIN if account.trouble.ambiguous else Reason.REFUSED_ONCE
+            again_at = now + self._timings.confirm
+            trouble = replace(since_trouble(account, reason, now), not_before=again_at)
+            return await self._setbacks.settle(account, trouble, keep_intent=False)
+        del self._doubted[spare.id]
+        await self._store.drop_spare(spare.id)
+        if attempt.first:
+            return await self._renew(account.ref)
+        return await self._next_spare_or_death(account, attempt.provider)
 
     def _one_more_refusal(self, account: Account, now: float) -> Trouble:
         old = account.trouble
