@@ -205,9 +205,17 @@ class AccountStore(RefreshStore, Protocol):
 
     async def relabel(self, name: str, *, label: str | None, subject: str | None) -> bool: ...
 
-    async def rename(self, ref: Ref, renamed: Account, *, next_at: float | None, old_name_hash: str) -> bool:
-        """Move the row at `ref` to its new name, its tokens sealed anew. False if the row has moved on, has an
-        intent, or the new name is taken. The old name keeps a record of its generations under its hash."""
+    async def rename(
+        self,
+        ref: Ref,
+        renamed: Account,
+        *,
+        spares: Sequence[Spare],
+        next_at: float | None,
+        old_name_hash: str,
+    ) -> bool:
+        """Move the row at `ref` to its new name, its tokens and `spares` sealed anew. False if the row has moved on,
+        has an intent, or the new name is taken. The old name keeps a record of its generations under its hash."""
         ...
 
     async def remove(self, name: str, at: float, events: Sequence[Event]) -> bool: ...
