@@ -8,6 +8,7 @@ from aiohttp import web
 
 from broker.accounts.routes import AccountRoutes
 from broker.admin.checks import Check
+from broker.admin.key_routes import KeyRoutes
 from broker.admin.routes import STOPPING, AdminRoutes, HealthRoutes
 from broker.admin.socket import by_peer
 from broker.app.foundation import Foundation
@@ -87,6 +88,7 @@ def _admin(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Ch
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     application.add_routes(admin.routes())
+    application.add_routes(KeyRoutes(desk=rooms.keys.desk).routes())
     return application
 
 

@@ -1,6 +1,7 @@
 """The rooms: tokens, installs, accounts, callers, what operators see; each gets what it needs and no more."""
 
 import secrets
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from broker.accounts.service import AccountService
 from broker.admin.adoption import Adoption
 from broker.admin.degraded import DegradedEvents
+from broker.admin.keys import KeyDesk
 from broker.admin.overview import Overview
 from broker.app.foundation import Foundation
 from broker.browser import is_same_browser
@@ -16,6 +18,8 @@ from broker.callers.service import CallerService
 from broker.installs.connect import Connector
 from broker.installs.late import RetryLater
 from broker.installs.service import InstallService
+from broker.keys.census import Census
+from broker.keys.rewrap import Rewrapper
 from broker.login.service import LoginService
 from broker.store.incarnation import Incarnation
 from broker.store.spool import Spool
@@ -65,6 +69,14 @@ class CallerRoom:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRoom:
+    """What seals."""
+
+    census: Census
+    desk: KeyDesk
+
+
+@dataclass(frozen=True, slots=True)
 class Rooms:
     """All of them."""
 
@@ -72,6 +84,7 @@ class Rooms:
     installs: InstallRoom
     accounts: AccountService
     callers: CallerRoom
+    keys: KeyRoom
     overview: Overview
     adoption: Adoption
     degraded: DegradedEvents
@@ -81,28 +94,54 @@ def build_rooms(
     base: Foundation, timings: Timings, spool_folders: tuple[Path, ...], watch: Watch, closing: AsyncExitStack
 ) -> Rooms:
     """Every room on one foundation."""
-    tokens = _tokens(base, timings, spool_folders, watch, closing)
+    spool = _spool(base, spool_folders)
+    tokens = _tokens(base, timings, spool, watch, closing)
+    installs = _installs(base)
+    keys = build_keys(base, spool, lambda: [*tokens.retained.records(), *installs.late.records()])
     return Rooms(
         tokens=tokens,
-        installs=_installs(base),
+        installs=installs,
         accounts=_accounts(base, tokens),
         callers=_callers(base),
-        overview=_overview(base, tokens),
+        keys=keys,
+        overview=_overview(base, tokens, keys),
         adoption=_adoption(base, tokens),
         degraded=DegradedEvents(health=base.health, events=base.stores.events, clock=base.steady),
     )
 
 
+def _spool(base: Foundation, folders: tuple[Path, ...]) -> Spool:
+    store = base.settings.store.path
+    return Spool((store.with_name(store.name + ".spool"), *folders))
+
+
+def build_keys(base: Foundation, spool: Spool, in_memory: Callable[[], Iterable[str]]) -> KeyRoom:
+    """Keys, and everything that is sealed with them: in the store, in the spool, in memory alone."""
+    census = Census(
+        records=base.stores.records,
+        elsewhere=lambda: {"spool": spool.records(), "memory": in_memory()},
+        keyring=base.keyring,
+        clock=base.clock,
+    )
+    desk = KeyDesk(
+        store=base.stores.keys,
+        ring=base.ring,
+        census=census,
+        rewrapper=Rewrapper(records=base.stores.records, keyring=base.keyring, clock=base.clock),
+        gate=base.gate,
+        clock=base.clock,
+    )
+    return KeyRoom(census, desk)
+
+
 def _tokens(
-    base: Foundation, timings: Timings, spool_folders: tuple[Path, ...], watch: Watch, closing: AsyncExitStack
+    base: Foundation, timings: Timings, spool: Spool, watch: Watch, closing: AsyncExitStack
 ) -> TokenRoom:
     store, boot_id = base.stores.accounts, secrets.token_hex(8)
-    spool = Spool(
-        (base.settings.store.path.with_name(base.settings.store.path.name + ".spool"), *spool_folders)
-    )
     retained = RetainedCommits(
         store=store,
         spool=spool,
+        seals=base.seals,
         clock=base.clock,
         timings=timings,
         health=base.health,
@@ -207,11 +246,12 @@ def _callers(base: Foundation) -> CallerRoom:
     return CallerRoom(keys, service)
 
 
-def _overview(base: Foundation, tokens: TokenRoom) -> Overview:
+def _overview(base: Foundation, tokens: TokenRoom, keys: KeyRoom) -> Overview:
     return Overview(
         accounts=base.stores.accounts,
         events=base.stores.events,
         permit=tokens.permit,
+        rows_by_key=keys.census.recent,
         gate=base.gate,
         clock=base.steady,
         metrics=base.metrics,
@@ -250,6 +290,7 @@ def build_background(base: Foundation, rooms: Rooms) -> Background:
             rooms.callers.keys.flush_uses,
             rooms.installs.service.identify_held,
             rooms.accounts.purge_removed,
+            rooms.keys.desk.forget_retired,
             lambda: stores.installs.purge_expired(steady.now() - INSTALLS_KEPT, PURGE_BATCH),
             lambda: stores.events.purge_events(steady.now() - EVENTS_KEPT, PURGE_BATCH),
         ),

@@ -21,10 +21,15 @@ class RetryLater:
 
     def __init__(self, *, store: InstallStore, clock: Clock, health: Health) -> None:
         self._store, self._clock, self._health = store, clock, health
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], PendingGrant] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    def records(self) -> list[str]:
+        """What is sealed here and lies nowhere else."""
+        held = self._tasks.values()
+        return [one for grant in held for one in (grant.sealed_access, grant.sealed_refresh) if one]
 
     def store(self, grant: PendingGrant) -> None:
         """Take charge of a grant that could not be held."""
@@ -33,7 +38,7 @@ class RetryLater:
         task = asyncio.create_task(
             self._retry(lambda: self._store.hold_grant(grant)), name="retained install"
         )
-        self._tasks.add(task)
+        self._tasks[task] = grant
         task.add_done_callback(self._done)
 
     async def settled(self) -> None:
@@ -51,6 +56,6 @@ class RetryLater:
                 wait = min(2 * wait, MOST)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not self._tasks:
             self._health.clear("install_retained")

@@ -35,6 +35,21 @@ class Spool:
                     found.append((path, _parse(path.read_bytes())))
         return found
 
+    def records(self) -> list[str]:
+        """What lies sealed in the spool; a file that is not whole is an empty record."""
+        found = []
+        for folder in self._folders:
+            for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else ():
+                try:
+                    successor = _parse(path.read_bytes())
+                except FileNotFoundError:
+                    continue
+                except (OSError, ValueError, TypeError, KeyError):
+                    found.append("")
+                    continue
+                found += [one for one in (successor.sealed_access, successor.sealed_refresh) if one]
+        return found
+
     def remove(self, path: Path) -> None:
         """Forget a file whose content has become durable elsewhere."""
         with suppress(OSError):

@@ -9,7 +9,7 @@ import pytest
 from broker.config.settings import CommandKey, FileKey
 from broker.errors import StartRefused
 from broker.keyring import Place, new_master_text
-from broker.keys.opening import open_keyring
+from broker.keys.opening import open_ring
 from broker.model import Secret
 from broker.store import Stores
 from tests.fakes.clock import FakeClock
@@ -29,10 +29,10 @@ async def test_missing_key_is_made_for_an_empty_store(stores: Stores, tmp_path: 
     """0600, and the same one opens it again."""
     source = FileKey(tmp_path / "keys" / "master.key")
 
-    first = await open_keyring(stores.keys, source, CLOCK)
-    again = await open_keyring(stores.keys, source, CLOCK)
+    first = await open_ring(stores.keys, source, CLOCK)
+    again = await open_ring(stores.keys, source, CLOCK)
 
-    assert Secret("s") == again.open(PLACE, first.seal(PLACE, Secret("s")))
+    assert Secret("s") == again.keyring.open(PLACE, first.keyring.seal(PLACE, Secret("s")))
     assert 0o600 == stat.S_IMODE(source.path.stat().st_mode)
     assert 2 == len(await stores.keys.keys())
 
@@ -40,7 +40,7 @@ async def test_missing_key_is_made_for_an_empty_store(stores: Stores, tmp_path: 
 async def test_credential_is_never_made(stores: Stores, tmp_path: Path) -> None:
     """systemd puts it there, or nobody does."""
     with pytest.raises(StartRefused, match="LoadCredential"):
-        await open_keyring(stores.keys, FileKey(tmp_path / "none", created=False), CLOCK)
+        await open_ring(stores.keys, FileKey(tmp_path / "none", created=False), CLOCK)
 
     assert not (tmp_path / "none").exists()
 
@@ -50,19 +50,19 @@ async def test_missing_key_over_a_full_store_is_refused(stores: Stores, tmp_path
     await connect(stores)
 
     with pytest.raises(StartRefused, match="put the key back"):
-        await open_keyring(stores.keys, FileKey(tmp_path / "master.key"), CLOCK)
+        await open_ring(stores.keys, FileKey(tmp_path / "master.key"), CLOCK)
 
     assert not (tmp_path / "master.key").exists()
 
 
 async def test_wrong_key_is_named(stores: Stores, tmp_path: Path) -> None:
     """Both masters by their ids, and the store is untouched."""
-    await open_keyring(stores.keys, FileKey(tmp_path / "master.key"), CLOCK)
+    await open_ring(stores.keys, FileKey(tmp_path / "master.key"), CLOCK)
     before = await stores.keys.keys()
     (tmp_path / "master.key").write_text(new_master_text())
 
     with pytest.raises(StartRefused, match=r"was wrapped by master \w{8}, the one given is \w{8}"):
-        await open_keyring(stores.keys, FileKey(tmp_path / "master.key"), CLOCK)
+        await open_ring(stores.keys, FileKey(tmp_path / "master.key"), CLOCK)
 
     assert before == await stores.keys.keys()
 
@@ -74,14 +74,14 @@ async def test_store_without_its_keys_is_refused(stores: Stores, tmp_path: Path)
     (tmp_path / "master.key").chmod(0o600)
 
     with pytest.raises(StartRefused, match="no keys"):
-        await open_keyring(stores.keys, FileKey(tmp_path / "master.key"), CLOCK)
+        await open_ring(stores.keys, FileKey(tmp_path / "master.key"), CLOCK)
 
 
 async def test_key_from_a_command(stores: Stores) -> None:
     """What it prints is the key."""
-    ring = await open_keyring(stores.keys, command(f"print({'ab' * 32!r})"), CLOCK)
+    ring = await open_ring(stores.keys, command(f"print({'ab' * 32!r})"), CLOCK)
 
-    assert Secret("s") == ring.open(PLACE, ring.seal(PLACE, Secret("s")))
+    assert Secret("s") == ring.keyring.open(PLACE, ring.keyring.seal(PLACE, Secret("s")))
 
 
 @pytest.mark.parametrize(
@@ -95,4 +95,4 @@ async def test_key_from_a_command(stores: Stores) -> None:
 async def test_command_that_fails_is_told(stores: Stores, source: CommandKey, hint: str) -> None:
     """Without what it printed."""
     with pytest.raises(StartRefused, match=hint):
-        await open_keyring(stores.keys, source, CLOCK)
+        await open_ring(stores.keys, source, CLOCK)
