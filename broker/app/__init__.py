@@ -6,9 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.admin.checks import Check, config_checks, provider_checks, settings_checks, store_checks
+from broker.admin.key_checks import key_checks
 from broker.app.foundation import Foundation, lay_foundation
 from broker.app.listeners import Listeners, build_listeners
-from broker.app.rooms import CallerRoom, InstallRoom, Rooms, TokenRoom, build_background, build_rooms
+from broker.app.rooms import (
+    CallerRoom,
+    InstallRoom,
+    KeyRoom,
+    Rooms,
+    TokenRoom,
+    build_background,
+    build_keys,
+    build_rooms,
+    build_spool,
+)
 from broker.clock import Clock, SystemClock
 from broker.config.settings import Settings
 from broker.errors import StartRefused
@@ -75,6 +86,7 @@ async def open_broker(
             return [
                 *config_checks(settings.path, environ or {}),
                 *settings_checks(settings),
+                *await _key_checks(base, rooms.keys),
                 *await store_checks(base.stores.accounts, len(rooms.tokens.retained)),
                 *await provider_checks(base.providers.by_name),
             ]
@@ -95,7 +107,7 @@ async def check_offline(settings: Settings) -> list[Check]:
     try:
         async with AsyncExitStack() as closing:
             base = await lay_foundation(settings, SystemClock(), closing)
-            checks += [Check("keys", "ok", "the master key opens the store")]
+            checks += await _key_checks(base, build_keys(base, build_spool(base, ()), tuple))
             checks += await store_checks(base.stores.accounts, 0)
             checks += await provider_checks(base.providers.by_name)
     except StartRefused as exc:
@@ -103,3 +115,8 @@ async def check_offline(settings: Settings) -> list[Check]:
             Check("start", "problem", str(exc), "mend that first; `broker serve` would refuse as well")
         )
     return checks
+
+
+async def _key_checks(base: Foundation, keys: KeyRoom) -> list[Check]:
+    counts = await keys.census.take()
+    return key_checks(base.settings, await base.stores.keys.keys(), counts, base.clock.now())

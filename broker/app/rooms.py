@@ -94,7 +94,7 @@ def build_rooms(
     base: Foundation, timings: Timings, spool_folders: tuple[Path, ...], watch: Watch, closing: AsyncExitStack
 ) -> Rooms:
     """Every room on one foundation."""
-    spool = _spool(base, spool_folders)
+    spool = build_spool(base, spool_folders)
     tokens = _tokens(base, timings, spool, watch, closing)
     installs = _installs(base)
     keys = build_keys(base, spool, lambda: [*tokens.retained.records(), *installs.late.records()])
@@ -110,7 +110,8 @@ def build_rooms(
     )
 
 
-def _spool(base: Foundation, folders: tuple[Path, ...]) -> Spool:
+def build_spool(base: Foundation, folders: tuple[Path, ...]) -> Spool:
+    """The rescue spool beside the store, and in these folders."""
     store = base.settings.store.path
     return Spool((store.with_name(store.name + ".spool"), *folders))
 

@@ -9,6 +9,7 @@ from broker.cli.check import check
 from broker.cli.command import Group
 from broker.cli.events import events
 from broker.cli.installs import install_link
+from broker.cli.keys import keys
 from broker.cli.process import sandbox, serve
 from broker.cli.providers import providers
 from broker.cli.store import adopt
@@ -35,6 +36,7 @@ for command in (
     callers,
     providers,
     events,
+    keys,
     adopt,
     sandbox,
     systemd,

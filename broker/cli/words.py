@@ -10,6 +10,7 @@ from broker.config.urls import HOST_AND_PORT
 from broker.model import is_account_name
 
 CALLER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+KID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 
 
@@ -28,6 +29,12 @@ def caller(text: str) -> str:
 def provider(text: str) -> str:
     if not PROVIDER.fullmatch(text):
         raise _wrong(text, "a provider's name: lower-case letters, digits and -, at most 32")
+    return text
+
+
+def kid(text: str) -> str:
+    if not KID.fullmatch(text):
+        raise _wrong(text, "a key's id: 16 hexadecimal digits, as `broker keys list` shows them")
     return text
 
 
