@@ -34,7 +34,7 @@ NEIGHBOURS = {("sealing", "keyring"), ("callers", "browser")}
 
 ONLY_IN = {
     "aiosqlite": {"store/sqlite.py"},
-    "sqlite3": {"store/sqlite.py", "sandbox"},
+    "sqlite3": {"store/sqlite.py", "store/backup.py", "store/restoring.py", "sandbox"},
     "prometheus_client": {"observe/metrics.py"},
     "jinja2": {"pages", "sandbox"},
     "jwt": {"login", "callers", "sandbox"},

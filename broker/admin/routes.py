@@ -156,7 +156,8 @@ class AdminRoutes:
 
     async def adopt(self, request: web.Request) -> web.StreamResponse:
         doubtful = await self._adoption.adopt(request[CALLER], request_id=request[REQUEST_ID])
-        return answer({"adopted": True, "accounts": doubtful})
+        copied_at = rfc3339(await self._adoption.copied_at())
+        return answer({"adopted": True, "accounts": doubtful, "copied_at": copied_at})
 
     async def version(self, _: web.Request) -> web.StreamResponse:
         return answer({"version": __version__, "started_at": rfc3339(self._started_at)})

@@ -87,6 +87,7 @@ async def open_broker(
                 *config_checks(settings.path, environ or {}),
                 *settings_checks(settings),
                 *await _key_checks(base, rooms.keys),
+                *await rooms.adoption.checks(),
                 *await store_checks(base.stores.accounts, len(rooms.tokens.retained)),
                 *await provider_checks(base.providers.by_name),
             ]

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from broker.app.foundation import lay_foundation
 from broker.app.rooms import build_keys, build_spool
 from broker.clock import SystemClock
 from broker.config import ConfigError, load
-from broker.errors import BrokerError, StartRefused
+from broker.errors import BrokerError, StartRefused, StorageUnavailable
 from broker.observe import logs
+from broker.store.migrate import migrate
+from broker.store.sqlite import SqliteDatabase
 
 REQUEST_ID = "command-line"
 
@@ -68,6 +71,24 @@ def keys_alone(
 
 async def _open(config: Path, environ: Mapping[str, str], closing: AsyncExitStack) -> KeyDesk:
     settings = load(config, environ=environ)
-    logs.configure(settings.log)
+    logs.configure(replace(settings.log, level="error"))
     base = await lay_foundation(settings, SystemClock(), closing)
     return build_keys(base, build_spool(base, ()), tuple).desk
+
+
+def migrate_alone(store: Path, *, failed: Callable[[str], Exception]) -> int:
+    """Bring the store up to date; the schema's number. Raises what `failed` makes of a sentence."""
+
+    async def bring_up_to_date() -> int:
+        database = await SqliteDatabase.open(store)
+        try:
+            return await migrate(database)
+        finally:
+            await database.close()
+
+    if not store.exists():
+        raise failed(f"there is no store {store}; `broker serve` makes one")
+    try:
+        return asyncio.run(bring_up_to_date())
+    except (StartRefused, StorageUnavailable) as exc:
+        raise failed(str(exc)) from None

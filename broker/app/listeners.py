@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from broker.accounts.routes import AccountRoutes
+from broker.admin.backup_routes import BackupRoutes
 from broker.admin.checks import Check
 from broker.admin.key_routes import KeyRoutes
 from broker.admin.routes import STOPPING, AdminRoutes, HealthRoutes
@@ -89,6 +90,7 @@ def _admin(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Ch
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     application.add_routes(admin.routes())
     application.add_routes(KeyRoutes(desk=rooms.keys.desk).routes())
+    application.add_routes(BackupRoutes(desk=rooms.backups).routes())
     return application
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from broker.accounts.service import AccountService
 from broker.admin.adoption import Adoption
+from broker.admin.backup import BackupDesk
 from broker.admin.degraded import DegradedEvents
 from broker.admin.keys import KeyDesk
 from broker.admin.overview import Overview
@@ -21,6 +22,7 @@ from broker.installs.service import InstallService
 from broker.keys.census import Census
 from broker.keys.rewrap import Rewrapper
 from broker.login.service import LoginService
+from broker.store.backup import SqliteBackup
 from broker.store.incarnation import Incarnation
 from broker.store.spool import Spool
 from broker.tokens.background import Background
@@ -85,6 +87,7 @@ class Rooms:
     accounts: AccountService
     callers: CallerRoom
     keys: KeyRoom
+    backups: BackupDesk
     overview: Overview
     adoption: Adoption
     degraded: DegradedEvents
@@ -104,6 +107,7 @@ def build_rooms(
         accounts=_accounts(base, tokens),
         callers=_callers(base),
         keys=keys,
+        backups=BackupDesk(copies=SqliteBackup(base.settings.store.path), gate=base.gate, clock=base.clock),
         overview=_overview(base, tokens, keys),
         adoption=_adoption(base, tokens),
         degraded=DegradedEvents(health=base.health, events=base.stores.events, clock=base.steady),
@@ -265,6 +269,7 @@ def _adoption(base: Foundation, tokens: TokenRoom) -> Adoption:
     return Adoption(
         incarnation=Incarnation(store=base.stores.keys, path=base.settings.store.path),
         accounts=base.stores.accounts,
+        keys=base.stores.keys,
         permit=tokens.permit,
         gate=base.gate,
         clock=base.steady,

@@ -12,7 +12,7 @@ from broker.cli.installs import install_link
 from broker.cli.keys import keys
 from broker.cli.process import sandbox, serve
 from broker.cli.providers import providers
-from broker.cli.store import adopt
+from broker.cli.store import adopt, backup, migrate, restore
 from broker.cli.systemd import systemd
 from broker.cli.tokens import token
 from broker.cli.version import version
@@ -37,7 +37,10 @@ for command in (
     providers,
     events,
     keys,
+    backup,
+    restore,
     adopt,
+    migrate,
     sandbox,
     systemd,
     version,
