@@ -79,6 +79,8 @@ class Adoption:
         doubtful = await self._doubtful() if self._permit.copied_store else []
         if self._permit.copied_store:
             await self._remember(doubtful)
+            # A later copy of this store, made by hand, is of another time.
+            await self._keys.set_meta(MADE_AT, "")
         await self._incarnation.begin()
         self._permit.copied_store = False
         self._health.clear(PROBLEM)
@@ -89,7 +91,7 @@ class Adoption:
     async def copied_at(self) -> float | None:
         """When `broker backup` made what this store was restored from; None: it was not, or copied by hand."""
         written = await self._keys.meta(MADE_AT)
-        return None if written is None else float(written)
+        return float(written) if written else None
 
     async def checks(self) -> list[Check]:
         """What `broker check` says of a copy: that it is one, and afterwards which accounts have not come back."""

@@ -155,8 +155,8 @@ class AdminRoutes:
         return answer({"checks": [check.json() for check in await self._check()]})
 
     async def adopt(self, request: web.Request) -> web.StreamResponse:
-        doubtful = await self._adoption.adopt(request[CALLER], request_id=request[REQUEST_ID])
         copied_at = rfc3339(await self._adoption.copied_at())
+        doubtful = await self._adoption.adopt(request[CALLER], request_id=request[REQUEST_ID])
         return answer({"adopted": True, "accounts": doubtful, "copied_at": copied_at})
 
     async def version(self, _: web.Request) -> web.StreamResponse:

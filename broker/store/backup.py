@@ -147,6 +147,6 @@ def _examined(connection: sqlite3.Connection, path: Path) -> Examined:
     return Examined(
         schema=schema,
         accounts=accounts,
-        made_at=float(made[0][0]) if made else None,
+        made_at=float(made[0][0]) if made and made[0][0] else None,
         masters=tuple(one for (one,) in masters),
     )
