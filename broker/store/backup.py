@@ -59,12 +59,17 @@ class SqliteBackup:
             self._require_room()
             path = self._store.with_name(f"{self._store.name}.backup-{secrets.token_hex(4)}")
             try:
-                await asyncio.to_thread(_copy, self._store, path, at)
+                await self._make(path, at)
                 yield path
-            except (sqlite3.Error, OSError, NotAStore) as exc:
-                raise StorageUnavailable(f"the store cannot be backed up: {exc}", retry_after=60) from exc
             finally:
-                path.unlink(missing_ok=True)
+                for end in ("", "-journal", "-wal", "-shm"):
+                    path.with_name(path.name + end).unlink(missing_ok=True)
+
+    async def _make(self, path: Path, at: float) -> None:
+        try:
+            await asyncio.to_thread(_copy, self._store, path, at)
+        except (sqlite3.Error, OSError, NotAStore) as exc:
+            raise StorageUnavailable(f"the store cannot be backed up: {exc}", retry_after=60) from exc
 
     def _require_room(self) -> None:
         room = os.statvfs(self._store.parent)

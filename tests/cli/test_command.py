@@ -43,6 +43,13 @@ FIRST_DELIVERY = [
     "providers-list",
     "providers-resume",
     "systemd-install",
+    "keys-list",
+    "keys-new",
+    "keys-rewrap",
+    "keys-drop",
+    "backup",
+    "restore",
+    "migrate",
 ]
 
 
