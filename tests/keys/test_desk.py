@@ -125,6 +125,28 @@ async def test_spooled_set_is_stored_under_the_new_key(house: House) -> None:
     assert Secret("rt-of-the-spool") == house.broker.base.seals.refresh_token(stored)
 
 
+async def test_set_that_was_stored_after_all_is_no_spare(house: House) -> None:
+    """The commit that seemed to fail had succeeded, then rewrap came: the texts differ, the token does not."""
+    account = await house.connect()
+    access, refresh = house.broker.base.seals.seal(after(account.ref), Secret("at-2"), Secret("rt-2"))
+    now, spool = house.clock.now(), Spool([house.folder / "var" / "broker.db.spool"])
+    seemed_to_fail = Successor(
+        account.ref, access, refresh, "Bearer", "public", now, now + 9000, now, None, False
+    )
+    await house.broker.base.stores.accounts.commit(seemed_to_fail, [])
+    await house.broker.rooms.keys.desk.new(OPERATOR, **WHO)
+    await _rewrapped(house)
+    await house.close()
+    spool.write(seemed_to_fail)
+
+    await house.open()
+    await house.broker.tokens.retained.settled()
+
+    assert 2 == (await house.account()).generation
+    assert [] == await house.broker.base.stores.accounts.spares("acme", 1)
+    assert [] == spool.read()
+
+
 async def test_retired_key_still_opens_what_turns_up_late(house: House) -> None:
     """For 400 days, over restarts; then it is forgotten and its id alone stays."""
     desk, keyring = house.broker.rooms.keys.desk, house.broker.base.keyring

@@ -150,13 +150,15 @@ async def test_store_with_accounts_is_replaced_by_force_only(path: Path, tmp_pat
     path.write_bytes(whole)
     path.with_name("broker.db-wal").write_bytes(log)
     restored = restore(tmp_path / "source" / "broker.db", path, force=True, at=NOW)
+    logs = [one for one in path.parent.iterdir() if one.name.endswith("-wal")]
 
     assert ["old"] == unchanged
     assert ["new"] == names_in(path)
     assert restored.kept is not None
     assert restored.kept.name.startswith("broker.db.replaced-20270115T080000Z-")
     assert "in the log" == query(restored.kept, "SELECT label FROM accounts WHERE name = 'old'")
-    assert not path.with_name("broker.db-wal").exists()
+    # Folded in, not moved: a crash in between would have taken it from the store that was still in place.
+    assert [] == logs
 
 
 async def test_damaged_store_is_kept_as_it_is(path: Path, tmp_path: Path) -> None:
@@ -215,6 +217,13 @@ def _overwritten(path: Path) -> None:
     path.write_bytes(whole)
 
 
+def _index_that_lies(path: Path) -> None:
+    """Every page can be read; only a row and its index entry no longer agree."""
+    front, entry, rest = path.read_bytes().rpartition(b"id of kit-7")
+    assert entry
+    path.write_bytes(front + b"zz of kit-7" + rest)
+
+
 def _newer(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("INSERT INTO schema_version (version) VALUES (999)")
@@ -234,6 +243,7 @@ def _stamped(path: Path) -> None:
         (_other_database, "no store of token-broker"),
         (_cut_short, "damaged|cannot be read"),
         (_overwritten, "damaged|cannot be read"),
+        (_index_that_lies, "is damaged .*take an older backup"),
         (_newer, "newer token-broker"),
         (_stamped, "take another backup"),
     ],
