@@ -1,6 +1,6 @@
 """Providers, events, health and metrics, as operators see them."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,7 @@ class Overview:
         accounts: AccountStore,
         events: EventStore,
         permit: Permit,
+        rows_by_key: Callable[[], Awaitable[Mapping[str, int]]],
         gate: Gate,
         clock: Clock,
         metrics: Metrics,
@@ -69,6 +70,7 @@ class Overview:
         token_urls: Mapping[str, str],
     ) -> None:
         self._accounts, self._events, self._permit = accounts, events, permit
+        self._rows_by_key = rows_by_key
         self._gate, self._clock, self._metrics = gate, clock, metrics
         self._settings, self._token_urls = settings, token_urls
         self._counts: Mapping[tuple[str, Status], int] = {}
@@ -133,6 +135,9 @@ class Overview:
             self._metrics.seconds_to_first_expiry.labels(provider).set(at - now)
         for name in self._settings:
             self._metrics.provider_open.labels(name)
+        self._metrics.rows_by_key.clear()
+        for kid, count in (await self._rows_by_key()).items():
+            self._metrics.rows_by_key.labels(kid).set(count)
         return self._metrics.text()
 
     async def _account_counts(self) -> Mapping[tuple[str, Status], int]:

@@ -160,8 +160,9 @@ class AdminRoutes:
         return answer({"checks": [check.json() for check in await self._check()]})
 
     async def adopt(self, request: web.Request) -> web.StreamResponse:
+        copied_at = rfc3339(await self._adoption.copied_at())
         doubtful = await self._adoption.adopt(request[CALLER], request_id=request[REQUEST_ID])
-        return answer({"adopted": True, "accounts": doubtful})
+        return answer({"adopted": True, "accounts": doubtful, "copied_at": copied_at})
 
     async def verify_files(self, request: web.Request) -> web.StreamResponse:
         report = await self._audit.own_files(request[CALLER], request_id=request[REQUEST_ID])

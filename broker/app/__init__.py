@@ -7,9 +7,20 @@ from pathlib import Path
 
 from broker.admin.audit import IN_THE_JOURNAL
 from broker.admin.checks import Check, config_checks, provider_checks, settings_checks, store_checks
+from broker.admin.key_checks import key_checks
 from broker.app.foundation import Foundation, audit_key, lay_foundation
 from broker.app.listeners import Listeners, build_listeners
-from broker.app.rooms import CallerRoom, InstallRoom, Rooms, TokenRoom, build_background, build_rooms
+from broker.app.rooms import (
+    CallerRoom,
+    InstallRoom,
+    KeyRoom,
+    Rooms,
+    TokenRoom,
+    build_background,
+    build_keys,
+    build_rooms,
+    build_spools,
+)
 from broker.audit.files import files_at
 from broker.audit.reading import read_files, read_stream
 from broker.audit.verify import Report, Verifier
@@ -80,6 +91,8 @@ async def open_broker(
             return [
                 *config_checks(settings.path, environ or {}),
                 *settings_checks(settings),
+                *await _key_checks(base, rooms.keys),
+                *await rooms.adoption.checks(),
                 *await store_checks(base.stores.accounts, len(rooms.tokens.retained)),
                 *await provider_checks(base.providers.by_name),
             ]
@@ -121,7 +134,7 @@ async def check_offline(settings: Settings) -> list[Check]:
     try:
         async with AsyncExitStack() as closing:
             base = await lay_foundation(settings, SystemClock(), closing)
-            checks += [Check("keys", "ok", "the master key opens the store")]
+            checks += await _key_checks(base, build_keys(base, build_spools(base, ()), tuple))
             checks += await store_checks(base.stores.accounts, 0)
             checks += await provider_checks(base.providers.by_name)
     except StartRefused as exc:
@@ -129,3 +142,8 @@ async def check_offline(settings: Settings) -> list[Check]:
             Check("start", "problem", str(exc), "mend that first; `broker serve` would refuse as well")
         )
     return checks
+
+
+async def _key_checks(base: Foundation, keys: KeyRoom) -> list[Check]:
+    counts = await keys.census.take()
+    return key_checks(base.settings, await base.stores.keys.keys(), counts, base.clock.now())

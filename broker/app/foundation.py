@@ -16,7 +16,8 @@ from broker.callers.gate import Gate
 from broker.clock import Clock, SteadyClock
 from broker.config.settings import ProviderSettings, Settings
 from broker.keyring import Keyring
-from broker.keys.opening import open_keyring
+from broker.keys.opening import open_ring
+from broker.keys.ring import LivingRing
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.providers.client import ProviderClient
@@ -24,8 +25,10 @@ from broker.providers.kit import KitProvider
 from broker.providers.kustomer import KustomerProvider
 from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import TokenSeals
-from broker.store import Stores, stores_on
+from broker.store import Stores, guarded_stores_on
+from broker.store.database import Database
 from broker.store.health import StoreHealth
+from broker.store.keys import Keys
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
 
@@ -70,20 +73,25 @@ class Foundation:
     metrics: Metrics
     stores: Stores
     store_health: StoreHealth
-    keyring: Keyring
+    ring: LivingRing
     seals: TokenSeals
     audit: Upkeep
     gate: Gate
     providers: Providers
+
+    @property
+    def keyring(self) -> Keyring:
+        return self.ring.keyring
 
 
 async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitStack) -> Foundation:
     """Open everything that can refuse a start; raises StartRefused. `closing` undoes it in reverse."""
     steady, health, metrics = SteadyClock(clock), Health(), Metrics()
     store_health = StoreHealth(folder=settings.store.path.parent, clock=clock, health=health, metrics=metrics)
-    stores = await _open_stores(settings, store_health, closing)
-    keyring = await open_keyring(stores.keys, settings.master, clock)
-    audit, upkeep = _build_audit(settings, stores, keyring, health, clock)
+    database = await _open_database(settings, store_health, closing)
+    ring = await open_ring(Keys(database), settings.master, clock, previous=settings.previous_master)
+    stores = guarded_stores_on(database, ring)
+    audit, upkeep = _build_audit(settings, stores, ring.keyring, health, clock)
     closing.push_async_callback(upkeep.close)
     http = ProviderClient()
     closing.push_async_callback(http.close)
@@ -97,19 +105,19 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         metrics=metrics,
         stores=stores,
         store_health=store_health,
-        keyring=keyring,
-        seals=TokenSeals(keyring),
+        ring=ring,
+        seals=TokenSeals(ring.keyring),
         audit=upkeep,
-        gate=Gate(audit=audit, keyring=keyring),
+        gate=Gate(audit=audit, keyring=ring.keyring),
         providers=providers,
     )
 
 
-async def _open_stores(settings: Settings, store_health: StoreHealth, closing: AsyncExitStack) -> Stores:
+async def _open_database(settings: Settings, store_health: StoreHealth, closing: AsyncExitStack) -> Database:
     database = await SqliteDatabase.open(settings.store.path, observe=store_health.observe)
     closing.push_async_callback(database.close)
     await migrate(database)
-    return stores_on(database)
+    return database
 
 
 def _build_audit(

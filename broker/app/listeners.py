@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from broker.accounts.routes import AccountRoutes
+from broker.admin.backup_routes import BackupRoutes
 from broker.admin.checks import Check
+from broker.admin.key_routes import KeyRoutes
 from broker.admin.routes import STOPPING, AdminRoutes, HealthRoutes
 from broker.admin.socket import by_peer
 from broker.app.dashboard import Dashboard, build_dashboard
@@ -103,6 +105,8 @@ def _admin(
         application.add_routes([*rooms.plugin.api.routes(), *rooms.plugin.api.operators()])
     application.add_routes(admin.routes())
     application.add_routes(dashboard.link_routes)
+    application.add_routes(KeyRoutes(desk=rooms.keys.desk).routes())
+    application.add_routes(BackupRoutes(desk=rooms.backups).routes())
     return application
 
 

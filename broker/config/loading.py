@@ -21,7 +21,7 @@ from broker.config.tables import (
     read_audit,
     read_log,
     read_login,
-    read_master,
+    read_masters,
     read_refresh,
     read_sandbox,
     read_server,
@@ -34,6 +34,7 @@ RELOADED = ("providers", "log")
 NO_KEYS = ("path",)
 KEYS = {
     "master": "keys.master",
+    "previous_master": "keys.previous",
     "store.path": "store.url",
     "audit.path": "audit.to",
     "login.key_pem": "login.key",
@@ -72,11 +73,13 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
     top.raw("providers"), top.raw("login"), top.raw("plugin")
     supplied = table_of(_with_sandbox(data, sandbox)) if sandbox.enabled else top
     store = read_store(top.table("store"), folder)
+    master, previous = read_masters(top.table("keys"), folder, secrets)
     settings = Settings(
         path=path.absolute(),
         server=read_server(top.table("server"), folder),
         store=store,
-        master=read_master(top.table("keys"), folder, secrets),
+        master=master,
+        previous_master=previous,
         refresh=read_refresh(top.table("refresh")),
         providers=read_providers(supplied.tables("providers")),
         login=read_login(supplied.table("login")) if supplied.has("login") else None,
@@ -100,6 +103,16 @@ def admin_socket_of(path: Path, environ: Mapping[str, str]) -> Path:
     if not isinstance(value, str):
         raise ConfigError(["server.admin_socket: found something else; expected a path"])
     return path.absolute().parent / value
+
+
+def store_path_of(path: Path) -> Path:
+    """Where the store lies: all that one needs to know who puts another in its place; raises ConfigError."""
+    problems, folder = Problems(), path.absolute().parent
+    secrets = SecretReader(folder=folder, environ={})
+    top = Table(_toml(path), name="", problems=problems, secrets=secrets)
+    store = read_store(top.table("store"), folder)
+    problems.raise_if_any()
+    return store.path
 
 
 def reloadable(old: Settings, new: Settings) -> tuple[Settings, tuple[str, ...]]:

@@ -203,6 +203,8 @@ class Settings:
     server: ServerSettings
     store: StoreSettings
     master: MasterKey
+    previous_master: MasterKey | None
+    """While the master is being replaced: what it wrapped is wrapped anew at start."""
     refresh: RefreshSettings
     providers: Mapping[str, ProviderSettings]
     login: LoginSettings | None

@@ -91,28 +91,38 @@ def read_store(table: Table, folder: Path) -> StoreSettings:
     return settings
 
 
-def read_master(table: Table, folder: Path, secrets: SecretReader) -> MasterKey:
-    value = table.raw("master", {"file": "var/master.key"})
+def read_masters(table: Table, folder: Path, secrets: SecretReader) -> tuple[MasterKey, MasterKey | None]:
+    """The master key, and the one that it takes the place of."""
+    master = _master(table, "master", {"file": "var/master.key"}, folder, secrets)
+    previous = _master(table, "previous", None, folder, secrets)
     table.done()
-    match value:
+    if previous is not None and previous == master:
+        table.wrong("previous", "the same as keys.master", "the one that keys.master takes the place of")
+    return master or FileKey(folder / "var/master.key"), previous
+
+
+def _master(table: Table, key: str, usual: object, folder: Path, secrets: SecretReader) -> MasterKey | None:
+    match table.raw(key, usual):
+        case None:
+            return None
         case {"file": str(path), **rest} if path and not rest:
             return FileKey(folder / path)
         case {"credential": str(name), **rest} if not rest:
             try:
                 return FileKey(secrets.credential(name), created=False)
             except SecretMissing as exc:
-                table.wrong("master", str(exc).split(";", 1)[0], "to run under systemd with LoadCredential=")
+                table.wrong(key, str(exc).split(";", 1)[0], "to run under systemd with LoadCredential=")
         case {"command": [*words], **rest} if (
             words and not rest and all(isinstance(word, str) for word in words)
         ):
             return CommandKey(tuple(str(word) for word in words))
         case _:
             table.wrong(
-                "master",
+                key,
                 "something else",
                 '{ file = "PATH" }, { credential = "NAME" } or { command = ["…"] }',
             )
-    return FileKey(folder / "var/master.key")
+    return None
 
 
 def read_refresh(table: Table) -> RefreshSettings:

@@ -98,7 +98,7 @@ class SqliteDatabase:
         """
         _prepare_folder(path)
         async with AsyncExitStack() as undo:
-            lock = _take_lock(path)
+            lock = take_lock(path)
             undo.callback(os.close, lock)
             try:
                 writer = await _connect(f"file:{path}?mode=rwc")
@@ -262,10 +262,11 @@ def _prepare_folder(path: Path) -> None:
         raise StartRefused(f"the store's folder {folder} lies on {kind}; SQLite needs a local file system")
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -286,7 +287,8 @@ def _refuse_open_modes(path: Path) -> None:
         raise StartRefused(f"{path} is open to others (mode {mode:o}); type: chmod {wanted} {path}")
 
 
-def _take_lock(path: Path) -> int:
+def take_lock(path: Path) -> int:
+    """The lock of the store at `path`, which closing the handle lets go; raises StartRefused."""
     handle = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
