@@ -68,6 +68,7 @@ class Foundation:
     seals: TokenSeals
     gate: Gate
     providers: Providers
+    http: ProviderClient
 
 
 async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitStack) -> Foundation:
@@ -93,6 +94,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         seals=TokenSeals(keyring),
         gate=gate,
         providers=providers,
+        http=http,
     )
 
 

@@ -88,6 +88,23 @@ class Callers:
         if uses:
             await self._database.write(work)
 
+    async def touch_callers(self, uses: Mapping[str, float]) -> None:
+        async def work(transaction: Transaction) -> None:
+            for name, at in uses.items():
+                await transaction.execute(
+                    """INSERT INTO caller_uses (name, last_used_at) VALUES ($1, $2)
+                       ON CONFLICT (name) DO UPDATE SET last_used_at = $2""",
+                    name,
+                    at,
+                )
+
+        if uses:
+            await self._database.write(work)
+
+    async def caller_uses(self) -> dict[str, float]:
+        rows = await self._database.read("SELECT name, last_used_at FROM caller_uses")
+        return {row[0]: row[1] for row in rows}
+
 
 def _key_values(key: CallerKey) -> tuple[object, ...]:
     return key.id, key.caller, key.hash, key.created_at, key.expires_at, key.last_used_at
