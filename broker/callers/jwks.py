@@ -69,8 +69,8 @@ class _Cached:
 class JwksCache:
     """Sets of keys by address: ten minutes fresh, a day while the issuer is away, fetched once for a crowd."""
 
-    def __init__(self, *, source: JwksSource, clock: Clock) -> None:
-        self._source, self._clock = source, clock
+    def __init__(self, *, source: JwksSource, clock: Clock, timeout: float = TIMEOUT) -> None:
+        self._source, self._clock, self._timeout = source, clock, timeout
         self._cached: dict[str, _Cached] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -116,7 +116,7 @@ class JwksCache:
 
     async def _fetch(self, url: str, cached: _Cached) -> None:
         try:
-            reply = await self._source.get(url, headers=ACCEPT, timeout=TIMEOUT, public_only=False)
+            reply = await self._source.get(url, headers=ACCEPT, timeout=self._timeout, public_only=False)
             keys, why = read_keys(reply)
         finally:
             cached.fetching = None

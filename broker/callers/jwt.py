@@ -39,9 +39,15 @@ class _Verified:
 class JwtAuthenticator:
     """Believes a JWT once it is verified, until it expires or its key or caller is gone."""
 
-    def __init__(self, *, configured: ConfiguredCallers, jwks: JwksCache, clock: Clock) -> None:
-        self._configured, self._jwks, self._clock = configured, jwks, clock
+    def __init__(
+        self, *, configured: ConfiguredCallers, jwks: JwksCache, clock: Clock, limit: int = REMEMBERED
+    ) -> None:
+        self._configured, self._jwks, self._clock, self._limit = configured, jwks, clock, limit
         self._remembered: dict[bytes, _Verified] = {}
+
+    def __len__(self) -> int:
+        """How many are remembered."""
+        return len(self._remembered)
 
     async def authenticate(self, credential: Secret) -> Caller | None:
         text = credential.reveal()
@@ -62,7 +68,7 @@ class JwtAuthenticator:
 
     def _remember(self, digest: bytes, verified: _Verified) -> None:
         """The last used last, so that the first is the one to forget."""
-        while len(self._remembered) >= REMEMBERED:
+        while len(self._remembered) >= self._limit:
             del self._remembered[next(iter(self._remembered))]
         self._remembered[digest] = verified
 
