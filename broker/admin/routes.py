@@ -180,16 +180,19 @@ class AdminRoutes:
         return [event_json(event) for event in found]
 
     async def _follow(self, request: web.Request, after: int | None) -> web.StreamResponse:
+        # Before the answer begins, so that a refusal is one.
+        found = await self._events(request, after)
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )
         await response.prepare(request)
         while not request.app[STOPPING].is_set():
-            for event in await self._events(request, after):
+            for event in found:
                 after = event["id"]
                 await response.write(f"id: {after}\ndata: {json.dumps(event)}\n\n".encode())
             after = after or 0
             await self._clock.sleep(FOLLOW_EVERY)
+            found = await self._events(request, after)
         return response
 
 

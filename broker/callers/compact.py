@@ -44,10 +44,11 @@ def read_unverified(credential: str) -> UnverifiedJwt:
     if form is None:
         raise _malformed()
     header, claims = _members(form[1]), _members(form[2])
-    if FORBIDDEN & set(header) or header.get("alg") not in ALGORITHMS:
+    algorithm = _text(header, "alg")
+    if FORBIDDEN & set(header) or algorithm not in ALGORITHMS:
         raise _malformed()
     return UnverifiedJwt(
-        algorithm=_text(header, "alg"),
+        algorithm=algorithm,
         kid=_text(header, "kid") if "kid" in header else None,
         issuer=_text(claims, "iss"),
         subject=_text(claims, "sub"),
