@@ -113,7 +113,7 @@ def _edition(settings: Mapping[str, CallerSettings], audience: str) -> Edition:
                 by_claims[one.name, one.name] = Expected(_caller(one, "jwt"), audience, OWN_LIFE, own)
             case IssuedJwt(issuer, url, subject, aud):
                 caller = _caller(one, f"jwt of {issuer}")
-                by_claims[issuer, subject] = Expected(caller, aud, ISSUED_LIFE, IssuersKeys(url))
+                by_claims[issuer, subject] = Expected(caller, aud or audience, ISSUED_LIFE, IssuersKeys(url))
                 urls.add(url)
             case PeerUid(uid):
                 by_uid[uid] = _caller(one, f"uid {uid}")

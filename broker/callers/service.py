@@ -14,6 +14,7 @@ from broker.model import Caller, CallerKey, CallerRecord, Permission, Secret, is
 from broker.store.interface import CallerStore
 
 ROTATION_OVERLAP = 24 * 3600.0
+MOST_LIFE = 3660 * 86400.0
 
 
 class CallerService:
@@ -62,7 +63,7 @@ class CallerService:
         self._refuse_configured(
             record.name, f"[callers.{record.name}] is in the configuration; take another name"
         )
-        key, text = self._new_key(record.name, expires_in)
+        key, text = self._new_key(record.name, _life(expires_in))
         if not await self._store.add_caller(record, key):
             raise Conflict(f"there is a caller {record.name} already; rotate its key, or remove it first")
         await self._gate.note(caller, "callers.add", None, record.name, request_id=request_id)
@@ -120,6 +121,15 @@ def _globs(accounts: Iterable[str]) -> tuple[str, ...]:
     if not globs or not all(is_glob(glob) for glob in globs):
         raise InvalidRequest("accounts are one or more globs over account names, as in 'kit-*'")
     return globs
+
+
+def _life(expires_in: float | None) -> float | None:
+    """Seconds; None for a key that never ends."""
+    if expires_in is not None and not 1 <= expires_in <= MOST_LIFE:
+        raise InvalidRequest(
+            "expires_in is a number of seconds, ten years at most; without it a key never ends"
+        )
+    return expires_in
 
 
 def _permissions(words: Iterable[str]) -> frozenset[Permission]:

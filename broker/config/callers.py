@@ -47,7 +47,7 @@ def _read(name: str, table: Table, server: ServerSettings) -> CallerSettings | N
         table.wrong("", quoted(name), "a caller's name: lower-case letters, digits and . _ -, at most 64")
     accounts, permissions = _accounts(table), _permissions(table)
     ways = [way for way in ("public_key", "issuer", "uid") if _is_given(table, way)]
-    own, issued, uid = _own(table), _issued(table, server.audience), _uid(table, server)
+    own, issued, uid = _own(table), _issued(table), _uid(table, server)
     if len(ways) != 1:
         table.wrong("", " and ".join(ways) or "no proof of who calls", WAYS)
         return None
@@ -100,7 +100,7 @@ def _public_key(table: Table, value: object) -> PublicKey | None:
     return PublicKey(pem.reveal(), algorithm)
 
 
-def _issued(table: Table, audience: str) -> IssuedJwt | None:
+def _issued(table: Table) -> IssuedJwt | None:
     given = {key: _claim(table, key, table.text(key, None)) for key in ISSUED if key != "jwks_url"}
     url = checked(table, "jwks_url", table.text("jwks_url", None), page_problem)
     if not _is_given(table, "issuer"):
@@ -111,7 +111,7 @@ def _issued(table: Table, audience: str) -> IssuedJwt | None:
     issuer, subject = given["issuer"], given["subject"]
     if issuer is None or subject is None or url is None:
         return None
-    return IssuedJwt(issuer, url, subject, given["audience"] or audience)
+    return IssuedJwt(issuer, url, subject, given["audience"])
 
 
 def _claim(table: Table, key: str, value: str | None) -> str | None:

@@ -174,7 +174,8 @@ class IssuedJwt:
     issuer: str
     jwks_url: str
     subject: str
-    audience: str
+    audience: str | None
+    """None: the server's."""
 
 
 @dataclass(frozen=True, slots=True)

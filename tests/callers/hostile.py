@@ -101,6 +101,11 @@ def _members(own: Signer, now: float) -> Iterator[tuple[str, bytes]]:
     yield "twice inside", own.sign_bytes(header, good[:-1] + b',"x":{"a":1,"a":2}}').encode()
     for constant in (b"NaN", b"Infinity", b"-Infinity", b"1e999"):
         yield f"{constant!r}", own.sign_bytes(header, good[:-1] + b', "nbf": ' + constant + b"}").encode()
+    for constant in (b"NaN", b"Infinity", b"-Infinity", b"undefined", b"01", b"0x1"):
+        yield (
+            f"{constant!r} unused",
+            own.sign_bytes(header, good[:-1] + b', "x": ' + constant + b"}").encode(),
+        )
     for number, text in enumerate((*JSON, good.decode().encode("utf-16"), good + b"x", good[:-1])):
         yield f"claims no object {number}", own.sign_bytes(header, text).encode()
         yield f"header no object {number}", own.sign_bytes(text, good).encode()

@@ -45,7 +45,7 @@ uid = 0
     own = found.callers["a"].proof
     assert isinstance(own, OwnJwt)
     assert (["EdDSA", "ES256"], "ours") == ([key.algorithm for key in own.keys], found.server.audience)
-    assert IssuedJwt("https://i.example", "https://i.example/keys", "s", "ours") == found.callers["b"].proof
+    assert IssuedJwt("https://i.example", "https://i.example/keys", "s", None) == found.callers["b"].proof
     assert (
         IssuedJwt("https://i.example", "https://i.example/keys", "other", "its own")
         == found.callers["c"].proof
