@@ -3,6 +3,7 @@
 import json
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import jwt
@@ -75,7 +76,9 @@ def p384(kid: str = "k1") -> Signer:
     return Signer(generate_private_key(SECP384R1()), "ES384", kid)
 
 
+@cache
 def rsa(kid: str = "k1", bits: int = 2048) -> Signer:
+    """The same for the same words, because such keys take long to make."""
     return Signer(generate_rsa(65537, bits), "RS256", kid)
 
 

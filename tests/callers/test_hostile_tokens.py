@@ -18,6 +18,22 @@ from tests.house import House, open_house
 
 OWN, NIST, ISSUED, STRANGER = ed25519("own"), p256("nist"), rsa("rsa"), rsa("stranger")
 
+RIGHT = (b"Bearer ", b"bearer  ")
+WRONG = (
+    *(
+        b"BEARER ",
+        b"",
+        b"Bearer",
+        b"Bearer:",
+        b"Bearer\t",
+        b"Bearer\xa0",
+        b"Basic ",
+        b"DPoP ",
+        b"Bearer Bearer ",
+    ),
+    b"Bearer x\r\nAuthorization: Bearer ",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Attack:
@@ -84,25 +100,10 @@ async def good_ones(attack: Attack, now: int) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("scheme", "status"),
-    [
-        (b"Bearer ", 200),
-        (b"bearer  ", 200),
-        (b"BEARER ", 401),
-        (b"", 401),
-        (b"Bearer", 401),
-        (b"Bearer:", 401),
-        (b"Bearer\t", 401),
-        (b"Bearer\xa0", 401),
-        (b"Basic ", 401),
-        (b"DPoP ", 401),
-        (b"Bearer Bearer ", 401),
-        (b"Bearer x\r\nAuthorization: Bearer ", 401),
-    ],
-)
-async def test_scheme_is_bearer(attack: Attack, scheme: bytes, status: int) -> None:
+async def test_scheme_is_bearer(attack: Attack) -> None:
     """With a good JWT behind it; of two headers neither counts."""
     good = OWN.sign(own_claims("reporting", attack.house.clock.now())).encode()
 
-    assert status == await attack.status(good, scheme=scheme)
+    statuses = {scheme: await attack.status(good, at, scheme) for at, scheme in enumerate((*RIGHT, *WRONG))}
+
+    assert dict.fromkeys(RIGHT, 200) | dict.fromkeys(WRONG, 401) == statuses

@@ -122,13 +122,13 @@ async def test_malformed_caller_is_told(
         )
 
 
-@pytest.mark.parametrize("life", [0, 0.5, -1, 3660 * 86400 + 1, float("nan"), float("inf")])
-async def test_life_of_a_key_has_its_bounds(house: House, life: float) -> None:
+async def test_life_of_a_key_has_its_bounds(house: House) -> None:
     """No life at all is not for ever."""
-    with pytest.raises(InvalidRequest, match="a number of seconds"):
-        await house.broker.callers.service.add(
-            OPERATOR, name="ok", accounts=["*"], permissions=[], expires_in=life, request_id="t"
-        )
+    for life in (0, 0.5, -1, 3660 * 86400 + 1, float("nan"), float("inf")):
+        with pytest.raises(InvalidRequest, match="a number of seconds"):
+            await house.broker.callers.service.add(
+                OPERATOR, name="ok", accounts=["*"], permissions=[], expires_in=life, request_id="t"
+            )
 
     assert ["service"] == [one.name for one in await house.broker.base.stores.callers.callers()]
 

@@ -20,6 +20,7 @@ from tests.ports import free_port
 
 ME, ANOTHER = os.getuid(), os.getuid() + 1
 SIGNER = ed25519()
+BAD = ("", "Bearer", "Bearer tbk_x", "Bearer a.b.c", "Basic eDp4", f"Bearer tbk_{'0' * 12}_{'a' * 43}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +102,13 @@ async def test_uid_does_not_count_on_tcp(place: Place) -> None:
     assert (404, 401) == (await place.status(), await place.status(unix=False))
 
 
-@pytest.mark.parametrize(
-    "header",
-    ["", "Bearer", "Bearer tbk_x", "Bearer a.b.c", "Basic eDp4", f"Bearer tbk_{'0' * 12}_{'a' * 43}"],
-)
-async def test_bad_header_is_refused_even_so(place: Place, header: str) -> None:
+async def test_bad_header_is_refused_even_so(place: Place) -> None:
     """Whoever shows a credential is judged by it alone."""
     place.reload(uid_table(ME))
 
-    assert 401 == await place.status(Authorization=header)
+    statuses = {header: await place.status(Authorization=header) for header in BAD}
+
+    assert dict.fromkeys(BAD, 401) == statuses
 
 
 async def test_good_header_wins_over_the_uid(place: Place) -> None:
