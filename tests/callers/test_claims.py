@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from broker.callers.compact import UnverifiedJwt, read_unverified
 from broker.callers.configured import Expected, OwnKeys
@@ -95,3 +97,27 @@ def test_header_cannot_choose_the_key(name: str) -> None:
         read_unverified(compact({"alg": "EdDSA", name: None}, GOOD))
 
     assert "malformed" == caught.value.members["why"]
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("EdDSA"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+HEADERS = (
+    st.fixed_dictionaries({}, optional=dict.fromkeys(("alg", "kid", "crit", "typ"), ANYTHING)) | ANYTHING
+)
+CLAIMS = st.fixed_dictionaries({}, optional=dict.fromkeys(GOOD, ANYTHING)) | ANYTHING
+
+
+@pytest.mark.proof
+@settings(max_examples=1500, deadline=None, database=None)
+@given(HEADERS, CLAIMS)
+def test_whatever_it_holds_it_is_read_or_refused(header: object, claims: object) -> None:
+    """Nothing else is ever raised."""
+    try:
+        read: object = read_unverified(compact(header, claims))
+    except Unauthenticated as exc:
+        read = exc.members["why"]
+
+    assert read == "malformed" or isinstance(read, UnverifiedJwt)
