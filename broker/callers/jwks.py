@@ -147,7 +147,7 @@ def read_keys(reply: Reply) -> tuple[KeySet | None, str]:
 
 def _read_key(jwk: object) -> VerifyingKey | None:
     """A public signature key of an algorithm that issuers may use; anything else is left out."""
-    if not isinstance(jwk, dict) or "d" in jwk or jwk.get("use", "sig") != "sig":
+    if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
         return None
     operations, kid = jwk.get("key_ops", ["verify"]), jwk.get("kid")
     if not isinstance(operations, list) or "verify" not in operations or not isinstance(kid, str | None):
@@ -164,6 +164,7 @@ def _loaded(jwk: dict[str, Any], algorithm: Algorithm) -> Key | None:
         key = jwt.PyJWK(jwk, algorithm=algorithm).key
     except (jwt.PyJWTError, ValueError, TypeError, UnsupportedAlgorithm):
         return None
+    # By type: a set may hold private keys, which are nobody's to believe.
     match key:
         case Ed25519PublicKey():
             return key

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import jwt
 import pytest
 
 from broker.callers.jwks import JwksCache, KeySet, read_keys
@@ -200,7 +201,12 @@ def test_key_is_taken(signer: Signer) -> None:
         without(KEY, use="enc"),
         without(KEY, key_ops=["sign"]),
         without(KEY, key_ops="verify"),
-        without(KEY, d="AAAA"),
+        {**jwt.get_algorithm_by_name("EdDSA").to_jwk(KEY.key, as_dict=True), "kid": "k1"},
+        {
+            **jwt.get_algorithm_by_name("RS256").to_jwk(rsa().key, as_dict=True),
+            "kid": "k1",
+            "key_ops": ["verify"],
+        },
         without(KEY, crv="Ed448"),
         without(KEY, "x"),
         without(KEY, x=7),
