@@ -7,7 +7,7 @@ from aiohttp import web
 
 from broker.callers.authenticate import Authenticator
 from broker.callers.configured import ConfiguredCallers
-from broker.callers.peer import peer_uid, site_of
+from broker.callers.peer import peer_name, peer_uid
 from broker.callers.throttle import Throttle
 from broker.clock import Clock
 from broker.errors import RateLimited, Unauthenticated
@@ -51,7 +51,7 @@ class Entrance:
             request[CALLER] = await self._caller(request, uid)
         except Unauthenticated as exc:
             self._metrics.auth_failures.labels(exc.members.get("why", "unknown")).inc()
-            wait = self._throttle.failed(site_of(request.remote) if uid is None else f"uid {uid}")
+            wait = self._throttle.failed(peer_name(uid, request.remote))
             if wait is not None:
                 raise RateLimited("too many requests without a valid credential", retry_after=wait) from exc
             raise Unauthenticated from exc

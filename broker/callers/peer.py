@@ -20,6 +20,11 @@ def peer_uid(transport: asyncio.BaseTransport | None) -> int | None:
     return int(uid)
 
 
+def peer_name(uid: int | None, address: str | None) -> str:
+    """What failures are counted by."""
+    return site_of(address) if uid is None else f"uid {uid}"
+
+
 def site_of(address: str | None) -> str:
     """What stands for whoever has that address: an IPv4 address, or an IPv6 network."""
     try:

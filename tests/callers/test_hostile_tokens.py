@@ -106,4 +106,6 @@ async def test_scheme_is_bearer(attack: Attack) -> None:
 
     statuses = {scheme: await attack.status(good, at, scheme) for at, scheme in enumerate((*RIGHT, *WRONG))}
 
+    second = await attack.status(good + b"\r\nAuthorization: Bearer x", len(statuses))
     assert dict.fromkeys(RIGHT, 200) | dict.fromkeys(WRONG, 401) == statuses
+    assert 401 == second

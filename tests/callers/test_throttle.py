@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.callers.peer import site_of
+from broker.callers.peer import peer_name, site_of
 from broker.callers.throttle import Throttle
 from tests.fakes.clock import FakeClock
 from tests.house import Answer, House
@@ -26,6 +26,14 @@ from tests.house import Answer, House
 def test_site_is_what_one_customer_has(address: str | None, site: str) -> None:
     """An IPv4 address, whatever it is dressed up as, or sixty-four bits."""
     assert site == site_of(address)
+
+
+@pytest.mark.parametrize(
+    ("uid", "address", "name"), [(1001, "", "uid 1001"), (0, None, "uid 0"), (None, "::1", "::/64")]
+)
+def test_peers_of_a_unix_socket_are_users(uid: int | None, address: str | None, name: str) -> None:
+    """Root too; who comes over TCP is an address."""
+    assert name == peer_name(uid, address)
 
 
 def test_twenty_failures_a_minute() -> None:
