@@ -104,7 +104,7 @@ class Service:
             await until_cancelled(task)
         await self._drain(broker)
         await broker.tokens.service.flush_uses()
-        await broker.callers.keys.flush_uses()
+        await broker.callers.service.flush_uses()
         broker.listeners.stop()
 
     async def _drain(self, broker: Broker) -> None:

@@ -57,7 +57,8 @@ class Broker:
         return self.rooms.callers
 
     def use(self, settings: Settings) -> None:
-        """Go on with reloaded providers."""
+        """Go on with reloaded providers and callers."""
+        self.callers.use(settings.callers)
         self.base.providers.build(settings.providers)
         by_name = self.base.providers.by_name
         self.tokens.refresher.use(by_name)

@@ -78,6 +78,7 @@ class Foundation:
     audit: Upkeep
     gate: Gate
     providers: Providers
+    http: ProviderClient
 
     @property
     def keyring(self) -> Keyring:
@@ -110,6 +111,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         audit=upkeep,
         gate=Gate(audit=audit, keyring=ring.keyring),
         providers=providers,
+        http=http,
     )
 
 

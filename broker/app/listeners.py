@@ -17,7 +17,8 @@ from broker.app.foundation import Foundation
 from broker.app.plugin import consent_routes
 from broker.app.rooms import Rooms
 from broker.browser import PERSON, PERSON_LIFE, BrowserCookie
-from broker.callers.middleware import authenticate, authenticating
+from broker.callers.middleware import Entrance
+from broker.callers.throttle import Throttle
 from broker.errors import BrokerError
 from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
 from broker.login.routes import Continue, LoginRoutes
@@ -60,16 +61,23 @@ def build_listeners(base: Foundation, rooms: Rooms, check: Callable[[], Awaitabl
 
 
 def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard) -> web.Application:
-    authenticators = (rooms.callers.keys,)
+    entrance = Entrance(
+        authenticators=(rooms.callers.keys, rooms.callers.jwts),
+        configured=rooms.callers.configured,
+        throttle=Throttle(base.clock),
+        metrics=base.metrics,
+        clock=base.clock,
+    )
     health = HealthRoutes(
         health=base.health,
         overview=rooms.overview,
         metrics_from=base.settings.server.metrics_from,
-        authenticate=lambda request: authenticate(request, authenticators, base.metrics),
+        authenticate=entrance.admit,
+        gate=base.gate,
     )
     application = new_application(
         edge(as_problem, listener="internal", is_stopping=lambda: base.health.stopping),
-        authenticating(authenticators, base.metrics),
+        entrance.middleware(),
     )
     application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady).routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
@@ -94,6 +102,7 @@ def _admin(
         adoption=rooms.adoption,
         audit=rooms.audit,
         check=check,
+        gate=base.gate,
         clock=base.clock,
     )
     application.add_routes(

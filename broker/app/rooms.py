@@ -1,7 +1,7 @@
 """The rooms: tokens, installs, accounts, callers, what operators see; each gets what it needs and no more."""
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,11 @@ from broker.app.foundation import Foundation, audit_key
 from broker.app.plugin import PluginRoom, build_plugin
 from broker.browser import is_same_browser
 from broker.callers.authenticate import KeyAuthenticator
+from broker.callers.configured import ConfiguredCallers
+from broker.callers.jwks import JwksCache
+from broker.callers.jwt import JwtAuthenticator
 from broker.callers.service import CallerService
+from broker.config.settings import CallerSettings
 from broker.installs.connect import Connector
 from broker.installs.late import RetryLater
 from broker.installs.service import InstallService
@@ -70,7 +74,15 @@ class CallerRoom:
     """Who may call."""
 
     keys: KeyAuthenticator
+    jwts: JwtAuthenticator
+    jwks: JwksCache
+    configured: ConfiguredCallers
     service: CallerService
+
+    def use(self, settings: Mapping[str, CallerSettings]) -> None:
+        """Go on with other callers: the configuration was reloaded."""
+        self.configured.use(settings)
+        self.jwks.keep_only(self.configured.edition.jwks_urls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +134,7 @@ def build_rooms(
         tokens=tokens,
         installs=installs,
         accounts=_accounts(base, tokens, installs),
-        callers=_callers(base),
+        callers=_callers(base, closing),
         keys=keys,
         backups=BackupDesk(copies=SqliteBackup(base.settings.store.path), gate=base.gate, clock=base.clock),
         overview=_overview(base, tokens, keys),
@@ -268,10 +280,15 @@ def _accounts(base: Foundation, tokens: TokenRoom, installs: InstallRoom) -> Acc
     )
 
 
-def _callers(base: Foundation) -> CallerRoom:
-    keys = KeyAuthenticator(store=base.stores.callers, clock=base.clock)
-    service = CallerService(store=base.stores.callers, keys=keys, gate=base.gate, clock=base.clock)
-    return CallerRoom(keys, service)
+def _callers(base: Foundation, closing: AsyncExitStack) -> CallerRoom:
+    store, clock = base.stores.callers, base.clock
+    configured = ConfiguredCallers(base.settings.callers, audience=base.settings.server.audience)
+    keys = KeyAuthenticator(store=store, clock=clock, is_overridden=configured.has)
+    jwks = JwksCache(source=base.http, clock=clock)
+    closing.push_async_callback(jwks.close)
+    jwts = JwtAuthenticator(configured=configured, jwks=jwks, clock=clock)
+    service = CallerService(store=store, keys=keys, configured=configured, gate=base.gate, clock=clock)
+    return CallerRoom(keys, jwts, jwks, configured, service)
 
 
 def _overview(base: Foundation, tokens: TokenRoom, keys: KeyRoom) -> Overview:
@@ -316,7 +333,7 @@ def build_background(base: Foundation, rooms: Rooms) -> Background:
             lambda: base.store_health.probe(stores.keys),
             rooms.degraded.flush,
             tokens.service.flush_uses,
-            rooms.callers.keys.flush_uses,
+            rooms.callers.service.flush_uses,
             rooms.installs.service.identify_held,
             rooms.accounts.purge_removed,
             rooms.keys.desk.forget_retired,

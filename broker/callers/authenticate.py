@@ -1,8 +1,9 @@
-"""Who is calling: API keys now, by hash; a credential that was verified is remembered for a moment."""
+"""Who is calling: API keys, by hash; one that was verified is remembered for a moment."""
 
 import hashlib
 import hmac
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,8 +47,12 @@ def key_hash(key: Secret) -> str:
 class KeyAuthenticator:
     """API keys that `broker callers add` made."""
 
-    def __init__(self, *, store: CallerStore, clock: Clock) -> None:
+    def __init__(
+        self, *, store: CallerStore, clock: Clock, is_overridden: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self._store, self._clock = store, clock
+        self._is_overridden = is_overridden
+        """Whether the configuration has a caller of that name: then it alone says who that is."""
         self._remembered: dict[str, _Verified] = {}
         self._used: dict[str, float] = {}
 
@@ -59,7 +64,9 @@ class KeyAuthenticator:
         if known is None or known.until <= self._clock.monotonic():
             known = await self._verify(credential)
         if known.key.expires_at is not None and known.key.expires_at <= self._clock.now():
-            raise Unauthenticated("the key has expired")
+            raise Unauthenticated(why="expired")
+        if self._is_overridden(known.caller.name):
+            raise Unauthenticated(why="overridden")
         self._used[known.key.id] = self._clock.now()
         return known.caller
 
@@ -78,7 +85,7 @@ class KeyAuthenticator:
         form = KEY.fullmatch(text)
         found = await self._store.by_key(form[1]) if form else None
         if found is None or not hmac.compare_digest(found[1].hash, key_hash(credential)):
-            raise Unauthenticated("the key is not known")
+            raise Unauthenticated(why="unknown")
         if len(self._remembered) >= REMEMBERED:
             self._remembered.clear()
         verified = _Verified(_caller(*found), found[1], self._clock.monotonic() + REMEMBERED_FOR)

@@ -10,6 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from broker.config.callers import read_callers
 from broker.config.plugin import read_plugin
 from broker.config.problems import ConfigError, Problems
 from broker.config.providers import URLS, read_providers
@@ -29,7 +30,7 @@ from broker.config.tables import (
 )
 
 USUAL_PATH = Path("/etc/token-broker/config.toml")
-RELOADED = ("providers", "log")
+RELOADED = ("providers", "callers", "log")
 """What SIGHUP takes over."""
 NO_KEYS = ("path",)
 KEYS = {
@@ -74,9 +75,10 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
     supplied = table_of(_with_sandbox(data, sandbox)) if sandbox.enabled else top
     store = read_store(top.table("store"), folder)
     master, previous = read_masters(top.table("keys"), folder, secrets)
+    server = read_server(top.table("server"), folder)
     settings = Settings(
         path=path.absolute(),
-        server=read_server(top.table("server"), folder),
+        server=server,
         store=store,
         master=master,
         previous_master=previous,
@@ -84,6 +86,7 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
         providers=read_providers(supplied.tables("providers")),
         login=read_login(supplied.table("login")) if supplied.has("login") else None,
         plugin=read_plugin(supplied.table("plugin")) if supplied.has("plugin") else None,
+        callers=read_callers(top.tables("callers"), server),
         audit=read_audit(top.table("audit"), folder, store.path, environ),
         log=read_log(top.table("log")),
         sandbox=sandbox,

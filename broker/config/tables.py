@@ -6,11 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
+from broker.config.callers import read_audience
+from broker.config.pem import EXPECTED, algorithm_of
 from broker.config.problems import quoted
 from broker.config.read import Table, checked
 from broker.config.secrets import SecretMissing, SecretReader
@@ -76,6 +73,7 @@ def read_server(table: Table, folder: Path) -> ServerSettings:
         internal_tls=tls,
         public_tls=_tls(table, "public_tls", folder),
         metrics_from=_networks(table),
+        audience=read_audience(table),
     )
     table.done()
     return settings
@@ -146,8 +144,8 @@ def read_login(table: Table) -> LoginSettings | None:
         table.wrong("key", "nothing", '{ file = "login.pem" }, the public key of your app')
     pem = None if key is None else table.resolve("key", key, private=False)
     table.done()
-    if pem is not None and not _is_public_key(pem.reveal()):
-        table.wrong("key", "no public key", "a PEM public key, Ed25519 or EC P-256 (never the private one)")
+    if pem is not None and algorithm_of(pem.reveal()) is None:
+        table.wrong("key", "no public key", EXPECTED)
         return None
     return None if url is None or pem is None else LoginSettings(url, pem.reveal())
 
@@ -250,12 +248,3 @@ def _networks(table: Table) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Netwo
         except ValueError:
             table.wrong("metrics_from", quoted(text), 'addresses or networks, as in "10.0.0.0/8"')
     return tuple(networks)
-
-
-def _is_public_key(pem: str) -> bool:
-    try:
-        key = load_pem_public_key(pem.encode())
-    except (ValueError, UnsupportedAlgorithm):
-        return False
-    curve = isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
-    return isinstance(key, Ed25519PublicKey) or curve

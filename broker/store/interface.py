@@ -310,6 +310,12 @@ class CallerStore(Protocol):
 
     async def touch_keys(self, uses: Mapping[str, float]) -> None: ...
 
+    async def touch_callers(self, uses: Mapping[str, float]) -> None:
+        """When callers that the configuration names were last used, by name."""
+        ...
+
+    async def caller_uses(self) -> dict[str, float]: ...
+
 
 class EventStore(Protocol):
     """What happened, in order."""

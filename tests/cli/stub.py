@@ -98,7 +98,15 @@ def caller(name: str, *, accounts: list[str], permissions: list[str]) -> dict[st
         "expires_at": None,
         "last_used_at": "2026-11-22T09:58:00Z",
     }
-    return {"name": name, "accounts": accounts, "permissions": permissions, "keys": [key]}
+    return {
+        "name": name,
+        "kind": "keys",
+        "overridden": False,
+        "accounts": accounts,
+        "permissions": permissions,
+        "keys": [key],
+        "last_used_at": key["last_used_at"],
+    }
 
 
 def grant(number: int, **members: Any) -> dict[str, Any]:

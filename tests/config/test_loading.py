@@ -48,7 +48,6 @@ def problems(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -
         ("[server]\npublic_url = 'https://u@example.com'", "server.public_url", "scheme and host only"),
         ("[server]\nmetrics_from = ['x']", "server.metrics_from", "networks"),
         ("[server]\ninternal_tls = { cert = 'a' }", "server.internal_tls", "cert"),
-        ("[server]\naudience = 'x'", "server.audience", "unknown key"),
         ("[store]\nurl = 'postgresql://x/y'", "store.url", "sqlite:PATH"),
         ("[store]\nmemory = 0", "store.memory", "at least 1"),
         ("[store]\nmemory = true", "store.memory", "whole number"),
