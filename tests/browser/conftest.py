@@ -106,7 +106,7 @@ async def _house(tmp_path: Path) -> AsyncIterator[House]:
 
 @pytest_asyncio.fixture(name="new_page", loop_scope="session")
 async def _new_page(chromium: Browser) -> AsyncIterator[NewPage]:
-    """Opens pages, each in a context of its own, so none knows of another; whatever any of them did wrong fails the test at its end."""
+    """Opens pages, each in a context of its own; whatever any of them did wrong fails the test at its end."""
     contexts: list[BrowserContext] = []
     opened: list[Watched] = []
 
