@@ -3,13 +3,13 @@
 The map of the house, from the ground up; a module imports its own line and those below it, never above.
 
     serve cli __main__                   the processes
-    demo app sockets                     app wires everything; the only place that names concrete classes
+    demo app sockets hardening           app wires everything; the only place that names concrete classes
     admin                                what operators see and do, over the admin socket
     accounts                             list, rename, freeze, remove a connection
     tokens  installs                     hand out and renew a token · connect an account in the browser
     login                                who is at the browser? the company's own app answers
     callers  browser  runner             who is calling · the cookie of a trip · the HTTP server below
-    web  pages  keys                     errors become answers · pages people see · opening the key ring
+    web  pages  keys  tls                errors become answers · pages people see · opening the key ring · certificates
     providers  store  sandbox  systemd   the outside: Kit, Kustomer, any OAuth server · SQLite · their stand-in
     observe                              logs, metrics, audit, health
     keyring  oauth  sealing              machinery without I/O

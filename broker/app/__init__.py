@@ -5,9 +5,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.admin.checks import Check, config_checks, provider_checks, settings_checks, store_checks
+from broker.admin.checks import (
+    Check,
+    config_checks,
+    provider_checks,
+    settings_checks,
+    store_checks,
+    tls_checks,
+)
 from broker.app.foundation import Foundation, lay_foundation
 from broker.app.listeners import Listeners, build_listeners
+from broker.app.looking import Copy, copied
 from broker.app.rooms import CallerRoom, InstallRoom, Rooms, TokenRoom, build_background, build_rooms
 from broker.clock import Clock, SystemClock
 from broker.config.settings import Settings
@@ -75,6 +83,7 @@ async def open_broker(
             return [
                 *config_checks(settings.path, environ or {}),
                 *settings_checks(settings),
+                *tls_checks(settings.server, base.clock.now()),
                 *await store_checks(base.stores.accounts, len(rooms.tokens.retained)),
                 *await provider_checks(base.providers.by_name),
             ]
@@ -90,16 +99,32 @@ async def open_broker(
 
 
 async def check_offline(settings: Settings) -> list[Check]:
-    """`broker check` where no broker runs: takes the instance lock, opens everything, renews nothing."""
+    """`broker check` where no broker runs: opens everything as a start would, but on a copy; it changes nothing."""
+    clock = SystemClock()
     checks = [Check("configuration", "ok", f"{settings.path} is valid"), *settings_checks(settings)]
+    checks += tls_checks(settings.server, clock.now())
+    try:
+        with copied(settings) as copy:
+            checks += [copy.of(check) for check in await _check_copy(settings, copy, clock)]
+    except StartRefused as exc:
+        checks.append(_would_refuse(str(exc)))
+    return checks
+
+
+async def _check_copy(settings: Settings, copy: Copy, clock: Clock) -> list[Check]:
+    checks = []
+    if not settings.store.path.exists():
+        checks.append(Check("store", "ok", f"{settings.store.path} is made by the first start"))
     try:
         async with AsyncExitStack() as closing:
-            base = await lay_foundation(settings, SystemClock(), closing)
+            base = await lay_foundation(copy.settings, clock, closing)
             checks += [Check("keys", "ok", "the master key opens the store")]
             checks += await store_checks(base.stores.accounts, 0)
             checks += await provider_checks(base.providers.by_name)
     except StartRefused as exc:
-        checks.append(
-            Check("start", "problem", str(exc), "mend that first; `broker serve` would refuse as well")
-        )
+        checks.append(_would_refuse(str(exc)))
     return checks
+
+
+def _would_refuse(why: str) -> Check:
+    return Check("start", "problem", why, "mend that first; `broker serve` would refuse as well")

@@ -59,7 +59,12 @@ def _internal(base: Foundation, rooms: Rooms) -> web.Application:
         authenticate=lambda request: authenticate(request, authenticators, base.metrics),
     )
     application = new_application(
-        edge(as_problem, listener="internal", is_stopping=lambda: base.health.stopping),
+        edge(
+            as_problem,
+            listener="internal",
+            is_stopping=lambda: base.health.stopping,
+            trusted_proxies=base.settings.server.trusted_proxies,
+        ),
         authenticating(authenticators, base.metrics),
     )
     application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady).routes())
@@ -105,7 +110,15 @@ def _public(base: Foundation, installs: InstallRoom) -> tuple[InstallRoutes, web
     def as_page(error: BrokerError, request: web.Request) -> web.StreamResponse:
         return pages.message(error_page(error), request_id=request[REQUEST_ID])
 
-    application = new_application(edge(as_page, listener="public", is_stopping=lambda: base.health.stopping))
+    application = new_application(
+        edge(
+            as_page,
+            listener="public",
+            is_stopping=lambda: base.health.stopping,
+            trusted_proxies=settings.server.trusted_proxies,
+        ),
+        https=https,
+    )
     application.add_routes(install_routes.routes())
     application.add_routes(pages.routes())
     if installs.login is not None:

@@ -1,5 +1,7 @@
 """The only door: the ACL is asked and the decision is audited in one step, before any account is looked up."""
 
+from dataclasses import replace
+
 from broker.callers.acl import may
 from broker.errors import Forbidden
 from broker.keyring import Keyring
@@ -39,6 +41,7 @@ class Gate:
                 request_id=request_id,
                 generation=account.generation,
                 fingerprint=self._keyring.fingerprint("audit token", token.reveal()),
+                client=caller.address,
             )
         )
 
@@ -47,11 +50,11 @@ class Gate:
     ) -> None:
         """Write down something that was done for the caller."""
         await self._audit.record(
-            AuditRecord(caller.name, caller.credential, action, account, "allowed", request_id, detail=detail)
+            replace(_record(caller, action, account, "allowed", request_id), detail=detail)
         )
 
 
-def _record(
-    caller: Caller, permission: Permission, account: str | None, decision: str, request_id: str
-) -> AuditRecord:
-    return AuditRecord(caller.name, caller.credential, permission, account, decision, request_id)
+def _record(caller: Caller, action: str, account: str | None, decision: str, request_id: str) -> AuditRecord:
+    return AuditRecord(
+        caller.name, caller.credential, action, account, decision, request_id, client=caller.address
+    )

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -9,7 +10,7 @@ from broker.callers.authenticate import Authenticator
 from broker.errors import InvalidRequest, Unauthenticated
 from broker.model import Caller, Secret
 from broker.observe.metrics import Metrics
-from broker.web import CALLER, Handler, is_public
+from broker.web import CALLER, CLIENT, Handler, is_public
 
 CREDENTIAL = re.compile(r"[Bb]earer +([\x21-\x7e]{1,4096})", re.ASCII)
 
@@ -33,10 +34,11 @@ async def authenticate(
 ) -> None:
     """Put the caller into the request; raises Unauthenticated, which says nothing of why."""
     try:
-        request[CALLER] = await _caller(request, authenticators)
+        caller = await _caller(request, authenticators)
     except Unauthenticated as exc:
         metrics.auth_failures.labels(exc.members.get("why", "unknown")).inc()
         raise Unauthenticated from exc
+    request[CALLER] = replace(caller, address=request.get(CLIENT))
 
 
 async def _caller(request: web.Request, authenticators: Sequence[Authenticator]) -> Caller:

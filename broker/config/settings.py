@@ -50,6 +50,8 @@ class ServerSettings:
     internal_tls: Tls | None
     public_tls: Tls | None
     metrics_from: tuple[IPv4Network | IPv6Network, ...]
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    """Whose X-Forwarded-For is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +181,5 @@ class Settings:
     audit: AuditSettings
     log: LogSettings
     sandbox: SandboxSettings
+    variables: frozenset[str] = frozenset()
+    """The environment variables that secrets were read from."""

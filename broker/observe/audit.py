@@ -28,6 +28,8 @@ class AuditRecord:
     fingerprint: str | None = None
     """Keyed hash of the token that was handed out."""
     detail: str | None = None
+    client: str | None = None
+    """The caller's address."""
 
 
 class AuditSink(Protocol):

@@ -232,12 +232,17 @@ def _prepare_folder(path: Path) -> None:
     folder = path.parent
     if not folder.exists():
         folder.mkdir(mode=0o700, parents=True)
-    _refuse_open_modes(folder)
-    if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
-        raise StartRefused(f"the store's folder {folder} lies on {kind}; SQLite needs a local file system")
+    refuse_unfit(folder)
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         _sync_folder(folder)
+
+
+def refuse_unfit(folder: Path) -> None:
+    """Raises StartRefused where no store may lie in `folder`: it is open to others, or not on a local file system."""
+    _refuse_open_modes(folder)
+    if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
+        raise StartRefused(f"the store's folder {folder} lies on {kind}; SQLite needs a local file system")
 
 
 def _sync_folder(folder: Path) -> None:
