@@ -143,6 +143,10 @@ class Service:
         try:
             await sandbox.start()
         except OSError as exc:
+            if exc.filename:
+                raise StartRefused(
+                    f"the sandbox cannot open {exc.filename}: {exc.strerror}; move it away"
+                ) from None
             raise refused("sandbox.listen", settings.sandbox.listen, exc) from None
         closing.push_async_callback(sandbox.stop)
 

@@ -217,6 +217,7 @@ def _overview(base: Foundation, tokens: TokenRoom) -> Overview:
         metrics=base.metrics,
         settings=base.settings.providers,
         token_urls=base.providers.token_urls,
+        sandbox=base.settings.sandbox,
     )
 
 
