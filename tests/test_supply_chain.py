@@ -72,7 +72,7 @@ def test_only_hashed_wheels_are_installed() -> None:
     """pip refuses what is not pinned; no code of a package runs while it is installed."""
     setup = (ROOT / ".ci" / "setup").read_text()
 
-    assert re.findall(r" install (.*)", setup.partition("venv()")[2].partition("tools()")[0]) == [
+    assert re.findall(r'"\$\{pip\[@\]\}" install (.*)', setup) == [
         "--require-hashes --only-binary :all: -r .ci/requirements.txt",
         "--no-deps --no-build-isolation --editable .",
     ]
@@ -104,7 +104,7 @@ async def audit(**environ: str) -> tuple[int, str]:
     [(None, 0, "no known vulnerability"), ("aiohttp", 1, "OSV-2026-1")],
 )
 async def test_audit_fails_on_a_known_vulnerability_only(hole: str | None, code: int, words: str) -> None:
-    """The real pip-audit, and a service that knows of one hole or of none; every pin of this platform is asked about."""
+    """The real pip-audit, and a service that knows of one hole or of none; each pin is asked about."""
     asked: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:

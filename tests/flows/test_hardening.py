@@ -33,11 +33,11 @@ def proc(process: Process, name: str) -> Path:
 
 
 async def test_no_core_is_written_and_nobody_looks_in(folder: Path) -> None:
-    """RLIMIT_CORE is 0, and the process is not dumpable: its /proc belongs to root (proc(5))."""
+    """RLIMIT_CORE is 0, and the process is not dumpable: what /proc tells of it is root's (proc(5))."""
     async with new_process(folder, command=(*OTHER_GROUP, *BROKER)) as process:
         await process.start()
         limits = proc(process, "limits").read_text()
-        owner = proc(process, "").stat()
+        owner = proc(process, "environ").stat()
 
         assert ["0", "0", "bytes"] == limits.partition("Max core file size")[2].split()[:3]
         assert (0, 0) == (owner.st_uid, owner.st_gid)
