@@ -1,6 +1,7 @@
 """The process: signals, listeners, background tasks, and a stop that loses nothing (R11)."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,10 @@ def run(
         return _complain("The configuration is not valid:", *(f"  {problem}" for problem in exc.problems))
     except StartRefused as exc:
         return _complain(f"The broker does not start: {exc}")
+    except BaseException as exc:
+        log.error("broker.crashed", exc_info=exc)
+        # The store's threads would keep a process alive that serves nobody, and nobody would restart it.
+        os._exit(1)
     return 0
 
 

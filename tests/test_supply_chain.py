@@ -78,12 +78,12 @@ def test_only_hashed_wheels_are_installed() -> None:
     ]
 
 
-async def audit(**environ: str) -> tuple[int, str]:
+async def audit(*, tools: Path = Path(sys.executable).parent, **environ: str) -> tuple[int, str]:
     """What `make check` does about vulnerabilities, with somebody else to ask."""
     process = await asyncio.create_subprocess_exec(
         "bash",
         ".ci/audit",
-        str(Path(sys.executable).parent),
+        str(tools),
         cwd=ROOT,
         env={
             "PATH": os.environ["PATH"],
@@ -140,7 +140,15 @@ async def test_audit_does_not_wait_for_ever() -> None:
     """A service that takes the question and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
-        code, output = await audit(PIP_AUDIT_OSV_URL=url, AUDIT_WITHIN="2")
+        code, output = await audit(PIP_AUDIT_OSV_URL=url, AUDIT_WITHIN="1")
 
     assert code == 0
     assert "skipped" in output
+
+
+async def test_audit_that_cannot_run_fails(tmp_path: Path) -> None:
+    """A missing tool is no missing network."""
+    code, output = await audit(tools=tmp_path)
+
+    assert code == 1
+    assert "pip-audit does not run" in output

@@ -15,13 +15,6 @@ CANARY = "canary-8d40-from-the-environment"
 OTHER_GROUP = ("setpriv", "--regid", "65534", "--clear-groups") if os.getuid() == 0 else ()
 
 
-class ProcessWithSecret(Process):
-    """A broker whose environment holds the client secret."""
-
-    def _environment(self) -> dict[str, str]:
-        return {**super()._environment(), "KIT_SECRET": CANARY, "HARMLESS": "seen"}
-
-
 @pytest.fixture(name="folder")
 def _folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
@@ -45,11 +38,8 @@ async def test_no_core_is_written_and_nobody_looks_in(folder: Path) -> None:
 
 async def test_secret_of_the_environment_is_wiped(folder: Path) -> None:
     """The kernel's copy too; a reload still knows it, and what is no secret stays."""
-    async with new_process(folder) as plain:
-        process = ProcessWithSecret(
-            folder, plain.sandbox, plain.session, plain.internal_port, plain.public_port
-        )
-        process.write_config()
+    async with new_process(folder) as process:
+        process.environ = {"KIT_SECRET": CANARY, "HARMLESS": "seen"}
         text = process.config.read_text().replace('"sandbox-kit-secret"', '{ env = "KIT_SECRET" }')
         process.config.write_text(text)
         await process.start()
@@ -57,7 +47,6 @@ async def test_secret_of_the_environment_is_wiped(folder: Path) -> None:
         await process.signal(signal.SIGHUP)
         reloaded = await process.until("STATUS=")
         after_reload = proc(process, "environ").read_bytes()
-        await process.close()
 
     assert "STATUS=serving tokens" in reloaded
     assert [b"HARMLESS=seen" in one for one in (after_start, after_reload)] == [True, True]
