@@ -12,7 +12,7 @@ The map of the house, from the ground up; a module imports its own line and thos
     web  pages  keys  tls                errors become answers · pages people see · opening the key ring · certificates
     providers  store  sandbox  systemd   the outside: Kit, Kustomer, any OAuth server · SQLite · their stand-in
     observe                              logs, metrics, audit, health
-    keyring  oauth  sealing              machinery without I/O
+    keyring  oauth  sealing  forwarded   machinery without I/O
     model  errors  clock  config  wire   the words, which everything shares
 """
 
