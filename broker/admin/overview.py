@@ -6,11 +6,11 @@ from typing import Any
 
 from broker.callers.gate import Gate
 from broker.clock import Clock
-from broker.config.settings import ProviderSettings
+from broker.config.settings import ProviderSettings, SandboxSettings
 from broker.errors import NotFound
 from broker.model import Caller, Event, Permission, Reason, Status
 from broker.observe.metrics import Metrics
-from broker.providers.kit import INSTALL_PAGE
+from broker.providers.kit import INSTALL_PAGE, KIT
 from broker.store.interface import AccountStore, EventStore
 from broker.tokens.permit import Permit
 from broker.wire import WHAT_TO_DO, rfc3339
@@ -29,13 +29,15 @@ class ProviderView:
     since: float | None
     paused_until: float | None
     accounts: Mapping[Status, int]
+    kit: str
+    """Where Kit's pages are: at Kit, or in the sandbox that plays it."""
 
     @property
     def install_page(self) -> str | None:
         """Kit's own page where a creator installs the app."""
         if self.settings.type != "kit" or self.settings.app_id is None:
             return None
-        return INSTALL_PAGE.format(app_id=self.settings.app_id)
+        return INSTALL_PAGE.format(kit=self.kit, app_id=self.settings.app_id)
 
     def json(self) -> dict[str, Any]:
         return {
@@ -68,7 +70,9 @@ class Overview:
         metrics: Metrics,
         settings: Mapping[str, ProviderSettings],
         token_urls: Mapping[str, str],
+        sandbox: SandboxSettings,
     ) -> None:
+        self._kit = f"http://{sandbox.listen}/kit" if sandbox.enabled else KIT
         self._accounts, self._events, self._permit = accounts, events, permit
         self._rows_by_key = rows_by_key
         self._gate, self._clock, self._metrics = gate, clock, metrics
@@ -163,4 +167,5 @@ class Overview:
             since=since,
             paused_until=breaker.paused_until if breaker.paused_until > now else None,
             accounts={status: count for (provider, status), count in counts.items() if provider == name},
+            kit=self._kit,
         )

@@ -19,7 +19,7 @@ from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.model import Permission
 from broker.observe.health import Health
-from broker.web import CALLER, REQUEST_ID, answer, public, query_number, read_object
+from broker.web import CALLER, CLIENT, REQUEST_ID, answer, public, query_number, read_object
 from broker.wire import caller_json, event_json, rfc3339
 
 FOLLOW_EVERY = 0.5
@@ -66,16 +66,14 @@ class HealthRoutes:
     @public
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Open to `metrics_from`; anybody else needs permission `admin`."""
-        if not self._is_known_address(request.remote):
+        if not self._is_known_address(request.get(CLIENT)):
             await self._authenticate(request)
             await self._gate.require(request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID])
         body = await self._overview.metrics_text()
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    def _is_known_address(self, remote: str | None) -> bool:
-        if not remote:
-            return False
-        return any(ip_address(remote) in network for network in self._metrics_from)
+    def _is_known_address(self, client: str | None) -> bool:
+        return client is not None and any(ip_address(client) in network for network in self._metrics_from)
 
 
 class AdminRoutes:

@@ -6,10 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.admin.audit import IN_THE_JOURNAL
-from broker.admin.checks import Check, config_checks, provider_checks, settings_checks, store_checks
+from broker.admin.checks import (
+    Check,
+    config_checks,
+    provider_checks,
+    settings_checks,
+    store_checks,
+    tls_checks,
+)
 from broker.admin.key_checks import key_checks
 from broker.app.foundation import Foundation, audit_key, lay_foundation
 from broker.app.listeners import Listeners, build_listeners
+from broker.app.looking import Copy, copied
 from broker.app.rooms import (
     CallerRoom,
     InstallRoom,
@@ -20,6 +28,7 @@ from broker.app.rooms import (
     build_keys,
     build_rooms,
     build_spools,
+    spool_of,
 )
 from broker.audit.files import files_at
 from broker.audit.reading import read_files, read_stream
@@ -94,6 +103,7 @@ async def open_broker(
                 *settings_checks(settings),
                 *await _key_checks(base, rooms.keys),
                 *await rooms.adoption.checks(),
+                *tls_checks(settings.server, base.clock.now()),
                 *await store_checks(base.stores.accounts, len(rooms.tokens.retained)),
                 *await provider_checks(base.providers.by_name),
             ]
@@ -130,21 +140,38 @@ async def verify_offline(
 
 
 async def check_offline(settings: Settings) -> list[Check]:
-    """`broker check` where no broker runs: takes the instance lock, opens everything, renews nothing."""
+    """`broker check` where no broker runs: opens everything as a start would, but on a copy; it changes nothing."""
+    clock = SystemClock()
     checks = [Check("configuration", "ok", f"{settings.path} is valid"), *settings_checks(settings)]
+    checks += tls_checks(settings.server, clock.now())
+    try:
+        with copied(settings) as copy:
+            checks += [copy.of(check) for check in await _check_copy(settings, copy, clock)]
+    except StartRefused as exc:
+        checks.append(_would_refuse(str(exc)))
+    return checks
+
+
+async def _check_copy(settings: Settings, copy: Copy, clock: Clock) -> list[Check]:
+    checks = []
+    if not settings.store.path.exists():
+        checks.append(Check("store", "ok", f"{settings.store.path} is made by the first start"))
     try:
         async with AsyncExitStack() as closing:
-            base = await lay_foundation(settings, SystemClock(), closing)
-            checks += await _key_checks(base, build_keys(base, build_spools(base, ()), tuple))
+            base = await lay_foundation(copy.settings, clock, closing)
+            spools = build_spools(base, (spool_of(settings.store.path),))
+            checks += await _key_checks(base, build_keys(base, spools, tuple))
             checks += await store_checks(base.stores.accounts, 0)
             checks += await provider_checks(base.providers.by_name)
     except StartRefused as exc:
-        checks.append(
-            Check("start", "problem", str(exc), "mend that first; `broker serve` would refuse as well")
-        )
+        checks.append(_would_refuse(str(exc)))
     return checks
 
 
 async def _key_checks(base: Foundation, keys: KeyRoom) -> list[Check]:
     counts = await keys.census.take()
     return key_checks(base.settings, await base.stores.keys.keys(), counts, base.clock.now())
+
+
+def _would_refuse(why: str) -> Check:
+    return Check("start", "problem", why, "mend that first; `broker serve` would refuse as well")

@@ -76,7 +76,12 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard) -> web.Appli
         gate=base.gate,
     )
     application = new_application(
-        edge(as_problem, listener="internal", is_stopping=lambda: base.health.stopping),
+        edge(
+            as_problem,
+            listener="internal",
+            is_stopping=lambda: base.health.stopping,
+            trusted_proxies=base.settings.server.trusted_proxies,
+        ),
         entrance.middleware(),
     )
     application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady).routes())
@@ -134,7 +139,13 @@ def _public(base: Foundation, rooms: Rooms) -> tuple[InstallRoutes, web.Applicat
         person=person,
     )
     application = new_application(
-        edge(_for_people(pages), listener="public", is_stopping=lambda: base.health.stopping)
+        edge(
+            _for_people(pages),
+            listener="public",
+            is_stopping=lambda: base.health.stopping,
+            trusted_proxies=settings.server.trusted_proxies,
+        ),
+        https=https,
     )
     application.add_routes([*install_routes.routes(), *pages.routes()])
     purposes: dict[str, Continue] = {PURPOSE: install_routes.signed_in}

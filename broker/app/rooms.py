@@ -147,9 +147,13 @@ def build_rooms(
 
 def build_spools(base: Foundation, folders: tuple[Path, ...]) -> Spools:
     """The rescue spools beside the store, and in these folders."""
-    store = base.settings.store.path
-    everywhere = (store.with_name(store.name + ".spool"), *folders)
+    everywhere = (spool_of(base.settings.store.path), *folders)
     return Spools(renewals_spool(everywhere), grants_spool(everywhere))
+
+
+def spool_of(store: Path) -> Path:
+    """The folder beside a store."""
+    return store.with_name(store.name + ".spool")
 
 
 def build_keys(base: Foundation, spools: Spools, in_memory: Callable[[], Iterable[str]]) -> KeyRoom:
@@ -302,6 +306,7 @@ def _overview(base: Foundation, tokens: TokenRoom, keys: KeyRoom) -> Overview:
         metrics=base.metrics,
         settings=base.settings.providers,
         token_urls=base.providers.token_urls,
+        sandbox=base.settings.sandbox,
     )
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -13,7 +14,7 @@ from broker.clock import Clock
 from broker.errors import RateLimited, Unauthenticated
 from broker.model import Caller, Secret
 from broker.observe.metrics import Metrics
-from broker.web import CALLER, Handler, is_public
+from broker.web import CALLER, CLIENT, Handler, is_public
 
 CREDENTIAL = re.compile(r"[Bb]earer +([\x21-\x7e]{1,4096})", re.ASCII)
 
@@ -48,13 +49,14 @@ class Entrance:
         """Put the caller into the request; raises Unauthenticated, which says nothing of why, or RateLimited."""
         uid = peer_uid(request.transport)
         try:
-            request[CALLER] = await self._caller(request, uid)
+            caller = await self._caller(request, uid)
         except Unauthenticated as exc:
             self._metrics.auth_failures.labels(exc.members.get("why", "unknown")).inc()
-            wait = self._throttle.failed(peer_name(uid, request.remote))
+            wait = self._throttle.failed(peer_name(uid, request.get(CLIENT)))
             if wait is not None:
                 raise RateLimited("too many requests without a valid credential", retry_after=wait) from exc
             raise Unauthenticated from exc
+        request[CALLER] = replace(caller, address=request.get(CLIENT))
 
     async def _caller(self, request: web.Request, uid: int | None) -> Caller:
         headers = request.headers.getall("Authorization", [])

@@ -1,6 +1,7 @@
 """config.toml, the environment and credentials become frozen settings: `load`."""
 
-from broker.config.loading import admin_socket_of, environment, load, locate, reloadable, store_path_of
+from broker.config.environment import environment, wipe_variables
+from broker.config.loading import admin_socket_of, load, locate, reloadable, store_path_of
 from broker.config.problems import ConfigError
 from broker.config.settings import Settings
 
@@ -13,4 +14,5 @@ __all__ = [
     "locate",
     "reloadable",
     "store_path_of",
+    "wipe_variables",
 ]

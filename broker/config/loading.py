@@ -1,6 +1,5 @@
 """Finds and reads config.toml, whole; every mistake is told at once."""
 
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -32,7 +31,7 @@ from broker.config.tables import (
 USUAL_PATH = Path("/etc/token-broker/config.toml")
 RELOADED = ("providers", "callers", "log")
 """What SIGHUP takes over."""
-NO_KEYS = ("path",)
+NO_KEYS = ("path", "variables")
 KEYS = {
     "master": "keys.master",
     "previous_master": "keys.previous",
@@ -43,11 +42,6 @@ KEYS = {
 """The names in the file, where a setting is called otherwise."""
 SANDBOXED = frozenset({*URLS, "client_id", "client_secret", "previous_clients"})
 """Always the sandbox's own, so that no grant crosses between it and the real providers."""
-
-
-def environment() -> Mapping[str, str]:
-    """The process's environment; the only place that asks for it."""
-    return dict(os.environ)  # noqa: TID251 - this is the one place
 
 
 def locate(option: str | None, environ: Mapping[str, str]) -> Path:
@@ -90,6 +84,7 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
         audit=read_audit(top.table("audit"), folder, store.path, environ),
         log=read_log(top.table("log")),
         sandbox=sandbox,
+        variables=frozenset(secrets.variables),
     )
     top.done()
     problems.raise_if_any()

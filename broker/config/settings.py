@@ -54,6 +54,8 @@ class ServerSettings:
     metrics_from: tuple[IPv4Network | IPv6Network, ...]
     audience: str
     """The `aud` that callers' JWTs must hold."""
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    """Whose X-Forwarded-For is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,3 +269,5 @@ class Settings:
     audit: AuditSettings
     log: LogSettings
     sandbox: SandboxSettings
+    variables: frozenset[str] = frozenset()
+    """The environment variables that secrets were read from."""

@@ -72,8 +72,9 @@ def read_server(table: Table, folder: Path) -> ServerSettings:
         internal_plaintext=plaintext,
         internal_tls=tls,
         public_tls=_tls(table, "public_tls", folder),
-        metrics_from=_networks(table),
+        metrics_from=_networks(table, "metrics_from"),
         audience=read_audience(table),
+        trusted_proxies=_proxies(table),
     )
     table.done()
     return settings
@@ -240,11 +241,19 @@ def _tls(table: Table, key: str, folder: Path) -> Tls | None:
             return None
 
 
-def _networks(table: Table) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+def _networks(table: Table, key: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
     networks = []
-    for text in table.texts("metrics_from", ()):
+    for text in table.texts(key, ()):
         try:
             networks.append(ipaddress.ip_network(text))
         except ValueError:
-            table.wrong("metrics_from", quoted(text), 'addresses or networks, as in "10.0.0.0/8"')
+            table.wrong(key, quoted(text), 'addresses or networks, as in "10.0.0.0/8"')
     return tuple(networks)
+
+
+def _proxies(table: Table) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    networks = _networks(table, "trusted_proxies")
+    if any(network.prefixlen == 0 for network in networks):
+        # Whoever trusts everybody lets everybody choose the address that limits, logs and audit know them by.
+        table.wrong("trusted_proxies", "a network that holds everybody", "the addresses of your own proxies")
+    return networks

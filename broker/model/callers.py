@@ -39,6 +39,8 @@ class Caller:
     permissions: frozenset[Permission]
     credential: str
     """Which key, JWT or uid, for the audit: never the secret itself."""
+    address: str | None = None
+    """Where this request came from, for the audit; None on a Unix socket."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ class SqliteDatabase:
     async def close(self) -> None:
         self._closing = True
         self._queue.put_nowait(None)
-        await self._task
+        await asyncio.wait([self._task])
         await self._reader.close()
         await self._writer.close()
         os.close(self._lock)
@@ -143,9 +143,19 @@ class SqliteDatabase:
     def _refuse_when_closing(self) -> None:
         # Nobody would ever answer a write that is queued behind the end.
         if self._closing:
-            raise StorageUnavailable("the store is closed", retry_after=1)
+            raise _closed()
 
     async def _write_all(self) -> None:
+        try:
+            await self._write_until_closed()
+        finally:
+            # Where the process breaks down, every task is cancelled: nobody may wait for a write that never comes.
+            self._closing = True
+            while not self._queue.empty():
+                if waiting := self._queue.get_nowait():
+                    _answer(waiting.done, None, _closed())
+
+    async def _write_until_closed(self) -> None:
         closing = False
         while not closing:
             batch = [await self._queue.get()]
@@ -180,6 +190,8 @@ class SqliteDatabase:
             failure = StorageUnavailable(f"the store cannot be written ({_kind(exc)})", retry_after=1)
             failure.__cause__ = exc
         except BaseException:
+            for waiting in batch:
+                _answer(waiting.done, None, _closed())
             await self._roll_back()
             raise
         if failure or self._writer.in_transaction:
@@ -217,8 +229,12 @@ class SqliteDatabase:
                 await self._writer.execute("ROLLBACK")
 
 
+def _closed() -> StorageUnavailable:
+    return StorageUnavailable("the store is closed", retry_after=1)
+
+
 def _answer(done: "asyncio.Future[Any]", result: object, error: Exception | None) -> None:
-    if done.cancelled():
+    if done.done():
         return
     if error is None:
         done.set_result(result)
@@ -257,12 +273,17 @@ def _prepare_folder(path: Path) -> None:
     folder = path.parent
     if not folder.exists():
         folder.mkdir(mode=0o700, parents=True)
-    _refuse_open_modes(folder)
-    if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
-        raise StartRefused(f"the store's folder {folder} lies on {kind}; SQLite needs a local file system")
+    refuse_unfit(folder)
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         sync_folder(folder)
+
+
+def refuse_unfit(folder: Path) -> None:
+    """Raises StartRefused where no store may lie in `folder`: it is open to others, or not on a local file system."""
+    _refuse_open_modes(folder)
+    if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
+        raise StartRefused(f"the store's folder {folder} lies on {kind}; SQLite needs a local file system")
 
 
 def sync_folder(folder: Path) -> None:
