@@ -8,7 +8,7 @@ The map of the house, from the ground up; a module imports its own line and thos
     accounts                             list, rename, freeze, remove a connection
     tokens  installs                     hand out and renew a token · connect an account in the browser
     login                                who is at the browser? the company's own app answers
-    callers  browser  runner             who is calling · the cookie of a trip · the HTTP server below
+    callers  browser  runner  door       who is calling · the cookie of a trip · the HTTP server below · who is let in
     web  pages  keys                     errors become answers · pages people see · opening the key ring
     providers  store  sandbox  systemd   the outside: Kit, Kustomer, any OAuth server · SQLite · their stand-in
     observe                              logs, metrics, audit, health

@@ -3,25 +3,62 @@
 aiohttp would quote the offending line, `Authorization` included, in its log and in the body of its 400.
 """
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
+from broker.door import Door, peer_of
 from broker.errors import BrokerError, InvalidRequest, TooLarge
-from broker.web import KEEPALIVE, problem
+from broker.web import LIMITS, Limits, problem
 
 log = structlog.get_logger()
 SHUTDOWN = 5.0
+LINGER = 1.0
+"""Seconds for a peer that is turned away to read why; closing at once would reset the connection."""
+LINGERING = 64
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class QuietRequestHandler(web.RequestHandler):
-    """One connection."""
+    """One connection, if there is room for it."""
 
-    __slots__ = ()
+    __slots__ = ("_door", "_peer")
+
+    def __init__(self, manager: web.Server, *, door: Door, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._door = door
+        self._peer: str | None = None
+        """Whom the door has counted."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = peer_of(transport)
+        refusal = self._door.enter(peer)
+        if refusal is None:
+            self._peer = peer
+            super().connection_made(transport)
+        else:
+            # Nothing that comes now is looked at.
+            self._force_close = True
+            self._turn_away(transport, refusal)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._peer is not None:
+            self._door.leave(self._peer)
+            self._peer = None
+        super().connection_lost(exc)
+
+    def log_exception(self, *_: object, exc_info: BaseException | None = None, **__: object) -> None:
+        if isinstance(exc_info, web.RequestPayloadError | HttpProcessingError):
+            # The rest of a body that nobody wanted was broken; what the error says quotes it.
+            log.warning("request.malformed", status=None, error=type(exc_info).__name__)
+        else:
+            log.error("request.crashed", exc_info=exc_info)
 
     def handle_error(
         self,
@@ -35,6 +72,19 @@ class QuietRequestHandler(web.RequestHandler):
             raise ConnectionError("the answer has begun already")
         return _refused(status, exc)
 
+    def _turn_away(self, transport: asyncio.BaseTransport, refusal: BrokerError) -> None:
+        if not isinstance(transport, asyncio.Transport) or not self._door.linger(LINGERING):
+            transport.close()
+            return
+        transport.write(_as_bytes(problem(refusal, secrets.token_hex(8))))
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._loop.call_later(LINGER, self._let_go, transport)
+
+    def _let_go(self, transport: asyncio.Transport) -> None:
+        self._door.let_go()
+        transport.abort()
+
 
 class QuietServer(web.Server):
     """Makes a quiet handler for each connection."""
@@ -44,18 +94,30 @@ class QuietServer(web.Server):
 
 
 class QuietRunner(web.AppRunner):
-    """Runs one application. No access log: it would write queries with codes and states."""
+    """Runs one application within its limits. No access log: it would write queries with codes and states."""
 
     __slots__ = ("_options",)
 
     def __init__(self, application: web.Application) -> None:
-        self._options: dict[str, Any] = {"access_log": None, "keepalive_timeout": KEEPALIVE}
-        super().__init__(application, handle_signals=False, shutdown_timeout=SHUTDOWN, **self._options)
+        self._options = _options(application[LIMITS])
+        super().__init__(application, handle_signals=False, shutdown_timeout=SHUTDOWN)
 
     async def _make_server(self) -> web.Server:
         usual = await super()._make_server()
         handle = _quoting_nothing(usual.request_handler)
         return QuietServer(handle, request_factory=usual.request_factory, **self._options)
+
+
+def _options(limits: Limits) -> dict[str, Any]:
+    return {
+        "access_log": None,
+        "keepalive_timeout": limits.idle,
+        "lingering_time": limits.body_seconds,
+        "max_line_size": limits.line,
+        "max_field_size": limits.line,
+        "max_headers": limits.headers,
+        "door": Door(limits),
+    }
 
 
 def _quoting_nothing(handle: Handle) -> Handle:
@@ -75,6 +137,14 @@ def _refused(status: int, exc: BaseException | None) -> web.Response:
     response = problem(_error(status), secrets.token_hex(8))
     response.force_close()
     return response
+
+
+def _as_bytes(response: web.Response) -> bytes:
+    """An answer for which there is no request."""
+    body = response.body if isinstance(response.body, bytes) else b""
+    fields = {**response.headers, "Content-Length": str(len(body)), "Connection": "close"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n{lines}\r\n".encode() + body
 
 
 def _error(status: int) -> BrokerError:

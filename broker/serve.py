@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 
 from broker.app import Broker, open_broker
+from broker.app.listeners import ListenerLimits
 from broker.clock import SystemClock
 from broker.config import ConfigError, load, reloadable
 from broker.config.settings import Listen, Settings, Tls, UnixListen
@@ -19,7 +20,7 @@ from broker.errors import StartRefused
 from broker.observe import logs
 from broker.runner import QuietRunner
 from broker.sandbox import Sandbox
-from broker.sockets import listening, refused, tls_context
+from broker.sockets import listening, refused, tls_context, use_every_file
 from broker.systemd import Notifier
 from broker.tokens.background import until_cancelled
 from broker.tokens.schedule import Timings
@@ -81,6 +82,7 @@ class Service:
                     spool_folders=_spool_folders(self._environ),
                     watch=self._watch,
                     environ=self._environ,
+                    limits=ListenerLimits().within(use_every_file()),
                 )
             )
             loop.add_signal_handler(signal.SIGHUP, self._reload, broker)

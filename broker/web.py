@@ -6,6 +6,8 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, TypeVar
 
 import structlog
@@ -23,9 +25,6 @@ from broker.model import Caller
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
 
-MAX_BODY = 16 * 1024
-BODY_TIMEOUT = 10.0
-KEEPALIVE = 30.0
 SERVER = "token-broker"
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 RESERVED = frozenset({"type", "title", "status", "detail", "code", "request_id"})
@@ -34,6 +33,28 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one listener takes from its visitors. Settings of the code, so that tests can shrink them."""
+
+    connections: int = 1024
+    per_peer: int | None = None
+    """Connections of one address, or of one IPv6 /64; None: as many as there are."""
+    uncapped: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Peers that speak for many, such as a proxy: `per_peer` is not for them."""
+    idle: float = 30.0
+    """Seconds for a whole header to come, and for which a connection may be idle."""
+    body_seconds: float = 10.0
+    body: int = 16 * 1024
+    """Bytes, unpacked."""
+    line: int = 8190
+    """Bytes of a request line, and of one header."""
+    headers: int = 128
+
+
+LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
 
 
 def public(handler: Route) -> Route:
@@ -86,7 +107,7 @@ def expected_error(exc: Exception) -> BrokerError:
         case web.HTTPMethodNotAllowed():
             return MethodNotAllowed(f"allowed here: {', '.join(sorted(exc.allowed_methods))}")
         case web.HTTPRequestEntityTooLarge():
-            return TooLarge(f"a body may have {MAX_BODY} bytes")
+            return TooLarge("the body is larger than is taken here")
         case web.HTTPException() if exc.status < 500:
             return InvalidRequest()
         case _:
@@ -118,7 +139,8 @@ def edge(
             response.headers["X-Request-Id"] = request_id
             # aiohttp's own would name versions.
             response.headers["Server"] = SERVER
-            if is_stopping():
+            # A body that nobody read must not be taken for the next request by a proxy in between.
+            if is_stopping() or (request.body_exists and not request.content.at_eof()):
                 response.force_close()
         _log(request, response.status, listener, time.perf_counter() - started)
         return response
@@ -132,14 +154,15 @@ def as_problem(error: BrokerError, request: web.Request) -> web.StreamResponse:
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The body, at most 16 KiB and within ten seconds; raises TooLarge, InvalidRequest."""
+    """The body, as large and as slow as the listener's limits allow; raises TooLarge, InvalidRequest."""
+    limits = request.app[LIMITS]
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
+        async with asyncio.timeout(limits.body_seconds):
             return await request.read()
     except TimeoutError:
-        raise InvalidRequest("the body did not arrive within ten seconds") from None
+        raise InvalidRequest(f"the body did not arrive within {limits.body_seconds:g} seconds") from None
     except web.HTTPRequestEntityTooLarge:
-        raise TooLarge(f"a body may have {MAX_BODY} bytes") from None
+        raise TooLarge(f"a body may have {limits.body} bytes") from None
     except (web.RequestPayloadError, ValueError):
         raise InvalidRequest("the body is malformed") from None
 
@@ -194,9 +217,11 @@ def query_number(request: web.Request, name: str, *, most: float) -> float | Non
     return float(text)
 
 
-def new_application(*middlewares: Any) -> web.Application:
-    """An application with our limits."""
-    return web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+def new_application(*middlewares: Any, limits: Limits = Limits()) -> web.Application:
+    """An application that keeps to limits, and from which the server below reads its own."""
+    application = web.Application(middlewares=middlewares, client_max_size=limits.body)
+    application[LIMITS] = limits
+    return application
 
 
 def _request_id(request: web.Request) -> str:

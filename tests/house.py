@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 
 from broker.admin.socket import operator
 from broker.app import Broker, open_broker
+from broker.app.listeners import ListenerLimits
 from broker.config import Settings, load
 from broker.config.settings import TcpListen
 from broker.model import Account
@@ -52,6 +53,7 @@ class House:
     session: aiohttp.ClientSession
     broker: Broker = field(init=False)
     key: str = ""
+    limits: ListenerLimits = field(default_factory=ListenerLimits)
     _closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
@@ -84,7 +86,7 @@ listen = "{self.sandbox.listen}"
         """Start the broker on its folder; again after `close`, as a restart."""
         self._closing = AsyncExitStack()
         self.broker = await self._closing.enter_async_context(
-            open_broker(self.settings, clock=self.clock, timings=self.timings)
+            open_broker(self.settings, clock=self.clock, timings=self.timings, limits=self.limits)
         )
         self.broker.base.health.starting = False
         await self._listen(self.broker.listeners.internal, self.internal_port)
@@ -180,6 +182,7 @@ async def open_house(
     clock: FakeClock | None = None,
     timings: Timings | None = None,
     public_port: int | None = None,
+    limits: ListenerLimits | None = None,
 ) -> AsyncIterator[House]:
     """A house with the caller `service`, who may read every account's token and force renewals."""
     clock = clock or FakeClock()
@@ -202,6 +205,7 @@ async def open_house(
             public_port=public_port,
             internal_port=internal_port,
             session=session,
+            limits=limits or ListenerLimits(),
         )
         house.write_config()
         await house.open()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from broker.admin.checks import Check, config_checks, provider_checks, settings_checks, store_checks
 from broker.app.foundation import Foundation, lay_foundation
-from broker.app.listeners import Listeners, build_listeners
+from broker.app.listeners import ListenerLimits, Listeners, build_listeners
 from broker.app.rooms import CallerRoom, InstallRoom, Rooms, TokenRoom, build_background, build_rooms
 from broker.clock import Clock, SystemClock
 from broker.config.settings import Settings
@@ -62,10 +62,11 @@ async def open_broker(
     spool_folders: tuple[Path, ...] = (),
     watch: Watch = unwatched,
     environ: Mapping[str, str] | None = None,
+    limits: ListenerLimits | None = None,
 ) -> AsyncIterator[Broker]:
     """Build the broker and take over what an earlier boot left (R10); raises StartRefused.
 
-    What was opened is closed in reverse. `clock`, `timings` and `watch` are for tests and proofs.
+    What was opened is closed in reverse. `clock`, `timings`, `watch` and `limits` are for tests and proofs.
     """
     async with AsyncExitStack() as closing:
         base = await lay_foundation(settings, clock or SystemClock(), closing)
@@ -84,7 +85,7 @@ async def open_broker(
             base=base,
             rooms=rooms,
             background=build_background(base, rooms),
-            listeners=build_listeners(base, rooms, check),
+            listeners=build_listeners(base, rooms, check, limits or ListenerLimits()),
             left_open=await rooms.tokens.recovery.prepare(),
         )
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -19,7 +19,30 @@ from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
 from broker.login.routes import LoginRoutes
 from broker.pages import Page, Pages
 from broker.tokens.routes import TokenRoutes
-from broker.web import REQUEST_ID, as_problem, edge, new_application
+from broker.web import REQUEST_ID, Limits, as_problem, edge, new_application
+
+OTHER_FILES = 3072
+"""What is kept free of open files for the other listeners, the providers and the store."""
+FEWEST = 64
+SERVICES = Limits(connections=16_384)
+STRANGERS = Limits(connections=1024, per_peer=64)
+OPERATORS = Limits(connections=1024)
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerLimits:
+    """What each listener takes; only strangers are counted by address."""
+
+    internal: Limits = SERVICES
+    public: Limits = STRANGERS
+    admin: Limits = OPERATORS
+
+    def within(self, files: int) -> "ListenerLimits":
+        """With no more connections than so many open files allow."""
+        room = max(FEWEST, files - OTHER_FILES)
+        return replace(
+            self, internal=replace(self.internal, connections=min(room, self.internal.connections))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +62,20 @@ class Listeners:
         self.admin[STOPPING].set()
 
 
-def build_listeners(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]]) -> Listeners:
+def build_listeners(
+    base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]], limits: ListenerLimits
+) -> Listeners:
     """All three, on one set of rooms."""
-    install_routes, public = _public(base, rooms.installs)
+    install_routes, public = _public(base, rooms.installs, limits.public)
     return Listeners(
-        internal=_internal(base, rooms),
+        internal=_internal(base, rooms, limits.internal),
         public=public,
-        admin=_admin(base, rooms, check),
+        admin=_admin(base, rooms, check, limits.admin),
         install_routes=install_routes,
     )
 
 
-def _internal(base: Foundation, rooms: Rooms) -> web.Application:
+def _internal(base: Foundation, rooms: Rooms, limits: Limits) -> web.Application:
     authenticators = (rooms.callers.keys,)
     health = HealthRoutes(
         health=base.health,
@@ -61,6 +86,7 @@ def _internal(base: Foundation, rooms: Rooms) -> web.Application:
     application = new_application(
         edge(as_problem, listener="internal", is_stopping=lambda: base.health.stopping),
         authenticating(authenticators, base.metrics),
+        limits=limits,
     )
     application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady).routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
@@ -69,9 +95,11 @@ def _internal(base: Foundation, rooms: Rooms) -> web.Application:
     return application
 
 
-def _admin(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]]) -> web.Application:
+def _admin(
+    base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]], limits: Limits
+) -> web.Application:
     application = new_application(
-        edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer()
+        edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer(), limits=limits
     )
     application[STOPPING] = asyncio.Event()
     admin = AdminRoutes(
@@ -90,7 +118,7 @@ def _admin(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Ch
     return application
 
 
-def _public(base: Foundation, installs: InstallRoom) -> tuple[InstallRoutes, web.Application]:
+def _public(base: Foundation, installs: InstallRoom, limits: Limits) -> tuple[InstallRoutes, web.Application]:
     settings = base.settings
     https = settings.server.public_url.startswith("https://")
     pages, cookie = Pages(sandbox=settings.sandbox.enabled, https=https), BrowserCookie(https=https)
@@ -105,7 +133,9 @@ def _public(base: Foundation, installs: InstallRoom) -> tuple[InstallRoutes, web
     def as_page(error: BrokerError, request: web.Request) -> web.StreamResponse:
         return pages.message(error_page(error), request_id=request[REQUEST_ID])
 
-    application = new_application(edge(as_page, listener="public", is_stopping=lambda: base.health.stopping))
+    application = new_application(
+        edge(as_page, listener="public", is_stopping=lambda: base.health.stopping), limits=limits
+    )
     application.add_routes(install_routes.routes())
     application.add_routes(pages.routes())
     if installs.login is not None:
