@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from broker.door import Door, peer_of
@@ -22,6 +22,7 @@ SHUTDOWN = 5.0
 LINGER = 1.0
 """Seconds for a peer that is turned away to read why; closing at once would reset the connection."""
 LINGERING = 64
+VERSIONS = (HttpVersion10, HttpVersion11)
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -67,6 +68,8 @@ class QuietRequestHandler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - it quotes the request
     ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc
         if request.writer.output_size > 0:
             log.warning("request.malformed", status=status, error=type(exc).__name__)
             raise ConnectionError("the answer has begun already")
@@ -124,12 +127,28 @@ def _quoting_nothing(handle: Handle) -> Handle:
     """An unknown `Expect` is refused by aiohttp before the application's own edge, and quoted."""
 
     async def quietly(request: web.BaseRequest) -> web.StreamResponse:
+        if request.version not in VERSIONS:
+            _refuse_version(request)
+        if request.body_exists and _is_coded(request):
+            return _refused(400, None)
         try:
             return await handle(request)
         except web.HTTPException as exc:
             return _refused(exc.status, exc)
 
     return quietly
+
+
+def _is_coded(request: web.BaseRequest) -> bool:
+    """Whether a transfer coding lies below the chunks; aiohttp would leave it packed, a proxy might not."""
+    return request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked"
+
+
+def _refuse_version(request: web.BaseRequest) -> None:
+    """Answer in HTTP/1.1 (aiohttp would claim to speak the other version) and hang up."""
+    if request.transport is not None:
+        request.transport.write(_as_bytes(_refused(400, None)))
+    raise ConnectionError("another version of HTTP")
 
 
 def _refused(status: int, exc: BaseException | None) -> web.Response:

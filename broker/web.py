@@ -132,20 +132,28 @@ def edge(
             response = await handler(request)
         except asyncio.CancelledError:
             raise
-        except Exception as exc:  # noqa: BLE001 - the one place where anything unforeseen becomes an answer
+        except Exception as exc:
+            if isinstance(exc, ConnectionError) and request.transport is None:
+                raise  # nobody is left to answer
             response = render(expected_error(exc), request)
         if not response.prepared:
             response.headers.setdefault("Cache-Control", "no-store")
             response.headers["X-Request-Id"] = request_id
             # aiohttp's own would name versions.
             response.headers["Server"] = SERVER
-            # A body that nobody read must not be taken for the next request by a proxy in between.
-            if is_stopping() or (request.body_exists and not request.content.at_eof()):
+            if is_stopping() or _has_unread_body(request):
                 response.force_close()
         _log(request, response.status, listener, time.perf_counter() - started)
         return response
 
     return middleware
+
+
+def _has_unread_body(request: web.Request) -> bool:
+    """Whether some of it is left, or was broken: it must not be taken for the next request."""
+    if not request.body_exists:
+        return False
+    return not request.content.at_eof() or request.content.exception() is not None
 
 
 def as_problem(error: BrokerError, request: web.Request) -> web.StreamResponse:
@@ -165,6 +173,8 @@ async def read_body(request: web.Request) -> bytes:
         raise TooLarge(f"a body may have {limits.body} bytes") from None
     except (web.RequestPayloadError, ValueError):
         raise InvalidRequest("the body is malformed") from None
+    except ConnectionError:
+        raise InvalidRequest("the connection ended before the body did") from None
 
 
 async def read_object(
