@@ -37,7 +37,7 @@ class Door:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._inside = 0
-        self._by_peer: Counter[str] = Counter()
+        self.by_peer: Counter[str] = Counter()
         self._lingering = 0
         self._refused = 0
         self._logged_at = float("-inf")
@@ -49,20 +49,20 @@ class Door:
             return self._refuse(
                 Overloaded("there are too many connections; ask again in a moment", retry_after=1)
             )
-        if self._by_peer[peer] >= self._most_of(peer):
+        if self.by_peer[peer] >= self._most_of(peer):
             return self._refuse(
                 RateLimited(f"one address may have {limits.per_peer} connections", retry_after=1)
             )
         self._inside += 1
-        self._by_peer[peer] += 1
+        self.by_peer[peer] += 1
         return None
 
     def leave(self, peer: str) -> None:
         """A connection that was let in has ended."""
         self._inside -= 1
-        self._by_peer[peer] -= 1
-        if not self._by_peer[peer]:
-            del self._by_peer[peer]
+        self.by_peer[peer] -= 1
+        if not self.by_peer[peer]:
+            del self.by_peer[peer]
 
     def linger(self, most: int) -> bool:
         """Whether one that is turned away may stay to hear why; `let_go` when it has."""

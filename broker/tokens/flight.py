@@ -35,7 +35,8 @@ class Flights:
     """The renewals under way, one for each grant; whoever needs one joins it."""
 
     def __init__(self, renew: Renew, *, clock: Clock, queue: int = QUEUE) -> None:
-        self._renew, self._clock, self._queue = renew, clock, queue
+        self._renew, self._clock = renew, clock
+        self.queue = queue
         self._queued = 0
         self._tasks: dict[tuple[str, int], asyncio.Task[FlightEnd]] = {}
 
@@ -66,7 +67,7 @@ class Flights:
 
     def is_full_for(self, ref: Ref) -> bool:
         """Whether so many requests wait for renewals that another one should not begin."""
-        return self._queued >= self._queue and not self.is_flying(ref)
+        return self._queued >= self.queue and not self.is_flying(ref)
 
     def __len__(self) -> int:
         return len(self._tasks)
