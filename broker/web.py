@@ -26,6 +26,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
 
 SERVER = "token-broker"
+LARGEST = 2**53
+"""Beyond it a number of JSON is not the one that was meant."""
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 RESERVED = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
@@ -177,14 +179,20 @@ async def read_body(request: web.Request) -> bytes:
         raise InvalidRequest("the connection ended before the body did") from None
 
 
-async def read_object(
-    request: web.Request, *, allowed: Mapping[str, type | tuple[type, ...]]
-) -> dict[str, Any]:
+Allowed = Mapping[str, type | tuple[type, ...]]
+"""The members that a body may have, and of which type each is."""
+
+
+async def read_object(request: web.Request, *, allowed: Allowed) -> dict[str, Any]:
     """A JSON object with members from `allowed` of the right types; an empty body is `{}`.
 
     Members that are null are left out. Raises InvalidRequest, TooLarge.
     """
-    body = await read_body(request)
+    return object_of(await read_body(request), allowed)
+
+
+def object_of(body: bytes, allowed: Allowed) -> dict[str, Any]:
+    """What a JSON body says; raises InvalidRequest."""
     if not body.strip():
         return {}
     try:
@@ -205,13 +213,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _check_member(name: str, member: object, allowed: Mapping[str, type | tuple[type, ...]]) -> None:
+def _check_member(name: str, member: object, allowed: Allowed) -> None:
     if name not in allowed:
         raise InvalidRequest(f"unknown member; known are: {', '.join(sorted(allowed)) or 'none'}")
     wanted = allowed[name]
     wrong_bool = isinstance(member, bool) and wanted is not bool
     if member is not None and (wrong_bool or not isinstance(member, wanted)):
         raise InvalidRequest(f"{name} has the wrong type")
+    # NaN is not equal or less, so it is refused as well.
+    if isinstance(member, int | float) and not abs(member) <= LARGEST:
+        raise InvalidRequest(f"{name} is a number out of range")
     if isinstance(member, str) and (len(member) > 4096 or not member.isprintable()):
         raise InvalidRequest(f"{name} holds characters that cannot be, or too many")
 

@@ -31,7 +31,7 @@ class Spool:
         found = []
         for folder in self._folders:
             for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else ():
-                with suppress(OSError, ValueError, TypeError, KeyError):
+                with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
                     found.append((path, _parse(path.read_bytes())))
         return found
 
