@@ -7,7 +7,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -46,7 +46,8 @@ class QuietRequestHandler(web.RequestHandler):
         else:
             # Nothing that comes now is looked at.
             self._force_close = True
-            self._turn_away(transport, refusal)
+            # A cast, because uvloop's transports are no subclasses of asyncio's.
+            self._turn_away(cast(asyncio.Transport, transport), refusal)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._peer is not None:
@@ -75,8 +76,8 @@ class QuietRequestHandler(web.RequestHandler):
             raise ConnectionError("the answer has begun already")
         return _refused(status, exc)
 
-    def _turn_away(self, transport: asyncio.BaseTransport, refusal: BrokerError) -> None:
-        if not isinstance(transport, asyncio.Transport) or not self._door.linger(LINGERING):
+    def _turn_away(self, transport: asyncio.Transport, refusal: BrokerError) -> None:
+        if not self._door.linger(LINGERING):
             transport.close()
             return
         transport.write(_as_bytes(problem(refusal, secrets.token_hex(8))))
