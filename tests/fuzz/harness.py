@@ -13,7 +13,7 @@ from hypothesis.strategies import SearchStrategy
 
 LONG = float(os.environ.get("FUZZ_SECONDS", "600"))
 """Seconds for each target in the proof."""
-SHORT = 1500
+SHORT = 2500
 """Executions of each target in the ordinary suite, the same ones each time."""
 ROUND = 1000
 VARIANTS = 25

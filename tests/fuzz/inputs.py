@@ -68,10 +68,15 @@ def _as_raw_json(value: Any) -> bytes:
 
 
 known = st.dictionaries(st.sampled_from(OURS), values, min_size=1, max_size=2)
-answers = st.dictionaries(st.sampled_from((*THEIRS, "expires_in")), values, min_size=1, max_size=6)
+grants = st.fixed_dictionaries(
+    {"access_token": texts},
+    optional={"refresh_token": texts, "expires_in": leaves, "token_type": values, "scope": values},
+)
+refusals = st.fixed_dictionaries({"error": texts}, optional={"error_description": texts, "errors": values})
 bodies = st.one_of(
     known.map(_as_json),
-    answers.map(_as_json),
+    grants.map(_as_json),
+    refusals.map(_as_json),
     objects.map(_as_json),
     objects.map(_as_raw_json),
     values.map(_as_json),
@@ -113,7 +118,8 @@ BITS = (
 def damaged(chance: random.Random, data: bytes) -> bytes:
     """One to four cuts, insertions, repetitions and changes."""
     for _ in range(chance.randint(1, 4)):
-        at, to = chance.randint(0, len(data)), chance.randint(0, 6)
+        # What a parser meets first it is not yet prepared for.
+        at, to = chance.choice((0, chance.randint(0, len(data)))), chance.randint(0, 6)
         match chance.randrange(5):
             case 0:
                 data = data[:at] + chance.choice(BITS) + data[at:]
@@ -170,8 +176,14 @@ ADDRESS_PIECES = [
     "\uff0f",
     "\u0430pp",
 ]
+PATH_PIECES = ["/717", "/..", "/../", "/.", "/%2e%2e", "/.%2E", "%2f..", "\\", "\\..", "?x=1", "#x", "@", "x"]
 pieces = st.lists(st.one_of(st.text(max_size=4), st.sampled_from(ADDRESS_PIECES)), max_size=8).map("".join)
-addresses = st.one_of(pieces, pieces.map(lambda tail: "https://app.kit.com/apps" + tail))
+tails = st.lists(st.sampled_from(PATH_PIECES), max_size=5).map("".join)
+addresses = st.one_of(
+    pieces,
+    pieces.map(lambda tail: "https://app.kit.com/apps" + tail),
+    tails.map(lambda tail: "https://app.kit.com/apps" + tail),
+)
 queries = st.one_of(addresses, addresses.map(lambda url: "redirect=" + url))
 
 
@@ -179,5 +191,5 @@ def damaged_address(chance: random.Random, text: str) -> str:
     """Pieces of addresses go in as well."""
     at = chance.randint(0, len(text))
     if chance.random() < 0.7:
-        return text[:at] + chance.choice(ADDRESS_PIECES) + text[at + chance.randint(0, 3) :]
+        return text[:at] + chance.choice((*ADDRESS_PIECES, *PATH_PIECES)) + text[at + chance.randint(0, 3) :]
     return damaged_text(chance, text)

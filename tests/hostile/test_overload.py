@@ -153,15 +153,34 @@ async def test_demand_for_a_renewal_is_refused_when_there_is_no_place(house: Hou
     assert (503, "overloaded", "1") == (refused.status, refused.json["code"], refused.headers["Retry-After"])
 
 
-async def test_place_is_given_back_by_whoever_stops_waiting() -> None:
-    """By patience, by hanging up, and by the end of the renewal."""
-    clock, landing = FakeClock(), asyncio.Event()
+def flights_until(landing: asyncio.Event, clock: FakeClock) -> Flights:
+    """Renewals that all end together, and places for two who wait."""
 
     async def renew(_: Ref) -> FlightEnd:
         await landing.wait()
         return Renewed()
 
-    flights, other = Flights(renew, clock=clock, queue=2), Ref("other", 1, 1)
+    return Flights(renew, clock=clock, queue=2)
+
+
+async def test_joiners_take_no_place_from_others() -> None:
+    """However many join one renewal, another one may begin."""
+    clock, landing = FakeClock(), asyncio.Event()
+    flights = flights_until(landing, clock)
+    joined = [asyncio.create_task(flights.join(Ref("a", 1, 1), 1000)) for _ in range(50)]
+    await clock.settle()
+
+    full = flights.is_full_for(Ref("other", 1, 1))
+    landing.set()
+    ends = await asyncio.gather(*joined)
+
+    assert (False, {Renewed()}) == (full, set(ends))
+
+
+async def test_place_is_given_back_by_whoever_stops_waiting() -> None:
+    """By patience, by hanging up, and by the end of the renewal."""
+    clock, landing = FakeClock(), asyncio.Event()
+    flights, other = flights_until(landing, clock), Ref("other", 1, 1)
     impatient = asyncio.create_task(flights.join(Ref("a", 1, 1), 10))
     caller = asyncio.create_task(flights.join(Ref("b", 1, 1), 1000))
     await clock.settle()

@@ -13,7 +13,7 @@ from tests.hostile.mutations import mutations
 from tests.hostile.wire import Raw, complaint, talk, talk_all
 
 SEED = 20_260_816
-EACH = 400
+EACH = 250
 Sort = Callable[[str], Iterator[Raw]]
 SORTS: dict[str, Sort] = {
     "framing": lambda _: framing(),
@@ -74,7 +74,7 @@ async def test_hostile_requests_are_refused_and_forgotten(target: Target, listen
     assert [] == complaints, "\n".join(complaints)
 
 
-@pytest.mark.parametrize("sort", ["framing", "lines", "targets", "bodies"])
+@pytest.mark.parametrize("sort", ["framing", "lines", "bodies"])
 async def test_admin_socket_is_as_steady(target: Target, sort: str) -> None:
     """Whoever may open it is an operator; what they send may still be broken."""
     requests = [one for one in SORTS[sort]("admin") if b"check" not in one.data]
