@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from broker.app import Broker, open_broker
+from broker.app.listeners import ListenerLimits
 from broker.clock import SystemClock
 from broker.config import ConfigError, load, reloadable, wipe_variables
 from broker.config.settings import Listen, LogSettings, Settings, UnixListen
@@ -21,7 +22,7 @@ from broker.hardening import harden
 from broker.observe import logs
 from broker.runner import QuietRunner
 from broker.sandbox import Sandbox
-from broker.sockets import listening, refused
+from broker.sockets import listening, refused, use_every_file
 from broker.systemd import Notifier
 from broker.tls import ServerTls, usable
 from broker.tokens.background import until_cancelled
@@ -95,6 +96,7 @@ class Service:
                     spool_folders=_spool_folders(self._environ),
                     watch=self._watch,
                     environ=self._environ,
+                    limits=ListenerLimits().within(use_every_file()),
                 )
             )
             loop.add_signal_handler(signal.SIGHUP, self._reload, broker)

@@ -14,7 +14,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"observe"}),
     frozenset({"providers", "store", "systemd", "sandbox"}),
     frozenset({"web", "pages", "keys", "audit", "tls"}),
-    frozenset({"browser", "callers", "runner"}),
+    frozenset({"browser", "callers", "door", "runner"}),
     frozenset({"login"}),
     frozenset({"tokens", "installs", "plugin"}),
     frozenset({"accounts"}),
@@ -30,7 +30,7 @@ LEVELS: tuple[frozenset[str], ...] = (
 """From the ground up; a room imports itself and what lies below, and no neighbour on its own level but words."""
 
 WORDS = LEVELS[0]
-NEIGHBOURS = {("sealing", "keyring"), ("callers", "browser")}
+NEIGHBOURS = {("sealing", "keyring"), ("callers", "browser"), ("runner", "door")}
 """Imports on one level that are meant: the higher-numbered half of a level, said by name."""
 
 ONLY_IN = {

@@ -17,12 +17,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from prometheus_client.metrics import MetricWrapperBase
 
 from broker import errors
+from broker.app.listeners import OPERATORS, OTHER_FILES, SERVICES, STRANGERS
 from broker.cli import broker
 from broker.config import ConfigError, Settings, load
 from broker.config.settings import IssuedJwt, OwnJwt, PeerUid
 from broker.model import EventKind, Reason, Secret
 from broker.observe.metrics import Metrics
 from broker.sandbox.faults import PASSING, STANDING, Faults, Mode
+from broker.tokens.flight import QUEUE
 from broker.wire import WHAT_HAPPENED, WHAT_TO_DO
 from tests.house import House
 
@@ -443,3 +445,16 @@ def test_repository_configuration_is_what_make_run_promises() -> None:
 
     assert data["sandbox"] == {"enabled": True, "listen": "127.0.0.1:8089", "demo": True}
     assert all(data["server"][key].startswith("127.0.0.1:") for key in ("internal", "public"))
+
+
+def test_every_limit_is_the_programs() -> None:
+    """In the words of its table, and in its order."""
+    services, strangers, operators = SERVICES, STRANGERS, OPERATORS
+    most = (strangers.per_peer or 0, strangers.connections, services.connections, operators.connections)
+    seconds = (f"{services.idle:g} s", f"{services.body_seconds:g} s")
+    sizes = (f"{services.body:,} bytes", f"{services.line:,} bytes", f"{services.headers}", f"{QUEUE}")
+
+    assert [*(f"{number:,}" for number in most), *seconds, *sizes] == [
+        row[1] for row in rows(chapter("### Limits"))
+    ]
+    assert f"{services.connections + OTHER_FILES:,} open files" in chapter("### Limits")

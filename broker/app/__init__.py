@@ -16,7 +16,7 @@ from broker.admin.checks import (
 )
 from broker.admin.key_checks import key_checks
 from broker.app.foundation import Foundation, audit_key, lay_foundation
-from broker.app.listeners import Listeners, build_listeners
+from broker.app.listeners import ListenerLimits, Listeners, build_listeners
 from broker.app.looking import Copy, copied
 from broker.app.rooms import (
     CallerRoom,
@@ -87,10 +87,11 @@ async def open_broker(
     spool_folders: tuple[Path, ...] = (),
     watch: Watch = unwatched,
     environ: Mapping[str, str] | None = None,
+    limits: ListenerLimits | None = None,
 ) -> AsyncIterator[Broker]:
     """Build the broker and take over what an earlier boot left (R10); raises StartRefused.
 
-    What was opened is closed in reverse. `clock`, `timings` and `watch` are for tests and proofs.
+    What was opened is closed in reverse. `clock`, `timings`, `watch` and `limits` are for tests and proofs.
     """
     async with AsyncExitStack() as closing:
         base = await lay_foundation(settings, clock or SystemClock(), closing)
@@ -114,7 +115,7 @@ async def open_broker(
             base=base,
             rooms=rooms,
             background=build_background(base, rooms),
-            listeners=build_listeners(base, rooms, check),
+            listeners=build_listeners(base, rooms, check, limits or ListenerLimits()),
             left_open=await rooms.tokens.recovery.prepare(),
         )
 

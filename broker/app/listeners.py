@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -25,7 +25,30 @@ from broker.login.routes import Continue, LoginRoutes
 from broker.pages import Pages, error_page
 from broker.plugin import routes as plugin_routes
 from broker.tokens.routes import TokenRoutes
-from broker.web import REQUEST_ID, Render, as_problem, edge, new_application
+from broker.web import REQUEST_ID, Limits, Render, as_problem, edge, new_application
+
+OTHER_FILES = 3072
+"""What is kept free of open files for the other listeners, the providers and the store."""
+FEWEST = 64
+SERVICES = Limits(connections=16_384)
+STRANGERS = Limits(connections=1024, per_peer=64)
+OPERATORS = Limits(connections=1024)
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerLimits:
+    """What each listener takes; only strangers are counted by address."""
+
+    internal: Limits = SERVICES
+    public: Limits = STRANGERS
+    admin: Limits = OPERATORS
+
+    def within(self, files: int) -> "ListenerLimits":
+        """With no more connections than so many open files allow."""
+        room = max(FEWEST, files - OTHER_FILES)
+        return replace(
+            self, internal=replace(self.internal, connections=min(room, self.internal.connections))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +70,22 @@ class Listeners:
         self.dashboard.live.stop()
 
 
-def build_listeners(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]]) -> Listeners:
+def build_listeners(
+    base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]], limits: ListenerLimits
+) -> Listeners:
     """All three, on one set of rooms."""
-    install_routes, public = _public(base, rooms)
+    install_routes, public = _public(base, rooms, limits.public)
     dashboard = build_dashboard(base, rooms)
     return Listeners(
-        internal=_internal(base, rooms, dashboard),
+        internal=_internal(base, rooms, dashboard, limits.internal),
         public=public,
-        admin=_admin(base, rooms, check, dashboard),
+        admin=_admin(base, rooms, check, dashboard, limits.admin),
         install_routes=install_routes,
         dashboard=dashboard,
     )
 
 
-def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard) -> web.Application:
+def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limits) -> web.Application:
     entrance = Entrance(
         authenticators=(rooms.callers.keys, rooms.callers.jwts),
         configured=rooms.callers.configured,
@@ -83,6 +108,7 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard) -> web.Appli
             trusted_proxies=base.settings.server.trusted_proxies,
         ),
         entrance.middleware(),
+        limits=limits,
     )
     application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady).routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
@@ -95,10 +121,14 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard) -> web.Appli
 
 
 def _admin(
-    base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]], dashboard: Dashboard
+    base: Foundation,
+    rooms: Rooms,
+    check: Callable[[], Awaitable[list[Check]]],
+    dashboard: Dashboard,
+    limits: Limits,
 ) -> web.Application:
     application = new_application(
-        edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer()
+        edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer(), limits=limits
     )
     application[STOPPING] = asyncio.Event()
     admin = AdminRoutes(
@@ -124,7 +154,7 @@ def _admin(
     return application
 
 
-def _public(base: Foundation, rooms: Rooms) -> tuple[InstallRoutes, web.Application]:
+def _public(base: Foundation, rooms: Rooms, limits: Limits) -> tuple[InstallRoutes, web.Application]:
     settings, installs, plugin = base.settings, rooms.installs, rooms.plugin
     https = settings.server.public_url.startswith("https://")
     pages, cookie = Pages(sandbox=settings.sandbox.enabled, https=https), BrowserCookie(https=https)
@@ -146,6 +176,8 @@ def _public(base: Foundation, rooms: Rooms) -> tuple[InstallRoutes, web.Applicat
             trusted_proxies=settings.server.trusted_proxies,
         ),
         https=https,
+        # A proxy's connections are those of everybody behind it.
+        limits=replace(limits, uncapped=(*limits.uncapped, *settings.server.trusted_proxies)),
     )
     application.add_routes([*install_routes.routes(), *pages.routes()])
     purposes: dict[str, Continue] = {PURPOSE: install_routes.signed_in}

@@ -27,9 +27,11 @@ class Hold:
     """No renewal may start just now (R1)."""
 
     reason: Reason | None
-    """None: the broker is stopping."""
+    """None: the broker is stopping, or busy."""
     until: float | None
     """When the next attempt may be, epoch seconds; None: not by itself."""
+    is_busy: bool = False
+    """Too many wait for other renewals already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def _short_of_ttl(left: float, hold: Hold | None) -> str:
 def describe(hold: Hold) -> str:
     """Why nothing is renewed, in a sentence."""
     if hold.reason is None:
-        return "The broker is restarting."
+        return "The broker is busy with other renewals." if hold.is_busy else "The broker is restarting."
     return f"Not renewed: {WHAT_HAPPENED[hold.reason]}"
 
 
@@ -121,6 +123,8 @@ def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
         return Frozen()
     wait = None if hold.until is None else max(1.0, hold.until - now)
     match hold.reason:
+        case None if hold.is_busy:
+            return Overloaded("too many renewals are waited for; ask again in a moment", retry_after=1)
         case None:
             return Overloaded("the broker is restarting; ask again in a moment", retry_after=1)
         case Reason.STORAGE | Reason.COPIED_STORE:

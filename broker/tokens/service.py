@@ -201,6 +201,8 @@ class TokenService:
             return hold
         if isinstance(ended, NotRenewed):
             return ended.hold
+        if self._flights.is_full_for(account.ref):
+            return _busy(now)
         # A provider whose fresh tokens are dead on arrival must not be asked for ever.
         return Hold(Reason.PROVIDER_DECLINED, now + 1) if flights >= MOST_FLIGHTS else None
 
@@ -218,7 +220,10 @@ class TokenService:
         """A token newer than `account`'s, or the error that says why there is none."""
         deadline = self._clock.monotonic() + self._settings.patience
         while True:
-            hold = self._permit.hold(account, self._clock.now())
+            now = self._clock.now()
+            hold = self._permit.hold(account, now)
+            if hold is None and self._flights.is_full_for(account.ref):
+                hold = _busy(now)
             if hold is None:
                 ended = await self._fly(account, deadline - self._clock.monotonic())
                 hold = ended.hold if isinstance(ended, NotRenewed) else None
@@ -266,6 +271,10 @@ class TokenService:
             error.members["reconnect_url"] = self._account_page(account.name)
         self._metrics.token_requests.labels(account.provider, error.code).inc()
         return error
+
+
+def _busy(now: float) -> Hold:
+    return Hold(None, now + 1, is_busy=True)
 
 
 def check_name(name: str) -> None:
