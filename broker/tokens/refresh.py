@@ -47,7 +47,7 @@ from broker.sealing import TokenSeals
 from broker.store.interface import Committed, EpochMoved, GenerationMoved, RefreshStore
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.permit import Permit
-from broker.tokens.policy import Hold, window_opens
+from broker.tokens.policy import Hold, grant_end, window_opens
 from broker.tokens.retained import RetainedCommits
 from broker.tokens.schedule import (
     Timings,
@@ -275,6 +275,7 @@ class Refresher:
         access_sealed, refresh_sealed = self._seals.seal(ref, tokens.access_token, refresh)
         token = tokens.access_token
         renewed = replace(account, issued_at=tokens.issued_at, expires_at=tokens.expires_at)
+        ends_at, ages = grant_end(account, tokens)
         return Successor(
             parent=account.ref,
             sealed_access=access_sealed,
@@ -286,6 +287,8 @@ class Refresher:
             refreshed_at=now,
             next_at=window_opens(renewed, self._settings.ahead),
             unusable=token is not None and not oauth.is_usable(token, tokens.token_type),
+            grant_ends_at=ends_at,
+            grant_ages=ages,
         )
 
     async def _uncertain(self, attempt: Attempt, outcome: Ambiguous) -> FlightEnd:
