@@ -1,6 +1,6 @@
 """Hooks, deliveries, standing troubles and foretold ends."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from broker.model import Account, Event, EventKind
 from broker.store.alerts_interface import Delivery, Foretold, HookState
@@ -27,8 +27,8 @@ UPDATE alert_deliveries SET attempts = attempts + 1, next_at = $4
 MORTAL = f"""
 SELECT {COLUMNS} FROM accounts
  WHERE name > $1 AND removed_at IS NULL AND dead IS NULL
-   AND (grant_ends_at < $2 OR (sealed_refresh IS NULL AND expires_at < $2) OR refreshed_at < $3)
- ORDER BY name LIMIT $4"""
+   AND (grant_ends_at < $2 OR (sealed_refresh IS NULL AND expires_at < $2) OR refreshed_at < {{idle}})
+ ORDER BY name LIMIT $3"""
 
 
 class Alerts:
@@ -111,8 +111,13 @@ class Alerts:
 
         return await self._database.write(work)
 
-    async def mortal(self, after: str, before: float, renewed_before: float, limit: int) -> list[Account]:
-        rows = await self._database.read(MORTAL, after, before, renewed_before, limit)
+    async def mortal(self, after: str, before: float, idle: Mapping[str, float], limit: int) -> list[Account]:
+        cases = " ".join(
+            f"WHEN ${4 + 2 * n} THEN CAST(${5 + 2 * n} AS DOUBLE PRECISION)" for n in range(len(idle))
+        )
+        since = f"CASE provider {cases} ELSE 0.0 END" if idle else "0.0"
+        values = [value for pair in idle.items() for value in pair]
+        rows = await self._database.read(MORTAL.format(idle=since), after, before, limit, *values)
         return [to_account(row) for row in rows]
 
     async def foretell(self, ends: Foretold, event: Event) -> bool:

@@ -4,7 +4,7 @@ Every method raises StorageUnavailable. Deliveries are derived from the table of
 is durable is told, and one whose account was purged meanwhile is not.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,9 +86,9 @@ class AlertStore(Protocol):
         """Note that a trouble began or is over, with its event; False, and no event, where that was noted before."""
         ...
 
-    async def mortal(self, after: str, before: float, renewed_before: float, limit: int) -> list[Account]:
-        """Living accounts in the order of their names that end of themselves before then, as far as it is known,
-        or were not renewed since `renewed_before`."""
+    async def mortal(self, after: str, before: float, idle: Mapping[str, float], limit: int) -> list[Account]:
+        """Living accounts in the order of their names whose end is known and comes before then, or whose provider
+        is in `idle` and who were not renewed since the moment there."""
         ...
 
     async def foretell(self, ends: Foretold, event: Event) -> bool:

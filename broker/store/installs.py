@@ -61,7 +61,9 @@ class Installs:
         return await self._database.write(lambda transaction: transaction.execute(TAKE, state_hash, at)) == 1
 
     async def hold_grant(self, grant: PendingGrant) -> None:
-        meta = json.dumps([grant.token_type, grant.scope, grant.issued_at, grant.expires_at, grant.grant_ends_at])
+        meta = json.dumps(
+            [grant.token_type, grant.scope, grant.issued_at, grant.expires_at, grant.grant_ends_at]
+        )
         await self._database.write(
             lambda transaction: transaction.execute(
                 """UPDATE installs SET sealed_access = $2, sealed_refresh = $3, grant_meta = $4, next_at = $5

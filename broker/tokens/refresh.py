@@ -304,10 +304,10 @@ class Refresher:
         if attempt.spare is not None:
             return await self._spare_refused(account, attempt, attempt.spare)
         breaker = self._permit.breaker(account.provider)
-        opened = breaker.refused(account.ref, now)
+        breaker.refused(account.ref, now)
         trouble = self._one_more_refusal(account, now)
         if not self._is_confirmed(trouble, now):
-            return await self._setbacks.settle(account, trouble, keep_intent=False, degraded=opened)
+            return await self._setbacks.settle(account, trouble, keep_intent=False)
         return await self._next_spare_or_death(account.with_trouble(trouble), attempt.provider)
 
     async def _spare_refused(self, account: Account, attempt: Attempt, spare: Spare) -> FlightEnd:
@@ -382,6 +382,9 @@ class Refresher:
     def _renewal_events(self, account: Account) -> list[Event]:
         now, generation = self._clock.now(), account.generation + 1
         events = [Event(now, EventKind.RENEWED, account.name, account.provider, None, generation)]
+        if self._permit.breaker(account.provider).client_refused_since is not None:
+            reason = Reason.CLIENT_REFUSED
+            events.append(Event(now, EventKind.RECOVERED, provider=account.provider, reason=reason))
         if account.status is not Status.ACTIVE and account.reason is not Reason.REFUSED_ONCE:
             events.append(
                 Event(now, EventKind.RECOVERED, account.name, account.provider, account.reason, generation)
