@@ -32,7 +32,7 @@ WHAT_TO_DO: Mapping[Reason, str] = {
     Reason.REVOKED_OR_EXPIRED: "Send the person an install link (broker install-link) and have them connect again.",
     Reason.LOST_ROTATION: "Send the person an install link (broker install-link) and have them connect again.",
     Reason.NO_REFRESH_TOKEN: "Ask for offline_access in the provider's scopes, then have the person connect again.",
-    Reason.GRANT_AGES: "Send the person an install link (broker install-link); have them connect again before that day.",
+    Reason.GRANT_AGES: "Send the person an install link (broker install-link), to connect again before that day.",
     Reason.GRANT_IDLES: "Unfreeze it, set refresh.idle_renewal, or mend what keeps it from being renewed.",
     Reason.PROVIDER_UNAVAILABLE: "Nothing; it is tried again. If it lasts, look at the provider's status page.",
     Reason.PROVIDER_DECLINED: "Nothing at first; it is tried again. If it lasts, run `broker check`.",

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from typing import assert_never
+from typing import Any, assert_never
 
 import structlog
 
 from broker.alerts.interface import Alert, Delivered, Failed, Gone, Hook
 from broker.alerts.schedule import again_after, heads, is_too_old
-from broker.clock import Clock
+from broker.clock import Clock, within
 from broker.errors import StorageUnavailable
 from broker.model import Event, EventKind
 from broker.observe.health import Health
@@ -40,25 +40,22 @@ class Dispatcher:
         self._health, self._clock = health, clock
         self._hook: Hook | None = None
         self._unopened, self._resume = True, False
-        self._paused, self._stopping = False, False
+        self._paused = False
         self._upto = 0
         self._failures = 0
-        self.ended = asyncio.Event()
-        """Set when the loop is over."""
 
     def use(self, hook: Hook | None, *, resume: bool = False) -> None:
         """Tell `hook` from now on, None: nobody; `resume` lifts a pause, since an operator has seen to it."""
         self._hook, self._unopened, self._resume = hook, True, resume
 
-    def stop(self) -> None:
-        """End after the attempts under way."""
-        self._stopping = True
+    def hurry(self) -> None:
+        """The broker stops: end the attempts under way that would take long."""
         if self._hook is not None:
             self._hook.hurry()
 
-    async def run(self) -> None:
-        """Go round until stopped or cancelled; a round that fails is logged, and the next one comes."""
-        while not self._stopping:
+    async def run(self, stopped: "asyncio.Future[Any]") -> None:
+        """Go round until `stopped`; a round that fails is logged, and the next one comes."""
+        while not stopped.done():
             busy = False
             try:
                 busy = await self.round()
@@ -66,9 +63,8 @@ class Dispatcher:
                 pass
             except Exception as exc:
                 log.error("alerts.round_failed", hook=self._name, exc_info=exc)
-            if not (busy or self._stopping):
-                await self._clock.sleep(LOOK_EVERY)
-        self.ended.set()
+            if not busy:
+                await within(self._clock, LOOK_EVERY, stopped)
 
     async def round(self) -> bool:
         """Take new events and make every attempt that is due; whether there may be more at once."""

@@ -4,10 +4,11 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from aiohttp import web
 
-from broker.alerts.feed import Beginning, Feed, may_hear
+from broker.alerts.feed import Feed, may_hear
 from broker.callers.acl import may
 from broker.callers.gate import Gate
 from broker.clock import Clock, within
@@ -22,6 +23,22 @@ SLOW = 10.0
 """A reader that has not taken a page for so long is cut; it comes again with `Last-Event-ID`."""
 MOST_STREAMS = 200
 ID = re.compile(r"\d{1,15}", re.ASCII)
+
+
+@dataclass(slots=True)
+class Reader:
+    """One who follows, and how far."""
+
+    request: web.Request
+    response: web.StreamResponse
+    account: str | None
+    after: int
+    said_at: float
+    """When anything was written last, monotonic."""
+
+    @property
+    def is_there(self) -> bool:
+        return self.request.transport is not None and not self.request.transport.is_closing()
 
 
 class Streams:
@@ -45,61 +62,56 @@ class Streams:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )
+        reader = Reader(request, response, account, begin.after, self._clock.monotonic())
+        first = _gap(last_id, begin.after) if begin.missed else f"id: {begin.after}\n\n"
+        stopped = asyncio.ensure_future(self._feed.stopping.wait())
         self._open += 1
         try:
             await response.prepare(request)
-            await self._tell(request, response, begin, last_id, account)
+            await self._write(reader, f"retry: 2000\n{first}")
+            while reader.is_there and not stopped.done() and await self._tell(reader):
+                await within(self._clock, LOOK_EVERY, stopped)
         except (ConnectionError, BrokerError):
             # The answer has begun, so all that can be done is to end it.
             return response
         finally:
             self._open -= 1
+            stopped.cancel()
         return response
 
-    async def _tell(
-        self,
-        request: web.Request,
-        response: web.StreamResponse,
-        begin: Beginning,
-        last_id: int | None,
-        account: str | None,
-    ) -> None:
-        after, said_at = begin.after, self._clock.monotonic()
-        first = _gap(last_id, after) if begin.missed else f"id: {after}\n\n"
-        await self._write(request, response, f"retry: 2000\n{first}")
-        while not self._feed.stopping.is_set():
-            caller = await self._still(request)
-            if not may(caller, Permission.ACCOUNTS, account):
-                return
+    async def _tell(self, reader: Reader) -> bool:
+        """Write what is new; False where the caller may not read any more."""
+        while True:
+            caller = await self._still(reader.request)
+            if not may(caller, Permission.ACCOUNTS, reader.account):
+                return False
             try:
-                page = await self._feed.page(after, account)
+                page = await self._feed.page(reader.after, reader.account)
             except StorageUnavailable:
-                await self._clock.sleep(LOOK_EVERY)
-                continue
-            after = page.upto
+                return True
+            reader.after = page.upto
             text = "".join(_message(event_json(event)) for event in page.events if may_hear(caller, event))
-            if not text and self._clock.monotonic() - said_at >= KEEP_ALIVE:
+            if not text and self._clock.monotonic() - reader.said_at >= KEEP_ALIVE:
                 # The number moves on too, past what was not for this caller.
-                text = f": alive\nid: {after}\n\n"
+                text = f": alive\nid: {page.upto}\n\n"
             if text:
-                said_at = self._clock.monotonic()
-                await self._write(request, response, text)
+                await self._write(reader, text)
             if page.is_last:
-                await self._clock.sleep(LOOK_EVERY)
+                return True
 
-    async def _write(self, request: web.Request, response: web.StreamResponse, text: str) -> None:
+    async def _write(self, reader: Reader, text: str) -> None:
         """Raises ConnectionError where the reader does not read."""
-        writing = asyncio.ensure_future(response.write(text.encode()))
+        reader.said_at = self._clock.monotonic()
+        writing = asyncio.ensure_future(reader.response.write(text.encode()))
         try:
-            in_time = await within(self._clock, SLOW, writing)
+            if await within(self._clock, SLOW, writing):
+                await writing
+                return
         finally:
-            if not writing.done():
-                writing.cancel()
-        if not in_time:
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionError("the reader is too slow")
-        await writing
+            writing.cancel()
+        if reader.request.transport is not None:
+            reader.request.transport.abort()
+        raise ConnectionError("the reader is too slow")
 
 
 class EventRoutes:

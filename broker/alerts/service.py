@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import structlog
 
@@ -35,6 +36,7 @@ class Alerts:
         self.webhook, self.command = webhook, command
         self.standing, self.forecaster, self.feed = standing, forecaster, feed
         self._clock = clock
+        self._stopping = asyncio.Event()
         self._watching: Sequence[Callable[[], Awaitable[None]]] = (standing.flush, forecaster.flush)
 
     def use(self, webhook: Hook | None, command: Hook | None, *, resume: bool = False) -> None:
@@ -43,24 +45,27 @@ class Alerts:
         self.command.use(command, resume=resume)
 
     async def run(self) -> None:
-        """Until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for loop in (self.webhook.run(), self.command.run(), self._watch()):
-                tasks.create_task(loop)
+        """Until `stop`, or until cancelled."""
+        stopped = asyncio.ensure_future(self._stopping.wait())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for loop in (self.webhook.run(stopped), self.command.run(stopped), self._watch(stopped)):
+                    tasks.create_task(loop)
+        finally:
+            stopped.cancel()
 
     async def stop(self, running: "asyncio.Task[None]") -> None:
         """End `running`: attempts under way may end, for a few seconds, so that none is made twice."""
-        self.webhook.stop()
-        self.command.stop()
-        hooks = asyncio.gather(self.webhook.ended.wait(), self.command.ended.wait())
-        await within(self._clock, STOP_WITHIN, hooks)
-        hooks.cancel()
+        self._stopping.set()
+        for hook in (self.webhook, self.command):
+            hook.hurry()
+        await within(self._clock, STOP_WITHIN, running)
         running.cancel()
-        await asyncio.gather(hooks, running, return_exceptions=True)
+        await asyncio.gather(running, return_exceptions=True)
         await self.standing.flush()
 
-    async def _watch(self) -> None:
-        while True:
+    async def _watch(self, stopped: "asyncio.Future[Any]") -> None:
+        while not stopped.done():
             for look in self._watching:
                 try:
                     await look()
@@ -68,4 +73,4 @@ class Alerts:
                     continue
                 except Exception as exc:
                     log.error("alerts.watch_failed", exc_info=exc)
-            await self._clock.sleep(WATCH_EVERY)
+            await within(self._clock, WATCH_EVERY, stopped)
