@@ -27,7 +27,7 @@ UPDATE alert_deliveries SET attempts = attempts + 1, next_at = $4
 MORTAL = f"""
 SELECT {COLUMNS} FROM accounts
  WHERE name > $1 AND removed_at IS NULL AND dead IS NULL
-   AND (grant_ends_at < $2 OR (sealed_refresh IS NULL AND expires_at < $2) OR refreshed_at < {{idle}})
+   AND (grant_ends_at <= $2 OR (sealed_refresh IS NULL AND expires_at <= $2) OR refreshed_at <= {{idle}})
  ORDER BY name LIMIT $3"""
 
 

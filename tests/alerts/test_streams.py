@@ -181,8 +181,8 @@ async def test_quiet_stream_is_kept_alive(house: House) -> None:
 
     async with open_stream(house, key=key) as stream:
         await happen(house, "acme", "acme")
-        for _ in range(40):
-            await stream.beat(1)
+        for _ in range(8):
+            await stream.beat(5)
 
     assert 2 == stream.comments
     assert ([], "2") == (stream.told, stream.last_id)
@@ -201,14 +201,14 @@ async def test_streams_end_when_the_broker_stops(house: House) -> None:
 async def test_slow_reader_is_cut_and_comes_again(house: House) -> None:
     """It holds a page and the socket's buffers, no more; after ten seconds it goes, and misses nothing."""
     long = Event(house.clock.now(), EventKind.CONNECTED, "acme", "kit", "x" * 3000)
-    for _ in range(10):
+    for _ in range(4):
         await house.broker.base.stores.events.add_events([long] * 500)
     reader = socket.socket()
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader.connect(("127.0.0.1", house.internal_port))
     reader.sendall(asked(house))
     for _ in range(3):
-        await house.clock.settle(quiet=0.2)
+        await house.clock.settle(quiet=0.1)
         house.clock.advance(11)
 
     reader.setblocking(False)
@@ -224,8 +224,8 @@ async def test_slow_reader_is_cut_and_comes_again(house: House) -> None:
     async with open_stream(house, last_id=last) as again:
         await again.beat(0)
 
-    assert len(got) < 10_000_000
-    assert int(last) < 5000
+    assert len(got) < 5_000_000
+    assert int(last) < 2000
     assert int(last) + 1 == again.messages[0][1]["id"]
 
 
