@@ -18,7 +18,7 @@ class Metrics:
 
     def __init__(self) -> None:
         # A second series for each counter, which nobody asked for and no list of ours names.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library gives it no types
         self.registry = CollectorRegistry()
         self.token_requests = self._counter(
             "broker_token_requests", "Token requests by how they were answered", "provider", "outcome"
