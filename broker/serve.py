@@ -108,6 +108,7 @@ class Service:
         """READY, renew in the background, wait for the signal, drain."""
         background = asyncio.create_task(broker.background.run(), name="background")
         recovery = asyncio.create_task(broker.tokens.recovery.renew(broker.left_open), name="recovery")
+        alerts = asyncio.create_task(broker.alerts.run(), name="alerts")
         broker.base.health.starting = False
         self._notifier.ready("serving tokens")
         log.info("broker.started", left_open=len(broker.left_open))
@@ -115,12 +116,13 @@ class Service:
         await self._stop.wait()
         self._notifier.stopping()
         log.info("broker.stopping", renewals=len(broker.tokens.flights))
-        broker.tokens.permit.stopping = broker.base.health.stopping = True
+        broker.stop_waiting()
         for task in (demo, recovery, background):
             await until_cancelled(task)
         await self._drain(broker)
         await broker.tokens.service.flush_uses()
         await broker.callers.service.flush_uses()
+        await broker.alerts.stop(alerts)
         broker.listeners.stop()
 
     async def _drain(self, broker: Broker) -> None:

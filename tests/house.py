@@ -103,6 +103,8 @@ listen = "{self.sandbox.listen}"
     async def close(self) -> None:
         """Stop it cleanly: flights end first."""
         await self.broker.tokens.flights.drain()
+        self.broker.tokens.waiters.stop()
+        self.broker.listeners.stop()
         await self._closing.aclose()
 
     async def restart(self) -> None:

@@ -17,7 +17,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"browser", "callers", "door", "runner"}),
     frozenset({"login"}),
     frozenset({"tokens", "installs", "plugin"}),
-    frozenset({"accounts"}),
+    frozenset({"accounts", "alerts"}),
     frozenset({"admin"}),
     frozenset({"dashboard"}),
     frozenset({"sockets", "hardening"}),
@@ -60,7 +60,7 @@ WEB_EDGE = {
 }
 """Where `aiohttp.web` may be imported, besides every room's routes.py and its like."""
 
-HTTP_CLIENT = {"providers/client.py", "sandbox", "cli"}
+HTTP_CLIENT = {"providers/client.py", "alerts/webhook.py", "sandbox", "cli"}
 """Where aiohttp's client may be used."""
 
 CLI_MAY_IMPORT = WORDS | {"cli", "systemd"}

@@ -15,6 +15,7 @@ from broker.admin.checks import (
     tls_checks,
 )
 from broker.admin.key_checks import key_checks
+from broker.alerts.service import Alerts
 from broker.app.foundation import Foundation, audit_key, lay_foundation
 from broker.app.listeners import ListenerLimits, Listeners, build_listeners
 from broker.app.looking import Copy, copied
@@ -65,9 +66,19 @@ class Broker:
     def callers(self) -> CallerRoom:
         return self.rooms.callers
 
+    @property
+    def alerts(self) -> Alerts:
+        return self.rooms.alerts.service
+
+    def stop_waiting(self) -> None:
+        """The broker stops: who waits for news gets what there is."""
+        self.tokens.permit.stopping = self.base.health.stopping = True
+        self.tokens.waiters.stop()
+
     def use(self, settings: Settings) -> None:
-        """Go on with reloaded providers and callers."""
+        """Go on with reloaded providers, callers and alerts."""
         self.callers.use(settings.callers)
+        self.rooms.alerts.use(settings, resume=True)
         self.base.providers.build(settings.providers)
         by_name = self.base.providers.by_name
         self.tokens.refresher.use(by_name)

@@ -79,6 +79,8 @@ class Foundation:
     gate: Gate
     providers: Providers
     http: ProviderClient
+    replica: str
+    """What this broker is called among several."""
 
     @property
     def keyring(self) -> Keyring:
@@ -112,6 +114,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         gate=Gate(audit=audit, keyring=ring.keyring),
         providers=providers,
         http=http,
+        replica=replica_of(settings),
     )
 
 
@@ -126,7 +129,7 @@ def _build_audit(
     settings: Settings, stores: Stores, keyring: Keyring, health: Health, clock: Clock
 ) -> tuple[Audit, Upkeep]:
     """The audit, which begins only when the broker does."""
-    path, replica = settings.audit.path, f"{socket.gethostname()}:{settings.server.internal[0]}"
+    path, replica = settings.audit.path, replica_of(settings)
     files = None if path is None else FileSink(path)
     ledger = Ledger(
         sink=files or JournalSink(), chain=Chain(audit_key(keyring)), replica=replica, clock=clock
@@ -136,6 +139,11 @@ def _build_audit(
         audit=audit, files=files, store=stores.keys, replica=replica, clock=clock, keep=settings.audit.keep
     )
     return audit, upkeep
+
+
+def replica_of(settings: Settings) -> str:
+    """A name that stays over restarts."""
+    return f"{socket.gethostname()}:{settings.server.internal[0]}"
 
 
 def audit_key(keyring: Keyring) -> KeyOf:

@@ -1,6 +1,5 @@
 """The three web applications; nothing of one answers on another."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -10,8 +9,10 @@ from broker.accounts.routes import AccountRoutes
 from broker.admin.backup_routes import BackupRoutes
 from broker.admin.checks import Check
 from broker.admin.key_routes import KeyRoutes
-from broker.admin.routes import STOPPING, AdminRoutes, HealthRoutes
+from broker.admin.routes import AdminRoutes, HealthRoutes
 from broker.admin.socket import by_peer
+from broker.alerts.feed import Feed
+from broker.alerts.routes import EventRoutes, Streams
 from broker.app.dashboard import Dashboard, build_dashboard
 from broker.app.foundation import Foundation
 from broker.app.plugin import consent_routes
@@ -22,10 +23,11 @@ from broker.callers.throttle import Throttle
 from broker.errors import BrokerError
 from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
 from broker.login.routes import Continue, LoginRoutes
+from broker.model import Caller
 from broker.pages import Pages, error_page
 from broker.plugin import routes as plugin_routes
 from broker.tokens.routes import TokenRoutes
-from broker.web import REQUEST_ID, Limits, Render, as_problem, edge, new_application
+from broker.web import CALLER, REQUEST_ID, Limits, Render, as_problem, edge, new_application
 
 OTHER_FILES = 3072
 """What is kept free of open files for the other listeners, the providers and the store."""
@@ -63,10 +65,11 @@ class Listeners:
     """Operators, over the admin socket."""
     install_routes: InstallRoutes
     dashboard: Dashboard
+    feed: Feed
 
     def stop(self) -> None:
         """End what would go on for ever."""
-        self.admin[STOPPING].set()
+        self.feed.stop()
         self.dashboard.live.stop()
 
 
@@ -82,6 +85,7 @@ def build_listeners(
         admin=_admin(base, rooms, check, dashboard, limits.admin),
         install_routes=install_routes,
         dashboard=dashboard,
+        feed=rooms.alerts.service.feed,
     )
 
 
@@ -110,7 +114,14 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
         entrance.middleware(),
         limits=limits,
     )
-    application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady).routes())
+
+    async def still(request: web.Request) -> Caller:
+        await entrance.admit(request)
+        return request[CALLER]
+
+    streams = Streams(feed=rooms.alerts.service.feed, clock=base.clock, still=still)
+    application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady, still=still).routes())
+    application.add_routes(EventRoutes(streams=streams, gate=base.gate).routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     if rooms.plugin is not None:
@@ -130,7 +141,6 @@ def _admin(
     application = new_application(
         edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer(), limits=limits
     )
-    application[STOPPING] = asyncio.Event()
     admin = AdminRoutes(
         callers=rooms.callers.service,
         overview=rooms.overview,
@@ -138,11 +148,11 @@ def _admin(
         audit=rooms.audit,
         check=check,
         gate=base.gate,
+        streams=Streams(feed=rooms.alerts.service.feed, clock=base.clock, still=_as_it_was),
         clock=base.clock,
     )
-    application.add_routes(
-        TokenRoutes(service=rooms.tokens.service, clock=base.steady, operators=True).routes()
-    )
+    tokens = TokenRoutes(service=rooms.tokens.service, clock=base.steady, still=_as_it_was, operators=True)
+    application.add_routes(tokens.routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     if rooms.plugin is not None:
@@ -152,6 +162,11 @@ def _admin(
     application.add_routes(KeyRoutes(desk=rooms.keys.desk).routes())
     application.add_routes(BackupRoutes(desk=rooms.backups).routes())
     return application
+
+
+async def _as_it_was(request: web.Request) -> Caller:
+    """Who opened the admin socket stays who that is."""
+    return request[CALLER]
 
 
 def _public(base: Foundation, rooms: Rooms, limits: Limits) -> tuple[InstallRoutes, web.Application]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from broker.sealing import Reseals
 from broker.store.accounts import Accounts
+from broker.store.alerts import Alerts
 from broker.store.callers import Callers
 from broker.store.database import Database
 from broker.store.events import Events
@@ -45,6 +46,7 @@ class Stores:
     plugin: Plugin
     plugin_purge: PluginPurge
     records: SealedRecords
+    alerts: Alerts
 
 
 def stores_on(database: Database) -> Stores:
@@ -61,6 +63,7 @@ def stores_on(database: Database) -> Stores:
         plugin=Plugin(database),
         plugin_purge=PluginPurge(database),
         records=SealedRecords(database),
+        alerts=Alerts(database),
     )
 
 
@@ -78,4 +81,5 @@ def guarded_stores_on(database: Database, ring: Ring) -> Stores:
         records=SealedRecords(guarded),
         plugin=Plugin(guarded),
         plugin_purge=PluginPurge(guarded),
+        alerts=Alerts(guarded),
     )

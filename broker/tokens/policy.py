@@ -14,12 +14,14 @@ from broker.errors import (
     StorageUnavailable,
     TokenUnusable,
 )
-from broker.model import Account, Reason
+from broker.model import Account, Reason, TokenSet
 from broker.wire import WHAT_HAPPENED, WHAT_TO_DO, rfc3339
 
 SHORT = 5
 """What a living token is served for, at most, while its renewal is impossible."""
 LAST_USED_WITHIN = 24 * 3600.0
+SAME_END = 120.0
+"""Ends of a grant that lie closer are one: a provider that counts down rounds, and answers take time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,3 +164,14 @@ def next_look(account: Account, *, now: float, ahead: float, idle_renewal: float
     if now < opens:
         return opens
     return max(opens, account.refreshed_at + idle_renewal) if idle_renewal > 0 else None
+
+
+def grant_end(account: Account, tokens: TokenSet) -> tuple[float | None, bool]:
+    """Until when the grant lives after a renewal, where the provider says so, and whether that day is fixed."""
+    old, new = account.grant_ends_at, tokens.refresh_expires_at
+    if new is None:
+        # A refresh token that goes on keeps its day; of a new one nothing is known.
+        return (old, account.grant_ages) if tokens.refresh_token is None else (None, False)
+    if old is not None and new <= old + SAME_END:
+        return (old if abs(new - old) <= SAME_END else new), True
+    return new, False

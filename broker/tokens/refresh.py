@@ -47,7 +47,7 @@ from broker.sealing import TokenSeals
 from broker.store.interface import Committed, EpochMoved, GenerationMoved, RefreshStore
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.permit import Permit
-from broker.tokens.policy import Hold, window_opens
+from broker.tokens.policy import Hold, grant_end, window_opens
 from broker.tokens.retained import RetainedCommits
 from broker.tokens.schedule import (
     Timings,
@@ -275,6 +275,7 @@ class Refresher:
         access_sealed, refresh_sealed = self._seals.seal(ref, tokens.access_token, refresh)
         token = tokens.access_token
         renewed = replace(account, issued_at=tokens.issued_at, expires_at=tokens.expires_at)
+        ends_at, ages = grant_end(account, tokens)
         return Successor(
             parent=account.ref,
             sealed_access=access_sealed,
@@ -286,6 +287,8 @@ class Refresher:
             refreshed_at=now,
             next_at=window_opens(renewed, self._settings.ahead),
             unusable=token is not None and not oauth.is_usable(token, tokens.token_type),
+            grant_ends_at=ends_at,
+            grant_ages=ages,
         )
 
     async def _uncertain(self, attempt: Attempt, outcome: Ambiguous) -> FlightEnd:
@@ -301,10 +304,10 @@ class Refresher:
         if attempt.spare is not None:
             return await self._spare_refused(account, attempt, attempt.spare)
         breaker = self._permit.breaker(account.provider)
-        opened = breaker.refused(account.ref, now)
+        breaker.refused(account.ref, now)
         trouble = self._one_more_refusal(account, now)
         if not self._is_confirmed(trouble, now):
-            return await self._setbacks.settle(account, trouble, keep_intent=False, degraded=opened)
+            return await self._setbacks.settle(account, trouble, keep_intent=False)
         return await self._next_spare_or_death(account.with_trouble(trouble), attempt.provider)
 
     async def _spare_refused(self, account: Account, attempt: Attempt, spare: Spare) -> FlightEnd:
@@ -379,6 +382,9 @@ class Refresher:
     def _renewal_events(self, account: Account) -> list[Event]:
         now, generation = self._clock.now(), account.generation + 1
         events = [Event(now, EventKind.RENEWED, account.name, account.provider, None, generation)]
+        if self._permit.breaker(account.provider).client_refused_since is not None:
+            reason = Reason.CLIENT_REFUSED
+            events.append(Event(now, EventKind.RECOVERED, provider=account.provider, reason=reason))
         if account.status is not Status.ACTIVE and account.reason is not Reason.REFUSED_ONCE:
             events.append(
                 Event(now, EventKind.RECOVERED, account.name, account.provider, account.reason, generation)
