@@ -10,7 +10,6 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from broker.admin.routes import STOPPING
 from broker.model import Caller, Permission
 from broker.runner import QuietRunner
 from broker.web import CALLER, Handler, as_problem, edge, new_application
@@ -211,7 +210,6 @@ async def weak_admin(house: House) -> AsyncIterator[str]:
         return await handler(request)
 
     application = new_application(edge(as_problem, listener="admin", is_stopping=lambda: False), weak)
-    application[STOPPING] = house.broker.listeners.admin[STOPPING]
     for route in house.broker.listeners.admin.router.routes():
         if route.resource is not None:
             application.router.add_route(route.method, route.resource.canonical, route.handler)
