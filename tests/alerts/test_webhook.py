@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
+from structlog.testing import capture_logs
 
 from broker.alerts.dispatch import Dispatcher
 from broker.alerts.interface import Alert
@@ -299,18 +300,17 @@ async def test_purged_account_is_not_told_of(told: House, receiver: Receiver) ->
     assert [] == await told.broker.base.stores.alerts.deliveries("webhook")
 
 
-async def test_nothing_of_a_receiver_is_logged(
-    told: House, receiver: Receiver, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_nothing_of_a_receiver_is_logged(told: House, receiver: Receiver) -> None:
     """Neither its address, nor its answers, nor the secret or a signature."""
     receiver.answer(500)
     await happen(told, "acme")
 
-    await rounds(told)
-    told.clock.advance(5)
-    await rounds(told)
-    said = "".join(capsys.readouterr())
+    with capture_logs() as lines:
+        await rounds(told)
+        told.clock.advance(5)
+        await rounds(told)
 
+    said = str(lines)
     assert "alert.failed" in said
     assert "alert.delivered" in said
     signature = receiver.received[0].headers["webhook-signature"]
