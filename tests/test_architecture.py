@@ -16,7 +16,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"observe"}),
     frozenset({"providers", "store", "systemd", "sandbox"}),
     frozenset({"web", "pages", "keys", "audit"}),
-    frozenset({"browser", "callers", "runner"}),
+    frozenset({"browser", "callers", "runner", "description"}),
     frozenset({"login"}),
     frozenset({"tokens", "installs", "plugin"}),
     frozenset({"accounts"}),
