@@ -113,6 +113,9 @@ def edge(
             raise
         except Exception as exc:  # noqa: BLE001 - the one place where anything unforeseen becomes an answer
             response = render(expected_error(exc), request)
+            if isinstance(exc, web.HTTPMethodNotAllowed):
+                # RFC 9110, 15.5.6.
+                response.headers["Allow"] = ", ".join(sorted(exc.allowed_methods))
         if not response.prepared:
             response.headers.setdefault("Cache-Control", "no-store")
             response.headers["X-Request-Id"] = request_id
@@ -161,7 +164,10 @@ async def read_object(
     if not isinstance(value, dict):
         raise InvalidRequest("the body is not a JSON object")
     for name, member in value.items():
-        _check_member(name, member, allowed)
+        if isinstance(member, float) and member.is_integer() and allowed.get(name) is int:
+            # 17.0 is the integer 17 (RFC 8259, 6; JSON Schema, 4.2.3).
+            value[name] = int(member)
+        _check_member(name, value[name], allowed)
     return {name: member for name, member in value.items() if member is not None}
 
 

@@ -24,7 +24,8 @@ from broker.description.schemas import (
 from broker.model import Status
 
 YEAR = 366 * 86400
-SHORT_TEXT: JSON = {"type": "string", "maxLength": 255, "pattern": "^[ -~]*$"}
+OR_NULL: JSON = {"type": ["string", "null"], "maxLength": 4096, "pattern": "^[ -~]*$"}
+"""Null is as if it were not there."""
 WHOLE: JSON = {"type": "integer", "minimum": 0}
 FLAG: JSON = {"type": "integer", "enum": [0, 1]}
 RETURN_TO = r"^https://[a-z0-9.-]*[a-z0-9](/[!-\"$-?A-\[\]-~]*)?$"
@@ -78,7 +79,9 @@ TOKENS = (
         _token_answer(),
         parameters=(ACCOUNT,),
         body=json_body(
-            record({"rejected_generation": {**WHOLE, "maximum": 2**53}}, "rejected_generation"),
+            record(
+                {"rejected_generation": {"type": ["integer", "null"], "minimum": 0}}, "rejected_generation"
+            ),
             {"rejected_generation": 17},
             required=False,
         ),
@@ -90,6 +93,10 @@ TOKENS = (
 
 def _account_answer() -> dict[str, JSON]:
     return answers_json("The account", ref("Account"), ACCOUNT_EXAMPLE)
+
+
+def _given(name: str) -> JSON:
+    return {"required": [name], "properties": {name: {"type": "string"}}}
 
 
 def _change(action: str, summary: str) -> Operation:
@@ -145,11 +152,15 @@ ACCOUNTS = (
         parameters=(ACCOUNT,),
         body=json_body(
             record(
-                {"label": SHORT_TEXT, "subject": SHORT_TEXT, "name": NAME},
+                {
+                    "label": OR_NULL,
+                    "subject": OR_NULL,
+                    "name": {"type": ["string", "null"], "pattern": NAME["pattern"]},
+                },
                 "label",
                 "subject",
                 "name",
-                minProperties=1,
+                anyOf=[_given("label"), _given("subject"), _given("name")],
             ),
             {"label": "the main newsletter"},
         ),
@@ -236,6 +247,7 @@ PLUGIN = (
                 "type": "object",
                 "properties": {"token": {"type": "string", "pattern": "^[ -~]{1,4096}$"}},
                 "required": ["token"],
+                "additionalProperties": {"type": "string"},
             },
             {"token": "tbp_example"},
         ),

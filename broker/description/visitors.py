@@ -48,7 +48,7 @@ INSTALLS = (
         "/install/{provider}",
         "Begin an install: by a link's ticket, or from Kit",
         "installs",
-        {**redirect("To the provider, or to sign in", "302"), **WRONG},
+        {**redirect("To the provider, or to sign in", "302"), **page("By invitation only", "403"), **WRONG},
         (
             PROVIDER,
             query("ticket", "From an install link", TEXT),

@@ -164,6 +164,14 @@ async def test_report_renews_once(stage: Stage) -> None:
     assert TOKEN == shape(answers[0].json)
 
 
+async def test_whole_number_may_be_written_with_a_point(stage: Stage) -> None:
+    """17.0 is an integer to JSON."""
+    answers = [await stage.report(generation) for generation in (1.0, 1.5)]
+
+    assert [200, 400] == [answer.status for answer in answers]
+    assert 2 == answers[0].json["generation"]
+
+
 async def test_third_report_within_ten_minutes_renews_nothing(stage: Stage) -> None:
     """The provider rejects what is fresh, and says when to ask again."""
     for generation in (1, 2):
@@ -213,6 +221,7 @@ async def test_mistakes_are_told_alike(stage: Stage) -> None:
     assert {"application/problem+json"} == {
         answer.headers["Content-Type"].partition(";")[0] for answer in answers
     }
+    assert ["GET"] == [answer.headers["Allow"] for answer in answers if answer.status == 405]
 
 
 async def test_wrong_key_is_refused_first(stage: Stage) -> None:

@@ -135,6 +135,8 @@ class FakeBroker:
                 answer = self._route(call)
         except Problem as problem:
             answer = Answer(problem.status, problem.headers, problem.body(request_id))
+        if answer.status == 405:
+            answer.headers["Allow"] = "POST" if call.target.endswith("/refresh") else "GET"
         answer.headers.update({"Cache-Control": "no-store", "X-Request-Id": request_id})
         return answer
 
@@ -200,6 +202,8 @@ def _generation(body: bytes) -> int | None:
     if not isinstance(asked, dict) or set(asked) - {"rejected_generation"}:
         raise Problem("invalid_request", "unknown member; known are: rejected_generation")
     generation = asked.get("rejected_generation")
+    if isinstance(generation, float) and generation.is_integer():
+        return int(generation)
     if generation is not None and (isinstance(generation, bool) or not isinstance(generation, int)):
         raise Problem("invalid_request", "rejected_generation has the wrong type")
     return generation
