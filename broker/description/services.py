@@ -247,7 +247,6 @@ PLUGIN = (
                 "type": "object",
                 "properties": {"token": {"type": "string", "pattern": "^[ -~]{1,4096}$"}},
                 "required": ["token"],
-                "additionalProperties": {"type": "string"},
             },
             {"token": "tbp_example"},
         ),

@@ -8,17 +8,19 @@ import pytest
 from tests.description.fuzzing import fuzz, open_target
 
 LISTENERS = ("internal", "public")
+SHORT = ("--phases", "coverage", "--exclude-path-regex", "^/(dashboard|static)/")
+"""The dashboard's pages and the files of pages are left to the long form."""
 
 
 async def test_every_route_keeps_its_word(tmp_path: Path) -> None:
     """At the edges of what each schema allows, and just beyond."""
     async with open_target(tmp_path / "run") as process:
-        runs = await asyncio.gather(*[fuzz(process, one, "--phases", "coverage") for one in LISTENERS])
+        runs = await asyncio.gather(*[fuzz(process, one, *SHORT) for one in LISTENERS])
         crashes = process.events("request.crashed")
 
     assert [0, 0] == [run.code for run in runs], "\n".join(run.output for run in runs)
     assert [] == crashes
-    assert all(run.cases > 150 for run in runs)
+    assert all(run.cases > 100 for run in runs)
 
 
 @pytest.mark.proof
