@@ -161,12 +161,11 @@ def edge(
             if isinstance(exc, ConnectionError) and request.transport is None:
                 raise  # nobody is left to answer
             response = render(expected_error(exc), request)
-        if not response.prepared:
-            response.headers["X-Request-Id"] = request_id
-            # aiohttp's own would name versions.
-            response.headers["Server"] = SERVER
-            if is_stopping() or _has_unread_body(request):
-                response.force_close()
+            if isinstance(exc, web.HTTPMethodNotAllowed):
+                # RFC 9110, 15.5.6.
+                response.headers["Allow"] = ", ".join(sorted(exc.allowed_methods))
+        if not response.prepared and (is_stopping() or _has_unread_body(request)):
+            response.force_close()
         _log(request, response.status, listener, time.perf_counter() - started)
         return response
 
@@ -224,7 +223,10 @@ def object_of(body: bytes, allowed: Allowed) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequest("the body is not a JSON object")
     for name, member in value.items():
-        _check_member(name, member, allowed)
+        if isinstance(member, float) and member.is_integer() and allowed.get(name) is int:
+            # 17.0 is the integer 17 (RFC 8259, 6; JSON Schema, 4.2.3).
+            value[name] = int(member)
+        _check_member(name, value[name], allowed)
     return {name: member for name, member in value.items() if member is not None}
 
 
@@ -273,6 +275,11 @@ def new_application(*middlewares: Any, https: bool = False, limits: Limits = Lim
 
 
 async def _be_safe(request: web.Request, response: web.StreamResponse) -> None:
+    # Here and not at the edge, which sees a stream only when it has ended.
+    if REQUEST_ID in request:
+        response.headers["X-Request-Id"] = request[REQUEST_ID]
+    # aiohttp's own would name versions.
+    response.headers["Server"] = SERVER
     for name, value in request.app[HEADERS].items():
         response.headers.setdefault(name, value)
 

@@ -7,6 +7,8 @@ import pytest
 
 from tests.house import House, open_house
 
+pytest_plugins = ["broker.client.testing.fixtures"]
+
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:

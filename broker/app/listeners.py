@@ -20,6 +20,7 @@ from broker.app.rooms import Rooms
 from broker.browser import PERSON, PERSON_LIFE, BrowserCookie
 from broker.callers.middleware import Entrance
 from broker.callers.throttle import Throttle
+from broker.description.routes import DescriptionRoutes
 from broker.errors import BrokerError
 from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
 from broker.login.routes import Continue, LoginRoutes
@@ -128,6 +129,7 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
         application.add_routes(rooms.plugin.api.routes())
     application.add_routes(health.routes())
     application.add_routes(dashboard.routes)
+    _describe(application, base, "For services", base.settings.server.internal_url)
     return application
 
 
@@ -205,7 +207,20 @@ def _public(base: Foundation, rooms: Rooms, limits: Limits) -> tuple[InstallRout
     if installs.login is not None:
         login = LoginRoutes(service=installs.login, pages=pages, cookie=cookie, purposes=purposes)
         application.add_routes(login.routes())
+    _describe(application, base, "For browsers and Kit", settings.server.public_url)
     return install_routes, application
+
+
+def _describe(application: web.Application, base: Foundation, title: str, url: str) -> None:
+    """Last, so that it knows every route; no script runs on its page, also not the dashboard's."""
+    description = DescriptionRoutes(
+        title=title,
+        server=url,
+        providers=lambda: base.providers.by_name,
+        pages=Pages(sandbox=base.settings.sandbox.enabled, https=url.startswith("https://")),
+    )
+    application.add_routes(description.routes())
+    description.describe(application)
 
 
 def _for_people(pages: Pages) -> Render:
