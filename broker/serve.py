@@ -3,8 +3,8 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -13,14 +13,14 @@ from aiohttp import web
 from broker.app import Broker, open_broker
 from broker.clock import SystemClock
 from broker.config import ConfigError, load, reloadable
-from broker.config.settings import Listen, Settings, Tls, UnixListen
+from broker.config.settings import Settings, UnixListen
 from broker.demo import show_demo
 from broker.errors import StartRefused
 from broker.observe import logs
 from broker.runner import QuietRunner
 from broker.sandbox import Sandbox
-from broker.sockets import listening, refused, tls_context
-from broker.systemd import Notifier
+from broker.sockets import Sockets, refused, tls_context
+from broker.systemd import Notifier, passed_sockets
 from broker.tokens.background import until_cancelled
 from broker.tokens.schedule import Timings
 from broker.tokens.steps import Watch, unwatched
@@ -73,20 +73,26 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as closing:
-            await self._start_sandbox(closing)
-            broker = await closing.enter_async_context(
-                open_broker(
-                    self._settings,
-                    timings=self._timings,
-                    spool_folders=_spool_folders(self._environ),
-                    watch=self._watch,
-                    environ=self._environ,
-                )
-            )
-            loop.add_signal_handler(signal.SIGHUP, self._reload, broker)
-            await self._listen(broker, closing)
+            await closing.enter_async_context(_meanwhile(self._stay_alive()))
+            sockets = Sockets(passed_sockets(self._environ))
+            async with _meanwhile(self._extend()):
+                broker = await self._open(closing)
+                loop.add_signal_handler(signal.SIGHUP, self._reload, broker)
+                await self._listen(broker, sockets, closing)
             await self._live(broker)
         log.info("broker.stopped")
+
+    async def _open(self, closing: AsyncExitStack) -> Broker:
+        await self._start_sandbox(closing)
+        return await closing.enter_async_context(
+            open_broker(
+                self._settings,
+                timings=self._timings,
+                spool_folders=_spool_folders(self._environ),
+                watch=self._watch,
+                environ=self._environ,
+            )
+        )
 
     async def _live(self, broker: Broker) -> None:
         """READY, renew in the background, wait for the signal, drain."""
@@ -109,13 +115,19 @@ class Service:
 
     async def _drain(self, broker: Broker) -> None:
         """Every flight ends as if nobody were stopping; living tokens are served meanwhile."""
-        extending = asyncio.create_task(self._extend())
-        await broker.tokens.flights.drain()
-        await broker.tokens.retained.settled()
-        await broker.installs.late.settled()
-        await until_cancelled(extending)
+        async with _meanwhile(self._extend()):
+            await broker.tokens.flights.drain()
+            await broker.tokens.retained.settled()
+            await broker.installs.late.settled()
+
+    async def _stay_alive(self) -> None:
+        """A task like any other: where the loop hangs, systemd hears nothing and starts the broker again."""
+        while self._notifier.watchdog_every is not None:
+            self._notifier.watchdog()
+            await asyncio.sleep(self._notifier.watchdog_every)
 
     async def _extend(self) -> None:
+        """A migration of a large store, or a token set that waits for room, may take its time."""
         while True:
             self._notifier.extend_timeout(3 * EXTEND_EVERY)
             await asyncio.sleep(EXTEND_EVERY)
@@ -137,7 +149,7 @@ class Service:
             raise refused("sandbox.listen", settings.sandbox.listen, exc) from None
         closing.push_async_callback(sandbox.stop)
 
-    async def _listen(self, broker: Broker, closing: AsyncExitStack) -> None:
+    async def _listen(self, broker: Broker, sockets: Sockets, closing: AsyncExitStack) -> None:
         server, listeners = self._settings.server, broker.listeners
         admin = UnixListen(server.admin_socket, 0o660 if server.admin_group else 0o600, server.admin_group)
         for application, listens, tls, key in (
@@ -148,7 +160,10 @@ class Service:
             runner = QuietRunner(application)
             closing.push_async_callback(runner.cleanup)
             await runner.setup()
-            await _listen_on(runner, listens, tls, key)
+            context = tls_context(tls, key=f"{key}_tls")
+            for listen in listens:
+                await web.SockSite(runner, sockets.listening(listen, key=key), ssl_context=context).start()
+        sockets.refuse_unclaimed()
 
     def _reload(self, broker: Broker) -> None:
         """SIGHUP: take over what may change while running; a broken file keeps the old settings."""
@@ -169,10 +184,14 @@ class Service:
         self._notifier.ready("serving tokens")
 
 
-async def _listen_on(runner: web.AppRunner, listens: Sequence[Listen], tls: Tls | None, key: str) -> None:
-    context = tls_context(tls, key=f"{key}_tls")
-    for listen in listens:
-        await web.SockSite(runner, listening(listen, key=key), ssl_context=context).start()
+@asynccontextmanager
+async def _meanwhile(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Goes on until the block ends."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        await until_cancelled(task)
 
 
 def _spool_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
