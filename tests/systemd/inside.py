@@ -37,14 +37,12 @@ async def ask(key: str, path: str, socket: str | None) -> dict[str, Any]:
     """One GET, over TCP or a Unix socket."""
     connector = aiohttp.UnixConnector(socket) if socket else None
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    async with aiohttp.ClientSession(f"http://{HOST}:{PORT}", connector=connector) as session:
-        async with session.get(path, headers=headers) as answer:
-            body = await answer.text()
-            return {
-                "status": answer.status,
-                "id": answer.headers.get("X-Request-Id"),
-                "body": json.loads(body),
-            }
+    async with (
+        aiohttp.ClientSession(f"http://{HOST}:{PORT}", connector=connector) as session,
+        session.get(path, headers=headers) as answer,
+    ):
+        identity = answer.headers.get("X-Request-Id")
+        return {"status": answer.status, "id": identity, "body": await answer.json(content_type=None)}
 
 
 async def load(key: str, account: str) -> dict[str, Any]:
@@ -66,7 +64,10 @@ async def load(key: str, account: str) -> dict[str, Any]:
             await asyncio.sleep(PAUSE)
 
     headers = {"Authorization": f"Bearer {key}"}
-    async with aiohttp.ClientSession(f"http://{HOST}:{PORT}", headers=headers) as session, asyncio.TaskGroup() as all_:
+    async with (
+        aiohttp.ClientSession(f"http://{HOST}:{PORT}", headers=headers) as session,
+        asyncio.TaskGroup() as all_,
+    ):
         for _ in range(KEPT):
             all_.create_task(repeat(lambda: _kept(session, account), "kept"))
         for _ in range(FRESH):
@@ -79,7 +80,7 @@ async def load(key: str, account: str) -> dict[str, Any]:
 
 
 async def _kept(session: aiohttp.ClientSession, account: str) -> int:
-    """aiohttp repeats a GET by itself, once, where a kept connection turns out to be closed, as RFC 9112 9.3.1 allows."""
+    """aiohttp repeats a GET, once, where a kept connection turns out to be closed, as RFC 9112 9.3.1 allows."""
     async with session.get(f"/token/{account}") as answer:
         await answer.read()
         return answer.status
@@ -91,7 +92,12 @@ async def _fresh(key: str, account: str, dawdle: float) -> int:
     try:
         if dawdle:
             await asyncio.sleep(dawdle)
-        lines = (f"GET /token/{account} HTTP/1.1", "Host: broker", f"Authorization: Bearer {key}", "Connection: close")
+        lines = (
+            f"GET /token/{account} HTTP/1.1",
+            "Host: broker",
+            f"Authorization: Bearer {key}",
+            "Connection: close",
+        )
         writer.write("\r\n".join((*lines, "", "")).encode())
         async with asyncio.timeout(30):
             answer = await reader.read()
@@ -113,7 +119,8 @@ def main() -> None:
         case "connect":
             result = asyncio.run(connect(*asked.arguments))
         case "ask":
-            result = asyncio.run(ask(*asked.arguments, asked.socket))
+            key, path = asked.arguments
+            result = asyncio.run(ask(key, path, asked.socket))
         case _:
             result = asyncio.run(load(*asked.arguments))
     print(json.dumps(result))

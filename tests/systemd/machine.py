@@ -75,10 +75,12 @@ class Machine:
 
     def begin(self, *command: str | Path) -> "subprocess.Popen[str]":
         """A command that goes on beside the test."""
-        return subprocess.Popen(self.inside(*command), stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self.inside(*command), stdin=pipe, stdout=pipe, text=True)
 
     def inside(self, *command: str | Path) -> list[str]:
-        clean = ("env", "-i", "PATH=/usr/sbin:/usr/bin", "PYTHONDONTWRITEBYTECODE=1")
+        paths = f"PATH={HOME}/bin:/usr/sbin:/usr/bin"
+        clean = ("env", "-i", paths, "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1", *_libraries())
         return ["nsenter", f"--target={self.leader}", "--all", *clean, *map(str, command)]
 
     def broker(self, *arguments: str) -> str:
@@ -125,7 +127,9 @@ class Machine:
         began = time.perf_counter()
         while not holds():
             if time.perf_counter() - began > WITHIN:
-                raise AssertionError(f"{what} did not happen:\n{self.run('journalctl', '-n60', '--no-pager')}")
+                raise AssertionError(
+                    f"{what} did not happen:\n{self.run('journalctl', '-n60', '--no-pager')}"
+                )
             time.sleep(0.02)
         return time.perf_counter() - began
 
@@ -193,6 +197,14 @@ def _binds() -> list[str]:
     return ["--bind-ro=/usr", *binds]
 
 
+def _libraries() -> list[str]:
+    """Where a Python that is not the system's finds its own library; the path it was built with is not there."""
+    apart = not Path(sys.base_prefix).is_relative_to("/usr")
+    return (
+        ["LD_LIBRARY_PATH=/opt/python/lib"] if apart and sysconfig.get_config_var("Py_ENABLE_SHARED") else []
+    )
+
+
 def _lay_root(root: Path) -> None:
     for name in ("etc/systemd/system", "usr", "run", "tmp", "proc", "sys", "dev", "var", "root", "opt"):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -206,7 +218,7 @@ def _lay_root(root: Path) -> None:
         "group": "root:x:0:\nalice:x:1001:\noperators:x:1100:alice\n",
         "nsswitch.conf": "passwd: files systemd\ngroup: files systemd\nhosts: files\n",
         "hosts": "127.0.0.1 localhost\n",
-        "ld.so.conf": "/opt/python/lib\ninclude /etc/ld.so.conf.d/*.conf\n",
+        "systemd/system.conf": f"[Manager]\nDefaultEnvironment=LANG=C.UTF-8 {' '.join(_libraries())}\n",
     }
     for name, text in files.items():
         (root / "etc" / name).write_text(text)
