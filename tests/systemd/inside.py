@@ -1,20 +1,23 @@
-"""What tests run inside the machine: an operator who connects an account, and services that ask without a pause."""
+"""What tests run inside the machine: people and services that do as they are told, and a load."""
 
-import argparse
 import asyncio
 import json
 import random
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from typing import Any
 
 import aiohttp
 
 from broker.sandbox import visitor
+from broker.store.migrate import migrations
 
 ADMIN = "/run/token-broker/admin.sock"
 HOST, PORT = "127.0.0.1", 8080
+SANDBOX = "http://127.0.0.1:8089"
 FRESH, PUNCTUAL, KEPT = 4, 2, 4
 """Clients that connect anew each time and dawdle, that do not dawdle, and that keep their connection."""
 PAUSE = 0.01
@@ -33,16 +36,55 @@ async def connect(account: str) -> dict[str, Any]:
     return {"key": key, "status": visit.status}
 
 
-async def ask(key: str, path: str, socket: str | None) -> dict[str, Any]:
-    """One GET, over TCP or a Unix socket."""
+async def ask(key: str, method: str, path: str, socket: str | None = None) -> dict[str, Any]:
+    """One request, over TCP or a Unix socket."""
     connector = aiohttp.UnixConnector(socket) if socket else None
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers = {"Authorization": f"Bearer {key}"}
     async with (
-        aiohttp.ClientSession(f"http://{HOST}:{PORT}", connector=connector) as session,
-        session.get(path, headers=headers) as answer,
+        aiohttp.ClientSession(f"http://{HOST}:{PORT}", connector=connector, headers=headers) as session,
+        session.request(method, path) as answer,
     ):
         identity = answer.headers.get("X-Request-Id")
         return {"status": answer.status, "id": identity, "body": await answer.json(content_type=None)}
+
+
+async def sandbox(path: str, body: dict[str, Any] | None = None) -> Any:
+    """A switch of the sandbox, or its record."""
+    async with aiohttp.ClientSession(SANDBOX, raise_for_status=True) as session:
+        method = "GET" if body is None else "POST"
+        async with session.request(method, f"/_sandbox/{path}", json=body) as answer:
+            return await answer.json()
+
+
+async def age(store: str) -> dict[str, int]:
+    """Take the last migration out of a store that nobody uses, but keep all rows that the schema before it can hold."""
+    *older, (newest, _) = migrations().items()
+    with closing(sqlite3.connect(store)) as newer, closing(sqlite3.connect(":memory:")) as aged:
+        aged.execute("CREATE TABLE schema_version (version BIGINT PRIMARY KEY)")
+        for number, sql in older:
+            aged.executescript(sql)
+            aged.execute("INSERT INTO schema_version VALUES (?)", (number,))
+        for table in _tables(aged) - {"schema_version"}:
+            columns = sorted(_columns(aged, table) & _columns(newer, table))
+            rows = newer.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall()
+            aged.execute(f"DELETE FROM {table}")
+            places = ", ".join("?" * len(columns))
+            aged.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
+        aged.commit()
+        # In place: another file would be taken for a copy.
+        aged.backup(newer)
+        # Or a root of the test's would own what the broker has to write.
+        newer.execute("PRAGMA journal_mode = DELETE")
+    return {"was": older[-1][0], "schema": newest}
+
+
+def _tables(database: sqlite3.Connection) -> set[str]:
+    found = database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    return {str(name) for (name,) in found if not name.startswith("sqlite_")}
+
+
+def _columns(database: sqlite3.Connection, table: str) -> set[str]:
+    return {str(row[1]) for row in database.execute(f"PRAGMA table_info({table})")}
 
 
 async def load(key: str, account: str) -> dict[str, Any]:
@@ -58,7 +100,7 @@ async def load(key: str, account: str) -> dict[str, Any]:
             began = loop.time()
             try:
                 outcomes[f"{name} {await once()}"] += 1
-            except (aiohttp.ClientError, OSError, EOFError, TimeoutError) as exc:
+            except (aiohttp.ClientError, OSError, EOFError) as exc:
                 outcomes[f"{name} {type(exc).__name__}: {exc}"] += 1
             slowest = max(slowest, loop.time() - began)
             await asyncio.sleep(PAUSE)
@@ -66,14 +108,14 @@ async def load(key: str, account: str) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {key}"}
     async with (
         aiohttp.ClientSession(f"http://{HOST}:{PORT}", headers=headers) as session,
-        asyncio.TaskGroup() as all_,
+        asyncio.TaskGroup() as clients,
     ):
         for _ in range(KEPT):
-            all_.create_task(repeat(lambda: _kept(session, account), "kept"))
+            clients.create_task(repeat(lambda: _kept(session, account), "kept"))
         for _ in range(FRESH):
-            all_.create_task(repeat(lambda: _fresh(key, account, random.uniform(0, 0.03)), "fresh"))
+            clients.create_task(repeat(lambda: _fresh(key, account, random.uniform(0, 0.03)), "fresh"))
         for _ in range(PUNCTUAL):
-            all_.create_task(repeat(lambda: _fresh(key, account, 0), "punctual"))
+            clients.create_task(repeat(lambda: _fresh(key, account, 0), "punctual"))
         await asyncio.to_thread(sys.stdin.read)
         stop.set()
     return {"outcomes": outcomes, "slowest": round(slowest, 3)}
@@ -108,22 +150,26 @@ async def _fresh(key: str, account: str, dawdle: float) -> int:
         writer.close()
 
 
+async def obey() -> None:
+    """Each line of standard input is a call, as JSON; each answer a line."""
+    known: dict[str, Callable[..., Awaitable[Any]]] = {
+        "connect": connect,
+        "ask": ask,
+        "sandbox": sandbox,
+        "age": age,
+    }
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        name, *arguments = json.loads(line)
+        print(json.dumps(await known[name](*arguments)), flush=True)
+
+
 def main() -> None:
-    """`connect ACCOUNT`, `ask KEY PATH [--socket PATH]`, `load KEY ACCOUNT`: prints JSON."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["connect", "ask", "load"])
-    parser.add_argument("arguments", nargs="+")
-    parser.add_argument("--socket")
-    asked = parser.parse_args()
-    match asked.what:
-        case "connect":
-            result = asyncio.run(connect(*asked.arguments))
-        case "ask":
-            key, path = asked.arguments
-            result = asyncio.run(ask(key, path, asked.socket))
+    """`obey`, or `load KEY ACCOUNT`."""
+    match sys.argv[1:]:
+        case ["load", key, account]:
+            print(json.dumps(asyncio.run(load(key, account))))
         case _:
-            result = asyncio.run(load(*asked.arguments))
-    print(json.dumps(result))
+            asyncio.run(obey())
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ class Machine:
     root: Path
     leader: int
     boot_seconds: float
+    _inside: "subprocess.Popen[str] | None" = None
 
     def run(self, *command: str | Path, check: bool = True, stdin: str | None = None) -> str:
         """The standard output of a command inside."""
@@ -86,9 +87,17 @@ class Machine:
     def broker(self, *arguments: str) -> str:
         return self.run(BROKER, *arguments)
 
-    def tool(self, *arguments: str) -> Any:
-        """What tests.systemd.inside prints, as JSON."""
-        return json.loads(self.run(PYTHON, "-m", "tests.systemd.inside", *arguments))
+    def tell(self, what: str, *arguments: Any) -> Any:
+        """One call of tests.systemd.inside, in a process that stays."""
+        if self._inside is None:
+            self._inside = self.begin(PYTHON, "-m", "tests.systemd.inside", "obey")
+        assert self._inside.stdin is not None and self._inside.stdout is not None
+        print(json.dumps([what, *arguments]), file=self._inside.stdin, flush=True)
+        answer = self._inside.stdout.readline()
+        if not answer:
+            self._inside = None
+            raise AssertionError(f"{what} failed; see above")
+        return json.loads(answer)
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         target = self.root / path.lstrip("/")
@@ -122,6 +131,10 @@ class Machine:
         lines = [json.loads(line) for line in told if line.startswith("{")]
         return [line for line in lines if line.get("event") == name]
 
+    def close(self) -> None:
+        if self._inside is not None:
+            self._inside.communicate(timeout=WITHIN)
+
     def until(self, holds: Callable[[], bool], what: str) -> float:
         """Wait for what the machine does by itself; the seconds it took."""
         began = time.perf_counter()
@@ -154,7 +167,9 @@ def booted(root: Path) -> Iterator[Machine]:
             )
         try:
             leader = _leader(listener, root.parent / "console.txt")
-            yield Machine(root, leader, time.perf_counter() - began)
+            machine = Machine(root, leader, time.perf_counter() - began)
+            yield machine
+            machine.close()
         finally:
             _halt(running)
 
@@ -215,7 +230,7 @@ def _lay_root(root: Path) -> None:
         "os-release": "ID=test\n",
         "machine-id": f"{secrets.token_hex(16)}\n",
         "passwd": "root:x:0:0::/root:/bin/sh\nalice:x:1001:1001::/:/bin/sh\n",
-        "group": "root:x:0:\nalice:x:1001:\noperators:x:1100:alice\n",
+        "group": "root:x:0:\nalice:x:1001:\noperators:x:1100:alice\nservices:x:1101:alice\n",
         "nsswitch.conf": "passwd: files systemd\ngroup: files systemd\nhosts: files\n",
         "hosts": "127.0.0.1 localhost\n",
         "systemd/system.conf": f"[Manager]\nDefaultEnvironment=LANG=C.UTF-8 {' '.join(_libraries())}\n",

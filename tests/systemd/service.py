@@ -21,6 +21,12 @@ Description=The sandbox
 [Service]
 ExecStart={BROKER} sandbox --database /var/sandbox.db
 """
+OPERATORS = 'admin_group = "operators"\n'
+FOR_OPERATORS = """
+[Socket]
+SocketMode=0660
+SocketGroup=operators
+"""
 KIT = """
 client_id     = "sandbox-kit"
 authorize_url = "http://127.0.0.1:8089/kit/oauth/authorize"
@@ -47,6 +53,18 @@ def steps() -> list[str]:
     return blocks()[:4]
 
 
+def unix_listener() -> str:
+    """The line that the README adds to [server] for services on a Unix socket."""
+    [lines] = [block for block in blocks() if block.startswith("[server]\ninternal")]
+    return lines.removeprefix("[server]\n")
+
+
+def unix_listener_unit() -> str:
+    """And the unit that goes with it."""
+    [unit] = [block for block in blocks() if "Service=token-broker.service" in block]
+    return unit
+
+
 @dataclass(slots=True)
 class Service:
     """The service, an account of the sandbox's Kit, and a key."""
@@ -55,8 +73,10 @@ class Service:
     key: str = ""
 
     def configure(self, *changes: tuple[str, str], more: str = "") -> None:
-        """The README's file with the sandbox as Kit."""
-        text = steps()[2].replace('public_url   = "https://broker.example.com"\n', "")
+        """The README's file with the sandbox as Kit, a Unix listener, and operators who are not root."""
+        text = steps()[2].replace(
+            'public_url   = "https://broker.example.com"\n', unix_listener() + OPERATORS
+        )
         text = text.replace('client_id     = "…"\n', KIT.lstrip()) + more
         for old, new in changes:
             assert old in text
@@ -66,8 +86,8 @@ class Service:
     def restart(self) -> None:
         self.machine.run("systemctl", "restart", "token-broker")
 
-    def ask(self, path: str = "/token/acme", *, socket: str | None = None) -> Any:
-        return self.machine.tool("ask", self.key, path, *(["--socket", socket] if socket else []))
+    def ask(self, path: str = "/token/acme", *, method: str = "GET", socket: str | None = None) -> Any:
+        return self.machine.tell("ask", self.key, method, path, socket)
 
     @contextmanager
     def load(self) -> Iterator[dict[str, Any]]:
@@ -93,9 +113,11 @@ def running(folder: Path) -> Iterator[Service]:
         type_in(machine, secret, stdin=f"{KIT_SECRET}\n")
         service.configure()
         machine.write("/etc/systemd/system/sandbox.service", SANDBOX)
-        machine.run("systemctl", "start", "sandbox")
+        machine.write("/etc/systemd/system/token-broker-api.socket", unix_listener_unit())
+        machine.drop_in(FOR_OPERATORS, unit="token-broker.socket")
+        machine.run("systemctl", "start", "sandbox", "token-broker-api.socket")
         type_in(machine, start)
-        connected = machine.tool("connect", "acme")
+        connected = machine.tell("connect", "acme")
         assert connected["status"] == 200
         service.key = connected["key"]
         yield service

@@ -12,7 +12,7 @@ import pytest
 from broker.config import Settings, load
 from broker.systemd import install
 from broker.systemd.unit import unit_text
-from tests.systemd.service import blocks, chapter, steps
+from tests.systemd.service import chapter, steps, unix_listener, unix_listener_unit
 
 FOLDER = "etc/systemd/system"
 SERVICE, SOCKET = f"{FOLDER}/token-broker.service", f"{FOLDER}/token-broker.socket"
@@ -229,9 +229,7 @@ def test_the_readmes_configuration_is_what_the_units_hold(tmp_path: Path) -> Non
 
 def test_the_readmes_unix_listener_is_what_its_unit_holds(tmp_path: Path) -> None:
     """The path, mode and group in one are those in the other."""
-    [unit] = [block for block in blocks() if "Service=token-broker.service" in block]
-    [lines] = [block for block in blocks() if block.startswith("[server]\ninternal")]
-    (tmp_path / "config.toml").write_text(lines)
+    (tmp_path / "config.toml").write_text(f"[server]\n{unix_listener()}")
 
     _, listen = load(tmp_path / "config.toml", environ={}).server.internal
 
@@ -239,7 +237,7 @@ def test_the_readmes_unix_listener_is_what_its_unit_holds(tmp_path: Path) -> Non
         "ListenStream": str(listen),
         "SocketMode": f"{listen.mode:04o}",  # type: ignore[union-attr]  # the second is the Unix one
         "SocketGroup": listen.group,  # type: ignore[union-attr]  # the second is the Unix one
-    }.items() <= dict(directives(unit)).items()
+    }.items() <= dict(directives(unix_listener_unit())).items()
 
 
 def readme_settings(folder: Path) -> Settings:
