@@ -151,22 +151,24 @@ class Machine:
 def booted(root: Path) -> Iterator[Machine]:
     """A machine whose /usr is this one's, everything else its own; only loopback."""
     _lay_root(root)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+    console = root.parent / "console.txt"
+    with console.open("w") as out, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         # Short, because a socket's path may not be long.
         listener.bind(f"\0token-broker-test-{secrets.token_hex(8)}")
         listener.settimeout(BOOT_WITHIN)
         address = "@" + listener.getsockname()[1:].decode()
         began = time.perf_counter()
-        with (root.parent / "console.txt").open("w") as console:
-            running = subprocess.Popen(
-                [*NSPAWN, f"--directory={root}", *_binds()],
-                env={"PATH": "/usr/sbin:/usr/bin", "NOTIFY_SOCKET": address},
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-            )
+        running = subprocess.Popen(
+            [*NSPAWN, f"--directory={root}", *_binds()],
+            env={"PATH": "/usr/sbin:/usr/bin", "NOTIFY_SOCKET": address},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+        )
         try:
-            leader = _leader(listener, root.parent / "console.txt")
+            leader = _leader(listener, console)
+            # Nobody reads it any more, and the machine's systemd would wait for who does.
+            listener.close()
             machine = Machine(root, leader, time.perf_counter() - began)
             yield machine
             machine.close()
