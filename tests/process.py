@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,8 @@ class Process:
     extra: str = ""
     command: Sequence[str] = BROKER
     key: str = ""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """Variables besides the usual."""
     running: asyncio.subprocess.Process | None = None
     output: list[Path] = field(default_factory=list)
     _notify: socket.socket | None = None
@@ -168,6 +170,7 @@ api_url = "{base}/kustomer"
             **kept,
             "NOTIFY_SOCKET": str(self.folder / "notify"),
             "PYTHONPATH": str(Path(__file__).parent.parent),
+            **self.environ,
         }
 
     def _listen_for_ready(self) -> None:

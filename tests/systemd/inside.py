@@ -93,7 +93,7 @@ async def load(key: str, account: str) -> dict[str, Any]:
     stop = asyncio.Event()
     slowest = 0.0
 
-    async def repeat(once: Callable[[], Awaitable[int]], name: str) -> None:
+    async def repeat(once: Callable[[], Awaitable[str]], name: str) -> None:
         nonlocal slowest
         loop = asyncio.get_running_loop()
         while not stop.is_set():
@@ -121,14 +121,18 @@ async def load(key: str, account: str) -> dict[str, Any]:
     return {"outcomes": outcomes, "slowest": round(slowest, 3)}
 
 
-async def _kept(session: aiohttp.ClientSession, account: str) -> int:
+def _said(status: int, body: bytes) -> str:
+    """The status, and where it is no token what was wrong."""
+    return "200" if status == 200 else f"{status} {json.loads(body).get('code')}"
+
+
+async def _kept(session: aiohttp.ClientSession, account: str) -> str:
     """aiohttp repeats a GET, once, where a kept connection turns out to be closed, as RFC 9112 9.3.1 allows."""
     async with session.get(f"/token/{account}") as answer:
-        await answer.read()
-        return answer.status
+        return _said(answer.status, await answer.read())
 
 
-async def _fresh(key: str, account: str, dawdle: float) -> int:
+async def _fresh(key: str, account: str, dawdle: float) -> str:
     """A connection of its own; nothing is repeated."""
     reader, writer = await asyncio.open_connection(HOST, PORT)
     try:
@@ -145,7 +149,7 @@ async def _fresh(key: str, account: str, dawdle: float) -> int:
             answer = await reader.read()
         if not answer:
             raise EOFError("closed without an answer")
-        return int(answer.split(b" ", 2)[1])
+        return _said(int(answer.split(b" ", 2)[1]), answer.partition(b"\r\n\r\n")[2])
     finally:
         writer.close()
 
