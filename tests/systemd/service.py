@@ -65,6 +65,18 @@ def unix_listener_unit() -> str:
     return unit
 
 
+def unix_listener_commands() -> str:
+    """And what to type."""
+    [lines] = [block for block in blocks() if "enable --now token-broker-api" in block]
+    return lines
+
+
+def moved_addresses() -> str:
+    """What the README writes to move the addresses."""
+    [lines] = [block for block in blocks() if "ListenStream=\n" in block]
+    return lines
+
+
 @dataclass(slots=True)
 class Service:
     """The service, an account of the sandbox's Kit, and a key."""

@@ -7,7 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from tests.systemd.machine import PYTHON, Machine
-from tests.systemd.service import CONFIG, KIT_SECRET, STORE, Service
+from tests.systemd.service import (
+    CONFIG,
+    KIT_SECRET,
+    STORE,
+    Service,
+    moved_addresses,
+    type_in,
+    unix_listener_commands,
+)
 
 ORDER = "/var/lib/token-broker/hang"
 HANGING = f"""
@@ -237,3 +245,42 @@ def test_peers_of_unix_sockets_are_who_they_are(service: Service, machine: Machi
         line["action"] for line in audit if line.get("caller") == "uid:1001" and line.get("account") == "acme"
     ]
     assert (1, True) == (stranger.returncode, "may not open the admin socket" in stranger.stderr)
+
+
+@pytest.mark.proof
+def test_addresses_are_moved_in_the_unit_and_the_configuration(service: Service, machine: Machine) -> None:
+    """With only one of them changed it does not start, says why, and runs by itself once the other is."""
+    new = moved_addresses().replace("10.0.0.5:8080", "127.0.0.1:9080")
+    machine.drop_in(new, unit="token-broker.socket", name="zz-moved")
+
+    machine.call("systemctl", "restart", "token-broker.socket", "token-broker.service")
+    machine.until(lambda: "which no key of [server] names" in told(machine), "the refusal")
+    held = machine.run("ss", "-Hlt", "sport", "=", ":9080")
+    service.configure(('internal = ["127.0.0.1:8080", ', 'internal = ["127.0.0.1:9080", '))
+    seconds = machine.until(lambda: is_up(machine, not_pid=0), "the start")
+
+    print(f"back {seconds:.1f} s after the configuration was mended")
+    assert "systemd holds 127.0.0.1:9080, which no key of [server] names" in told(machine)
+    assert "127.0.0.1:9080" in held
+    assert "127.0.0.1:9080" in machine.run("ss", "-Hlt", "sport", "=", ":9080")
+    machine.run("rm", "/etc/systemd/system/token-broker.socket.d/zz-moved.conf")
+    service.configure()
+    type_in(machine, "systemctl daemon-reload\nsystemctl restart token-broker.socket token-broker.service")
+    assert 200 == service.ask()["status"]
+
+
+def told(machine: Machine) -> str:
+    """The service's journal."""
+    return machine.run("journalctl", "-u", "token-broker", "-o", "cat", "--no-pager")
+
+
+@pytest.mark.proof
+def test_a_unix_listener_is_added_as_the_readme_says(service: Service, machine: Machine) -> None:
+    """By its own lines, to a service that runs without one."""
+    machine.run("systemctl", "stop", "token-broker.socket", "token-broker-api.socket")
+    machine.run("systemctl", "start", "token-broker.socket")
+
+    type_in(machine, unix_listener_commands())
+    answer = service.ask(socket="/run/token-broker/api.sock")
+
+    assert 200 == answer["status"]
