@@ -1,4 +1,4 @@
-"""What the real process tells its supervisor, and what it does with sockets that it is passed."""
+"""What the real process tells its supervisor."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,6 @@ async def test_signs_of_life_go_on_while_a_renewal_is_outstanding(process: Proce
     """A slow provider is no hang: three signs come between the request to it and its answer."""
     process.environ = {"WATCHDOG_USEC": "300000"}
     await process.start()
-    await process.new_key()
     await process.connect()
     process.sandbox.faults.set("kit", latency_after=1.5)
 
@@ -32,14 +31,3 @@ async def test_signs_of_life_go_on_while_a_renewal_is_outstanding(process: Proce
     code, _, _ = await demanded
 
     assert (False, 0) == (meanwhile, code)
-
-
-async def test_nobody_who_waits_for_no_sign_gets_one(process: Process) -> None:
-    """Only what systemd asks for is sent: the first message after READY is that of the end."""
-    await process.start()
-
-    stopping = asyncio.create_task(process.stop())
-    said = await process.until("=")
-    code = await stopping
-
-    assert (0, "STOPPING=1") == (code, said)
