@@ -46,11 +46,12 @@ def test_lines_arrive_whole(journal: tuple[socket.socket, TextIO]) -> None:
     assert ["first", "zweite: ü"] == read(theirs)
 
 
-def test_a_journal_that_hangs_holds_nobody_up(journal: tuple[socket.socket, TextIO]) -> None:
-    """What it does not take is lost, and counted once it reads again; no line is glued to another."""
+@pytest.mark.parametrize("length", [1_000, 100_000])
+def test_a_journal_that_hangs_holds_nobody_up(journal: tuple[socket.socket, TextIO], length: int) -> None:
+    """What it does not take is lost, and counted once it reads again; no line is glued to a part of another."""
     theirs, stderr = journal
     lines = Unfailing(stderr)
-    given = [json.dumps({"n": number, "padding": "x" * 1000}) for number in range(2000)]
+    given = [json.dumps({"n": number, "padding": "x" * length}) for number in range(1000)]
 
     for line in given:
         lines.write(line + "\n")
