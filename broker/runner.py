@@ -6,6 +6,7 @@ aiohttp would quote the offending line, `Authorization` included, in its log and
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -23,19 +24,23 @@ LINGER = 1.0
 """Seconds for a peer that is turned away to read why; closing at once would reset the connection."""
 LINGERING = 64
 VERSIONS = (HttpVersion10, HttpVersion11)
+HEAR_OUT = 0.5
+"""Seconds that a stop gives those who have connected and not yet asked; some browsers never do."""
+LOOK_AGAIN = 0.01
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class QuietRequestHandler(web.RequestHandler):
     """One connection, if there is room for it."""
 
-    __slots__ = ("_door", "_headers", "_peer")
+    __slots__ = ("_door", "_headers", "_peer", "has_asked")
 
     def __init__(self, server: "QuietServer", *, door: Door, **options: Any) -> None:
         super().__init__(server, **options)
         self._door, self._headers = door, server.headers
         self._peer: str | None = None
         """Whom the door has counted."""
+        self.has_asked = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = peer_of(transport)
@@ -109,6 +114,20 @@ class QuietRunner(web.AppRunner):
         self._options = _options(application[LIMITS])
         super().__init__(application, handle_signals=False, shutdown_timeout=SHUTDOWN)
 
+    async def cleanup(self) -> None:
+        """Stop, with an answer for everybody whose connection was taken: nobody else would answer them."""
+        for site in list(self.sites):
+            await site.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAR_OUT):
+                while self._someone_is_about_to_ask():  # noqa: ASYNC110 - nobody tells when the last has asked
+                    await asyncio.sleep(LOOK_AGAIN)
+        await super().cleanup()
+
+    def _someone_is_about_to_ask(self) -> bool:
+        connections = self.server.connections if self.server else []
+        return any(isinstance(one, QuietRequestHandler) and not one.has_asked for one in connections)
+
     async def _make_server(self) -> web.Server:
         usual = await super()._make_server()
         headers = self.app.get(HEADERS, SAFE)
@@ -134,6 +153,8 @@ def _quoting_nothing(handle: Handle, headers: Mapping[str, str]) -> Handle:
     """An unknown `Expect` is refused by aiohttp before the application's own edge, and quoted."""
 
     async def quietly(request: web.BaseRequest) -> web.StreamResponse:
+        if isinstance(request.protocol, QuietRequestHandler):
+            request.protocol.has_asked = True
         if request.version not in VERSIONS:
             _refuse_version(request, headers)
         if request.body_exists and _is_coded(request):

@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -15,15 +15,15 @@ from broker.app import Broker, open_broker
 from broker.app.listeners import ListenerLimits
 from broker.clock import SystemClock
 from broker.config import ConfigError, load, reloadable, wipe_variables
-from broker.config.settings import Listen, LogSettings, Settings, UnixListen
+from broker.config.settings import LogSettings, Settings, UnixListen
 from broker.demo import show_demo
 from broker.errors import StartRefused
 from broker.hardening import harden
 from broker.observe import logs
 from broker.runner import QuietRunner
 from broker.sandbox import Sandbox
-from broker.sockets import listening, refused, use_every_file
-from broker.systemd import Notifier
+from broker.sockets import Sockets, refused, use_every_file
+from broker.systemd import Notifier, passed_sockets
 from broker.tls import ServerTls, usable
 from broker.tokens.background import until_cancelled
 from broker.tokens.schedule import Timings
@@ -88,21 +88,27 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as closing:
-            await self._start_sandbox(closing)
-            broker = await closing.enter_async_context(
-                open_broker(
-                    self._settings,
-                    timings=self._timings,
-                    spool_folders=_spool_folders(self._environ),
-                    watch=self._watch,
-                    environ=self._environ,
-                    limits=ListenerLimits().within(use_every_file()),
-                )
-            )
-            loop.add_signal_handler(signal.SIGHUP, self._reload, broker)
-            await self._listen(broker, closing)
+            await closing.enter_async_context(_meanwhile(self._stay_alive()))
+            sockets = Sockets(passed_sockets(self._environ))
+            async with _meanwhile(self._extend()):
+                broker = await self._open(closing)
+                loop.add_signal_handler(signal.SIGHUP, self._reload, broker)
+                await self._listen(broker, sockets, closing)
             await self._live(broker)
         log.info("broker.stopped")
+
+    async def _open(self, closing: AsyncExitStack) -> Broker:
+        await self._start_sandbox(closing)
+        return await closing.enter_async_context(
+            open_broker(
+                self._settings,
+                timings=self._timings,
+                spool_folders=_spool_folders(self._environ),
+                watch=self._watch,
+                environ=self._environ,
+                limits=ListenerLimits().within(use_every_file()),
+            )
+        )
 
     async def _live(self, broker: Broker) -> None:
         """READY, renew in the background, wait for the signal, drain."""
@@ -127,13 +133,19 @@ class Service:
 
     async def _drain(self, broker: Broker) -> None:
         """Every flight ends as if nobody were stopping; living tokens are served meanwhile."""
-        extending = asyncio.create_task(self._extend())
-        await broker.tokens.flights.drain()
-        await broker.tokens.retained.settled()
-        await broker.installs.late.settled()
-        await until_cancelled(extending)
+        async with _meanwhile(self._extend()):
+            await broker.tokens.flights.drain()
+            await broker.tokens.retained.settled()
+            await broker.installs.late.settled()
+
+    async def _stay_alive(self) -> None:
+        """A task like any other: where the loop hangs, systemd hears nothing and starts the broker again."""
+        while self._notifier.watchdog_every is not None:
+            self._notifier.watchdog()
+            await asyncio.sleep(self._notifier.watchdog_every)
 
     async def _extend(self) -> None:
+        """A migration of a large store, or a token set that waits for room, may take its time."""
         while True:
             self._notifier.extend_timeout(3 * EXTEND_EVERY)
             await asyncio.sleep(EXTEND_EVERY)
@@ -159,7 +171,7 @@ class Service:
             raise refused("sandbox.listen", settings.sandbox.listen, exc) from None
         closing.push_async_callback(sandbox.stop)
 
-    async def _listen(self, broker: Broker, closing: AsyncExitStack) -> None:
+    async def _listen(self, broker: Broker, sockets: Sockets, closing: AsyncExitStack) -> None:
         server, listeners = self._settings.server, broker.listeners
         admin = UnixListen(server.admin_socket, 0o660 if server.admin_group else 0o600, server.admin_group)
         for application, listens, files, key in (
@@ -172,7 +184,11 @@ class Service:
             await runner.setup()
             tls = None if files is None else ServerTls(files, f"{key}_tls")
             self._tls += [tls] if tls else []
-            await _listen_on(runner, listens, tls, key)
+            for listen in listens:
+                # A Unix socket does not leave the machine, and no certificate names it.
+                context = tls.context if tls and not isinstance(listen, UnixListen) else None
+                await web.SockSite(runner, sockets.listening(listen, key=key), ssl_context=context).start()
+        sockets.refuse_unclaimed()
 
     def _reload(self, broker: Broker) -> None:
         """SIGHUP: take over what may change while running; a broken file keeps the old settings."""
@@ -204,13 +220,14 @@ class Service:
         self._notifier.ready(f"reload refused: {problems[0]}")
 
 
-async def _listen_on(
-    runner: web.AppRunner, listens: Sequence[Listen], tls: ServerTls | None, key: str
-) -> None:
-    for listen in listens:
-        # A Unix socket does not leave the machine, and no certificate names it.
-        context = tls.context if tls and not isinstance(listen, UnixListen) else None
-        await web.SockSite(runner, listening(listen, key=key), ssl_context=context).start()
+@asynccontextmanager
+async def _meanwhile(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Goes on until the block ends."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        await until_cancelled(task)
 
 
 def _spool_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:

@@ -1,8 +1,12 @@
-"""Binds what the configuration names; a socket that cannot be had says which key to change."""
+"""The sockets that the configuration names, held by systemd or bound here; a refusal says which key to change."""
 
 import errno
+import grp
+import os
 import resource
 import socket
+import stat
+from collections.abc import Sequence
 
 from broker.admin.socket import bind as bind_unix
 from broker.config.settings import Listen, TcpListen, UnixListen
@@ -25,13 +29,34 @@ def use_every_file() -> int:
     return wanted
 
 
-def listening(listen: Listen, *, key: str) -> socket.socket:
-    """A bound socket; raises StartRefused with the configuration's key and the next step."""
-    match listen:
-        case UnixListen(path, mode, group):
-            return bind_unix(path, mode=mode, group=group, key=key)
-        case TcpListen(host, port):
-            return _bind_tcp(host, port, key)
+class Sockets:
+    """Those that systemd holds are told apart by the address they are bound to; the others are bound here."""
+
+    def __init__(self, passed: Sequence[socket.socket] = ()) -> None:
+        self._passed = list(passed)
+
+    def listening(self, listen: Listen, *, key: str) -> socket.socket:
+        """A bound socket; raises StartRefused with the configuration's key and the next step."""
+        held = next((one for one in self._passed if _is_at(one, listen)), None)
+        if held is not None:
+            self._passed.remove(held)
+            if isinstance(listen, UnixListen):
+                _refuse_if_wider(listen, key)
+            return held
+        match listen:
+            case UnixListen(path, mode, group):
+                return bind_unix(path, mode=mode, group=group, key=key)
+            case TcpListen(host, port):
+                return _bind_tcp(host, port, key)
+
+    def refuse_unclaimed(self) -> None:
+        """Whoever connected to a socket that nobody listens at would wait for ever; raises StartRefused."""
+        if self._passed:
+            addresses = ", ".join(_address(one) for one in self._passed)
+            raise StartRefused(
+                f"systemd holds {addresses}, which no key of [server] names: name it in server.internal or"
+                " server.public, or take it out with `systemctl edit token-broker.socket`"
+            )
 
 
 def refused(key: str, listen: object, exc: OSError) -> StartRefused:
@@ -42,6 +67,53 @@ def refused(key: str, listen: object, exc: OSError) -> StartRefused:
             " (with make: make run PORT=9000)"
         )
     return StartRefused(f"{key}: cannot listen on {listen}: {exc.strerror or exc}")
+
+
+def _is_at(passed: socket.socket, listen: Listen) -> bool:
+    match listen:
+        case UnixListen(path):
+            unix = passed.family == socket.AF_UNIX
+            return unix and os.path.realpath(passed.getsockname()) == os.path.realpath(path)
+        case TcpListen(host, port):
+            if passed.family not in (socket.AF_INET, socket.AF_INET6):
+                return False
+            return passed.getsockname()[:2] in _resolved(host, port)
+
+
+def _resolved(host: str, port: int) -> set[tuple[object, ...]]:
+    """Host and port as the kernel has them; none where the name means nothing."""
+    try:
+        return {address[:2] for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except OSError:
+        return set()
+
+
+def _refuse_if_wider(listen: UnixListen, key: str) -> None:
+    """The unit may keep people out that the configuration lets in, never the other way round."""
+    found = listen.path.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & ~listen.mode:
+        raise StartRefused(
+            f"{key}: systemd made {listen.path} with mode {mode:04o}, which lets in more than {listen.mode:04o};"
+            f" set SocketMode={listen.mode:04o} with `systemctl edit token-broker.socket`, then restart that"
+        )
+    if mode & 0o070 and listen.group is not None and found.st_gid != _gid(listen.group):
+        raise StartRefused(
+            f"{key}: systemd made {listen.path} for another group than {listen.group}; set"
+            f" SocketGroup={listen.group} with `systemctl edit token-broker.socket`, then restart that"
+        )
+
+
+def _gid(group: str) -> int | None:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
+
+
+def _address(passed: socket.socket) -> str:
+    name = passed.getsockname()
+    return str(TcpListen(*name[:2])) if isinstance(name, tuple) else str(name)
 
 
 def _bind_tcp(host: str, port: int, key: str) -> socket.socket:

@@ -1,4 +1,4 @@
-"""`broker systemd`: the unit that the broker runs as, and the rules that watch it."""
+"""`broker systemd`: the units that the broker runs as, and the rules that watch it."""
 
 from pathlib import Path
 
@@ -23,9 +23,9 @@ def systemd() -> None:
     help="Lay it below this folder, as packages do; default /.",
 )
 def install_unit(root: Path) -> None:
-    """Write token-broker.service and say what to do next.
+    """Write the service and the socket, and say what to do next.
 
-    An older one is kept as .bak.
+    Older ones are kept as .bak.
     """
     try:
         lines = install(root)

@@ -6,12 +6,13 @@ import sys
 import threading
 from collections.abc import Mapping, MutableMapping
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
 from broker.config.settings import LogSettings
 from broker.model import Secret
+from broker.observe.stream import Unfailing
 
 QUIET = (
     "aiosqlite",
@@ -45,7 +46,7 @@ def configure(settings: LogSettings, stream: TextIO = sys.stderr) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(settings.level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, Unfailing(stream))),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()

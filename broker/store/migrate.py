@@ -4,8 +4,12 @@ import re
 from functools import partial
 from importlib.resources import files
 
+import structlog
+
 from broker.errors import StartRefused
 from broker.store.database import Database, Transaction
+
+log = structlog.get_logger()
 
 
 def migrations() -> dict[int, str]:
@@ -31,6 +35,8 @@ async def migrate(database: Database) -> int:
     for number, sql in known.items():
         if number > version:
             await database.write(partial(_apply, number=number, sql=sql))
+    if 0 < version < max(known):
+        log.info("store.migrated", was=version, schema=max(known))
     return max(known)
 
 

@@ -1,5 +1,6 @@
 """Tells systemd how the process is doing, by the protocol of sd_notify(3)."""
 
+import os
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +13,8 @@ class Notifier:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
+        self.watchdog_every = _watchdog_every(environ) if self._address else None
+        """Seconds between two signs of life, a third of what systemd waits for; None: it waits for none."""
 
     def ready(self, status: str) -> None:
         """The start, or a reload, is complete."""
@@ -34,15 +37,15 @@ class Notifier:
         self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1_000_000)}")
 
     def watchdog(self) -> None:
-        """Still alive."""
-        self._send("WATCHDOG=1")
+        """Still alive. A sign that would have to wait is left out: the next one is near."""
+        self._send("WATCHDOG=1", patience=0)
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str, patience: float = PATIENCE) -> None:
         if self._address is None:
             return
         # A supervisor that is gone or stuck must not take tokens with it.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.settimeout(PATIENCE)
+            sender.settimeout(patience)
             sender.connect(self._address)
             sender.send("\n".join(lines).encode())
 
@@ -52,6 +55,13 @@ def _address(text: str) -> str | None:
     if text.startswith("@"):
         return "\0" + text[1:]
     return text if text.startswith("/") else None
+
+
+def _watchdog_every(environ: Mapping[str, str]) -> float | None:
+    """A third of `$WATCHDOG_USEC`, where it is meant for this process (sd_watchdog_enabled(3))."""
+    span = environ.get("WATCHDOG_USEC", "")
+    ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return int(span) / 3_000_000 if ours and span.isdecimal() and int(span) > 0 else None
 
 
 def _status(text: str) -> str:

@@ -1,28 +1,31 @@
-"""Lays the service unit into a system's /etc."""
+"""Lays the units into a system's /etc."""
 
 import sys
 from importlib import resources
 from pathlib import Path
 
-UNIT = "token-broker.service"
+SERVICE, SOCKET = "token-broker.service", "token-broker.socket"
 PLACEHOLDER = "@BROKER@"
 FOLDER = Path("etc/systemd/system")
 
 
 def install(root: Path) -> list[str]:
-    """Write the unit under `root`; what was written and what to do next, in lines. Raises OSError.
+    """Write the units under `root`; what was written and what to do next, in lines. Raises OSError.
 
     Another unit of that name is kept beside it as .bak.
     """
-    path = root / FOLDER / UNIT
-    text = unit_text()
-    return [*_lay(path, text), *_next_steps()]
+    folder = root / FOLDER
+    laid = [*_lay(folder / SERVICE, unit_text()), *_lay(folder / SOCKET, _packaged(SOCKET))]
+    return [*laid, *_next_steps()]
 
 
 def unit_text(executable: Path | None = None) -> str:
-    """The unit for the broker that belongs to the Python at `executable`, the running one by default."""
-    template = resources.files("broker.systemd").joinpath(UNIT).read_text()
-    return template.replace(PLACEHOLDER, _start_command(executable or Path(sys.executable)))
+    """The service of the broker that belongs to the Python at `executable`, the running one by default."""
+    return _packaged(SERVICE).replace(PLACEHOLDER, _start_command(executable or Path(sys.executable)))
+
+
+def _packaged(name: str) -> str:
+    return resources.files("broker.systemd").joinpath(name).read_text()
 
 
 def _start_command(python: Path) -> str:
@@ -62,14 +65,19 @@ def _free_name(path: Path) -> Path:
 def _next_steps() -> list[str]:
     return [
         "Next:",
-        "  1. Write /etc/token-broker/config.toml. The service may write to /var/lib/token-broker and",
-        "     /run/token-broker only, so it needs:",
-        '       [server] admin_socket = "/run/token-broker/admin.sock"',
-        '       [store]  url          = "sqlite:/var/lib/token-broker/broker.db"',
-        '       [keys]   master       = { file = "/var/lib/token-broker/master.key" }',
-        '     For each secret written { credential = "NAME" }, one LoadCredential=NAME:PATH of the service',
-        "     (systemctl edit token-broker).",
-        "  2. systemctl daemon-reload",
-        "  3. systemctl enable --now token-broker",
-        "  4. broker check",
+        "  1. Make the master key, and keep a copy of it apart from this machine:",
+        "     install -d -m 0700 /etc/credstore",
+        "     (umask 077; openssl rand -base64 32 > /etc/credstore/token-broker.master-key)",
+        '     A secret that is written { credential = "NAME" } goes into /etc/credstore/token-broker.NAME.',
+        "  2. Write /etc/token-broker/config.toml, readable for all and so without a secret, with",
+        "     [server]",
+        '     admin_socket = "/run/token-broker/admin.sock"',
+        "     [store]",
+        '     url = "sqlite:/var/lib/token-broker/broker.db"',
+        "     [keys]",
+        '     master = { credential = "master-key" }',
+        "     server.internal and server.public are the addresses in token-broker.socket.",
+        "  3. systemctl daemon-reload",
+        "  4. systemctl enable --now token-broker",
+        "  5. broker check",
     ]

@@ -1,1 +1,1 @@
-"""Watching: metrics as a scraper reads them."""
+"""What the broker says of itself."""

@@ -1,5 +1,6 @@
 """The messages that systemd gets, on a real datagram socket."""
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,3 +84,29 @@ def test_a_supervisor_that_is_gone_harms_nobody(tmp_path: Path) -> None:
         notifier.watchdog()
 
         assert b"WATCHDOG=1" == receiver.recv(4096)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 10.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 10.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_signs_of_life_are_due_thrice_in_the_time(environ: dict[str, str], expected: float | None) -> None:
+    """Where systemd waits for them, and from this process."""
+    assert expected == Notifier({"NOTIFY_SOCKET": "/run/notify", **environ}).watchdog_every
+
+
+def test_a_sign_of_life_waits_for_nobody(supervisor: socket.socket) -> None:
+    """The loop has better things to do than to wait for a supervisor that does not read."""
+    notifier = Notifier({"NOTIFY_SOCKET": supervisor.getsockname()})
+
+    for _ in range(2000):
+        notifier.watchdog()
+
+    assert b"WATCHDOG=1" == supervisor.recv(4096)

@@ -1,6 +1,7 @@
-"""The unit that `install` lays, as systemd reads it."""
+"""The units that `install` lays, as systemd reads them."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -8,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from broker.config import Settings, load
 from broker.systemd import install
 from broker.systemd.unit import unit_text
+from tests.systemd.service import chapter, steps, unix_listener, unix_listener_unit
 
-WHERE = "etc/systemd/system/token-broker.service"
+FOLDER = "etc/systemd/system"
+SERVICE, SOCKET = f"{FOLDER}/token-broker.service", f"{FOLDER}/token-broker.socket"
+EXPOSURE = 1.5
 
 
 @pytest.fixture
@@ -55,21 +60,31 @@ def test_without_a_script_the_interpreter_runs_the_module(tmp_path: Path) -> Non
         ("Type", "notify"),
         ("NotifyAccess", "main"),
         ("ExecReload", "/bin/kill -HUP $MAINPID"),
+        ("Requires", "token-broker.socket"),
         ("Restart", "always"),
         ("RestartSec", "500ms"),
         ("StartLimitIntervalSec", "0"),
+        ("WatchdogSec", "30"),
+        ("TimeoutAbortSec", "10"),
         ("TimeoutStartSec", "120"),
         ("TimeoutStopSec", "120"),
         ("DynamicUser", "yes"),
         ("StateDirectory", "token-broker"),
         ("StateDirectoryMode", "0700"),
-        ("RuntimeDirectory", "token-broker"),
+        ("LogsDirectory", "token-broker"),
+        ("LogsDirectoryMode", "0700"),
+        ("RuntimeDirectory", "token-broker-spool"),
         ("RuntimeDirectoryMode", "0700"),
         ("RuntimeDirectoryPreserve", "yes"),
         ("KillMode", "mixed"),
+        ("OOMScoreAdjust", "-500"),
         ("UMask", "0077"),
         ("LimitCORE", "0"),
+        ("LimitNOFILE", "65536"),
+        ("MemorySwapMax", "0"),
         ("LogRateLimitIntervalSec", "0"),
+        ("MemoryDenyWriteExecute", "yes"),
+        ("Also", "token-broker.socket"),
     ],
 )
 def test_the_unit_promises_what_the_broker_counts_on(name: str, value: str) -> None:
@@ -77,15 +92,34 @@ def test_the_unit_promises_what_the_broker_counts_on(name: str, value: str) -> N
     assert [value] == [found for key, found in directives(unit_text()) if key == name]
 
 
-def test_installing_writes_the_unit_and_says_what_is_next(tmp_path: Path, private_umask: None) -> None:
+def test_a_stop_has_time_for_a_renewal(tmp_path: Path) -> None:
+    """One that was just sent, and its commit; longer ones ask for more."""
+    (tmp_path / "config.toml").write_text("")
+    settings = load(tmp_path / "config.toml", environ={})
+
+    unit = dict(directives(unit_text()))
+
+    assert float(unit["TimeoutStopSec"]) >= settings.refresh.timeout + 15
+    assert float(unit["WatchdogSec"]) < settings.refresh.timeout
+
+
+def test_peers_are_told_apart() -> None:
+    """In a user namespace every peer of a Unix socket has the same uid."""
+    assert "PrivateUsers" not in dict(directives(unit_text()))
+
+
+def test_installing_writes_the_units_and_says_what_is_next(tmp_path: Path, private_umask: None) -> None:
     """Readable for all, whatever the umask; the lines lead to a running service."""
     lines = install(tmp_path)
 
-    unit = tmp_path / WHERE
+    unit = tmp_path / SERVICE
     assert (unit_text(), 0o644) == (unit.read_text(), unit.stat().st_mode & 0o777)
+    assert 0o644 == (tmp_path / SOCKET).stat().st_mode & 0o777
     said = "\n".join(lines)
     for word in (
         str(unit),
+        str(tmp_path / SOCKET),
+        "/etc/credstore/token-broker.master-key",
         "/etc/token-broker/config.toml",
         "systemctl daemon-reload",
         "systemctl enable --now token-broker",
@@ -94,18 +128,18 @@ def test_installing_writes_the_unit_and_says_what_is_next(tmp_path: Path, privat
 
 
 def test_installing_again_changes_nothing(tmp_path: Path) -> None:
-    """The same unit is not kept twice."""
+    """The same units are not kept twice."""
     install(tmp_path)
 
     lines = install(tmp_path)
 
-    assert f"{tmp_path / WHERE} is already as it should be." == lines[0]
-    assert [tmp_path / WHERE] == list((tmp_path / WHERE).parent.iterdir())
+    assert [f"{tmp_path / one} is already as it should be." for one in (SERVICE, SOCKET)] == lines[:2]
+    assert {tmp_path / SERVICE, tmp_path / SOCKET} == set((tmp_path / FOLDER).iterdir())
 
 
 def test_a_different_unit_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     """Also the second time: no older copy is overwritten."""
-    unit = tmp_path / WHERE
+    unit = tmp_path / SERVICE
     unit.parent.mkdir(parents=True)
 
     unit.write_text("# first\n")
@@ -122,22 +156,94 @@ def test_a_different_unit_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     )
 
 
-def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path) -> None:
-    """Every directive is known and every value is allowed."""
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
+@pytest.fixture
+def analyze() -> str:
+    """systemd-analyze; skips with the command that provides it, and under CI nothing is skipped."""
+    found = shutil.which("systemd-analyze")
+    if found is None:
         if os.environ.get("CI") == "true":
             pytest.fail("systemd-analyze is missing: apt-get install systemd")
         pytest.skip("systemd-analyze is missing: apt-get install systemd")
+    return found
+
+
+def analyzed(*command: str) -> tuple[int, str]:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_systemd_finds_nothing_wrong_with_them(tmp_path: Path, analyze: str) -> None:
+    """Every directive is known and every value is allowed."""
     install(tmp_path)
 
-    verified = subprocess.run(
-        [analyze, "verify", "--man=no", str(tmp_path / WHERE)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    code, said = analyzed(analyze, "verify", "--man=no", str(tmp_path / SERVICE), str(tmp_path / SOCKET))
 
-    ours = [line for line in verified.stderr.splitlines() if "token-broker.service" in line]
-    assert (0, []) == (verified.returncode, ours)
+    assert (0, []) == (code, [line for line in said.splitlines() if "token-broker" in line])
+
+
+def test_systemd_finds_little_exposed(tmp_path: Path, analyze: str) -> None:
+    """By its own measure, from 0 to 10; the README says how little."""
+    install(tmp_path)
+
+    _, said = analyzed(analyze, "security", "--offline=true", "--no-pager", str(tmp_path / SERVICE))
+
+    [exposure] = re.findall(r"exposure level for token-broker\.service: ([0-9.]+)", said)
+    assert float(exposure) <= EXPOSURE
+    assert f"gives it {exposure} " in chapter()
+
+
+def test_the_readme_says_what_the_units_say(tmp_path: Path) -> None:
+    """Each directive of its table stands in a unit."""
+    install(tmp_path)
+    units = directives((tmp_path / SERVICE).read_text()) + directives((tmp_path / SOCKET).read_text())
+
+    told = re.findall(r"`([A-Za-z]+=[^`]+)`", "".join(re.findall(r"^\| `.*? \|", chapter(), re.MULTILINE)))
+
+    assert {"Type=notify", "WatchdogSec=30"} <= set(told)
+    assert [] == [line for line in told if tuple(line.split("=", 1)) not in units]
+
+
+def test_the_readme_names_the_credentials_of_the_unit() -> None:
+    """Each, and the file it comes from."""
+    loaded = [value for name, value in directives(unit_text()) if name == "LoadCredential"]
+    [sentence] = re.findall(r"^\*\*Credentials\.\*\* .*", chapter(), re.MULTILINE)
+
+    names = [one.partition(":")[0] for one in loaded]
+
+    assert [f"{name}:token-broker.{name}" for name in names] == loaded
+    assert [] == [name for name in names if f"`{name}`" not in sentence]
+
+
+def test_the_readmes_configuration_is_what_the_units_hold(tmp_path: Path) -> None:
+    """Its addresses are those of the socket unit, and its paths those the service may write to."""
+    install(tmp_path)
+    held = {value for name, value in directives((tmp_path / SOCKET).read_text()) if name == "ListenStream"}
+
+    settings = readme_settings(tmp_path)
+
+    server = settings.server
+    assert held == {str(one) for one in (*server.internal, *server.public, server.admin_socket)}
+    assert Path("/var/lib/token-broker") == settings.store.path.parent
+    assert settings.audit.path is None
+
+
+def test_the_readmes_unix_listener_is_what_its_unit_holds(tmp_path: Path) -> None:
+    """The path, mode and group in one are those in the other."""
+    (tmp_path / "config.toml").write_text(f"[server]\n{unix_listener()}")
+
+    _, listen = load(tmp_path / "config.toml", environ={}).server.internal
+
+    assert {
+        "ListenStream": str(listen),
+        "SocketMode": f"{listen.mode:04o}",  # type: ignore[union-attr]  # the second is the Unix one
+        "SocketGroup": listen.group,  # type: ignore[union-attr]  # the second is the Unix one
+    }.items() <= dict(directives(unix_listener_unit())).items()
+
+
+def readme_settings(folder: Path) -> Settings:
+    """What the file of the README's third step means to a service."""
+    for name in ("master-key", "kit-client-secret"):
+        (folder / name).write_text("secret")
+    (folder / "config.toml").write_text(steps()[2])
+    environ = {"CREDENTIALS_DIRECTORY": str(folder), "INVOCATION_ID": "1"}
+    return load(folder / "config.toml", environ=environ)

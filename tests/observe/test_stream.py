@@ -1,0 +1,102 @@
+"""Log lines never fail and never wait, on real sockets and files."""
+
+import io
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from broker.observe.stream import Unfailing
+
+
+@pytest.fixture
+def journal() -> Iterator[tuple[socket.socket, TextIO]]:
+    """The journal's end, and what a process under systemd has as standard error."""
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    theirs.setblocking(False)
+    with theirs, ours, os.fdopen(os.dup(ours.fileno()), "w") as stderr:
+        ours.close()
+        yield theirs, stderr
+
+
+def read(journal: socket.socket) -> list[str]:
+    """The lines that have come."""
+    found = b""
+    while True:
+        try:
+            found += journal.recv(1 << 20)
+        except BlockingIOError:
+            return found.decode().splitlines()
+
+
+def test_lines_arrive_whole(journal: tuple[socket.socket, TextIO]) -> None:
+    """In order, as they were given."""
+    theirs, stderr = journal
+    lines = Unfailing(stderr)
+
+    lines.write("first\n")
+    lines.write("zweite: ü\n")
+    lines.flush()
+
+    assert ["first", "zweite: ü"] == read(theirs)
+
+
+@pytest.mark.parametrize("length", [1_000, 100_000])
+def test_a_journal_that_hangs_holds_nobody_up(journal: tuple[socket.socket, TextIO], length: int) -> None:
+    """What it does not take is lost, and counted once it reads again; no line is glued to a part of another."""
+    theirs, stderr = journal
+    lines = Unfailing(stderr)
+    given = [json.dumps({"n": number, "padding": "x" * length}) for number in range(1000)]
+
+    for line in given:
+        lines.write(line + "\n")
+    taken = read(theirs)
+    lines.write("after\n")
+    notice, last = read(theirs)[-2:]
+
+    whole = [line for line in taken if line in given]
+    assert 0 < len(whole) < len(given)
+    assert given[: len(whole)] == whole
+    assert {"event": "log.lines_lost", "level": "warning", "lines": len(given) - len(whole)} == json.loads(
+        notice
+    )
+    assert "after" == last
+
+
+def test_a_journal_that_is_gone_harms_nobody(journal: tuple[socket.socket, TextIO]) -> None:
+    """Not with an exception, and not with a signal."""
+    theirs, stderr = journal
+    lines = Unfailing(stderr)
+    theirs.close()
+    given = ["nobody\n", "reads\n", "this\n"]
+
+    told = [lines.write(line) for line in given]
+    lines.flush()
+
+    assert [len(line) for line in given] == told
+
+
+def test_a_file_that_is_full_or_closed_harms_nobody(tmp_path: Path) -> None:
+    """Not every standard error is a journal."""
+    closed = (tmp_path / "closed").open("w")
+    closed.close()
+    told = []
+    # Closing tries once more, and fails.
+    with suppress(OSError), Path("/dev/full").open("w", buffering=1) as full:
+        told = [Unfailing(stream).write("nobody reads this\n") for stream in (closed, full)]
+
+    assert [len("nobody reads this\n")] * 2 == told
+
+
+def test_a_stream_without_a_descriptor_is_written_as_it_is() -> None:
+    """As tests have them."""
+    text = io.StringIO()
+
+    Unfailing(text).write("line\n")
+
+    assert "line\n" == text.getvalue()

@@ -1,0 +1,109 @@
+"""Which socket is whose: those that systemd holds, and those that are bound here."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.config.settings import TcpListen, UnixListen
+from broker.errors import StartRefused
+from broker.sockets import Sockets
+
+
+@pytest.fixture
+def held() -> Iterator[socket.socket]:
+    """One that systemd would hold, on a port of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.fixture
+def admin(tmp_path: Path) -> Iterator[socket.socket]:
+    """An admin socket of systemd's, for root alone."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(tmp_path / "admin.sock"))
+        (tmp_path / "admin.sock").chmod(0o600)
+        server.listen()
+        yield server
+
+
+def port_of(server: socket.socket) -> int:
+    return int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_held_socket_is_known_by_its_address(held: socket.socket, host: str) -> None:
+    """Whatever the unit calls it; it is used as it is, not bound a second time."""
+    sockets = Sockets([held])
+
+    taken = sockets.listening(TcpListen(host, port_of(held)), key="server.internal")
+    sockets.refuse_unclaimed()
+
+    assert held is taken
+
+
+def test_what_systemd_does_not_hold_is_bound_here(held: socket.socket, tmp_path: Path) -> None:
+    """An address apart, and one that only looks alike."""
+    other = UnixListen(tmp_path / "api.sock", 0o660, None)
+
+    with Sockets([held]).listening(other, key="server.internal") as bound:
+        bound.listen()
+
+        assert (str(other.path), 0o660) == (bound.getsockname(), other.path.stat().st_mode & 0o777)
+
+
+def test_a_held_socket_that_no_key_names_stops_the_start(held: socket.socket) -> None:
+    """Or whoever connects there would wait for ever."""
+    sockets = Sockets([held])
+
+    with pytest.raises(StartRefused, match=r"token-broker\.socket") as refused:
+        sockets.refuse_unclaimed()
+
+    assert f"systemd holds 127.0.0.1:{port_of(held)}, which no key of [server] names" in str(refused.value)
+
+
+def test_a_held_unix_socket_is_known_by_its_path(admin: socket.socket, tmp_path: Path) -> None:
+    """Also through a link, as /var/run is one."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    sockets = Sockets([admin])
+
+    taken = sockets.listening(
+        UnixListen(tmp_path / "link/admin.sock", 0o600, None), key="server.admin_socket"
+    )
+
+    assert admin is taken
+
+
+def test_a_held_unix_socket_may_not_let_in_more_than_configured(admin: socket.socket, tmp_path: Path) -> None:
+    """SocketMode= is 0666 where a unit does not say, and everybody would be an operator."""
+    path = tmp_path / "admin.sock"
+    path.chmod(0o666)
+
+    with pytest.raises(StartRefused, match="SocketMode=0600") as refused:
+        Sockets([admin]).listening(UnixListen(path, 0o600, None), key="server.admin_socket")
+
+    assert str(refused.value).startswith("server.admin_socket: ")
+
+
+def test_a_held_unix_socket_may_not_be_another_groups(admin: socket.socket, tmp_path: Path) -> None:
+    """The unit and the configuration must mean the same people."""
+    path = tmp_path / "admin.sock"
+    path.chmod(0o660)
+
+    with pytest.raises(StartRefused, match="SocketGroup=nobody-here") as refused:
+        Sockets([admin]).listening(UnixListen(path, 0o660, "nobody-here"), key="server.admin_socket")
+
+    assert os.getgid() == path.stat().st_gid
+    assert "another group than nobody-here" in str(refused.value)
+
+
+def test_a_name_that_means_nothing_matches_nothing(held: socket.socket) -> None:
+    """And binding it says which key to change."""
+    sockets = Sockets([held])
+
+    with pytest.raises(StartRefused, match=r"server\.internal: ") as refused:
+        sockets.listening(TcpListen("192.0.2.1", port_of(held)), key="server.internal")
+
+    assert "cannot listen on 192.0.2.1" in str(refused.value)
