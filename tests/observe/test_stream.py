@@ -19,19 +19,21 @@ def journal() -> Iterator[tuple[socket.socket, TextIO]]:
     """The journal's end, and what a process under systemd has as standard error."""
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     theirs.setblocking(False)
+    # Wide, as systemd makes it: the kernel then cuts long lines, and may take only a part of one.
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     with theirs, ours, os.fdopen(os.dup(ours.fileno()), "w") as stderr:
         ours.close()
         yield theirs, stderr
 
 
-def read(journal: socket.socket) -> list[str]:
-    """The lines that have come."""
+def read(journal: socket.socket) -> str:
+    """All that has come."""
     found = b""
     while True:
         try:
             found += journal.recv(1 << 20)
         except BlockingIOError:
-            return found.decode().splitlines()
+            return found.decode()
 
 
 def test_lines_arrive_whole(journal: tuple[socket.socket, TextIO]) -> None:
@@ -43,23 +45,26 @@ def test_lines_arrive_whole(journal: tuple[socket.socket, TextIO]) -> None:
     lines.write("zweite: ü\n")
     lines.flush()
 
-    assert ["first", "zweite: ü"] == read(theirs)
+    assert "first\nzweite: ü\n" == read(theirs)
 
 
-@pytest.mark.parametrize("length", [1_000, 100_000])
-def test_a_journal_that_hangs_holds_nobody_up(journal: tuple[socket.socket, TextIO], length: int) -> None:
+@pytest.mark.parametrize(("length", "count"), [(1_000, 1_000), (250_000, 10)])
+def test_a_journal_that_hangs_holds_nobody_up(
+    journal: tuple[socket.socket, TextIO], length: int, count: int
+) -> None:
     """What it does not take is lost, and counted once it reads again; no line is glued to a part of another."""
     theirs, stderr = journal
     lines = Unfailing(stderr)
-    given = [json.dumps({"n": number, "padding": "x" * length}) for number in range(1000)]
+    given = [json.dumps({"n": number, "padding": "x" * length}) for number in range(count)]
 
     for line in given:
         lines.write(line + "\n")
     taken = read(theirs)
     lines.write("after\n")
-    notice, last = read(theirs)[-2:]
+    told = (taken + read(theirs)).splitlines()
+    notice, last = told[-2:]
 
-    whole = [line for line in taken if line in given]
+    whole = [line for line in told if line in given]
     assert 0 < len(whole) < len(given)
     assert given[: len(whole)] == whole
     assert {"event": "log.lines_lost", "level": "warning", "lines": len(given) - len(whole)} == json.loads(
