@@ -10,11 +10,13 @@ The map of the house, from the ground up; a module imports its own line and thos
     tokens  installs  plugin             hand out and renew a token · connect an account · Kit signs in to us
     login                                who is at the browser? the company's own app answers
     callers  browser  runner  door       who is calling · the cookie of a trip · the HTTP server below · who is let in
+    description                          OpenAPI of each listener
     web  pages  keys  audit  tls         errors become answers · pages people see · the key ring · who got what · TLS
     providers  store  sandbox  systemd   the outside: Kit, Kustomer, any OAuth server · SQLite · their stand-in
     observe                              logs, metrics, health
     keyring  oauth  sealing  forwarded   machinery without I/O
     model  errors  clock  times  config  wire   the words, which everything shares
+    client                               for programs that call the broker; imports nothing of the rest
 """
 
 __version__ = "0.1.0"

@@ -41,7 +41,7 @@ client_secret = "s"
 authorize_url = "https://id.example.com/a"
 token_url = "https://id.example.com/t"
 """
-SERVICES_ONLY = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
+SERVICES_ONLY = {("GET", path) for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")}
 FILES = r"`((?:broker|tests|\.ci)/[\w/.]+|Makefile|config\.toml)`|\]\((?!https?:|#)([^)#]+)"
 
 

@@ -2,17 +2,20 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
 from broker import errors
 from broker.description.document import DESCRIBED, operations
-from tests.house import Answer, House
+from tests.house import Answer, House, open_house
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 BOTH = pytest.mark.parametrize("listener", ["internal", "public"])
 
 
@@ -32,12 +35,13 @@ def routes(house: House, listener: str) -> set[tuple[str, str]]:
     }
 
 
-@pytest.fixture(name="full")
-async def _full(house: House) -> House:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="full")
+async def _full(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     """With every room there is: the sandbox brings `[plugin]` and `[login]`."""
-    assert house.broker.rooms.plugin is not None
-    assert house.broker.installs.login is not None
-    return house
+    async with open_house(tmp_path_factory.mktemp("described") / "house") as house:
+        assert house.broker.rooms.plugin is not None
+        assert house.broker.installs.login is not None
+        yield house
 
 
 @BOTH
@@ -55,7 +59,7 @@ async def test_nothing_is_described_that_is_nowhere(full: House) -> None:
     assert set(DESCRIBED) <= routes(full, "internal") | routes(full, "public")
 
 
-def test_route_that_nobody_described_stops_the_start() -> None:
+async def test_route_that_nobody_described_stops_the_start() -> None:
     """So that it is not forgotten."""
     with pytest.raises(LookupError, match="GET /new"):
         operations([("GET", "/new")])
@@ -136,13 +140,12 @@ async def test_page_for_people_runs_nothing(full: House, listener: str) -> None:
     assert "script-src" not in policy
 
 
-async def test_without_the_plugin_it_is_not_described(house: House) -> None:
+async def test_without_the_plugin_it_is_not_described(tmp_path: Path) -> None:
     """The document is of the routes that are there."""
-    house.extra += "\n[plugin]\nenabled = false"
-    house.write_config()
-    await house.restart()
-
-    documents = [(await read(house, listener, "/openapi.json")).json for listener in ("internal", "public")]
+    async with open_house(tmp_path / "house", extra="[plugin]\nenabled = false") as house:
+        documents = [
+            (await read(house, listener, "/openapi.json")).json for listener in ("internal", "public")
+        ]
 
     assert [] == [path for document in documents for path in document["paths"] if "/plugin/" in path]
 

@@ -28,7 +28,7 @@ async def test_every_route_keeps_its_word(tmp_path: Path) -> None:
 async def test_every_route_keeps_its_word_for_long(tmp_path: Path, listener: str) -> None:
     """All phases: examples, edges, random values, and requests that build on one another."""
     async with open_target(tmp_path / "run") as process:
-        run = await fuzz(process, listener, "--max-examples", "200", "--exclude-path", "/events")
+        run = await fuzz(process, listener, "--max-examples", "60", "--exclude-path", "/events")
         crashes = process.events("request.crashed")
 
     print(run.cases, "cases against", listener)

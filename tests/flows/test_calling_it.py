@@ -1,0 +1,106 @@
+"""The README's chapter “Calling it”, taken from the page and run against a real broker."""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from broker.client.testing import FakeBroker
+from tests.process import Process, new_process
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+ROOT = Path(__file__).parents[2]
+CHAPTER = re.split(
+    r"^## ", (ROOT / "README.md").read_text().partition("\n## Calling it\n")[2], flags=re.MULTILINE
+)[0]
+BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```", CHAPTER, re.DOTALL | re.MULTILINE)
+CALLS = [block for block in BLOCKS if "https://api.kit.com/v4/account" in block[1]]
+MISSING = "Node.js is missing; type: apt-get install nodejs"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="process")
+async def _process(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Process]:
+    async with new_process(tmp_path_factory.mktemp("calling") / "run") as process:
+        await process.start()
+        await process.new_key("acme")
+        await process.connect("acme")
+        yield process
+
+
+async def run(process: Process, language: str, text: str) -> tuple[int, str, str]:
+    """As somebody would who copies it, with this broker's address and the sandbox in Kit's place."""
+    here = text.replace("http://127.0.0.1:8080", process.internal)
+    here = here.replace("https://api.kit.com", f"{process.sandbox.base_url}/kit")
+    ran = await asyncio.create_subprocess_exec(
+        *{
+            "bash": ("bash", "-euc"),
+            "python": (sys.executable, "-c"),
+            "js": ("node", "--input-type=module", "-e"),
+        }[language],
+        here,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(process.folder),
+            "PYTHONPATH": str(ROOT),
+            "BROKER_KEY": process.key,
+            "BROKER_CONFIG": str(process.config),
+        },
+    )
+    out, err = await ran.communicate()
+    return ran.returncode or 0, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize(("language", "text"), CALLS, ids=lambda value: value if value.isalpha() else "")
+async def test_lines_of_the_readme_reach_the_api(process: Process, language: str, text: str) -> None:
+    """Pasted as they stand; the API answers with the account."""
+    if language == "js":
+        _node_or_skip()
+
+    code, out, err = await run(process, language, text)
+
+    assert (0, "") == (code, err)
+    assert "Kit Greetings" in out
+    assert len(text.strip().splitlines()) <= 5
+
+
+def _node_or_skip() -> None:
+    """`.ci/setup` installs it, so in CI it is there."""
+    if shutil.which("node") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(MISSING, pytrace=False)
+        pytest.skip(MISSING)
+
+
+async def test_every_way_of_calling_is_shown() -> None:
+    """curl, the command line, Python and JavaScript."""
+    assert ["bash", "bash", "python", "js"] == [language for language, _ in CALLS]
+
+
+async def test_library_in_the_readme_prints_the_token(process: Process) -> None:
+    """The program with asyncio."""
+    [program] = [text for _, text in BLOCKS if "asyncio.run(main())" in text]
+    token = (await process.get("/token/acme")).json["access_token"]
+
+    code, out, err = await run(process, "python", program)
+
+    assert (0, f"{token}\n", "") == (code, out, err)
+
+
+async def test_test_in_the_readme_passes(fake_broker: FakeBroker) -> None:
+    """What callers copy into their own suite."""
+    [text] = [text for _, text in BLOCKS if "def test_" in text]
+    names: dict[str, Any] = {}
+    exec(text, names)
+
+    await asyncio.to_thread(names["test_new_token_after_a_rejected_one"], fake_broker)
+
+    assert [("acme", 1)] == fake_broker.reported
