@@ -31,7 +31,8 @@ def is_allowed(url: str) -> bool:
     except ValueError:
         return False
     return (
-        parts.scheme == "https"
+        # As it is written: urlsplit() would take "Https" as well.
+        url.startswith("https://")
         and parts.netloc == ALLOWED_HOST
         and port is None
         and (parts.path == "/apps" or parts.path.startswith("/apps/"))

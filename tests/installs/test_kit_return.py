@@ -58,6 +58,7 @@ def test_kits_own_pages_are_allowed(url: str) -> None:
         "/apps",
         "//app.kit.com/apps",
         "http://app.kit.com/apps",
+        "Https://app.kit.com/apps?https:",
         "ftp://app.kit.com/apps",
         "javascript:alert(1)//https://app.kit.com/apps",
         "https:/app.kit.com/apps",
