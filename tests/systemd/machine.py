@@ -23,6 +23,16 @@ SOURCE = Path(__file__).parent.parent.parent
 HOME = Path("/opt/token-broker")
 PYTHON = HOME / "bin/python"
 BROKER = HOME / "bin/broker"
+CGROUPS = Path("/sys/fs/cgroup")
+# A cgroup of its own, or two machines would end each other's processes; and an end when the test run is killed.
+IN_CGROUPS = (
+    "setpriv",
+    "--pdeathsig=TERM",
+    "sh",
+    "-ec",
+    'for each in $PLACES; do echo $$ >"$each/cgroup.procs"; done; exec "$@"',
+    "sh",
+)
 BOOT_WITHIN = 30.0
 WITHIN = 60.0
 LINKS = ("bin", "sbin", "lib", "lib64")
@@ -157,10 +167,14 @@ def booted(root: Path) -> Iterator[Machine]:
         listener.bind(f"\0token-broker-test-{secrets.token_hex(8)}")
         listener.settimeout(BOOT_WITHIN)
         address = "@" + listener.getsockname()[1:].decode()
-        began = time.perf_counter()
+        began, places = time.perf_counter(), _own_cgroups()
         running = subprocess.Popen(
-            [*NSPAWN, f"--directory={root}", *_binds()],
-            env={"PATH": "/usr/sbin:/usr/bin", "NOTIFY_SOCKET": address},
+            [*IN_CGROUPS, *NSPAWN, f"--directory={root}", *_binds()],
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "NOTIFY_SOCKET": address,
+                "PLACES": " ".join(map(str, places)),
+            },
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -174,6 +188,28 @@ def booted(root: Path) -> Iterator[Machine]:
             machine.close()
         finally:
             _halt(running)
+            for place in places:
+                _remove(place)
+
+
+def _own_cgroups() -> list[Path]:
+    """New ones below this process's, in the hierarchies that systemd uses (cgroups(7), /proc/[pid]/cgroup)."""
+    name, places = f"token-broker-test-{secrets.token_hex(8)}", []
+    unified = CGROUPS / "unified" if (CGROUPS / "unified").is_dir() else CGROUPS
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, hierarchy, path = line.split(":", 2)
+        if hierarchy in ("", "name=systemd"):
+            mounted = CGROUPS / "systemd" if hierarchy else unified
+            places.append(mounted / path.lstrip("/") / name)
+            places[-1].mkdir()
+    return places
+
+
+def _remove(cgroup: Path) -> None:
+    for folder, _, _ in os.walk(cgroup, topdown=False):
+        # The kernel may still be clearing away what ran in it.
+        with suppress(OSError):
+            Path(folder).rmdir()
 
 
 def _halt(running: "subprocess.Popen[bytes]") -> None:
