@@ -1,30 +1,16 @@
 """The store: accounts, installs, callers, events and keys, made durable; `Stores` holds them all."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker.store.accounts import Accounts
 from broker.store.callers import Callers
+from broker.store.changes import Changes
 from broker.store.database import Database
 from broker.store.events import Events
 from broker.store.installs import Installs
 from broker.store.keys import Keys
 from broker.store.plugin import Plugin
 from broker.store.plugin_purge import PluginPurge
-
-
-class Changes:
-    """Tells whoever listens the name of each account whose row changed, once the change is durable."""
-
-    def __init__(self) -> None:
-        self._listeners: list[Callable[[str], None]] = []
-
-    def listen(self, listener: Callable[[str], None]) -> None:
-        self._listeners.append(listener)
-
-    def publish(self, name: str) -> None:
-        for listener in self._listeners:
-            listener(name)
 
 
 @dataclass(frozen=True, slots=True)

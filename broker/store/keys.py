@@ -29,6 +29,7 @@ class Keys:
 
     async def add_first_keys(self, keys: Sequence[WrappedKey]) -> bool:
         async def work(transaction: Transaction) -> bool:
+            await transaction.alone("first keys")
             if await transaction.fetch(SEALED_ANYTHING):
                 return False
             for key in keys:

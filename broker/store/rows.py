@@ -88,7 +88,12 @@ def _reason(word: str | None) -> Reason | None:
 
 
 async def insert_events(transaction: Transaction, events: "tuple[Event, ...] | list[Event]") -> None:
-    """Append events within somebody's transaction, so that a change and its event are one."""
+    """Append events within somebody's transaction, so that a change and its event are one.
+
+    Numbers are given in the order of the commits: whoever has read up to one has missed none below it.
+    """
+    if events:
+        await transaction.alone("events")
     for event in events:
         await transaction.execute(
             """INSERT INTO events (id, at, event, account, provider, reason, generation, subject)

@@ -42,7 +42,8 @@ async def test_intent_is_a_lease(stores: Stores) -> None:
     assert await stores.accounts.begin(FIRST, intent("me"))
     assert await stores.accounts.begin(FIRST, intent("me", at=20))
     assert not await stores.accounts.begin(FIRST, intent("other", at=129))
-    assert await stores.accounts.begin(FIRST, intent("other", at=130))
+    assert await stores.accounts.begin(FIRST, intent("me", at=129, until=129))
+    assert await stores.accounts.begin(FIRST, intent("other", at=129))
 
 
 @pytest.mark.parametrize("ref", [Ref("acme", 2, 1), Ref("acme", 1, 2), Ref("nobody", 1, 1)])
