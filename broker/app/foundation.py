@@ -1,6 +1,5 @@
 """The parts that every room stands on: what watches, the store, the keys, the gate, the providers."""
 
-import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ from broker.audit.upkeep import Upkeep
 from broker.audit.waiting import Audit
 from broker.callers.gate import Gate
 from broker.clock import Clock, SteadyClock
-from broker.config.settings import ProviderSettings, Settings
+from broker.config.settings import ProviderSettings, Settings, StoreSettings
+from broker.errors import StartRefused
 from broker.keyring import Keyring
 from broker.keys.opening import open_keyring
+from broker.model import Secret
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.providers.client import ProviderClient
@@ -26,6 +27,7 @@ from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import TokenSeals
 from broker.store import Stores, stores_on
 from broker.store.health import StoreHealth
+from broker.store.incarnation import Incarnation, Ownership, ServerIdentity
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
 
@@ -70,6 +72,7 @@ class Foundation:
     metrics: Metrics
     stores: Stores
     store_health: StoreHealth
+    ownership: Ownership
     keyring: Keyring
     seals: TokenSeals
     audit: Upkeep
@@ -80,9 +83,12 @@ class Foundation:
 async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitStack) -> Foundation:
     """Open everything that can refuse a start; raises StartRefused. `closing` undoes it in reverse."""
     steady, health, metrics = SteadyClock(clock), Health(), Metrics()
-    store_health = StoreHealth(folder=settings.store.path.parent, clock=clock, health=health, metrics=metrics)
-    stores = await _open_stores(settings, store_health, closing)
-    keyring = await open_keyring(stores.keys, settings.master, clock)
+    folder = None if settings.store.postgres else settings.store.path.parent
+    store_health = StoreHealth(folder=folder, clock=clock, health=health, metrics=metrics)
+    stores, ownership = await _open_stores(settings, store_health, closing)
+    async with stores.database.starting():
+        await migrate(stores.database)
+        keyring = await open_keyring(stores.keys, settings.master, clock)
     audit, upkeep = _build_audit(settings, stores, keyring, health, clock)
     closing.push_async_callback(upkeep.close)
     http = ProviderClient()
@@ -97,6 +103,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         metrics=metrics,
         stores=stores,
         store_health=store_health,
+        ownership=ownership,
         keyring=keyring,
         seals=TokenSeals(keyring),
         audit=upkeep,
@@ -105,18 +112,49 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
     )
 
 
-async def _open_stores(settings: Settings, store_health: StoreHealth, closing: AsyncExitStack) -> Stores:
-    database = await SqliteDatabase.open(settings.store.path, observe=store_health.observe)
+async def _open_stores(
+    settings: Settings, store_health: StoreHealth, closing: AsyncExitStack
+) -> tuple[Stores, Ownership]:
+    path = settings.store.path
+    if settings.store.postgres is not None:
+        return await _open_postgres(settings.store.postgres, settings.store, store_health, closing)
+    database = await SqliteDatabase.open(path, observe=store_health.observe)
     closing.push_async_callback(database.close)
-    await migrate(database)
-    return stores_on(database)
+    stores = stores_on(database)
+    return stores, Incarnation(store=stores.keys, path=path)
+
+
+async def _open_postgres(
+    url: Secret, settings: StoreSettings, store_health: StoreHealth, closing: AsyncExitStack
+) -> tuple[Stores, Ownership]:
+    try:
+        from broker.store.postgres import PostgresDatabase  # noqa: PLC0415 - asyncpg is an extra
+    except ImportError:
+        raise StartRefused(
+            "store.url names PostgreSQL, and asyncpg is not installed; type: pip install 'token-broker[postgres]'"
+        ) from None
+    settings.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = await PostgresDatabase.open(url, replica=settings.replica, observe=store_health.observe)
+    closing.push_async_callback(database.close)
+    stores, line = stores_on(database), database.line
+
+    def turned(up: bool) -> None:
+        store_health.turned(up)
+        if up:
+            stores.changes.missed()
+
+    stores.changes.are_heard = lambda: line.hears
+    store_health.is_named = lambda: line.is_named
+    store_health.turned(True)
+    database.follow(heard=stores.changes.publish, changed=turned)
+    return stores, ServerIdentity(store=stores.keys, identity=database.identity)
 
 
 def _build_audit(
     settings: Settings, stores: Stores, keyring: Keyring, health: Health, clock: Clock
 ) -> tuple[Audit, Upkeep]:
     """The audit, which begins only when the broker does."""
-    path, replica = settings.audit.path, f"{socket.gethostname()}:{settings.server.internal[0]}"
+    path, replica = settings.audit.path, settings.store.replica
     files = None if path is None else FileSink(path)
     ledger = Ledger(
         sink=files or JournalSink(), chain=Chain(audit_key(keyring)), replica=replica, clock=clock

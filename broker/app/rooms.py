@@ -20,10 +20,11 @@ from broker.installs.late import RetryLater
 from broker.installs.service import InstallService
 from broker.login.service import LoginService
 from broker.model import PendingGrant, Successor
-from broker.store.incarnation import Incarnation
+from broker.store.renewals import BOOT_WIDTH
 from broker.store.spool import Spool, grants_spool, renewals_spool
 from broker.tokens.background import Background
 from broker.tokens.flight import Flights
+from broker.tokens.leases import Leases
 from broker.tokens.opened import OpenedAccounts
 from broker.tokens.permit import Permit
 from broker.tokens.recovery import Recovery
@@ -107,7 +108,7 @@ def build_rooms(
 def _tokens(
     base: Foundation, timings: Timings, spool: Spool[Successor], watch: Watch, closing: AsyncExitStack
 ) -> TokenRoom:
-    store, boot_id = base.stores.accounts, secrets.token_hex(8)
+    store, changes = base.stores.accounts, base.stores.changes
     retained = RetainedCommits(
         store=store,
         spool=spool,
@@ -123,6 +124,16 @@ def _tokens(
         timings=timings,
         store_is_ready=lambda: base.store_health.is_ready() and not len(retained),
     )
+    leases = Leases(
+        store=store,
+        changes=changes,
+        clock=base.steady,
+        timings=timings,
+        owner=f"{secrets.token_hex(BOOT_WIDTH // 2)}@{base.settings.store.replica}",
+        timeout=base.settings.refresh.timeout,
+        grace=permit.grace,
+        up_for=base.store_health.up_for,
+    )
     refresher = Refresher(
         store=store,
         providers=base.providers.by_name,
@@ -130,7 +141,7 @@ def _tokens(
         permit=permit,
         retained=retained,
         clock=base.steady,
-        boot_id=boot_id,
+        leases=leases,
         settings=base.settings.refresh,
         timings=timings,
         metrics=base.metrics,
@@ -144,10 +155,16 @@ def _tokens(
         flights=flights,
         clock=base.steady,
         timings=timings,
-        boot_id=boot_id,
+        owner=leases.owner,
+        replica=base.settings.store.replica if base.stores.database.dialect.shared else None,
     )
-    opened = OpenedAccounts(store=store, seals=base.seals, limit=base.settings.store.memory)
-    base.stores.changes.listen(opened.forget)
+    opened = OpenedAccounts(
+        store=store,
+        seals=base.seals,
+        limit=base.settings.store.memory,
+        are_heard=changes.are_heard,
+    )
+    changes.listen(opened.forget, opened.forget_all)
     service = TokenService(
         opened=opened,
         store=store,
@@ -233,7 +250,7 @@ def _overview(base: Foundation, tokens: TokenRoom) -> Overview:
 
 def _adoption(base: Foundation, tokens: TokenRoom) -> Adoption:
     return Adoption(
-        incarnation=Incarnation(store=base.stores.keys, path=base.settings.store.path),
+        incarnation=base.ownership,
         accounts=base.stores.accounts,
         permit=tokens.permit,
         gate=base.gate,
@@ -256,6 +273,7 @@ def build_background(base: Foundation, rooms: Rooms) -> Background:
         health=base.health,
         chores=(
             lambda: base.store_health.probe(stores.keys),
+            rooms.adoption.look_again,
             rooms.degraded.flush,
             tokens.service.flush_uses,
             rooms.callers.keys.flush_uses,

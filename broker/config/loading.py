@@ -35,6 +35,7 @@ NO_KEYS = ("path",)
 KEYS = {
     "master": "keys.master",
     "store.path": "store.url",
+    "store.postgres": "store.url",
     "audit.path": "audit.to",
     "login.key_pem": "login.key",
 }
@@ -71,10 +72,11 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
     sandbox = read_sandbox(top.table("sandbox"))
     top.raw("providers"), top.raw("login"), top.raw("plugin")
     supplied = table_of(_with_sandbox(data, sandbox)) if sandbox.enabled else top
-    store = read_store(top.table("store"), folder)
+    server = read_server(top.table("server"), folder)
+    store = read_store(top.table("store"), folder, server)
     settings = Settings(
         path=path.absolute(),
-        server=read_server(top.table("server"), folder),
+        server=server,
         store=store,
         master=read_master(top.table("keys"), folder, secrets),
         refresh=read_refresh(top.table("refresh")),

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Self, TypeVar
 
@@ -178,7 +178,7 @@ class PostgresDatabase:
         except LOST:
             self._pool.terminate()
 
-    async def _shielded(self, work: Any) -> Any:
+    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
         """A caller that is cancelled cancels only its own waiting; a cancelled statement would cost a connection."""
         if self._closing:
             work.close()

@@ -19,8 +19,8 @@ CHANNEL = "broker_changes"
 PULSE_EVERY = 0.5
 PULSE_WITHIN = 2.0
 RETRY_FIRST, RETRY_MOST = 0.05, 1.0
-NAME_WITHIN = 10.0
-"""How long a start waits for the session of an earlier run of the same name to end."""
+NAME_AGAIN = (0.1, 0.2, 0.5, 1.0, 1.0, 0.0)
+"""Seconds in which a start waits for the session of an earlier run of the same name to end."""
 TAKE_NAME = "SELECT pg_try_advisory_lock(hashtextextended('token-broker replica ' || $1, 0))"
 LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 """What a connection that is no good any more may raise; asyncpg's own errors are two families."""
@@ -52,16 +52,16 @@ class Line:
     async def begin(self) -> None:
         """Connect and take the replica's name; raises StartRefused where another broker has it."""
         await self._open()
-        try:
-            async with asyncio.timeout(NAME_WITHIN):
-                while not await self._take_name():
-                    await asyncio.sleep(0.2)
-        except TimeoutError:
+        for wait in NAME_AGAIN:
+            if await self._take_name():
+                break
+            await asyncio.sleep(wait)
+        else:
             await self.close()
             raise StartRefused(
                 f'another broker named "{self._replica}" runs on this database;'
                 " stop it first, or give this one another store.replica"
-            ) from None
+            )
         self._task = asyncio.create_task(self._keep(), name="database line")
 
     async def close(self) -> None:

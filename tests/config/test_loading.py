@@ -49,7 +49,7 @@ def problems(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -
         ("[server]\nmetrics_from = ['x']", "server.metrics_from", "networks"),
         ("[server]\ninternal_tls = { cert = 'a' }", "server.internal_tls", "cert"),
         ("[server]\naudience = 'x'", "server.audience", "unknown key"),
-        ("[store]\nurl = 'postgresql://x/y'", "store.url", "sqlite:PATH"),
+        ("[store]\nurl = 'mysql://x/y'", "store.url", "sqlite:PATH"),
         ("[store]\nmemory = 0", "store.memory", "at least 1"),
         ("[store]\nmemory = true", "store.memory", "whole number"),
         ("[keys]\nmaster = 'x'", "keys.master", "file"),
