@@ -54,6 +54,8 @@ class House:
     broker: Broker = field(init=False)
     key: str = ""
     watch: Watch = unwatched
+    public_url: str = ""
+    """Where browsers come in, if not straight at this broker."""
     _closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
@@ -74,7 +76,7 @@ class House:
 [server]
 internal = "127.0.0.1:{self.internal_port}"
 public = "127.0.0.1:{self.public_port}"
-public_url = "{self.public}"
+public_url = "{self.public_url or self.public}"
 [sandbox]
 enabled = true
 listen = "{self.sandbox.listen}"

@@ -1,0 +1,68 @@
+"""One renewal for all brokers: the lease, the waiting, the news."""
+
+import asyncio
+
+from tests.replicas import Replicas
+
+LIFE = 172_800
+
+
+async def until_posted(two: Replicas, count: int = 1) -> None:
+    async with asyncio.timeout(10):
+        while await two[0].refreshes() < count:
+            await asyncio.sleep(0.005)
+
+
+async def test_token_renewed_by_one_is_served_by_the_other(two: Replicas) -> None:
+    """From memory: the other one hears that its own copy is old."""
+    await two[0].connect()
+    before = await two[1].get("/token/acme")
+
+    renewed = await two[0].post("/token/acme/refresh")
+    async with asyncio.timeout(2):
+        while (after := await two[1].get("/token/acme")).json["generation"] == 1:
+            await asyncio.sleep(0.001)
+
+    assert (1, 2) == (before.json["generation"], renewed.json["generation"])
+    assert renewed.json["access_token"] == after.json["access_token"]
+
+
+async def test_callers_on_every_broker_share_one_request(two: Replicas) -> None:
+    """A hundred on two brokers at once, with an expired token: one POST, and all get what it brought."""
+    await two[0].connect()
+    two.sandbox.faults.set("kit", latency_after=0.2)
+    two.clock.advance(LIFE + 1)
+
+    asking = asyncio.gather(*[two[number % 2].get("/token/acme") for number in range(100)])
+    await until_posted(two)
+    await two.clock.settle()
+    two.clock.advance(0.2)
+    answers = await asking
+
+    assert {200} == {answer.status for answer in answers}
+    assert {2} == {answer.json["generation"] for answer in answers}
+    assert 1 == await two[0].refreshes()
+
+
+async def test_lease_of_a_living_broker_is_respected(two: Replicas) -> None:
+    """However long its request takes; whoever asks elsewhere is told to come again."""
+    await two[0].connect()
+    two.clock.advance(LIFE + 1)
+    two.sandbox.faults.set("kit", latency=30.0)
+    first = asyncio.create_task(two[0].get("/token/acme"))
+    await until_posted(two)
+
+    second = asyncio.create_task(two[1].get("/token/acme"))
+    await two.clock.settle()
+    two.clock.advance(11)
+    answer = await second
+    await two.clock.settle()
+    sent = await two[0].refreshes()
+    two.clock.advance(20)
+    late = await first
+
+    assert (503, 1) == (answer.status, sent)
+    assert "provider_unavailable" == answer.json["code"]
+    assert 503 == late.status
+    await two.clock.settle()
+    assert 2 == (await two[1].account()).generation
