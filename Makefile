@@ -16,10 +16,11 @@ run: $(VENV)/ready ## set everything up and run the broker with its sandbox (POR
 test: $(VENV)/ready tools ## run the whole suite (T=tests/tokens for a part)
 	@$(BIN)/pytest -n auto $(T)
 
-check: $(VENV)/ready ## ruff and mypy --strict
+check: $(VENV)/ready ## ruff, mypy --strict and pip-audit
 	@$(BIN)/ruff check broker tests
 	@$(BIN)/ruff format --check broker tests
 	@$(BIN)/mypy
+	@bash .ci/audit $(BIN)
 
 proof: $(VENV)/ready tools ## the long crash, fault and fuzz runs
 	@$(BIN)/pytest -m proof --timeout 7200 tests

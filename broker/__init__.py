@@ -3,17 +3,17 @@
 The map of the house, from the ground up; a module imports its own line and those below it, never above.
 
     serve cli __main__                   the processes
-    demo app sockets                     app wires everything; the only place that names concrete classes
+    demo app sockets hardening           app wires everything; the only place that names concrete classes
     dashboard                            what operators look at in a browser
     admin                                what operators see and do, over the admin socket
     accounts                             list, rename, freeze, remove a connection
     tokens  installs  plugin             hand out and renew a token · connect an account · Kit signs in to us
     login                                who is at the browser? the company's own app answers
     callers  browser  runner             who is calling · the cookie of a trip · the HTTP server below
-    web  pages  keys  audit              errors become answers · pages people see · the key ring · who got what
+    web  pages  keys  audit  tls         errors become answers · pages people see · the key ring · who got what · TLS
     providers  store  sandbox  systemd   the outside: Kit, Kustomer, any OAuth server · SQLite · their stand-in
     observe                              logs, metrics, health
-    keyring  oauth  sealing              machinery without I/O
+    keyring  oauth  sealing  forwarded   machinery without I/O
     model  errors  clock  times  config  wire   the words, which everything shares
 """
 

@@ -81,6 +81,7 @@ async def _install_link(broker: Broker, provider: str) -> str:
 
 def _banner(settings: Settings, key: Secret, links: list[str], way_in: Secret) -> str:
     listen = next((one for one in settings.server.internal if isinstance(one, TcpListen)), None)
+    scheme = "https" if settings.server.internal_tls else "http"
     kit, kustomer = links
     return f"""
   token-broker is running, with a sandbox that plays Kit and Kustomer. Nothing here is real.
@@ -93,7 +94,7 @@ def _banner(settings: Settings, key: Secret, links: list[str], way_in: Secret) -
 
   demo-kit and demo-kustomer are connected. This line fetches a token; paste it into another terminal:
 
-curl -sS -H 'Authorization: Bearer {key.reveal()}' http://{listen}/token/demo-kit
+curl -sS -H 'Authorization: Bearer {key.reveal()}' {scheme}://{listen}/token/demo-kit
 
   Ctrl-C stops it.
 """

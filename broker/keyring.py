@@ -16,8 +16,8 @@ import hashlib
 import hmac
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from cryptography.exceptions import InvalidTag
@@ -32,6 +32,10 @@ KID_BYTES = 8
 NONCE_BYTES = 12
 HEADER_BYTES = len(MAGIC) + KID_BYTES
 KEY_BYTES = 32
+MAGIC_TEXT = "VEIx"
+"""How every record begins."""
+FRONT = 15
+"""So many characters of a record say which key sealed it."""
 
 
 class SealBroken(Exception):
@@ -40,6 +44,10 @@ class SealBroken(Exception):
 
 class UnknownKey(SealBroken):
     """A record was sealed with a key that the ring does not hold."""
+
+
+class KeyNotActive(Exception):
+    """A record was to be stored under a key that takes no new records; seal it again, then store it."""
 
 
 class WrongMaster(Exception):
@@ -79,7 +87,10 @@ class WrappedKey:
     wrapped: str
     master_id: str
     active: bool
+    """Whether new records are sealed with it; of the data keys one is."""
     created_at: float
+    retired_at: float | None = None
+    """Since when nothing is sealed with it any more; it still opens what turns up late."""
 
 
 class Master:
@@ -95,12 +106,22 @@ class Master:
         wrapped = _encode(nonce + self._kek.encrypt(nonce, key, _wrap_data(kid, purpose)))
         return WrappedKey(kid, purpose, wrapped, self.id, active=True, created_at=created_at)
 
+    def wrap_again(self, key: WrappedKey, raw: bytes) -> WrappedKey:
+        """`key`, which is `raw`, under this master."""
+        anew = self.wrap(raw, kid=key.kid, purpose=key.purpose, created_at=key.created_at)
+        return replace(key, wrapped=anew.wrapped, master_id=self.id)
+
     def unwrap(self, key: WrappedKey) -> bytes:
         """The key itself; raises WrongMaster."""
         try:
             raw = _decode(key.wrapped)
             return self._kek.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _wrap_data(key.kid, key.purpose))
         except (InvalidTag, SealBroken, ValueError):
+            if key.master_id == self.id:
+                raise WrongMaster(
+                    f"key {key.kid} was wrapped by the master key given ({self.id}) and yet does not open:"
+                    " the store is damaged; restore it from a backup"
+                ) from None
             raise WrongMaster(
                 f"the master key does not open this store: key {key.kid} was wrapped by master {key.master_id},"
                 f" the one given is {self.id}"
@@ -150,6 +171,22 @@ class Keyring:
     def active(self) -> str:
         return self._active
 
+    @property
+    def kids(self) -> Sequence[str]:
+        """The ids of all data keys held."""
+        return tuple(self._ciphers)
+
+    def holds(self, kid: str) -> bool:
+        """Whether records of that key open here."""
+        return kid in self._ciphers
+
+    def take(self, keys: Mapping[str, bytes], *, active: str) -> None:
+        """Hold these keys besides, and seal with `active` from now on."""
+        self._ciphers.update({kid: AESGCM(key) for kid, key in keys.items()})
+        if active not in self._ciphers:
+            raise UnknownKey(f"key {active} is not in the ring")
+        self._active = active
+
     def seal(self, place: Place, secret: Secret) -> str:
         """A record that opens only at `place`."""
         nonce = os.urandom(NONCE_BYTES)
@@ -171,6 +208,10 @@ class Keyring:
         except (InvalidTag, ValueError):
             raise SealBroken(f"a record of {place.table}.{place.field} does not open in its place") from None
 
+    def reseal(self, place: Place, record: str) -> str:
+        """The same secret under the active key; raises SealBroken, UnknownKey."""
+        return self.seal(place, self.open(place, record))
+
     def fingerprint(self, purpose: str, text: str) -> str:
         """A keyed hash, 16 hex characters: equal for equal text, and nothing else can be learnt from it."""
         return self.derive(purpose, text.encode())[:8].hex()
@@ -187,6 +228,17 @@ def kid_of(record: str) -> str:
     if raw[: len(MAGIC)] != MAGIC or len(raw) < HEADER_BYTES + NONCE_BYTES + 16:
         raise SealBroken("not a sealed record of this format")
     return raw[len(MAGIC) : HEADER_BYTES].hex()
+
+
+def kid_at_front(text: str) -> str | None:
+    """The id of the key that sealed the record that begins with `text`, FRONT characters of it; None: no record."""
+    if not text.startswith(MAGIC_TEXT) or len(text) < FRONT:
+        return None
+    try:
+        # 15 characters are 11 bytes and two bits of the nonce; a 16th makes them whole.
+        return _decode(text[:FRONT] + "A")[len(MAGIC) : HEADER_BYTES].hex()
+    except SealBroken:
+        return None
 
 
 def _derive(material: bytes, info: bytes) -> bytes:

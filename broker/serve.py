@@ -1,6 +1,7 @@
 """The process: signals, listeners, background tasks, and a stop that loses nothing (R11)."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,21 +13,24 @@ from aiohttp import web
 
 from broker.app import Broker, open_broker
 from broker.clock import SystemClock
-from broker.config import ConfigError, load, reloadable
-from broker.config.settings import Listen, Settings, Tls, UnixListen
+from broker.config import ConfigError, load, reloadable, wipe_variables
+from broker.config.settings import Listen, LogSettings, Settings, UnixListen
 from broker.demo import show_demo
 from broker.errors import StartRefused
+from broker.hardening import harden
 from broker.observe import logs
 from broker.runner import QuietRunner
 from broker.sandbox import Sandbox
-from broker.sockets import listening, refused, tls_context
+from broker.sockets import listening, refused
 from broker.systemd import Notifier
+from broker.tls import ServerTls, usable
 from broker.tokens.background import until_cancelled
 from broker.tokens.schedule import Timings
 from broker.tokens.steps import Watch, unwatched
 
 log = structlog.get_logger()
 EXTEND_EVERY = 5.0
+UNTIL_CONFIGURED = LogSettings(format="auto", level="info")
 
 
 def run(
@@ -38,9 +42,14 @@ def run(
     watch: Watch = unwatched,
 ) -> int:
     """`broker serve`: run until SIGTERM or SIGINT; the exit code. `timings` and `watch` are for proofs."""
+    harden()
+    logs.configure(UNTIL_CONFIGURED)
+    logs.take_crashes()
     try:
         settings = load(config_path, environ=environ, port=port)
         logs.configure(settings.log)
+        # `environ` is a copy, which a reload reads again.
+        wipe_variables(settings.variables)
         service = Service(settings, environ=environ, port=port, timings=timings or Timings(), watch=watch)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(service.run())
@@ -48,6 +57,10 @@ def run(
         return _complain("The configuration is not valid:", *(f"  {problem}" for problem in exc.problems))
     except StartRefused as exc:
         return _complain(f"The broker does not start: {exc}")
+    except BaseException as exc:
+        log.error("broker.crashed", exc_info=exc)
+        # The store's threads would keep a process alive that serves nobody, and nobody would restart it.
+        os._exit(1)
     return 0
 
 
@@ -67,6 +80,7 @@ class Service:
         self._timings, self._watch = timings, watch
         self._notifier = Notifier(environ)
         self._stop = asyncio.Event()
+        self._tls: list[ServerTls] = []
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -104,7 +118,7 @@ class Service:
             await until_cancelled(task)
         await self._drain(broker)
         await broker.tokens.service.flush_uses()
-        await broker.callers.keys.flush_uses()
+        await broker.callers.service.flush_uses()
         broker.listeners.stop()
 
     async def _drain(self, broker: Broker) -> None:
@@ -134,13 +148,17 @@ class Service:
         try:
             await sandbox.start()
         except OSError as exc:
+            if exc.filename:
+                raise StartRefused(
+                    f"the sandbox cannot open {exc.filename}: {exc.strerror}; move it away"
+                ) from None
             raise refused("sandbox.listen", settings.sandbox.listen, exc) from None
         closing.push_async_callback(sandbox.stop)
 
     async def _listen(self, broker: Broker, closing: AsyncExitStack) -> None:
         server, listeners = self._settings.server, broker.listeners
         admin = UnixListen(server.admin_socket, 0o660 if server.admin_group else 0o600, server.admin_group)
-        for application, listens, tls, key in (
+        for application, listens, files, key in (
             (listeners.admin, (admin,), None, "server.admin_socket"),
             (listeners.internal, server.internal, server.internal_tls, "server.internal"),
             (listeners.public, server.public, server.public_tls, "server.public"),
@@ -148,6 +166,8 @@ class Service:
             runner = QuietRunner(application)
             closing.push_async_callback(runner.cleanup)
             await runner.setup()
+            tls = None if files is None else ServerTls(files, f"{key}_tls")
+            self._tls += [tls] if tls else []
             await _listen_on(runner, listens, tls, key)
 
     def _reload(self, broker: Broker) -> None:
@@ -155,11 +175,17 @@ class Service:
         self._notifier.reloading()
         try:
             new = load(self._settings.path, environ=self._environ, port=self._port)
+            for tls in self._tls:
+                usable(tls.files, key=tls.key)
         except ConfigError as exc:
-            for problem in exc.problems:
-                log.error("reload.refused", problem=problem)
-            self._notifier.ready(f"reload refused: {exc.problems[0]}")
+            self._refuse_reload(exc.problems)
             return
+        except StartRefused as exc:
+            self._refuse_reload((str(exc),))
+            return
+        for tls in self._tls:
+            tls.reload()
+        wipe_variables(new.variables)
         self._settings, kept = reloadable(self._settings, new)
         broker.use(self._settings)
         logs.configure(self._settings.log)
@@ -168,10 +194,18 @@ class Service:
         log.info("broker.reloaded")
         self._notifier.ready("serving tokens")
 
+    def _refuse_reload(self, problems: Sequence[str]) -> None:
+        for problem in problems:
+            log.error("reload.refused", problem=problem)
+        self._notifier.ready(f"reload refused: {problems[0]}")
 
-async def _listen_on(runner: web.AppRunner, listens: Sequence[Listen], tls: Tls | None, key: str) -> None:
-    context = tls_context(tls, key=f"{key}_tls")
+
+async def _listen_on(
+    runner: web.AppRunner, listens: Sequence[Listen], tls: ServerTls | None, key: str
+) -> None:
     for listen in listens:
+        # A Unix socket does not leave the machine, and no certificate names it.
+        context = tls.context if tls and not isinstance(listen, UnixListen) else None
         await web.SockSite(runner, listening(listen, key=key), ssl_context=context).start()
 
 

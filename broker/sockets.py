@@ -2,10 +2,9 @@
 
 import errno
 import socket
-import ssl
 
 from broker.admin.socket import bind as bind_unix
-from broker.config.settings import Listen, TcpListen, Tls, UnixListen
+from broker.config.settings import Listen, TcpListen, UnixListen
 from broker.errors import StartRefused
 
 BACKLOG = 512
@@ -18,19 +17,6 @@ def listening(listen: Listen, *, key: str) -> socket.socket:
             return bind_unix(path, mode=mode, group=group, key=key)
         case TcpListen(host, port):
             return _bind_tcp(host, port, key)
-
-
-def tls_context(tls: Tls | None, *, key: str) -> ssl.SSLContext | None:
-    """A server's TLS from its certificate and key; raises StartRefused."""
-    if tls is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(tls.cert, tls.key)
-    except (OSError, ssl.SSLError) as exc:
-        raise StartRefused(f"{key}: the certificate and key cannot be used: {exc.strerror or exc}") from None
-    return context
 
 
 def refused(key: str, listen: object, exc: OSError) -> StartRefused:

@@ -5,7 +5,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -18,6 +18,7 @@ from broker.errors import (
     NotFound,
     TooLarge,
 )
+from broker.forwarded import Network, client_address
 from broker.model import Caller
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -27,11 +28,27 @@ MAX_BODY = 16 * 1024
 BODY_TIMEOUT = 10.0
 KEEPALIVE = 30.0
 SERVER = "token-broker"
+SAFE = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""On every answer that does not say otherwise: nothing kept, nothing framed, nothing loaded, nothing told."""
+# Without includeSubDomains: neighbours of this host are not ours to decide about.
+HTTPS_ONLY = {"Strict-Transport-Security": "max-age=31536000"}
+HEADERS: web.AppKey[Mapping[str, str]] = web.AppKey("headers", dict)
+"""What is on every answer of an application."""
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 RESERVED = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
+"""The client's address, seen through trusted proxies; absent on a Unix socket."""
 
 log = structlog.get_logger()
 
@@ -65,7 +82,7 @@ def problem(error: BrokerError, request_id: str) -> web.Response:
         "request_id": request_id,
         **{key: value for key, value in error.members.items() if key not in RESERVED},
     }
-    headers = {"Server": SERVER, "Cache-Control": "no-store", "X-Request-Id": request_id}
+    headers = {**SAFE, "Server": SERVER, "X-Request-Id": request_id}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     if error.status == 401:
@@ -98,7 +115,11 @@ Render = Callable[[BrokerError, web.Request], web.StreamResponse]
 
 
 def edge(
-    render: Render, *, listener: str, is_stopping: Callable[[], bool]
+    render: Render,
+    *,
+    listener: str,
+    is_stopping: Callable[[], bool],
+    trusted_proxies: Sequence[Network] = (),
 ) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
     """The outermost middleware of a listener: request id, errors by `render`, headers, one log line."""
 
@@ -107,6 +128,9 @@ def edge(
         started = time.perf_counter()
         request_id = _request_id(request)
         request[REQUEST_ID] = request_id
+        forwarded = request.headers.getall("X-Forwarded-For", [])
+        if client := client_address(request.remote, forwarded, trusted_proxies):
+            request[CLIENT] = client
         try:
             response = await handler(request)
         except asyncio.CancelledError:
@@ -114,7 +138,6 @@ def edge(
         except Exception as exc:  # noqa: BLE001 - the one place where anything unforeseen becomes an answer
             response = render(expected_error(exc), request)
         if not response.prepared:
-            response.headers.setdefault("Cache-Control", "no-store")
             response.headers["X-Request-Id"] = request_id
             # aiohttp's own would name versions.
             response.headers["Server"] = SERVER
@@ -194,9 +217,17 @@ def query_number(request: web.Request, name: str, *, most: float) -> float | Non
     return float(text)
 
 
-def new_application(*middlewares: Any) -> web.Application:
-    """An application with our limits."""
-    return web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+def new_application(*middlewares: Any, https: bool = False) -> web.Application:
+    """An application with our limits and headers; `https`: browsers are told to come by no other way."""
+    application = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+    application[HEADERS] = {**SAFE, **HTTPS_ONLY} if https else SAFE
+    application.on_response_prepare.append(_be_safe)
+    return application
+
+
+async def _be_safe(request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in request.app[HEADERS].items():
+        response.headers.setdefault(name, value)
 
 
 def _request_id(request: web.Request) -> str:
@@ -216,5 +247,6 @@ def _log(request: web.Request, status: int, listener: str, seconds: float) -> No
         status=status,
         ms=round(seconds * 1000, 1),
         request_id=request[REQUEST_ID],
+        client=request.get(CLIENT),
         caller=caller.name if caller else None,
     )

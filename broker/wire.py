@@ -115,6 +115,8 @@ def caller_json(record: CallerRecord) -> dict[str, Any]:
     """A caller as the admin socket shows it; never a key."""
     return {
         "name": record.name,
+        "kind": record.kind,
+        "overridden": record.is_overridden,
         "accounts": list(record.accounts),
         "permissions": sorted(record.permissions),
         "keys": [
@@ -126,4 +128,10 @@ def caller_json(record: CallerRecord) -> dict[str, Any]:
             }
             for key in record.keys
         ],
+        "last_used_at": rfc3339(
+            max(
+                (at for at in (record.last_used_at, *(key.last_used_at for key in record.keys)) if at),
+                default=None,
+            )
+        ),
     }

@@ -39,6 +39,8 @@ class Process:
     key: str = ""
     running: asyncio.subprocess.Process | None = None
     output: list[Path] = field(default_factory=list)
+    environ: dict[str, str] = field(default_factory=dict)
+    """What is in the environment besides."""
     _notify: socket.socket | None = None
 
     @property
@@ -168,6 +170,7 @@ api_url = "{base}/kustomer"
             **kept,
             "NOTIFY_SOCKET": str(self.folder / "notify"),
             "PYTHONPATH": str(Path(__file__).parent.parent),
+            **self.environ,
         }
 
     def _listen_for_ready(self) -> None:

@@ -81,7 +81,9 @@ async def open_replicas(
     async with AsyncExitStack() as closing:
         database = await server.take()
         closing.push_async_callback(server.give_back, database)
-        session = await closing.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
+        session = await closing.enter_async_context(
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        )
         balancer = Balancer(free_port(), [], session)
         sandbox = Sandbox(
             listen=TcpListen("127.0.0.1", free_port()),

@@ -19,6 +19,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from broker import errors
 from broker.cli import broker
 from broker.config import ConfigError, Settings, load
+from broker.config.settings import IssuedJwt, OwnJwt, PeerUid
 from broker.model import EventKind, Reason, Secret
 from broker.observe.metrics import Metrics
 from broker.sandbox.faults import PASSING, STANDING, Faults, Mode
@@ -62,9 +63,9 @@ def first_words(text: str) -> set[str]:
     return {row[0].strip("`") for row in rows(text)}
 
 
-def block(language: str) -> str:
+def block(language: str, text: str = README) -> str:
     """The first fenced block of a language."""
-    found = re.search(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    found = re.search(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert found
     return found[1]
 
@@ -97,7 +98,7 @@ def test_every_key_the_program_reads_is_in_the_block(folder: Path) -> None:
     """No key is read that nobody can find, by the program's own list of what it knows."""
     read = known_keys(folder)
 
-    shown = shown_keys(tomllib.loads(uncommented(block("toml"))))
+    shown = shown_keys(tomllib.loads(uncommented(block("toml"))) | {"callers": callers_block()["callers"]})
 
     assert shown == read
 
@@ -109,6 +110,7 @@ def known_keys(folder: Path) -> dict[str, set[str]]:
         "sandbox",
     )
     text = "nonsense = 1\n" + "".join(f"[{table}]\nnonsense = 1\n" for table in tables)
+    text += "[callers.x]\nnonsense = 1\n"
     for kind in TYPES:
         text += f"""
 [providers.{kind}]
@@ -122,15 +124,16 @@ previous_clients = [{{ nonsense = 1 }}]
     known: dict[str, set[str]] = {}
     for line in caught.value.problems:
         if found := re.fullmatch(r"(.*?)\.?nonsense: unknown key; one of: (.*)", line):
-            name = re.sub(r"^(providers|plugin\.clients)\.\w+", r"\1", found[1])
+            name = re.sub(r"^(providers|plugin\.clients|callers)\.\w+", r"\1", found[1])
             known[name] = known.get(name, set()) | set(found[2].split(", "))
     return known
 
 
 def shown_keys(data: dict[str, dict[str, object]]) -> dict[str, set[str]]:
-    """The keys of each table in the block; all providers share one."""
+    """The keys of each table in the block; all providers share one, and so do all callers."""
     providers: list[dict[str, object]] = [one for one in data["providers"].values() if isinstance(one, dict)]
-    shown = {name: set(table) for name, table in data.items() if name != "providers"}
+    callers: list[dict[str, object]] = [one for one in data["callers"].values() if isinstance(one, dict)]
+    shown = {name: set(table) for name, table in data.items() if name not in ("providers", "callers")}
     clients = [one["previous_clients"] for one in providers if "previous_clients" in one]
     plugins = tomllib.loads(uncommented(block("toml")))["plugin"]["clients"]
     inner = [client for each in clients if isinstance(each, list) for client in each]
@@ -138,9 +141,27 @@ def shown_keys(data: dict[str, dict[str, object]]) -> dict[str, set[str]]:
         "": set(data),
         **shown,
         "providers": set().union(*providers),
+        "callers": set().union(*callers),
         "providers.previous_clients[0]": set().union(*inner),
         "plugin.clients": {key for client in plugins.values() for key in client},
     }
+
+
+def callers_block() -> dict[str, dict[str, object]]:
+    return tomllib.loads(callers_text())
+
+
+def callers_text() -> str:
+    return block("toml", chapter("## Callers"))
+
+
+def test_callers_block_is_a_valid_configuration(folder: Path) -> None:
+    """Each way of being a caller that stands in the file is shown by one that is taken."""
+    (folder / "login.pem").rename(folder / "reporting.pem")
+
+    settings = loaded(folder, callers_text())
+
+    assert [OwnJwt, IssuedJwt, PeerUid] == [type(one.proof) for one in settings.callers.values()]
 
 
 def test_block_shows_the_defaults(folder: Path) -> None:
@@ -370,9 +391,32 @@ async def test_login_response_is_believed(house: House, folder: Path) -> None:
 def signed(house: House, challenge: str, private: Ed25519PrivateKey) -> str:
     """What the README's function gives for this broker's address."""
     names: dict[str, Any] = {"jwt": jwt}
-    exec(block("python").replace("https://broker.example.com", house.public), names)
+    exec(
+        block("python", chapter("## Who is at the browser")).replace(
+            "https://broker.example.com", house.public
+        ),
+        names,
+    )
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return str(names["login_response"](challenge, "user-42", int(house.clock.now()), pem))
+
+
+async def test_callers_jwt_opens_the_door(house: House) -> None:
+    """The JWT of the README's few lines is that of the caller `reporting`."""
+    private = Ed25519PrivateKey.generate()
+    pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (house.folder / "reporting.pem").write_bytes(pem)
+    house.extra += '\n[callers.reporting]\naccounts = ["*"]\npublic_key = { file = "reporting.pem" }'
+    house.write_config()
+    await house.restart()
+    await house.connect()
+    names: dict[str, Any] = {"jwt": jwt}
+    exec(block("python", chapter("## Callers")), names)
+    own = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    answer = await house.get("/token/acme", key=names["caller_jwt"]("reporting", int(house.clock.now()), own))
+
+    assert 200 == answer.status
 
 
 @pytest.mark.parametrize("name", sorted({one or other for one, other in re.findall(FILES, README)}))

@@ -1,5 +1,6 @@
 """Looking after connections: list, show, label, rename, freeze, remove, restore, purge."""
 
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.errors import Conflict, InvalidRequest, UnknownAccount
 from broker.keyring import Keyring
-from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Ref, is_account_name
+from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Ref, Spare, is_account_name
 from broker.providers.interface import Provider
 from broker.sealing import TokenSeals
 from broker.store.interface import AccountQuery, AccountStore
@@ -196,8 +197,9 @@ class AccountService:
             sealed_refresh=refresh,
         )
         look = None if account.dead or account.frozen else window_opens(renamed, self._refresh.ahead)
+        spares = await self._spares_for(account, ref)
         if not await self._store.rename(
-            account.ref, renamed, next_at=look, old_name_hash=self._name_hash(name)
+            account.ref, renamed, spares=spares, next_at=look, old_name_hash=self._name_hash(name)
         ):
             raise Conflict("the new name is taken, or the account was just renewed; look, and try again")
 
@@ -207,6 +209,17 @@ class AccountService:
         for forget in self._forget_besides:
             await forget(name)
         self._scrubbed = await self._store.scrub()
+
+    async def _spares_for(self, account: Account, ref: Ref) -> list[Spare]:
+        """The account's spares, sealed for its new place: one of them may be all that still works."""
+        spares = []
+        for spare in await self._store.spares(account.name, account.epoch):
+            of_current = spare.generation == account.generation
+            parent = replace(ref, generation=ref.generation if of_current else spare.generation)
+            id_ = secrets.token_hex(8)
+            sealed = self._seals.seal_spare(parent, id_, self._seals.spare_token(spare))
+            spares.append(Spare(id_, ref.name, ref.epoch, parent.generation, sealed, spare.received_at))
+        return spares
 
     async def _settled(self, name: str, *, removed_too: bool = False) -> Account:
         """The account once no renewal of it is under way."""

@@ -1,22 +1,40 @@
 """`broker adopt`: an operator says that this copy of the store is the one that renews from now on."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import structlog
 
+from broker.admin.checks import Check
 from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, Rotation
 from broker.model import Account, Caller, Permission
 from broker.observe.health import Health
+from broker.store.backup import MADE_AT
 from broker.store.incarnation import Ownership
-from broker.store.interface import AccountQuery, AccountStore
+from broker.store.interface import AccountQuery, AccountStore, KeyStore
 from broker.tokens.permit import Permit
 from broker.tokens.policy import window_opens
 
 log = structlog.get_logger()
 PAGE = 500
 PROBLEM = "copied_store"
+ADOPTED = "adopted"
+REMEMBERED = 1000
+"""Doubtful accounts whose names are kept after the adoption."""
+SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What is remembered of an adoption."""
+
+    at: float
+    doubtful: int
+    names: tuple[str, ...]
+    """The first of them."""
 
 
 class Adoption:
@@ -27,6 +45,7 @@ class Adoption:
         *,
         incarnation: Ownership,
         accounts: AccountStore,
+        keys: KeyStore,
         permit: Permit,
         gate: Gate,
         clock: Clock,
@@ -34,7 +53,8 @@ class Adoption:
         settings: Mapping[str, ProviderSettings],
         ahead: float,
     ) -> None:
-        self._incarnation, self._accounts, self._permit, self._gate = incarnation, accounts, permit, gate
+        self._incarnation, self._accounts, self._keys = incarnation, accounts, keys
+        self._permit, self._gate = permit, gate
         self._clock, self._health, self._settings, self._ahead = clock, health, settings, ahead
 
     async def begin(self) -> None:
@@ -58,17 +78,63 @@ class Adoption:
     async def adopt(self, caller: Caller, *, request_id: str) -> list[str]:
         """Renew from this store from now on; the accounts that probably need their person again.
 
-        These are the accounts of providers that rotate whose renewal was due since the copy was made: the
-        original has probably used up their refresh token.
+        These are the accounts of providers that rotate whose renewal was due since the copy was made, or under
+        way just then: the original has probably used up their refresh token. What it renewed before that was
+        due, because somebody demanded it, cannot be known here.
         """
         await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
         doubtful = await self._doubtful() if self._permit.copied_store else []
+        if self._permit.copied_store:
+            await self._remember(doubtful)
+            # A later copy of this store, made by hand, is of another time.
+            await self._keys.set_meta(MADE_AT, "")
         await self._incarnation.begin()
         self._permit.copied_store = False
         self._health.clear(PROBLEM)
         await self._gate.note(caller, "adopt", None, f"{len(doubtful)} doubtful", request_id=request_id)
         log.warning("store.adopted", doubtful=len(doubtful))
         return doubtful
+
+    async def copied_at(self) -> float | None:
+        """When `broker backup` made what this store was restored from; None: it was not, or copied by hand."""
+        written = await self._keys.meta(MADE_AT)
+        return float(written) if written else None
+
+    async def checks(self) -> list[Check]:
+        """What `broker check` says of a copy: that it is one, and afterwards which accounts have not come back."""
+        if self._permit.copied_store:
+            return [self._copy_check(await self._doubtful())]
+        adopted = _parsed(await self._keys.meta(ADOPTED))
+        if adopted is None:
+            return []
+        waiting = [name for name in adopted.names if await self._waits(name, adopted.at)]
+        if not waiting and adopted.doubtful <= len(adopted.names):
+            return []
+        more = adopted.doubtful - len(adopted.names)
+        return [
+            Check(
+                "adopted store",
+                "warning",
+                f"not renewed since the adoption, and may need their person again: {_listed(waiting, more)}",
+                "broker accounts show NAME; broker install-link PROVIDER --account NAME",
+            )
+        ]
+
+    def _copy_check(self, doubtful: list[str]) -> Check:
+        detail = "the store is a copy or an old backup: it serves living tokens and renews nothing"
+        if doubtful:
+            detail += f"; these may need their person again: {_listed(doubtful, 0)}"
+        return Check(
+            "copied store", "problem", detail, "if no other broker runs on the original: broker adopt"
+        )
+
+    async def _waits(self, name: str, since: float) -> bool:
+        account = await self._accounts.get(name)
+        return account is not None and account.removed_at is None and account.refreshed_at < since
+
+    async def _remember(self, doubtful: list[str]) -> None:
+        kept = {"at": self._clock.now(), "doubtful": len(doubtful), "names": doubtful[:REMEMBERED]}
+        await self._keys.set_meta(ADOPTED, json.dumps(kept))
 
     async def _doubtful(self) -> list[str]:
         names: list[str] = []
@@ -81,4 +147,19 @@ class Adoption:
     def _is_doubtful(self, account: Account) -> bool:
         settings = self._settings.get(account.provider)
         rotates = settings is None or settings.rotation is not Rotation.NONE
-        return rotates and not account.dead and self._clock.now() >= window_opens(account, self._ahead)
+        was_due = self._clock.now() >= window_opens(account, self._ahead) and not account.frozen
+        under_way = account.intent is not None or account.trouble.ambiguous > 0
+        return rotates and not account.dead and (was_due or under_way)
+
+
+def _listed(names: list[str], more: int) -> str:
+    """`a, b, c and 7 more`."""
+    unnamed = len(names[SHOWN:]) + more
+    return ", ".join(names[:SHOWN]) + (f" and {unnamed} more" if unnamed > 0 else "")
+
+
+def _parsed(written: str | None) -> Adopted | None:
+    if written is None:
+        return None
+    members = json.loads(written)
+    return Adopted(members["at"], members["doubtful"], tuple(members["names"]))

@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from broker.config import ConfigError, load
-from broker.config.settings import FileKey, Settings, TcpListen
+from broker.config.settings import FileKey, ServerSettings, Settings, TcpListen, Tls
+from broker.errors import StartRefused
 from broker.providers.interface import NotSent, Provider, Reached
 from broker.store.interface import AccountStore
+from broker.tls import expires_at, usable
 
 SKEW = 30.0
+DAY = 86400.0
+RENEWED_BEFORE = 14 * DAY
+"""What is renewed by itself is renewed earlier; a certificate this near its end was forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,40 @@ def settings_checks(settings: Settings) -> list[Check]:
             )
         )
     return checks
+
+
+def tls_checks(server: ServerSettings, now: float) -> list[Check]:
+    """The certificates as they lie there now; a running broker may still serve older ones."""
+    checks = [
+        _tls_check(files, f"server.{name}_tls", now)
+        for name, files in (("internal", server.internal_tls), ("public", server.public_tls))
+        if files is not None
+    ]
+    if server.public_tls and not server.public_url.startswith("https://"):
+        checks.append(
+            Check(
+                "server.public_url",
+                "problem",
+                "http, but the public listener speaks TLS: no link leads there",
+                "write https:// there, or remove server.public_tls",
+            )
+        )
+    return checks
+
+
+def _tls_check(files: Tls, key: str, now: float) -> Check:
+    try:
+        usable(files, key=key)
+        left = expires_at(files.cert) - now
+    except StartRefused as exc:
+        return Check(key, "problem", str(exc), "mend it before the next restart or reload")
+    if left <= 0:
+        return Check(key, "problem", f"{files.cert} has expired", "renew it, then reload the broker")
+    level: Literal["ok", "warning"] = "warning" if left < RENEWED_BEFORE else "ok"
+    days = round(left / DAY)
+    return Check(
+        key, level, f"{files.cert} is good for {days} days", "renew it" if level == "warning" else None
+    )
 
 
 async def store_checks(accounts: AccountStore, spooled: int) -> list[Check]:

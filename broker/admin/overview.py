@@ -1,16 +1,16 @@
 """Providers, events, health and metrics, as operators see them."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from broker.callers.gate import Gate
 from broker.clock import Clock
-from broker.config.settings import ProviderSettings
+from broker.config.settings import ProviderSettings, SandboxSettings
 from broker.errors import NotFound
 from broker.model import Caller, Event, Permission, Reason, Status
 from broker.observe.metrics import Metrics
-from broker.providers.kit import INSTALL_PAGE
+from broker.providers.kit import INSTALL_PAGE, KIT
 from broker.store.interface import AccountStore, EventStore
 from broker.tokens.permit import Permit
 from broker.wire import WHAT_TO_DO, rfc3339
@@ -29,13 +29,15 @@ class ProviderView:
     since: float | None
     paused_until: float | None
     accounts: Mapping[Status, int]
+    kit: str
+    """Where Kit's pages are: at Kit, or in the sandbox that plays it."""
 
     @property
     def install_page(self) -> str | None:
         """Kit's own page where a creator installs the app."""
         if self.settings.type != "kit" or self.settings.app_id is None:
             return None
-        return INSTALL_PAGE.format(app_id=self.settings.app_id)
+        return INSTALL_PAGE.format(kit=self.kit, app_id=self.settings.app_id)
 
     def json(self) -> dict[str, Any]:
         return {
@@ -62,13 +64,17 @@ class Overview:
         accounts: AccountStore,
         events: EventStore,
         permit: Permit,
+        rows_by_key: Callable[[], Awaitable[Mapping[str, int]]],
         gate: Gate,
         clock: Clock,
         metrics: Metrics,
         settings: Mapping[str, ProviderSettings],
         token_urls: Mapping[str, str],
+        sandbox: SandboxSettings,
     ) -> None:
+        self._kit = f"http://{sandbox.listen}/kit" if sandbox.enabled else KIT
         self._accounts, self._events, self._permit = accounts, events, permit
+        self._rows_by_key = rows_by_key
         self._gate, self._clock, self._metrics = gate, clock, metrics
         self._settings, self._token_urls = settings, token_urls
         self._counts: Mapping[tuple[str, Status], int] = {}
@@ -133,6 +139,9 @@ class Overview:
             self._metrics.seconds_to_first_expiry.labels(provider).set(at - now)
         for name in self._settings:
             self._metrics.provider_open.labels(name)
+        self._metrics.rows_by_key.clear()
+        for kid, count in (await self._rows_by_key()).items():
+            self._metrics.rows_by_key.labels(kid).set(count)
         return self._metrics.text()
 
     async def _account_counts(self) -> Mapping[tuple[str, Status], int]:
@@ -158,4 +167,5 @@ class Overview:
             since=since,
             paused_until=breaker.paused_until if breaker.paused_until > now else None,
             accounts={status: count for (provider, status), count in counts.items() if provider == name},
+            kit=self._kit,
         )

@@ -13,12 +13,13 @@ from broker.admin.adoption import Adoption
 from broker.admin.audit import AuditCheck
 from broker.admin.checks import Check
 from broker.admin.overview import Overview
+from broker.callers.gate import Gate
 from broker.callers.service import CallerService
 from broker.clock import Clock
-from broker.errors import Forbidden, InvalidRequest
+from broker.errors import InvalidRequest
 from broker.model import Permission
 from broker.observe.health import Health
-from broker.web import CALLER, REQUEST_ID, answer, public, query_number, read_object
+from broker.web import CALLER, CLIENT, REQUEST_ID, answer, public, query_number, read_object
 from broker.wire import caller_json, event_json, rfc3339
 
 FOLLOW_EVERY = 0.5
@@ -37,8 +38,9 @@ class HealthRoutes:
         overview: Overview,
         metrics_from: Sequence[IPv4Network | IPv6Network],
         authenticate: Callable[[web.Request], Awaitable[None]],
+        gate: Gate,
     ) -> None:
-        self._health, self._overview = health, overview
+        self._health, self._overview, self._gate = health, overview, gate
         self._metrics_from, self._authenticate = metrics_from, authenticate
 
     def routes(self) -> list[web.RouteDef]:
@@ -64,17 +66,14 @@ class HealthRoutes:
     @public
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Open to `metrics_from`; anybody else needs permission `admin`."""
-        if not self._is_known_address(request.remote):
+        if not self._is_known_address(request.get(CLIENT)):
             await self._authenticate(request)
-            if Permission.ADMIN not in request[CALLER].permissions:
-                raise Forbidden
+            await self._gate.require(request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID])
         body = await self._overview.metrics_text()
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    def _is_known_address(self, remote: str | None) -> bool:
-        if not remote:
-            return False
-        return any(ip_address(remote) in network for network in self._metrics_from)
+    def _is_known_address(self, client: str | None) -> bool:
+        return client is not None and any(ip_address(client) in network for network in self._metrics_from)
 
 
 class AdminRoutes:
@@ -88,10 +87,11 @@ class AdminRoutes:
         adoption: Adoption,
         audit: AuditCheck,
         check: Callable[[], Awaitable[list[Check]]],
+        gate: Gate,
         clock: Clock,
     ) -> None:
         self._callers, self._overview, self._adoption = callers, overview, adoption
-        self._audit, self._check, self._clock = audit, check, clock
+        self._audit, self._check, self._gate, self._clock = audit, check, gate, clock
         self._started_at = clock.now()
 
     def routes(self) -> list[web.RouteDef]:
@@ -156,12 +156,14 @@ class AdminRoutes:
         events = await self._events(request, None if after is None else int(after))
         return answer({"events": events})
 
-    async def check(self, _: web.Request) -> web.StreamResponse:
+    async def check(self, request: web.Request) -> web.StreamResponse:
+        await self._require_admin(request)
         return answer({"checks": [check.json() for check in await self._check()]})
 
     async def adopt(self, request: web.Request) -> web.StreamResponse:
+        copied_at = rfc3339(await self._adoption.copied_at())
         doubtful = await self._adoption.adopt(request[CALLER], request_id=request[REQUEST_ID])
-        return answer({"adopted": True, "accounts": doubtful})
+        return answer({"adopted": True, "accounts": doubtful, "copied_at": copied_at})
 
     async def verify_files(self, request: web.Request) -> web.StreamResponse:
         report = await self._audit.own_files(request[CALLER], request_id=request[REQUEST_ID])
@@ -177,8 +179,12 @@ class AdminRoutes:
         )
         return answer(report.json())
 
-    async def version(self, _: web.Request) -> web.StreamResponse:
+    async def version(self, request: web.Request) -> web.StreamResponse:
+        await self._require_admin(request)
         return answer({"version": __version__, "started_at": rfc3339(self._started_at)})
+
+    async def _require_admin(self, request: web.Request) -> None:
+        await self._gate.require(request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID])
 
     async def _events(
         self, request: web.Request, after: int | None, *, asked: bool = False
@@ -195,17 +201,19 @@ class AdminRoutes:
         return [event_json(event) for event in found]
 
     async def _follow(self, request: web.Request, after: int | None) -> web.StreamResponse:
+        # Before the answer begins, so that a refusal is one.
+        found = await self._events(request, after)
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )
         await response.prepare(request)
-        asked = False
         while not request.app[STOPPING].is_set():
-            for event in await self._events(request, after, asked=asked):
+            for event in found:
                 after = event["id"]
                 await response.write(f"id: {after}\ndata: {json.dumps(event)}\n\n".encode())
-            after, asked = after or 0, True
+            after = after or 0
             await self._clock.sleep(FOLLOW_EVERY)
+            found = await self._events(request, after, asked=True)
         return response
 
 

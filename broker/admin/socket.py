@@ -3,17 +3,16 @@
 import grp
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
 
+from broker.callers.peer import peer_uid
 from broker.errors import StartRefused, Unauthenticated
 from broker.model import Caller, Permission
 from broker.web import CALLER, Handler
 
-CREDENTIALS = struct.Struct("3i")
 LONGEST_PATH = 107
 
 
@@ -27,12 +26,9 @@ def by_peer() -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        peer = request.transport.get_extra_info("socket") if request.transport else None
-        if peer is None:
+        uid = peer_uid(request.transport)
+        if uid is None:
             raise Unauthenticated
-        _, uid, _ = CREDENTIALS.unpack(
-            peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-        )
         request[CALLER] = operator(uid)
         return await handler(request)
 

@@ -6,10 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.admin.audit import IN_THE_JOURNAL
-from broker.admin.checks import Check, config_checks, provider_checks, settings_checks, store_checks
+from broker.admin.checks import (
+    Check,
+    config_checks,
+    provider_checks,
+    settings_checks,
+    store_checks,
+    tls_checks,
+)
+from broker.admin.key_checks import key_checks
+from broker.app.databases import open_alone
 from broker.app.foundation import Foundation, audit_key, lay_foundation
 from broker.app.listeners import Listeners, build_listeners
-from broker.app.rooms import CallerRoom, InstallRoom, Rooms, TokenRoom, build_background, build_rooms
+from broker.app.looking import Copy, copied
+from broker.app.rooms import (
+    CallerRoom,
+    InstallRoom,
+    KeyRoom,
+    Rooms,
+    TokenRoom,
+    build_background,
+    build_keys,
+    build_rooms,
+    build_spools,
+    spool_of,
+)
 from broker.audit.files import files_at
 from broker.audit.reading import read_files, read_stream
 from broker.audit.verify import Report, Verifier
@@ -46,7 +67,8 @@ class Broker:
         return self.rooms.callers
 
     def use(self, settings: Settings) -> None:
-        """Go on with reloaded providers."""
+        """Go on with reloaded providers and callers."""
+        self.callers.use(settings.callers)
         self.base.providers.build(settings.providers)
         by_name = self.base.providers.by_name
         self.tokens.refresher.use(by_name)
@@ -80,6 +102,9 @@ async def open_broker(
             return [
                 *config_checks(settings.path, environ or {}),
                 *settings_checks(settings),
+                *await _key_checks(base, rooms.keys),
+                *await rooms.adoption.checks(),
+                *tls_checks(settings.server, base.clock.now()),
                 *await store_checks(base.stores.accounts, len(rooms.tokens.retained)),
                 *await provider_checks(base.providers.by_name),
             ]
@@ -116,16 +141,54 @@ async def verify_offline(
 
 
 async def check_offline(settings: Settings) -> list[Check]:
-    """`broker check` where no broker runs: takes the instance lock, opens everything, renews nothing."""
+    """`broker check` where no broker runs: opens everything as a start would, but on a copy; it changes nothing."""
+    clock = SystemClock()
     checks = [Check("configuration", "ok", f"{settings.path} is valid"), *settings_checks(settings)]
+    checks += tls_checks(settings.server, clock.now())
+    if settings.store.postgres is not None:
+        return [*checks, *await _check_shared(settings)]
+    try:
+        with copied(settings) as copy:
+            checks += [copy.of(check) for check in await _check_copy(settings, copy, clock)]
+    except StartRefused as exc:
+        checks.append(_would_refuse(str(exc)))
+    return checks
+
+
+async def _check_shared(settings: Settings) -> list[Check]:
+    """A database that others may be using: that it can be had, and nothing more."""
     try:
         async with AsyncExitStack() as closing:
-            base = await lay_foundation(settings, SystemClock(), closing)
-            checks += [Check("keys", "ok", "the master key opens the store")]
+            database = await open_alone(settings.store, closing)
+            made = await database.read(
+                "SELECT 1 FROM information_schema.tables WHERE table_name = 'accounts'"
+            )
+            found = "PostgreSQL answers" if made else "PostgreSQL answers; the first start makes the tables"
+            return [Check("store", "ok", found)]
+    except StartRefused as exc:
+        return [_would_refuse(str(exc))]
+
+
+async def _check_copy(settings: Settings, copy: Copy, clock: Clock) -> list[Check]:
+    checks = []
+    if not settings.store.path.exists():
+        checks.append(Check("store", "ok", f"{settings.store.path} is made by the first start"))
+    try:
+        async with AsyncExitStack() as closing:
+            base = await lay_foundation(copy.settings, clock, closing)
+            spools = build_spools(base, (spool_of(settings.store.path),))
+            checks += await _key_checks(base, build_keys(base, spools, tuple))
             checks += await store_checks(base.stores.accounts, 0)
             checks += await provider_checks(base.providers.by_name)
     except StartRefused as exc:
-        checks.append(
-            Check("start", "problem", str(exc), "mend that first; `broker serve` would refuse as well")
-        )
+        checks.append(_would_refuse(str(exc)))
     return checks
+
+
+async def _key_checks(base: Foundation, keys: KeyRoom) -> list[Check]:
+    counts = await keys.census.take()
+    return key_checks(base.settings, await base.stores.keys.keys(), counts, base.clock.now())
+
+
+def _would_refuse(why: str) -> Check:
+    return Check("start", "problem", why, "mend that first; `broker serve` would refuse as well")

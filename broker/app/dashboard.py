@@ -55,6 +55,6 @@ def build_dashboard(base: Foundation, rooms: Rooms) -> Dashboard:
         pages=pages,
         origin=url,
     )
-    links = LinkRoute(sessions=sessions, clock=base.clock, url=url)
+    links = LinkRoute(sessions=sessions, gate=base.gate, clock=base.clock, url=url)
     static = [web.get(route.path, public(route.handler)) for route in pages.routes()]
     return Dashboard([*routes.routes(), *static], links.routes(), sessions, live)

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import assert_never
 
+from broker.app.databases import open_database
 from broker.audit.chain import Chain, KeyOf
 from broker.audit.files import FileSink
 from broker.audit.ledger import Ledger
@@ -13,11 +14,10 @@ from broker.audit.upkeep import Upkeep
 from broker.audit.waiting import Audit
 from broker.callers.gate import Gate
 from broker.clock import Clock, SteadyClock
-from broker.config.settings import ProviderSettings, Settings, StoreSettings
-from broker.errors import StartRefused
+from broker.config.settings import ProviderSettings, Settings
 from broker.keyring import Keyring
-from broker.keys.opening import open_keyring
-from broker.model import Secret
+from broker.keys.opening import open_ring
+from broker.keys.ring import LivingRing
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.providers.client import ProviderClient
@@ -25,11 +25,11 @@ from broker.providers.kit import KitProvider
 from broker.providers.kustomer import KustomerProvider
 from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import TokenSeals
-from broker.store import Stores, stores_on
+from broker.store import Stores, guarded_stores_on
 from broker.store.health import StoreHealth
-from broker.store.incarnation import Incarnation, Ownership, ServerIdentity
+from broker.store.incarnation import Ownership
+from broker.store.keys import Keys
 from broker.store.migrate import migrate
-from broker.store.sqlite import SqliteDatabase
 
 
 class Providers:
@@ -73,11 +73,16 @@ class Foundation:
     stores: Stores
     store_health: StoreHealth
     ownership: Ownership
-    keyring: Keyring
+    ring: LivingRing
     seals: TokenSeals
     audit: Upkeep
     gate: Gate
     providers: Providers
+    http: ProviderClient
+
+    @property
+    def keyring(self) -> Keyring:
+        return self.ring.keyring
 
 
 async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitStack) -> Foundation:
@@ -85,11 +90,14 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
     steady, health, metrics = SteadyClock(clock), Health(), Metrics()
     folder = None if settings.store.postgres else settings.store.path.parent
     store_health = StoreHealth(folder=folder, clock=clock, health=health, metrics=metrics)
-    stores, ownership = await _open_stores(settings, store_health, closing)
-    async with stores.database.starting():
-        await migrate(stores.database)
-        keyring = await open_keyring(stores.keys, settings.master, clock)
-    audit, upkeep = _build_audit(settings, stores, keyring, health, clock)
+    opened = await open_database(settings.store, store_health, closing)
+    async with opened.database.starting():
+        await migrate(opened.database)
+        keys = Keys(opened.database)
+        ring = await open_ring(keys, settings.master, clock, previous=settings.previous_master)
+    stores = guarded_stores_on(opened.database, ring)
+    opened.join(stores.changes)
+    audit, upkeep = _build_audit(settings, stores, ring.keyring, health, clock)
     closing.push_async_callback(upkeep.close)
     http = ProviderClient()
     closing.push_async_callback(http.close)
@@ -103,51 +111,14 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         metrics=metrics,
         stores=stores,
         store_health=store_health,
-        ownership=ownership,
-        keyring=keyring,
-        seals=TokenSeals(keyring),
+        ownership=opened.ownership,
+        ring=ring,
+        seals=TokenSeals(ring.keyring),
         audit=upkeep,
-        gate=Gate(audit=audit, keyring=keyring),
+        gate=Gate(audit=audit, keyring=ring.keyring),
         providers=providers,
+        http=http,
     )
-
-
-async def _open_stores(
-    settings: Settings, store_health: StoreHealth, closing: AsyncExitStack
-) -> tuple[Stores, Ownership]:
-    path = settings.store.path
-    if settings.store.postgres is not None:
-        return await _open_postgres(settings.store.postgres, settings.store, store_health, closing)
-    database = await SqliteDatabase.open(path, observe=store_health.observe)
-    closing.push_async_callback(database.close)
-    stores = stores_on(database)
-    return stores, Incarnation(store=stores.keys, path=path)
-
-
-async def _open_postgres(
-    url: Secret, settings: StoreSettings, store_health: StoreHealth, closing: AsyncExitStack
-) -> tuple[Stores, Ownership]:
-    try:
-        from broker.store.postgres import PostgresDatabase  # noqa: PLC0415 - asyncpg is an extra
-    except ImportError:
-        raise StartRefused(
-            "store.url names PostgreSQL, and asyncpg is not installed; type: pip install 'token-broker[postgres]'"
-        ) from None
-    settings.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = await PostgresDatabase.open(url, replica=settings.replica, observe=store_health.observe)
-    closing.push_async_callback(database.close)
-    stores, line = stores_on(database), database.line
-
-    def turned(up: bool) -> None:
-        store_health.turned(up)
-        if up:
-            stores.changes.missed()
-
-    stores.changes.are_heard = lambda: line.hears
-    store_health.is_named = lambda: line.is_named
-    store_health.turned(True)
-    database.follow(heard=stores.changes.publish, changed=turned)
-    return stores, ServerIdentity(store=stores.keys, identity=database.identity)
 
 
 def _build_audit(

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from broker.accounts.routes import AccountRoutes
+from broker.admin.backup_routes import BackupRoutes
 from broker.admin.checks import Check
+from broker.admin.key_routes import KeyRoutes
 from broker.admin.routes import STOPPING, AdminRoutes, HealthRoutes
 from broker.admin.socket import by_peer
 from broker.app.dashboard import Dashboard, build_dashboard
@@ -15,7 +17,8 @@ from broker.app.foundation import Foundation
 from broker.app.plugin import consent_routes
 from broker.app.rooms import Rooms
 from broker.browser import PERSON, PERSON_LIFE, BrowserCookie
-from broker.callers.middleware import authenticate, authenticating
+from broker.callers.middleware import Entrance
+from broker.callers.throttle import Throttle
 from broker.errors import BrokerError
 from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
 from broker.login.routes import Continue, LoginRoutes
@@ -58,16 +61,28 @@ def build_listeners(base: Foundation, rooms: Rooms, check: Callable[[], Awaitabl
 
 
 def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard) -> web.Application:
-    authenticators = (rooms.callers.keys,)
+    entrance = Entrance(
+        authenticators=(rooms.callers.keys, rooms.callers.jwts),
+        configured=rooms.callers.configured,
+        throttle=Throttle(base.clock),
+        metrics=base.metrics,
+        clock=base.clock,
+    )
     health = HealthRoutes(
         health=base.health,
         overview=rooms.overview,
         metrics_from=base.settings.server.metrics_from,
-        authenticate=lambda request: authenticate(request, authenticators, base.metrics),
+        authenticate=entrance.admit,
+        gate=base.gate,
     )
     application = new_application(
-        edge(as_problem, listener="internal", is_stopping=lambda: base.health.stopping),
-        authenticating(authenticators, base.metrics),
+        edge(
+            as_problem,
+            listener="internal",
+            is_stopping=lambda: base.health.stopping,
+            trusted_proxies=base.settings.server.trusted_proxies,
+        ),
+        entrance.middleware(),
     )
     application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady).routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
@@ -92,6 +107,7 @@ def _admin(
         adoption=rooms.adoption,
         audit=rooms.audit,
         check=check,
+        gate=base.gate,
         clock=base.clock,
     )
     application.add_routes(
@@ -103,6 +119,8 @@ def _admin(
         application.add_routes([*rooms.plugin.api.routes(), *rooms.plugin.api.operators()])
     application.add_routes(admin.routes())
     application.add_routes(dashboard.link_routes)
+    application.add_routes(KeyRoutes(desk=rooms.keys.desk).routes())
+    application.add_routes(BackupRoutes(desk=rooms.backups).routes())
     return application
 
 
@@ -121,7 +139,13 @@ def _public(base: Foundation, rooms: Rooms) -> tuple[InstallRoutes, web.Applicat
         person=person,
     )
     application = new_application(
-        edge(_for_people(pages), listener="public", is_stopping=lambda: base.health.stopping)
+        edge(
+            _for_people(pages),
+            listener="public",
+            is_stopping=lambda: base.health.stopping,
+            trusted_proxies=settings.server.trusted_proxies,
+        ),
+        https=https,
     )
     application.add_routes([*install_routes.routes(), *pages.routes()])
     purposes: dict[str, Continue] = {PURPOSE: install_routes.signed_in}

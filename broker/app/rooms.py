@@ -1,6 +1,7 @@
 """The rooms: tokens, installs, accounts, callers, what operators see; each gets what it needs and no more."""
 
 import secrets
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +9,25 @@ from pathlib import Path
 from broker.accounts.service import AccountService
 from broker.admin.adoption import Adoption
 from broker.admin.audit import AuditCheck
+from broker.admin.backup import BackupDesk
 from broker.admin.degraded import DegradedEvents
+from broker.admin.keys import KeyDesk
 from broker.admin.overview import Overview
+from broker.app.databases import copies_of
 from broker.app.foundation import Foundation, audit_key
 from broker.app.plugin import PluginRoom, build_plugin
 from broker.browser import is_same_browser
 from broker.callers.authenticate import KeyAuthenticator
+from broker.callers.configured import ConfiguredCallers
+from broker.callers.jwks import JwksCache
+from broker.callers.jwt import JwtAuthenticator
 from broker.callers.service import CallerService
+from broker.config.settings import CallerSettings
 from broker.installs.connect import Connector
 from broker.installs.late import RetryLater
 from broker.installs.service import InstallService
+from broker.keys.census import Census
+from broker.keys.rewrap import Rewrapper
 from broker.login.service import LoginService
 from broker.model import PendingGrant, Successor
 from broker.store.renewals import BOOT_WIDTH
@@ -65,7 +75,34 @@ class CallerRoom:
     """Who may call."""
 
     keys: KeyAuthenticator
+    jwts: JwtAuthenticator
+    jwks: JwksCache
+    configured: ConfiguredCallers
     service: CallerService
+
+    def use(self, settings: Mapping[str, CallerSettings]) -> None:
+        """Go on with other callers: the configuration was reloaded."""
+        self.configured.use(settings)
+        self.jwks.keep_only(self.configured.edition.jwks_urls)
+
+
+@dataclass(frozen=True, slots=True)
+class Spools:
+    """What waits in files for the store."""
+
+    renewals: Spool[Successor]
+    grants: Spool[PendingGrant]
+
+    def records(self) -> list[str]:
+        return [*self.renewals.records(), *self.grants.records()]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRoom:
+    """What seals."""
+
+    census: Census
+    desk: KeyDesk
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +113,8 @@ class Rooms:
     installs: InstallRoom
     accounts: AccountService
     callers: CallerRoom
+    keys: KeyRoom
+    backups: BackupDesk
     overview: Overview
     adoption: Adoption
     plugin: PluginRoom | None
@@ -88,21 +127,53 @@ def build_rooms(
     base: Foundation, timings: Timings, spool_folders: tuple[Path, ...], watch: Watch, closing: AsyncExitStack
 ) -> Rooms:
     """Every room on one foundation."""
-    path = base.settings.store.path
-    folders = (path.with_name(path.name + ".spool"), *spool_folders)
-    tokens = _tokens(base, timings, renewals_spool(folders), watch, closing)
-    installs = _installs(base, grants_spool(folders), closing)
+    spools = build_spools(base, spool_folders)
+    tokens = _tokens(base, timings, spools.renewals, watch, closing)
+    installs = _installs(base, spools.grants, closing)
+    keys = build_keys(base, spools, lambda: [*tokens.retained.records(), *installs.late.records()])
     return Rooms(
         tokens=tokens,
         installs=installs,
         accounts=_accounts(base, tokens, installs),
-        callers=_callers(base),
-        overview=_overview(base, tokens),
+        callers=_callers(base, closing),
+        keys=keys,
+        backups=BackupDesk(copies=copies_of(base.settings.store), gate=base.gate, clock=base.clock),
+        overview=_overview(base, tokens, keys),
         adoption=_adoption(base, tokens),
         plugin=build_plugin(base, base.settings.plugin) if base.settings.plugin else None,
         audit=AuditCheck(audit=base.audit, key_of=audit_key(base.keyring), gate=base.gate),
         degraded=DegradedEvents(health=base.health, events=base.stores.events, clock=base.steady),
     )
+
+
+def build_spools(base: Foundation, folders: tuple[Path, ...]) -> Spools:
+    """The rescue spools beside the store, and in these folders."""
+    everywhere = (spool_of(base.settings.store.path), *folders)
+    return Spools(renewals_spool(everywhere), grants_spool(everywhere))
+
+
+def spool_of(store: Path) -> Path:
+    """The folder beside a store."""
+    return store.with_name(store.name + ".spool")
+
+
+def build_keys(base: Foundation, spools: Spools, in_memory: Callable[[], Iterable[str]]) -> KeyRoom:
+    """Keys, and everything that is sealed with them: in the store, in the spool, in memory alone."""
+    census = Census(
+        records=base.stores.records,
+        elsewhere=lambda: {"spool": spools.records(), "memory": in_memory()},
+        keyring=base.keyring,
+        clock=base.clock,
+    )
+    desk = KeyDesk(
+        store=base.stores.keys,
+        ring=base.ring,
+        census=census,
+        rewrapper=Rewrapper(records=base.stores.records, keyring=base.keyring, clock=base.clock),
+        gate=base.gate,
+        clock=base.clock,
+    )
+    return KeyRoom(census, desk)
 
 
 def _tokens(
@@ -112,6 +183,7 @@ def _tokens(
     retained = RetainedCommits(
         store=store,
         spool=spool,
+        seals=base.seals,
         clock=base.clock,
         timings=timings,
         health=base.health,
@@ -229,22 +301,29 @@ def _accounts(base: Foundation, tokens: TokenRoom, installs: InstallRoom) -> Acc
     )
 
 
-def _callers(base: Foundation) -> CallerRoom:
-    keys = KeyAuthenticator(store=base.stores.callers, clock=base.clock)
-    service = CallerService(store=base.stores.callers, keys=keys, gate=base.gate, clock=base.clock)
-    return CallerRoom(keys, service)
+def _callers(base: Foundation, closing: AsyncExitStack) -> CallerRoom:
+    store, clock = base.stores.callers, base.clock
+    configured = ConfiguredCallers(base.settings.callers, audience=base.settings.server.audience)
+    keys = KeyAuthenticator(store=store, clock=clock, is_overridden=configured.has)
+    jwks = JwksCache(source=base.http, clock=clock)
+    closing.push_async_callback(jwks.close)
+    jwts = JwtAuthenticator(configured=configured, jwks=jwks, clock=clock)
+    service = CallerService(store=store, keys=keys, configured=configured, gate=base.gate, clock=clock)
+    return CallerRoom(keys, jwts, jwks, configured, service)
 
 
-def _overview(base: Foundation, tokens: TokenRoom) -> Overview:
+def _overview(base: Foundation, tokens: TokenRoom, keys: KeyRoom) -> Overview:
     return Overview(
         accounts=base.stores.accounts,
         events=base.stores.events,
         permit=tokens.permit,
+        rows_by_key=keys.census.recent,
         gate=base.gate,
         clock=base.steady,
         metrics=base.metrics,
         settings=base.settings.providers,
         token_urls=base.providers.token_urls,
+        sandbox=base.settings.sandbox,
     )
 
 
@@ -252,6 +331,7 @@ def _adoption(base: Foundation, tokens: TokenRoom) -> Adoption:
     return Adoption(
         incarnation=base.ownership,
         accounts=base.stores.accounts,
+        keys=base.stores.keys,
         permit=tokens.permit,
         gate=base.gate,
         clock=base.steady,
@@ -276,9 +356,10 @@ def build_background(base: Foundation, rooms: Rooms) -> Background:
             rooms.adoption.look_again,
             rooms.degraded.flush,
             tokens.service.flush_uses,
-            rooms.callers.keys.flush_uses,
+            rooms.callers.service.flush_uses,
             rooms.installs.service.identify_held,
             rooms.accounts.purge_removed,
+            rooms.keys.desk.forget_retired,
             lambda: stores.installs.purge_expired(steady.now() - INSTALLS_KEPT, PURGE_BATCH),
             lambda: stores.plugin_purge.purge(steady.now(), PURGE_BATCH),
             lambda: stores.events.purge_events(steady.now() - EVENTS_KEPT, PURGE_BATCH),

@@ -24,6 +24,8 @@ class AuditRecord:
     fingerprint: str | None = None
     """Keyed hash of the token that was handed out."""
     detail: str | None = None
+    client: str | None = None
+    """The caller's address."""
 
 
 class Stakes(Enum):
@@ -67,6 +69,8 @@ def record_body(record: AuditRecord, at: str) -> str:
         body += f',"fingerprint":{quoted(record.fingerprint)}'
     if record.detail is not None:
         body += f',"detail":{quoted(record.detail)}'
+    if record.client is not None:
+        body += f',"client":{quoted(record.client)}'
     return body
 
 

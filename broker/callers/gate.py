@@ -40,19 +40,9 @@ class Gate:
         allowed = may(caller, permission, account)
         if allowed and permission is Permission.TOKEN:
             return
+        record = _record(caller, action or permission, account, request_id, detail=detail, allowed=allowed)
         changes = allowed and not reads and permission not in READS
-        await self._audit.record(
-            AuditRecord(
-                caller=caller.name,
-                credential=caller.credential,
-                action=action or permission,
-                account=account,
-                decision="allowed" if allowed else "denied",
-                request_id=request_id,
-                detail=detail,
-            ),
-            Stakes.CHANGE if changes else Stakes.READ,
-        )
+        await self._audit.record(record, Stakes.CHANGE if changes else Stakes.READ)
         if not allowed:
             raise Forbidden
 
@@ -68,6 +58,7 @@ class Gate:
                 request_id=request_id,
                 generation=account.generation,
                 fingerprint=self._fingerprint(account.ref, token),
+                client=caller.address,
             )
         )
 
@@ -75,23 +66,13 @@ class Gate:
         self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
     ) -> None:
         """Write down something that is about to be done; raises AuditUnavailable, and then it must not."""
-        await self._audit.record(
-            AuditRecord(
-                caller.name, caller.credential, action, account, "allowed", request_id, detail=detail
-            ),
-            Stakes.CHANGE,
-        )
+        await self._audit.record(_record(caller, action, account, request_id, detail=detail), Stakes.CHANGE)
 
     async def note(
         self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
     ) -> None:
         """Write down something that was done for the caller; never refused, since it has happened."""
-        await self._audit.record(
-            AuditRecord(
-                caller.name, caller.credential, action, account, "allowed", request_id, detail=detail
-            ),
-            Stakes.DONE,
-        )
+        await self._audit.record(_record(caller, action, account, request_id, detail=detail), Stakes.DONE)
 
     def _fingerprint(self, ref: Ref, token: Secret) -> str:
         known = self._fingerprints.get(ref.name)
@@ -102,3 +83,24 @@ class Gate:
         fingerprint = self._keyring.fingerprint("audit token", token.reveal())
         self._fingerprints[ref.name] = (ref, fingerprint)
         return fingerprint
+
+
+def _record(
+    caller: Caller,
+    action: str,
+    account: str | None,
+    request_id: str,
+    *,
+    detail: str | None,
+    allowed: bool = True,
+) -> AuditRecord:
+    return AuditRecord(
+        caller=caller.name,
+        credential=caller.credential,
+        action=action,
+        account=account,
+        decision="allowed" if allowed else "denied",
+        request_id=request_id,
+        detail=detail,
+        client=caller.address,
+    )

@@ -2,54 +2,79 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from aiohttp import web
 
 from broker.callers.authenticate import Authenticator
-from broker.errors import InvalidRequest, Unauthenticated
+from broker.callers.configured import ConfiguredCallers
+from broker.callers.peer import peer_name, peer_uid
+from broker.callers.throttle import Throttle
+from broker.clock import Clock
+from broker.errors import RateLimited, Unauthenticated
 from broker.model import Caller, Secret
 from broker.observe.metrics import Metrics
-from broker.web import CALLER, Handler, is_public
+from broker.web import CALLER, CLIENT, Handler, is_public
 
 CREDENTIAL = re.compile(r"[Bb]earer +([\x21-\x7e]{1,4096})", re.ASCII)
 
 
-def authenticating(
-    authenticators: Sequence[Authenticator], metrics: Metrics
-) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
-    """A middleware that refuses whoever has no valid credential, but for routes marked public."""
+class Entrance:
+    """The way into the internal listener: refuses whoever has no valid credential."""
 
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not is_public(request.match_info.handler):
-            await authenticate(request, authenticators, metrics)
-        return await handler(request)
+    def __init__(
+        self,
+        *,
+        authenticators: Sequence[Authenticator],
+        configured: ConfiguredCallers,
+        throttle: Throttle,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._authenticators, self._configured = authenticators, configured
+        self._throttle, self._metrics, self._clock = throttle, metrics, clock
 
-    return middleware
+    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+        """Asks every request for its caller, but for routes marked public."""
 
+        @web.middleware
+        async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if not is_public(request.match_info.handler):
+                await self.admit(request)
+            return await handler(request)
 
-async def authenticate(
-    request: web.Request, authenticators: Sequence[Authenticator], metrics: Metrics
-) -> None:
-    """Put the caller into the request; raises Unauthenticated, which says nothing of why."""
-    try:
-        request[CALLER] = await _caller(request, authenticators)
-    except Unauthenticated as exc:
-        metrics.auth_failures.labels(exc.members.get("why", "unknown")).inc()
-        raise Unauthenticated from exc
+        return middleware
 
+    async def admit(self, request: web.Request) -> None:
+        """Put the caller into the request; raises Unauthenticated, which says nothing of why, or RateLimited."""
+        uid = peer_uid(request.transport)
+        try:
+            caller = await self._caller(request, uid)
+        except Unauthenticated as exc:
+            self._metrics.auth_failures.labels(exc.members.get("why", "unknown")).inc()
+            wait = self._throttle.failed(peer_name(uid, request.get(CLIENT)))
+            if wait is not None:
+                raise RateLimited("too many requests without a valid credential", retry_after=wait) from exc
+            raise Unauthenticated from exc
+        request[CALLER] = replace(caller, address=request.get(CLIENT))
 
-async def _caller(request: web.Request, authenticators: Sequence[Authenticator]) -> Caller:
-    headers = request.headers.getall("Authorization", [])
-    if len(headers) > 1:
-        raise InvalidRequest("there is more than one Authorization header")
-    if not headers:
-        raise Unauthenticated(why="missing")
-    form = CREDENTIAL.fullmatch(headers[0])
-    if form is None:
-        raise Unauthenticated(why="malformed")
-    for authenticator in authenticators:
-        caller = await authenticator.authenticate(Secret(form[1]))
-        if caller is not None:
-            return caller
-    raise Unauthenticated(why="unknown")
+    async def _caller(self, request: web.Request, uid: int | None) -> Caller:
+        headers = request.headers.getall("Authorization", [])
+        if not headers:
+            return self._by_uid(uid)
+        form = CREDENTIAL.fullmatch(headers[0])
+        if form is None or len(headers) > 1:
+            raise Unauthenticated(why="malformed")
+        for authenticator in self._authenticators:
+            caller = await authenticator.authenticate(Secret(form[1]))
+            if caller is not None:
+                return caller
+        raise Unauthenticated(why="unknown")
+
+    def _by_uid(self, uid: int | None) -> Caller:
+        """Only where no credential was shown at all: a bad one is refused, whoever shows it."""
+        caller = None if uid is None else self._configured.edition.by_uid.get(uid)
+        if caller is None:
+            raise Unauthenticated(why="missing")
+        self._configured.note_use(caller.name, self._clock.now())
+        return caller

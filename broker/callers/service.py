@@ -1,32 +1,51 @@
 """Callers with keys: add, list, rotate, remove."""
 
-import re
 import secrets
 from collections.abc import Iterable
+from dataclasses import replace
 
 from broker import oauth
 from broker.callers.authenticate import KeyAuthenticator, key_hash, key_text
+from broker.callers.configured import ConfiguredCallers
 from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.errors import Conflict, InvalidRequest, NotFound
-from broker.model import Caller, CallerKey, CallerRecord, Permission, Secret
+from broker.model import Caller, CallerKey, CallerRecord, Permission, Secret, is_caller_name, is_glob
 from broker.store.interface import CallerStore
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
-GLOB = re.compile(r"[a-z0-9._*?\[\]!-]{1,128}", re.ASCII)
 ROTATION_OVERLAP = 24 * 3600.0
+MOST_LIFE = 3660 * 86400.0
 
 
 class CallerService:
-    """What `broker callers` does; every method needs permission `admin`."""
+    """What `broker callers` does; it needs permission `admin`."""
 
-    def __init__(self, *, store: CallerStore, keys: KeyAuthenticator, gate: Gate, clock: Clock) -> None:
-        self._store, self._keys, self._gate, self._clock = store, keys, gate, clock
+    def __init__(
+        self,
+        *,
+        store: CallerStore,
+        keys: KeyAuthenticator,
+        configured: ConfiguredCallers,
+        gate: Gate,
+        clock: Clock,
+    ) -> None:
+        self._store, self._keys, self._configured = store, keys, configured
+        self._gate, self._clock = gate, clock
 
     async def callers(self, caller: Caller, *, request_id: str) -> list[CallerRecord]:
         await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self.flush_uses()
+        stored = [
+            replace(record, is_overridden=self._configured.has(record.name))
+            for record in await self._store.callers()
+        ]
+        named = self._configured.records(await self._store.caller_uses())
+        return sorted([*named, *stored], key=lambda record: (record.name, record.is_overridden))
+
+    async def flush_uses(self) -> None:
+        """Store when callers and their keys were last used."""
         await self._keys.flush_uses()
-        return await self._store.callers()
+        await self._store.touch_callers(self._configured.take_uses())
 
     async def add(
         self,
@@ -41,7 +60,10 @@ class CallerService:
         """A new caller and its key, which is shown this once. Raises InvalidRequest, Conflict."""
         await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
         record = CallerRecord(_name(name), _globs(accounts), _permissions(permissions), self._clock.now())
-        key, text = self._new_key(record.name, expires_in)
+        self._refuse_configured(
+            record.name, f"[callers.{record.name}] is in the configuration; take another name"
+        )
+        key, text = self._new_key(record.name, _life(expires_in))
         if not await self._store.add_caller(record, key):
             raise Conflict(f"there is a caller {record.name} already; rotate its key, or remove it first")
         await self._gate.note(caller, "callers.add", None, record.name, request_id=request_id)
@@ -50,6 +72,7 @@ class CallerService:
     async def rotate(self, caller: Caller, name: str, *, request_id: str) -> tuple[CallerRecord, Secret]:
         """A second key; the old one works 24 hours longer. Its life is as long as the old one's was."""
         await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        self._refuse_configured(name, f"[callers.{name}] is in the configuration; change it there and reload")
         record = await self._find(name)
         newest = record.keys[-1] if record.keys else None
         life = newest.expires_at - newest.created_at if newest and newest.expires_at else None
@@ -63,9 +86,16 @@ class CallerService:
         """Forget a caller; its keys stop working at once."""
         await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
         if not await self._store.remove_caller(name):
+            self._refuse_configured(
+                name, f"[callers.{name}] is in the configuration; delete it there and reload"
+            )
             raise NotFound(f"there is no caller {name[:64]}")
         self._keys.forget()
         await self._gate.note(caller, "callers.remove", None, name, request_id=request_id)
+
+    def _refuse_configured(self, name: str, why: str) -> None:
+        if self._configured.has(name):
+            raise Conflict(why)
 
     async def _find(self, name: str) -> CallerRecord:
         for record in await self._store.callers():
@@ -81,16 +111,25 @@ class CallerService:
 
 
 def _name(name: str) -> str:
-    if not NAME.fullmatch(name):
+    if not is_caller_name(name):
         raise InvalidRequest("a caller's name is lower-case letters, digits and . _ -, at most 64")
     return name
 
 
 def _globs(accounts: Iterable[str]) -> tuple[str, ...]:
     globs = tuple(accounts)
-    if not globs or not all(GLOB.fullmatch(glob) for glob in globs):
+    if not globs or not all(is_glob(glob) for glob in globs):
         raise InvalidRequest("accounts are one or more globs over account names, as in 'kit-*'")
     return globs
+
+
+def _life(expires_in: float | None) -> float | None:
+    """Seconds; None for a key that never ends."""
+    if expires_in is not None and not 1 <= expires_in <= MOST_LIFE:
+        raise InvalidRequest(
+            "expires_in is a number of seconds, ten years at most; without it a key never ends"
+        )
+    return expires_in
 
 
 def _permissions(words: Iterable[str]) -> frozenset[Permission]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import aiohttp
 
@@ -14,6 +14,8 @@ from broker.cli.failed import Failed, NoBroker
 BASE = "http://broker"
 PATIENCE = 180.0
 """Seconds; a token request of 75 s may stand before ours."""
+SLOWEST = 1800.0
+"""Seconds; a large store is copied before the first byte comes."""
 ABSENT = (FileNotFoundError, ConnectionRefusedError)
 
 Object = dict[str, Any]
@@ -46,6 +48,10 @@ class AdminSocket:
         """POST a body of any length, however long the answer takes; raises Failed, NoBroker."""
         return asyncio.run(self._send(target, blocks, _given(query)))
 
+    def save(self, method: str, target: str, file: IO[bytes]) -> None:
+        """Write the answer's bytes to `file`, all of them; raises Failed, NoBroker."""
+        asyncio.run(self._save(method, target, file))
+
     def follow(
         self, target: str, *, query: Mapping[str, object | None], show: Callable[[Object], None]
     ) -> None:
@@ -74,6 +80,17 @@ class AdminSocket:
             session.post(BASE + target, params=query, data=blocks()) as response,
         ):
             return self._read(response.status, await response.read())
+
+    async def _save(self, method: str, target: str, file: IO[bytes]) -> None:
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=SLOWEST)
+        async with (
+            self._session(timeout) as session,
+            session.request(method, BASE + target) as response,
+        ):
+            if response.status != 200:
+                self._read(response.status, await response.read())
+            async for chunk in response.content.iter_any():
+                file.write(chunk)
 
     async def _follow(self, target: str, query: Mapping[str, str], show: Callable[[Object], None]) -> None:
         headers = {"Accept": "text/event-stream"}

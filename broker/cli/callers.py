@@ -7,13 +7,14 @@ import click
 from broker.cli import words
 from broker.cli.command import Group, as_json, confirm, yes
 from broker.cli.desk import Desk
-from broker.cli.tables import Column, show_json, show_table
+from broker.cli.tables import Cell, Column, show_json, show_table
 from broker.cli.text import counted
-from broker.model import Permission
+from broker.model import CallerKind, Permission
 from broker.times import moment, relative
 
 COLUMNS = (
     Column("CALLER", breaks=True),
+    Column("KIND", breaks=True),
     Column("ACCOUNTS", breaks=True),
     Column("PERMISSIONS", breaks=True),
     Column("KEYS"),
@@ -62,7 +63,7 @@ def add_caller(
 @as_json
 @click.pass_obj
 def list_callers(desk: Desk, as_json: bool) -> None:
-    """List the services and how their keys are doing."""
+    """List the services, what they may do, and when each was last there."""
     answer = desk.broker.ask("GET", "/callers")
     if as_json:
         show_json(answer)
@@ -97,14 +98,14 @@ def remove_caller(desk: Desk, name: str, yes: bool) -> None:
 
 def _row(caller: dict[str, Any], now: float) -> tuple[object, ...]:
     keys = caller["keys"]
-    used = max((key["last_used_at"] for key in keys if key["last_used_at"]), key=moment, default=None)
     return (
         caller["name"],
+        Cell(caller["kind"], ["overridden by the configuration"] if caller["overridden"] else []),
         " ".join(caller["accounts"]),
         " ".join(caller["permissions"]),
-        counted(len(keys), "key"),
+        counted(len(keys), "key") if caller["kind"] == CallerKind.KEYS else None,
         _last_end(keys, now),
-        relative(used, now),
+        relative(caller["last_used_at"], now),
     )
 
 

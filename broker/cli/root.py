@@ -11,11 +11,12 @@ from broker.cli.command import Group
 from broker.cli.dashboard import dashboard
 from broker.cli.events import events
 from broker.cli.installs import install_link
+from broker.cli.keys import keys
 from broker.cli.kustomer import kustomer
 from broker.cli.plugin import plugin
 from broker.cli.process import sandbox, serve
 from broker.cli.providers import providers
-from broker.cli.store import adopt
+from broker.cli.store import adopt, backup, migrate, restore
 from broker.cli.systemd import systemd
 from broker.cli.tokens import token
 from broker.cli.version import version
@@ -43,7 +44,11 @@ for command in (
     events,
     dashboard,
     audit,
+    keys,
+    backup,
+    restore,
     adopt,
+    migrate,
     sandbox,
     systemd,
     version,

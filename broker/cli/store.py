@@ -1,10 +1,80 @@
-"""`broker adopt`: make a copied or restored store the original."""
+"""`broker backup`, `restore`, `adopt`, `migrate`: the store as a whole."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
 
 import click
 
 from broker.cli.command import Command
 from broker.cli.desk import Desk
+from broker.cli.failed import Failed, NoBroker
 from broker.cli.text import counted, plain
+from broker.config import ConfigError, store_of, store_path_of
+from broker.times import both, span
+
+
+@click.command("backup", cls=Command, example="broker backup /backup/broker-2026-11-22.db")
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.pass_obj
+def backup(desk: Desk, dest: Path) -> None:
+    """Copy the store of the running broker to the new file DEST.
+
+    The file is 0600 and holds everything sealed; keep the master key somewhere else. A backup of
+    rotated tokens is old at the next renewal: it saves names, callers and keys.
+    """
+    from broker.store.backup import NotAStore, examine  # noqa: PLC0415 - the store, which few commands need
+
+    if dest.exists() or dest.is_symlink():
+        raise Failed(f"{dest} exists, and a backup never overwrites; name another file.")
+    try:
+        with _new_file(dest) as (unfinished, file):
+            desk.broker.save("POST", "/backup", file)
+            file.flush()
+            os.fsync(file.fileno())
+            found = examine(unfinished)
+    except NoBroker:
+        raise Failed("No broker runs; copy its folder then, or start it and type this again.") from None
+    except (OSError, NotAStore) as exc:
+        raise Failed(f"The backup cannot be written to {dest}: {exc}") from None
+    click.echo(f"{dest} holds {counted(found.accounts, 'account')}.")
+
+
+@click.command("restore", cls=Command, example="broker restore /backup/broker-2026-11-22.db")
+@click.argument("src", type=click.Path(path_type=Path))
+@click.option(
+    "--force", is_flag=True, help="Replace a store that holds accounts; it is kept beside the new one."
+)
+@click.pass_obj
+def restore(desk: Desk, src: Path, force: bool) -> None:
+    """Put the backup SRC in the place of the store; no broker may run.
+
+    The restored store serves living tokens and renews nothing until `broker adopt`.
+    """
+    from broker.errors import StartRefused  # noqa: PLC0415 - as below
+    from broker.store.backup import NotAStore  # noqa: PLC0415 - the store, which few commands need
+    from broker.store.restoring import restore as put_in_place  # noqa: PLC0415 - the same
+
+    now = desk.clock.now()
+    try:
+        store = store_path_of(desk.config_path, desk.environ)
+        restored = put_in_place(src, store, force=force, at=now)
+    except ConfigError as exc:
+        raise Failed(exc.problems[0]) from None
+    except (NotAStore, StartRefused) as exc:
+        raise Failed(f"Nothing was restored: {exc}") from None
+    except OSError as exc:
+        raise Failed(f"Nothing was restored: {exc.filename or src}: {exc.strerror}") from None
+    found = restored.found
+    age = f", made {span(now - found.made_at)} ago" if found.made_at is not None else ""
+    click.echo(f"Restored {counted(found.accounts, 'account')}{age}, into {store}.")
+    if restored.kept is not None:
+        click.echo(f"What was there is kept as {restored.kept}.")
+    click.echo(f"It needs the master key {' and '.join(found.masters)}.")
+    click.echo("Start the broker: it serves living tokens and renews nothing until `broker adopt`.")
 
 
 @click.command("adopt", cls=Command, example="broker adopt")
@@ -16,9 +86,48 @@ def adopt(desk: Desk) -> None:
     from a backup serves living tokens but renews nothing until then: two brokers that renew the same
     grants would kill them.
     """
-    names = desk.broker.ask("POST", "/adopt")["accounts"]
+    answer = desk.broker.ask("POST", "/adopt")
+    names = answer["accounts"]
     click.echo("Adopted: this store is renewed from now on.")
+    if copied_at := answer.get("copied_at"):
+        click.echo(f"The backup was made {both(copied_at, desk.clock.now())}.")
     if names:
         click.echo(f"{counted(len(names), 'account')} may need their person again:")
         for name in names:
             click.echo(f"  {plain(name)}")
+
+
+@click.command("migrate", cls=Command, example="broker migrate")
+@click.pass_obj
+def migrate(desk: Desk) -> None:
+    """Bring the store up to date; no broker may run.
+
+    `broker serve` does the same at its start.
+    """
+    from broker.app.alone import migrate_alone  # noqa: PLC0415 - the store, which few commands need
+
+    try:
+        store = store_of(desk.config_path, desk.environ)
+    except ConfigError as exc:
+        raise Failed(exc.problems[0]) from None
+    what = "The database" if store.postgres else str(store.path)
+    click.echo(f"{what} has schema {migrate_alone(store, failed=Failed)}.")
+
+
+@contextmanager
+def _new_file(dest: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A file that becomes `dest` when everything went well, and was never there otherwise."""
+    unfinished = dest.with_name(f".{dest.name}.part-{secrets.token_hex(4)}")
+    handle = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with open(handle, "wb") as file:  # noqa: PTH123 - a handle, whose mode was right from the start
+            yield unfinished, file
+        # Not a rename, which would overwrite what has come meanwhile.
+        os.link(unfinished, dest)
+    finally:
+        unfinished.unlink()
+    folder = os.open(dest.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

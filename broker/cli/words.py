@@ -13,6 +13,7 @@ CALLER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 GRANT = re.compile(r"[0-9a-f]{16}", re.ASCII)
 KUSTOMER_APP = re.compile(r"[a-z0-9][a-z0-9_.-]{0,127}", re.ASCII)
 VERSION = re.compile(r"\d{1,6}\.\d{1,6}\.\d{1,6}", re.ASCII)
+KID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 
 
@@ -57,6 +58,12 @@ def page(text: str) -> str:
     if page_problem(text):
         raise _wrong(text, "an address: https, or http on loopback")
     return text.rstrip("/")
+
+
+def kid(text: str) -> str:
+    if not KID.fullmatch(text):
+        raise _wrong(text, "a key's id: 16 hexadecimal digits, as `broker keys list` shows them")
+    return text
 
 
 def duration(text: str) -> int:

@@ -1,6 +1,5 @@
 """Finds and reads config.toml, whole; every mistake is told at once."""
 
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -10,18 +9,19 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from broker.config.callers import read_callers
 from broker.config.plugin import read_plugin
 from broker.config.problems import ConfigError, Problems
 from broker.config.providers import URLS, read_providers
 from broker.config.read import Table
 from broker.config.sandbox import LOGIN_PRIVATE_SEED, supplied_tables
 from broker.config.secrets import SecretReader
-from broker.config.settings import SandboxSettings, Settings
+from broker.config.settings import SandboxSettings, Settings, StoreSettings
 from broker.config.tables import (
     read_audit,
     read_log,
     read_login,
-    read_master,
+    read_masters,
     read_refresh,
     read_sandbox,
     read_server,
@@ -29,11 +29,12 @@ from broker.config.tables import (
 )
 
 USUAL_PATH = Path("/etc/token-broker/config.toml")
-RELOADED = ("providers", "log")
+RELOADED = ("providers", "callers", "log")
 """What SIGHUP takes over."""
-NO_KEYS = ("path",)
+NO_KEYS = ("path", "variables")
 KEYS = {
     "master": "keys.master",
+    "previous_master": "keys.previous",
     "store.path": "store.url",
     "store.postgres": "store.url",
     "audit.path": "audit.to",
@@ -42,11 +43,6 @@ KEYS = {
 """The names in the file, where a setting is called otherwise."""
 SANDBOXED = frozenset({*URLS, "client_id", "client_secret", "previous_clients"})
 """Always the sandbox's own, so that no grant crosses between it and the real providers."""
-
-
-def environment() -> Mapping[str, str]:
-    """The process's environment; the only place that asks for it."""
-    return dict(os.environ)  # noqa: TID251 - this is the one place
 
 
 def locate(option: str | None, environ: Mapping[str, str]) -> Path:
@@ -74,18 +70,22 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
     supplied = table_of(_with_sandbox(data, sandbox)) if sandbox.enabled else top
     server = read_server(top.table("server"), folder)
     store = read_store(top.table("store"), folder, server)
+    master, previous = read_masters(top.table("keys"), folder, secrets)
     settings = Settings(
         path=path.absolute(),
         server=server,
         store=store,
-        master=read_master(top.table("keys"), folder, secrets),
+        master=master,
+        previous_master=previous,
         refresh=read_refresh(top.table("refresh")),
         providers=read_providers(supplied.tables("providers")),
         login=read_login(supplied.table("login")) if supplied.has("login") else None,
         plugin=read_plugin(supplied.table("plugin")) if supplied.has("plugin") else None,
+        callers=read_callers(top.tables("callers"), server),
         audit=read_audit(top.table("audit"), folder, store.path, environ),
         log=read_log(top.table("log")),
         sandbox=sandbox,
+        variables=frozenset(secrets.variables),
     )
     top.done()
     problems.raise_if_any()
@@ -102,6 +102,27 @@ def admin_socket_of(path: Path, environ: Mapping[str, str]) -> Path:
     if not isinstance(value, str):
         raise ConfigError(["server.admin_socket: found something else; expected a path"])
     return path.absolute().parent / value
+
+
+def store_of(path: Path, environ: Mapping[str, str]) -> StoreSettings:
+    """The store: all that one needs to know who looks after it as a whole; raises ConfigError."""
+    problems, elsewhere, folder = Problems(), Problems(), path.absolute().parent
+    secrets = SecretReader(folder=folder, environ=environ)
+    data = _toml(path)
+    top = Table(data, name="", problems=problems, secrets=secrets)
+    # What is wrong with the server is no matter here; only the replica's usual name is made of it.
+    server = Table(data, name="", problems=elsewhere, secrets=secrets).table("server")
+    store = read_store(top.table("store"), folder, read_server(server, folder))
+    problems.raise_if_any()
+    return store
+
+
+def store_path_of(path: Path, environ: Mapping[str, str]) -> Path:
+    """Where the SQLite store lies; raises ConfigError."""
+    store = store_of(path, environ)
+    if store.postgres is not None:
+        raise ConfigError(["the store is a PostgreSQL database; use pg_dump and pg_restore for it"])
+    return store.path
 
 
 def reloadable(old: Settings, new: Settings) -> tuple[Settings, tuple[str, ...]]:

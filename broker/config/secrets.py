@@ -21,6 +21,8 @@ class SecretReader:
 
     def __init__(self, *, folder: Path, environ: Mapping[str, str]) -> None:
         self._folder, self._environ = folder, environ
+        self.variables: set[str] = set()
+        """Those of the environment that held a secret."""
 
     def read(self, value: object, *, private: bool = True) -> Secret:
         """The secret; raises SecretMissing. `private`: a file of it must not be open to others."""
@@ -54,6 +56,7 @@ class SecretReader:
         value = self._environ.get(name, "")
         if not value:
             raise SecretMissing(f'{{ env = "{name}" }}, which is not set; expected a value in ${name}')
+        self.variables.add(name)
         return Secret(value)
 
     def _from_file(self, path: Path, private: bool) -> Secret:

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
-from broker.model import Secret
+from broker.model import Permission, Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ class ServerSettings:
     internal_tls: Tls | None
     public_tls: Tls | None
     metrics_from: tuple[IPv4Network | IPv6Network, ...]
+    audience: str
+    """The `aud` that callers' JWTs must hold."""
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    """Whose X-Forwarded-For is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,57 @@ class LoginSettings:
     """Its public key, PEM: Ed25519 or EC P-256."""
 
 
+OwnAlgorithm = Literal["EdDSA", "ES256"]
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A caller's own key; it alone fixes the algorithm."""
+
+    pem: str
+    algorithm: OwnAlgorithm
+
+
+@dataclass(frozen=True, slots=True)
+class OwnJwt:
+    """Signs its own JWTs, with `iss` and `sub` its name."""
+
+    keys: tuple[PublicKey, ...]
+    """One, or two while one is being replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedJwt:
+    """Has the JWTs of an issuer: a cluster's service accounts, any OIDC issuer."""
+
+    issuer: str
+    jwks_url: str
+    subject: str
+    audience: str | None
+    """None: the server's."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUid:
+    """A user of this machine, on a Unix listener."""
+
+    uid: int
+
+
+Proof = OwnJwt | IssuedJwt | PeerUid
+
+
+@dataclass(frozen=True, slots=True)
+class CallerSettings:
+    """A caller that the file names; those with keys are in the store."""
+
+    name: str
+    accounts: tuple[str, ...]
+    """Globs over account names."""
+    permissions: frozenset[Permission]
+    proof: Proof
+
+
 @dataclass(frozen=True, slots=True)
 class PluginClient:
     """One client that signs in to us, as Kit does for its plugins."""
@@ -208,11 +263,16 @@ class Settings:
     server: ServerSettings
     store: StoreSettings
     master: MasterKey
+    previous_master: MasterKey | None
+    """While the master is being replaced: what it wrapped is wrapped anew at start."""
     refresh: RefreshSettings
     providers: Mapping[str, ProviderSettings]
     login: LoginSettings | None
     plugin: PluginSettings | None
     """None: there is no OAuth server for plugins."""
+    callers: Mapping[str, CallerSettings]
     audit: AuditSettings
     log: LogSettings
     sandbox: SandboxSettings
+    variables: frozenset[str] = frozenset()
+    """The environment variables that secrets were read from."""

@@ -7,11 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
+from broker.config.callers import read_audience
+from broker.config.pem import EXPECTED, algorithm_of
 from broker.config.problems import quoted
 from broker.config.read import Table, checked
 from broker.config.secrets import SecretMissing, SecretReader
@@ -79,7 +76,9 @@ def read_server(table: Table, folder: Path) -> ServerSettings:
         internal_plaintext=plaintext,
         internal_tls=tls,
         public_tls=_tls(table, "public_tls", folder),
-        metrics_from=_networks(table),
+        metrics_from=_networks(table, "metrics_from"),
+        audience=read_audience(table),
+        trusted_proxies=_proxies(table),
     )
     table.done()
     return settings
@@ -118,28 +117,38 @@ def _replica_problem(name: str) -> str | None:
     return None if 0 < len(name) <= MOST_REPLICA and name.isprintable() else "a name of 1 to 200 characters"
 
 
-def read_master(table: Table, folder: Path, secrets: SecretReader) -> MasterKey:
-    value = table.raw("master", {"file": "var/master.key"})
+def read_masters(table: Table, folder: Path, secrets: SecretReader) -> tuple[MasterKey, MasterKey | None]:
+    """The master key, and the one that it takes the place of."""
+    master = _master(table, "master", {"file": "var/master.key"}, folder, secrets)
+    previous = _master(table, "previous", None, folder, secrets)
     table.done()
-    match value:
+    if previous is not None and previous == master:
+        table.wrong("previous", "the same as keys.master", "the one that keys.master takes the place of")
+    return master or FileKey(folder / "var/master.key"), previous
+
+
+def _master(table: Table, key: str, usual: object, folder: Path, secrets: SecretReader) -> MasterKey | None:
+    match table.raw(key, usual):
+        case None:
+            return None
         case {"file": str(path), **rest} if path and not rest:
             return FileKey(folder / path)
         case {"credential": str(name), **rest} if not rest:
             try:
                 return FileKey(secrets.credential(name), created=False)
             except SecretMissing as exc:
-                table.wrong("master", str(exc).split(";", 1)[0], "to run under systemd with LoadCredential=")
+                table.wrong(key, str(exc).split(";", 1)[0], "to run under systemd with LoadCredential=")
         case {"command": [*words], **rest} if (
             words and not rest and all(isinstance(word, str) for word in words)
         ):
             return CommandKey(tuple(str(word) for word in words))
         case _:
             table.wrong(
-                "master",
+                key,
                 "something else",
                 '{ file = "PATH" }, { credential = "NAME" } or { command = ["…"] }',
             )
-    return FileKey(folder / "var/master.key")
+    return None
 
 
 def read_refresh(table: Table) -> RefreshSettings:
@@ -163,8 +172,8 @@ def read_login(table: Table) -> LoginSettings | None:
         table.wrong("key", "nothing", '{ file = "login.pem" }, the public key of your app')
     pem = None if key is None else table.resolve("key", key, private=False)
     table.done()
-    if pem is not None and not _is_public_key(pem.reveal()):
-        table.wrong("key", "no public key", "a PEM public key, Ed25519 or EC P-256 (never the private one)")
+    if pem is not None and algorithm_of(pem.reveal()) is None:
+        table.wrong("key", "no public key", EXPECTED)
         return None
     return None if url is None or pem is None else LoginSettings(url, pem.reveal())
 
@@ -259,20 +268,19 @@ def _tls(table: Table, key: str, folder: Path) -> Tls | None:
             return None
 
 
-def _networks(table: Table) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+def _networks(table: Table, key: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
     networks = []
-    for text in table.texts("metrics_from", ()):
+    for text in table.texts(key, ()):
         try:
             networks.append(ipaddress.ip_network(text))
         except ValueError:
-            table.wrong("metrics_from", quoted(text), 'addresses or networks, as in "10.0.0.0/8"')
+            table.wrong(key, quoted(text), 'addresses or networks, as in "10.0.0.0/8"')
     return tuple(networks)
 
 
-def _is_public_key(pem: str) -> bool:
-    try:
-        key = load_pem_public_key(pem.encode())
-    except (ValueError, UnsupportedAlgorithm):
-        return False
-    curve = isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
-    return isinstance(key, Ed25519PublicKey) or curve
+def _proxies(table: Table) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    networks = _networks(table, "trusted_proxies")
+    if any(network.prefixlen == 0 for network in networks):
+        # Whoever trusts everybody lets everybody choose the address that limits, logs and audit know them by.
+        table.wrong("trusted_proxies", "a network that holds everybody", "the addresses of your own proxies")
+    return networks

@@ -6,13 +6,14 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.dashboard.actions import Actions, Done
 from broker.dashboard.live import Live
 from broker.dashboard.service import DashboardService
 from broker.dashboard.session import LINK_LIFE, Session, Sessions
 from broker.errors import BrokerError, Forbidden, InvalidRequest, UnknownAccount
-from broker.model import Secret, Status, is_account_name
+from broker.model import Permission, Secret, Status, is_account_name
 from broker.pages import Page, Pages, error_page
 from broker.store.interface import AccountQuery
 from broker.web import CALLER, REQUEST_ID, answer, public, read_body
@@ -176,15 +177,20 @@ class DashboardRoutes:
 class LinkRoute:
     """The way in, on the admin socket: whoever may open that is an operator."""
 
-    def __init__(self, *, sessions: Sessions, clock: Clock, url: str) -> None:
-        self._sessions, self._clock, self._url = sessions, clock, url
+    def __init__(self, *, sessions: Sessions, gate: Gate, clock: Clock, url: str) -> None:
+        self._sessions, self._gate, self._clock, self._url = sessions, gate, clock, url
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post("/dashboard-links", self.create)]
 
     async def create(self, request: web.Request) -> web.StreamResponse:
+        actor, request_id = request[CALLER], request[REQUEST_ID]
+        # A read, so that an operator gets in to see why the audit cannot be written.
+        await self._gate.require(
+            actor, Permission.ADMIN, None, action="dashboard.link", reads=True, request_id=request_id
+        )
         expires_at = rfc3339(self._clock.now() + LINK_LIFE)
-        link = await self._sessions.new_link(request[CALLER])
+        link = await self._sessions.new_link(actor)
         url = f"{self._url}/dashboard/sign-in?link={link.reveal()}"
         return answer({"url": url, "expires_at": expires_at}, status=201)
 

@@ -29,6 +29,11 @@ class RetryLater:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def records(self) -> list[str]:
+        """What is sealed here and may lie nowhere else."""
+        held = self._tasks.values()
+        return [one for grant in held for one in (grant.sealed_access, grant.sealed_refresh) if one]
+
     async def store(self, grant: PendingGrant) -> None:
         """Take charge of a grant that could not be held; it lies in the spool when this returns."""
         path = await asyncio.to_thread(self._spool.write, grant)

@@ -37,7 +37,7 @@ from broker.providers.interface import (
     TokenOutcome,
     TokenRequest,
 )
-from broker.sealing import TokenSeals
+from broker.sealing import VERIFIER, TokenSeals
 from broker.store.interface import InstallStore
 
 log = structlog.get_logger()
@@ -200,7 +200,7 @@ class InstallService:
             replace=ticket.replace,
             subject=ticket.subject,
             created_by=ticket.created_by,
-            sealed_verifier=self._seals.seal_pending(state_hash, "verifier", verifier),
+            sealed_verifier=self._seals.seal_pending(state_hash, VERIFIER, verifier),
             redirect_uri=f"{self._public_url}/callback/{ticket.provider}",
             created_at=now,
             expires_at=now + INSTALL_LIFE,
@@ -235,7 +235,7 @@ class InstallService:
 
     async def _redeem(self, install: PendingInstall, code: Secret) -> TokenOutcome:
         provider = self._provider(install.provider)
-        verifier = self._seals.open_pending(install.state_hash, "verifier", install.sealed_verifier)
+        verifier = self._seals.open_pending(install.state_hash, VERIFIER, install.sealed_verifier)
         request = TokenRequest(
             grant=Grant.CODE,
             token=code,

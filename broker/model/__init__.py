@@ -1,7 +1,15 @@
 """The vocabulary: frozen values that every room shares and that import nothing of ours."""
 
 from broker.model.account import Account, Intent, Reason, Ref, Status, Trouble, is_account_name
-from broker.model.callers import Caller, CallerKey, CallerRecord, Permission
+from broker.model.callers import (
+    Caller,
+    CallerKey,
+    CallerKind,
+    CallerRecord,
+    Permission,
+    is_caller_name,
+    is_glob,
+)
 from broker.model.events import Event, EventKind
 from broker.model.installs import InstallOutcome, PendingGrant, PendingInstall, PendingLogin, Ticket
 from broker.model.plugin import (
@@ -20,6 +28,7 @@ __all__ = [
     "Account",
     "Caller",
     "CallerKey",
+    "CallerKind",
     "CallerRecord",
     "ConnectCode",
     "Event",
@@ -47,4 +56,6 @@ __all__ = [
     "TokenSet",
     "Trouble",
     "is_account_name",
+    "is_caller_name",
+    "is_glob",
 ]

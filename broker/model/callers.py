@@ -1,7 +1,11 @@
 """Who is asking, and what they may touch."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+GLOB = re.compile(r"[a-z0-9._*?\[\]!-]{1,128}", re.ASCII)
 
 
 class Permission(StrEnum):
@@ -16,6 +20,15 @@ class Permission(StrEnum):
     ADMIN = "admin"
 
 
+class CallerKind(StrEnum):
+    """How a caller proves who it is."""
+
+    KEYS = "keys"
+    PUBLIC_KEY = "public_key"
+    ISSUER = "issuer"
+    UID = "uid"
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who is asking, and what they may touch."""
@@ -26,6 +39,8 @@ class Caller:
     permissions: frozenset[Permission]
     credential: str
     """Which key, JWT or uid, for the audit: never the secret itself."""
+    address: str | None = None
+    """Where this request came from, for the audit; None on a Unix socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +57,24 @@ class CallerKey:
 
 @dataclass(frozen=True, slots=True)
 class CallerRecord:
-    """A caller with keys, as stored."""
+    """A caller as it is known: with keys, as stored, or named in the configuration."""
 
     name: str
     accounts: tuple[str, ...]
     permissions: frozenset[Permission]
-    created_at: float
+    created_at: float | None
+    """None where the configuration names it."""
     keys: tuple[CallerKey, ...] = ()
+    kind: CallerKind = CallerKind.KEYS
+    last_used_at: float | None = None
+    is_overridden: bool = False
+    """The configuration has a caller of this name, so these keys do not work."""
+
+
+def is_caller_name(text: str) -> bool:
+    return NAME.fullmatch(text) is not None
+
+
+def is_glob(text: str) -> bool:
+    """Whether it is a glob over account names."""
+    return GLOB.fullmatch(text) is not None

@@ -1,8 +1,11 @@
 """Logs as events: a dotted past-tense name, values as fields, one line, never a secret."""
 
 import logging
+import re
 import sys
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Mapping, MutableMapping
+from types import TracebackType
 from typing import Any, TextIO
 
 import structlog
@@ -21,6 +24,11 @@ QUIET = (
 )
 """aiosqlite logs every SQL parameter at DEBUG; aiohttp's access log writes queries with codes and states."""
 MAX_FIELD = 500
+FRAMES = 8
+CREDENTIAL = re.compile(
+    r"\b(?:tb[a-z]{1,2}_[A-Za-z0-9_-]{16,}|[Bb]earer +[\x21-\x7e]+|eyJ[\w-]+\.[\w-]+\.[\w-]*)", re.ASCII
+)
+"""What looks like a key of ours, an Authorization or a JWT: the second line, behind `Secret`."""
 
 
 def configure(settings: LogSettings, stream: TextIO = sys.stderr) -> None:
@@ -47,13 +55,28 @@ def configure(settings: LogSettings, stream: TextIO = sys.stderr) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def take_crashes() -> None:
+    """What Python would print of an uncaught error, text and all, becomes an event with its class and place."""
+    sys.excepthook = _process_crashed
+    sys.unraisablehook = lambda crash: _crashed("error.unraisable", crash.exc_value)
+    threading.excepthook = lambda crash: _crashed("thread.crashed", crash.exc_value)
+
+
+def _process_crashed(_: type[BaseException], exc: BaseException, __: TracebackType | None) -> None:
+    _crashed("broker.crashed", exc)
+
+
+def _crashed(event: str, exc: BaseException | None) -> None:
+    structlog.get_logger().error(event, exc_info=exc)
+
+
 class _Handler(logging.Handler):
-    """Other libraries' records: logger and class of error only; their texts quote requests and SQL."""
+    """Other libraries' records: logger, and class and place of an error; their texts quote requests and SQL."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        exc = record.exc_info[1] if record.exc_info else None
         event = "http.malformed_request" if record.name == "aiohttp.server" else "library.logged"
-        structlog.get_logger().warning(event, logger=record.name, error=error)
+        structlog.get_logger().warning(event, logger=record.name, exc_info=exc)
 
 
 def _name_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -74,13 +97,36 @@ def _places(exc: BaseException) -> list[str]:
         code = trace.tb_frame.f_code
         frames.append(f"{code.co_filename.rsplit('/broker/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
         trace = trace.tb_next
-    return frames[-8:]
+    return frames[-FRAMES:]
 
 
 def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for key, value in event.items():
-        if isinstance(value, Secret):
-            event[key] = "***"
-        elif isinstance(value, str) and len(value) > MAX_FIELD:
-            event[key] = value[:MAX_FIELD] + "…"
-    return event
+    return {key: _shown(value) for key, value in event.items()}
+
+
+def _shown(value: object) -> object:
+    """Texts and numbers only; of anything else its class, because a repr shows what it holds."""
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return _text(value)
+        case Secret():
+            return "***"
+        case Mapping():
+            return {_text(str(key)): _shown(member) for key, member in value.items()}
+        case list() | tuple():
+            return [_shown(member) for member in value]
+        case _:
+            return type(value).__name__
+
+
+def _text(value: str) -> str:
+    """On one line, without what a terminal would obey."""
+    text = CREDENTIAL.sub("***", value)
+    text = (
+        text
+        if text.isprintable()
+        else "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    )
+    return text if len(text) <= MAX_FIELD else f"{text[:MAX_FIELD]}…"

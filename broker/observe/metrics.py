@@ -51,6 +51,9 @@ class Metrics:
         self.store_commit_seconds = Histogram(
             "broker_store_commit_seconds", "Time of one durable write", buckets=FAST, registry=self.registry
         )
+        self.rows_by_key = self._gauge(
+            "broker_rows_by_key", "Sealed records by the id of the key that sealed them", "kid"
+        )
         self.invariant_violations = self._counter(
             "broker_invariant_violations", "Promises of the renewal protocol that were broken", "invariant"
         )

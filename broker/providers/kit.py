@@ -17,7 +17,8 @@ SETS = {
     # developers.kit.com, "OAuth refresh token flow", as documented today.
     "v4": (f"{API}/v4/oauth/authorize", f"{API}/v4/oauth/token", f"{API}/v4/oauth/revoke"),
 }
-INSTALL_PAGE = "https://app.kit.com/apps/{app_id}/install?k_app_id=k_{app_id}"
+KIT = "https://app.kit.com"
+INSTALL_PAGE = "{kit}/apps/{app_id}/install?k_app_id=k_{app_id}"
 APP_PAGE = "https://app.kit.com/apps/{app_id}"
 APPS_PAGE = "https://app.kit.com/apps"
 

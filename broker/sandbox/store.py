@@ -1,5 +1,6 @@
 """The sandbox's own SQLite file: what it issued and what it was asked, kept over restarts and kill -9."""
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -54,10 +55,15 @@ CREATE INDEX IF NOT EXISTS access_by_grant ON access_tokens (grant_id);
 ISSUED = ("codes", "access_tokens", "refresh_tokens", "grants", "plugin_trips", "plugin_connections")
 ASKED = ("requests", "resource_uses", "plugin_steps")
 REGISTERED = ("clients", "apps")
+OWN = {"refresh_tokens", "resource_uses"}
+"""Tables by which a database of the sandbox is known."""
 
 
 class SandboxStore:
-    """One connection, used from one thread; every statement outside `transaction` commits by itself."""
+    """One connection, used from one thread; every statement outside `transaction` commits by itself.
+
+    Raises OSError with the file's name where that is no database of the sandbox, and leaves it as it is.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -65,6 +71,16 @@ class SandboxStore:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError as exc:
+            self._connection.close()
+            raise OSError(errno.EINVAL, str(exc), str(path)) from None
+
+    def _prepare(self) -> None:
+        tables = {row["name"] for row in self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and not tables >= OWN:
+            raise sqlite3.DatabaseError("it is a database of something else")
         # WAL with NORMAL outlives a killed process, though not a power cut: enough for a judge.
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")

@@ -70,7 +70,8 @@ async def install(
                     return end
                 case _Step() as step:
                     pass
-    raise LostError(f"more than {STEPS} pages after {install_url}")
+    # Without the address: it holds a ticket, and this is logged.
+    raise LostError(f"more than {STEPS} pages, and no end")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,19 @@
 
 from dataclasses import dataclass
 
+from broker.sealing import Reseals
 from broker.store.accounts import Accounts
 from broker.store.callers import Callers
 from broker.store.changes import Changes
 from broker.store.database import Database
 from broker.store.events import Events
+from broker.store.guarded import GuardedDatabase, Ring
 from broker.store.installs import Installs
 from broker.store.keys import Keys
 from broker.store.plugin import Plugin
 from broker.store.plugin_purge import PluginPurge
+from broker.store.resealing import ResealingAccounts, ResealingInstalls
+from broker.store.sealed import SealedRecords
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class Stores:
     keys: Keys
     plugin: Plugin
     plugin_purge: PluginPurge
+    records: SealedRecords
 
 
 def stores_on(database: Database) -> Stores:
@@ -41,4 +46,22 @@ def stores_on(database: Database) -> Stores:
         keys=Keys(database),
         plugin=Plugin(database),
         plugin_purge=PluginPurge(database),
+        records=SealedRecords(database),
+    )
+
+
+def guarded_stores_on(database: Database, ring: Ring) -> Stores:
+    """The same, where everything that is sealed must be sealed with the active key of this store."""
+    guarded, changes, reseals = GuardedDatabase(database, ring), Changes(), Reseals(ring.keyring)
+    return Stores(
+        database=guarded,
+        changes=changes,
+        accounts=ResealingAccounts(guarded, changed=changes.publish, reseals=reseals),
+        installs=ResealingInstalls(guarded, reseals=reseals),
+        callers=Callers(guarded),
+        events=Events(guarded),
+        keys=Keys(guarded),
+        records=SealedRecords(guarded),
+        plugin=Plugin(guarded),
+        plugin_purge=PluginPurge(guarded),
     )

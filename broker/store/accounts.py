@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from broker.model import Account, Event, Reason, Ref, Status
+from broker.model import Account, Event, Reason, Ref, Spare, Status
 from broker.store.database import Transaction
 from broker.store.interface import AccountQuery
-from broker.store.renewals import Renewals
+from broker.store.renewals import Renewals, insert_spare
 from broker.store.rows import (
     ASSIGNMENTS,
     COLUMNS,
@@ -191,7 +191,15 @@ class Accounts(Renewals):
             subject,
         )
 
-    async def rename(self, ref: Ref, renamed: Account, *, next_at: float | None, old_name_hash: str) -> bool:
+    async def rename(
+        self,
+        ref: Ref,
+        renamed: Account,
+        *,
+        spares: Sequence[Spare],
+        next_at: float | None,
+        old_name_hash: str,
+    ) -> bool:
         async def work(transaction: Transaction) -> bool:
             taken = await transaction.fetch("SELECT 1 FROM accounts WHERE name = $1", renamed.name)
             if taken:
@@ -210,6 +218,8 @@ class Accounts(Renewals):
             # What tells of the account goes with it, so that a purge finds it under the new name.
             for sql in RENAME_BESIDES:
                 await transaction.execute(sql, ref.name, renamed.name)
+            for spare in spares:
+                await insert_spare(transaction, spare)
             await _remember_name(transaction, old_name_hash, ref.epoch, ref.generation)
             await transaction.tell(ref.name)
             await transaction.tell(renamed.name)

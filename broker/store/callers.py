@@ -10,6 +10,8 @@ from broker.store.database import Database, Row, Transaction
 KEY = "id, caller, hash, created_at, expires_at, last_used_at"
 INSERT_KEY = f"INSERT INTO caller_keys ({KEY}) VALUES ($1, $2, $3, $4, $5, $6)"
 CALLER = "name, accounts, permissions, created_at"
+USED = "caller used: "
+"""Before the name of a caller that the configuration names: it has no row of its own."""
 
 
 class Callers:
@@ -89,6 +91,25 @@ class Callers:
 
         if uses:
             await self._database.write(work)
+
+    async def touch_callers(self, uses: Mapping[str, float]) -> None:
+        async def work(transaction: Transaction) -> None:
+            for name, at in sorted(uses.items()):
+                await transaction.execute(
+                    """INSERT INTO meta (key, value) VALUES ($1, $2)
+                       ON CONFLICT (key) DO UPDATE SET value = $2""",
+                    USED + name,
+                    repr(at),
+                )
+
+        if uses:
+            await self._database.write(work)
+
+    async def caller_uses(self) -> dict[str, float]:
+        rows = await self._database.read(
+            f"SELECT key, value FROM meta WHERE SUBSTR(key, 1, {len(USED)}) = $1", USED
+        )
+        return {key.removeprefix(USED): float(at) for key, at in rows}
 
 
 def _key_values(key: CallerKey) -> tuple[object, ...]:

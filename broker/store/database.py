@@ -51,6 +51,10 @@ class Transaction(Protocol):
         """Wait until no other transaction is at `what`; from here to the end none will be."""
         ...
 
+    async def beside(self, what: str) -> None:
+        """Wait until nobody is `alone` at `what`; from here to the end nobody will be."""
+        ...
+
     async def tell(self, name: str) -> None:
         """Once this is durable, tell other brokers on the database that the account of this name has changed."""
         ...

@@ -28,6 +28,7 @@ from broker.model import (
     Ticket,
     Trouble,
 )
+from broker.store.sealed import SealedColumn, SealedRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +219,17 @@ class AccountStore(RefreshStore, Protocol):
 
     async def relabel(self, name: str, *, label: str | None, subject: str | None) -> bool: ...
 
-    async def rename(self, ref: Ref, renamed: Account, *, next_at: float | None, old_name_hash: str) -> bool:
-        """Move the row at `ref` to its new name, its tokens sealed anew. False if the row has moved on, has an
-        intent, or the new name is taken. The old name keeps a record of its generations under its hash."""
+    async def rename(
+        self,
+        ref: Ref,
+        renamed: Account,
+        *,
+        spares: Sequence[Spare],
+        next_at: float | None,
+        old_name_hash: str,
+    ) -> bool:
+        """Move the row at `ref` to its new name, its tokens and `spares` sealed anew. False if the row has moved on,
+        has an intent, or the new name is taken. The old name keeps a record of its generations under its hash."""
         ...
 
     async def remove(self, name: str, at: float, events: Sequence[Event]) -> bool: ...
@@ -316,6 +325,12 @@ class CallerStore(Protocol):
 
     async def touch_keys(self, uses: Mapping[str, float]) -> None: ...
 
+    async def touch_callers(self, uses: Mapping[str, float]) -> None:
+        """When callers that the configuration names were last used, by name."""
+        ...
+
+    async def caller_uses(self) -> dict[str, float]: ...
+
 
 class EventStore(Protocol):
     """What happened, in order."""
@@ -338,6 +353,22 @@ class KeyStore(Protocol):
         """Store the first keys. False if the store holds keys or anything sealed already."""
         ...
 
+    async def add_key(self, key: WrappedKey) -> None:
+        """Store a key and make it the active one of its purpose."""
+        ...
+
+    async def retire_key(self, kid: str, at: float) -> bool:
+        """Seal nothing with that data key any more. False: it is active, retired already, or there is none."""
+        ...
+
+    async def forget_retired_keys(self, before: float) -> int:
+        """Forget the keys that were retired before then; their ids stay, so that none comes back. How many."""
+        ...
+
+    async def rewrap_keys(self, old: Sequence[WrappedKey], new: Sequence[WrappedKey]) -> None:
+        """Replace how keys are wrapped, all or none; whoever was faster has done the same."""
+        ...
+
     async def is_empty(self) -> bool:
         """Whether the store holds nothing that a key was needed for."""
         ...
@@ -349,3 +380,19 @@ class KeyStore(Protocol):
     async def meta(self, key: str) -> str | None: ...
 
     async def set_meta(self, key: str, value: str) -> None: ...
+
+
+class RecordStore(Protocol):
+    """Everything sealed, whatever it is for."""
+
+    async def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """How many records lie in each column by the id of the key that sealed them."""
+        ...
+
+    async def page(self, column: SealedColumn, after: str, limit: int) -> list[SealedRecord]:
+        """Records of a column behind the row `after`, in the order of the rows."""
+        ...
+
+    async def replace(self, column: SealedColumn, resealed: Sequence[tuple[SealedRecord, str]]) -> int:
+        """Put new records in the place of old ones, each only while the old one lies there; how many did."""
+        ...

@@ -4,8 +4,15 @@ from collections.abc import Sequence
 
 from broker.keyring import Purpose, WrappedKey
 from broker.store.database import Database, Transaction
+from broker.store.guarded import KEYS_CHANGE
 
-KEY = "kid, purpose, wrapped, master_id, active, created_at"
+KEY = "kid, purpose, wrapped, master_id, active, created_at, retired_at"
+INSERT = f"INSERT INTO keys ({KEY}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+REWRAP = "UPDATE keys SET wrapped = $2, master_id = $3 WHERE kid = $1 AND wrapped = $4"
+RETIRE = """
+UPDATE keys SET retired_at = $2
+ WHERE kid = $1 AND purpose = $3 AND active = 0 AND retired_at IS NULL"""
+FORGET = "UPDATE keys SET wrapped = '' WHERE retired_at < $1 AND wrapped <> ''"
 SEALED_ANYTHING = """
 SELECT 1 FROM keys UNION ALL SELECT 1 FROM accounts UNION ALL SELECT 1 FROM installs UNION ALL SELECT 1 FROM spares
 LIMIT 1"""
@@ -20,8 +27,8 @@ class Keys:
     async def keys(self) -> list[WrappedKey]:
         rows = await self._database.read(f"SELECT {KEY} FROM keys ORDER BY created_at")
         return [
-            WrappedKey(kid, Purpose(purpose), wrapped, master_id, bool(active), created_at)
-            for kid, purpose, wrapped, master_id, active, created_at in rows
+            WrappedKey(kid, Purpose(purpose), wrapped, master_id, bool(active), created_at, retired_at)
+            for kid, purpose, wrapped, master_id, active, created_at, retired_at in rows
         ]
 
     async def is_empty(self) -> bool:
@@ -33,18 +40,31 @@ class Keys:
             if await transaction.fetch(SEALED_ANYTHING):
                 return False
             for key in keys:
-                await transaction.execute(
-                    f"INSERT INTO keys ({KEY}) VALUES ($1, $2, $3, $4, $5, $6)",
-                    key.kid,
-                    key.purpose,
-                    key.wrapped,
-                    key.master_id,
-                    int(key.active),
-                    key.created_at,
-                )
+                await transaction.execute(INSERT, *_values(key))
             return True
 
         return await self._database.write(work)
+
+    async def add_key(self, key: WrappedKey) -> None:
+        async def work(transaction: Transaction) -> None:
+            await transaction.alone(KEYS_CHANGE)
+            await transaction.execute("UPDATE keys SET active = 0 WHERE purpose = $1", key.purpose)
+            await transaction.execute(INSERT, *_values(key))
+
+        await self._database.write(work)
+
+    async def retire_key(self, kid: str, at: float) -> bool:
+        return await self._database.write(lambda one: one.execute(RETIRE, kid, at, Purpose.DATA)) == 1
+
+    async def forget_retired_keys(self, before: float) -> int:
+        return await self._database.write(lambda transaction: transaction.execute(FORGET, before))
+
+    async def rewrap_keys(self, old: Sequence[WrappedKey], new: Sequence[WrappedKey]) -> None:
+        async def work(transaction: Transaction) -> None:
+            for before, after in zip(old, new, strict=True):
+                await transaction.execute(REWRAP, before.kid, after.wrapped, after.master_id, before.wrapped)
+
+        await self._database.write(work)
 
     async def has_no_accounts(self) -> bool:
         return not await self._database.read("SELECT 1 FROM accounts LIMIT 1")
@@ -57,3 +77,15 @@ class Keys:
         sql = """INSERT INTO meta (key, value) VALUES ($1, $2)
                  ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
         await self._database.write(lambda transaction: transaction.execute(sql, key, value))
+
+
+def _values(key: WrappedKey) -> tuple[object, ...]:
+    return (
+        key.kid,
+        key.purpose,
+        key.wrapped,
+        key.master_id,
+        int(key.active),
+        key.created_at,
+        key.retired_at,
+    )

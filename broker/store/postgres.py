@@ -41,6 +41,7 @@ SESSION = {
 }
 START_LOCK = "SELECT pg_advisory_lock(hashtextextended('token-broker start', 0))"
 ALONE = "SELECT pg_advisory_xact_lock(hashtextextended('token-broker ' || $1, 0))"
+BESIDE = "SELECT pg_advisory_xact_lock_shared(hashtextextended('token-broker ' || $1, 0))"
 TELL = f"SELECT pg_notify('{CHANNEL}', $1)"
 IDENTITY = """
 SELECT (SELECT system_identifier FROM pg_control_system())::text || ':' || oid::text
@@ -73,6 +74,9 @@ class _Transaction:
 
     async def alone(self, what: str) -> None:
         await self._connection.execute(ALONE, what)
+
+    async def beside(self, what: str) -> None:
+        await self._connection.execute(BESIDE, what)
 
     async def tell(self, name: str) -> None:
         await self._connection.execute(TELL, f"{self._sender} {name}")

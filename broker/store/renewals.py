@@ -189,7 +189,7 @@ class Renewals:
         return len(rows) < 2
 
     async def add_spare(self, spare: Spare) -> None:
-        await self._database.write(lambda transaction: _add_spare(transaction, spare))
+        await self._database.write(lambda transaction: insert_spare(transaction, spare))
         self._changed(spare.account)
 
     async def spares(self, name: str, epoch: int) -> list[Spare]:
@@ -251,7 +251,7 @@ async def _commit(transaction: Transaction, successor: Successor, events: Sequen
     return GenerationMoved() if rows and rows[0][0] == successor.parent.epoch else EpochMoved()
 
 
-async def _add_spare(transaction: Transaction, spare: Spare) -> None:
+async def insert_spare(transaction: Transaction, spare: Spare) -> None:
     await transaction.execute(
         """INSERT INTO spares (id, account, epoch, generation, sealed, received_at)
            VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING""",

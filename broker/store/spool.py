@@ -36,11 +36,27 @@ class Spool(Generic[Record]):
     def read(self) -> list[tuple[Path, Record]]:
         """What lies in the spool; files that are not whole are left where they are."""
         found = []
-        for folder in self._folders:
-            for path in sorted(folder.glob(f"*{self._suffix}")) if folder.is_dir() else ():
-                with suppress(OSError, ValueError, TypeError, KeyError):
-                    found.append((path, self._parse(json.loads(path.read_bytes()))))
+        for path in self._files():
+            with suppress(OSError, ValueError, TypeError, KeyError):
+                found.append((path, self._parse(json.loads(path.read_bytes()))))
         return found
+
+    def records(self) -> list[str]:
+        """What lies sealed in the spool; a file that is not whole is an empty record."""
+        return [one for path in self._files() for one in self._sealed_in(path)]
+
+    def _files(self) -> list[Path]:
+        folders = [folder for folder in self._folders if folder.is_dir()]
+        return [path for folder in folders for path in sorted(folder.glob(f"*{self._suffix}"))]
+
+    def _sealed_in(self, path: Path) -> list[str]:
+        try:
+            record = self._parse(json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError, KeyError):
+            return [""]
+        return [one for one in (record.sealed_access, record.sealed_refresh) if one]
 
     def remove(self, path: Path) -> None:
         """Forget a file whose content has become durable elsewhere."""

@@ -76,6 +76,9 @@ class _Transaction:
     async def alone(self, what: str) -> None:
         """There is one writer."""
 
+    async def beside(self, what: str) -> None:
+        """The same."""
+
     async def tell(self, name: str) -> None:
         """There is one broker."""
 
@@ -107,7 +110,7 @@ class SqliteDatabase:
         """
         _prepare_folder(path)
         async with AsyncExitStack() as undo:
-            lock = _take_lock(path)
+            lock = take_lock(path)
             undo.callback(os.close, lock)
             try:
                 writer = await _connect(f"file:{path}?mode=rwc")
@@ -149,7 +152,7 @@ class SqliteDatabase:
     async def close(self) -> None:
         self._closing = True
         self._queue.put_nowait(None)
-        await self._task
+        await asyncio.wait([self._task])
         await self._reader.close()
         await self._writer.close()
         os.close(self._lock)
@@ -157,9 +160,19 @@ class SqliteDatabase:
     def _refuse_when_closing(self) -> None:
         # Nobody would ever answer a write that is queued behind the end.
         if self._closing:
-            raise StorageUnavailable("the store is closed", retry_after=1)
+            raise _closed()
 
     async def _write_all(self) -> None:
+        try:
+            await self._write_until_closed()
+        finally:
+            # Where the process breaks down, every task is cancelled: nobody may wait for a write that never comes.
+            self._closing = True
+            while not self._queue.empty():
+                if waiting := self._queue.get_nowait():
+                    _answer(waiting.done, None, _closed())
+
+    async def _write_until_closed(self) -> None:
         closing = False
         while not closing:
             batch = [await self._queue.get()]
@@ -194,6 +207,8 @@ class SqliteDatabase:
             failure = StorageUnavailable(f"the store cannot be written ({_kind(exc)})", retry_after=1)
             failure.__cause__ = exc
         except BaseException:
+            for waiting in batch:
+                _answer(waiting.done, None, _closed())
             await self._roll_back()
             raise
         if failure or self._writer.in_transaction:
@@ -231,8 +246,12 @@ class SqliteDatabase:
                 await self._writer.execute("ROLLBACK")
 
 
+def _closed() -> StorageUnavailable:
+    return StorageUnavailable("the store is closed", retry_after=1)
+
+
 def _answer(done: "asyncio.Future[Any]", result: object, error: Exception | None) -> None:
-    if done.cancelled():
+    if done.done():
         return
     if error is None:
         done.set_result(result)
@@ -271,15 +290,21 @@ def _prepare_folder(path: Path) -> None:
     folder = path.parent
     if not folder.exists():
         folder.mkdir(mode=0o700, parents=True)
+    refuse_unfit(folder)
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        sync_folder(folder)
+
+
+def refuse_unfit(folder: Path) -> None:
+    """Raises StartRefused where no store may lie in `folder`: it is open to others, or not on a local file system."""
     _refuse_open_modes(folder)
     if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
         raise StartRefused(f"the store's folder {folder} lies on {kind}; SQLite needs a local file system")
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        _sync_folder(folder)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -300,7 +325,8 @@ def _refuse_open_modes(path: Path) -> None:
         raise StartRefused(f"{path} is open to others (mode {mode:o}); type: chmod {wanted} {path}")
 
 
-def _take_lock(path: Path) -> int:
+def take_lock(path: Path) -> int:
+    """The lock of the store at `path`, which closing the handle lets go; raises StartRefused."""
     handle = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

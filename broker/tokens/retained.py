@@ -11,7 +11,7 @@ from broker.errors import StorageUnavailable
 from broker.model import Event, Ref, Spare, Successor
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
-from broker.sealing import LATE
+from broker.sealing import LATE, TokenSeals
 from broker.store.interface import CommitOutcome, Committed, EpochMoved, GenerationMoved, RefreshStore
 from broker.store.spool import Spool
 from broker.tokens.schedule import Timings
@@ -28,18 +28,26 @@ class RetainedCommits:
         *,
         store: RefreshStore,
         spool: Spool[Successor],
+        seals: TokenSeals,
         clock: Clock,
         timings: Timings,
         health: Health,
         metrics: Metrics,
         watch: Watch = unwatched,
     ) -> None:
-        self._store, self._spool, self._clock, self._timings = store, spool, clock, timings
+        self._store, self._spool, self._seals = store, spool, seals
+        self._clock, self._timings = clock, timings
         self._health, self._metrics, self._watch = health, metrics, watch
         self._tasks: dict[Ref, asyncio.Task[None]] = {}
+        self._held: dict[Ref, Successor] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    def records(self) -> list[str]:
+        """What is sealed here and may lie nowhere else."""
+        held = self._held.values()
+        return [one for each in held for one in (each.sealed_access, each.sealed_refresh) if one]
 
     async def keep(self, successor: Successor, events: list[Event]) -> None:
         """Take charge of a set the store refused: spool it now, commit it when the store is back."""
@@ -77,6 +85,7 @@ class RetainedCommits:
     def _retry(self, successor: Successor, events: list[Event], path: Path | None) -> None:
         task = asyncio.create_task(self._commit(successor, events, path), name="retained commit")
         self._tasks[successor.parent] = task
+        self._held[successor.parent] = successor
         task.add_done_callback(lambda _: self._done(successor.parent))
         self._metrics.retained_commits.set(len(self._tasks))
         self._health.raise_problem(
@@ -85,6 +94,7 @@ class RetainedCommits:
 
     def _done(self, parent: Ref) -> None:
         self._tasks.pop(parent, None)
+        self._held.pop(parent, None)
         self._metrics.retained_commits.set(len(self._tasks))
         if not self._tasks:
             self._health.clear("commit_retained")
@@ -117,7 +127,10 @@ class RetainedCommits:
     async def _keep_as_spare(self, successor: Successor) -> None:
         # The same set may have been committed by the attempt that seemed to fail: then it is current already.
         current = await self._store.get(successor.parent.name)
-        if current is None or successor.sealed_refresh in (None, current.sealed_refresh):
+        if current is None or successor.sealed_refresh is None:
+            return
+        # Compared in clear: the one or the other may have been sealed anew since.
+        if self._seals.successor_refresh_token(successor) == self._seals.refresh_token(current):
             return
         await self._store.add_spare(
             Spare(
@@ -125,7 +138,7 @@ class RetainedCommits:
                 account=successor.parent.name,
                 epoch=successor.parent.epoch,
                 generation=successor.parent.generation,
-                sealed=successor.sealed_refresh or "",
+                sealed=successor.sealed_refresh,
                 received_at=successor.refreshed_at,
             )
         )

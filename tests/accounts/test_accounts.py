@@ -2,6 +2,7 @@
 
 import pytest
 
+from broker.model import Status
 from tests.house import House
 
 LIFE = 172800
@@ -95,6 +96,24 @@ async def test_rename_keeps_the_connection(house: House) -> None:
     assert before["access_token"] == after["access_token"]
     assert (404, 200) == (gone.status, renewed.status)
     assert reborn.generation > before["generation"]
+
+
+async def test_rename_takes_the_spare_that_still_works_along(house: House) -> None:
+    """An answer was cut behind its refresh token: while that is being settled, the spare is all that works."""
+    await house.connect("kustomer", "desk")
+    house.clock.advance(LIFE)
+    house.sandbox.faults.set("kustomer", truncate=-1, times=1)
+    for _ in range(2):
+        await house.broker.tokens.flights.join((await house.account("desk")).ref)
+        house.clock.advance(4)
+
+    renamed = await house.ask("PATCH", "/accounts/desk", json={"name": "counter"})
+    for _ in range(3):
+        await house.broker.tokens.flights.join((await house.account("counter")).ref)
+        house.clock.advance(61)
+
+    assert 200 == renamed.status
+    assert Status.ACTIVE is (await house.account("counter")).status
 
 
 async def test_rename_onto_a_taken_name_is_a_conflict(house: House) -> None:

@@ -4,9 +4,13 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, Request, Response, async_playwright
+
+from tests.house import House, open_house
 
 KIT = "https://app.kit.com/"
 MISSING = "Chromium is missing; type: apt-get install chromium"
@@ -75,15 +79,32 @@ def pytest_runtest_setup() -> None:
         pytest.skip(MISSING)
 
 
-@pytest.fixture(name="chromium")
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One event loop for all of them, because the one browser belongs to the loop that started it."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest_asyncio.fixture(name="chromium", scope="session", loop_scope="session")
 async def _chromium() -> AsyncIterator[Browser]:
+    """One browser for each worker: it takes longer to start than most tests take with it."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
         yield browser
         await browser.close()
 
 
-@pytest.fixture(name="new_page")
+@pytest_asyncio.fixture(name="house", loop_scope="session")
+async def _house(tmp_path: Path) -> AsyncIterator[House]:
+    """As everywhere, but on the browser's event loop."""
+    async with open_house(tmp_path / "house") as house:
+        yield house
+
+
+@pytest_asyncio.fixture(name="new_page", loop_scope="session")
 async def _new_page(chromium: Browser) -> AsyncIterator[NewPage]:
     """Opens pages, each in a context of its own; whatever any of them did wrong fails the test at its end."""
     contexts: list[BrowserContext] = []

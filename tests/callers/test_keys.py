@@ -129,6 +129,30 @@ async def test_malformed_caller_is_told(
         )
 
 
+async def test_life_of_a_key_has_its_bounds(house: House) -> None:
+    """No life at all is not for ever."""
+    for life in (0, 0.5, -1, 3660 * 86400 + 1, float("nan"), float("inf")):
+        with pytest.raises(InvalidRequest, match="a number of seconds"):
+            await house.broker.callers.service.add(
+                OPERATOR, name="ok", accounts=["*"], permissions=[], expires_in=life, request_id="t"
+            )
+
+    assert ["service"] == [one.name for one in await house.broker.base.stores.callers.callers()]
+
+
+async def test_last_use_is_shown(house: House) -> None:
+    """Of the key that was used, and of no other."""
+    service = house.broker.callers.service
+    first = await house.caller("*", name="other")
+    await service.rotate(OPERATOR, "other", request_id="t")
+    house.clock.advance(5)
+    await house.get("/token/acme", key=first)
+
+    [other, _] = await service.callers(OPERATOR, request_id="t")
+
+    assert {house.clock.now(), None} == {key.last_used_at for key in other.keys}
+
+
 async def test_names_are_taken_once(house: House) -> None:
     """A second of that name, and one that is not there, are told apart."""
     with pytest.raises(Conflict):

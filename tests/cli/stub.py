@@ -14,6 +14,7 @@ KEY = "tbk_0123456789ab_" + "k" * 43
 ACCESS_TOKEN = "at_" + "x" * 160
 LINK = "http://127.0.0.1:8081/install/kit?ticket=" + "t" * 120
 PAGE = 2
+KID, NEW_KID = "0123456789abcdef", "fedcba9876543210"
 
 
 def account(name: str, **members: Any) -> dict[str, Any]:
@@ -60,6 +61,21 @@ def provider(name: str, **members: Any) -> dict[str, Any]:
     }
 
 
+def data_key(kid: str, **members: Any) -> dict[str, Any]:
+    """A data key as the admin socket shows it."""
+    return {
+        "kid": kid,
+        "purpose": "data",
+        "state": "active",
+        "records": 0,
+        "where": {},
+        "master": "fd0a02c3",
+        "created_at": "2026-11-01T10:00:00Z",
+        "retired_at": None,
+        **members,
+    }
+
+
 def event(number: int, kind: str = "renewed", **members: Any) -> dict[str, Any]:
     """An event as the API shows it."""
     return {
@@ -82,7 +98,15 @@ def caller(name: str, *, accounts: list[str], permissions: list[str]) -> dict[st
         "expires_at": None,
         "last_used_at": "2026-11-22T09:58:00Z",
     }
-    return {"name": name, "accounts": accounts, "permissions": permissions, "keys": [key]}
+    return {
+        "name": name,
+        "kind": "keys",
+        "overridden": False,
+        "accounts": accounts,
+        "permissions": permissions,
+        "keys": [key],
+        "last_used_at": key["last_used_at"],
+    }
 
 
 def grant(number: int, **members: Any) -> dict[str, Any]:
@@ -153,6 +177,12 @@ class Stub:
         self.plugin_is_on = True
         self.events: list[dict[str, Any]] = []
         self.checks: list[dict[str, Any]] = []
+        self.keys: dict[str, dict[str, Any]] = {KID: data_key(KID)}
+        self.sealed, self.walked = 0, 0
+        """How many records there are to be sealed anew, and how many of them were looked at."""
+        self.unreadable: list[str] = []
+        self.store = b""
+        """What a backup gives."""
         self.warning: str | None = None
         self.crashes = False
         self.stopping = asyncio.Event()
@@ -189,6 +219,11 @@ class Stub:
                 web.get("/events", self.list_events),
                 web.get("/check", self.check),
                 web.post("/adopt", self.adopt),
+                web.get("/keys", self.list_keys),
+                web.post("/keys", self.new_key),
+                web.post("/keys/rewrap", self.rewrap),
+                web.delete("/keys/{kid}", self.drop_key),
+                web.post("/backup", self.backup),
                 web.get("/version", self.version),
             ]
         )
@@ -340,7 +375,50 @@ class Stub:
 
     async def adopt(self, request: web.Request) -> web.Response:
         await self._note(request)
-        return web.json_response({"adopted": True, "accounts": sorted(self.accounts)})
+        copied_at = "2026-11-22T07:00:00Z" if self.accounts else None
+        return web.json_response({"adopted": True, "accounts": sorted(self.accounts), "copied_at": copied_at})
+
+    async def list_keys(self, request: web.Request) -> web.Response:
+        await self._note(request)
+        return web.json_response({"keys": list(self.keys.values())})
+
+    async def new_key(self, request: web.Request) -> web.Response:
+        await self._note(request)
+        for one in self.keys.values():
+            one["state"] = "old"
+        self.keys[NEW_KID] = data_key(NEW_KID)
+        return web.json_response(self.keys[NEW_KID], status=201)
+
+    async def rewrap(self, request: web.Request) -> web.Response:
+        """Three records a step."""
+        body = await self._note(request, body={"cursor"} if self.walked else set())
+        if self.walked and body["cursor"] != f"after {self.walked}":
+            raise Refusal(400, "invalid_request", "cursor is what an earlier answer gave")
+        looked_at = min(3, self.sealed - self.walked)
+        self.walked += looked_at
+        more = self.walked < self.sealed
+        return web.json_response(
+            {
+                "looked_at": looked_at,
+                "resealed": looked_at,
+                "unreadable": [] if more else self.unreadable,
+                "cursor": f"after {self.walked}" if more else None,
+            }
+        )
+
+    async def drop_key(self, request: web.Request) -> web.Response:
+        await self._note(request)
+        found = self.keys.get(request.match_info["kid"])
+        if found is None:
+            raise Refusal(404, "not_found", "there is no such key")
+        if found["records"]:
+            raise Refusal(409, "conflict", "7 in accounts.sealed_access are still sealed with it")
+        found["state"] = "retired"
+        return web.json_response(found)
+
+    async def backup(self, request: web.Request) -> web.Response:
+        await self._note(request)
+        return web.Response(body=self.store, content_type="application/vnd.sqlite3")
 
     async def version(self, request: web.Request) -> web.Response:
         await self._note(request)

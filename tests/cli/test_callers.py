@@ -52,6 +52,22 @@ async def test_listing_fits_eighty_columns(run: Run, stub: Stub) -> None:
         assert word in result.stdout
 
 
+async def test_listing_shows_every_kind(run: Run, stub: Stub) -> None:
+    """Those of the file have no keys to count; a key that the file overrides says so."""
+    named = caller("named", accounts=["*"], permissions=["token"])
+    overridden = caller("over", accounts=["*"], permissions=["token"])
+    stub.callers = {
+        "named": named | {"kind": "issuer", "keys": [], "last_used_at": None},
+        "over": overridden | {"overridden": True},
+    }
+
+    lines = (await run("callers", "list")).stdout.splitlines()
+
+    assert ["named", "issuer", "*", "token", "-", "-", "-"] == lines[1].split()
+    assert lines[2].split()[:2] == ["over", "keys"]
+    assert "overridden by" in " ".join(lines)
+
+
 async def test_listing_as_json_gives_what_the_socket_gives(run: Run, stub: Stub) -> None:
     """Programs get the socket's object."""
     stub.callers = {"reporting": caller("reporting", accounts=["*"], permissions=["token"])}

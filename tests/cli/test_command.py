@@ -50,6 +50,13 @@ FIRST_DELIVERY = [
     "plugin-revoke",
     "kustomer-register-app",
     "kustomer-create-secret",
+    "keys-list",
+    "keys-new",
+    "keys-rewrap",
+    "keys-drop",
+    "backup",
+    "restore",
+    "migrate",
 ]
 
 

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
@@ -197,3 +198,38 @@ async def test_systemd_install_fails_where_it_may_not_write(tmp_path: Path) -> N
 
     assert (1, "", 1) == (code, out, err.count("\n"))
     assert f"{tmp_path}/etc" in err
+
+
+@pytest.mark.parametrize("content", ["no database " * 100, "somebody else's"])
+async def test_the_sandbox_refuses_a_file_that_is_not_its_own(tmp_path: Path, content: str) -> None:
+    """One sentence that names the file, which stays as it is."""
+    database = tmp_path / "other.db"
+    if content == "somebody else's":
+        with sqlite3.connect(database) as connection:
+            connection.execute("CREATE TABLE accounts (name TEXT)")
+        connection.close()
+    else:
+        database.write_text(content)
+    before = database.read_bytes()
+
+    code, out, err = await ended(await start("sandbox", "--database", str(database)))
+
+    assert (1, "") == (code, out)
+    assert re.fullmatch(
+        rf"The sandbox cannot open {database}: .* database.*; choose another with --database\.\n", err
+    )
+    assert before == database.read_bytes()
+
+
+async def test_serve_names_a_sandbox_file_that_is_none(tmp_path: Path) -> None:
+    """Beside the broker too: the file is named, not the port."""
+    config = tmp_path / "config.toml"
+    config.write_text(f'[sandbox]\nenabled = true\nlisten = "127.0.0.1:{free_port()}"')
+    (tmp_path / "var").mkdir(mode=0o700)
+    (tmp_path / "var" / "sandbox.db").write_text("no database " * 100)
+
+    code, _, err = await ended(await start("serve", "--config", str(config)))
+
+    assert code == 1
+    assert f"the sandbox cannot open {tmp_path}/var/sandbox.db: file is not a database" in err
+    assert "Traceback" not in err

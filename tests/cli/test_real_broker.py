@@ -82,6 +82,7 @@ async def test_commands_and_broker_understand_each_other(run: Run) -> None:
         (("accounts", "restore", "acme"), "acme is back"),
         (("accounts", "remove", "acme", "--purge"), "acme is forgotten."),
         (("install-link", "kit", "--account", "acme"), "http://127.0.0.1:"),
+        (("install-link", "kit", "--from-kit"), "http://127.0.0.1:"),
         (("callers", "rotate", "reporting"), "tbk_"),
         (("callers", "remove", "reporting"), "reporting is removed."),
         (("providers", "resume", "kit"), "kit is asked again."),

@@ -4,9 +4,10 @@ import asyncio
 import io
 import logging
 import re
+import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import aiohttp
@@ -19,11 +20,12 @@ from broker.config.settings import LogSettings
 from broker.observe import logs
 from broker.runner import QuietRunner
 from broker.web import as_problem, edge, new_application, public
+from tests.flows.crashing import PROCESS, RENEWAL
 from tests.flows.driving import CANARY, LEAKY, MALFORMED, location, new_driver, raw
 from tests.flows.searching import Haul, challenge_of, files, hits, issued, kernel, stored
 from tests.house import House
 from tests.ports import free_port
-from tests.process import Process, new_process
+from tests.process import BROKER, Process, new_process
 
 EXTRA = '[log]\nlevel = "debug"\nformat = "json"'
 WITHIN = 20.0
@@ -63,6 +65,96 @@ async def test_no_secret_is_left_anywhere(process: Process) -> None:
     assert [] == hits(haul, running)
     assert [] == hits(haul, files(process))
     assert [] == hits(haul, haul.answers)
+
+
+BROKEN_FILES = {
+    "not TOML": "[providers.kit]\nclient_secret = {canary}",
+    "unfinished text": '[providers.kit]\nclient_secret = "{canary}',
+    "wrong type": '[providers.kit]\nclient_id = "c"\nclient_secret = ["{canary}", 7]',
+    "too many": '[providers.kit]\nclient_id = "c"\nclient_secret = ["{canary}", "{canary}", "{canary}"]',
+    "wrong form": '[providers.kit]\nclient_id = "c"\nclient_secret = {{ evn = "{canary}" }}',
+    "wrong place": '[providers.kit]\nclient_id = "c"\nclient_secret = "s"\napp_id = "{canary}"',
+    "table": '[providers.kit]\nclient_id = "c"\nclient_secret.value = "{canary}"',
+    "address": '[providers.kit]\nclient_id = "c"\nclient_secret = "s"\ntoken_url = "https://u:{canary}@x.example/"',
+    "unknown key": '[providers.kit]\nclient_id = "c"\nsecret = "{canary}"',
+    "master": '[keys]\nmaster = "{canary}"',
+    "login": '[login]\nurl = "https://x.example/"\nkey = "{canary}"',
+}
+"""Where a secret may stand in a file that is not taken; no complaint may tell it."""
+
+
+async def test_broken_file_is_refused_without_the_secret_in_it(process: Process) -> None:
+    """SIGHUP with each: the log says what is wrong and where, systemd is told; `check` and `serve` say it again."""
+    await process.start()
+    good, haul = process.config.read_text(), Haul({CANARY})
+
+    for name, text in BROKEN_FILES.items():
+        process.config.write_text(text.format(canary=CANARY))
+        await process.signal(signal.SIGHUP)
+        haul.keep(name, "systemd", (await process.until("reload refused")).encode())
+    process.config.write_text(f"{good}\n[nonsense]\nsecret = '{CANARY}'")
+    for command in ("check", "serve"):
+        code, out, err = await process.run(command)
+        haul.keep(command, code, f"{out}{err}".encode())
+    process.config.write_text(good)
+
+    assert len(process.events("reload.refused")) >= len(BROKEN_FILES)
+    assert len(BROKEN_FILES) + 2 == len(haul.answers)
+    assert [] == hits(haul, {**files(process), **haul.answers})
+
+
+SECRETS = """
+[providers.by-env]
+type = "oauth2"
+client_id = "c"
+client_secret = {{ env = "BY_ENV" }}
+authorize_url = "{base}/a"
+token_url = "{base}/t"
+previous_clients = [{{ client_id = "older", client_secret = "canary-previous-51d0" }}]
+[providers.by-file]
+type = "oauth2"
+client_id = "c"
+client_secret = [{{ file = "secret" }}, "canary-second-93aa"]
+client_auth = "basic"
+authorize_url = "{base}/a"
+token_url = "{base}/t"
+"""
+CLIENT_SECRETS = ("canary-env-77c1", "canary-previous-51d0", "canary-file-20be", "canary-second-93aa")
+
+
+async def test_crash_of_the_real_process_leaves_no_secret(tmp_path: Path) -> None:
+    """A renewal that fails with secrets in its error, then the process itself: class and place, and nothing else."""
+    orders = tmp_path / "orders"
+    command = (*BROKER[:-2], "-m", "tests.flows.crashing", str(orders))
+    async with new_process(tmp_path / "run", extra=EXTRA) as process:
+        process.environ = {"BY_ENV": CLIENT_SECRETS[0]}
+        (process.folder / "secret").touch(mode=0o600)
+        (process.folder / "secret").write_text(CLIENT_SECRETS[2])
+        process.write_config(EXTRA + SECRETS.format(base=process.sandbox.base_url))
+        process.command = command
+        driver = await new_driver(process)
+        driver.haul.known |= {*CLIENT_SECRETS}
+        await driver.install(await driver.link("acme"))
+        await driver.install(await driver.link("globex", "kustomer"))
+        text = " ".join(sorted({*driver.haul.known, *issued(process)}))
+
+        orders.write_text(f"{RENEWAL} {text}")
+        answer = await driver.ask("POST", "/token/acme/refresh")
+        running = {**files(process), **kernel(process)}
+        orders.write_text(f"{PROCESS} {text}")
+        with suppress(aiohttp.ClientError):
+            await driver.ask("POST", "/token/globex/refresh")
+        code = await process.wait()
+
+        driver.haul.known |= issued(process)
+        failed, *_ = process.events("renewal.crashed")
+        [crashed] = process.events("broker.crashed")
+        assert b'"code":"internal"' in answer
+        assert (1, "RuntimeError", "KeyboardInterrupt") == (code, failed["error"], crashed["error"])
+        assert "crashing.py" in " ".join([*failed["at"], *crashed["at"]])
+        assert "Traceback" not in process.said()
+        assert [] == hits(driver.haul, running)
+        assert [] == hits(driver.haul, {**files(process), **driver.haul.answers})
 
 
 async def test_rescue_spool_holds_no_token_in_clear(process: Process) -> None:

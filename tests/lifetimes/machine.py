@@ -201,7 +201,7 @@ class Lifetimes(Asking):
         """A renewal is under way and nobody waits for it, or one has ended in doubt."""
         if kind == CUT:
             self.fault(name, kind)
-            self.happen(self.world.pass_time(4.0))
+            self.happen(self.world.pass_time(6.0))
         elif kind in SLOW:
             self.world.fault(**SLOW[kind])
             self.happen(self.world.pass_time(61.0))
@@ -216,11 +216,14 @@ class Lifetimes(Asking):
         self.force(name)
 
     @precondition(lambda self: self.nobody_doubted())
-    @rule(name=names)
-    def lie(self, name: str) -> None:
+    @rule(name=names, meanwhile=begun)
+    def lie(self, name: str, meanwhile: str) -> None:
         """It refuses a good grant, once."""
-        self.world.fault(**LIE)
-        self.force(name)
+        self.begin(name, meanwhile)
+        if self.nobody_doubted():
+            self.world.fault(**LIE)
+            self.force(name)
+            self.report(name, 0)
 
     @rule(name=names, denied=st.booleans())
     def deny(self, name: str, denied: bool) -> None:

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from broker.model import Reason
+from broker.sandbox.faults import Mode
 from tests.lifetimes.witness import Happened, Moment, Request, Sight
 
 RESTORABLE_FOR = 30 * 86400.0
 RENAMED = -1
 """In place of an epoch: the next row under the new name has the same grant."""
+GRACE = (Mode.GRACE_SAME, Mode.GRACE_SIBLING, Mode.GRACE_LATEST)
+"""Modes in which time alone ends a token."""
 TOLD_ONCE = ("needs_reauthorization", "refresh_failing", "recovered")
 """Events of transitions: not twice without another of these, or a new grant, between them."""
 
@@ -46,6 +49,7 @@ class Model:
     flying: frozenset[str] = frozenset()
     requests: tuple[Request, ...] = ()
     last_event: int = 0
+    mode: Mode | None = None
     excused: set[str] = field(default_factory=set)
     """Refresh tokens that only the memory of a broker held when it died."""
     revoked: set[int] = field(default_factory=set)
@@ -102,6 +106,7 @@ class Model:
             broken += [f"{name}: {promise}" for promise in promises]
             self.served(name, sight.account.generation)
         self.before, self.flying, self.requests = dict(moment.sights), moment.flying, moment.requests
+        self.mode = moment.mode
         self.last_event = max((event.id for event in moment.events), default=self.last_event)
         assert not broken, broken
 
@@ -153,9 +158,17 @@ class Model:
             yield "I6 an intent outlived its answer"
         if old is None or old.account.epoch not in (RENAMED, sight.account.epoch):
             return
-        if old.working & moment.alive and not sight.working:
-            yield "I5 a durable token that works was thrown away"
+        if old.working and not sight.working:
+            yield from self._lost(old, sight, moment)
         yield from self._rest(name, old, sight, moment)
+
+    def _lost(self, old: Sight, sight: Sight, moment: Moment) -> Iterator[str]:
+        """I2, I5: a grant ends with its people's word, or with a successor that never came; not through us."""
+        if old.working & moment.alive:
+            yield "I5 a durable token that works was thrown away"
+        changed = moment.mode is not self.mode or moment.mode in GRACE or sight.grant in self.revoked
+        if not changed and len(_issued(moment.requests, sight)) == len(_issued(self.requests, sight)):
+            yield "I2 what worked has ended, and the provider had issued nothing else"
 
     def _rest(self, name: str, old: Sight, sight: Sight, moment: Moment) -> Iterator[str]:
         """R1: nothing is sent for what was frozen or removed, and still is."""

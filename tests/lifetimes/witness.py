@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from broker.model import Account, Secret, Spare
+from broker.sandbox.faults import Mode
 from broker.sandbox.issued import REFRESH_ROWS, fingerprint, to_refresh_token
 from broker.sandbox.rotation import is_live
 from broker.store.rows import COLUMNS, to_account
@@ -64,6 +65,7 @@ class Moment:
     """Everything at once."""
 
     now: float
+    mode: Mode
     sights: Mapping[str, Sight]
     requests: tuple[Request, ...]
     events: tuple[Happened, ...]
@@ -91,6 +93,7 @@ def look(world: World) -> Moment:
         spares = [Spare(*row) for row in store.execute(SPARES)]
         return Moment(
             now=world.now,
+            mode=world.mode,
             sights={account.name: _see(world, judge, account, spares, alive) for account in accounts},
             requests=tuple(_requests(judge)),
             events=tuple(Happened(*row) for row in store.execute(EVENTS)),

@@ -106,10 +106,13 @@ async def test_rename_moves_the_row_unless_it_is_being_renewed(stores: Stores) -
     await connect(stores)
     await connect(stores, "taken")
     renamed = replace(account("new"), generation=2)
+    spare = Spare("s", "new", 1, 2, "sealed", 1.0)
 
     async def rename(ref: Ref, name: str) -> bool:
         to = replace(renamed, name=name)
-        return await stores.accounts.rename(ref, to, next_at=None, old_name_hash="hash of acme")
+        return await stores.accounts.rename(
+            ref, to, spares=[spare], next_at=None, old_name_hash="hash of acme"
+        )
 
     taken = await rename(FIRST, "taken")
     moved = await rename(Ref("acme", 1, 5), "new")
@@ -123,6 +126,7 @@ async def test_rename_moves_the_row_unless_it_is_being_renewed(stores: Stores) -
     assert (False, False, False, True) == (taken, moved, flying, done)
     assert await stores.accounts.get("acme") is None
     assert renamed == await stores.accounts.get("new")
+    assert [spare] == await stores.accounts.spares("new", renamed.epoch)
     assert (1, 1) == await stores.accounts.purged("hash of acme")
 
 

@@ -106,6 +106,24 @@ async def test_store_that_filled_its_disk_opens_again_whole(small: Path) -> None
     assert (written, "ok") == (count, check)
 
 
+async def test_store_is_not_opened_on_a_full_disk(small: Path) -> None:
+    """One sentence says why; it opens once there is room."""
+    database = await SqliteDatabase.open(small / "broker.db")
+    await migrate(database)
+    await database.close()
+    room = os.statvfs(small)
+    (small / "ballast").write_bytes(b"x" * room.f_bavail * room.f_frsize)
+
+    with pytest.raises(StartRefused, match="cannot be opened"):
+        await SqliteDatabase.open(small / "broker.db")
+    (small / "ballast").unlink()
+    again = await SqliteDatabase.open(small / "broker.db")
+    [(check,)] = await again.read("PRAGMA integrity_check")
+    await again.close()
+
+    assert "ok" == check
+
+
 def test_spool_leaves_nothing_unfinished_behind(small: Path) -> None:
     """Half a file is no token set, and takes the room that the store needs."""
     spool = renewals_spool([small / "spool"])

@@ -119,6 +119,15 @@ async def test_removed_caller_is_gone_with_its_keys(stores: Stores) -> None:
     assert not await stores.callers.remove_caller("service")
 
 
+async def test_last_use_of_callers_without_a_row(stores: Stores) -> None:
+    """Those that the configuration names; the latest counts."""
+    await stores.callers.touch_callers({})
+    await stores.callers.touch_callers({"a": 7.0, "b": 8.0})
+    await stores.callers.touch_callers({"a": 9.0})
+
+    assert {"a": 9.0, "b": 8.0} == await stores.callers.caller_uses()
+
+
 async def test_key_is_found_with_its_caller(stores: Stores) -> None:
     """And remembers when it was last used."""
     await stores.callers.add_caller(caller(), key())

@@ -170,6 +170,24 @@ async def test_closed_store_answers_at_once(tmp_path: Path) -> None:
     await again.close()
 
 
+async def test_store_whose_writer_was_cancelled_answers_at_once(tmp_path: Path) -> None:
+    """So a loop that breaks down, and cancels every task, ends in whatever order it does."""
+    database = await opened(tmp_path / "s" / "broker.db")
+    stores = stores_on(database)
+    writing = [asyncio.create_task(stores.keys.set_meta(f"k{number}", "v")) for number in range(300)]
+    await asyncio.sleep(0)
+
+    for task in asyncio.all_tasks() - {asyncio.current_task(), *writing}:
+        task.cancel()
+
+    async with asyncio.timeout(5):
+        ended = await asyncio.gather(*writing, return_exceptions=True)
+        with pytest.raises(StorageUnavailable):
+            await stores.keys.set_meta("late", "v")
+        await database.close()
+    assert all(isinstance(one, StorageUnavailable) for one in ended if one is not None)
+
+
 async def test_writes_at_once_share_a_commit(tmp_path: Path) -> None:
     """One fdatasync for many, and each writer hears only when its own work is durable."""
     observed: list[bool] = []

@@ -161,6 +161,25 @@ async def test_r8_late_success_reopens_a_dead_account(house: House, acme: Accoun
     assert Status.ACTIVE is (await house.account()).status
 
 
+async def test_r8_one_refusal_of_a_spare_is_not_its_end(tmp_path: Path) -> None:
+    """A provider that punishes replays errs once about the spare: the old token would end the whole grant."""
+    rotation = '[providers.kustomer]\nrotation = "family"'
+    async with open_house(tmp_path / "house", extra=rotation) as house:
+        await house.connect("kustomer")
+        house.sandbox.faults.set("kustomer", rotation="F")
+        house.clock.advance(LIFE)
+        house.sandbox.faults.set("kustomer", truncate=-1, times=1)
+        await renew(house)
+        await until_next(house)
+        house.sandbox.faults.set("kustomer", status=400, body='{"error":"invalid_grant"}', times=1)
+
+        doubted = await renew(house)
+        await until_next(house)
+        saved = await renew(house)
+
+        assert (Status.UNCERTAIN, Status.ACTIVE) == (doubted.status, saved.status)
+
+
 async def test_r8_salvaged_token_saves_a_strict_grant(tmp_path: Path) -> None:
     """The answer was cut behind its refresh token: kept as a spare, and used when the old one is refused."""
     async with open_house(tmp_path / "house") as house:

@@ -198,6 +198,23 @@ async def test_forced_renewal_is_a_right_of_its_own(house: House) -> None:
     assert 2 == first.json["generation"]
 
 
+async def test_forced_renewals_are_a_minute_apart_for_each_account(house: House) -> None:
+    """Whoever asks; the answer says how long to wait, and another account does not have to."""
+    await house.connect()
+    await house.connect("kustomer", "other")
+    second_caller = await house.caller("*", permissions=("refresh",), name="second")
+    house.clock.advance(3600)
+    await house.post("/token/acme/refresh")
+    house.clock.advance(20)
+
+    held = await house.post("/token/acme/refresh", key=second_caller)
+    other = await house.post("/token/other/refresh", key=second_caller)
+    house.clock.advance(40)
+    free = await house.post("/token/acme/refresh", key=second_caller)
+
+    assert (429, "40", 200, 200) == (held.status, held.headers["Retry-After"], other.status, free.status)
+
+
 async def test_bare_token_and_conditional_get(house: House) -> None:
     """text/plain is the token and a newline; 304 holds while the token need not be asked for again."""
     await house.connect()

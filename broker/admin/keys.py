@@ -1,0 +1,142 @@
+"""`broker keys`: list, new, rewrap, drop, through the gate."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from broker.callers.gate import Gate
+from broker.clock import Clock
+from broker.errors import Conflict, NotFound
+from broker.keyring import Purpose, WrappedKey
+from broker.keys.census import ByKey, Census
+from broker.keys.rewrap import Rewrapper, Step
+from broker.keys.ring import LivingRing
+from broker.model import Caller, Permission
+from broker.store.interface import KeyStore
+from broker.store.sealed import UNKNOWN
+from broker.wire import rfc3339
+
+RETIRED_FOR = 400 * 86400.0
+
+log = structlog.get_logger()
+
+
+class KeyDesk:
+    """What operators do with the data keys."""
+
+    def __init__(
+        self,
+        *,
+        store: KeyStore,
+        ring: LivingRing,
+        census: Census,
+        rewrapper: Rewrapper,
+        gate: Gate,
+        clock: Clock,
+    ) -> None:
+        self._store, self._ring, self._census, self._rewrapper = store, ring, census, rewrapper
+        self._gate, self._clock = gate, clock
+
+    async def keys(self, caller: Caller, *, request_id: str) -> list[dict[str, Any]]:
+        """All keys and how much is sealed with each, never a key itself."""
+        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        counts = await self._census.take()
+        return [key_json(key, counts) for key in await self._store.keys()]
+
+    async def new(self, caller: Caller, *, request_id: str) -> dict[str, Any]:
+        """A new data key; everything is sealed with it from now on."""
+        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        key = await self._ring.add_key()
+        await self._gate.note(caller, "keys.new", None, key.kid, request_id=request_id)
+        return key_json(key, {})
+
+    async def rewrap(self, caller: Caller, cursor: str | None, *, request_id: str) -> Step:
+        """Seal some more of what lies under older keys with the active one."""
+        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        step = await self._rewrapper.step(cursor)
+        await self._gate.note(
+            caller, "keys.rewrap", None, f"{step.resealed} sealed anew", request_id=request_id
+        )
+        return step
+
+    async def drop(self, caller: Caller, kid: str, *, request_id: str) -> dict[str, Any]:
+        """Retire a data key with which nothing is sealed any more; raises NotFound, Conflict."""
+        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        key = await self._droppable(kid)
+        # What is not active never becomes so, and nothing is stored under it: counted once, it stays empty.
+        counts = await self._census.take()
+        _require_unused(kid, counts)
+        if not await self._store.retire_key(kid, self._clock.now()):
+            raise Conflict(f"key {kid} has changed meanwhile; look at `broker keys list`")
+        await self._gate.note(caller, "keys.drop", None, kid, request_id=request_id)
+        log.warning("key.retired", kid=key.kid)
+        return next(key_json(one, counts) for one in await self._store.keys() if one.kid == kid)
+
+    async def forget_retired(self) -> None:
+        """Forget keys that were dropped more than 400 days ago."""
+        await self._store.forget_retired_keys(self._clock.now() - RETIRED_FOR)
+
+    async def _droppable(self, kid: str) -> WrappedKey:
+        key = next((one for one in await self._store.keys() if one.kid == kid), None)
+        if key is None:
+            raise NotFound(f"there is no key {kid[:32]!r}; `broker keys list` shows them")
+        if key.purpose is Purpose.INDEX:
+            raise Conflict(
+                f"key {kid} makes keyed hashes, which must stay what they are; it is never dropped"
+            )
+        if key.retired_at is not None:
+            raise Conflict(f"key {kid} was dropped already")
+        if key.active:
+            raise Conflict(f"key {kid} is the active one; `broker keys new` makes another first")
+        return key
+
+
+def key_json(key: WrappedKey, counts: ByKey) -> dict[str, Any]:
+    """A key as the admin socket shows it."""
+    where = counts.get(key.kid, {})
+    return {
+        "kid": key.kid,
+        "purpose": key.purpose,
+        "state": _state(key),
+        "records": sum(where.values()),
+        "where": dict(where),
+        "master": key.master_id,
+        "created_at": rfc3339(key.created_at),
+        "retired_at": rfc3339(key.retired_at),
+    }
+
+
+def step_json(step: Step) -> dict[str, Any]:
+    return {
+        "looked_at": step.looked_at,
+        "resealed": step.resealed,
+        "unreadable": list(step.unreadable),
+        "cursor": step.cursor,
+    }
+
+
+def _state(key: WrappedKey) -> str:
+    if not key.wrapped:
+        return "forgotten"
+    if key.retired_at is not None:
+        return "retired"
+    return "active" if key.active else "old"
+
+
+def _require_unused(kid: str, counts: ByKey) -> None:
+    if where := counts.get(kid):
+        raise Conflict(
+            f"{_told(where)} still sealed with key {kid}; `broker keys rewrap` seals what lies in the store anew,"
+            " what lies in the spool goes when the store takes it"
+        )
+    if where := counts.get(UNKNOWN):
+        raise Conflict(f"{_told(where)} of which nobody can say what key it needs; look at `broker check`")
+
+
+def _told(where: Mapping[str, int]) -> str:
+    """`3 in accounts.sealed_access, 1 in spool are`."""
+    total = sum(where.values())
+    return ", ".join(f"{count} in {place}" for place, count in sorted(where.items())) + (
+        " is" if total == 1 else " are"
+    )

@@ -1,0 +1,147 @@
+"""`broker keys`: the data keys that everything is sealed with; with a running broker, or alone."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from broker.cli import words
+from broker.cli.command import Group, as_json, confirm, yes
+from broker.cli.desk import Desk
+from broker.cli.failed import Failed, NoBroker
+from broker.cli.tables import Cell, Column, show_json, show_table
+from broker.cli.text import counted, plain
+from broker.times import relative
+
+COLUMNS = (
+    Column("KEY"),
+    Column("FOR"),
+    Column("STATE"),
+    Column("RECORDS"),
+    Column("MADE"),
+    Column("MASTER"),
+)
+SHOWN = 10
+
+Object = dict[str, Any]
+
+
+class KeyHolder(Protocol):
+    """Whoever has the keys: the running broker, or the store opened by the command itself."""
+
+    def ask(self, method: str, target: str, *, body: Object | None = None) -> Object: ...
+
+
+@click.group("keys", cls=Group)
+def keys() -> None:
+    """The data keys that everything in the store is sealed with.
+
+    They lie in the store, wrapped by the master key. Where no broker runs the store is opened for the while.
+    """
+
+
+@keys.command("list", example="broker keys list")
+@as_json
+@click.pass_obj
+def list_keys(desk: Desk, as_json: bool) -> None:
+    """List the keys and how much is sealed with each."""
+    with _holder(desk) as holder:
+        answer = holder.ask("GET", "/keys")
+    if as_json:
+        show_json(answer)
+        return
+    now = desk.clock.now()
+    show_table(COLUMNS, (_row(key, now) for key in answer["keys"]))
+
+
+@keys.command("new", example="broker keys new")
+@click.pass_obj
+def new_key(desk: Desk) -> None:
+    """Make a new key; everything is sealed with it from now on.
+
+    What is sealed already still opens. `broker keys rewrap` seals it anew.
+    """
+    with _holder(desk) as holder:
+        kid = holder.ask("POST", "/keys")["kid"]
+    click.echo(f"{plain(kid)} is the active key. Next: broker keys rewrap")
+
+
+@keys.command("rewrap", example="broker keys rewrap")
+@click.pass_obj
+def rewrap(desk: Desk) -> None:
+    """Seal everything with the active key.
+
+    Nobody waits for it, and it may be broken off: the next one goes on.
+    """
+    with _holder(desk) as holder:
+        total = sum(key["records"] for key in holder.ask("GET", "/keys")["keys"])
+        done, unreadable = _rewrap_all(holder, total)
+    click.echo(f"{counted(done, 'record')} sealed anew.")
+    if unreadable:
+        raise Failed(
+            f"{counted(len(unreadable), 'record')} cannot be opened and stay as they are:"
+            f" {', '.join(unreadable[:SHOWN])}; see the log, and connect or purge these accounts again."
+        )
+
+
+@keys.command("drop", example="broker keys drop 00112233445566ff")
+@click.argument("kid", type=words.kid)
+@yes
+@click.pass_obj
+def drop(desk: Desk, kid: str, yes: bool) -> None:
+    """Retire the key KID, with which nothing is sealed any more.
+
+    It is kept wrapped for 400 days, in case that something sealed with it turns up.
+    """
+    confirm(f"Retire the key {kid}?", yes=yes)
+    with _holder(desk) as holder:
+        holder.ask("DELETE", f"/keys/{kid}")
+    click.echo(f"{kid} is retired.")
+
+
+def _rewrap_all(holder: KeyHolder, total: int) -> tuple[int, list[str]]:
+    """Step by step; how many records were sealed anew, and where those lie that do not open."""
+    done, cursor = 0, None
+    unreadable: list[str] = []
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("Sealing anew", total=total)
+        while True:
+            step = holder.ask("POST", "/keys/rewrap", body={"cursor": cursor} if cursor else {})
+            done += step["resealed"]
+            unreadable += [plain(where) for where in step["unreadable"]]
+            progress.advance(task, step["looked_at"])
+            cursor = step["cursor"]
+            if cursor is None:
+                return done, unreadable
+
+
+@contextmanager
+def _holder(desk: Desk) -> Iterator[KeyHolder]:
+    """The running broker; where none runs, the store itself, under its lock."""
+    try:
+        desk.broker.ask("GET", "/version")
+    except NoBroker:
+        # Only where no broker runs does a command open what a broker opens.
+        from broker.app.alone import keys_alone  # noqa: PLC0415 - all of the server
+
+        with keys_alone(desk.config_path, desk.environ, failed=Failed) as alone:
+            yield alone
+    else:
+        yield desk.broker
+
+
+def _row(key: Object, now: float) -> tuple[object, ...]:
+    retired = key["retired_at"] and f"retired {relative(key['retired_at'], now)}"
+    return (
+        key["kid"],
+        key["purpose"],
+        Cell(key["state"], [retired]),
+        "-" if key["purpose"] == "index" else key["records"],
+        relative(key["created_at"], now),
+        key["master"],
+    )

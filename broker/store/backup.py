@@ -1,0 +1,157 @@
+"""A backup of a SQLite store: made while it is in use, examined before anybody trusts it."""
+
+import asyncio
+import os
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from broker.errors import StorageUnavailable
+from broker.store.migrate import migrations
+from broker.store.sqlite import APPLICATION_ID, sync_folder
+
+LEAST_LEFT = 64 * 1024 * 1024
+"""Room that a backup leaves beside the store, for renewals."""
+MADE_AT = "backup_at"
+SET_META = """INSERT INTO meta (key, value) VALUES (?, ?)
+              ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
+MiB = 1024 * 1024
+
+
+class NotAStore(Exception):
+    """A file is no sound store of ours; the message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a sound store or backup holds."""
+
+    schema: int
+    accounts: int
+    made_at: float | None
+    """When `broker backup` made it; None: it is a plain copy."""
+    masters: tuple[str, ...]
+    """The ids of the master keys that open it."""
+
+    @property
+    def is_empty(self) -> bool:
+        return self.accounts == 0
+
+
+class SqliteBackup:
+    """Makes copies of a store that is in use, one after another."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._one_at_a_time = asyncio.Lock()
+
+    @asynccontextmanager
+    async def copy(self, at: float) -> AsyncIterator[Path]:
+        """A sound copy of the store as it is now, beside it and gone afterwards; raises StorageUnavailable."""
+        async with self._one_at_a_time:
+            # What a crash left; nobody else makes them now.
+            for left in self._store.parent.glob(f"{self._store.name}.backup-*"):
+                left.unlink()
+            self._require_room()
+            path = self._store.with_name(f"{self._store.name}.backup-{secrets.token_hex(4)}")
+            try:
+                await self._make(path, at)
+                yield path
+            finally:
+                for end in ("", "-journal", "-wal", "-shm"):
+                    path.with_name(path.name + end).unlink(missing_ok=True)
+
+    async def _make(self, path: Path, at: float) -> None:
+        try:
+            await asyncio.to_thread(_copy, self._store, path, at)
+        except (sqlite3.Error, OSError, NotAStore) as exc:
+            raise StorageUnavailable(f"the store cannot be backed up: {exc}", retry_after=60) from exc
+
+    def _require_room(self) -> None:
+        room = os.statvfs(self._store.parent)
+        needed = self._store.stat().st_size + LEAST_LEFT
+        if room.f_bavail * room.f_frsize < needed:
+            raise StorageUnavailable(
+                f"a backup needs {needed // MiB} MiB beside the store for a while, and there is less",
+                retry_after=60,
+            )
+
+
+def examine(path: Path) -> Examined:
+    """Look a store over that nobody has open; raises NotAStore."""
+    try:
+        with closing(_opened(path)) as connection:
+            return _examined(connection, path)
+    except sqlite3.Error as exc:
+        raise NotAStore(f"{path} cannot be read as a store: {exc}") from None
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Every page of `source`, its write-ahead log included, into one new file of mode 0600."""
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    with closing(_opened(source)) as reading, closing(sqlite3.connect(target)) as writing:
+        reading.backup(writing)
+        # One file, without a log beside it.
+        writing.execute("PRAGMA journal_mode = DELETE").fetchall()
+
+
+def say(path: Path, **members: str) -> None:
+    """Write into the store what it is to say of itself, durably."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany(SET_META, members.items())
+        [(schema,)] = connection.execute("SELECT MAX(version) FROM schema_version")
+        connection.execute(f"PRAGMA user_version = {int(schema)}")
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    sync_folder(path.parent)
+
+
+def _copy(store: Path, target: Path, at: float) -> None:
+    copy_whole(store, target)
+    # It must never pass for the store it was taken from (R13).
+    say(target, incarnation=f"backup-{secrets.token_hex(8)}", **{MADE_AT: str(at)})
+    examine(target)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path))}?mode=ro"
+    if not path.exists():
+        raise NotAStore(f"there is no {path}")
+    connection = sqlite3.connect(uri, uri=True)
+    with suppress(sqlite3.OperationalError):
+        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+        return connection
+    connection.close()
+    # A copy in WAL mode on a medium that takes no file beside it.
+    return sqlite3.connect(f"{uri}&immutable=1", uri=True)
+
+
+def _examined(connection: sqlite3.Connection, path: Path) -> Examined:
+    [(application,)] = connection.execute("PRAGMA application_id")
+    if application != APPLICATION_ID:
+        raise NotAStore(f"{path} is a SQLite file, but no store of token-broker")
+    [(check,), *_] = connection.execute("PRAGMA integrity_check")
+    if check != "ok":
+        raise NotAStore(f"{path} is damaged ({check}); take an older backup")
+    [(schema,)] = connection.execute("SELECT COALESCE(MAX(version), 0) FROM schema_version")
+    [(stamped,)] = connection.execute("PRAGMA user_version")
+    if stamped > schema:
+        raise NotAStore(f"{path} says of itself schema {stamped} and holds {schema}; take another backup")
+    if schema > max(migrations()):
+        raise NotAStore(f"{path} was written by a newer token-broker; install that version, then restore it")
+    [(accounts,)] = connection.execute("SELECT COUNT(*) FROM accounts")
+    made = connection.execute("SELECT value FROM meta WHERE key = ?", (MADE_AT,)).fetchall()
+    masters = connection.execute("SELECT DISTINCT master_id FROM keys WHERE wrapped <> '' ORDER BY 1")
+    return Examined(
+        schema=schema,
+        accounts=accounts,
+        made_at=float(made[0][0]) if made and made[0][0] else None,
+        masters=tuple(one for (one,) in masters),
+    )

@@ -1,0 +1,129 @@
+"""A store with its ring, as the broker opens them."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from broker.config.settings import FileKey
+from broker.keys.opening import open_ring
+from broker.keys.rewrap import Rewrapper
+from broker.keys.ring import LivingRing
+from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spare, Successor
+from broker.sealing import LATE, VERIFIER, TokenSeals, after
+from broker.store import Stores, guarded_stores_on
+from broker.store.keys import Keys
+from broker.store.migrate import migrate
+from broker.store.sqlite import SqliteDatabase
+from tests.fakes.clock import FakeClock
+from tests.store import rows
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A guarded store, its ring, and what a test seals by hand."""
+
+    database: SqliteDatabase
+    ring: LivingRing
+    stores: Stores
+    clock: FakeClock
+    source: FileKey
+
+    @property
+    def seals(self) -> TokenSeals:
+        return TokenSeals(self.ring.keyring)
+
+    @property
+    def rewrapper(self) -> Rewrapper:
+        return Rewrapper(records=self.stores.records, keyring=self.ring.keyring, clock=self.clock, pause=0.0)
+
+    async def other(self) -> "Sealed":
+        """The same store as another process sees it: a ring of its own, read now."""
+        ring = await open_ring(Keys(self.database), self.source, self.clock)
+        return Sealed(self.database, ring, guarded_stores_on(self.database, ring), self.clock, self.source)
+
+    def account(self, name: str = "acme", generation: int = 1) -> Account:
+        one = rows.account(name, generation=generation)
+        access, refresh = self.seals.seal(one.ref, Secret(f"at-{generation}"), Secret(f"rt-{generation}"))
+        return Account(
+            **{
+                **{slot: getattr(one, slot) for slot in one.__slots__},
+                "sealed_access": access,
+                "sealed_refresh": refresh,
+            }
+        )
+
+    async def connect(self, name: str = "acme") -> Account:
+        one = self.account(name)
+        assert await self.stores.accounts.connect(one, expected=None, next_at=None, grant=None, events=[])
+        return one
+
+    def successor(self, parent: Ref) -> Successor:
+        number = parent.generation + 1
+        access, refresh = self.seals.seal(after(parent), Secret(f"at-{number}"), Secret(f"rt-{number}"))
+        return Successor(parent, access, refresh, "Bearer", "public", 900, 1900, 900, None, False)
+
+    def spare(self, parent: Ref, id_: str) -> Spare:
+        sealed = self.seals.seal_spare(parent, id_, Secret(f"spare-{id_}"))
+        return Spare(id_, parent.name, parent.epoch, parent.generation, sealed, 5.0)
+
+    def install(self, state_hash: str = "state") -> PendingInstall:
+        one = rows.install(state_hash)
+        verifier = self.seals.seal_pending(state_hash, VERIFIER, Secret("verifier"))
+        return PendingInstall(
+            **{**{slot: getattr(one, slot) for slot in one.__slots__}, "sealed_verifier": verifier}
+        )
+
+    def grant(self, install: PendingInstall) -> PendingGrant:
+        access = self.seals.seal_pending(install.state_hash, "access_token", Secret("pending-at"))
+        refresh = self.seals.seal_pending(install.state_hash, "refresh_token", Secret("pending-rt"))
+        return PendingGrant(install, access, refresh, "Bearer", "public", 1.0, 2.0, 50.0)
+
+    async def fill(self) -> None:
+        """Something of everything that is ever sealed."""
+        await self.connect("acme")
+        await self.connect("removed")
+        await self.stores.accounts.remove("removed", 50.0, [])
+        for id_ in ("salvaged", f"{LATE}spare"):
+            await self.stores.accounts.add_spare(self.spare(rows.FIRST, id_))
+        await self.stores.installs.begin_install(self.install())
+        await self.stores.installs.hold_grant(self.grant(self.install()))
+
+    async def opens(self) -> bool:
+        """Whether everything that `fill` sealed still opens to what it was."""
+        seals, stores = self.seals, self.stores
+        for name in ("acme", "removed"):
+            one = await stores.accounts.get(name)
+            assert one is not None
+            assert (Secret("at-1"), Secret("rt-1")) == (seals.access_token(one), seals.refresh_token(one))
+        for spare in await stores.accounts.spares("acme", 1):
+            assert Secret(f"spare-{spare.id}") == seals.spare_token(spare)
+        [grant] = await stores.installs.held_grants(50.0, 9)
+        assert Secret("verifier") == seals.open_pending("state", VERIFIER, grant.install.sealed_verifier)
+        assert Secret("pending-at") == seals.open_pending("state", "access_token", grant.sealed_access)
+        assert Secret("pending-rt") == seals.open_pending("state", "refresh_token", grant.sealed_refresh)
+        return True
+
+    async def account_generation(self, name: str = "acme") -> int:
+        one = await self.stores.accounts.get(name)
+        assert one is not None
+        return one.generation
+
+    async def totals(self) -> dict[str, int]:
+        """How many records there are by key id."""
+        found: dict[str, int] = {}
+        for counts in (await self.stores.records.counts()).values():
+            for kid, count in counts.items():
+                found[kid] = found.get(kid, 0) + count
+        return found
+
+
+@pytest.fixture
+async def sealed(tmp_path: Path) -> AsyncIterator[Sealed]:
+    database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
+    await migrate(database)
+    clock, source = FakeClock(), FileKey(tmp_path / "master.key")
+    ring = await open_ring(Keys(database), source, clock)
+    yield Sealed(database, ring, guarded_stores_on(database, ring), clock, source)
+    await database.close()

@@ -1,0 +1,278 @@
+"""What is logged: classes and places, names and numbers; each trap of a library closed by name."""
+
+import asyncio
+import io
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import aiosqlite
+import pytest
+import structlog
+from aiohttp import web
+
+from broker.config.settings import LogSettings
+from broker.model import Secret
+from broker.observe import logs
+from broker.runner import QuietRunner
+from broker.web import as_problem, edge, new_application, public
+from tests.ports import free_port
+
+CANARY = "canary-71c2-secret"
+LOGGERS = ("aiohttp.access", "aiohttp.client", "aiohttp.server", "aiohttp.web", "aiosqlite", "asyncio")
+
+
+@pytest.fixture(name="log")
+def _log() -> Iterator[io.StringIO]:
+    """What is logged in this process at its most talkative, as the broker would print it."""
+    root, written = logging.getLogger(), io.StringIO()
+    before = (root.handlers[:], root.level)
+    logs.configure(LogSettings(format="json", level="debug"), written)
+    yield written
+    structlog.reset_defaults()
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+
+
+@pytest.fixture(name="records")
+def _records() -> Iterator[list[str]]:
+    """Everything that the libraries hand to Python's logging, before anything of ours may drop it."""
+    heard: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(f"{record.name} {self.format(record)}")
+
+    listener = Listener()
+    before = {name: logging.getLogger(name).level for name in LOGGERS}
+    for name in LOGGERS:
+        logging.getLogger(name).addHandler(listener)
+    yield heard
+    for name in LOGGERS:
+        logging.getLogger(name).removeHandler(listener)
+        logging.getLogger(name).setLevel(before[name])
+
+
+def lines(log: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.getvalue().splitlines()]
+
+
+@public
+async def plain(_: web.Request) -> web.StreamResponse:
+    return web.Response(text="ok")
+
+
+async def exchange(request: bytes) -> bytes:
+    """What a listener of ours answers to these bytes."""
+    application = new_application(edge(as_problem, listener="public", is_stopping=lambda: False))
+    application.add_routes([web.get("/callback/kit", plain)])
+    runner, port = QuietRunner(application), free_port()
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    await runner.cleanup()
+    return answer
+
+
+async def test_aiohttp_error_log_and_400_body_quote_nothing(log: io.StringIO, records: list[str]) -> None:
+    """A malformed header line, `Authorization` included, is neither logged nor answered."""
+    head = b"GET /callback/kit HTTP/1.1\r\nHost: x\r\nAuthorization : Bearer "
+
+    answer = await exchange(head + CANARY.encode() + b"\r\n\r\n")
+
+    assert b" 400 " in answer.splitlines()[0]
+    assert CANARY.encode() not in answer
+    assert ["request.malformed"] == [line["event"] for line in lines(log)]
+    assert CANARY not in log.getvalue()
+    assert [] == [line for line in records if CANARY in line]
+
+
+async def test_access_log_is_off(log: io.StringIO, records: list[str]) -> None:
+    """It would write the query with its code and state; our own line has the route only."""
+    logging.getLogger("aiohttp.access").setLevel(logging.DEBUG)
+    head = f"GET /callback/kit?code={CANARY}&state={CANARY} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+    await exchange(head.encode())
+
+    assert ["/callback/kit"] == [line["route"] for line in lines(log)]
+    assert CANARY not in log.getvalue()
+    assert [] == records
+
+
+async def test_repr_of_an_exception_is_not_logged(log: io.StringIO) -> None:
+    """ContentTypeError's repr holds the request's headers, ours to the provider among them."""
+    application = web.Application()
+    application.add_routes([web.get("/", plain)])
+    runner, port = web.AppRunner(application, access_log=None), free_port()
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    caught: Exception | None = None
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {CANARY}"}) as answer,
+    ):
+        try:
+            await answer.json()
+        except aiohttp.ContentTypeError as exc:
+            caught = exc
+    await runner.cleanup()
+
+    structlog.get_logger().error(
+        "provider.odd", exc_info=caught, error=caught, all=[caught], by={"it": caught}
+    )
+
+    assert CANARY in repr(caught)
+    assert "ContentTypeError" in log.getvalue()
+    assert CANARY not in log.getvalue()
+
+
+async def test_aiosqlite_at_debug_logs_no_parameter(
+    log: io.StringIO, records: list[str], tmp_path: Path
+) -> None:
+    """The most talkative level of ours is not that of the libraries."""
+    async with aiosqlite.connect(tmp_path / "db") as connection:
+        await connection.execute_fetchall("SELECT ?", (CANARY,))
+
+    assert [] == records
+    assert CANARY not in log.getvalue()
+
+
+def test_what_libraries_log_is_told_without_its_text(log: io.StringIO) -> None:
+    """The logger, and class and place of the error."""
+    try:
+        raise ValueError(CANARY)
+    except ValueError:
+        logging.getLogger("some.library").exception("cannot send %s", CANARY)
+
+    [line] = lines(log)
+
+    assert ("library.logged", "some.library", "ValueError") == (line["event"], line["logger"], line["error"])
+    assert "test_what_libraries_log" in line["at"][0]
+    assert CANARY not in log.getvalue()
+
+
+async def test_forgotten_task_tells_its_class_only(log: io.StringIO) -> None:
+    """asyncio prints the error of a task that nobody awaits; its text stays out."""
+
+    async def fail() -> None:
+        raise ValueError(CANARY)
+
+    task = asyncio.ensure_future(fail())
+    await asyncio.wait([task])
+    del task
+
+    assert ["asyncio"] == [line["logger"] for line in lines(log)]
+    assert CANARY not in log.getvalue()
+
+
+class Odd:
+    """Something whose repr shows what it holds, as most do."""
+
+    def __repr__(self) -> str:
+        return CANARY
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Secret(CANARY),
+        Odd(),
+        CANARY.encode(),
+        ValueError(CANARY),
+        [Odd(), {"deep": (Secret(CANARY), Odd())}],
+        {"k": {"k": Odd()}},
+        f"tbk_000000000000_{CANARY.ljust(43, 'x')}",
+        f"asked with Bearer {CANARY} in vain",
+        f"eyJhbGciOiJFZERTQSJ9.{CANARY}.c2ln",
+    ],
+)
+@pytest.mark.parametrize("shape", ["json", "console"])
+def test_field_shows_texts_and_numbers_only(log: io.StringIO, value: object, shape: Any) -> None:
+    """A Secret, an error, bytes or any other object is named; what looks like a credential is starred."""
+    logs.configure(LogSettings(format=shape, level="debug"), log)
+
+    structlog.get_logger().info("it.happened", field=value)
+
+    assert "it.happened" in log.getvalue()
+    assert CANARY not in log.getvalue()
+
+
+def test_field_keeps_what_is_harmless(log: io.StringIO) -> None:
+    """Names, numbers and lists of them are for reading."""
+    structlog.get_logger().info(
+        "it.happened", name="acme", n=3, t=0.5, ok=True, none=None, of=["a", {"b": 1}]
+    )
+
+    [line] = lines(log)
+
+    assert ("acme", 3, 0.5, True, None, ["a", {"b": 1}]) == tuple(
+        line[key] for key in ("name", "n", "t", "ok", "none", "of")
+    )
+
+
+def test_terminal_is_not_commanded(log: io.StringIO) -> None:
+    """A provider's word on a console: one line, no escape sequence."""
+    logs.configure(LogSettings(format="console", level="debug"), log)
+
+    structlog.get_logger().info("it.happened", word="a\x1b]0;pwned\x07b\nc\u202ed")
+
+    assert 1 == log.getvalue().count("\n")
+    assert [] == [one for one in ("\x1b]", "\x07", "\u202e") if one in log.getvalue()]
+
+
+CRASH = """
+import gc, sys, threading
+from broker.config.settings import LogSettings
+from broker.observe import logs
+
+logs.configure(LogSettings(format="json", level="info"))
+logs.take_crashes()
+canary = sys.stdin.read()
+
+class Unraisable:
+    def __del__(self):
+        raise ValueError(canary)
+
+def fail():
+    raise ValueError(canary)
+
+Unraisable()
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+try:
+    fail()
+except ValueError as exc:
+    raise RuntimeError(canary) from exc
+"""
+
+
+def test_uncaught_errors_print_no_text() -> None:
+    """Of the process, of a thread, of a finalizer: one event each, with class and place."""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", CRASH],
+        input=CANARY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+
+    assert 1 == done.returncode
+    assert [
+        ("error.unraisable", "ValueError"),
+        ("thread.crashed", "ValueError"),
+        ("broker.crashed", "RuntimeError"),
+    ] == [(event["event"], event["error"]) for event in events]
+    assert all(event["at"] for event in events)
+    assert CANARY not in done.stdout + done.stderr
