@@ -9,8 +9,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,6 +150,16 @@ def needs_postgres() -> Server:
     return _server(programs)
 
 
+@contextmanager
+def another_server() -> Iterator[Server]:
+    """One that may be crashed."""
+    server = new_server(needs_postgres().programs)
+    try:
+        yield server
+    finally:
+        end_server(server)
+
+
 @asynccontextmanager
 async def new_database(server: Server) -> AsyncIterator[PostgresDatabase]:
     """A database with the schema, opened by a replica called `a`."""
@@ -204,9 +214,13 @@ _ended_with_us: list[Server] = []
 def end_servers() -> None:
     """At the end of the run."""
     while _ended_with_us:
-        server = _ended_with_us.pop()
-        server.stop()
-        shutil.rmtree(server.folder, ignore_errors=True)
+        end_server(_ended_with_us[-1])
+
+
+def end_server(server: Server) -> None:
+    _ended_with_us.remove(server)
+    server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
 
 
 def _unprivileged() -> list[str]:
