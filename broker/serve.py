@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import structlog
@@ -16,7 +16,7 @@ from broker.clock import SystemClock
 from broker.config import ConfigError, load, reloadable, wipe_variables
 from broker.config.settings import Listen, LogSettings, Settings, UnixListen
 from broker.demo import show_demo
-from broker.errors import StartRefused
+from broker.errors import StartRefused, StorageUnavailable
 from broker.hardening import harden
 from broker.observe import logs
 from broker.runner import QuietRunner
@@ -117,8 +117,8 @@ class Service:
         for task in (demo, recovery, background):
             await until_cancelled(task)
         await self._drain(broker)
-        await broker.tokens.service.flush_uses()
-        await broker.callers.service.flush_uses()
+        await _if_possible(broker.tokens.service.flush_uses)
+        await _if_possible(broker.callers.service.flush_uses)
         broker.listeners.stop()
 
     async def _drain(self, broker: Broker) -> None:
@@ -207,6 +207,12 @@ async def _listen_on(
         # A Unix socket does not leave the machine, and no certificate names it.
         context = tls.context if tls and not isinstance(listen, UnixListen) else None
         await web.SockSite(runner, listening(listen, key=key), ssl_context=context).start()
+
+
+async def _if_possible(work: Callable[[], Awaitable[None]]) -> None:
+    """Small things that are not worth an unclean end where the store is away."""
+    with suppress(StorageUnavailable):
+        await work()
 
 
 def _spool_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:

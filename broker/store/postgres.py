@@ -113,7 +113,8 @@ class PostgresDatabase:
             try:
                 pool = await asyncpg.create_pool(
                     url.reveal(),
-                    min_size=1,
+                    # One that is kept ready would be complained of in the log while the server is away.
+                    min_size=0,
                     max_size=POOL,
                     init=_check_session,
                     connection_class=_Plain,

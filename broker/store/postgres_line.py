@@ -98,7 +98,7 @@ class Line:
             try:
                 while True:
                     await self._pulse()
-            except LOST as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever it was, the line is to come back
                 self._drop(exc)
             await self._reopen()
 
@@ -126,7 +126,7 @@ class Line:
             try:
                 await self._open()
                 await self._take_name()
-            except (*LOST, StartRefused) as exc:
+            except Exception as exc:  # noqa: BLE001 - the same
                 self._drop(exc)
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, RETRY_MOST)

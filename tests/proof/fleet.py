@@ -102,7 +102,9 @@ class Fleet:
     async def rows(self) -> dict[str, tuple[int, str | None]]:
         """Generation and death of every account."""
         found = await self.server.fetch("SELECT name, generation, dead FROM accounts", self.database)
-        return {str(name): (int(str(generation)), dead and str(dead)) for name, generation, dead in found}
+        return {
+            str(name): (int(str(number)), None if dead is None else str(dead)) for name, number, dead in found
+        }
 
     def judge(self, sql: str) -> list[Any]:
         """Ask the sandbox's own record."""
@@ -119,12 +121,18 @@ class Fleet:
 
     async def until_served(self, within: float = 60.0) -> None:
         """Every account by every broker, with a token that works."""
-        async with asyncio.timeout(within):
-            for replica in self.replicas:
-                for name in self.names:
-                    while (answer := await self._asked(replica, name)) is None or answer.status != 200:
-                        assert answer is None or answer.json["code"] != "needs_reauthorization", answer
-                        await asyncio.sleep(0.05)
+        last: object = None
+        try:
+            async with asyncio.timeout(within):
+                for replica in self.replicas:
+                    for name in self.names:
+                        while (answer := await self._asked(replica, name)) is None or answer.status != 200:
+                            assert answer is None or answer.json["code"] != "needs_reauthorization", answer
+                            last = replica.name, name, answer
+                            await asyncio.sleep(0.05)
+        except TimeoutError:
+            problems = [(await self.ask(replica, "GET", "/readyz")).body for replica in self.replicas]
+            raise AssertionError(f"not served: {last}\n{problems}") from None
 
     async def _asked(self, replica: Replica, name: str) -> Answer | None:
         try:

@@ -169,7 +169,7 @@ async def test_rolling_restart_fails_no_request(tmp_path: Path) -> None:
     """One broker after the other is stopped and started while the others go on, renewals included."""
     names = [f"acme-{number}" for number in range(10)]
     async with open_fleet(
-        tmp_path / "run", needs_postgres(), Mode.STRICT, names, life=3.0, extra=""
+        tmp_path / "run", needs_postgres(), Mode.STRICT, names, life=30.0, extra=""
     ) as fleet:
         failed: list[str] = []
         over = asyncio.Event()
