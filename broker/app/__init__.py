@@ -159,7 +159,7 @@ async def _check_shared(settings: Settings) -> list[Check]:
     """A database that others may be using: that it can be had, and nothing more."""
     try:
         async with AsyncExitStack() as closing:
-            database = await open_alone(settings.store, closing)
+            database = (await open_alone(settings.store, closing)).database
             made = await database.read(
                 "SELECT 1 FROM information_schema.tables WHERE table_name = 'accounts'"
             )

@@ -1,9 +1,10 @@
 """Opens the configured database: a SQLite file of our own, or a PostgreSQL that several brokers share."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from broker.admin.backup import Copies
@@ -30,6 +31,8 @@ class Opened:
     ownership: Ownership
     join: Callable[[Changes], None]
     """Let these hear what other brokers change."""
+    identity: Callable[[], Awaitable[str]]
+    """Which database this is, so that no other is taken for it."""
 
 
 async def open_database(settings: StoreSettings, health: StoreHealth, closing: AsyncExitStack) -> Opened:
@@ -38,14 +41,19 @@ async def open_database(settings: StoreSettings, health: StoreHealth, closing: A
         return await _open_postgres(settings, settings.postgres, health, closing)
     database = await SqliteDatabase.open(settings.path, observe=health.observe)
     closing.push_async_callback(database.close)
-    return Opened(database, Incarnation(store=Keys(database), path=settings.path), lambda _: None)
+    ownership = Incarnation(store=Keys(database), path=settings.path)
+    return Opened(database, ownership, lambda _: None, partial(_path_of, settings))
 
 
-async def open_alone(store: StoreSettings, closing: AsyncExitStack) -> Database:
+async def _path_of(settings: StoreSettings) -> str:
+    return str(settings.path)
+
+
+async def open_alone(store: StoreSettings, closing: AsyncExitStack) -> Opened:
     """The database, for a command: under a name that no broker has."""
     named = replace(store, replica=f"command {secrets.token_hex(8)}")
     health = StoreHealth(folder=None, clock=SystemClock(), health=Health(), metrics=Metrics())
-    return (await open_database(named, health, closing)).database
+    return await open_database(named, health, closing)
 
 
 def copies_of(settings: StoreSettings) -> Copies:
@@ -85,4 +93,5 @@ async def _open_postgres(
         changes.are_heard = lambda: line.hears
         database.follow(heard=changes.publish, changed=turned)
 
-    return Opened(database, ServerIdentity(store=Keys(database), identity=database.identity), join)
+    ownership = ServerIdentity(store=Keys(database), identity=database.identity)
+    return Opened(database, ownership, join, database.identity)

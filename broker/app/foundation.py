@@ -30,6 +30,7 @@ from broker.store.health import StoreHealth
 from broker.store.incarnation import Ownership
 from broker.store.keys import Keys
 from broker.store.migrate import migrate
+from broker.store.moving import refuse_moved
 
 
 class Providers:
@@ -94,6 +95,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
     async with opened.database.starting():
         await migrate(opened.database)
         keys = Keys(opened.database)
+        await refuse_moved(keys)
         ring = await open_ring(keys, settings.master, clock, previous=settings.previous_master)
     stores = guarded_stores_on(opened.database, ring)
     opened.join(stores.changes)
