@@ -252,16 +252,23 @@ class PostgresDatabase:
         finally:
             if connection is not None:
                 self._in_use.discard(connection)
-                await self._pool.release(connection)
+                with suppress(*LOST):
+                    await self._pool.release(connection)
 
     def _abandon(self) -> None:
         """The server is lost: nobody goes on waiting for its answers."""
         for connection in self._in_use:
-            connection.terminate()
+            _end(connection)
 
 
 def _end_if_broken(connection: Any, exc: BaseException) -> None:
     if connection is not None and not isinstance(exc, asyncpg.PostgresError):
+        _end(connection)
+
+
+def _end(connection: Any) -> None:
+    # The pool lets go of a connection by itself when that has broken, and then it cannot even be ended.
+    with suppress(asyncpg.InterfaceError):
         connection.terminate()
 
 
@@ -290,7 +297,11 @@ async def _connect(url: Secret) -> Connection:
     connection = await asyncpg.connect(
         url.reveal(), connection_class=_Plain, server_settings=SESSION, timeout=CONNECT_WITHIN
     )
-    await _check_session(connection)
+    try:
+        await _check_session(connection)
+    except BaseException:
+        connection.terminate()
+        raise
     return connection
 
 

@@ -74,10 +74,11 @@ async def injure_in_rounds(fleet: Fleet, seed: str, rounds: int) -> Counter[str]
             await asyncio.sleep(chance.uniform(0.02, 0.3))
             await injure(fleet, chance.choice(fleet.replicas), chance)
             await fleet.until_served()
+            given = {name: max(tokens) for name, tokens in fleet.seen.items()}
             rows, overlaps = await fleet.rows(), fleet.overlaps() - before
             assert {None} == {dead for _, dead in rows.values()}, (injure.__name__, rows)
             assert [] == fleet.changed
-            assert {} == {n: max(s) for n, s in fleet.seen.items() if max(s) > rows[n][0]}
+            assert {} == {name: newest for name, newest in given.items() if newest > rows[name][0]}
             assert not overlaps or injure is stop_beyond_the_lease, (injure.__name__, overlaps)
             done[injure.__name__] += 1
             done["two at once, after a stall beyond the lease"] += overlaps
