@@ -73,9 +73,18 @@ class Replicas:
 
 @asynccontextmanager
 async def open_replicas(
-    folder: Path, server: Server, *, count: int = 2, extra: str = "", timings: Timings | None = None
+    folder: Path,
+    server: Server,
+    *,
+    count: int = 2,
+    extra: str = "",
+    timings: Timings | None = None,
+    port: int | None = None,
 ) -> AsyncIterator[Replicas]:
-    """Started brokers `a`, `b`, …; all houses have the key of one caller, who may do everything with tokens."""
+    """Started brokers `a`, `b`, …; all houses have the key of one caller, who may do everything with tokens.
+
+    `port`: where they reach the server, if not straight.
+    """
     clock, names = FakeClock(), "abcdef"[:count]
     folder.mkdir(mode=0o700, exist_ok=True)
     async with AsyncExitStack() as closing:
@@ -101,7 +110,7 @@ async def open_replicas(
                 session=session,
                 public_url=balancer.url,
                 timings=timings,
-                extra=f'[store]\nurl = "{server.url(database)}"\nreplica = "{name}"\n{extra}',
+                extra=f'[store]\nurl = "{server.url(database, port=port)}"\nreplica = "{name}"\n{extra}',
             )
             for name in names
         ]

@@ -12,6 +12,7 @@ class Cable:
     def __init__(self, port: int) -> None:
         self._far_port = port
         self.port = 0
+        self._is_cut = False
         self._mended = asyncio.Event()
         self._mended.set()
         self._server: asyncio.Server | None = None
@@ -21,7 +22,14 @@ class Cable:
         """What is sent from now on arrives when it is mended, or never."""
         self._mended.clear()
 
+    def cut(self) -> None:
+        """Every connection ends at once, and none is made until it is mended."""
+        self._is_cut = True
+        for end in [*self._ends]:
+            end.transport.abort()
+
     def mend(self) -> None:
+        self._is_cut = False
         self._mended.set()
 
     async def __aenter__(self) -> Self:
@@ -39,6 +47,9 @@ class Cable:
 
     async def _carry(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         await self._mended.wait()
+        if self._is_cut:
+            back.transport.abort()
+            return
         try:
             far, forth = await asyncio.open_connection("127.0.0.1", self._far_port)
         except OSError:

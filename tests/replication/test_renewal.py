@@ -66,3 +66,47 @@ async def test_lease_of_a_living_broker_is_respected(two: Replicas) -> None:
     assert 503 == late.status
     await two.clock.settle()
     assert 2 == (await two[1].account()).generation
+
+
+async def test_renewal_of_a_dead_broker_is_taken_over_when_its_lease_ends(two: Replicas) -> None:
+    """Not before; and as an attempt that may have been processed."""
+    await two[0].connect()
+    account = await two[0].account()
+    two.clock.advance(LIFE + 1)
+    leases = two[0].broker.tokens.refresher._leases
+    await two[0].broker.base.stores.accounts.begin(account.ref, leases.new_intent(account))
+
+    asking = asyncio.create_task(two[1].get("/token/acme"))
+    await two.clock.settle()
+    before = await two[0].refreshes()
+    await two.server.run("UPDATE accounts SET lease_until = 0", two.database)
+    two.clock.advance(11)
+    await asking
+    answer = await two[1].get("/token/acme")
+
+    assert 0 == before
+    assert (200, 2, 1) == (answer.status, answer.json["generation"], await two[0].refreshes())
+
+
+async def test_background_work_is_shared_out(two: Replicas) -> None:
+    """Each account that is due is renewed once, though both brokers look."""
+    for number in range(12):
+        await two[0].connect("kit", f"acme-{number}", account=str(500 + number))
+        await two[number % 2].get(f"/token/acme-{number}")
+    for house in two.houses:
+        await house.broker.tokens.service.flush_uses()
+    two.clock.advance(LIFE - 600)
+    loops = [asyncio.create_task(house.broker.background.run()) for house in two.houses]
+
+    async with asyncio.timeout(20):
+        while await two[0].refreshes() < 12:
+            await two.clock.settle()
+            two.clock.advance(0.5)
+    await two.clock.settle()
+    for loop in loops:
+        loop.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+    await asyncio.gather(*[house.broker.tokens.flights.drain() for house in two.houses])
+
+    assert 12 == await two[0].refreshes()
+    assert [] == (await two[0].judge())["overlaps"]
