@@ -33,6 +33,6 @@ $(VENV)/ready: .ci/requirements.txt .ci/setup
 	@touch $@
 
 tools:
-	@bash .ci/setup tools
+	@VENV="$(VENV)" bash .ci/setup tools
 
 .PHONY: help run test check proof clean tools

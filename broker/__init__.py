@@ -6,10 +6,10 @@ The map of the house, from the ground up; a module imports its own line and thos
     demo app sockets hardening           app wires everything; the only place that names concrete classes
     dashboard                            what operators look at in a browser
     admin                                what operators see and do, over the admin socket
-    accounts                             list, rename, freeze, remove a connection
+    accounts  alerts                     list, rename, freeze, remove a connection · webhook, command, events, forecasts
     tokens  installs  plugin             hand out and renew a token · connect an account · Kit signs in to us
     login                                who is at the browser? the company's own app answers
-    callers  browser  runner             who is calling · the cookie of a trip · the HTTP server below
+    callers  browser  runner  door       who is calling · the cookie of a trip · the HTTP server below · who is let in
     web  pages  keys  audit  tls         errors become answers · pages people see · the key ring · who got what · TLS
     providers  store  sandbox  systemd   the outside: Kit, Kustomer, any OAuth server · SQLite · their stand-in
     observe                              logs, metrics, health

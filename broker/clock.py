@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Clock(Protocol):
@@ -56,3 +56,13 @@ class SteadyClock:
     def jump(self) -> float:
         """How far the wall clock has jumped since the start, seconds."""
         return self._clock.now() - self.now()
+
+
+async def within(clock: Clock, seconds: float, *waited: "asyncio.Future[Any]") -> bool:
+    """Wait until one of `waited` is done, `seconds` at most; whether one is. None of them is cancelled."""
+    sleeper = asyncio.ensure_future(clock.sleep(max(0.0, seconds)))
+    try:
+        await asyncio.wait([*waited, sleeper], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        sleeper.cancel()
+    return any(one.done() for one in waited)

@@ -17,6 +17,9 @@ MAX_LIFE = 366 * 86400.0
 UNKNOWN_LIFE_TRUST = 3600.0
 """How long a token is trusted at most whose life the provider did not say."""
 NON_POSITIVE_LIFE = 60.0
+REFRESH_LIVES = ("refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in")
+"""How providers say how long a refresh token lives: Google and GitHub, Keycloak, Intuit."""
+MOST_REFRESH_LIFE = 50 * MAX_LIFE
 USABLE_TOKEN = re.compile(r"[\x21-\x7e]{1,8192}", re.ASCII)
 """What may stand in a Bearer header; anything else would let a provider inject headers at our callers."""
 WHOLE_STRING = r'"\s*:\s*"((?:[^"\\\x00-\x1f]|\\.){1,16384})"'
@@ -99,6 +102,7 @@ def parse_token_answer(body: bytes, *, asked_scope: str, issued_at: float, defau
         issued_at=issued_at,
         expires_at=issued_at + life,
         flags=tuple(flags),
+        refresh_expires_at=_refresh_end(answer, issued_at),
     )
 
 
@@ -204,6 +208,15 @@ def _life(answer: Mapping[str, Any], default: float, flags: list[str]) -> float:
     if seconds > MAX_LIFE:
         flags.append("expires_in_clamped")
     return min(seconds, MAX_LIFE)
+
+
+def _refresh_end(answer: Mapping[str, Any], issued_at: float) -> float | None:
+    """No RFC names the member; these names are in use. Zero means “for ever” at some."""
+    for member in REFRESH_LIVES:
+        seconds = _number(answer.get(member))
+        if seconds is not None and 0 < seconds <= MOST_REFRESH_LIFE:
+            return issued_at + seconds
+    return None
 
 
 def _number(value: object) -> float | None:

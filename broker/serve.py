@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from broker.app import Broker, open_broker
+from broker.app.listeners import ListenerLimits
 from broker.clock import SystemClock
 from broker.config import ConfigError, load, reloadable, wipe_variables
 from broker.config.settings import Listen, LogSettings, Settings, UnixListen
@@ -21,7 +22,7 @@ from broker.hardening import harden
 from broker.observe import logs
 from broker.runner import QuietRunner
 from broker.sandbox import Sandbox
-from broker.sockets import listening, refused
+from broker.sockets import listening, refused, use_every_file
 from broker.systemd import Notifier
 from broker.tls import ServerTls, usable
 from broker.tokens.background import until_cancelled
@@ -95,6 +96,7 @@ class Service:
                     spool_folders=_spool_folders(self._environ),
                     watch=self._watch,
                     environ=self._environ,
+                    limits=ListenerLimits().within(use_every_file()),
                 )
             )
             loop.add_signal_handler(signal.SIGHUP, self._reload, broker)
@@ -106,6 +108,7 @@ class Service:
         """READY, renew in the background, wait for the signal, drain."""
         background = asyncio.create_task(broker.background.run(), name="background")
         recovery = asyncio.create_task(broker.tokens.recovery.renew(broker.left_open), name="recovery")
+        alerts = asyncio.create_task(broker.alerts.run(), name="alerts")
         broker.base.health.starting = False
         self._notifier.ready("serving tokens")
         log.info("broker.started", left_open=len(broker.left_open))
@@ -113,12 +116,13 @@ class Service:
         await self._stop.wait()
         self._notifier.stopping()
         log.info("broker.stopping", renewals=len(broker.tokens.flights))
-        broker.tokens.permit.stopping = broker.base.health.stopping = True
+        broker.stop_waiting()
         for task in (demo, recovery, background):
             await until_cancelled(task)
         await self._drain(broker)
         await _if_possible(broker.tokens.service.flush_uses)
         await _if_possible(broker.callers.service.flush_uses)
+        await broker.alerts.stop(alerts)
         broker.listeners.stop()
 
     async def _drain(self, broker: Broker) -> None:

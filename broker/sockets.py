@@ -1,6 +1,7 @@
 """Binds what the configuration names; a socket that cannot be had says which key to change."""
 
 import errno
+import resource
 import socket
 
 from broker.admin.socket import bind as bind_unix
@@ -8,6 +9,20 @@ from broker.config.settings import Listen, TcpListen, UnixListen
 from broker.errors import StartRefused
 
 BACKLOG = 512
+MOST_FILES = 65_536
+
+
+def use_every_file() -> int:
+    """Raise the limit of open files as far as one may; how many it is now.
+
+    The usual soft limit of 1,024 is for programs that call select(), which this one does not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= MOST_FILES:
+        return MOST_FILES
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def listening(listen: Listen, *, key: str) -> socket.socket:

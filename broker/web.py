@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
@@ -24,9 +25,6 @@ from broker.model import Caller
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
 
-MAX_BODY = 16 * 1024
-BODY_TIMEOUT = 10.0
-KEEPALIVE = 30.0
 SERVER = "token-broker"
 SAFE = {
     "Cache-Control": "no-store",
@@ -42,6 +40,8 @@ SAFE = {
 HTTPS_ONLY = {"Strict-Transport-Security": "max-age=31536000"}
 HEADERS: web.AppKey[Mapping[str, str]] = web.AppKey("headers", dict)
 """What is on every answer of an application."""
+LARGEST = 2**53
+"""Beyond it a number of JSON is not the one that was meant."""
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 RESERVED = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
@@ -51,6 +51,28 @@ CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
 """The client's address, seen through trusted proxies; absent on a Unix socket."""
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one listener takes from its visitors. Settings of the code, so that tests can shrink them."""
+
+    connections: int = 1024
+    per_peer: int | None = None
+    """Connections of one address, or of one IPv6 /64; None: as many as there are."""
+    uncapped: tuple[Network, ...] = ()
+    """Peers that speak for many, such as a proxy: `per_peer` is not for them."""
+    idle: float = 30.0
+    """Seconds for a whole header to come, and for which a connection may be idle."""
+    body_seconds: float = 10.0
+    body: int = 16 * 1024
+    """Bytes, unpacked."""
+    line: int = 8190
+    """Bytes of a request line, and of one header."""
+    headers: int = 128
+
+
+LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
 
 
 def public(handler: Route) -> Route:
@@ -103,7 +125,7 @@ def expected_error(exc: Exception) -> BrokerError:
         case web.HTTPMethodNotAllowed():
             return MethodNotAllowed(f"allowed here: {', '.join(sorted(exc.allowed_methods))}")
         case web.HTTPRequestEntityTooLarge():
-            return TooLarge(f"a body may have {MAX_BODY} bytes")
+            return TooLarge("the body is larger than is taken here")
         case web.HTTPException() if exc.status < 500:
             return InvalidRequest()
         case _:
@@ -135,18 +157,26 @@ def edge(
             response = await handler(request)
         except asyncio.CancelledError:
             raise
-        except Exception as exc:  # noqa: BLE001 - the one place where anything unforeseen becomes an answer
+        except Exception as exc:
+            if isinstance(exc, ConnectionError) and request.transport is None:
+                raise  # nobody is left to answer
             response = render(expected_error(exc), request)
-        if not response.prepared:
-            response.headers["X-Request-Id"] = request_id
-            # aiohttp's own would name versions.
-            response.headers["Server"] = SERVER
-            if is_stopping():
-                response.force_close()
+            if isinstance(exc, web.HTTPMethodNotAllowed):
+                # RFC 9110, 15.5.6.
+                response.headers["Allow"] = ", ".join(sorted(exc.allowed_methods))
+        if not response.prepared and (is_stopping() or _has_unread_body(request)):
+            response.force_close()
         _log(request, response.status, listener, time.perf_counter() - started)
         return response
 
     return middleware
+
+
+def _has_unread_body(request: web.Request) -> bool:
+    """Whether some of it is left, or was broken: it must not be taken for the next request."""
+    if not request.body_exists:
+        return False
+    return not request.content.at_eof() or request.content.exception() is not None
 
 
 def as_problem(error: BrokerError, request: web.Request) -> web.StreamResponse:
@@ -155,26 +185,35 @@ def as_problem(error: BrokerError, request: web.Request) -> web.StreamResponse:
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The body, at most 16 KiB and within ten seconds; raises TooLarge, InvalidRequest."""
+    """The body, as large and as slow as the listener's limits allow; raises TooLarge, InvalidRequest."""
+    limits = request.app[LIMITS]
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
+        async with asyncio.timeout(limits.body_seconds):
             return await request.read()
     except TimeoutError:
-        raise InvalidRequest("the body did not arrive within ten seconds") from None
+        raise InvalidRequest(f"the body did not arrive within {limits.body_seconds:g} seconds") from None
     except web.HTTPRequestEntityTooLarge:
-        raise TooLarge(f"a body may have {MAX_BODY} bytes") from None
+        raise TooLarge(f"a body may have {limits.body} bytes") from None
     except (web.RequestPayloadError, ValueError):
         raise InvalidRequest("the body is malformed") from None
+    except ConnectionError:
+        raise InvalidRequest("the connection ended before the body did") from None
 
 
-async def read_object(
-    request: web.Request, *, allowed: Mapping[str, type | tuple[type, ...]]
-) -> dict[str, Any]:
+Allowed = Mapping[str, type | tuple[type, ...]]
+"""The members that a body may have, and of which type each is."""
+
+
+async def read_object(request: web.Request, *, allowed: Allowed) -> dict[str, Any]:
     """A JSON object with members from `allowed` of the right types; an empty body is `{}`.
 
     Members that are null are left out. Raises InvalidRequest, TooLarge.
     """
-    body = await read_body(request)
+    return object_of(await read_body(request), allowed)
+
+
+def object_of(body: bytes, allowed: Allowed) -> dict[str, Any]:
+    """What a JSON body says; raises InvalidRequest."""
     if not body.strip():
         return {}
     try:
@@ -184,7 +223,10 @@ async def read_object(
     if not isinstance(value, dict):
         raise InvalidRequest("the body is not a JSON object")
     for name, member in value.items():
-        _check_member(name, member, allowed)
+        if isinstance(member, float) and member.is_integer() and allowed.get(name) is int:
+            # 17.0 is the integer 17 (RFC 8259, 6; JSON Schema, 4.2.3).
+            value[name] = int(member)
+        _check_member(name, value[name], allowed)
     return {name: member for name, member in value.items() if member is not None}
 
 
@@ -195,13 +237,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _check_member(name: str, member: object, allowed: Mapping[str, type | tuple[type, ...]]) -> None:
+def _check_member(name: str, member: object, allowed: Allowed) -> None:
     if name not in allowed:
         raise InvalidRequest(f"unknown member; known are: {', '.join(sorted(allowed)) or 'none'}")
     wanted = allowed[name]
     wrong_bool = isinstance(member, bool) and wanted is not bool
     if member is not None and (wrong_bool or not isinstance(member, wanted)):
         raise InvalidRequest(f"{name} has the wrong type")
+    # NaN is not equal or less, so it is refused as well.
+    if isinstance(member, int | float) and not abs(member) <= LARGEST:
+        raise InvalidRequest(f"{name} is a number out of range")
     if isinstance(member, str) and (len(member) > 4096 or not member.isprintable()):
         raise InvalidRequest(f"{name} holds characters that cannot be, or too many")
 
@@ -217,15 +262,24 @@ def query_number(request: web.Request, name: str, *, most: float) -> float | Non
     return float(text)
 
 
-def new_application(*middlewares: Any, https: bool = False) -> web.Application:
-    """An application with our limits and headers; `https`: browsers are told to come by no other way."""
-    application = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+def new_application(*middlewares: Any, https: bool = False, limits: Limits = Limits()) -> web.Application:
+    """An application with our headers and these limits, which the server below reads as well.
+
+    `https`: browsers are told to come by no other way.
+    """
+    application = web.Application(middlewares=middlewares, client_max_size=limits.body)
+    application[LIMITS] = limits
     application[HEADERS] = {**SAFE, **HTTPS_ONLY} if https else SAFE
     application.on_response_prepare.append(_be_safe)
     return application
 
 
 async def _be_safe(request: web.Request, response: web.StreamResponse) -> None:
+    # Here and not at the edge, which sees a stream only when it has ended.
+    if REQUEST_ID in request:
+        response.headers["X-Request-Id"] = request[REQUEST_ID]
+    # aiohttp's own would name versions.
+    response.headers["Server"] = SERVER
     for name, value in request.app[HEADERS].items():
         response.headers.setdefault(name, value)
 

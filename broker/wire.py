@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from broker.model import Account, CallerRecord, Event, PluginGrant, Reason
+from broker.model import Account, CallerRecord, Event, EventKind, PluginGrant, Reason
 
 WHAT_HAPPENED: Mapping[Reason, str] = {
     Reason.REVOKED_OR_EXPIRED: "The provider says that the grant was revoked or has expired.",
     Reason.LOST_ROTATION: "The provider issued a new refresh token whose answer never reached us; the old one is dead.",
     Reason.NO_REFRESH_TOKEN: "The provider gave no refresh token, and the access token's life is over.",
+    Reason.GRANT_AGES: "The provider ends this grant on a fixed day, whatever is renewed until then.",
+    Reason.GRANT_IDLES: "The provider ends grants that are not renewed for long, and this one is not renewed.",
     Reason.PROVIDER_UNAVAILABLE: "The provider cannot be reached.",
     Reason.PROVIDER_DECLINED: "The provider answers renewals with an error that says nothing about the grant.",
     Reason.PROVIDER_PAUSED: "The provider asked to be left alone for a while.",
@@ -30,6 +32,8 @@ WHAT_TO_DO: Mapping[Reason, str] = {
     Reason.REVOKED_OR_EXPIRED: "Send the person an install link (broker install-link) and have them connect again.",
     Reason.LOST_ROTATION: "Send the person an install link (broker install-link) and have them connect again.",
     Reason.NO_REFRESH_TOKEN: "Ask for offline_access in the provider's scopes, then have the person connect again.",
+    Reason.GRANT_AGES: "Send the person an install link (broker install-link), to connect again before that day.",
+    Reason.GRANT_IDLES: "Unfreeze it, set refresh.idle_renewal, or mend what keeps it from being renewed.",
     Reason.PROVIDER_UNAVAILABLE: "Nothing; it is tried again. If it lasts, look at the provider's status page.",
     Reason.PROVIDER_DECLINED: "Nothing at first; it is tried again. If it lasts, run `broker check`.",
     Reason.PROVIDER_PAUSED: "Nothing; renewals go on when the provider's time is up.",
@@ -46,6 +50,16 @@ WHAT_TO_DO: Mapping[Reason, str] = {
     Reason.MASS_REFUSAL: "Check client secrets and the provider's status; then `broker providers resume NAME`.",
     Reason.COPIED_STORE: "If no other broker runs on the original, type `broker adopt`.",
 }
+
+BROKER_TO_DO: Mapping[str, str] = {
+    "commit_retained": "Free disk space or mend the disk, and do not restart: a renewed token is in memory only.",
+    "audit_waiting": "Free disk space, or see to the journal; then it goes on by itself.",
+}
+"""The troubles of the broker itself that are no account's reason."""
+GOOD_NEWS = frozenset(
+    {EventKind.CONNECTED, EventKind.RENEWED, EventKind.RECOVERED, EventKind.BROKER_RECOVERED}
+)
+"""Nothing is to be done about these; their reason says what is over."""
 
 
 def rfc3339(at: float | None) -> str | None:
@@ -83,7 +97,6 @@ def account_json(account: Account, *, next_renewal_at: float | None) -> dict[str
 
 def event_json(event: Event) -> dict[str, Any]:
     """An event as the API, the webhook and the command hook show it."""
-    known = next((reason for reason in Reason if reason == event.reason), None)
     shown = {
         "id": event.id,
         "at": rfc3339(event.at),
@@ -91,10 +104,18 @@ def event_json(event: Event) -> dict[str, Any]:
         "account": event.account,
         "provider": event.provider,
         "reason": event.reason,
-        "what_to_do": WHAT_TO_DO[known] if known else None,
+        "what_to_do": _what_to_do(event),
         "generation": event.generation,
     }
-    return shown if event.subject is None else {**shown, "subject": event.subject}
+    more = {"subject": event.subject, "due_at": rfc3339(event.due_at)}
+    return {**shown, **{name: value for name, value in more.items() if value is not None}}
+
+
+def _what_to_do(event: Event) -> str | None:
+    if event.kind in GOOD_NEWS or event.reason is None:
+        return None
+    known = next((reason for reason in Reason if reason == event.reason), None)
+    return WHAT_TO_DO[known] if known else BROKER_TO_DO.get(event.reason)
 
 
 def plugin_grant_json(grant: PluginGrant) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import pytest
 from tests.house import House, open_house
 from tests.postgres import end_servers
 
+pytest_plugins = ["broker.client.testing.fixtures"]
+
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:

@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 
 from broker.admin.socket import operator
 from broker.app import Broker, open_broker
+from broker.app.listeners import ListenerLimits
 from broker.config import Settings, load
 from broker.config.settings import TcpListen
 from broker.model import Account
@@ -56,6 +57,7 @@ class House:
     watch: Watch = unwatched
     public_url: str = ""
     """Where browsers come in, if not straight at this broker."""
+    limits: ListenerLimits = field(default_factory=ListenerLimits)
     _closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
@@ -88,7 +90,13 @@ listen = "{self.sandbox.listen}"
         """Start the broker on its folder; again after `close`, as a restart."""
         self._closing = AsyncExitStack()
         self.broker = await self._closing.enter_async_context(
-            open_broker(self.settings, clock=self.clock, timings=self.timings, watch=self.watch)
+            open_broker(
+                self.settings,
+                clock=self.clock,
+                timings=self.timings,
+                watch=self.watch,
+                limits=self.limits,
+            )
         )
         self.broker.base.health.starting = False
         await self._listen(self.broker.listeners.internal, self.internal_port)
@@ -97,6 +105,8 @@ listen = "{self.sandbox.listen}"
     async def close(self) -> None:
         """Stop it cleanly: flights end first."""
         await self.broker.tokens.flights.drain()
+        self.broker.tokens.waiters.stop()
+        self.broker.listeners.stop()
         await self._closing.aclose()
 
     async def restart(self) -> None:
@@ -185,6 +195,7 @@ async def open_house(
     timings: Timings | None = None,
     public_port: int | None = None,
     watch: Watch = unwatched,
+    limits: ListenerLimits | None = None,
 ) -> AsyncIterator[House]:
     """A house with the caller `service`, who may read every account's token and force renewals."""
     clock = clock or FakeClock()
@@ -208,6 +219,7 @@ async def open_house(
             internal_port=internal_port,
             session=session,
             watch=watch,
+            limits=limits or ListenerLimits(),
         )
         house.write_config()
         await house.open()

@@ -34,9 +34,11 @@ SMALL = {
 }
 EMPTY = """
 DO $$ DECLARE one RECORD; BEGIN
-  FOR one IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_version' LOOP
+  FOR one IN SELECT tablename FROM pg_tables
+              WHERE schemaname = 'public' AND tablename NOT IN ('schema_version', 'event_ids') LOOP
     EXECUTE 'DELETE FROM ' || one.tablename;
   END LOOP;
+  UPDATE event_ids SET last = 0, purged = 0;
 END $$"""
 _numbers = itertools.count()
 

@@ -11,7 +11,6 @@ import aiohttp
 from aiohttp import web
 
 from broker.config.settings import TcpListen
-from broker.runner import QuietRunner
 from broker.sandbox import Sandbox
 from broker.tokens.schedule import Timings
 from tests.fakes.clock import FakeClock
@@ -124,7 +123,7 @@ async def open_replicas(
         balancer.targets = [house.public for house in houses]
         application = web.Application()
         application.router.add_route("*", "/{path:.*}", balancer.handle)
-        runner = QuietRunner(application)
+        runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         closing.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", balancer.port).start()

@@ -1,6 +1,8 @@
 """The arrows of the house point one way: who may import whom, as data."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +16,14 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"observe"}),
     frozenset({"providers", "store", "systemd", "sandbox"}),
     frozenset({"web", "pages", "keys", "audit", "tls"}),
-    frozenset({"browser", "callers", "runner"}),
+    frozenset({"browser", "callers", "door", "runner", "description"}),
     frozenset({"login"}),
     frozenset({"tokens", "installs", "plugin"}),
-    frozenset({"accounts"}),
+    frozenset({"accounts", "alerts"}),
     frozenset({"admin"}),
     frozenset({"dashboard"}),
     frozenset({"sockets", "hardening"}),
+    frozenset({"client"}),
     frozenset({"app"}),
     frozenset({"demo"}),
     frozenset({"serve"}),
@@ -30,7 +33,7 @@ LEVELS: tuple[frozenset[str], ...] = (
 """From the ground up; a room imports itself and what lies below, and no neighbour on its own level but words."""
 
 WORDS = LEVELS[0]
-NEIGHBOURS = {("sealing", "keyring"), ("callers", "browser")}
+NEIGHBOURS = {("sealing", "keyring"), ("callers", "browser"), ("runner", "door")}
 """Imports on one level that are meant: the higher-numbered half of a level, said by name."""
 
 ONLY_IN = {
@@ -42,6 +45,9 @@ ONLY_IN = {
     "click": {"cli", "__main__.py"},
     "rich": {"cli"},
     "tomllib": {"config"},
+    "httpx": {"client/httpx.py"},
+    "requests": {"client/requests.py"},
+    "pytest": {"client/testing/fixtures.py"},
 }
 """Drivers and libraries with one home each."""
 
@@ -60,11 +66,21 @@ WEB_EDGE = {
 }
 """Where `aiohttp.web` may be imported, besides every room's routes.py and its like."""
 
-HTTP_CLIENT = {"providers/client.py", "sandbox", "cli"}
+HTTP_CLIENT = {
+    "providers/client.py",
+    "alerts/webhook.py",
+    "sandbox",
+    "cli",
+    "client/asynchronous.py",
+    "client/aiohttp.py",
+}
 """Where aiohttp's client may be used."""
 
 CLI_MAY_IMPORT = WORDS | {"cli", "systemd"}
 """At import time; `serve`, `sandbox` and `check` work alone and import what they start when they start it."""
+
+CLIENT_MAY_IMPORT = sys.stdlib_module_names | {"aiohttp", "yarl", "httpx", "requests", "pytest"}
+"""`broker.client` runs in other people's programs: it imports itself, and these where `ONLY_IN` lets it."""
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -167,6 +183,43 @@ def test_libraries_stay_at_home() -> None:
     assert [] == [line for path, tree in modules() for line in strays(path, tree)]
 
 
+def foreign_to_the_client(path: str, tree: ast.AST) -> list[str]:
+    """What a program that calls the broker would be made to import; `path` is below broker/client."""
+    wrong = []
+    for module, _ in imports(tree):
+        ours = module == "broker.client" or module.startswith("broker.client.")
+        if not ours and module.split(".")[0] not in CLIENT_MAY_IMPORT:
+            wrong.append(f"{path} imports {module}")
+    return wrong
+
+
+def test_client_imports_nothing_of_the_server() -> None:
+    """Nor does the server import the client."""
+    parts = [(path, tree) for path, tree in modules() if room_of(path) == "client"]
+    server = [(path, tree) for path, tree in modules() if room_of(path) != "client"]
+
+    assert len(parts) > 10
+    assert [] == [line for path, tree in parts for line in foreign_to_the_client(path, tree)]
+    assert [] == [path for path, tree in server if "client" in rooms_imported(tree)]
+
+
+def test_client_loads_nothing_of_the_server() -> None:
+    """Importing it leaves `broker`, itself and aiohttp in memory; no driver, no other room, no adapter's library."""
+    program = "import sys, broker.client; print(*sys.modules)"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        check=True,
+        text=True,
+        env={"PYTHONPATH": str(BROKER.parent)},
+    ).stdout.split()
+
+    ours = {name for name in loaded if name.split(".")[0] == "broker"} - {"broker", "broker.client"}
+    assert set() == {name for name in ours if not name.startswith("broker.client.")}
+    assert set() == set(loaded) & {"httpx", "requests", "structlog", "cryptography", "aiosqlite", "jinja2"}
+
+
 def test_only_the_composition_root_names_concrete_classes() -> None:
     """Rooms ask for protocols; SqliteDatabase and its like are named where they are built."""
     concrete = {
@@ -215,8 +268,17 @@ def test_planted_import_is_caught(path: str, source: str) -> None:
         ("installs/service.py", "import aiohttp"),
         ("tokens/policy.py", "from prometheus_client import Counter"),
         ("web.py", "import jwt"),
+        ("client/asynchronous.py", "import httpx"),
     ],
 )
 def test_planted_library_is_caught(path: str, source: str) -> None:
     """The check itself can fail."""
     assert [] != strays(path, ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    "source", ["from broker.model import Secret", "import structlog", "from broker import __version__"]
+)
+def test_planted_import_of_the_client_is_caught(source: str) -> None:
+    """The check itself can fail."""
+    assert [] != foreign_to_the_client("client/core.py", ast.parse(source))

@@ -17,12 +17,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from prometheus_client.metrics import MetricWrapperBase
 
 from broker import errors
+from broker.alerts.schedule import KEPT, RETRIES
+from broker.app.listeners import OPERATORS, OTHER_FILES, SERVICES, STRANGERS
 from broker.cli import broker
 from broker.config import ConfigError, Settings, load
 from broker.config.settings import IssuedJwt, OwnJwt, PeerUid
 from broker.model import EventKind, Reason, Secret
 from broker.observe.metrics import Metrics
 from broker.sandbox.faults import PASSING, STANDING, Faults, Mode
+from broker.systemd import alert_rules
+from broker.tokens.flight import QUEUE
 from broker.wire import WHAT_HAPPENED, WHAT_TO_DO
 from tests.house import House
 
@@ -107,7 +111,7 @@ def known_keys(folder: Path) -> dict[str, set[str]]:
     """The keys of each table that is read, as the complaint about an unknown one lists them."""
     tables = (
         *("server", "store", "keys", "refresh", "login", "plugin", "plugin.clients.kit", "audit", "log"),
-        "sandbox",
+        *("sandbox", "alerts"),
     )
     text = "nonsense = 1\n" + "".join(f"[{table}]\nnonsense = 1\n" for table in tables)
     text += "[callers.x]\nnonsense = 1\n"
@@ -291,6 +295,28 @@ def metric_row(metric: MetricWrapperBase) -> list[str]:
     return [f"`{name}`", ", ".join(metric._labelnames), described.documentation]
 
 
+def test_every_alert_rule_is_named_with_what_to_do() -> None:
+    """In the very sentence of its annotation, with its severity, and none that is not there."""
+    _, *blocks = re.split(r"^ +- alert: ", alert_rules(), flags=re.MULTILINE)
+    member = r'^ +{}: "?(.+?)"?$'
+    known = [
+        [f"`{block.splitlines()[0]}`", *(re.findall(pattern, block, re.MULTILINE)[0] for pattern in patterns)]
+        for block in blocks
+        for patterns in [(r"severity: (\w+)", member.format("todo"))]
+    ]
+
+    assert known == rows(chapter("### Alerts"))
+
+
+@pytest.mark.parametrize("wait", RETRIES)
+def test_schedule_of_retries_is_as_shown(wait: float) -> None:
+    """Each pause between two attempts, and when an alert is given up."""
+    text = f"{wait:.0f} s" if wait < 60 else f"{wait / 60:.0f} min" if wait < 3600 else f"{wait / 3600:.0f} h"
+
+    assert f"{text}, " in chapter("### Alerts")
+    assert 3 * 86400 == KEPT
+
+
 def test_every_command_is_named_with_its_help() -> None:
     """And none that is not there."""
     known = {(f"`{name}`", command.get_short_help_str(90)) for name, command in commands(broker)}
@@ -443,3 +469,16 @@ def test_repository_configuration_is_what_make_run_promises() -> None:
 
     assert data["sandbox"] == {"enabled": True, "listen": "127.0.0.1:8089", "demo": True}
     assert all(data["server"][key].startswith("127.0.0.1:") for key in ("internal", "public"))
+
+
+def test_every_limit_is_the_programs() -> None:
+    """In the words of its table, and in its order."""
+    services, strangers, operators = SERVICES, STRANGERS, OPERATORS
+    most = (strangers.per_peer or 0, strangers.connections, services.connections, operators.connections)
+    seconds = (f"{services.idle:g} s", f"{services.body_seconds:g} s")
+    sizes = (f"{services.body:,} bytes", f"{services.line:,} bytes", f"{services.headers}", f"{QUEUE}")
+
+    assert [*(f"{number:,}" for number in most), *seconds, *sizes] == [
+        row[1] for row in rows(chapter("### Limits"))
+    ]
+    assert f"{services.connections + OTHER_FILES:,} open files" in chapter("### Limits")

@@ -109,13 +109,9 @@ class Overview:
         limit: int,
         account: str | None,
         request_id: str,
-        asked: bool = False,
     ) -> list[Event]:
-        """Events behind `after`, or the last ones. `asked`: the caller was let in before, and follows."""
-        if not asked:
-            await self._gate.require(
-                caller, Permission.ACCOUNTS, account, request_id=request_id, action="events"
-            )
+        """Events behind `after`, or the last ones."""
+        await self._gate.require(caller, Permission.ACCOUNTS, account, request_id=request_id, action="events")
         if after is None:
             return await self._events.last_events(limit, account)
         return await self._events.events(after, limit, account)

@@ -1,7 +1,5 @@
 """The HTTP of operators: health and metrics on the internal listener, everything else on the admin socket."""
 
-import asyncio
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
@@ -13,6 +11,7 @@ from broker.admin.adoption import Adoption
 from broker.admin.audit import AuditCheck
 from broker.admin.checks import Check
 from broker.admin.overview import Overview
+from broker.alerts.routes import Streams
 from broker.callers.gate import Gate
 from broker.callers.service import CallerService
 from broker.clock import Clock
@@ -22,10 +21,8 @@ from broker.observe.health import Health
 from broker.web import CALLER, CLIENT, REQUEST_ID, answer, public, query_number, read_object
 from broker.wire import caller_json, event_json, rfc3339
 
-FOLLOW_EVERY = 0.5
 EVENTS = 100
 VERIFY_BLOCK = 64 * 1024
-STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 
 
 class HealthRoutes:
@@ -88,8 +85,10 @@ class AdminRoutes:
         audit: AuditCheck,
         check: Callable[[], Awaitable[list[Check]]],
         gate: Gate,
+        streams: Streams,
         clock: Clock,
     ) -> None:
+        self._streams = streams
         self._callers, self._overview, self._adoption = callers, overview, adoption
         self._audit, self._check, self._gate, self._clock = audit, check, gate, clock
         self._started_at = clock.now()
@@ -152,7 +151,9 @@ class AdminRoutes:
         """The last events, or those behind `after`; as server-sent events they go on for ever."""
         after = query_number(request, "after", most=2**53)
         if "text/event-stream" in request.headers.get("Accept", ""):
-            return await self._follow(request, None if after is None else int(after))
+            return await self._follow(
+                request, await self._start(request, None if after is None else int(after))
+            )
         events = await self._events(request, None if after is None else int(after))
         return answer({"events": events})
 
@@ -186,35 +187,26 @@ class AdminRoutes:
     async def _require_admin(self, request: web.Request) -> None:
         await self._gate.require(request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID])
 
-    async def _events(
-        self, request: web.Request, after: int | None, *, asked: bool = False
-    ) -> list[dict[str, Any]]:
+    async def _events(self, request: web.Request, after: int | None) -> list[dict[str, Any]]:
         limit = query_number(request, "limit", most=1000)
         found = await self._overview.events(
             request[CALLER],
             after=after,
             limit=EVENTS if limit is None else max(1, int(limit)),
             account=request.query.get("account"),
-            asked=asked,
             request_id=request[REQUEST_ID],
         )
         return [event_json(event) for event in found]
 
-    async def _follow(self, request: web.Request, after: int | None) -> web.StreamResponse:
-        # Before the answer begins, so that a refusal is one.
-        found = await self._events(request, after)
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
-        )
-        await response.prepare(request)
-        while not request.app[STOPPING].is_set():
-            for event in found:
-                after = event["id"]
-                await response.write(f"id: {after}\ndata: {json.dumps(event)}\n\n".encode())
-            after = after or 0
-            await self._clock.sleep(FOLLOW_EVERY)
-            found = await self._events(request, after, asked=True)
-        return response
+    async def _start(self, request: web.Request, after: int | None) -> int:
+        """Behind which event a stream begins: `after`, else so that the last ones come first."""
+        last = await self._events(request, after)
+        if after is not None:
+            return after
+        return int(last[0]["id"]) - 1 if last else 0
+
+    async def _follow(self, request: web.Request, after: int) -> web.StreamResponse:
+        return await self._streams.follow(request, last_id=after, account=request.query.get("account"))
 
 
 def _texts(values: list[object]) -> list[str]:

@@ -15,9 +15,10 @@ from broker.admin.checks import (
     tls_checks,
 )
 from broker.admin.key_checks import key_checks
+from broker.alerts.service import Alerts
 from broker.app.databases import open_alone
 from broker.app.foundation import Foundation, audit_key, lay_foundation
-from broker.app.listeners import Listeners, build_listeners
+from broker.app.listeners import ListenerLimits, Listeners, build_listeners
 from broker.app.looking import Copy, copied
 from broker.app.rooms import (
     CallerRoom,
@@ -66,9 +67,19 @@ class Broker:
     def callers(self) -> CallerRoom:
         return self.rooms.callers
 
+    @property
+    def alerts(self) -> Alerts:
+        return self.rooms.alerts.service
+
+    def stop_waiting(self) -> None:
+        """The broker stops: who waits for news gets what there is."""
+        self.tokens.permit.stopping = self.base.health.stopping = True
+        self.tokens.waiters.stop()
+
     def use(self, settings: Settings) -> None:
-        """Go on with reloaded providers and callers."""
+        """Go on with reloaded providers, callers and alerts."""
         self.callers.use(settings.callers)
+        self.rooms.alerts.use(settings, resume=True)
         self.base.providers.build(settings.providers)
         by_name = self.base.providers.by_name
         self.tokens.refresher.use(by_name)
@@ -88,10 +99,11 @@ async def open_broker(
     spool_folders: tuple[Path, ...] = (),
     watch: Watch = unwatched,
     environ: Mapping[str, str] | None = None,
+    limits: ListenerLimits | None = None,
 ) -> AsyncIterator[Broker]:
     """Build the broker and take over what an earlier boot left (R10); raises StartRefused.
 
-    What was opened is closed in reverse. `clock`, `timings` and `watch` are for tests and proofs.
+    What was opened is closed in reverse. `clock`, `timings`, `watch` and `limits` are for tests and proofs.
     """
     async with AsyncExitStack() as closing:
         base = await lay_foundation(settings, clock or SystemClock(), closing)
@@ -115,7 +127,7 @@ async def open_broker(
             base=base,
             rooms=rooms,
             background=build_background(base, rooms),
-            listeners=build_listeners(base, rooms, check),
+            listeners=build_listeners(base, rooms, check, limits or ListenerLimits()),
             left_open=await rooms.tokens.recovery.prepare(),
         )
 

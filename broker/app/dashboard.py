@@ -41,6 +41,7 @@ def build_dashboard(base: Foundation, rooms: Rooms) -> Dashboard:
             accounts=rooms.accounts,
             overview=rooms.overview,
             callers=rooms.callers.service,
+            keys=rooms.keys.desk,
             health=base.health,
             clock=base.steady,
         ),

@@ -80,6 +80,8 @@ class Foundation:
     gate: Gate
     providers: Providers
     http: ProviderClient
+    replica: str
+    """What this broker is called among several."""
 
     @property
     def keyring(self) -> Keyring:
@@ -120,6 +122,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         gate=Gate(audit=audit, keyring=ring.keyring),
         providers=providers,
         http=http,
+        replica=settings.store.replica,
     )
 
 

@@ -1,8 +1,7 @@
 """The three web applications; nothing of one answers on another."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -10,8 +9,10 @@ from broker.accounts.routes import AccountRoutes
 from broker.admin.backup_routes import BackupRoutes
 from broker.admin.checks import Check
 from broker.admin.key_routes import KeyRoutes
-from broker.admin.routes import STOPPING, AdminRoutes, HealthRoutes
+from broker.admin.routes import AdminRoutes, HealthRoutes
 from broker.admin.socket import by_peer
+from broker.alerts.feed import Feed
+from broker.alerts.routes import EventRoutes, Streams
 from broker.app.dashboard import Dashboard, build_dashboard
 from broker.app.foundation import Foundation
 from broker.app.plugin import consent_routes
@@ -19,13 +20,38 @@ from broker.app.rooms import Rooms
 from broker.browser import PERSON, PERSON_LIFE, BrowserCookie
 from broker.callers.middleware import Entrance
 from broker.callers.throttle import Throttle
+from broker.description.routes import DescriptionRoutes
 from broker.errors import BrokerError
 from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
 from broker.login.routes import Continue, LoginRoutes
+from broker.model import Caller
 from broker.pages import Pages, error_page
 from broker.plugin import routes as plugin_routes
 from broker.tokens.routes import TokenRoutes
-from broker.web import REQUEST_ID, Render, as_problem, edge, new_application
+from broker.web import CALLER, REQUEST_ID, Limits, Render, as_problem, edge, new_application
+
+OTHER_FILES = 3072
+"""What is kept free of open files for the other listeners, the providers and the store."""
+FEWEST = 64
+SERVICES = Limits(connections=16_384)
+STRANGERS = Limits(connections=1024, per_peer=64)
+OPERATORS = Limits(connections=1024)
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerLimits:
+    """What each listener takes; only strangers are counted by address."""
+
+    internal: Limits = SERVICES
+    public: Limits = STRANGERS
+    admin: Limits = OPERATORS
+
+    def within(self, files: int) -> "ListenerLimits":
+        """With no more connections than so many open files allow."""
+        room = max(FEWEST, files - OTHER_FILES)
+        return replace(
+            self, internal=replace(self.internal, connections=min(room, self.internal.connections))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +66,31 @@ class Listeners:
     """Operators, over the admin socket."""
     install_routes: InstallRoutes
     dashboard: Dashboard
+    feed: Feed
 
     def stop(self) -> None:
         """End what would go on for ever."""
-        self.admin[STOPPING].set()
+        self.feed.stop()
         self.dashboard.live.stop()
 
 
-def build_listeners(base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]]) -> Listeners:
+def build_listeners(
+    base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]], limits: ListenerLimits
+) -> Listeners:
     """All three, on one set of rooms."""
-    install_routes, public = _public(base, rooms)
+    install_routes, public = _public(base, rooms, limits.public)
     dashboard = build_dashboard(base, rooms)
     return Listeners(
-        internal=_internal(base, rooms, dashboard),
+        internal=_internal(base, rooms, dashboard, limits.internal),
         public=public,
-        admin=_admin(base, rooms, check, dashboard),
+        admin=_admin(base, rooms, check, dashboard, limits.admin),
         install_routes=install_routes,
         dashboard=dashboard,
+        feed=rooms.alerts.service.feed,
     )
 
 
-def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard) -> web.Application:
+def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limits) -> web.Application:
     entrance = Entrance(
         authenticators=(rooms.callers.keys, rooms.callers.jwts),
         configured=rooms.callers.configured,
@@ -83,24 +113,36 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard) -> web.Appli
             trusted_proxies=base.settings.server.trusted_proxies,
         ),
         entrance.middleware(),
+        limits=limits,
     )
-    application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady).routes())
+
+    async def still(request: web.Request) -> Caller:
+        await entrance.admit(request)
+        return request[CALLER]
+
+    streams = Streams(feed=rooms.alerts.service.feed, clock=base.clock, still=still)
+    application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady, still=still).routes())
+    application.add_routes(EventRoutes(streams=streams, gate=base.gate).routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     if rooms.plugin is not None:
         application.add_routes(rooms.plugin.api.routes())
     application.add_routes(health.routes())
     application.add_routes(dashboard.routes)
+    _describe(application, base, "For services", base.settings.server.internal_url)
     return application
 
 
 def _admin(
-    base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]], dashboard: Dashboard
+    base: Foundation,
+    rooms: Rooms,
+    check: Callable[[], Awaitable[list[Check]]],
+    dashboard: Dashboard,
+    limits: Limits,
 ) -> web.Application:
     application = new_application(
-        edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer()
+        edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer(), limits=limits
     )
-    application[STOPPING] = asyncio.Event()
     admin = AdminRoutes(
         callers=rooms.callers.service,
         overview=rooms.overview,
@@ -108,11 +150,11 @@ def _admin(
         audit=rooms.audit,
         check=check,
         gate=base.gate,
+        streams=Streams(feed=rooms.alerts.service.feed, clock=base.clock, still=_as_it_was),
         clock=base.clock,
     )
-    application.add_routes(
-        TokenRoutes(service=rooms.tokens.service, clock=base.steady, operators=True).routes()
-    )
+    tokens = TokenRoutes(service=rooms.tokens.service, clock=base.steady, still=_as_it_was, operators=True)
+    application.add_routes(tokens.routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     if rooms.plugin is not None:
@@ -124,7 +166,12 @@ def _admin(
     return application
 
 
-def _public(base: Foundation, rooms: Rooms) -> tuple[InstallRoutes, web.Application]:
+async def _as_it_was(request: web.Request) -> Caller:
+    """Who opened the admin socket stays who that is."""
+    return request[CALLER]
+
+
+def _public(base: Foundation, rooms: Rooms, limits: Limits) -> tuple[InstallRoutes, web.Application]:
     settings, installs, plugin = base.settings, rooms.installs, rooms.plugin
     https = settings.server.public_url.startswith("https://")
     pages, cookie = Pages(sandbox=settings.sandbox.enabled, https=https), BrowserCookie(https=https)
@@ -146,6 +193,8 @@ def _public(base: Foundation, rooms: Rooms) -> tuple[InstallRoutes, web.Applicat
             trusted_proxies=settings.server.trusted_proxies,
         ),
         https=https,
+        # A proxy's connections are those of everybody behind it.
+        limits=replace(limits, uncapped=(*limits.uncapped, *settings.server.trusted_proxies)),
     )
     application.add_routes([*install_routes.routes(), *pages.routes()])
     purposes: dict[str, Continue] = {PURPOSE: install_routes.signed_in}
@@ -158,7 +207,20 @@ def _public(base: Foundation, rooms: Rooms) -> tuple[InstallRoutes, web.Applicat
     if installs.login is not None:
         login = LoginRoutes(service=installs.login, pages=pages, cookie=cookie, purposes=purposes)
         application.add_routes(login.routes())
+    _describe(application, base, "For browsers and Kit", settings.server.public_url)
     return install_routes, application
+
+
+def _describe(application: web.Application, base: Foundation, title: str, url: str) -> None:
+    """Last, so that it knows every route; no script runs on its page, also not the dashboard's."""
+    description = DescriptionRoutes(
+        title=title,
+        server=url,
+        providers=lambda: base.providers.by_name,
+        pages=Pages(sandbox=base.settings.sandbox.enabled, https=url.startswith("https://")),
+    )
+    application.add_routes(description.routes())
+    description.describe(application)
 
 
 def _for_people(pages: Pages) -> Render:

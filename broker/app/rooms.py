@@ -10,9 +10,9 @@ from broker.accounts.service import AccountService
 from broker.admin.adoption import Adoption
 from broker.admin.audit import AuditCheck
 from broker.admin.backup import BackupDesk
-from broker.admin.degraded import DegradedEvents
 from broker.admin.keys import KeyDesk
 from broker.admin.overview import Overview
+from broker.app.alerts import AlertRoom
 from broker.app.databases import copies_of
 from broker.app.foundation import Foundation, audit_key
 from broker.app.plugin import PluginRoom, build_plugin
@@ -43,6 +43,7 @@ from broker.tokens.retained import RetainedCommits
 from broker.tokens.schedule import Timings
 from broker.tokens.service import TokenService
 from broker.tokens.steps import Watch
+from broker.tokens.waiting import Waiters
 
 EVENTS_KEPT = 90 * 86400.0
 INSTALLS_KEPT = 3600.0
@@ -58,6 +59,7 @@ class TokenRoom:
     refresher: Refresher
     flights: Flights
     recovery: Recovery
+    waiters: Waiters
     service: TokenService
 
 
@@ -120,7 +122,7 @@ class Rooms:
     plugin: PluginRoom | None
     """None: `[plugin]` is off."""
     audit: AuditCheck
-    degraded: DegradedEvents
+    alerts: AlertRoom
 
 
 def build_rooms(
@@ -142,7 +144,7 @@ def build_rooms(
         adoption=_adoption(base, tokens),
         plugin=build_plugin(base, base.settings.plugin) if base.settings.plugin else None,
         audit=AuditCheck(audit=base.audit, key_of=audit_key(base.keyring), gate=base.gate),
-        degraded=DegradedEvents(health=base.health, events=base.stores.events, clock=base.steady),
+        alerts=AlertRoom(base, tokens.permit, closing),
     )
 
 
@@ -237,6 +239,9 @@ def _tokens(
         are_heard=changes.are_heard,
     )
     changes.listen(opened.forget, opened.forget_all)
+    waiters = Waiters(clock=base.clock)
+    # Behind the memory of opened accounts: who is woken reads what is new.
+    changes.listen(waiters.heard, waiters.missed)
     service = TokenService(
         opened=opened,
         store=store,
@@ -247,8 +252,9 @@ def _tokens(
         settings=base.settings.refresh,
         metrics=base.metrics,
         account_page=lambda name: f"{base.settings.server.internal_url}/dashboard/accounts/{name}",
+        waiters=waiters,
     )
-    return TokenRoom(permit, retained, refresher, flights, recovery, service)
+    return TokenRoom(permit, retained, refresher, flights, recovery, waiters, service)
 
 
 def _installs(base: Foundation, spool: Spool[PendingGrant], closing: AsyncExitStack) -> InstallRoom:
@@ -354,7 +360,6 @@ def build_background(base: Foundation, rooms: Rooms) -> Background:
         chores=(
             lambda: base.store_health.probe(stores.keys),
             rooms.adoption.look_again,
-            rooms.degraded.flush,
             tokens.service.flush_uses,
             rooms.callers.service.flush_uses,
             rooms.installs.service.identify_held,

@@ -11,7 +11,7 @@ from broker.callers.configured import ConfiguredCallers
 from broker.callers.peer import peer_name, peer_uid
 from broker.callers.throttle import Throttle
 from broker.clock import Clock
-from broker.errors import RateLimited, Unauthenticated
+from broker.errors import InvalidRequest, RateLimited, Unauthenticated
 from broker.model import Caller, Secret
 from broker.observe.metrics import Metrics
 from broker.web import CALLER, CLIENT, Handler, is_public
@@ -62,8 +62,10 @@ class Entrance:
         headers = request.headers.getall("Authorization", [])
         if not headers:
             return self._by_uid(uid)
+        if len(headers) > 1:
+            raise InvalidRequest("there is more than one Authorization header; send one")
         form = CREDENTIAL.fullmatch(headers[0])
-        if form is None or len(headers) > 1:
+        if form is None:
             raise Unauthenticated(why="malformed")
         for authenticator in self._authenticators:
             caller = await authenticator.authenticate(Secret(form[1]))

@@ -58,6 +58,9 @@ def _about(event: Mapping[str, Any]) -> str:
 
 
 def _show_line(event: Mapping[str, Any]) -> None:
+    if event["event"] == "gap":
+        click.echo(f"Events up to {event['resumed_after']} are not kept any more.", err=True)
+        return
     # Absolute here: a line that stays on the screen must stay true.
     words = (event["at"], event["event"], _about(event), event["reason"])
     click.echo("  ".join(plain(word) for word in words if word is not None))

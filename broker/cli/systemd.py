@@ -1,4 +1,4 @@
-"""`broker systemd`: the unit that the broker runs as."""
+"""`broker systemd`: the unit that the broker runs as, and the rules that watch it."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import click
 
 from broker.cli.command import Group
 from broker.cli.failed import Failed
-from broker.systemd import install
+from broker.systemd import alert_rules, install
 
 
 @click.group("systemd", cls=Group)
@@ -33,3 +33,9 @@ def install_unit(root: Path) -> None:
         raise Failed(f"{exc.filename or root} cannot be written: {exc.strerror}; are you root?") from None
     for line in lines:
         click.echo(line)
+
+
+@systemd.command("alerts", example="broker systemd alerts > /etc/prometheus/rules/token-broker.yaml")
+def print_rules() -> None:
+    """Print alert rules for Prometheus."""
+    click.echo(alert_rules(), nl=False)

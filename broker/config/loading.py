@@ -9,6 +9,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from broker.config.alerts import read_alerts
 from broker.config.callers import read_callers
 from broker.config.plugin import read_plugin
 from broker.config.problems import ConfigError, Problems
@@ -29,7 +30,7 @@ from broker.config.tables import (
 )
 
 USUAL_PATH = Path("/etc/token-broker/config.toml")
-RELOADED = ("providers", "callers", "log")
+RELOADED = ("providers", "callers", "alerts", "log")
 """What SIGHUP takes over."""
 NO_KEYS = ("path", "variables")
 KEYS = {
@@ -83,6 +84,7 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
         plugin=read_plugin(supplied.table("plugin")) if supplied.has("plugin") else None,
         callers=read_callers(top.tables("callers"), server),
         audit=read_audit(top.table("audit"), folder, store.path, environ),
+        alerts=read_alerts(top.table("alerts"), folder),
         log=read_log(top.table("log")),
         sandbox=sandbox,
         variables=frozenset(secrets.variables),

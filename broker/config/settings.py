@@ -1,7 +1,7 @@
 """What a valid configuration is: frozen values, every secret resolved, every path absolute, times in seconds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -243,6 +243,21 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    url: Secret
+    """Some receivers know their senders by the address alone."""
+    keys: tuple[bytes, ...] = field(repr=False)
+    """What signs: one, or two while it is being replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertSettings:
+    webhook: WebhookSettings | None
+    command: tuple[str, ...]
+    """Empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     format: Literal["json", "console", "auto"]
     level: Literal["debug", "info", "warning", "error"]
@@ -272,6 +287,7 @@ class Settings:
     """None: there is no OAuth server for plugins."""
     callers: Mapping[str, CallerSettings]
     audit: AuditSettings
+    alerts: AlertSettings
     log: LogSettings
     sandbox: SandboxSettings
     variables: frozenset[str] = frozenset()

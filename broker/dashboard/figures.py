@@ -25,6 +25,7 @@ EVENT_WORDS: Mapping[EventKind, tuple[str, Tone]] = {
     EventKind.REFRESH_FAILING: ("Renewal failing", "wait"),
     EventKind.RECOVERED: ("Recovered", "good"),
     EventKind.NEEDS_REAUTHORIZATION: ("Needs a person", "bad"),
+    EventKind.REAUTHORIZATION_DUE: ("Will need a person", "wait"),
     EventKind.DISCONNECTED: ("Removed", "calm"),
     EventKind.PROVIDER_REJECTED_CLIENT: ("Provider refuses our client", "bad"),
     EventKind.BROKER_DEGRADED: ("Broker degraded", "bad"),

@@ -13,13 +13,19 @@ from broker.dashboard.live import Live
 from broker.dashboard.service import DashboardService
 from broker.dashboard.session import LINK_LIFE, Session, Sessions
 from broker.errors import BrokerError, Forbidden, InvalidRequest, UnknownAccount
-from broker.model import Permission, Secret, Status, is_account_name
+from broker.model import CallerKind, Permission, Secret, Status, is_account_name
 from broker.pages import Page, Pages, error_page
 from broker.store.interface import AccountQuery
 from broker.web import CALLER, REQUEST_ID, answer, public, read_body
 from broker.wire import rfc3339
 
 SignedIn = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
+PROOFS = {
+    CallerKind.KEYS: "",
+    CallerKind.PUBLIC_KEY: "signs its own JWTs",
+    CallerKind.ISSUER: "JWTs of an issuer",
+    CallerKind.UID: "a user of this machine",
+}
 MOST_FIELDS = 8
 SEARCH_MOST = 100
 
@@ -52,6 +58,7 @@ class DashboardRoutes:
             web.get(f"{base}/providers", self._page(self.providers), allow_head=False),
             web.post(base + "/providers/{provider}/resume", self._form(self.resume)),
             web.get(f"{base}/callers", self._page(self.callers), allow_head=False),
+            web.get(f"{base}/keys", self._page(self.keys), allow_head=False),
             web.get(f"{base}/activity", self._page(self.activity), allow_head=False),
             web.get(f"{base}/live", self._page(self.live), allow_head=False),
         ]
@@ -104,7 +111,11 @@ class DashboardRoutes:
 
     async def callers(self, request: web.Request, session: Session) -> web.StreamResponse:
         callers = await self._service.callers(session.actor, request[REQUEST_ID])
-        return self._render(request, session, "callers.html", callers=callers)
+        return self._render(request, session, "callers.html", callers=callers, proofs=PROOFS)
+
+    async def keys(self, request: web.Request, session: Session) -> web.StreamResponse:
+        keys = await self._service.keys(session.actor, request[REQUEST_ID])
+        return self._render(request, session, "keys.html", keys=keys)
 
     async def activity(self, request: web.Request, session: Session) -> web.StreamResponse:
         recent = await self._service.activity(session.actor, request[REQUEST_ID])

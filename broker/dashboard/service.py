@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from broker.accounts.service import AccountService
+from broker.admin.keys import KeyDesk
 from broker.admin.overview import Overview
 from broker.callers.service import CallerService
 from broker.clock import Clock
 from broker.dashboard.figures import Chart, Happening, Moment, Row, chart, moment, row, timeline
+from broker.dashboard.keys import KeyRow, key_rows
 from broker.model import Account, Caller, Status
 from broker.observe.health import Health
 from broker.store.interface import AccountQuery
@@ -75,10 +77,11 @@ class DashboardService:
         accounts: AccountService,
         overview: Overview,
         callers: CallerService,
+        keys: KeyDesk,
         health: Health,
         clock: Clock,
     ) -> None:
-        self._accounts, self._overview, self._callers = accounts, overview, callers
+        self._accounts, self._overview, self._callers, self._keys = accounts, overview, callers, keys
         self._health, self._clock = health, clock
 
     async def start(self, actor: Caller, request_id: str) -> Start:
@@ -121,6 +124,9 @@ class DashboardService:
     async def callers(self, actor: Caller, request_id: str) -> Sequence[Mapping[str, Any]]:
         records = await self._callers.callers(actor, request_id=request_id)
         return [caller_json(record) for record in records]
+
+    async def keys(self, actor: Caller, request_id: str) -> list[KeyRow]:
+        return key_rows(await self._keys.keys(actor, request_id=request_id))
 
     async def activity(self, actor: Caller, request_id: str) -> list[Happening]:
         events = await self._overview.events(

@@ -156,6 +156,7 @@ class Connector:
             org=install.org,
             last_used_at=old.last_used_at if old else None,
             unusable=access is not None and not oauth.is_usable(access, grant.token_type),
+            grant_ends_at=grant.grant_ends_at,
         )
         if old is not None and old.frozen is not None and old.frozen is not Reason.DUPLICATE_IDENTITY:
             return replace(fresh, frozen=old.frozen, frozen_since=old.frozen_since)

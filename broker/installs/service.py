@@ -262,6 +262,7 @@ class InstallService:
             expires_at=tokens.expires_at,
             # A crash between here and the account leaves the grant to be identified by the next boot.
             next_at=self._clock.now() + 5,
+            grant_ends_at=tokens.refresh_expires_at,
         )
 
     async def _identify(self, grant: PendingGrant) -> Visit:

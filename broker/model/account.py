@@ -19,6 +19,8 @@ class Reason(StrEnum):
     REVOKED_OR_EXPIRED = "revoked_or_expired"
     LOST_ROTATION = "lost_rotation"
     NO_REFRESH_TOKEN = "no_refresh_token"
+    GRANT_AGES = "grant_ages"
+    GRANT_IDLES = "grant_idles"
     PROVIDER_UNAVAILABLE = "provider_unavailable"
     PROVIDER_DECLINED = "provider_declined"
     PROVIDER_PAUSED = "provider_paused"
@@ -122,6 +124,10 @@ class Account:
     trouble: Trouble = field(default_factory=Trouble)
     unusable: bool = False
     """The access token holds characters that no header can carry: stored, never served."""
+    grant_ends_at: float | None = None
+    """Until when the provider lets the refresh token live, where it says so; epoch seconds."""
+    grant_ages: bool = False
+    """That day is fixed: a renewal did not move it."""
 
     @property
     def life(self) -> float:

@@ -12,6 +12,7 @@ class EventKind(StrEnum):
     REFRESH_FAILING = "refresh_failing"
     RECOVERED = "recovered"
     NEEDS_REAUTHORIZATION = "needs_reauthorization"
+    REAUTHORIZATION_DUE = "reauthorization_due"
     DISCONNECTED = "disconnected"
     PLUGIN_CONNECTED = "plugin_connected"
     PLUGIN_DISCONNECTED = "plugin_disconnected"
@@ -34,3 +35,5 @@ class Event:
     """Given by the store."""
     subject: str | None = None
     """Whose plugin was connected or disconnected; such a person may have no account here."""
+    due_at: float | None = None
+    """When the grant will end, where that is foretold; epoch seconds."""

@@ -70,6 +70,8 @@ class PendingGrant:
     expires_at: float
     next_at: float | None
     """When the identity is asked for again; None: it never is."""
+    grant_ends_at: float | None = None
+    """When the refresh token ends, where the provider says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ class TokenSet:
     expires_at: float
     flags: tuple[str, ...] = ()
     """What was odd about the answer, for log and audit: `expires_in_missing`, `token_unusable`, …"""
+    refresh_expires_at: float | None = None
+    """When the refresh token ends, where the provider says so (`refresh_token_expires_in`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Successor:
     next_at: float | None
     """When the background should look at the account again."""
     unusable: bool
+    grant_ends_at: float | None = None
+    grant_ages: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,8 +309,7 @@ def machine_error(error: BrokerError) -> web.Response:
             return refused(Refused("server_error", "An error of ours."))
         case status:
             body = {"error": "invalid_request", "error_description": error.title}
-            allowed = {"Allow": "POST"} if status == 405 else {}
-            return answer(body, status=status, headers={**NOT_STORED, **allowed})
+            return answer(body, status=status, headers=NOT_STORED)
 
 
 async def _asked(request: web.Request) -> Asked:

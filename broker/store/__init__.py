@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from broker.sealing import Reseals
 from broker.store.accounts import Accounts
+from broker.store.alerts import Alerts
 from broker.store.callers import Callers
 from broker.store.changes import Changes
 from broker.store.database import Database
@@ -31,6 +32,7 @@ class Stores:
     plugin: Plugin
     plugin_purge: PluginPurge
     records: SealedRecords
+    alerts: Alerts
 
 
 def stores_on(database: Database) -> Stores:
@@ -47,6 +49,7 @@ def stores_on(database: Database) -> Stores:
         plugin=Plugin(database),
         plugin_purge=PluginPurge(database),
         records=SealedRecords(database),
+        alerts=Alerts(database),
     )
 
 
@@ -64,4 +67,5 @@ def guarded_stores_on(database: Database, ring: Ring) -> Stores:
         records=SealedRecords(guarded),
         plugin=Plugin(guarded),
         plugin_purge=PluginPurge(guarded),
+        alerts=Alerts(guarded),
     )

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from broker.model import Event
-from broker.store.database import Database
+from broker.store.database import Database, Transaction
 from broker.store.rows import insert_events, to_event
 
-EVENT = "id, at, event, account, provider, reason, generation, subject"
+EVENT = "id, at, event, account, provider, reason, generation, subject, due_at"
 
 
 class Events:
@@ -37,11 +37,19 @@ class Events:
         )
         return [to_event(row) for row in reversed(rows)]
 
+    async def event_bounds(self) -> tuple[int, int]:
+        [(last, purged)] = await self._database.read("SELECT last, purged FROM event_ids")
+        return int(last), int(purged)
+
     async def purge_events(self, before: float, limit: int) -> int:
-        return await self._database.write(
-            lambda transaction: transaction.execute(
-                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < $1 ORDER BY id LIMIT $2)",
-                before,
-                limit,
-            )
-        )
+        async def work(transaction: Transaction) -> int:
+            old = "SELECT id FROM events WHERE at < $1 ORDER BY id LIMIT $2"
+            rows = await transaction.fetch(old, before, limit)
+            if not rows:
+                return 0
+            newest = max(id_ for (id_,) in rows)
+            sql = "UPDATE event_ids SET purged = $1 WHERE purged < $1"
+            await transaction.execute(sql, newest)
+            return await transaction.execute(f"DELETE FROM events WHERE id IN ({old})", before, limit)
+
+        return await self._database.write(work)

@@ -66,7 +66,9 @@ class Installs:
         return await self._database.write(lambda transaction: transaction.execute(TAKE, state_hash, at)) == 1
 
     async def hold_grant(self, grant: PendingGrant) -> None:
-        meta = json.dumps([grant.token_type, grant.scope, grant.issued_at, grant.expires_at])
+        meta = json.dumps(
+            [grant.token_type, grant.scope, grant.issued_at, grant.expires_at, grant.grant_ends_at]
+        )
         await self._database.write(
             lambda transaction: transaction.execute(
                 """UPDATE installs SET sealed_access = $2, sealed_refresh = $3, grant_meta = $4, next_at = $5
@@ -215,7 +217,16 @@ def _to_install(row: Row) -> PendingInstall:
 
 def _to_grant(row: Row) -> PendingGrant:
     *install, sealed_access, sealed_refresh, meta, next_at = row
-    token_type, scope, issued_at, expires_at = json.loads(meta)
+    # Rows of an older version have no fifth.
+    token_type, scope, issued_at, expires_at, *ends_at = json.loads(meta)
     return PendingGrant(
-        _to_install(install), sealed_access, sealed_refresh, token_type, scope, issued_at, expires_at, next_at
+        install=_to_install(install),
+        sealed_access=sealed_access,
+        sealed_refresh=sealed_refresh,
+        token_type=token_type,
+        scope=scope,
+        issued_at=issued_at,
+        expires_at=expires_at,
+        next_at=next_at,
+        grant_ends_at=ends_at[0] if ends_at else None,
     )

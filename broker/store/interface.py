@@ -341,6 +341,10 @@ class EventStore(Protocol):
 
     async def last_events(self, limit: int, account: str | None = None) -> list[Event]: ...
 
+    async def event_bounds(self) -> tuple[int, int]:
+        """The newest id that was ever given, and the newest of those that were purged for their age."""
+        ...
+
     async def purge_events(self, before: float, limit: int) -> int: ...
 
 

@@ -25,6 +25,7 @@ COMMIT = """
 UPDATE accounts
    SET generation = $3 + 1, sealed_access = $4, sealed_refresh = $5, token_type = $6, scope = $7,
        issued_at = $8, expires_at = $9, refreshed_at = $10, next_at = $11, unusable = $12,
+       grant_ends_at = $13, grant_ages = $14,
        intent_id = NULL, intent_generation = NULL, intent_at = NULL, lease_owner = NULL, lease_until = NULL,
        trouble = NULL, trouble_since = NULL, attempts = 0, not_before = NULL,
        ambiguous = 0, refusals = 0, first_refused_at = NULL, dead = NULL, dead_since = NULL
@@ -242,6 +243,8 @@ async def _commit(transaction: Transaction, successor: Successor, events: Sequen
         successor.refreshed_at,
         successor.next_at,
         int(successor.unusable),
+        successor.grant_ends_at,
+        int(successor.grant_ages),
     )
     if changed:
         await insert_events(transaction, list(events))

@@ -24,8 +24,9 @@ _PLAIN = (
     "subject",
     "org",
     "last_used_at",
+    "grant_ends_at",
 )
-_STATE = ("frozen", "frozen_since", "dead", "dead_since", "removed_at", "unusable")
+_STATE = ("frozen", "frozen_since", "dead", "dead_since", "removed_at", "unusable", "grant_ages")
 _INTENT = ("intent_id", "intent_generation", "intent_at", "lease_owner", "lease_until")
 _TROUBLE = ("trouble", "trouble_since", "attempts", "not_before", "ambiguous", "refusals", "first_refused_at")
 _ALL = (*_PLAIN, *_STATE, *_INTENT, *_TROUBLE)
@@ -57,6 +58,7 @@ def to_account(row: Row) -> Account:
         dead_since=values["dead_since"],
         removed_at=values["removed_at"],
         unusable=bool(values["unusable"]),
+        grant_ages=bool(values["grant_ages"]),
         intent=None if values["intent_id"] is None else Intent(*(values[name] for name in _INTENT)),
         trouble=Trouble(_reason(values["trouble"]), *(values[name] for name in _TROUBLE[1:])),
     )
@@ -73,6 +75,7 @@ def to_values(account: Account) -> tuple[object, ...]:
         account.dead_since,
         account.removed_at,
         int(account.unusable),
+        int(account.grant_ages),
         *((intent.id, intent.generation, intent.at, intent.owner, intent.until) if intent else (None,) * 5),
         *trouble_values(trouble),
     )
@@ -92,12 +95,11 @@ async def insert_events(transaction: Transaction, events: "tuple[Event, ...] | l
 
     Numbers are given in the order of the commits: whoever has read up to one has missed none below it.
     """
-    if events:
-        await transaction.alone("events")
     for event in events:
+        await transaction.execute("UPDATE event_ids SET last = last + 1")
         await transaction.execute(
-            """INSERT INTO events (id, at, event, account, provider, reason, generation, subject)
-               SELECT COALESCE(MAX(id), 0) + 1, $1, $2, $3, $4, $5, $6, $7 FROM events""",
+            """INSERT INTO events (id, at, event, account, provider, reason, generation, subject, due_at)
+               SELECT last, $1, $2, $3, $4, $5, $6, $7, $8 FROM event_ids""",
             event.at,
             event.kind,
             event.account,
@@ -105,10 +107,11 @@ async def insert_events(transaction: Transaction, events: "tuple[Event, ...] | l
             event.reason,
             event.generation,
             event.subject,
+            event.due_at,
         )
 
 
 def to_event(row: Row) -> Event:
-    """The event of a row (id, at, event, account, provider, reason, generation, subject)."""
-    id_, at, kind, account, provider, reason, generation, subject = row
-    return Event(at, EventKind(kind), account, provider, reason, generation, id_, subject)
+    """The event of a row (id, at, event, account, provider, reason, generation, subject, due_at)."""
+    id_, at, kind, account, provider, reason, generation, subject, due_at = row
+    return Event(at, EventKind(kind), account, provider, reason, generation, id_, subject, due_at)

@@ -37,7 +37,7 @@ class Spool(Generic[Record]):
         """What lies in the spool; files that are not whole are left where they are."""
         found = []
         for path in self._files():
-            with suppress(OSError, ValueError, TypeError, KeyError):
+            with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
                 found.append((path, self._parse(json.loads(path.read_bytes()))))
         return found
 
@@ -54,7 +54,7 @@ class Spool(Generic[Record]):
             record = self._parse(json.loads(path.read_bytes()))
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return [""]
         return [one for one in (record.sealed_access, record.sealed_refresh) if one]
 

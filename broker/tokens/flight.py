@@ -11,6 +11,8 @@ from broker.model import Ref
 from broker.tokens.policy import Hold
 
 log = structlog.get_logger()
+QUEUE = 512
+"""Requests that began a renewal and wait for it, at most; who joins one that flies already costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,10 @@ Renew = Callable[[Ref], Awaitable[FlightEnd]]
 class Flights:
     """The renewals under way, one for each grant; whoever needs one joins it."""
 
-    def __init__(self, renew: Renew, *, clock: Clock) -> None:
+    def __init__(self, renew: Renew, *, clock: Clock, queue: int = QUEUE) -> None:
         self._renew, self._clock = renew, clock
+        self.queue = queue
+        self._queued = 0
         self._tasks: dict[tuple[str, int], asyncio.Task[FlightEnd]] = {}
 
     def begin(self, ref: Ref) -> None:
@@ -45,18 +49,25 @@ class Flights:
 
         A caller that is cancelled cancels only its own waiting (I10).
         """
+        is_first = not self.is_flying(ref)
         task = self._task(ref)
         if patience is None:
             return await asyncio.shield(task)
+        self._queued += is_first
         sleeper = asyncio.ensure_future(self._clock.sleep(max(0.0, patience)))
         try:
             await asyncio.wait([task, sleeper], return_when=asyncio.FIRST_COMPLETED)
         finally:
             sleeper.cancel()
+            self._queued -= is_first
         return task.result() if task.done() else None
 
     def is_flying(self, ref: Ref) -> bool:
         return (ref.name, ref.epoch) in self._tasks
+
+    def is_full_for(self, ref: Ref) -> bool:
+        """Whether so many requests wait for renewals that another one should not begin."""
+        return self._queued >= self.queue and not self.is_flying(ref)
 
     def __len__(self) -> int:
         return len(self._tasks)

@@ -33,6 +33,10 @@ class Permit:
     def breaker(self, provider: str) -> ProviderBreaker:
         return self._breakers.setdefault(provider, ProviderBreaker(self._timings))
 
+    def mass_refused(self, now: float) -> list[str]:
+        """Providers that refuse so many accounts at once that their word is not taken."""
+        return [name for name, breaker in self._breakers.items() if breaker.is_mass_dying(now)]
+
     def hold(self, account: Account, now: float) -> Hold | None:
         """Why this account may not be renewed at `now`; None where it may."""
         return self._broker_hold(now) or self._account_hold(account, now) or self._provider_hold(account, now)

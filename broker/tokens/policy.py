@@ -14,12 +14,14 @@ from broker.errors import (
     StorageUnavailable,
     TokenUnusable,
 )
-from broker.model import Account, Reason
+from broker.model import Account, Reason, TokenSet
 from broker.wire import WHAT_HAPPENED, WHAT_TO_DO, rfc3339
 
 SHORT = 5
 """What a living token is served for, at most, while its renewal is impossible."""
 LAST_USED_WITHIN = 24 * 3600.0
+SAME_END = 120.0
+"""Ends of a grant that lie closer are one: a provider that counts down rounds, and answers take time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,11 @@ class Hold:
     """No renewal may start just now (R1)."""
 
     reason: Reason | None
-    """None: the broker is stopping."""
+    """None: the broker is stopping, or busy."""
     until: float | None
     """When the next attempt may be, epoch seconds; None: not by itself."""
+    is_busy: bool = False
+    """Too many wait for other renewals already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ def _short_of_ttl(left: float, hold: Hold | None) -> str:
 def describe(hold: Hold) -> str:
     """Why nothing is renewed, in a sentence."""
     if hold.reason is None:
-        return "The broker is restarting."
+        return "The broker is busy with other renewals." if hold.is_busy else "The broker is restarting."
     return f"Not renewed: {WHAT_HAPPENED[hold.reason]}"
 
 
@@ -128,6 +132,8 @@ def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
         return Frozen()
     wait = None if hold.until is None else max(1.0, hold.until - now)
     match hold.reason:
+        case None if hold.is_busy:
+            return Overloaded("too many renewals are waited for; ask again in a moment", retry_after=1)
         case None:
             return Overloaded("the broker is restarting; ask again in a moment", retry_after=1)
         case Reason.STORAGE | Reason.COPIED_STORE:
@@ -165,3 +171,14 @@ def next_look(account: Account, *, now: float, ahead: float, idle_renewal: float
     if now < opens:
         return opens
     return max(opens, account.refreshed_at + idle_renewal) if idle_renewal > 0 else None
+
+
+def grant_end(account: Account, tokens: TokenSet) -> tuple[float | None, bool]:
+    """Until when the grant lives after a renewal, where the provider says so, and whether that day is fixed."""
+    old, new = account.grant_ends_at, tokens.refresh_expires_at
+    if new is None:
+        # A refresh token that goes on keeps its day; of a new one nothing is known.
+        return (old, account.grant_ages) if tokens.refresh_token is None else (None, False)
+    if old is not None and new <= old + SAME_END:
+        return (old if abs(new - old) <= SAME_END else new), True
+    return new, False

@@ -48,7 +48,7 @@ from broker.store.interface import Committed, EpochMoved, GenerationMoved, Refre
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.leases import LeaseLost, Leases
 from broker.tokens.permit import Permit
-from broker.tokens.policy import Hold, window_opens
+from broker.tokens.policy import Hold, grant_end, window_opens
 from broker.tokens.retained import RetainedCommits
 from broker.tokens.schedule import (
     Timings,
@@ -56,7 +56,7 @@ from broker.tokens.schedule import (
     death_needs,
     quarantine,
 )
-from broker.tokens.setbacks import Setbacks, since_trouble
+from broker.tokens.setbacks import Setbacks, intent_of, since_trouble
 from broker.tokens.steps import Step, Watch, unwatched
 
 log = structlog.get_logger()
@@ -277,6 +277,7 @@ class Refresher:
         access_sealed, refresh_sealed = self._seals.seal(ref, tokens.access_token, refresh)
         token = tokens.access_token
         renewed = replace(account, issued_at=tokens.issued_at, expires_at=tokens.expires_at)
+        ends_at, ages = grant_end(account, tokens)
         return Successor(
             parent=account.ref,
             sealed_access=access_sealed,
@@ -288,6 +289,8 @@ class Refresher:
             refreshed_at=now,
             next_at=window_opens(renewed, self._settings.ahead),
             unusable=token is not None and not oauth.is_usable(token, tokens.token_type),
+            grant_ends_at=ends_at,
+            grant_ages=ages,
         )
 
     async def _uncertain(self, attempt: Attempt, outcome: Ambiguous) -> FlightEnd:
@@ -298,15 +301,18 @@ class Refresher:
     async def _refused(self, attempt: Attempt) -> FlightEnd:
         """R8: dead only after confirmation, after the spares, and while the provider is not refusing everybody."""
         account, now = await self._store.get(attempt.account.name), self._clock.now()
-        if account is None or account.ref != attempt.account.ref or account.intent != attempt.account.intent:
+        if account is None or account.ref != attempt.account.ref:
+            return Renewed()
+        # By its id alone: the lease's end is written by the store's clock. Another's attempt is not ours to judge.
+        if intent_of(account) != intent_of(attempt.account):
             return Renewed()
         if attempt.spare is not None:
             return await self._spare_refused(account, attempt, attempt.spare)
         breaker = self._permit.breaker(account.provider)
-        opened = breaker.refused(account.ref, now)
+        breaker.refused(account.ref, now)
         trouble = self._one_more_refusal(account, now)
         if not self._is_confirmed(trouble, now):
-            return await self._setbacks.settle(account, trouble, keep_intent=False, degraded=opened)
+            return await self._setbacks.settle(account, trouble, keep_intent=False)
         return await self._next_spare_or_death(account.with_trouble(trouble), attempt.provider)
 
     async def _spare_refused(self, account: Account, attempt: Attempt, spare: Spare) -> FlightEnd:
@@ -381,6 +387,9 @@ class Refresher:
     def _renewal_events(self, account: Account) -> list[Event]:
         now, generation = self._clock.now(), account.generation + 1
         events = [Event(now, EventKind.RENEWED, account.name, account.provider, None, generation)]
+        if self._permit.breaker(account.provider).client_refused_since is not None:
+            reason = Reason.CLIENT_REFUSED
+            events.append(Event(now, EventKind.RECOVERED, provider=account.provider, reason=reason))
         if account.status is not Status.ACTIVE and account.reason is not Reason.REFUSED_ONCE:
             events.append(
                 Event(now, EventKind.RECOVERED, account.name, account.provider, account.reason, generation)

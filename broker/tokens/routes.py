@@ -1,24 +1,36 @@
 """The HTTP of tokens: reads the request, asks the service, writes the answer; decides nothing."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
 from broker.clock import Clock
 from broker.errors import InvalidRequest
+from broker.model import Caller
 from broker.tokens.policy import is_living
 from broker.tokens.service import Handout, TokenService
 from broker.web import CALLER, REQUEST_ID, answer, query_number, read_object
 from broker.wire import rfc3339
 
 MAX_TTL = 366 * 86400
+MOST_WAIT = 60
 
 
 class TokenRoutes:
     """`GET /token/{account}` and `POST /token/{account}/refresh`."""
 
-    def __init__(self, *, service: TokenService, clock: Clock, operators: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        service: TokenService,
+        clock: Clock,
+        still: Callable[[web.Request], Awaitable[Caller]],
+        operators: bool = False,
+    ) -> None:
         self._service, self._clock = service, clock
+        self._still = still
+        """The caller as the credential stands now; raises what an expired or revoked one leads to."""
         self._operators = operators
         """On the admin socket a renewal is an operator's override, not a caller's demand."""
 
@@ -30,6 +42,12 @@ class TokenRoutes:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         min_ttl = query_number(request, "min_ttl", most=MAX_TTL) or 0.0
+        wait = query_number(request, "wait", most=MOST_WAIT)
+        if wait is not None:
+            await self._wait(request, wait)
+            if request.transport is None:
+                # Nobody is there any more, so no token goes out and none is written down.
+                return web.Response(status=304)
         handout = await self._service.get(
             request[CALLER], request.match_info["account"], min_ttl=min_ttl, request_id=request[REQUEST_ID]
         )
@@ -48,6 +66,21 @@ class TokenRoutes:
         else:
             handout = await self._service.force(caller, name, request_id=request_id)
         return self._answer(request, handout)
+
+    async def _wait(self, request: web.Request, seconds: float) -> None:
+        known = request.headers.get("If-None-Match")
+        if known is None:
+            raise InvalidRequest("wait needs If-None-Match with the ETag of the token that you have")
+        await self._service.wait(
+            request[CALLER],
+            request.match_info["account"],
+            known=known.strip().strip('"'),
+            seconds=seconds,
+            request_id=request[REQUEST_ID],
+        )
+        if request.transport is not None:
+            # Who was shut out meanwhile gets nothing.
+            request[CALLER] = await self._still(request)
 
     def _answer(self, request: web.Request, handout: Handout) -> web.StreamResponse:
         etag = f'"{handout.account.generation}"'

@@ -29,11 +29,13 @@ from broker.tokens.policy import (
     ServeAndRenew,
     Wait,
     decide,
+    is_living,
     is_young,
     refusal,
     unchecked,
     window_opens,
 )
+from broker.tokens.waiting import Waiters
 
 REJECTIONS_WINDOW = 600.0
 REJECTIONS_MOST = 2
@@ -71,7 +73,9 @@ class TokenService:
         settings: RefreshSettings,
         metrics: Metrics,
         account_page: Callable[[str], str],
+        waiters: Waiters,
     ) -> None:
+        self._waiters = waiters
         self._opened, self._store, self._flights, self._permit = opened, store, flights, permit
         self._gate, self._clock, self._settings, self._metrics = gate, clock, settings, metrics
         self._account_page = account_page
@@ -89,6 +93,27 @@ class TokenService:
             opened = await self._open(name)
             check_min_ttl(min_ttl, opened.account)
             return await self._hand_out(caller, opened, min_ttl, request_id)
+
+    async def wait(self, caller: Caller, name: str, *, known: str, seconds: float, request_id: str) -> None:
+        """Return when the account has another generation than `known` says or another status, when its token dies,
+        when the broker stops, or after so many seconds; raises as `get` does."""
+        check_name(name)
+        await self._gate.require(caller, Permission.TOKEN, name, request_id=request_id)
+        deadline = self._clock.monotonic() + seconds
+        with self._waiters.on(name) as waiting:
+            first = (await self._open(name)).account
+            if str(first.generation) != known:
+                return
+            self._begin_if_due(first)
+            while not self._waiters.stopping:
+                account, now = (await self._open(name)).account, self._clock.now()
+                if (account.ref, account.status) != (first.ref, first.status) or not is_living(account, now):
+                    return
+                # A token lives for whoever gets it while a whole second is left.
+                left = min(deadline - self._clock.monotonic(), account.expires_at - 1 - now)
+                if left <= 0:
+                    return
+                await waiting.for_news(left)
 
     async def rejected(self, caller: Caller, name: str, generation: int, *, request_id: str) -> Handout:
         """The caller says that the provider answered 401 to that generation: renewed once, however many say so."""
@@ -158,6 +183,12 @@ class TokenService:
         self._forced.pop(name, None)
         self._used_by = {key: at for key, at in self._used_by.items() if key[0] != name}
 
+    def _begin_if_due(self, account: Account) -> None:
+        """Who waits inside the window waits for a renewal, as a plain request would start one."""
+        now = self._clock.now()
+        if now >= window_opens(account, self._settings.ahead) and self._permit.hold(account, now) is None:
+            self._flights.begin(account.ref)
+
     async def _open(self, name: str) -> OpenedAccount:
         opened = await self._opened.get(name)
         if opened is None:
@@ -203,6 +234,8 @@ class TokenService:
             return hold
         if isinstance(ended, NotRenewed):
             return ended.hold
+        if self._flights.is_full_for(account.ref):
+            return _busy(now)
         # A provider whose fresh tokens are dead on arrival must not be asked for ever.
         return Hold(Reason.PROVIDER_DECLINED, now + 1) if flights >= MOST_FLIGHTS else None
 
@@ -220,7 +253,10 @@ class TokenService:
         """A token newer than `account`'s, or the error that says why there is none."""
         deadline = self._clock.monotonic() + self._settings.patience
         while True:
-            hold = self._permit.hold(account, self._clock.now())
+            now = self._clock.now()
+            hold = self._permit.hold(account, now)
+            if hold is None and self._flights.is_full_for(account.ref):
+                hold = _busy(now)
             if hold is None:
                 ended = await self._fly(account, deadline - self._clock.monotonic())
                 hold = ended.hold if isinstance(ended, NotRenewed) else None
@@ -268,6 +304,10 @@ class TokenService:
             error.members["reconnect_url"] = self._account_page(account.name)
         self._metrics.token_requests.labels(account.provider, error.code).inc()
         return error
+
+
+def _busy(now: float) -> Hold:
+    return Hold(None, now + 1, is_busy=True)
 
 
 def check_name(name: str) -> None:

@@ -141,14 +141,11 @@ class Setbacks:
         *,
         keep_intent: bool,
         free_after: float | None = None,
-        degraded: bool = False,
         events: list[Event] | None = None,
     ) -> FlightEnd:
         """Note how the attempt ended; when the next may be stands in `trouble.not_before`."""
         now = self._clock.now()
         told = [*(events or []), *self._failure_events(account, trouble, now)]
-        if degraded:
-            told.append(Event(now, EventKind.BROKER_DEGRADED, None, account.provider, Reason.MASS_REFUSAL))
         await self._store.settle(
             account.ref,
             trouble=trouble,

@@ -115,7 +115,7 @@ async def test_everybody_hears_of_it_and_of_its_end(house: House, small: Path) -
     ballast.unlink()
     house.clock.advance(1)
     await house.clock.settle()
-    await house.broker.rooms.degraded.flush()
+    await house.broker.alerts.standing.flush()
 
     events = await house.broker.base.stores.events.last_events(2)
 

@@ -20,18 +20,15 @@ OWN, NIST, ISSUED, STRANGER = ed25519("own"), p256("nist"), rsa("rsa"), rsa("str
 
 RIGHT = (b"Bearer ", b"bearer  ")
 WRONG = (
-    *(
-        b"BEARER ",
-        b"",
-        b"Bearer",
-        b"Bearer:",
-        b"Bearer\t",
-        b"Bearer\xa0",
-        b"Basic ",
-        b"DPoP ",
-        b"Bearer Bearer ",
-    ),
-    b"Bearer x\r\nAuthorization: Bearer ",
+    b"BEARER ",
+    b"",
+    b"Bearer",
+    b"Bearer:",
+    b"Bearer\t",
+    b"Bearer\xa0",
+    b"Basic ",
+    b"DPoP ",
+    b"Bearer Bearer ",
 )
 
 
@@ -101,11 +98,11 @@ async def good_ones(attack: Attack, now: int) -> list[int]:
 
 
 async def test_scheme_is_bearer(attack: Attack) -> None:
-    """With a good JWT behind it; of two headers neither counts."""
+    """With a good JWT behind it; of two headers neither is looked at."""
     good = OWN.sign(own_claims("reporting", attack.house.clock.now())).encode()
 
     statuses = {scheme: await attack.status(good, at, scheme) for at, scheme in enumerate((*RIGHT, *WRONG))}
 
     second = await attack.status(good + b"\r\nAuthorization: Bearer x", len(statuses))
     assert dict.fromkeys(RIGHT, 200) | dict.fromkeys(WRONG, 401) == statuses
-    assert 401 == second
+    assert 400 == second

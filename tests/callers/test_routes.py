@@ -10,7 +10,6 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from broker.admin.routes import STOPPING
 from broker.model import Caller, Permission
 from broker.runner import QuietRunner
 from broker.web import CALLER, Handler, as_problem, edge, new_application
@@ -62,6 +61,7 @@ SHARED = (
     Route(P.MANAGE, "POST", "/accounts/{account}/unfreeze"),
     Route(P.MANAGE, "POST", "/accounts/{account}/restore"),
     Route(P.MANAGE, "DELETE", "/accounts/{account}"),
+    Route(P.ACCOUNTS, "GET", "/events", accept="text/event-stream"),
     Route(P.INSTALL, "POST", "/installs", {"provider": "kit", "account": "acme"}),
     Route(P.PLUGIN, "POST", "/plugin/introspect", {"token": "x"}),
     Route(P.PLUGIN, "POST", "/plugin/connect-codes", {"subject": "user-42"}),
@@ -76,7 +76,6 @@ ADMIN = (
     Route(P.ADMIN, "GET", "/providers"),
     Route(P.ADMIN, "POST", "/providers/{name}/resume"),
     Route(P.ACCOUNTS, "GET", "/events"),
-    Route(P.ACCOUNTS, "GET", "/events", accept="text/event-stream"),
     Route(P.ADMIN, "GET", "/check"),
     Route(P.ADMIN, "POST", "/adopt"),
     Route(P.ADMIN, "GET", "/audit/verify"),
@@ -211,7 +210,6 @@ async def weak_admin(house: House) -> AsyncIterator[str]:
         return await handler(request)
 
     application = new_application(edge(as_problem, listener="admin", is_stopping=lambda: False), weak)
-    application[STOPPING] = house.broker.listeners.admin[STOPPING]
     for route in house.broker.listeners.admin.router.routes():
         if route.resource is not None:
             application.router.add_route(route.method, route.resource.canonical, route.handler)

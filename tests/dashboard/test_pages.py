@@ -53,6 +53,33 @@ async def test_account_page_tells_its_history_and_who_uses_it(operator: Visitor)
     assert "<dt>service</dt>" in page
 
 
+async def test_keys_page_tells_what_each_seals_and_what_to_do(operator: Visitor) -> None:
+    """After `keys new` the older one has records, until `keys rewrap`; no key is ever shown."""
+    desk = operator.house.broker.rooms.keys.desk
+    old = operator.house.broker.base.keyring.active
+    await desk.new(OPERATOR, request_id="test")
+
+    page = await text(operator, "/dashboard/keys")
+    await desk.rewrap(OPERATOR, None, request_id="test")
+    rewrapped = await text(operator, "/dashboard/keys")
+
+    assert old in page
+    assert "<code>broker keys rewrap</code>" in page.split(old)[1].split("</tr>")[0]
+    assert f"<code>broker keys drop {old}</code>" in rewrapped
+
+
+async def test_callers_page_tells_how_each_proves_itself_and_when_it_was_there(operator: Visitor) -> None:
+    """A key by its id and last use; nothing of the key."""
+    await operator.house.get("/token/acme")
+    await operator.house.broker.callers.service.flush_uses()
+
+    page = await text(operator, "/dashboard/callers")
+
+    assert operator.house.key.split("_")[1] in page
+    assert operator.house.key not in page
+    assert "now</time>" in page
+
+
 async def test_unknown_account_is_no_page(operator: Visitor) -> None:
     """Also a name that none can have."""
     answers = [await operator.get(f"/dashboard/accounts/{name}") for name in ("nobody", "%3Cscript%3E")]

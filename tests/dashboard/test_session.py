@@ -4,7 +4,14 @@ import pytest
 
 from tests.dashboard.conftest import Visitor
 
-PAGES = ["/", "/dashboard/accounts", "/dashboard/accounts/acme", "/dashboard/providers", "/dashboard/callers"]
+PAGES = [
+    "/",
+    "/dashboard/accounts",
+    "/dashboard/accounts/acme",
+    "/dashboard/providers",
+    "/dashboard/callers",
+    "/dashboard/keys",
+]
 PAGES += ["/dashboard/activity", "/dashboard/live"]
 
 

@@ -80,7 +80,7 @@ async def test_copy_is_told_once(house: House, tmp_path: Path) -> None:
     await house.connect()
     await _copied(house, tmp_path / "clone")
     await house.broker.rooms.adoption.adopt(OPERATOR, request_id="test")
-    await house.broker.rooms.degraded.flush()
+    await house.broker.alerts.standing.flush()
 
     events = await house.broker.base.stores.events.last_events(10)
 

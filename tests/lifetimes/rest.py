@@ -19,6 +19,8 @@ AT_WORK = (
     "/aiohttp/connector.py",
     "/aiohttp/web_",
     "/aiohttp/streams.py",
+    "/broker/audit/waiting.py",
+    "/broker/audit/ledger.py",
 )
 """Whose innermost code lies here waits for a thread or a socket, which need no time of ours."""
 ASKING = "/aiohttp/client"

@@ -195,7 +195,7 @@ class World:
         await broker.tokens.retained.settled()
         await broker.installs.late.settled()
         await broker.tokens.service.flush_uses()
-        await broker.callers.keys.flush_uses()
+        await broker.callers.service.flush_uses()
         if self.image is None:
             await self.house.close()
             await self.house.open()

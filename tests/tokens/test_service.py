@@ -295,3 +295,4 @@ async def test_unknown_route_and_method(house: House) -> None:
         (answer.status, answer.json["code"]) for answer in (nowhere, wrong)
     ]
     assert "application/problem+json" == nowhere.headers["Content-Type"].split(";")[0]
+    assert "GET" == wrong.headers["Allow"]

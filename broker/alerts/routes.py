@@ -1,0 +1,153 @@
+"""`GET /events`: server-sent events with `Last-Event-ID`, for services and for operators."""
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from broker.alerts.feed import Feed, may_hear
+from broker.callers.acl import may
+from broker.callers.gate import Gate
+from broker.clock import Clock, within
+from broker.errors import BrokerError, InvalidRequest, Overloaded, StorageUnavailable
+from broker.model import Caller, Permission, is_account_name
+from broker.web import CALLER, REQUEST_ID
+from broker.wire import event_json
+
+LOOK_EVERY = 0.5
+KEEP_ALIVE = 15.0
+SLOW = 10.0
+"""A reader that has not taken a page for so long is cut; it comes again with `Last-Event-ID`."""
+MOST_STREAMS = 200
+ID = re.compile(r"\d{1,15}", re.ASCII)
+
+
+@dataclass(slots=True)
+class Reader:
+    """One who follows, and how far."""
+
+    request: web.Request
+    response: web.StreamResponse
+    account: str | None
+    after: int
+    said_at: float
+    """When anything was written last, monotonic."""
+
+    @property
+    def is_there(self) -> bool:
+        return self.request.transport is not None and not self.request.transport.is_closing()
+
+
+class Streams:
+    """Streams of events; each holds one page at a time, so a slow reader costs no memory."""
+
+    def __init__(
+        self, *, feed: Feed, clock: Clock, still: Callable[[web.Request], Awaitable[Caller]]
+    ) -> None:
+        self._feed, self._clock = feed, clock
+        self._still = still
+        """The caller as the credential stands now; raises what an expired or revoked one leads to."""
+        self._open = 0
+
+    async def follow(
+        self, request: web.Request, *, last_id: int | None, account: str | None
+    ) -> web.StreamResponse:
+        """Answer with a stream, until the reader goes, the caller loses the right, or the broker stops."""
+        if self._open >= MOST_STREAMS:
+            raise Overloaded
+        begin = await self._feed.beginning(last_id)
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        )
+        reader = Reader(request, response, account, begin.after, self._clock.monotonic())
+        first = _gap(last_id, begin.after) if begin.missed else f"id: {begin.after}\n\n"
+        stopped = asyncio.ensure_future(self._feed.stopping.wait())
+        self._open += 1
+        try:
+            await response.prepare(request)
+            await self._write(reader, f"retry: 2000\n{first}")
+            while reader.is_there and not stopped.done() and await self._tell(reader):
+                await within(self._clock, LOOK_EVERY, stopped)
+        except (ConnectionError, BrokerError):
+            # The answer has begun, so all that can be done is to end it.
+            return response
+        finally:
+            self._open -= 1
+            stopped.cancel()
+        return response
+
+    async def _tell(self, reader: Reader) -> bool:
+        """Write what is new; False where the caller may not read any more."""
+        while True:
+            caller = await self._still(reader.request)
+            if not may(caller, Permission.ACCOUNTS, reader.account):
+                return False
+            try:
+                page = await self._feed.page(reader.after, reader.account)
+            except StorageUnavailable:
+                return True
+            reader.after = page.upto
+            text = "".join(_message(event_json(event)) for event in page.events if may_hear(caller, event))
+            if not text and self._clock.monotonic() - reader.said_at >= KEEP_ALIVE:
+                # The number moves on too, past what was not for this caller.
+                text = f": alive\nid: {page.upto}\n\n"
+            if text:
+                await self._write(reader, text)
+            if page.is_last:
+                return True
+
+    async def _write(self, reader: Reader, text: str) -> None:
+        """Raises ConnectionError where the reader does not read."""
+        reader.said_at = self._clock.monotonic()
+        writing = asyncio.ensure_future(reader.response.write(text.encode()))
+        try:
+            if await within(self._clock, SLOW, writing):
+                await writing
+                return
+        finally:
+            writing.cancel()
+        if reader.request.transport is not None:
+            reader.request.transport.abort()
+        raise ConnectionError("the reader is too slow")
+
+
+class EventRoutes:
+    """The route for services."""
+
+    def __init__(self, *, streams: Streams, gate: Gate) -> None:
+        self._streams, self._gate = streams, gate
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/events", self.follow, allow_head=False)]
+
+    async def follow(self, request: web.Request) -> web.StreamResponse:
+        account = request.query.get("account")
+        if account is not None and not is_account_name(account):
+            raise InvalidRequest("account is an account's name")
+        last_id = last_event_id(request)
+        await self._gate.require(
+            request[CALLER], Permission.ACCOUNTS, account, request_id=request[REQUEST_ID], action="events"
+        )
+        return await self._streams.follow(request, last_id=last_id, account=account)
+
+
+def last_event_id(request: web.Request) -> int | None:
+    """The number of the last event that the client has; raises InvalidRequest."""
+    text = request.headers.get("Last-Event-ID", "")
+    if text and not ID.fullmatch(text):
+        raise InvalidRequest("Last-Event-ID is the id of an event, a whole number")
+    return int(text) if text else None
+
+
+def _message(event: dict[str, object]) -> str:
+    data = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
+    return f"id: {event['id']}\nevent: {event['event']}\ndata: {data}\n\n"
+
+
+def _gap(last_id: int | None, after: int) -> str:
+    """Not every event behind the client's last one is kept: it should look at its accounts anew."""
+    data = json.dumps({"event": "gap", "after": last_id, "resumed_after": after}, separators=(",", ":"))
+    return f"id: {after}\nevent: gap\ndata: {data}\n\n"

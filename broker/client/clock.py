@@ -1,0 +1,51 @@
+"""The time, for programs that wait on asyncio and for those that wait in a thread."""
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What `Broker` counts by."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class ThreadClock(Protocol):
+    """What `SyncBroker` counts by."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump."""
+        ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+def monotonic() -> float:
+    """Where there is such a clock it goes on while the machine is suspended: tokens do not live longer for it."""
+    boot_time = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot_time is None else time.clock_gettime(boot_time)  # noqa: TID251 - the client's own clock
+
+
+class SystemClock:
+    """The machine's, for asyncio."""
+
+    def monotonic(self) -> float:
+        return monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class SystemThreadClock:
+    """The machine's, for threads."""
+
+    def monotonic(self) -> float:
+        return monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)

@@ -1,0 +1,302 @@
+"""The operations of the internal listener that services call."""
+
+from broker.description.parts import (
+    JSON,
+    NAME,
+    Operation,
+    answers_json,
+    form_or_json,
+    header,
+    json_body,
+    nothing,
+    path_parameter,
+    query,
+    record,
+    ref,
+)
+from broker.description.schemas import (
+    ACCOUNT_EXAMPLE,
+    MOMENT,
+    TEXT,
+    TEXT_OR_NULL,
+    TOKEN_EXAMPLE,
+)
+from broker.model import Status
+
+YEAR = 366 * 86400
+MOST_WAIT = 60
+EVENT_EXAMPLE = (
+    'id: 42\ndata: {"id":42,"at":"2026-11-20T10:15:00Z","event":"renewed","account":"acme","provider":"kit",'
+    '"reason":null,"what_to_do":null,"generation":17}\n\n'
+)
+OR_NULL: JSON = {"type": ["string", "null"], "maxLength": 4096, "pattern": "^[ -~]*$"}
+"""Null is as if it were not there."""
+WHOLE: JSON = {"type": "integer", "minimum": 0}
+FLAG: JSON = {"type": "integer", "enum": [0, 1]}
+RETURN_TO = r"^https://[a-z0-9.-]*[a-z0-9](/[!-\"$-?A-\[\]-~]*)?$"
+"""Printable ASCII without a fragment."""
+ACCOUNT = path_parameter("account", "The account's name")
+NO_TOKEN = (
+    "unknown_account",
+    "needs_reauthorization",
+    "frozen",
+    "provider_rejected_client",
+    "token_unusable",
+    "provider_unavailable",
+    "refresh_uncertain",
+)
+ETAG: JSON = {"ETag": {"description": "The generation, in quotes", "schema": {"type": "string"}}}
+
+
+def _token_answer() -> dict[str, JSON]:
+    answer = answers_json("The token", ref("Token"), TOKEN_EXAMPLE)["200"]
+    answer["headers"] = ETAG
+    bare = {"schema": {"type": "string"}, "example": "kit-access-token\n"}
+    answer["content"]["text/plain"] = bare
+    return {"200": answer}
+
+
+TOKENS = (
+    Operation(
+        "GET",
+        "/token/{account}",
+        "A token that lives",
+        "tokens",
+        {**_token_answer(), **nothing("The generation that you have still holds", status="304")},
+        parameters=(
+            ACCOUNT,
+            query(
+                "min_ttl",
+                "At least so many seconds of real life, half of the token's life at most",
+                {**WHOLE, "maximum": YEAR},
+            ),
+            query(
+                "wait",
+                "Wait so many seconds for another generation or status; only with `If-None-Match`",
+                {**WHOLE, "maximum": MOST_WAIT},
+            ),
+            header("Accept", "`text/plain` gives the bare token", {"type": "string"}),
+            header("If-None-Match", "The ETag that you have", {"type": "string"}),
+        ),
+        problems=NO_TOKEN,
+        needs_caller=True,
+    ),
+    Operation(
+        "POST",
+        "/token/{account}/refresh",
+        "Renew it; `rejected_generation` says that the provider answered 401 to that one",
+        "tokens",
+        _token_answer(),
+        parameters=(ACCOUNT,),
+        body=json_body(
+            record(
+                {"rejected_generation": {"type": ["integer", "null"], "minimum": 0}}, "rejected_generation"
+            ),
+            {"rejected_generation": 17},
+            required=False,
+        ),
+        problems=(*NO_TOKEN, "rate_limited"),
+        needs_caller=True,
+    ),
+)
+
+
+def _account_answer() -> dict[str, JSON]:
+    return answers_json("The account", ref("Account"), ACCOUNT_EXAMPLE)
+
+
+def _given(name: str) -> JSON:
+    return {"required": [name], "properties": {name: {"type": "string"}}}
+
+
+def _change(action: str, summary: str) -> Operation:
+    return Operation(
+        "POST",
+        f"/accounts/{{account}}/{action}",
+        summary,
+        "accounts",
+        _account_answer(),
+        parameters=(ACCOUNT,),
+        problems=("unknown_account", "conflict"),
+        needs_caller=True,
+    )
+
+
+ACCOUNTS = (
+    Operation(
+        "GET",
+        "/accounts",
+        "The accounts that the caller may see",
+        "accounts",
+        answers_json(
+            "A page of them",
+            record({"accounts": {"type": "array", "items": ref("Account")}, "next_cursor": TEXT_OR_NULL}),
+            {"accounts": [ACCOUNT_EXAMPLE], "next_cursor": None},
+        ),
+        parameters=(
+            query("provider", "Of this provider", TEXT),
+            query("status", "Of this status", {"type": "string", "enum": [str(status) for status in Status]}),
+            query("subject", "Of this person", TEXT),
+            query("expiring_within", "Whose token ends within so many seconds", {**WHOLE, "maximum": YEAR}),
+            query("cursor", "`next_cursor` of the page before", TEXT),
+            query("limit", "How many at most", {**WHOLE, "maximum": 1000}),
+        ),
+        needs_caller=True,
+    ),
+    Operation(
+        "GET",
+        "/accounts/{account}",
+        "One account, why it is as it is and what to do; never a token",
+        "accounts",
+        _account_answer(),
+        parameters=(ACCOUNT,),
+        problems=("unknown_account",),
+        needs_caller=True,
+    ),
+    Operation(
+        "PATCH",
+        "/accounts/{account}",
+        "Change `label`, `subject` or `name`",
+        "accounts",
+        _account_answer(),
+        parameters=(ACCOUNT,),
+        body=json_body(
+            record(
+                {
+                    "label": OR_NULL,
+                    "subject": OR_NULL,
+                    "name": {"type": ["string", "null"], "pattern": NAME["pattern"]},
+                },
+                "label",
+                "subject",
+                "name",
+                anyOf=[_given("label"), _given("subject"), _given("name")],
+            ),
+            {"label": "the main newsletter"},
+        ),
+        problems=("unknown_account", "conflict"),
+        needs_caller=True,
+    ),
+    Operation(
+        "DELETE",
+        "/accounts/{account}",
+        "Remove it; `restore` undoes that for 30 days",
+        "accounts",
+        nothing("It is removed"),
+        parameters=(
+            ACCOUNT,
+            query("revoke", "1: at the provider too; at Kit that uninstalls the app", FLAG),
+            query("purge", "1: at once and for good", FLAG),
+        ),
+        problems=("unknown_account", "conflict"),
+        needs_caller=True,
+    ),
+    _change("freeze", "Renew it no more until it is unfrozen"),
+    _change("unfreeze", "Renew it again"),
+    _change("restore", "Undo a removal of the last 30 days"),
+)
+EVENTS = (
+    Operation(
+        "GET",
+        "/events",
+        "What happens to connections, as server-sent events that go on until you leave",
+        "events",
+        {
+            "200": {
+                "description": "The stream",
+                "content": {"text/event-stream": {"schema": TEXT, "example": EVENT_EXAMPLE}},
+            }
+        },
+        parameters=(
+            query("account", "Of this account alone", NAME),
+            header("Last-Event-ID", "Go on behind this one", {"type": "string", "pattern": "^[0-9]{1,15}$"}),
+        ),
+        needs_caller=True,
+    ),
+)
+CONNECTING = (
+    Operation(
+        "POST",
+        "/installs",
+        "A link that connects one account, once, within an hour",
+        "connecting",
+        answers_json(
+            "The link",
+            record({"install_url": {"type": "string", "format": "uri"}, "expires_at": MOMENT}),
+            {
+                "install_url": "http://127.0.0.1:8081/install/kit?ticket=…",
+                "expires_at": "2026-11-20T11:00:00Z",
+            },
+            status="201",
+        ),
+        body=json_body(
+            record(
+                {
+                    "provider": ref("Provider"),
+                    "account": {"type": ["string", "null"], "pattern": NAME["pattern"]},
+                    "org": TEXT_OR_NULL,
+                    "return_to": {"type": ["string", "null"], "pattern": RETURN_TO},
+                    "replace": {
+                        "type": ["boolean", "null"],
+                        "description": "Take another identity than before",
+                    },
+                },
+                "account",
+                "org",
+                "return_to",
+                "replace",
+            ),
+            {"provider": "kit", "account": "acme"},
+        ),
+        needs_caller=True,
+    ),
+)
+PLUGIN = (
+    Operation(
+        "POST",
+        "/plugin/introspect",
+        "Whose access token it is (RFC 7662)",
+        "plugin",
+        answers_json(
+            "Who, or that it is not active",
+            ref("Introspection"),
+            {
+                "active": True,
+                "scope": "",
+                "client_id": "kit-plugin",
+                "token_type": "Bearer",
+                "exp": 1800172800,
+                "iat": 1800000000,
+                "sub": "user-42",
+                "iss": "https://broker.example.com",
+            },
+        ),
+        body=form_or_json(
+            {
+                "type": "object",
+                "properties": {"token": {"type": "string", "pattern": "^[ -~]{1,4096}$"}},
+                "required": ["token"],
+            },
+            {"token": "tbp_example"},
+        ),
+        needs_caller=True,
+    ),
+    Operation(
+        "POST",
+        "/plugin/connect-codes",
+        "A code with which a person says who they are",
+        "plugin",
+        answers_json(
+            "The code, for ten minutes",
+            record({"connect_code": TEXT, "expires_at": MOMENT}),
+            {"connect_code": "7Q2M-0XKA-9DTR", "expires_at": "2026-11-20T10:25:00Z"},
+            status="201",
+        ),
+        body=json_body(
+            record({"subject": {"type": "string", "pattern": r"^[!-~]([ -~]{0,253}[!-~])?$"}}),
+            {"subject": "user-42"},
+        ),
+        needs_caller=True,
+    ),
+)
+SERVICES = (*TOKENS, *ACCOUNTS, *EVENTS, *CONNECTING, *PLUGIN)

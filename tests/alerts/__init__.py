@@ -1,0 +1,1 @@
+"""Telling of what happened: hooks, streams, forecasts, standing troubles."""

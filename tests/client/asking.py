@@ -1,0 +1,87 @@
+"""Both clients behind one face, on a clock that leaps instead of waiting, so that one test holds both."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from broker.client import Broker, SyncBroker, Token
+from broker.client.testing import FakeBroker
+
+START = 1_800_000_000.0
+THREADS = ThreadPoolExecutor(64)
+"""Room for a whole crowd at once."""
+
+
+@dataclass(slots=True)
+class Leaping:
+    """Time that passes only in pauses, at once, and by hand."""
+
+    passed: float = 0.0
+    pauses: list[float] = field(default_factory=list)
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    def wall(self) -> float:
+        return START + self.passed
+
+    def leap(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.passed += seconds
+
+
+@dataclass(slots=True)
+class AsyncLeaping(Leaping):
+    """For `Broker`."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.leap(seconds)
+        await asyncio.sleep(0)
+
+
+@dataclass(slots=True)
+class ThreadLeaping(Leaping):
+    """For `SyncBroker`."""
+
+    def sleep(self, seconds: float) -> None:
+        self.leap(seconds)
+
+
+@dataclass(slots=True)
+class Asker:
+    """One of the clients, and the fake broker that it asks, on one clock."""
+
+    client: Broker | SyncBroker
+    clock: Leaping
+    fake: FakeBroker
+
+    async def token(self, account: str = "acme", **options: Any) -> Token:
+        if isinstance(self.client, Broker):
+            return await self.client.token(account, **options)
+        return await _in_thread(partial(self.client.token, account, **options))
+
+    async def rejected(self, token: Token) -> Token:
+        if isinstance(self.client, Broker):
+            return await self.client.rejected(token)
+        return await _in_thread(partial(self.client.rejected, token))
+
+
+async def _in_thread(call: Callable[[], Token]) -> Token:
+    return await asyncio.get_running_loop().run_in_executor(THREADS, call)
+
+
+def new_asker(kind: str, *, fake_life: float = 172800.0, **options: Any) -> Asker:
+    """`kind`: async or sync. The fake broker is started by whoever asks for this, and stopped by its `stop`."""
+    clock: AsyncLeaping | ThreadLeaping = AsyncLeaping() if kind == "async" else ThreadLeaping()
+    fake = FakeBroker(now=clock.wall, life=fake_life)
+    fake.start()
+    options = {"key": fake.key, **options}
+    client: Broker | SyncBroker
+    if isinstance(clock, AsyncLeaping):
+        client = Broker(fake.url, clock=clock, **options)
+    else:
+        client = SyncBroker(fake.url, clock=clock, **options)
+    return Asker(client, clock, fake)

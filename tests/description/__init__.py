@@ -1,0 +1,1 @@
+"""What the listeners say of themselves, held to what they do."""

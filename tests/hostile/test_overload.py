@@ -1,0 +1,204 @@
+"""More renewals waited for than is good: a clear refusal at once, and living tokens as ever."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import aiohttp
+import pytest
+from multidict import CIMultiDict
+
+from broker.model import Ref, Secret
+from broker.sealing import TokenSeals
+from broker.tokens.flight import QUEUE, FlightEnd, Flights, Renewed
+from tests.fakes.clock import FakeClock
+from tests.house import Answer, House
+
+LATENCY = 3600.0
+
+
+async def connect_many(house: House, number: int) -> list[str]:
+    """Copies of one connected account, each with an access token that has expired."""
+    model = await house.connect("kit", "living")
+    seals: TokenSeals = house.broker.base.seals
+    names = [f"dead-{n}" for n in range(number)]
+    for n, name in enumerate(names):
+        ref = Ref(name, 1, 1)
+        access, refresh = seals.seal(ref, Secret("at"), Secret(f"rt-{n}"))
+        account = replace(
+            model,
+            name=name,
+            epoch=1,
+            generation=1,
+            sealed_access=access,
+            sealed_refresh=refresh,
+            expires_at=house.clock.now() - 1,
+            external_id=f"id of {name}",
+        )
+        assert await house.broker.base.stores.accounts.connect(
+            account, expected=None, next_at=None, grant=None, events=[]
+        )
+    return names
+
+
+@dataclass(slots=True)
+class Crowd:
+    """Callers of one broker, as many at once as one likes."""
+
+    house: House
+    session: aiohttp.ClientSession
+    asked: list[asyncio.Task[Answer]]
+
+    async def ask(self, name: str, *, query: str = "") -> Answer:
+        url, headers = (
+            f"{self.house.internal}/token/{name}{query}",
+            {"Authorization": f"Bearer {self.house.key}"},
+        )
+        async with self.session.get(url, headers=headers) as answer:
+            return Answer(answer.status, CIMultiDict(answer.headers), await answer.read())
+
+
+@asynccontextmanager
+async def waiting(house: House, names: list[str]) -> AsyncIterator[Crowd]:
+    """One request for each, all of them waiting for a provider that does not answer."""
+    house.sandbox.faults.set("kit", latency=LATENCY)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        crowd = Crowd(house, session, [])
+        crowd.asked = [asyncio.create_task(crowd.ask(name)) for name in names]
+        async with asyncio.timeout(60):
+            while len(house.broker.tokens.flights) + done(crowd) < len(names):
+                await asyncio.sleep(0.01)
+        yield crowd
+        # First their patience ends, then the provider wakes up.
+        house.clock.advance(11)
+        await asyncio.gather(*crowd.asked)
+        house.sandbox.faults.set("kit", latency=0)
+        while len(house.broker.tokens.flights):
+            house.clock.advance(LATENCY)
+            await house.clock.settle()
+
+
+def done(crowd: Crowd) -> int:
+    return sum(task.done() for task in crowd.asked)
+
+
+@pytest.mark.parametrize(
+    ("waiters", "places"), [(24, 20), pytest.param(600, QUEUE, marks=pytest.mark.proof)], ids=["few", "600"]
+)
+async def test_next_one_is_refused_at_once_and_living_tokens_are_served(
+    house: House, waiters: int, places: int
+) -> None:
+    """Of 600 requests for dead tokens 512 wait; the others, and one more, get a 503 while these still wait."""
+    names = await connect_many(house, waiters + 1)
+    house.broker.tokens.flights.queue = places
+
+    async with waiting(house, names[:waiters]) as crowd:
+        began = time.perf_counter()
+        refused = await crowd.ask(names[waiters])
+        took = time.perf_counter() - began
+        living = await crowd.ask("living")
+        turned_away = {task.result().json["code"] for task in crowd.asked if task.done()}
+        still_waiting = len(crowd.asked) - done(crowd)
+        print(f"{still_waiting} of {waiters} wait; the next one was refused in {took * 1000:.1f} ms")
+
+    assert (503, "overloaded", "1") == (refused.status, refused.json["code"], refused.headers["Retry-After"])
+    assert "too many renewals" in refused.json["detail"]
+    assert (200, places, {"overloaded"}) == (living.status, still_waiting, turned_away)
+
+
+async def test_joiners_are_not_queued(house: House) -> None:
+    """A full queue keeps nobody from waiting for a renewal that is under way already."""
+    names = await connect_many(house, 1)
+    house.broker.tokens.flights.queue = 1
+
+    async with waiting(house, names) as crowd:
+        asleep = house.clock.sleeping
+        joiners = [asyncio.create_task(crowd.ask(names[0])) for _ in range(50)]
+        async with asyncio.timeout(60):
+            while house.clock.sleeping < asleep + 50 and not any(task.done() for task in joiners):
+                await asyncio.sleep(0.01)
+        waited = sum(not task.done() for task in joiners)
+        crowd.asked += joiners
+
+    assert 50 == waited
+    assert {"provider_unavailable"} == {task.result().json["code"] for task in crowd.asked}
+
+
+async def test_living_token_is_served_short_when_its_renewal_has_no_place(house: House) -> None:
+    """Inside its window, and where more life is asked for than is left: as it is, with a warning."""
+    names = await connect_many(house, 1)
+    house.broker.tokens.flights.queue = 1
+    living = await house.account("living")
+    house.clock.advance(living.expires_at - house.clock.now() - 600)
+
+    async with waiting(house, names) as crowd:
+        in_window = await crowd.ask("living")
+        wanting = await crowd.ask("living", query="?min_ttl=3600")
+        flying = house.broker.tokens.flights.is_flying(living.ref)
+
+    assert (200, 200, False) == (in_window.status, wanting.status, flying)
+    assert 1 == in_window.json["expires_in"]
+    assert "busy with other renewals" in in_window.json["warning"]
+    assert "busy with other renewals" in wanting.json["warning"]
+
+
+async def test_demand_for_a_renewal_is_refused_when_there_is_no_place(house: House) -> None:
+    """`POST …/refresh` too: 503 with Retry-After, and nothing is begun."""
+    names = await connect_many(house, 1)
+    house.broker.tokens.flights.queue = 1
+
+    async with waiting(house, names):
+        refused = await house.post("/token/living/refresh")
+
+    assert (503, "overloaded", "1") == (refused.status, refused.json["code"], refused.headers["Retry-After"])
+
+
+def flights_until(landing: asyncio.Event, clock: FakeClock) -> Flights:
+    """Renewals that all end together, and places for two who wait."""
+
+    async def renew(_: Ref) -> FlightEnd:
+        await landing.wait()
+        return Renewed()
+
+    return Flights(renew, clock=clock, queue=2)
+
+
+async def test_joiners_take_no_place_from_others() -> None:
+    """However many join one renewal, another one may begin."""
+    clock, landing = FakeClock(), asyncio.Event()
+    flights = flights_until(landing, clock)
+    joined = [asyncio.create_task(flights.join(Ref("a", 1, 1), 1000)) for _ in range(50)]
+    await clock.settle()
+
+    full = flights.is_full_for(Ref("other", 1, 1))
+    landing.set()
+    ends = await asyncio.gather(*joined)
+
+    assert (False, {Renewed()}) == (full, set(ends))
+
+
+async def test_place_is_given_back_by_whoever_stops_waiting() -> None:
+    """By patience, by hanging up, and by the end of the renewal."""
+    clock, landing = FakeClock(), asyncio.Event()
+    flights, other = flights_until(landing, clock), Ref("other", 1, 1)
+    impatient = asyncio.create_task(flights.join(Ref("a", 1, 1), 10))
+    caller = asyncio.create_task(flights.join(Ref("b", 1, 1), 1000))
+    await clock.settle()
+    full = flights.is_full_for(other)
+    clock.advance(11)
+    await impatient
+    after_patience = flights.is_full_for(other)
+    third = asyncio.create_task(flights.join(Ref("c", 1, 1), 1000))
+    await clock.settle()
+    full_again = flights.is_full_for(other)
+    caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+    after_hanging_up = flights.is_full_for(other)
+    landing.set()
+    await third
+    await flights.drain()
+
+    assert (True, False, True, False) == (full, after_patience, full_again, after_hanging_up)
+    assert not flights.is_full_for(other)

@@ -1,0 +1,1 @@
+"""Watching: metrics as a scraper reads them."""
