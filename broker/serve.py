@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -17,7 +17,7 @@ from broker.clock import SystemClock
 from broker.config import ConfigError, load, reloadable, wipe_variables
 from broker.config.settings import LogSettings, Settings, UnixListen
 from broker.demo import show_demo
-from broker.errors import StartRefused
+from broker.errors import StartRefused, StorageUnavailable
 from broker.hardening import harden
 from broker.observe import logs
 from broker.runner import QuietRunner
@@ -126,8 +126,8 @@ class Service:
         for task in (demo, recovery, background):
             await until_cancelled(task)
         await self._drain(broker)
-        await broker.tokens.service.flush_uses()
-        await broker.callers.service.flush_uses()
+        await _if_possible(broker.tokens.service.flush_uses)
+        await _if_possible(broker.callers.service.flush_uses)
         await broker.alerts.stop(alerts)
         broker.listeners.stop()
 
@@ -228,6 +228,12 @@ async def _meanwhile(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
         yield
     finally:
         await until_cancelled(task)
+
+
+async def _if_possible(work: Callable[[], Awaitable[None]]) -> None:
+    """Small things that are not worth an unclean end where the store is away."""
+    with suppress(StorageUnavailable):
+        await work()
 
 
 def _spool_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:

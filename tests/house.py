@@ -55,6 +55,8 @@ class House:
     broker: Broker = field(init=False)
     key: str = ""
     watch: Watch = unwatched
+    public_url: str = ""
+    """Where browsers come in, if not straight at this broker."""
     limits: ListenerLimits = field(default_factory=ListenerLimits)
     _closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -76,7 +78,7 @@ class House:
 [server]
 internal = "127.0.0.1:{self.internal_port}"
 public = "127.0.0.1:{self.public_port}"
-public_url = "{self.public}"
+public_url = "{self.public_url or self.public}"
 [sandbox]
 enabled = true
 listen = "{self.sandbox.listen}"

@@ -13,7 +13,7 @@ from broker.config.settings import ProviderSettings, Rotation
 from broker.model import Account, Caller, Permission
 from broker.observe.health import Health
 from broker.store.backup import MADE_AT
-from broker.store.incarnation import Incarnation
+from broker.store.incarnation import Ownership
 from broker.store.interface import AccountQuery, AccountStore, KeyStore
 from broker.tokens.permit import Permit
 from broker.tokens.policy import window_opens
@@ -43,7 +43,7 @@ class Adoption:
     def __init__(
         self,
         *,
-        incarnation: Incarnation,
+        incarnation: Ownership,
         accounts: AccountStore,
         keys: KeyStore,
         permit: Permit,
@@ -67,6 +67,13 @@ class Adoption:
             PROBLEM, "the store is a copy or an old backup; nothing is renewed until `broker adopt`"
         )
         log.error("store.is_copy")
+
+    async def look_again(self) -> None:
+        """Another broker on the same database may have been told that it is the original."""
+        if self._permit.copied_store and not await self._incarnation.is_copy():
+            self._permit.copied_store = False
+            self._health.clear(PROBLEM)
+            log.warning("store.adopted_elsewhere")
 
     async def adopt(self, caller: Caller, *, request_id: str) -> list[str]:
         """Renew from this store from now on; the accounts that probably need their person again.

@@ -16,6 +16,7 @@ from broker.admin.checks import (
 )
 from broker.admin.key_checks import key_checks
 from broker.alerts.service import Alerts
+from broker.app.databases import open_alone
 from broker.app.foundation import Foundation, audit_key, lay_foundation
 from broker.app.listeners import ListenerLimits, Listeners, build_listeners
 from broker.app.looking import Copy, copied
@@ -156,12 +157,28 @@ async def check_offline(settings: Settings) -> list[Check]:
     clock = SystemClock()
     checks = [Check("configuration", "ok", f"{settings.path} is valid"), *settings_checks(settings)]
     checks += tls_checks(settings.server, clock.now())
+    if settings.store.postgres is not None:
+        return [*checks, *await _check_shared(settings)]
     try:
         with copied(settings) as copy:
             checks += [copy.of(check) for check in await _check_copy(settings, copy, clock)]
     except StartRefused as exc:
         checks.append(_would_refuse(str(exc)))
     return checks
+
+
+async def _check_shared(settings: Settings) -> list[Check]:
+    """A database that others may be using: that it can be had, and nothing more."""
+    try:
+        async with AsyncExitStack() as closing:
+            database = (await open_alone(settings.store, closing)).database
+            made = await database.read(
+                "SELECT 1 FROM information_schema.tables WHERE table_name = 'accounts'"
+            )
+            found = "PostgreSQL answers" if made else "PostgreSQL answers; the first start makes the tables"
+            return [Check("store", "ok", found)]
+    except StartRefused as exc:
+        return [_would_refuse(str(exc))]
 
 
 async def _check_copy(settings: Settings, copy: Copy, clock: Clock) -> list[Check]:

@@ -10,14 +10,16 @@ from typing import Any
 
 from broker.admin.keys import KeyDesk, step_json
 from broker.admin.socket import operator
+from broker.app.databases import open_alone
 from broker.app.foundation import lay_foundation
-from broker.app.rooms import build_keys, build_spools
+from broker.app.rooms import build_keys, build_spools, spool_of
 from broker.clock import SystemClock
 from broker.config import ConfigError, load
+from broker.config.settings import StoreSettings
 from broker.errors import BrokerError, StartRefused, StorageUnavailable
 from broker.observe import logs
 from broker.store.migrate import migrate
-from broker.store.sqlite import SqliteDatabase
+from broker.store.moving import move
 
 REQUEST_ID = "command-line"
 
@@ -77,19 +79,52 @@ async def _open(config: Path, environ: Mapping[str, str], closing: AsyncExitStac
     return build_keys(base, build_spools(base, ()), tuple).desk
 
 
-def migrate_alone(store: Path, *, failed: Callable[[str], Exception]) -> int:
+def migrate_alone(store: StoreSettings, *, failed: Callable[[str], Exception]) -> int:
     """Bring the store up to date; the schema's number. Raises what `failed` makes of a sentence."""
 
     async def bring_up_to_date() -> int:
-        database = await SqliteDatabase.open(store)
-        try:
-            return await migrate(database)
-        finally:
-            await database.close()
+        async with AsyncExitStack() as closing:
+            database = (await open_alone(store, closing)).database
+            async with database.starting():
+                return await migrate(database)
 
-    if not store.exists():
-        raise failed(f"there is no store {store}; `broker serve` makes one")
+    if store.postgres is None and not store.path.exists():
+        raise failed(f"there is no store {store.path}; `broker serve` makes one")
     try:
         return asyncio.run(bring_up_to_date())
     except (StartRefused, StorageUnavailable) as exc:
         raise failed(str(exc)) from None
+
+
+def copy_alone(
+    source: Path, store: StoreSettings, *, failed: Callable[[str], Exception]
+) -> Mapping[str, int]:
+    """Move the SQLite store `source` to the configured PostgreSQL; rows by table. Raises what `failed` makes of a
+    sentence."""
+    if store.postgres is None:
+        raise failed("store.url names no PostgreSQL database; a copy goes from SQLite to there")
+    if not source.exists():
+        raise failed(f"there is no store {source}")
+    if any(spool_of(source).glob("*")):
+        raise failed(
+            f"token sets wait in {spool_of(source)}; start the broker on {source} once, it stores them"
+        )
+    try:
+        return asyncio.run(_copy(source, store))
+    except (StartRefused, StorageUnavailable) as exc:
+        raise failed(str(exc)) from None
+
+
+async def _copy(source: Path, store: StoreSettings) -> Mapping[str, int]:
+    async with AsyncExitStack() as closing:
+        # Its lock keeps a broker from starting on it, and this from starting beside one.
+        old = await open_alone(replace(store, path=source, postgres=None), closing)
+        new = await open_alone(store, closing)
+        async with new.database.starting():
+            await migrate(old.database)
+            await migrate(new.database)
+            is_copy = await old.ownership.is_copy()
+            counts = await move(old.database, new.database, where=await new.identity())
+            if not is_copy:
+                await new.ownership.begin()
+        return counts

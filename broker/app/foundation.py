@@ -1,11 +1,11 @@
 """The parts that every room stands on: what watches, the store, the keys, the gate, the providers."""
 
-import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import assert_never
 
+from broker.app.databases import open_database
 from broker.audit.chain import Chain, KeyOf
 from broker.audit.files import FileSink
 from broker.audit.ledger import Ledger
@@ -26,11 +26,11 @@ from broker.providers.kustomer import KustomerProvider
 from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import TokenSeals
 from broker.store import Stores, guarded_stores_on
-from broker.store.database import Database
 from broker.store.health import StoreHealth
+from broker.store.incarnation import Ownership
 from broker.store.keys import Keys
 from broker.store.migrate import migrate
-from broker.store.sqlite import SqliteDatabase
+from broker.store.moving import refuse_moved
 
 
 class Providers:
@@ -73,6 +73,7 @@ class Foundation:
     metrics: Metrics
     stores: Stores
     store_health: StoreHealth
+    ownership: Ownership
     ring: LivingRing
     seals: TokenSeals
     audit: Upkeep
@@ -90,10 +91,16 @@ class Foundation:
 async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitStack) -> Foundation:
     """Open everything that can refuse a start; raises StartRefused. `closing` undoes it in reverse."""
     steady, health, metrics = SteadyClock(clock), Health(), Metrics()
-    store_health = StoreHealth(folder=settings.store.path.parent, clock=clock, health=health, metrics=metrics)
-    database = await _open_database(settings, store_health, closing)
-    ring = await open_ring(Keys(database), settings.master, clock, previous=settings.previous_master)
-    stores = guarded_stores_on(database, ring)
+    folder = None if settings.store.postgres else settings.store.path.parent
+    store_health = StoreHealth(folder=folder, clock=clock, health=health, metrics=metrics)
+    opened = await open_database(settings.store, store_health, closing)
+    async with opened.database.starting():
+        await migrate(opened.database)
+        keys = Keys(opened.database)
+        await refuse_moved(keys)
+        ring = await open_ring(keys, settings.master, clock, previous=settings.previous_master)
+    stores = guarded_stores_on(opened.database, ring)
+    opened.join(stores.changes)
     audit, upkeep = _build_audit(settings, stores, ring.keyring, health, clock)
     closing.push_async_callback(upkeep.close)
     http = ProviderClient()
@@ -108,28 +115,22 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         metrics=metrics,
         stores=stores,
         store_health=store_health,
+        ownership=opened.ownership,
         ring=ring,
         seals=TokenSeals(ring.keyring),
         audit=upkeep,
         gate=Gate(audit=audit, keyring=ring.keyring),
         providers=providers,
         http=http,
-        replica=replica_of(settings),
+        replica=settings.store.replica,
     )
-
-
-async def _open_database(settings: Settings, store_health: StoreHealth, closing: AsyncExitStack) -> Database:
-    database = await SqliteDatabase.open(settings.store.path, observe=store_health.observe)
-    closing.push_async_callback(database.close)
-    await migrate(database)
-    return database
 
 
 def _build_audit(
     settings: Settings, stores: Stores, keyring: Keyring, health: Health, clock: Clock
 ) -> tuple[Audit, Upkeep]:
     """The audit, which begins only when the broker does."""
-    path, replica = settings.audit.path, replica_of(settings)
+    path, replica = settings.audit.path, settings.store.replica
     files = None if path is None else FileSink(path)
     ledger = Ledger(
         sink=files or JournalSink(), chain=Chain(audit_key(keyring)), replica=replica, clock=clock
@@ -139,11 +140,6 @@ def _build_audit(
         audit=audit, files=files, store=stores.keys, replica=replica, clock=clock, keep=settings.audit.keep
     )
     return audit, upkeep
-
-
-def replica_of(settings: Settings) -> str:
-    """A name that stays over restarts."""
-    return f"{socket.gethostname()}:{settings.server.internal[0]}"
 
 
 def audit_key(keyring: Keyring) -> KeyOf:

@@ -13,6 +13,7 @@ from broker.admin.backup import BackupDesk
 from broker.admin.keys import KeyDesk
 from broker.admin.overview import Overview
 from broker.app.alerts import AlertRoom
+from broker.app.databases import copies_of
 from broker.app.foundation import Foundation, audit_key
 from broker.app.plugin import PluginRoom, build_plugin
 from broker.browser import is_same_browser
@@ -29,11 +30,11 @@ from broker.keys.census import Census
 from broker.keys.rewrap import Rewrapper
 from broker.login.service import LoginService
 from broker.model import PendingGrant, Successor
-from broker.store.backup import SqliteBackup
-from broker.store.incarnation import Incarnation
+from broker.store.renewals import BOOT_WIDTH
 from broker.store.spool import Spool, grants_spool, renewals_spool
 from broker.tokens.background import Background
 from broker.tokens.flight import Flights
+from broker.tokens.leases import Leases
 from broker.tokens.opened import OpenedAccounts
 from broker.tokens.permit import Permit
 from broker.tokens.recovery import Recovery
@@ -138,7 +139,7 @@ def build_rooms(
         accounts=_accounts(base, tokens, installs),
         callers=_callers(base, closing),
         keys=keys,
-        backups=BackupDesk(copies=SqliteBackup(base.settings.store.path), gate=base.gate, clock=base.clock),
+        backups=BackupDesk(copies=copies_of(base.settings.store), gate=base.gate, clock=base.clock),
         overview=_overview(base, tokens, keys),
         adoption=_adoption(base, tokens),
         plugin=build_plugin(base, base.settings.plugin) if base.settings.plugin else None,
@@ -180,7 +181,7 @@ def build_keys(base: Foundation, spools: Spools, in_memory: Callable[[], Iterabl
 def _tokens(
     base: Foundation, timings: Timings, spool: Spool[Successor], watch: Watch, closing: AsyncExitStack
 ) -> TokenRoom:
-    store, boot_id = base.stores.accounts, secrets.token_hex(8)
+    store, changes = base.stores.accounts, base.stores.changes
     retained = RetainedCommits(
         store=store,
         spool=spool,
@@ -197,6 +198,16 @@ def _tokens(
         timings=timings,
         store_is_ready=lambda: base.store_health.is_ready() and not len(retained),
     )
+    leases = Leases(
+        store=store,
+        changes=changes,
+        clock=base.steady,
+        timings=timings,
+        owner=f"{secrets.token_hex(BOOT_WIDTH // 2)}@{base.settings.store.replica}",
+        timeout=base.settings.refresh.timeout,
+        grace=permit.grace,
+        up_for=base.store_health.up_for,
+    )
     refresher = Refresher(
         store=store,
         providers=base.providers.by_name,
@@ -204,7 +215,7 @@ def _tokens(
         permit=permit,
         retained=retained,
         clock=base.steady,
-        boot_id=boot_id,
+        leases=leases,
         settings=base.settings.refresh,
         timings=timings,
         metrics=base.metrics,
@@ -218,13 +229,19 @@ def _tokens(
         flights=flights,
         clock=base.steady,
         timings=timings,
-        boot_id=boot_id,
+        owner=leases.owner,
+        replica=base.settings.store.replica if base.stores.database.dialect.shared else None,
     )
-    opened = OpenedAccounts(store=store, seals=base.seals, limit=base.settings.store.memory)
-    base.stores.changes.listen(opened.forget)
+    opened = OpenedAccounts(
+        store=store,
+        seals=base.seals,
+        limit=base.settings.store.memory,
+        are_heard=changes.are_heard,
+    )
+    changes.listen(opened.forget, opened.forget_all)
     waiters = Waiters(clock=base.clock)
     # Behind the memory of opened accounts: who is woken reads what is new.
-    base.stores.changes.listen(waiters.heard)
+    changes.listen(waiters.heard, waiters.missed)
     service = TokenService(
         opened=opened,
         store=store,
@@ -318,7 +335,7 @@ def _overview(base: Foundation, tokens: TokenRoom, keys: KeyRoom) -> Overview:
 
 def _adoption(base: Foundation, tokens: TokenRoom) -> Adoption:
     return Adoption(
-        incarnation=Incarnation(store=base.stores.keys, path=base.settings.store.path),
+        incarnation=base.ownership,
         accounts=base.stores.accounts,
         keys=base.stores.keys,
         permit=tokens.permit,
@@ -342,6 +359,7 @@ def build_background(base: Foundation, rooms: Rooms) -> Background:
         health=base.health,
         chores=(
             lambda: base.store_health.probe(stores.keys),
+            rooms.adoption.look_again,
             tokens.service.flush_uses,
             rooms.callers.service.flush_uses,
             rooms.installs.service.identify_held,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from broker.clock import Clock
-from broker.errors import Unauthenticated
+from broker.errors import StorageUnavailable, Unauthenticated
 from broker.model import Caller, CallerKey, CallerRecord, Secret
 from broker.store.interface import CallerStore
 
@@ -16,6 +16,8 @@ KEY = re.compile(r"tbk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})", re.ASCII)
 REMEMBERED = 10_000
 REMEMBERED_FOR = 0.9
 """Seconds until a remembered key is looked up again: one revoked by another process stops within a second."""
+TRUSTED_FOR = 3600.0
+"""Seconds for which it is believed while the store cannot be asked: living tokens are served meanwhile."""
 
 
 class Authenticator(Protocol):
@@ -81,9 +83,14 @@ class KeyAuthenticator:
 
     async def _verify(self, credential: Secret) -> _Verified:
         text = credential.reveal()
-        self._remembered.pop(text, None)
         form = KEY.fullmatch(text)
-        found = await self._store.by_key(form[1]) if form else None
+        try:
+            found = await self._store.by_key(form[1]) if form else None
+        except StorageUnavailable:
+            if (known := self._as_remembered(text)) is None:
+                raise
+            return known
+        self._remembered.pop(text, None)
         if found is None or not hmac.compare_digest(found[1].hash, key_hash(credential)):
             raise Unauthenticated(why="unknown")
         if len(self._remembered) >= REMEMBERED:
@@ -91,6 +98,13 @@ class KeyAuthenticator:
         verified = _Verified(_caller(*found), found[1], self._clock.monotonic() + REMEMBERED_FOR)
         self._remembered[text] = verified
         return verified
+
+    def _as_remembered(self, text: str) -> _Verified | None:
+        """Who had this key when the store could last be asked, if that is not too long ago."""
+        known = self._remembered.get(text)
+        if known is None or self._clock.monotonic() - known.until > TRUSTED_FOR:
+            return None
+        return known
 
 
 def _caller(record: CallerRecord, key: CallerKey) -> Caller:

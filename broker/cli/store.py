@@ -13,7 +13,7 @@ from broker.cli.command import Command
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed, NoBroker
 from broker.cli.text import counted, plain
-from broker.config import ConfigError, store_path_of
+from broker.config import ConfigError, store_of, store_path_of
 from broker.times import both, span
 
 
@@ -60,7 +60,7 @@ def restore(desk: Desk, src: Path, force: bool) -> None:
 
     now = desk.clock.now()
     try:
-        store = store_path_of(desk.config_path)
+        store = store_path_of(desk.config_path, desk.environ)
         restored = put_in_place(src, store, force=force, at=now)
     except ConfigError as exc:
         raise Failed(exc.problems[0]) from None
@@ -98,19 +98,34 @@ def adopt(desk: Desk) -> None:
 
 
 @click.command("migrate", cls=Command, example="broker migrate")
+@click.option("--copy-from", metavar="sqlite:PATH", help="Move this SQLite store to PostgreSQL.")
 @click.pass_obj
-def migrate(desk: Desk) -> None:
-    """Bring the store up to date; no broker may run.
+def migrate(desk: Desk, copy_from: str | None) -> None:
+    """Bring the store up to date.
 
-    `broker serve` does the same at its start.
+    `broker serve` does the same at its start. With --copy-from an empty PostgreSQL database
+    that store.url names takes over everything from a SQLite store, on which no broker may run
+    then or ever after.
     """
-    from broker.app.alone import migrate_alone  # noqa: PLC0415 - the store, which few commands need
+    from broker.app.alone import copy_alone, migrate_alone  # noqa: PLC0415 - the store, which few commands need
 
     try:
-        store = store_path_of(desk.config_path)
+        store = store_of(desk.config_path, desk.environ)
     except ConfigError as exc:
         raise Failed(exc.problems[0]) from None
-    click.echo(f"{store} has schema {migrate_alone(store, failed=Failed)}.")
+    if copy_from is not None:
+        kind, _, path = copy_from.partition(":")
+        if kind != "sqlite" or not path:
+            raise click.BadParameter("expected sqlite:PATH", param_hint="--copy-from")
+        source = desk.config_path.absolute().parent / path
+        counts = copy_alone(source, store, failed=Failed)
+        for table, count in counts.items():
+            click.echo(f"{table:22}{count:>9}")
+        click.echo(f"All of it is in PostgreSQL now; {source} has moved and starts no broker any more.")
+        click.echo("Every broker there needs the same master key.")
+        return
+    what = "The database" if store.postgres else str(store.path)
+    click.echo(f"{what} has schema {migrate_alone(store, failed=Failed)}.")
 
 
 @contextmanager

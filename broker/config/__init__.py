@@ -1,7 +1,7 @@
 """config.toml, the environment and credentials become frozen settings: `load`."""
 
 from broker.config.environment import environment, wipe_variables
-from broker.config.loading import admin_socket_of, load, locate, reloadable, store_path_of
+from broker.config.loading import admin_socket_of, load, locate, reloadable, store_of, store_path_of
 from broker.config.problems import ConfigError
 from broker.config.settings import Settings
 
@@ -13,6 +13,7 @@ __all__ = [
     "load",
     "locate",
     "reloadable",
+    "store_of",
     "store_path_of",
     "wipe_variables",
 ]

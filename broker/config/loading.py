@@ -17,7 +17,7 @@ from broker.config.providers import URLS, read_providers
 from broker.config.read import Table
 from broker.config.sandbox import LOGIN_PRIVATE_SEED, supplied_tables
 from broker.config.secrets import SecretReader
-from broker.config.settings import SandboxSettings, Settings
+from broker.config.settings import SandboxSettings, Settings, StoreSettings
 from broker.config.tables import (
     read_audit,
     read_log,
@@ -37,6 +37,7 @@ KEYS = {
     "master": "keys.master",
     "previous_master": "keys.previous",
     "store.path": "store.url",
+    "store.postgres": "store.url",
     "audit.path": "audit.to",
     "login.key_pem": "login.key",
 }
@@ -68,9 +69,9 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
     sandbox = read_sandbox(top.table("sandbox"))
     top.raw("providers"), top.raw("login"), top.raw("plugin")
     supplied = table_of(_with_sandbox(data, sandbox)) if sandbox.enabled else top
-    store = read_store(top.table("store"), folder)
-    master, previous = read_masters(top.table("keys"), folder, secrets)
     server = read_server(top.table("server"), folder)
+    store = read_store(top.table("store"), folder, server)
+    master, previous = read_masters(top.table("keys"), folder, secrets)
     settings = Settings(
         path=path.absolute(),
         server=server,
@@ -105,13 +106,24 @@ def admin_socket_of(path: Path, environ: Mapping[str, str]) -> Path:
     return path.absolute().parent / value
 
 
-def store_path_of(path: Path) -> Path:
-    """Where the store lies: all that one needs to know who puts another in its place; raises ConfigError."""
-    problems, folder = Problems(), path.absolute().parent
-    secrets = SecretReader(folder=folder, environ={})
-    top = Table(_toml(path), name="", problems=problems, secrets=secrets)
-    store = read_store(top.table("store"), folder)
+def store_of(path: Path, environ: Mapping[str, str]) -> StoreSettings:
+    """The store: all that one needs to know who looks after it as a whole; raises ConfigError."""
+    problems, elsewhere, folder = Problems(), Problems(), path.absolute().parent
+    secrets = SecretReader(folder=folder, environ=environ)
+    data = _toml(path)
+    top = Table(data, name="", problems=problems, secrets=secrets)
+    # What is wrong with the server is no matter here; only the replica's usual name is made of it.
+    server = Table(data, name="", problems=elsewhere, secrets=secrets).table("server")
+    store = read_store(top.table("store"), folder, read_server(server, folder))
     problems.raise_if_any()
+    return store
+
+
+def store_path_of(path: Path, environ: Mapping[str, str]) -> Path:
+    """Where the SQLite store lies; raises ConfigError."""
+    store = store_of(path, environ)
+    if store.postgres is not None:
+        raise ConfigError(["the store is a PostgreSQL database; use pg_dump and pg_restore for it"])
     return store.path
 
 

@@ -61,7 +61,12 @@ class ServerSettings:
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
     path: Path
+    """The SQLite file. With PostgreSQL nothing lies here, but what a broker keeps locally lies beside it."""
     memory: int
+    postgres: Secret | None
+    """The address of a PostgreSQL database, which may hold a password; None: SQLite."""
+    replica: str
+    """This broker's name among several on one database."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -35,9 +36,12 @@ from broker.config.urls import (
     page_problem,
     shown,
 )
+from broker.model import Secret
 
 LISTEN = '"host:port", { path = "…", mode = "0660", group = "…" }, or a list of them'
 MOST_TIMEOUT = 600.0
+MOST_REPLICA = 200
+POSTGRES = re.compile(r"postgres(ql)?://.+", re.DOTALL)
 FORMATS: Mapping[str, Literal["json", "console", "auto"]] = {
     "json": "json",
     "console": "console",
@@ -80,14 +84,37 @@ def read_server(table: Table, folder: Path) -> ServerSettings:
     return settings
 
 
-def read_store(table: Table, folder: Path) -> StoreSettings:
-    url = table.text("url", "sqlite:var/broker.db")
-    kind, _, path = url.partition(":")
-    if kind != "sqlite" or not path or path.startswith("//"):
-        table.wrong("url", quoted(shown(url)), '"sqlite:PATH"')
-    settings = StoreSettings(folder / (path or "var/broker.db"), table.integer("memory", 200_000, least=1))
+def read_store(table: Table, folder: Path, server: ServerSettings) -> StoreSettings:
+    value = table.raw("url", "sqlite:var/broker.db")
+    secret = table.resolve("url", value) if isinstance(value, dict) else None
+    url = secret.reveal() if secret else value if isinstance(value, str) else ""
+    kind, _, rest = url.partition(":")
+    postgres = Secret(url) if POSTGRES.fullmatch(url) else None
+    if not isinstance(value, str | dict) or (
+        url and postgres is None and (kind != "sqlite" or not rest or rest.startswith("//"))
+    ):
+        found = quoted(shown(url)) if isinstance(value, str) else "something else"
+        table.wrong("url", found, '"sqlite:PATH" or "postgresql://user@host/database"')
+    replica = checked(table, "replica", table.text("replica", _usual_replica(server)), _replica_problem)
+    own = Path("var", f"postgres-{re.sub(r'[^A-Za-z0-9.-]', '_', replica or '')}")
+    settings = StoreSettings(
+        path=folder / (own if postgres else rest or "var/broker.db"),
+        memory=table.integer("memory", 200_000, least=1),
+        postgres=postgres,
+        replica=replica or "",
+    )
     table.done()
     return settings
+
+
+def _usual_replica(server: ServerSettings) -> str:
+    """The machine, and what tells two brokers on it apart."""
+    first = server.internal[0] if server.internal else None
+    return f"{socket.gethostname()}:{first.port if isinstance(first, TcpListen) else first}"
+
+
+def _replica_problem(name: str) -> str | None:
+    return None if 0 < len(name) <= MOST_REPLICA and name.isprintable() else "a name of 1 to 200 characters"
 
 
 def read_masters(table: Table, folder: Path, secrets: SecretReader) -> tuple[MasterKey, MasterKey | None]:

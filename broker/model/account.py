@@ -55,10 +55,10 @@ class Intent:
     id: str
     generation: int
     at: float
-    owner: str
-    """Boot id of the process that wrote it."""
+    owner: str | None
+    """Who wrote it, `boot@replica`; None: the attempt ended without a known outcome, and the lease is nobody's."""
     until: float
-    """When the lease runs out, epoch seconds."""
+    """When the lease runs out, epoch seconds by the store's clock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,15 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.helpers import is_ip_address
 
 from broker import __version__
@@ -67,6 +70,21 @@ class _Progress:
     received: bytearray = field(default_factory=bytearray)
 
 
+_made: ContextVar[ResponseHandler] = ContextVar("_made")
+"""The connection that the running task has just made."""
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Remembers a new connection: aiohttp forgets one whose trace raises, and it would stay open for ever."""
+
+    async def _create_connection(
+        self, req: Any, traces: list[aiohttp.tracing.Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        made = await super()._create_connection(req, traces, timeout)
+        _made.set(made)
+        return made
+
+
 class PublicResolver(AbstractResolver):
     """Resolves names, and refuses private addresses: for hosts that were made from a person's input."""
 
@@ -104,9 +122,9 @@ class ProviderClient:
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(_announce)
         verified = ssl_context or ssl.create_default_context()
-        self._trusted = _session(aiohttp.TCPConnector(force_close=True, limit=0, ssl=verified), trace)
+        self._trusted = _session(_Connector(force_close=True, limit=0, ssl=verified), trace)
         self._public = _session(
-            aiohttp.TCPConnector(force_close=True, limit=0, ssl=verified, resolver=PublicResolver()), trace
+            _Connector(force_close=True, limit=0, ssl=verified, resolver=PublicResolver()), trace
         )
 
     async def post(
@@ -194,6 +212,7 @@ async def _announce(_: aiohttp.ClientSession, context: SimpleNamespace, __: obje
         await progress.before_send()
     except BaseException as exc:
         progress.stopped = exc
+        _made.get().close()
         raise
     progress.sent = True
 

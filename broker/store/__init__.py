@@ -1,12 +1,12 @@
 """The store: accounts, installs, callers, events and keys, made durable; `Stores` holds them all."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker.sealing import Reseals
 from broker.store.accounts import Accounts
 from broker.store.alerts import Alerts
 from broker.store.callers import Callers
+from broker.store.changes import Changes
 from broker.store.database import Database
 from broker.store.events import Events
 from broker.store.guarded import GuardedDatabase, Ring
@@ -16,20 +16,6 @@ from broker.store.plugin import Plugin
 from broker.store.plugin_purge import PluginPurge
 from broker.store.resealing import ResealingAccounts, ResealingInstalls
 from broker.store.sealed import SealedRecords
-
-
-class Changes:
-    """Tells whoever listens the name of each account whose row changed, once the change is durable."""
-
-    def __init__(self) -> None:
-        self._listeners: list[Callable[[str], None]] = []
-
-    def listen(self, listener: Callable[[str], None]) -> None:
-        self._listeners.append(listener)
-
-    def publish(self, name: str) -> None:
-        for listener in self._listeners:
-            listener(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,9 @@ SELECT {COLUMNS} FROM accounts
  ORDER BY name LIMIT $8"""
 USERS = "SELECT caller, last_used_at FROM uses WHERE account = $1 ORDER BY last_used_at DESC, caller"
 EXPIRIES = """
-SELECT CAST((expires_at - $1) / $2 AS BIGINT) AS span, COUNT(*) FROM accounts
- WHERE expires_at >= $1 AND expires_at < $1 + $2 * $3 AND removed_at IS NULL AND dead IS NULL
- GROUP BY span"""
+SELECT {span} AS span, COUNT(*) FROM accounts
+ WHERE expires_at >= $1 AND expires_at < $3 AND removed_at IS NULL AND dead IS NULL
+ GROUP BY 1"""
 COUNTS = f"SELECT provider, {STATUS_SQL}, COUNT(*) FROM accounts WHERE removed_at IS NULL GROUP BY 1, 2"
 BY_IDENTITY = (
     f"SELECT {COLUMNS} FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL"
@@ -82,6 +82,10 @@ PURGE = (
 """Everything that names the account or the person behind it; the row itself last, because the others ask it."""
 
 
+class _NameTaken(Exception):
+    """Somebody connected an account under the new name while another was being renamed to it."""
+
+
 class Accounts(Renewals):
     """The `AccountStore`, on any database."""
 
@@ -108,7 +112,8 @@ class Accounts(Renewals):
         return [(str(caller), float(at)) for caller, at in await self._database.read(USERS, name)]
 
     async def expiries(self, since: float, width: float, count: int) -> list[int]:
-        rows = await self._database.read(EXPIRIES, since, width, count)
+        span = self._database.dialect.floor.format("(expires_at - $1) / $2")
+        rows = await self._database.read(EXPIRIES.format(span=span), since, width, since + width * count)
         found = {int(span): int(number) for span, number in rows}
         return [found.get(span, 0) for span in range(count)]
 
@@ -139,6 +144,7 @@ class Accounts(Renewals):
             )
             await transaction.execute(DROP_GRANT, grant)
             await insert_events(transaction, list(events))
+            await transaction.tell(account.name)
             return True
 
         connected = await self._database.write(work)
@@ -158,6 +164,7 @@ class Accounts(Renewals):
         async def work(transaction: Transaction) -> bool:
             changed = await transaction.execute(IDENTIFY, ref.name, ref.epoch, external_id, label, frozen, at)
             await transaction.execute(DROP_GRANT, grant)
+            await transaction.tell(ref.name)
             return changed == 1
 
         identified = await self._database.write(work)
@@ -207,7 +214,8 @@ class Accounts(Renewals):
             )
             if not changed:
                 return False
-            await transaction.execute(INSERT, *to_values(renamed), next_at)
+            if not await transaction.execute(INSERT, *to_values(renamed), next_at):
+                raise _NameTaken
             await transaction.execute("DELETE FROM spares WHERE account = $1", ref.name)
             # What tells of the account goes with it, so that a purge finds it under the new name.
             for sql in RENAME_BESIDES:
@@ -215,9 +223,14 @@ class Accounts(Renewals):
             for spare in spares:
                 await insert_spare(transaction, spare)
             await _remember_name(transaction, old_name_hash, ref.epoch, ref.generation)
+            await transaction.tell(ref.name)
+            await transaction.tell(renamed.name)
             return True
 
-        done = await self._database.write(work)
+        try:
+            done = await self._database.write(work)
+        except _NameTaken:
+            return False
         self._changed(ref.name)
         self._changed(renamed.name)
         return done
@@ -231,6 +244,7 @@ class Accounts(Renewals):
             )
             if changed:
                 await insert_events(transaction, list(events))
+                await transaction.tell(name)
             return changed == 1
 
         removed = await self._database.write(work)
@@ -251,11 +265,14 @@ class Accounts(Renewals):
 
     async def purge(self, name: str, name_hash: str) -> bool:
         async def work(transaction: Transaction) -> bool:
+            # Changes nothing, but from here on nobody commits a generation that would not be remembered.
+            await transaction.execute("UPDATE accounts SET name = name WHERE name = $1", name)
             rows = await transaction.fetch("SELECT epoch, generation FROM accounts WHERE name = $1", name)
             for epoch, generation in rows:
                 await _remember_name(transaction, name_hash, epoch, generation)
             for sql in PURGE:
                 await transaction.execute(sql, name)
+            await transaction.tell(name)
             return bool(rows)
 
         purged = await self._database.write(work)

@@ -37,6 +37,7 @@ class Callers:
 
     async def add_key(self, key: CallerKey, *, expire_others_at: float) -> bool:
         async def work(transaction: Transaction) -> bool:
+            await transaction.alone(f"caller {key.caller}")
             if not await transaction.fetch("SELECT 1 FROM callers WHERE name = $1", key.caller):
                 return False
             # Two active keys at most: the newest of the old ones stays for a while.
@@ -75,6 +76,7 @@ class Callers:
 
     async def remove_caller(self, name: str) -> bool:
         async def work(transaction: Transaction) -> bool:
+            await transaction.alone(f"caller {name}")
             await transaction.execute("DELETE FROM caller_keys WHERE caller = $1", name)
             return await transaction.execute("DELETE FROM callers WHERE name = $1", name) == 1
 
@@ -82,7 +84,7 @@ class Callers:
 
     async def touch_keys(self, uses: Mapping[str, float]) -> None:
         async def work(transaction: Transaction) -> None:
-            for key_id, at in uses.items():
+            for key_id, at in sorted(uses.items()):
                 await transaction.execute(
                     "UPDATE caller_keys SET last_used_at = $2 WHERE id = $1", key_id, at
                 )
@@ -92,7 +94,7 @@ class Callers:
 
     async def touch_callers(self, uses: Mapping[str, float]) -> None:
         async def work(transaction: Transaction) -> None:
-            for name, at in uses.items():
+            for name, at in sorted(uses.items()):
                 await transaction.execute(
                     """INSERT INTO meta (key, value) VALUES ($1, $2)
                        ON CONFLICT (key) DO UPDATE SET value = $2""",

@@ -1,13 +1,39 @@
 """What a database driver must offer; the stores are written once on top of it.
 
-SQL is written as both databases read it: `$1, $2` for parameters, `ON CONFLICT`, no dialect.
+SQL is written as both databases read it: `$1, $2` for parameters, `ON CONFLICT`; what cannot be said alike is in
+`Dialect`.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 Row = Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The few words in which databases differ."""
+
+    shared: bool
+    """Whether other brokers may work on the same database."""
+    clock: str | None
+    """The database's own clock, epoch seconds, by which leases are counted; None: the caller's."""
+    unlocked: str
+    """Behind a SELECT: take these rows, and leave out those that somebody else has taken."""
+    floor: str
+    """A number without its fraction, for numbers that are not negative."""
+    text: str
+    """The type of a column of text that is compared byte by byte."""
+
+    def now(self, parameter: str) -> str:
+        """The time that leases are counted by; `parameter` holds the caller's own."""
+        # The database has to be told a type for every parameter, so each appears.
+        return (
+            parameter if self.clock is None else f"({self.clock} + 0 * CAST({parameter} AS DOUBLE PRECISION))"
+        )
 
 
 class Transaction(Protocol):
@@ -21,12 +47,31 @@ class Transaction(Protocol):
         """Run one statement; its rows."""
         ...
 
+    async def alone(self, what: str) -> None:
+        """Wait until no other transaction is at `what`; from here to the end none will be."""
+        ...
+
+    async def beside(self, what: str) -> None:
+        """Wait until nobody is `alone` at `what`; from here to the end nobody will be."""
+        ...
+
+    async def tell(self, name: str) -> None:
+        """Once this is durable, tell other brokers on the database that the account of this name has changed."""
+        ...
+
 
 Work = Callable[[Transaction], Awaitable[T]]
 
 
 class Database(Protocol):
     """One durable store. Every method raises StorageUnavailable when it cannot do its work."""
+
+    @property
+    def dialect(self) -> Dialect: ...
+
+    def starting(self) -> AbstractAsyncContextManager[None]:
+        """While this lasts, no other broker starts on the database: for the schema and the first keys."""
+        ...
 
     async def read(self, sql: str, *values: object) -> list[Row]:
         """Rows as the last finished write left them."""
@@ -35,8 +80,9 @@ class Database(Protocol):
     async def write(self, work: Work[T]) -> T:
         """Run `work` in a transaction of its own and return its result once it is durable.
 
-        Writes happen one after another, in the order of the calls. `work` must do nothing but talk to its
-        transaction: it may share a commit with others. When it raises, its changes are undone and the error
+        `work` must do nothing but talk to its transaction: it may share a commit with others, and it may be run
+        again where the database undid it for another's sake. What two of them must not do at once stands in
+        their statements' conditions, or behind `alone`. When it raises, its changes are undone and the error
         reaches the caller. A caller that is cancelled cancels only its own waiting.
         """
         ...

@@ -1,11 +1,14 @@
 """Nothing sealed goes into the store under a key that is not active; an unknown key makes the ring read the store."""
 
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
 from broker.keyring import FRONT, KeyNotActive, Keyring, Purpose, kid_at_front
-from broker.store.database import Database, Row, Transaction, Work
+from broker.store.database import Database, Dialect, Row, Transaction, Work
 
 T = TypeVar("T")
+KEYS_CHANGE = "active key"
+"""No record is stored while the active key is being replaced."""
 KEYS = "SELECT kid, active FROM keys WHERE purpose = $1"
 
 
@@ -25,6 +28,13 @@ class GuardedDatabase:
 
     def __init__(self, database: Database, ring: Ring) -> None:
         self._database, self._ring = database, ring
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._database.dialect
+
+    def starting(self) -> AbstractAsyncContextManager[None]:
+        return self._database.starting()
 
     async def read(self, sql: str, *values: object) -> list[Row]:
         rows = await self._database.read(sql, *values)
@@ -65,7 +75,17 @@ class _GuardedTransaction:
     async def fetch(self, sql: str, *values: object) -> list[Row]:
         return await self._transaction.fetch(sql, *values)
 
+    async def alone(self, what: str) -> None:
+        await self._transaction.alone(what)
+
+    async def beside(self, what: str) -> None:
+        await self._transaction.beside(what)
+
+    async def tell(self, name: str) -> None:
+        await self._transaction.tell(name)
+
     async def _require_active(self, stored: set[str]) -> None:
+        await self._transaction.beside(KEYS_CHANGE)
         keys = {kid: bool(active) for kid, active in await self._transaction.fetch(KEYS, Purpose.DATA)}
         # An id that the store never had is somebody's text that only looks like a record.
         if late := [kid for kid in stored if not keys.get(kid, True)]:

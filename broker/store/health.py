@@ -1,6 +1,7 @@
 """Whether the store can take a rotated token just now; never rotate what cannot be stored (R1)."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from broker.clock import Clock
@@ -16,23 +17,63 @@ LOOK_EVERY = 1.0
 class StoreHealth:
     """Remembers how the last write ended, and looks at the free space once a second at most."""
 
-    def __init__(self, *, folder: Path, clock: Clock, health: Health, metrics: Metrics) -> None:
-        self._folder, self._clock, self._health, self._metrics = folder, clock, health, metrics
+    def __init__(self, *, folder: Path | None, clock: Clock, health: Health, metrics: Metrics) -> None:
+        self._folder = folder
+        """Of which the free space counts; None where the store lies on another machine."""
+        self._clock, self._health, self._metrics = clock, health, metrics
         self._last_write_ok = True
         self._enough_space = True
-        self._looked_at = float("-inf")
+        self._looked_at = self._up_since = float("-inf")
+        self._failed_at = float("-inf")
+        self._is_up = True
+        self.is_named: Callable[[], bool] = _always
+        """Whether this broker has its name to itself."""
 
     def observe(self, ok: bool, seconds: float) -> None:
         """A commit succeeded, or did not, after so many seconds."""
         self._metrics.store_commit_seconds.observe(seconds)
         self._last_write_ok = ok
+        if not ok:
+            self._failed_at = self._clock.monotonic()
         if ok:
             self._health.clear("store_failing")
-        else:
+        elif self._is_up:
             self._health.raise_problem("store_failing", "the store cannot be written; renewals wait")
 
+    def turned(self, up: bool) -> None:
+        """The database can be reached again, or not any more."""
+        self._is_up = up
+        if up:
+            self._up_since = self._clock.monotonic()
+            # What failed meanwhile was the way to the database; it is tried anew.
+            self._last_write_ok = True
+            self._health.clear("store_failing")
+        else:
+            self._health.raise_problem(
+                "store_failing", "the database cannot be reached; renewals wait, living tokens are served"
+            )
+
+    def up_for(self) -> float:
+        """For how many seconds the store can be reached without a break; 0 while it cannot."""
+        return self._clock.monotonic() - self._up_since if self._is_up else 0.0
+
     def is_ready(self) -> bool:
-        return self._last_write_ok and self._has_space()
+        return self._is_up and self._takes_writes() and self._has_name() and self._has_space()
+
+    def _takes_writes(self) -> bool:
+        # A server far away fails single writes for passing reasons; the intent's own write is the next trial.
+        passing = self._folder is None and self._clock.monotonic() - self._failed_at >= LOOK_EVERY
+        return self._last_write_ok or passing
+
+    def _has_name(self) -> bool:
+        if named := self.is_named():
+            self._health.clear("name_taken")
+        else:
+            self._health.raise_problem(
+                "name_taken",
+                "another broker has this one's name; renewals wait. Give each its own store.replica",
+            )
+        return named
 
     async def probe(self, store: KeyStore) -> None:
         """Where the last write failed, try a small one."""
@@ -44,6 +85,8 @@ class StoreHealth:
             return
 
     def _has_space(self) -> bool:
+        if self._folder is None:
+            return True
         now = self._clock.monotonic()
         if now - self._looked_at >= LOOK_EVERY:
             self._looked_at = now
@@ -56,3 +99,7 @@ class StoreHealth:
                     "disk_full", "less than 32 MiB are free beside the store; renewals wait"
                 )
         return self._enough_space
+
+
+def _always() -> bool:
+    return True

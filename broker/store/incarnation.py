@@ -1,20 +1,50 @@
 """R13: one owner of the data. A copied or restored store is noticed, and renews nothing until it is adopted.
 
-Each start writes a random incarnation first into a file beside the store, then with the store's inode into the
-store. A copy lacks the file, or lists another incarnation, or lies at another inode. A snapshot of the whole disk
-is not noticed.
+A PostgreSQL database is known by its server's identity and its own number. Of a SQLite file each start writes a
+random incarnation first into a file beside the store, then with the store's inode into the store. A copy lacks the
+file, or lists another incarnation, or lies at another inode. A snapshot of the whole disk is not noticed.
 """
 
 import json
 import os
 import secrets
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from broker.store.interface import KeyStore
 
 KEPT = 2
 META = "incarnation"
+
+
+class Ownership(Protocol):
+    """Whether this store is the original."""
+
+    async def is_copy(self) -> bool:
+        """Whether the store was copied or restored from somewhere; a new one was not."""
+        ...
+
+    async def begin(self) -> None:
+        """Make it the original: at each start of an owned store, and when a copy is adopted."""
+        ...
+
+
+class ServerIdentity:
+    """Which database of which server this store says it lies in, against where it does."""
+
+    def __init__(self, *, store: KeyStore, identity: Callable[[], Awaitable[str]]) -> None:
+        self._store, self._identity = store, identity
+
+    async def is_copy(self) -> bool:
+        written = await self._store.meta(META)
+        if written is None:
+            return not await self._store.has_no_accounts()
+        return written != await self._identity()
+
+    async def begin(self) -> None:
+        await self._store.set_meta(META, await self._identity())
 
 
 class Incarnation:

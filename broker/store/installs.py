@@ -13,6 +13,10 @@ INSTALL = (
 )
 GRANT = "sealed_access, sealed_refresh, grant_meta, next_at"
 TAKE = "UPDATE installs SET taken_at = $2 WHERE state_hash = $1 AND taken_at IS NULL"
+HELD = f"""
+SELECT {INSTALL}, {GRANT} FROM installs
+ WHERE next_at IS NOT NULL AND next_at <= $1 ORDER BY next_at LIMIT $2"""
+RETRY = "UPDATE installs SET next_at = $2 WHERE state_hash = $1"
 PURGE_INSTALLS = """
 DELETE FROM installs WHERE state_hash IN (
   SELECT state_hash FROM installs WHERE expires_at < $1 AND grant_meta IS NULL LIMIT $2)"""
@@ -34,6 +38,7 @@ class Installs:
     async def add_ticket(self, ticket: Ticket) -> None:
         async def work(transaction: Transaction) -> None:
             if ticket.account is not None:
+                await transaction.alone(f"tickets of {ticket.account}")
                 await transaction.execute(
                     "DELETE FROM tickets WHERE provider = $1 AND account = $2",
                     ticket.provider,
@@ -76,18 +81,23 @@ class Installs:
             )
         )
 
-    async def held_grants(self, due_before: float, limit: int) -> list[PendingGrant]:
-        rows = await self._database.read(
-            f"""SELECT {INSTALL}, {GRANT} FROM installs
-                 WHERE next_at IS NOT NULL AND next_at <= $1 ORDER BY next_at LIMIT $2""",
-            due_before,
-            limit,
-        )
-        return [_to_grant(row) for row in rows]
+    async def held_grants(
+        self, due_before: float, limit: int, *, claim_until: float | None = None
+    ) -> list[PendingGrant]:
+        if claim_until is None:
+            return [_to_grant(row) for row in await self._database.read(HELD, due_before, limit)]
+        unlocked = self._database.dialect.unlocked
+
+        async def work(transaction: Transaction) -> list[PendingGrant]:
+            rows = await transaction.fetch(f"{HELD} {unlocked}", due_before, limit)
+            for row in rows:
+                await transaction.execute(RETRY, row[0], claim_until)
+            return [_to_grant(row) for row in rows]
+
+        return await self._database.write(work)
 
     async def retry_grant(self, state_hash: str, next_at: float | None) -> None:
-        sql = "UPDATE installs SET next_at = $2 WHERE state_hash = $1"
-        await self._database.write(lambda transaction: transaction.execute(sql, state_hash, next_at))
+        await self._database.write(lambda transaction: transaction.execute(RETRY, state_hash, next_at))
 
     async def finish_install(
         self,
@@ -131,13 +141,12 @@ class Installs:
     async def take_login(self, challenge_hash: str, now: float) -> PendingLogin | None:
         async def work(transaction: Transaction) -> PendingLogin | None:
             rows = await transaction.fetch(
-                """SELECT challenge_hash, browser_hash, purpose, payload, expires_at FROM logins
-                    WHERE challenge_hash = $1 AND expires_at > $2""",
+                """DELETE FROM logins WHERE challenge_hash = $1
+                RETURNING challenge_hash, browser_hash, purpose, payload, expires_at""",
                 challenge_hash,
-                now,
             )
-            await transaction.execute("DELETE FROM logins WHERE challenge_hash = $1", challenge_hash)
-            return PendingLogin(*rows[0]) if rows else None
+            login = PendingLogin(*rows[0]) if rows else None
+            return login if login is not None and login.expires_at > now else None
 
         return await self._database.write(work)
 

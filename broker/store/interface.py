@@ -93,18 +93,31 @@ class RefreshStore(Protocol):
         next_at: float | None,
         at: float,
         events: Sequence[Event],
+        intent: str | None = None,
+        free_after: float | None = None,
     ) -> bool:
-        """Note how an attempt on `ref` ended without a new token. `dead` ends the account."""
+        """Note how an attempt on `ref` ended without a new token. `dead` ends the account.
+
+        `intent` is the one that must stand there, "" for none: somebody else's attempt is not settled with ours.
+        `free_after`: where the intent is kept, its lease is nobody's from now on, and may be had after so many
+        seconds (R7's quarantine)."""
         ...
 
-    async def take_over(self, owner: str, at: float) -> list[Account]:
+    async def take_over(self, owner: str, at: float, *, replica: str | None = None) -> list[Account]:
         """R10: make the leases of earlier boots ours; the accounts whose renewal they left open, newest first.
 
-        Each of these counts as one ambiguous attempt. Only for a store that this process owns alone."""
+        Each of these counts as one ambiguous attempt. `replica`: of that one's earlier boots alone; without it
+        all are, which is for a store that this process owns alone."""
         ...
 
-    async def due(self, now: float, limit: int) -> list[Account]:
-        """Accounts whose `next_at` has come, the earliest first; by index, never a scan."""
+    async def orphaned(self, ref: Ref, intent: str, owner: str, *, at: float, not_before: float) -> bool:
+        """Count an attempt whose outcome nobody noted as ambiguous, and free its lease: one of `owner`, or one whose
+        lease has run out. False where it is another's and has not, or something else stands there."""
+        ...
+
+    async def due(self, now: float, limit: int, *, claim_until: float | None = None) -> list[Account]:
+        """Accounts whose `next_at` has come, the earliest first; by index, never a scan. With `claim_until` they
+        are due again only then: of several brokers each looks after other accounts."""
         ...
 
     async def next_due_at(self) -> float | None:
@@ -262,8 +275,10 @@ class InstallStore(Protocol):
         """Seal a new grant durably with its install, before anything else is asked."""
         ...
 
-    async def held_grants(self, due_before: float, limit: int) -> list[PendingGrant]:
-        """Grants whose identity is to be asked for again."""
+    async def held_grants(
+        self, due_before: float, limit: int, *, claim_until: float | None = None
+    ) -> list[PendingGrant]:
+        """Grants whose identity is to be asked for again; `claim_until` as for `due`."""
         ...
 
     async def retry_grant(self, state_hash: str, next_at: float | None) -> None: ...

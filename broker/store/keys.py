@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from broker.keyring import Purpose, WrappedKey
 from broker.store.database import Database, Transaction
+from broker.store.guarded import KEYS_CHANGE
 
 KEY = "kid, purpose, wrapped, master_id, active, created_at, retired_at"
 INSERT = f"INSERT INTO keys ({KEY}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
@@ -35,6 +36,7 @@ class Keys:
 
     async def add_first_keys(self, keys: Sequence[WrappedKey]) -> bool:
         async def work(transaction: Transaction) -> bool:
+            await transaction.alone("first keys")
             if await transaction.fetch(SEALED_ANYTHING):
                 return False
             for key in keys:
@@ -45,6 +47,7 @@ class Keys:
 
     async def add_key(self, key: WrappedKey) -> None:
         async def work(transaction: Transaction) -> None:
+            await transaction.alone(KEYS_CHANGE)
             await transaction.execute("UPDATE keys SET active = 0 WHERE purpose = $1", key.purpose)
             await transaction.execute(INSERT, *_values(key))
 

@@ -22,11 +22,15 @@ def migrations() -> dict[int, str]:
 async def migrate(database: Database) -> int:
     """Run what is missing, each migration in a transaction of its own; the schema's number.
 
-    Raises StartRefused where a newer program has been here.
+    Raises StartRefused where a newer program has been here. Brokers that share a database are replaced one by one:
+    there a newer schema is taken, since migrations only ever add what an older program can do without.
     """
     await database.write(_prepare)
     [(version,)] = await database.read("SELECT COALESCE(MAX(version), 0) FROM schema_version")
     known = migrations()
+    if version > max(known) and database.dialect.shared:
+        log.warning("schema.newer", schema=version, known=max(known))
+        return int(version)
     if version > max(known):
         raise StartRefused(
             f"the store has schema {version}, this program knows {max(known)}: it was written by a newer"
@@ -34,7 +38,8 @@ async def migrate(database: Database) -> int:
         )
     for number, sql in known.items():
         if number > version:
-            await database.write(partial(_apply, number=number, sql=sql))
+            text = database.dialect.text
+            await database.write(partial(_apply, number=number, sql=re.sub(r"\bTEXT\b", text, sql)))
     if 0 < version < max(known):
         log.info("store.migrated", was=version, schema=max(known))
     return max(known)

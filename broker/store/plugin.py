@@ -113,6 +113,8 @@ class Plugin:
         self, consent_hash: str, handle: str, digest: str, now: float
     ) -> ConnectCode | None:
         async def work(transaction: Transaction) -> ConnectCode | None:
+            # Guesses at one code count one after the other, wherever they come in.
+            await transaction.alone(f"connect code {handle}")
             rows = await transaction.fetch(
                 f"""SELECT handle, digest, subject, created_by, expires_at FROM plugin_connect_codes
                      WHERE handle = $1 AND expires_at > $2 AND tries < {MOST_TRIES}""",
@@ -170,12 +172,13 @@ class Plugin:
 
     async def note_use(self, pair: PluginPair, at: float) -> None:
         async def work(transaction: Transaction) -> None:
+            # The grant first, as everywhere, so that nobody waits for each other.
+            await transaction.execute(TOUCH, pair.grant_id, at, at)
             await transaction.execute(
                 "UPDATE plugin_pairs SET used_at = $2 WHERE refresh_hash = $1 AND used_at IS NULL",
                 pair.refresh_hash,
                 at,
             )
-            await transaction.execute(TOUCH, pair.grant_id, at, at)
 
         await self._database.write(work)
 
@@ -224,6 +227,7 @@ class Plugin:
 
     async def join_account(self, browser_hash: str, subject: str, account: str, at: float) -> None:
         async def work(transaction: Transaction) -> None:
+            await transaction.alone(f"install of {subject}")
             rows = await transaction.fetch(INSTALLED_WITH, browser_hash, subject)
             for grant_id, person_hash in rows:
                 # Forgotten now, so that the next install in this browser is not taken for the same one.

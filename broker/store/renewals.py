@@ -7,6 +7,9 @@ from broker.store.database import Database, Transaction
 from broker.store.interface import CommitOutcome, Committed, EpochMoved, GenerationMoved
 from broker.store.rows import COLUMNS, insert_events, to_account, trouble_values
 
+BOOT_WIDTH = 16
+"""Characters of a boot's id, with which a lease's owner begins: `boot@replica`."""
+
 REOPEN = f"""
 UPDATE accounts SET dead = NULL, dead_since = NULL, next_at = $3
  WHERE name = $1 AND epoch = $2 AND dead IN ('{Reason.LOST_ROTATION}', '{Reason.REVOKED_OR_EXPIRED}')
@@ -14,10 +17,10 @@ UPDATE accounts SET dead = NULL, dead_since = NULL, next_at = $3
 GET = f"SELECT {COLUMNS} FROM accounts WHERE name = $1"
 BEGIN = """
 UPDATE accounts
-   SET intent_id = $4, intent_generation = $3, intent_at = $5, lease_owner = $6, lease_until = $7
+   SET intent_id = $4, intent_generation = $3, intent_at = $5, lease_owner = $6, lease_until = {now} + $7
  WHERE name = $1 AND epoch = $2 AND generation = $3
    AND dead IS NULL AND frozen IS NULL AND removed_at IS NULL
-   AND (intent_id IS NULL OR lease_owner = $6 OR lease_until <= $5)"""
+   AND (intent_id IS NULL OR lease_owner = $6 OR lease_until <= {now})"""
 COMMIT = """
 UPDATE accounts
    SET generation = $3 + 1, sealed_access = $4, sealed_refresh = $5, token_type = $6, scope = $7,
@@ -33,17 +36,30 @@ UPDATE accounts
        ambiguous = $8, refusals = $9, first_refused_at = $10,
        dead = $11, dead_since = CASE WHEN CAST($11 AS TEXT) IS NULL THEN NULL ELSE CAST($12 AS DOUBLE PRECISION) END,
        next_at = $13
- WHERE name = $1 AND epoch = $2 AND generation = $3"""
+ WHERE name = $1 AND epoch = $2 AND generation = $3
+   AND (CAST($14 AS TEXT) IS NULL OR COALESCE(intent_id, '') = $14)"""
+FREE_LEASE = """
+UPDATE accounts SET lease_owner = NULL, lease_until = {now} + $5
+ WHERE name = $1 AND epoch = $2 AND generation = $3 AND intent_id IS NOT NULL"""
 CLEAR_INTENT = """
 UPDATE accounts
    SET intent_id = NULL, intent_generation = NULL, intent_at = NULL, lease_owner = NULL, lease_until = NULL
  WHERE name = $1 AND epoch = $2 AND generation = $3"""
-TAKE_OVER = """
+TAKE_OVER = f"""
 UPDATE accounts
    SET lease_owner = $1, ambiguous = ambiguous + 1, trouble = $2, trouble_since = COALESCE(trouble_since, $3)
- WHERE intent_id IS NOT NULL AND lease_owner <> $1"""
-OPEN_INTENTS = f"SELECT {COLUMNS} FROM accounts WHERE intent_id IS NOT NULL ORDER BY intent_at DESC"
+ WHERE intent_id IS NOT NULL AND COALESCE(lease_owner, '') <> $1
+   AND (CAST($4 AS TEXT) IS NULL OR substr(lease_owner, {BOOT_WIDTH + 2}) = $4)"""
+OPEN_INTENTS = f"""
+SELECT {COLUMNS} FROM accounts WHERE intent_id IS NOT NULL AND lease_owner = $1 ORDER BY intent_at DESC"""
+ORPHANED = f"""
+UPDATE accounts
+   SET lease_owner = NULL, lease_until = {{now}}, ambiguous = ambiguous + 1,
+       trouble = '{Reason.UNCERTAIN}', trouble_since = COALESCE(trouble_since, $5), not_before = $6
+ WHERE name = $1 AND epoch = $2 AND generation = $3 AND intent_id = $4
+   AND lease_owner IS NOT NULL AND (lease_owner = $7 OR lease_until <= {{now}})"""
 DUE = f"SELECT {COLUMNS} FROM accounts WHERE next_at IS NOT NULL AND next_at <= $1 ORDER BY next_at LIMIT $2"
+CLAIM = "UPDATE accounts SET next_at = $2 WHERE name = $1"
 NEXT_DUE = "SELECT MIN(next_at) FROM accounts WHERE next_at IS NOT NULL"
 FIRST_EXPIRIES = """
 SELECT provider, MIN(expires_at) FROM accounts
@@ -75,8 +91,9 @@ class Renewals:
         return to_account(rows[0]) if rows else None
 
     async def begin(self, ref: Ref, intent: Intent) -> bool:
-        values = (*_key(ref), intent.id, intent.at, intent.owner, intent.until)
-        return await self._update(ref.name, BEGIN, *values)
+        sql = BEGIN.format(now=self._database.dialect.now("$5"))
+        values = (*_key(ref), intent.id, intent.at, intent.owner, intent.until - intent.at)
+        return await self._update(ref.name, sql, *values)
 
     async def commit(self, successor: Successor, events: Sequence[Event]) -> CommitOutcome:
         outcome = await self._database.write(lambda transaction: _commit(transaction, successor, events))
@@ -93,30 +110,50 @@ class Renewals:
         next_at: float | None,
         at: float,
         events: Sequence[Event],
+        intent: str | None = None,
+        free_after: float | None = None,
     ) -> bool:
-        values = (*_key(ref), *trouble_values(trouble), dead, at, next_at)
+        values = (*_key(ref), *trouble_values(trouble), dead, at, next_at, intent)
+        free_lease = FREE_LEASE.format(now=self._database.dialect.now("$4"))
 
         async def work(transaction: Transaction) -> bool:
             if not await transaction.execute(SETTLE, *values):
                 return False
             if not keep_intent:
                 await transaction.execute(CLEAR_INTENT, *_key(ref))
+            elif free_after is not None:
+                await transaction.execute(free_lease, *_key(ref), at, free_after)
             await insert_events(transaction, list(events))
+            await transaction.tell(ref.name)
             return True
 
         settled = await self._database.write(work)
         self._changed(ref.name)
         return settled
 
-    async def take_over(self, owner: str, at: float) -> list[Account]:
+    async def take_over(self, owner: str, at: float, *, replica: str | None = None) -> list[Account]:
         async def work(transaction: Transaction) -> list[Account]:
-            await transaction.execute(TAKE_OVER, owner, Reason.UNCERTAIN, at)
-            return [to_account(row) for row in await transaction.fetch(OPEN_INTENTS)]
+            await transaction.execute(TAKE_OVER, owner, Reason.UNCERTAIN, at, replica)
+            return [to_account(row) for row in await transaction.fetch(OPEN_INTENTS, owner)]
 
         return await self._database.write(work)
 
-    async def due(self, now: float, limit: int) -> list[Account]:
-        return [to_account(row) for row in await self._database.read(DUE, now, limit)]
+    async def orphaned(self, ref: Ref, intent: str, owner: str, *, at: float, not_before: float) -> bool:
+        sql = ORPHANED.format(now=self._database.dialect.now("$5"))
+        return await self._update(ref.name, sql, *_key(ref), intent, at, not_before, owner)
+
+    async def due(self, now: float, limit: int, *, claim_until: float | None = None) -> list[Account]:
+        if claim_until is None:
+            return [to_account(row) for row in await self._database.read(DUE, now, limit)]
+        unlocked = self._database.dialect.unlocked
+
+        async def work(transaction: Transaction) -> list[Account]:
+            due = [to_account(row) for row in await transaction.fetch(f"{DUE} {unlocked}", now, limit)]
+            for account in due:
+                await transaction.execute(CLAIM, account.name, claim_until)
+            return due
+
+        return await self._database.write(work)
 
     async def next_due_at(self) -> float | None:
         [(at,)] = await self._database.read(NEXT_DUE)
@@ -137,9 +174,10 @@ class Renewals:
         self, uses: Mapping[str, tuple[float, float]], callers: Mapping[tuple[str, str], float]
     ) -> None:
         async def work(transaction: Transaction) -> None:
-            for name, (used_at, look_at) in uses.items():
+            # In one order, so that two brokers never wait for each other.
+            for name, (used_at, look_at) in sorted(uses.items()):
                 await transaction.execute(TOUCH, name, used_at, look_at)
-            for (name, caller), used_at in callers.items():
+            for (name, caller), used_at in sorted(callers.items()):
                 await transaction.execute(USED_BY, name, caller, used_at)
 
         if uses:
@@ -175,7 +213,14 @@ class Renewals:
 
     async def _update(self, name: str, sql: str, *values: object) -> bool:
         """One statement on one account; whether it changed the row."""
-        changed = await self._database.write(lambda transaction: transaction.execute(sql, *values))
+
+        async def work(transaction: Transaction) -> int:
+            changed = await transaction.execute(sql, *values)
+            if changed:
+                await transaction.tell(name)
+            return changed
+
+        changed = await self._database.write(work)
         if changed:
             self._changed(name)
         return changed == 1
@@ -203,6 +248,7 @@ async def _commit(transaction: Transaction, successor: Successor, events: Sequen
     )
     if changed:
         await insert_events(transaction, list(events))
+        await transaction.tell(successor.parent.name)
         return Committed()
     rows = await transaction.fetch("SELECT epoch FROM accounts WHERE name = $1", successor.parent.name)
     return GenerationMoved() if rows and rows[0][0] == successor.parent.epoch else EpochMoved()
@@ -220,3 +266,4 @@ async def insert_spare(transaction: Transaction, spare: Spare) -> None:
         spare.received_at,
     )
     await transaction.execute(REOPEN, spare.account, spare.epoch, spare.received_at)
+    await transaction.tell(spare.account)

@@ -91,7 +91,10 @@ def _reason(word: str | None) -> Reason | None:
 
 
 async def insert_events(transaction: Transaction, events: "tuple[Event, ...] | list[Event]") -> None:
-    """Append events within somebody's transaction, so that a change and its event are one."""
+    """Append events within somebody's transaction, so that a change and its event are one.
+
+    Numbers are given in the order of the commits: whoever has read up to one has missed none below it.
+    """
     for event in events:
         await transaction.execute("UPDATE event_ids SET last = last + 1")
         await transaction.execute(

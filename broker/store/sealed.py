@@ -117,8 +117,8 @@ class SealedRecords:
 
     async def _fronts(self, column: SealedColumn) -> AsyncIterator[tuple[str, int]]:
         sql = f"""
-        SELECT front, COUNT(*), MAX(row) FROM (
-          SELECT {column.key} AS row, substr({column.column}, 1, {FRONT}) AS front FROM {column.table}
+        SELECT front, COUNT(*), MAX(place) FROM (
+          SELECT {column.key} AS place, substr({column.column}, 1, {FRONT}) AS front FROM {column.table}
            WHERE {column.key} > $1 AND {column.column} IS NOT NULL ORDER BY {column.key} LIMIT $2) AS page
          GROUP BY front"""
         after = ""

@@ -9,8 +9,8 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 import aiosqlite
 
 from broker.errors import StartRefused, StorageUnavailable
-from broker.store.database import Row, Work
+from broker.store.database import Dialect, Row, Work
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ DURABLE = {"journal_mode": "wal", "synchronous": 2}
 """Read back after they were set: WAL silently stays off on some file systems, and NORMAL loses commits."""
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
 BATCH = 64
+DIALECT = Dialect(shared=False, clock=None, unlocked="", floor="CAST({} AS BIGINT)", text="TEXT")
 OWN_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
 """What a statement did wrong by itself; every other error is the store's, and ends the whole transaction."""
 
@@ -72,9 +73,20 @@ class _Transaction:
     async def fetch(self, sql: str, *values: object) -> list[Row]:
         return list(await self._connection.execute_fetchall(sql, _named(values)))
 
+    async def alone(self, what: str) -> None:
+        """There is one writer."""
+
+    async def beside(self, what: str) -> None:
+        """The same."""
+
+    async def tell(self, name: str) -> None:
+        """There is one broker."""
+
 
 class SqliteDatabase:
     """A `Database` in one file; `open()` makes it."""
+
+    dialect = DIALECT
 
     def __init__(
         self,
@@ -111,6 +123,11 @@ class SqliteDatabase:
             _check_modes(path)
             undo.pop_all()
         return cls(writer=writer, reader=reader, lock=lock, observe=observe)
+
+    @asynccontextmanager
+    async def starting(self) -> AsyncIterator[None]:
+        # The lock beside the file keeps every other broker away for as long as this one lives.
+        yield
 
     async def read(self, sql: str, *values: object) -> list[Row]:
         self._refuse_when_closing()

@@ -25,6 +25,8 @@ SHORTEST, LONGEST = 0.2, 5.0
 HOLD_AGAIN = 5.0
 CLOCK_JUMP = 30.0
 HOUSEKEEPING_EVERY = 15.0
+CLAIM = 30.0
+"""Seconds in which a broker gets through a batch; whatever it did not get to is due again then."""
 
 
 class Background:
@@ -66,8 +68,11 @@ class Background:
         if not self._settings.background or self._permit.stopping:
             return LONGEST
         now = self._clock.now()
-        for account in await self._store.due(now, BATCH):
-            await self._look_at(account)
+        first = await self._store.next_due_at()
+        if first is not None and first <= now:
+            # Other brokers on the same store leave these alone meanwhile.
+            for account in await self._store.due(now, BATCH, claim_until=now + CLAIM):
+                await self._look_at(account)
         next_due = await self._store.next_due_at()
         until_due = LONGEST if next_due is None else next_due - self._clock.now()
         return min(max(until_due, SHORTEST), LONGEST)

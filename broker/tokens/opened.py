@@ -1,8 +1,10 @@
 """Accounts whose seal was opened, held in memory: the most recently used, dropped when their row changes."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from broker.errors import StorageUnavailable
 from broker.model import Account, Secret
 from broker.sealing import TokenSeals
 from broker.store.interface import RefreshStore
@@ -14,13 +16,23 @@ class OpenedAccount:
 
     account: Account
     access_token: Secret | None
+    unchecked: bool = False
+    """Other brokers may have renewed it, and the store could not be asked."""
+
+
+def _alone() -> bool:
+    return True
 
 
 class OpenedAccounts:
     """A bounded memory in front of the store."""
 
-    def __init__(self, *, store: RefreshStore, seals: TokenSeals, limit: int) -> None:
+    def __init__(
+        self, *, store: RefreshStore, seals: TokenSeals, limit: int, are_heard: Callable[[], bool] = _alone
+    ) -> None:
         self._store, self._seals, self._limit = store, seals, limit
+        self._are_heard = are_heard
+        """Whether changes by other brokers are heard; while not, every request looks at the row."""
         self._held: OrderedDict[str, OpenedAccount] = OrderedDict()
         self._reading: dict[str, int] = {}
         """Reads under way, and whether the row changed meanwhile (then what was read may be old)."""
@@ -28,10 +40,23 @@ class OpenedAccounts:
     async def get(self, name: str) -> OpenedAccount | None:
         """The account; None where there is none, or it was removed. Raises SealBroken, StorageUnavailable."""
         held = self._held.get(name)
-        if held is not None:
-            self._held.move_to_end(name)
-            return held
-        return await self._read(name)
+        if held is None:
+            return await self._read(name)
+        self._held.move_to_end(name)
+        return held if self._are_heard() else await self._checked(held)
+
+    def forget_all(self) -> None:
+        """Any row may have changed."""
+        for name in [*self._held]:
+            self.forget(name)
+        for name in self._reading:
+            self._reading[name] += 1
+
+    async def _checked(self, held: OpenedAccount) -> OpenedAccount | None:
+        try:
+            return await self._read(held.account.name)
+        except StorageUnavailable:
+            return replace(held, unchecked=True)
 
     def forget(self, name: str) -> None:
         """The row of this name has changed."""

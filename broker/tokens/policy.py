@@ -105,6 +105,13 @@ def _as_it_is(left: float, fresh: float, now: float, hold: Hold | None, *, warni
     return Serve(seconds, now + seconds, warning)
 
 
+def unchecked(serve: Serve, now: float) -> Serve:
+    """The same for a moment only: another broker may have renewed it, and the store cannot be asked."""
+    if serve.expires_in <= SHORT:
+        return serve
+    return Serve(SHORT, now + SHORT, serve.warning or f"Not renewed: {WHAT_HAPPENED[Reason.STORAGE]}")
+
+
 def _short_of_ttl(left: float, hold: Hold | None) -> str:
     why = describe(hold) if hold else "It is too young to be renewed."
     return f"The token lives {floor(left)} s longer, less than was asked for. {why}"

@@ -31,16 +31,19 @@ class Recovery:
         flights: Flights,
         clock: Clock,
         timings: Timings,
-        boot_id: str,
+        owner: str,
+        replica: str | None,
     ) -> None:
         self._store, self._retained, self._permit, self._flights = store, retained, permit, flights
-        self._clock, self._timings, self._boot_id = clock, timings, boot_id
+        self._clock, self._timings, self._owner = clock, timings, owner
+        self._replica = replica
+        """Whose earlier boots' leases are ours; None: everybody's, since the store is."""
 
     async def prepare(self) -> list[Account]:
         """Before READY: the spool is being committed and the leases of earlier boots are ours. Living tokens are
         served from now on. The accounts whose renewal was left open, newest first."""
         self._retained.recover()
-        opened = await self._store.take_over(self._boot_id, self._clock.now())
+        opened = await self._store.take_over(self._owner, self._clock.now(), replica=self._replica)
         return [await self._quarantined(account) for account in opened]
 
     async def renew(self, accounts: Sequence[Account]) -> None:
@@ -63,6 +66,7 @@ class Recovery:
             next_at=None if account.dead or account.frozen or account.removed_at else began + wait,
             at=account.dead_since or now,
             events=[],
+            free_after=max(0.0, began + wait - now),
         )
         return account.with_trouble(trouble)
 

@@ -46,6 +46,7 @@ from broker.providers.interface import (
 from broker.sealing import TokenSeals
 from broker.store.interface import Committed, EpochMoved, GenerationMoved, RefreshStore
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
+from broker.tokens.leases import LeaseLost, Leases
 from broker.tokens.permit import Permit
 from broker.tokens.policy import Hold, grant_end, window_opens
 from broker.tokens.retained import RetainedCommits
@@ -55,7 +56,7 @@ from broker.tokens.schedule import (
     death_needs,
     quarantine,
 )
-from broker.tokens.setbacks import Setbacks, since_trouble
+from broker.tokens.setbacks import Setbacks, intent_of, since_trouble
 from broker.tokens.steps import Step, Watch, unwatched
 
 log = structlog.get_logger()
@@ -63,10 +64,6 @@ log = structlog.get_logger()
 
 SPARE_NEEDS = 2
 """Refusals that end a spare."""
-
-
-class LeaseLost(Exception):
-    """The row was not as it was read, or another process holds its lease: nothing may be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,7 @@ class Refresher:
         permit: Permit,
         retained: RetainedCommits,
         clock: Clock,
-        boot_id: str,
+        leases: Leases,
         settings: RefreshSettings,
         timings: Timings,
         metrics: Metrics,
@@ -102,7 +99,7 @@ class Refresher:
     ) -> None:
         self._store, self._providers, self._seals = store, providers, seals
         self._permit, self._retained, self._clock = permit, retained, clock
-        self._boot_id, self._settings, self._timings = boot_id, settings, timings
+        self._leases, self._settings, self._timings = leases, settings, timings
         self._metrics, self._watch = metrics, watch
         self._sending: set[str] = set()
         """Accounts with a POST outstanding; two of one would break I4."""
@@ -116,17 +113,33 @@ class Refresher:
         """Renew the grant from generation `wanted.generation`, unless it has moved on since."""
         self._metrics.refreshes_in_flight.inc()
         try:
-            return await self._renew(wanted)
+            return await self._renew_in_turn(wanted)
         except StorageUnavailable:
             return NotRenewed(Hold(Reason.STORAGE, self._clock.now() + 1))
         finally:
             self._metrics.refreshes_in_flight.dec()
 
-    async def _renew(self, wanted: Ref) -> FlightEnd:
+    async def _renew_in_turn(self, wanted: Ref) -> FlightEnd:
+        """Renew as soon as no other broker is at it; most often that one has done it by then."""
+        with self._leases.watch(wanted.name) as change:
+            while True:
+                change.clear()
+                try:
+                    if (end := await self._renew(wanted)) is not None:
+                        return end
+                except LeaseLost as lost:
+                    self._count(lost.account, "lost_race")
+                await self._leases.wait(change)
+
+    async def _renew(self, wanted: Ref, *, holding: bool = False) -> FlightEnd | None:
+        """None: another broker is at it. `holding`: its lease is ours already."""
         account = await self._store.get(wanted.name)
         if account is None or account.removed_at is not None or account.ref != wanted:
             return Renewed()
-        hold = self._permit.enter(account, self._clock.now())  # R1
+        hold = self._permit.hold(account, self._clock.now())  # R1
+        if hold is None and not (holding or await self._leases.is_free(account)):
+            return None
+        hold = hold or self._permit.enter(account, self._clock.now())
         if hold is not None:
             return NotRenewed(hold)
         provider = self._providers.get(account.provider)
@@ -149,25 +162,19 @@ class Refresher:
 
     async def _attempt(self, attempt: Attempt) -> FlightEnd:
         """Send one token, and conclude from how that ended."""
-        try:
-            outcome = await self._send(attempt)
-        except LeaseLost:
-            self._count(attempt.account, "lost_race")
-            return NotRenewed(Hold(Reason.PROVIDER_UNAVAILABLE, self._clock.now() + 1))
+        attempt, outcome = await self._send(attempt)
         self._watch(Step.ANSWERED)
         return await self._conclude(attempt, outcome)
 
-    async def _send(self, attempt: Attempt) -> TokenOutcome:
-        """R2, R3, R4: connect, write the intent, POST once."""
+    async def _send(self, attempt: Attempt) -> tuple[Attempt, TokenOutcome]:
+        """R2, R3, R4: connect, write the intent, POST once; the attempt with its intent, and how it ended."""
         account = attempt.account
-        announced = False
+        announced: Intent | None = None
 
         async def announce() -> None:
             nonlocal announced
             self._watch(Step.CONNECTED)
-            if not await self._store.begin(account.ref, self._new_intent(account)):
-                raise LeaseLost
-            announced = True
+            announced = await self._leases.announce(account)
             self._watch(Step.INTENT_DURABLE)
 
         request = TokenRequest(
@@ -186,14 +193,9 @@ class Refresher:
                 outcome = await attempt.provider.request_token(request, before_send=announce)
         finally:
             self._sending.discard(account.name)
-        if not announced and not isinstance(outcome, NotSent):
+        if announced is None and not isinstance(outcome, NotSent):
             self._metrics.invariant_violations.labels("I9").inc()
-        return outcome
-
-    def _new_intent(self, account: Account) -> Intent:
-        now = self._clock.now()
-        lease = self._settings.timeout + self._timings.lease_extra
-        return Intent(secrets.token_hex(8), account.generation, now, self._boot_id, now + lease)
+        return replace(attempt, account=replace(account, intent=announced or account.intent)), outcome
 
     async def _conclude(self, attempt: Attempt, outcome: TokenOutcome) -> FlightEnd:
         """R5: what each class of answer leads to."""
@@ -301,6 +303,9 @@ class Refresher:
         account, now = await self._store.get(attempt.account.name), self._clock.now()
         if account is None or account.ref != attempt.account.ref:
             return Renewed()
+        # By its id alone: the lease's end is written by the store's clock. Another's attempt is not ours to judge.
+        if intent_of(account) != intent_of(attempt.account):
+            return Renewed()
         if attempt.spare is not None:
             return await self._spare_refused(account, attempt, attempt.spare)
         breaker = self._permit.breaker(account.provider)
@@ -319,7 +324,7 @@ class Refresher:
             return await self._setbacks.settle(account, trouble, keep_intent=False)
         await self._store.drop_spare(spare.id)
         if attempt.first:
-            return await self._renew(account.ref)
+            return await self._renew(account.ref, holding=True) or Renewed()
         return await self._next_spare_or_death(
             account.with_trouble(attempt.account.trouble), attempt.provider
         )

@@ -30,6 +30,9 @@ class Timings:
     """The lease is the whole time-out plus this: more than quarantine and commit."""
     retain_first: float = 0.05
     retain_most: float = 5.0
+    adopt_after: float = 10.0
+    """How long the store must have been there before another broker's expired lease is taken: longer than that one
+    needs to store what it has retained."""
 
     def scaled(self, factor: float) -> Self:
         """All times, shorter or longer by one factor."""

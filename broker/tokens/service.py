@@ -32,6 +32,7 @@ from broker.tokens.policy import (
     is_living,
     is_young,
     refusal,
+    unchecked,
     window_opens,
 )
 from broker.tokens.waiting import Waiters
@@ -207,7 +208,8 @@ class TokenService:
             left = deadline - self._clock.monotonic()
             match decide(account, now=now, ahead=self._settings.ahead, min_ttl=min_ttl, hold=hold):
                 case Serve() as serve:
-                    return await self._serve(caller, opened, serve, request_id)
+                    final = unchecked(serve, now) if opened.unchecked else serve
+                    return await self._serve(caller, opened, final, request_id)
                 case ServeAndRenew():
                     self._flights.begin(account.ref)
                     return await self._serve(caller, opened, Serve(1, now + 1), request_id)

@@ -11,7 +11,7 @@ from broker.store.interface import RefreshStore
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.permit import Permit
 from broker.tokens.policy import Hold, is_living
-from broker.tokens.schedule import Timings, backoff, settle_after
+from broker.tokens.schedule import Timings, backoff, quarantine, settle_after
 from broker.tokens.steps import Step, Watch, unwatched
 
 log = structlog.get_logger()
@@ -45,7 +45,11 @@ class Setbacks:
             not_before=now + wait,
         )
         log.warning("renewal.uncertain", account=account.name, why=outcome.why, again_in=round(wait, 1))
-        return await self.settle(account, trouble, keep_intent=True)
+        # From then on any broker may send it.
+        free_after = quarantine(
+            timed_out=outcome.timed_out, grace=self._permit.grace(account), timings=self._timings
+        )
+        return await self.settle(account, trouble, keep_intent=True, free_after=free_after)
 
     async def back_off(
         self,
@@ -79,6 +83,7 @@ class Setbacks:
             next_at=now + seconds,
             at=now,
             events=[],
+            intent=intent_of(account),
         )
         return NotRenewed(Hold(Reason.PROVIDER_PAUSED, now + seconds))
 
@@ -124,6 +129,7 @@ class Setbacks:
             next_at=None,
             at=now,
             events=[event],
+            intent=intent_of(account),
         )
         log.error("account.died", account=account.name, reason=reason)
         return NotRenewed(Hold(reason, None))
@@ -134,6 +140,7 @@ class Setbacks:
         trouble: Trouble,
         *,
         keep_intent: bool,
+        free_after: float | None = None,
         events: list[Event] | None = None,
     ) -> FlightEnd:
         """Note how the attempt ended; when the next may be stands in `trouble.not_before`."""
@@ -147,6 +154,8 @@ class Setbacks:
             next_at=trouble.not_before,
             at=now,
             events=told,
+            intent=intent_of(account),
+            free_after=free_after,
         )
         self._watch(Step.SETTLED)
         return NotRenewed(Hold(trouble.reason, trouble.not_before))
@@ -165,6 +174,11 @@ class Setbacks:
                 account.generation,
             )
         ]
+
+
+def intent_of(account: Account) -> str:
+    """Which attempt is being settled; what another broker has begun since is not touched."""
+    return "" if account.intent is None else account.intent.id
 
 
 def since_trouble(account: Account, reason: Reason, now: float) -> Trouble:

@@ -42,6 +42,11 @@ class Waiters:
         if (news := self._by_name.get(name)) is not None:
             news.tell()
 
+    def missed(self) -> None:
+        """Any row may have changed unheard."""
+        for news in list(self._by_name.values()):
+            news.tell()
+
     def stop(self) -> None:
         """End all waiting, now and from now on."""
         self.stopping = True

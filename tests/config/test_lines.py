@@ -118,7 +118,7 @@ def test_line_is_exact(tmp_path: Path, text: str, line: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        f'[store]\nurl = "postgresql://broker:{CANARY}@db/broker"',
+        f'[store]\nurl = "mysql://broker:{CANARY}@db/broker"',
         f'[server]\npublic_url = "https://u:{CANARY}@x.example"',
         KIT + f'token_url = "https://u:{CANARY}@x.example/t"',
         KIT + f'api_url = "http://x.example/?key={CANARY}"',

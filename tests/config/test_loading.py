@@ -52,7 +52,7 @@ def problems(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -
         ("[server]\ntrusted_proxies = ['0.0.0.0/0']", "server.trusted_proxies", "your own proxies"),
         ("[server]\ntrusted_proxies = '10.0.0.1'", "server.trusted_proxies", "a list"),
         ("[server]\ninternal_tls = { cert = 'a' }", "server.internal_tls", "cert"),
-        ("[store]\nurl = 'postgresql://x/y'", "store.url", "sqlite:PATH"),
+        ("[store]\nurl = 'mysql://x/y'", "store.url", "sqlite:PATH"),
         ("[store]\nmemory = 0", "store.memory", "at least 1"),
         ("[store]\nmemory = true", "store.memory", "whole number"),
         ("[keys]\nmaster = 'x'", "keys.master", "file"),

@@ -1,5 +1,6 @@
 """Phases and limits of talking to a provider, over real sockets; how each kind of provider asks."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -408,3 +409,26 @@ async def test_known_grace_shortens_the_timeout(
 
     assert isinstance(outcome, Ambiguous)
     assert outcome.timed_out
+
+
+async def test_connection_is_closed_where_the_intent_is_refused(http: ProviderClient) -> None:
+    """Nothing was sent, and nothing stays open: lost races would use up the process's files."""
+    ended = asyncio.Event()
+
+    async def until_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert b"" == await reader.read()
+        writer.close()
+        ended.set()
+
+    async def refuse() -> None:
+        raise LookupError("another has the lease")
+
+    async with await asyncio.start_server(until_end, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/token"
+
+        with pytest.raises(LookupError):
+            await http.post(url, data=b"", headers={}, timeout=5, before_send=refuse, public_only=False)
+        async with asyncio.timeout(5):
+            await ended.wait()
+
+    assert ended.is_set()

@@ -1,6 +1,7 @@
 """Every implementation behind the contract; a second one adds a parameter here."""
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,16 @@ import pytest
 from broker.store import Stores, stores_on
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
+from tests.postgres import needs_postgres, new_database
 
 
-@pytest.fixture(name="stores", params=["sqlite"])
-async def _stores(tmp_path: Path) -> AsyncIterator[Stores]:
-    database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
-    await migrate(database)
-    yield stores_on(database)
-    await database.close()
+@pytest.fixture(name="stores", params=["sqlite", "postgres"])
+async def _stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
+    async with AsyncExitStack() as closing:
+        if request.param == "postgres":
+            yield stores_on(await closing.enter_async_context(new_database(needs_postgres())))
+            return
+        database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
+        closing.push_async_callback(database.close)
+        await migrate(database)
+        yield stores_on(database)

@@ -42,7 +42,8 @@ async def test_intent_is_a_lease(stores: Stores) -> None:
     assert await stores.accounts.begin(FIRST, intent("me"))
     assert await stores.accounts.begin(FIRST, intent("me", at=20))
     assert not await stores.accounts.begin(FIRST, intent("other", at=129))
-    assert await stores.accounts.begin(FIRST, intent("other", at=130))
+    assert await stores.accounts.begin(FIRST, intent("me", at=129, until=129))
+    assert await stores.accounts.begin(FIRST, intent("other", at=129))
 
 
 @pytest.mark.parametrize("ref", [Ref("acme", 2, 1), Ref("acme", 1, 2), Ref("nobody", 1, 1)])
@@ -361,3 +362,101 @@ async def test_first_expiry_is_that_of_used_accounts(stores: Stores) -> None:
 
     assert ({"kit": 1000.0}, {"kit": 1900.0}) == (both, await stores.accounts.first_expiries(400.0))
     assert {} == await stores.accounts.first_expiries(501.0)
+
+
+async def test_attempt_that_ended_in_doubt_is_anybodys_after_its_quarantine(stores: Stores) -> None:
+    """The intent stays; its lease does not, so that no account waits for the one broker."""
+    await connect(stores)
+    await stores.accounts.begin(FIRST, intent("me"))
+
+    async def end(free_after: float) -> None:
+        await stores.accounts.settle(
+            FIRST,
+            trouble=Trouble(Reason.UNCERTAIN, ambiguous=1),
+            keep_intent=True,
+            dead=None,
+            next_at=None,
+            at=12.0,
+            events=[],
+            intent="i",
+            free_after=free_after,
+        )
+
+    await end(30.0)
+    early = await stores.accounts.begin(FIRST, intent("other", at=13.0))
+    await end(0.0)
+    row = await stores.accounts.get("acme")
+    later = await stores.accounts.begin(FIRST, intent("other", at=13.0))
+
+    assert (False, True) == (early, later)
+    assert row is not None
+    assert row.intent is not None
+    assert row.intent.owner is None
+
+
+async def test_attempt_of_another_is_not_settled(stores: Stores) -> None:
+    """Whoever comes late with an older attempt's outcome changes nothing of the one that is under way."""
+    await connect(stores)
+    await stores.accounts.begin(FIRST, intent("me"))
+    before = await stores.accounts.get("acme")
+
+    settled = [
+        await stores.accounts.settle(
+            FIRST,
+            trouble=Trouble(Reason.PROVIDER_DECLINED),
+            keep_intent=False,
+            dead=None,
+            next_at=None,
+            at=12.0,
+            events=[],
+            intent=expected,
+        )
+        for expected in ("", "another")
+    ]
+
+    assert [False, False] == settled
+    assert before == await stores.accounts.get("acme")
+
+
+async def test_attempt_that_nobody_concluded_counts_as_ambiguous(stores: Stores) -> None:
+    """Once its lease has run out, or at once where it was one's own; the lease is nobody's then."""
+    await connect(stores)
+    await stores.accounts.begin(FIRST, intent("me"))
+
+    async def orphaned(owner: str, at: float = 12.0) -> bool:
+        return await stores.accounts.orphaned(FIRST, "i", owner, at=at, not_before=22.0)
+
+    foreign, own, again = await orphaned("other"), await orphaned("me"), await orphaned("me")
+    row = await stores.accounts.get("acme")
+    await stores.accounts.begin(FIRST, intent("me", at=30.0, until=30.0))
+    expired = await orphaned("other", at=30.0)
+
+    assert (False, True, False, True) == (foreign, own, again, expired)
+    assert row is not None
+    assert (1, 22.0, Reason.UNCERTAIN) == (row.trouble.ambiguous, row.trouble.not_before, row.trouble.reason)
+
+
+async def test_boot_takes_over_its_own_replicas_leases_alone(stores: Stores) -> None:
+    """What another broker on the same store is at stays its own."""
+    for name, owner in (("a", "0123456789abcdef@one"), ("b", "fedcba9876543210@two")):
+        await connect(stores, name)
+        await stores.accounts.begin(Ref(name, 1, 1), intent(owner))
+
+    taken = await stores.accounts.take_over("aaaaaaaaaaaaaaaa@one", 50, replica="one")
+
+    other = await stores.accounts.get("b")
+    assert ["a"] == [one.name for one in taken]
+    assert other is not None
+    assert other.intent is not None
+    assert "fedcba9876543210@two" == other.intent.owner
+
+
+async def test_claimed_account_is_due_again_only_later(stores: Stores) -> None:
+    """So that of several brokers one looks after it."""
+    await connect(stores, next_at=10.0)
+
+    first = await stores.accounts.due(50, 10, claim_until=80.0)
+    second = await stores.accounts.due(50, 10, claim_until=80.0)
+
+    assert (["acme"], []) == ([one.name for one in first], second)
+    assert 80.0 == await stores.accounts.next_due_at()

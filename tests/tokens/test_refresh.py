@@ -423,7 +423,7 @@ async def _crashed_in_a_renewal(house: House) -> None:
     """The intent is durable, the process is gone, and the provider may or may not have had the request."""
     account = await house.account()
     refresher = house.broker.tokens.refresher
-    await house.broker.base.stores.accounts.begin(account.ref, refresher._new_intent(account))
+    await house.broker.base.stores.accounts.begin(account.ref, refresher._leases.new_intent(account))
     await house.restart()
 
 

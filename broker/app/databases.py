@@ -1,0 +1,97 @@
+"""Opens the configured database: a SQLite file of our own, or a PostgreSQL that several brokers share."""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from broker.admin.backup import Copies
+from broker.clock import SystemClock
+from broker.config.settings import StoreSettings
+from broker.errors import InvalidRequest, StartRefused
+from broker.model import Secret
+from broker.observe.health import Health
+from broker.observe.metrics import Metrics
+from broker.store.backup import SqliteBackup
+from broker.store.changes import Changes
+from broker.store.database import Database
+from broker.store.health import StoreHealth
+from broker.store.incarnation import Incarnation, Ownership, ServerIdentity
+from broker.store.keys import Keys
+from broker.store.sqlite import SqliteDatabase
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A database, not yet migrated, and what goes with its kind."""
+
+    database: Database
+    ownership: Ownership
+    join: Callable[[Changes], None]
+    """Let these hear what other brokers change."""
+    identity: Callable[[], Awaitable[str]]
+    """Which database this is, so that no other is taken for it."""
+
+
+async def open_database(settings: StoreSettings, health: StoreHealth, closing: AsyncExitStack) -> Opened:
+    """Raises StartRefused."""
+    if settings.postgres is not None:
+        return await _open_postgres(settings, settings.postgres, health, closing)
+    database = await SqliteDatabase.open(settings.path, observe=health.observe)
+    closing.push_async_callback(database.close)
+    ownership = Incarnation(store=Keys(database), path=settings.path)
+    return Opened(database, ownership, lambda _: None, partial(_path_of, settings))
+
+
+async def _path_of(settings: StoreSettings) -> str:
+    return str(settings.path)
+
+
+async def open_alone(store: StoreSettings, closing: AsyncExitStack) -> Opened:
+    """The database, for a command: under a name that no broker has."""
+    named = replace(store, replica=f"command {secrets.token_hex(8)}")
+    health = StoreHealth(folder=None, clock=SystemClock(), health=Health(), metrics=Metrics())
+    return await open_database(named, health, closing)
+
+
+def copies_of(settings: StoreSettings) -> Copies:
+    """Whoever makes backups of the store."""
+    return SqliteBackup(settings.path) if settings.postgres is None else _NoCopies()
+
+
+class _NoCopies:
+    """A PostgreSQL server has its own ways, which know its other databases and its log as well."""
+
+    def copy(self, at: float) -> AbstractAsyncContextManager[Path]:  # noqa: ARG002 - as the other one
+        raise InvalidRequest("the store is a PostgreSQL database; back it up with pg_dump")
+
+
+async def _open_postgres(
+    settings: StoreSettings, url: Secret, health: StoreHealth, closing: AsyncExitStack
+) -> Opened:
+    try:
+        from broker.store.postgres import PostgresDatabase  # noqa: PLC0415 - asyncpg is an extra
+    except ImportError:
+        raise StartRefused(
+            "store.url names PostgreSQL, and asyncpg is not installed; type: pip install 'token-broker[postgres]'"
+        ) from None
+    settings.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = await PostgresDatabase.open(url, replica=settings.replica, observe=health.observe)
+    closing.push_async_callback(database.close)
+    line = database.line
+    health.is_named = lambda: line.is_named
+    health.turned(True)
+
+    def join(changes: Changes) -> None:
+        def turned(up: bool) -> None:
+            health.turned(up)
+            if up:
+                changes.missed()
+
+        changes.are_heard = lambda: line.hears
+        database.follow(heard=changes.publish, changed=turned)
+
+    ownership = ServerIdentity(store=Keys(database), identity=database.identity)
+    return Opened(database, ownership, join, database.identity)

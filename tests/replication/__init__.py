@@ -1,0 +1,1 @@
+"""Several brokers on one PostgreSQL: every promise of the renewal protocol still holds."""
