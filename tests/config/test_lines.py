@@ -53,7 +53,7 @@ def problems(tmp_path: Path, text: str) -> tuple[str, ...]:
         ("[log]\nx = 1", "log.x: unknown key; one of: format, level"),
         (
             "qqq = 1",
-            "qqq: unknown key; one of: audit, callers, keys, log, login, plugin, providers, refresh, sandbox,"
+            "qqq: unknown key; one of: alerts, audit, callers, keys, log, login, plugin, providers, refresh, sandbox,"
             " server, store",
         ),
         ('[log]\n"a\\nb" = 1', 'log."a\\nb": unknown key; one of: format, level'),
