@@ -22,6 +22,7 @@ refresh_without_secret = true
 [log]
 level = "warning"
 """
+COMMAND = (sys.executable, "-m", "broker")
 PERMISSIONS = ("token", "refresh", "accounts", "manage", "install", "plugin", "admin")
 
 
@@ -42,7 +43,7 @@ class Fuzzed:
 @asynccontextmanager
 async def open_target(folder: Path) -> AsyncIterator[Process]:
     """A broker with every room, an account, and a caller who may do everything."""
-    async with new_process(folder, extra=PLUGIN) as process:
+    async with new_process(folder, extra=PLUGIN, command=COMMAND) as process:
         await process.start()
         await process.connect("acme")
         words = [word for one in PERMISSIONS for word in ("--permission", one)]
