@@ -45,14 +45,13 @@ class BrokerAuth(AuthBase):
 
 
 def _repeated(response: requests.Response, token: Token, sending: dict[str, Any]) -> requests.Response:
-    """Sent past the session, so that no hook sees the answer: a second 401 stands."""
+    """Sent past the session, so that no hook sees the answer, and a second 401 stands."""
     # Read to its end, so that the connection can be used again.
     _ = response.content
     response.close()
     request = response.request
     # On the request itself, because a redirect that follows is made from it.
     request.headers["Authorization"] = token.header
-    request.hooks["response"] = []
     again = request.copy()
     # As requests' own digest authentication does.
     jar = again._cookies  # type: ignore[attr-defined]  # not in its stubs

@@ -38,6 +38,8 @@ class Api:
         self.heard.append((request.path, shown, body))
         if request.path == "/moved":
             return web.Response(status=307, headers={"Location": self.moved_to})
+        if request.path == "/guarded" and self.fake.accepts(shown):
+            return web.Response(status=307, headers={"Location": "/behind"})
         if self.stubborn or not self.fake.accepts(shown):
             return web.Response(status=401, body=b"invalid token")
         return web.Response(body=body or b"fine")
@@ -253,6 +255,27 @@ async def test_redirect_within_the_origin_carries_the_token(stage: Stage, reques
 
     assert 200 == answer[0]
     assert [("acme", 1)] == stage.fake.reported
+
+
+async def test_repeated_request_is_redirected_with_the_new_token(stage: Stage, request_api: Request) -> None:
+    """The API judges first and redirects then: nothing of the old token goes on."""
+    await request_api("GET", stage.url)
+    stage.fake.expire("acme")
+
+    answer = await request_api("GET", f"{stage.url}/guarded")
+
+    assert 200 == answer[0]
+    assert ["/", "/guarded", "/guarded", "/behind"] == [path for path, _, _ in stage.api.heard]
+
+
+async def test_redirect_within_another_origin_carries_no_token(stage: Stage, request_api: Request) -> None:
+    """Once astray, always astray."""
+    stage.api.moved_to = f"{stage.other_url}/moved"
+    stage.other.moved_to = "/further"
+
+    await request_api("GET", f"{stage.url}/moved")
+
+    assert [("/moved", None), ("/further", None)] == [(path, shown) for path, shown, _ in stage.other.heard]
 
 
 async def test_httpx_says_which_broker_it_needs(stage: Stage) -> None:

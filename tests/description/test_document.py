@@ -126,6 +126,7 @@ async def test_page_for_people_shows_every_route(full: House, listener: str) -> 
 
     assert 200 == page.status
     assert routes(full, listener) == shown
+    assert "`" not in text
     assert [] == re.findall(r"(?:src|href)=\"(?!/|#)[^\"]*|<script|<style|style=", text)
 
 
