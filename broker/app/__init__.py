@@ -74,6 +74,7 @@ class Broker:
         self.tokens.permit.settings_changed(settings.providers)
         self.installs.service.use(by_name)
         self.rooms.accounts.use(by_name)
+        self.rooms.moving.use(by_name)
         self.rooms.overview.use(settings.providers, self.base.providers.token_urls)
         self.listeners.install_routes.use(settings.providers)
 

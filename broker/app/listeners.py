@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from aiohttp import web
 
+from broker.accounts.moving_routes import ExportRoutes, ImportRoutes
 from broker.accounts.routes import AccountRoutes
 from broker.admin.backup_routes import BackupRoutes
 from broker.admin.checks import Check
@@ -112,6 +113,7 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
     )
     application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady).routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
+    application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     if rooms.plugin is not None:
         application.add_routes(rooms.plugin.api.routes())
@@ -144,6 +146,7 @@ def _admin(
         TokenRoutes(service=rooms.tokens.service, clock=base.steady, operators=True).routes()
     )
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
+    application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     if rooms.plugin is not None:
         application.add_routes([*rooms.plugin.api.routes(), *rooms.plugin.api.operators()])
@@ -151,6 +154,7 @@ def _admin(
     application.add_routes(dashboard.link_routes)
     application.add_routes(KeyRoutes(desk=rooms.keys.desk).routes())
     application.add_routes(BackupRoutes(desk=rooms.backups).routes())
+    application.add_routes(ExportRoutes(exports=rooms.moving.exports).routes())
     return application
 
 

@@ -14,6 +14,7 @@ from broker.admin.degraded import DegradedEvents
 from broker.admin.keys import KeyDesk
 from broker.admin.overview import Overview
 from broker.app.foundation import Foundation, audit_key
+from broker.app.moving import MovingRoom, build_moving
 from broker.app.plugin import PluginRoom, build_plugin
 from broker.browser import is_same_browser
 from broker.callers.authenticate import KeyAuthenticator
@@ -111,6 +112,7 @@ class Rooms:
     tokens: TokenRoom
     installs: InstallRoom
     accounts: AccountService
+    moving: MovingRoom
     callers: CallerRoom
     keys: KeyRoom
     backups: BackupDesk
@@ -134,6 +136,7 @@ def build_rooms(
         tokens=tokens,
         installs=installs,
         accounts=_accounts(base, tokens, installs),
+        moving=build_moving(base, tokens.flights),
         callers=_callers(base, closing),
         keys=keys,
         backups=BackupDesk(copies=SqliteBackup(base.settings.store.path), gate=base.gate, clock=base.clock),

@@ -141,6 +141,10 @@ class Provider(Protocol):
         """How many secrets that client has just now."""
         ...
 
+    def check_org(self, org: str | None) -> None:
+        """Raises InvalidRequest where its addresses hold an org, and this one is missing or malformed."""
+        ...
+
     def authorize_url(
         self, *, redirect_uri: str, state: Secret, verifier: Secret, org: str | None, account: str | None
     ) -> str:

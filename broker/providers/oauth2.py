@@ -80,6 +80,10 @@ class OAuth2Provider:
     def secrets_of(self, client_id: str) -> int:
         return len(self._clients[client_id].secrets)
 
+    def check_org(self, org: str | None) -> None:
+        for url in (self._endpoints.authorize, self._endpoints.token):
+            self._at(url, org)
+
     @staticmethod
     def endpoints(settings: ProviderSettings) -> Endpoints:
         """Where this kind of provider lives, by its settings."""

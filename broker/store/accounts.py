@@ -58,6 +58,7 @@ RENAME_BESIDES = (
     "UPDATE installs SET outcome_account = $2 WHERE outcome_account = $1",
     "UPDATE plugin_grants SET account = $2 WHERE account = $1",
     "UPDATE uses SET account = $2 WHERE account = $1",
+    "UPDATE imports SET account = $2 WHERE account = $1",
 )
 # Finished trips of the same person go too, but none whose grant still waits for its own account.
 ITS_INSTALLS = """
@@ -75,6 +76,7 @@ PURGE = (
     f"DELETE FROM plugin_pairs WHERE grant_id IN ({ITS_GRANTS})",
     "DELETE FROM plugin_grants WHERE account = $1",
     "DELETE FROM uses WHERE account = $1",
+    "DELETE FROM imports WHERE account = $1",
     "DELETE FROM accounts WHERE name = $1",
 )
 """Everything that names the account or the person behind it; the row itself last, because the others ask it."""
