@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import structlog
 from aiohttp import web
 from click.testing import CliRunner, Result
 
@@ -40,6 +41,8 @@ async def commands_at(house: House) -> AsyncIterator[Commands]:
     await runner.setup()
     await web.UnixSite(runner, str(path)).start()
     try:
-        yield Commands(house)
+        # The log of a house goes to standard output, which is the command's here.
+        with structlog.testing.capture_logs():
+            yield Commands(house)
     finally:
         await runner.cleanup()

@@ -5,19 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from broker.clock import SystemClock
 from broker.sandbox.faults import Provider
 from broker.sandbox.issued import Consent, Holder, Issued, Pair, opaque_access
 from broker.sandbox.store import SandboxStore
 from tests.house import House
+from tests.process import Process
 
 LIFE = 172800.0
 
 
-def issued_elsewhere(house: House, count: int, *, provider: Provider = "kit") -> list[Pair]:
+def issued_elsewhere(house: House | Process, count: int, *, provider: Provider = "kit") -> list[Pair]:
     """So many grants, as installs that a home-grown system completed left them."""
+    now = house.clock.now() if isinstance(house, House) else SystemClock().now()
     store = SandboxStore(house.folder / "sandbox.db")
     try:
-        return [_issue(Issued(store), provider, number, house.clock.now()) for number in range(count)]
+        with store.transaction():
+            return [_issue(Issued(store), provider, number, now) for number in range(count)]
     finally:
         store.close()
 
