@@ -93,6 +93,9 @@ class Spools:
     renewals: Spool[Successor]
     grants: Spool[PendingGrant]
 
+    def __len__(self) -> int:
+        return len(self.renewals) + len(self.grants)
+
     def records(self) -> list[str]:
         return [*self.renewals.records(), *self.grants.records()]
 
@@ -115,6 +118,7 @@ class Rooms:
     moving: MovingRoom
     callers: CallerRoom
     keys: KeyRoom
+    spools: Spools
     backups: BackupDesk
     overview: Overview
     adoption: Adoption
@@ -139,6 +143,7 @@ def build_rooms(
         moving=build_moving(base, tokens.flights),
         callers=_callers(base, closing),
         keys=keys,
+        spools=spools,
         backups=BackupDesk(copies=SqliteBackup(base.settings.store.path), gate=base.gate, clock=base.clock),
         overview=_overview(base, tokens, keys),
         adoption=_adoption(base, tokens),

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import click
 
+from broker.cli import complete
 from broker.cli.admin_socket import Ask, sentence
 from broker.cli.command import Command, as_json, confirm, yes
 from broker.cli.desk import Desk
@@ -80,7 +81,12 @@ def import_accounts(desk: Desk, file: Path, yes: bool, as_json: bool) -> None:
 
 @click.command("export", cls=Command, example="broker accounts export --account 'kit-*' grants.jsonl")
 @click.option(
-    "--account", "globs", multiple=True, metavar="GLOB", help="Which ones; repeatable. Default: all."
+    "--account",
+    "globs",
+    multiple=True,
+    metavar="GLOB",
+    shell_complete=complete.accounts,
+    help="Which ones; repeatable. Default: all.",
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @yes

@@ -95,6 +95,8 @@ class Reached:
 
     clock_skew: float | None
     """Its `Date` less our clock, seconds; only ever a warning (R12)."""
+    differences: tuple[str, ...] | None = None
+    """Where its metadata (RFC 8414) and our settings differ, in words; None: it publishes none."""
 
 
 class Grant(StrEnum):

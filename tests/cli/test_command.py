@@ -38,6 +38,8 @@ FIRST_DELIVERY = [
     "accounts-unfreeze",
     "accounts-remove",
     "accounts-restore",
+    "accounts-import",
+    "accounts-export",
     "callers-add",
     "callers-list",
     "callers-rotate",
