@@ -12,7 +12,8 @@ from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.model import Account, Caller, Permission, Reason, Secret, is_glob
 from broker.sealing import TokenSeals
-from broker.store.interface import AccountQuery, AccountStore, ImportStore
+from broker.store.import_interface import ImportStore
+from broker.store.interface import AccountQuery, AccountStore
 from broker.tokens.flight import Flights
 
 log = structlog.get_logger()

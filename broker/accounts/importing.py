@@ -1,6 +1,6 @@
 """Taking over grants from another system: stored durably first, then proved by an ordinary renewal."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -16,13 +16,16 @@ from broker.keyring import Keyring
 from broker.model import Account, Caller, Event, EventKind, Permission, Ref, Secret, is_account_name
 from broker.providers.interface import Provider
 from broker.sealing import TokenSeals
-from broker.store.interface import AccountStore, Added, GrantHeld, ImportStore, NameTaken
+from broker.store.import_interface import Added, GrantHeld, ImportStore, NameTaken
+from broker.store.interface import AccountStore
 from broker.tokens.flight import Flights, NotRenewed, Renewed
 from broker.tokens.policy import Hold, describe, window_opens
 from broker.tokens.service import SOON
 
 log = structlog.get_logger()
 RACES = 5
+Refusal = Callable[[str, Secret], str | None]
+"""Why a provider must not be sent that refresh token; None where it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,11 @@ class ImportService:
         clock: Clock,
         providers: Mapping[str, Provider],
         refresh: RefreshSettings,
+        refusal: Refusal,
     ) -> None:
         self._accounts, self._imports, self._flights = accounts, imports, flights
         self._seals, self._keyring, self._gate, self._clock = seals, keyring, gate, clock
-        self._providers, self._refresh = providers, refresh
+        self._providers, self._refresh, self._refusal = providers, refresh, refusal
 
     def use(self, providers: Mapping[str, Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
@@ -103,6 +107,8 @@ class ImportService:
             )
         if not grant.refresh_token.reveal().strip():
             raise InvalidRequest("refresh_token is missing; without one nothing can be kept alive")
+        if why := self._refusal(grant.provider, grant.refresh_token):
+            raise InvalidRequest(why)
         provider.check_org(grant.org)
         _check_access_token(grant)
         return provider

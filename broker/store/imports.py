@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from broker.model import Account, Event, Reason, Ref
 from broker.store.accounts import INSERT, REPLACE
 from broker.store.database import Database, Transaction
-from broker.store.interface import Added, AddOutcome, GrantHeld, ImportRecord, NameTaken
+from broker.store.import_interface import Added, AddOutcome, GrantHeld, ImportRecord, NameTaken
 from broker.store.rows import insert_events, to_values
 
 REMOVED_ONLY = f"{REPLACE} AND removed_at IS NOT NULL"

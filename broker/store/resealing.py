@@ -11,9 +11,10 @@ from broker.model import Account, Event, PendingGrant, PendingInstall, Ref, Spar
 from broker.sealing import Reseals
 from broker.store.accounts import Accounts
 from broker.store.database import Database
+from broker.store.import_interface import AddOutcome
 from broker.store.imports import Imports
 from broker.store.installs import Installs
-from broker.store.interface import AddOutcome, CommitOutcome
+from broker.store.interface import CommitOutcome
 
 V = TypeVar("V")
 R = TypeVar("R")

@@ -51,7 +51,7 @@ async def test_unverified_grant_is_renewed_by_its_first_caller(house: House) -> 
 
 async def test_dead_grant_is_kept_with_its_status(house: House) -> None:
     """The refusal is confirmed while the caller waits, and the answer says why."""
-    grant = {"name": "acme", "provider": "kit", "refresh_token": "never-issued"}
+    grant = {"name": "acme", "provider": "kit", "refresh_token": "sbx-kit-rt-never-issued"}
 
     asking = asyncio.create_task(house.post("/accounts", grant))
     while not asking.done():
@@ -160,23 +160,52 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({}, "name is missing"),
     ({"name": "acme", "provider": "kit"}, "refresh_token is missing"),
     ({"name": "Acme", "provider": "kit", "refresh_token": "r"}, "lower-case"),
-    ({"name": "acme", "provider": "nobody", "refresh_token": "r"}, "there are: kit, kustomer"),
+    ({"name": "acme", "provider": "nobody", "refresh_token": "r"}, "there are: far, kit, kustomer, org"),
     ({"name": "acme", "provider": "kit", "refresh_token": " "}, "refresh_token is missing"),
-    ({"name": "acme", "provider": "kit", "refresh_token": "r", "expires_in": 5}, "access_token"),
+    ({"name": "acme", "provider": "kit", "refresh_token": "sbx-kit-r", "expires_in": 5}, "access_token"),
     (
-        {"name": "acme", "provider": "kit", "refresh_token": "r", "access_token": "a", "expires_in": 0},
+        {
+            "name": "acme",
+            "provider": "kit",
+            "refresh_token": "sbx-kit-r",
+            "access_token": "a",
+            "expires_in": 0,
+        },
         "seconds that access_token has left",
     ),
-    ({"name": "acme", "provider": "kit", "refresh_token": "r", "access_token": "é"}, "header"),
+    ({"name": "acme", "provider": "kit", "refresh_token": "sbx-kit-r", "access_token": "é"}, "header"),
+    ({"name": "acme", "provider": "kit", "refresh_token": "of-the-real-kit"}, "where [sandbox] is off"),
+    ({"name": "acme", "provider": "far", "refresh_token": "sbx-kit-rt-x"}, "far is none"),
+    ({"name": "acme", "provider": "org", "refresh_token": "r"}, "organisation"),
+    ({"name": "acme", "provider": "org", "refresh_token": "r", "org": "a/b"}, "host label"),
     ({"name": "acme", "provider": "kit", "refresh_token": "r", "verify": "no"}, "verify"),
     ({"name": "acme", "provider": "kit", "refresh_token": "r", "label": "x"}, "unknown member"),
     ({"name": "acme", "provider": "kit", "refresh_token": "r" * 8193}, "refresh_token"),
 ]
 
 
+OTHERS = """
+[providers.far]
+type = "oauth2"
+client_id = "c"
+client_secret = "s"
+authorize_url = "https://id.example.com/a"
+token_url = "https://id.example.com/t"
+[providers.org]
+type = "kustomer"
+client_id = "c"
+client_secret = "s"
+endpoints = "org"
+"""
+
+
 @pytest.mark.parametrize(("body", "said"), REFUSED)
 async def test_malformed_import_is_one_clear_error(house: House, body: dict[str, Any], said: str) -> None:
     """It says what to do, and leaves nothing behind."""
+    house.extra = OTHERS
+    house.write_config()
+    await house.restart()
+
     answer = await house.post("/accounts", body)
 
     assert (400, "invalid_request") == (answer.status, answer.json["code"])

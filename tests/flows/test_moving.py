@@ -209,7 +209,7 @@ async def test_export_without_a_match_leaves_no_file(commands: Commands) -> None
 
 
 async def test_killed_broker_loses_no_import(process: Process) -> None:
-    """kill -9 in the middle of an import, start, the same import again: every grant lives, none was spent twice."""
+    """kill -9 in the middle of an import, start, the same import again: every grant is there and lives."""
     count = 60
     file = grants_file(process, count)
     importing = asyncio.create_task(process.run("accounts", "import", str(file)))
