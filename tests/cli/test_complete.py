@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
-from click.shell_completion import CompletionItem, ShellComplete
+from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
 from broker.cli import broker as command_line
 from broker.cli.desk import Desk
@@ -78,22 +78,31 @@ async def test_without_a_broker_nothing_is_offered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-async def test_process_prints_the_script_of_each_shell(shell: str) -> None:
+def test_each_shell_has_its_script(shell: str) -> None:
+    """It calls the command that was typed."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+
+    script = kind(command_line, {}, "broker", "_BROKER_COMPLETE").source()
+
+    assert f"_BROKER_COMPLETE={shell}_complete" in script
+
+
+async def test_process_prints_the_script() -> None:
     """As the README tells to type it."""
     process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name("broker"),
-        env={"PATH": os.environ["PATH"], "_BROKER_COMPLETE": f"{shell}_source", **pythonpath()},
+        *(sys.executable, "-m", "broker"),
+        env={"_BROKER_COMPLETE": "zsh_source", **kept("PATH", "PYTHONPATH")},
         stdout=PIPE,
         stderr=PIPE,
     )
     out, _ = await process.communicate()
 
-    assert b"_BROKER_COMPLETE" in out
-    assert b"broker" in out
+    assert b"_BROKER_COMPLETE=zsh_complete broker" in out
 
 
-def pythonpath() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+def kept(*names: str) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def test_every_name_of_an_account_can_be_completed() -> None:
