@@ -42,6 +42,8 @@ HEADERS: web.AppKey[Mapping[str, str]] = web.AppKey("headers", dict)
 """What is on every answer of an application."""
 LARGEST = 2**53
 """Beyond it a number of JSON is not the one that was meant."""
+LONGEST_TEXT = 4096
+"""Characters of a text in a body, where nothing else is said."""
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 RESERVED = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
@@ -204,15 +206,17 @@ Allowed = Mapping[str, type | tuple[type, ...]]
 """The members that a body may have, and of which type each is."""
 
 
-async def read_object(request: web.Request, *, allowed: Allowed) -> dict[str, Any]:
+async def read_object(
+    request: web.Request, *, allowed: Allowed, longest: int = LONGEST_TEXT
+) -> dict[str, Any]:
     """A JSON object with members from `allowed` of the right types; an empty body is `{}`.
 
-    Members that are null are left out. Raises InvalidRequest, TooLarge.
+    Members that are null are left out; `longest`: characters of a text. Raises InvalidRequest, TooLarge.
     """
-    return object_of(await read_body(request), allowed)
+    return object_of(await read_body(request), allowed, longest=longest)
 
 
-def object_of(body: bytes, allowed: Allowed) -> dict[str, Any]:
+def object_of(body: bytes, allowed: Allowed, *, longest: int = LONGEST_TEXT) -> dict[str, Any]:
     """What a JSON body says; raises InvalidRequest."""
     if not body.strip():
         return {}
@@ -226,7 +230,7 @@ def object_of(body: bytes, allowed: Allowed) -> dict[str, Any]:
         if isinstance(member, float) and member.is_integer() and allowed.get(name) is int:
             # 17.0 is the integer 17 (RFC 8259, 6; JSON Schema, 4.2.3).
             value[name] = int(member)
-        _check_member(name, value[name], allowed)
+        _check_member(name, value[name], allowed, longest)
     return {name: member for name, member in value.items() if member is not None}
 
 
@@ -237,7 +241,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _check_member(name: str, member: object, allowed: Allowed) -> None:
+def _check_member(name: str, member: object, allowed: Allowed, longest: int) -> None:
     if name not in allowed:
         raise InvalidRequest(f"unknown member; known are: {', '.join(sorted(allowed)) or 'none'}")
     wanted = allowed[name]
@@ -247,7 +251,7 @@ def _check_member(name: str, member: object, allowed: Allowed) -> None:
     # NaN is not equal or less, so it is refused as well.
     if isinstance(member, int | float) and not abs(member) <= LARGEST:
         raise InvalidRequest(f"{name} is a number out of range")
-    if isinstance(member, str) and (len(member) > 4096 or not member.isprintable()):
+    if isinstance(member, str) and (len(member) > longest or not member.isprintable()):
         raise InvalidRequest(f"{name} holds characters that cannot be, or too many")
 
 

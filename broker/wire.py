@@ -25,6 +25,7 @@ WHAT_HAPPENED: Mapping[Reason, str] = {
     Reason.TOKEN_UNUSABLE: "The provider sent a token that no header can carry.",
     Reason.DUPLICATE_IDENTITY: "This turned out to be a connection that exists under another name.",
     Reason.OPERATOR: "An operator froze it.",
+    Reason.EXPORTED: "An operator exported its refresh token, so that another system renews it.",
     Reason.MASS_REFUSAL: "Many accounts were refused at once, which looks like the provider's or our own mistake.",
     Reason.COPIED_STORE: "The store is a copy or an old backup, so nothing is renewed from it.",
 }
@@ -47,6 +48,7 @@ WHAT_TO_DO: Mapping[Reason, str] = {
     Reason.TOKEN_UNUSABLE: "Report it to the provider.",
     Reason.DUPLICATE_IDENTITY: "Remove this account, or the other one and unfreeze this.",
     Reason.OPERATOR: "`broker accounts unfreeze NAME` when it may be renewed again.",
+    Reason.EXPORTED: "Remove it; or `broker accounts unfreeze NAME`, if the other system never used the token.",
     Reason.MASS_REFUSAL: "Check client secrets and the provider's status; then `broker providers resume NAME`.",
     Reason.COPIED_STORE: "If no other broker runs on the original, type `broker adopt`.",
 }

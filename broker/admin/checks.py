@@ -10,12 +10,11 @@ from typing import Any, Literal
 from broker.config import ConfigError, load
 from broker.config.settings import FileKey, ServerSettings, Settings, TcpListen, Tls
 from broker.errors import StartRefused
-from broker.providers.interface import NotSent, Provider, Reached
-from broker.store.interface import AccountStore
 from broker.tls import expires_at, usable
 
-SKEW = 30.0
 DAY = 86400.0
+BESIDE = ("-wal", "-shm", ".lock", ".incarnation", ".spool")
+"""What lies beside a store."""
 RENEWED_BEFORE = 14 * DAY
 """What is renewed by itself is renewed earlier; a certificate this near its end was forgotten."""
 
@@ -93,56 +92,17 @@ def _tls_check(files: Tls, key: str, now: float) -> Check:
     )
 
 
-async def store_checks(accounts: AccountStore, spooled: int) -> list[Check]:
-    """What lies in an open store."""
-    counts = await accounts.counts()
-    total = sum(counts.values())
-    checks = [Check("store", "ok", f"{total} account{'s' if total != 1 else ''}")]
-    for (provider, status), count in sorted(counts.items()):
-        if status != "active":
-            checks.append(
-                Check(
-                    f"accounts of {provider}",
-                    "warning",
-                    f"{count} {status}",
-                    f"look at them: broker accounts list --status {status}",
-                )
-            )
-    oldest = await accounts.oldest_intent_at()
-    if oldest is not None:
-        checks.append(Check("leftovers", "warning", "a renewal without an outcome is being settled"))
-    if spooled:
-        checks.append(
-            Check("leftovers", "problem", f"{spooled} token sets lie in the spool", "free disk space")
-        )
-    return checks
-
-
-async def provider_checks(providers: Mapping[str, Provider]) -> list[Check]:
-    """Whether each provider answers, and what its clock says; never a problem, only a warning."""
-    return [await _provider_check(provider) for provider in providers.values()]
-
-
-async def _provider_check(provider: Provider) -> Check:
-    what = f"provider {provider.name}"
-    match await provider.reach():
-        case NotSent(why):
-            return Check(
-                what, "warning", f"not reached: {why}", "check the network and the provider's status page"
-            )
-        case Reached(skew) if skew is not None and abs(skew) > SKEW:
-            return Check(
-                what, "warning", f"its clock and ours differ by {round(skew)} s", "set the time (NTP)"
-            )
-        case Reached():
-            return Check(what, "ok", "answers")
-
-
 def _file_checks(settings: Settings) -> list[Check]:
-    paths = [settings.store.path.parent, settings.store.path]
+    store = settings.store.path
+    paths = [store.parent, store]
     if isinstance(settings.master, FileKey) and settings.master.created:
         paths.append(settings.master.path)
-    return [_mode_check(path) for path in paths if path.exists()]
+    beside = [store.with_name(store.name + suffix) for suffix in BESIDE]
+    audit = [settings.audit.path] if settings.audit.path else []
+    checks = [_mode_check(path) for path in paths if path.exists()]
+    # Of these only what is wrong is worth a line.
+    others = [_mode_check(path) for path in (*beside, *audit) if path.is_file() or path.is_dir()]
+    return checks + [check for check in others if check.level != "ok"]
 
 
 def _mode_check(path: Path) -> Check:

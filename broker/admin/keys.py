@@ -40,7 +40,9 @@ class KeyDesk:
 
     async def keys(self, caller: Caller, *, request_id: str) -> list[dict[str, Any]]:
         """All keys and how much is sealed with each, never a key itself."""
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._gate.require(
+            caller, Permission.ADMIN, None, request_id=request_id, action="keys.list", reads=True
+        )
         counts = await self._census.take()
         return [key_json(key, counts) for key in await self._store.keys()]
 

@@ -120,7 +120,9 @@ class Overview:
         self, caller: Caller, *, width: float, count: int, request_id: str
     ) -> tuple[float, list[int]]:
         """From when on, and how many access tokens end in each of `count` spans of `width` seconds."""
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._gate.require(
+            caller, Permission.ADMIN, None, request_id=request_id, action="accounts.expiries", reads=True
+        )
         since = self._clock.now() // width * width
         return since, await self._accounts.expiries(since, width, count)
 

@@ -65,7 +65,14 @@ class HealthRoutes:
         """Open to `metrics_from`; anybody else needs permission `admin`."""
         if not self._is_known_address(request.get(CLIENT)):
             await self._authenticate(request)
-            await self._gate.require(request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID])
+            await self._gate.require(
+                request[CALLER],
+                Permission.ADMIN,
+                None,
+                request_id=request[REQUEST_ID],
+                action="metrics",
+                reads=True,
+            )
         body = await self._overview.metrics_text()
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
@@ -158,7 +165,7 @@ class AdminRoutes:
         return answer({"events": events})
 
     async def check(self, request: web.Request) -> web.StreamResponse:
-        await self._require_admin(request)
+        await self._may_look(request, "check")
         return answer({"checks": [check.json() for check in await self._check()]})
 
     async def adopt(self, request: web.Request) -> web.StreamResponse:
@@ -181,11 +188,19 @@ class AdminRoutes:
         return answer(report.json())
 
     async def version(self, request: web.Request) -> web.StreamResponse:
-        await self._require_admin(request)
+        await self._may_look(request, "version")
         return answer({"version": __version__, "started_at": rfc3339(self._started_at)})
 
-    async def _require_admin(self, request: web.Request) -> None:
-        await self._gate.require(request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID])
+    async def _may_look(self, request: web.Request, action: str) -> None:
+        """Let an operator look, also while the audit's records wait."""
+        await self._gate.require(
+            request[CALLER],
+            Permission.ADMIN,
+            None,
+            request_id=request[REQUEST_ID],
+            action=action,
+            reads=True,
+        )
 
     async def _events(self, request: web.Request, after: int | None) -> list[dict[str, Any]]:
         limit = query_number(request, "limit", most=1000)

@@ -6,24 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.admin.audit import IN_THE_JOURNAL
-from broker.admin.checks import (
-    Check,
-    config_checks,
-    provider_checks,
-    settings_checks,
-    store_checks,
-    tls_checks,
-)
-from broker.admin.key_checks import key_checks
+from broker.admin.checks import Check, settings_checks, tls_checks
+from broker.admin.provider_checks import address_checks, provider_checks
+from broker.admin.state_checks import Leftovers, audit_check_offline, leftover_checks, store_checks
 from broker.alerts.service import Alerts
 from broker.app.databases import open_alone
+from broker.app.doctor import build_check, ring_checks
 from broker.app.foundation import Foundation, audit_key, lay_foundation
 from broker.app.listeners import ListenerLimits, Listeners, build_listeners
 from broker.app.looking import Copy, copied
 from broker.app.rooms import (
     CallerRoom,
     InstallRoom,
-    KeyRoom,
     Rooms,
     TokenRoom,
     build_background,
@@ -86,6 +80,7 @@ class Broker:
         self.tokens.permit.settings_changed(settings.providers)
         self.installs.service.use(by_name)
         self.rooms.accounts.use(by_name)
+        self.rooms.moving.use(by_name)
         self.rooms.overview.use(settings.providers, self.base.providers.token_urls)
         self.listeners.install_routes.use(settings.providers)
 
@@ -110,24 +105,15 @@ async def open_broker(
         await base.audit.begin()
         rooms = build_rooms(base, timings or Timings(), spool_folders, watch, closing)
 
-        async def check() -> list[Check]:
-            return [
-                *config_checks(settings.path, environ or {}),
-                *settings_checks(settings),
-                *await _key_checks(base, rooms.keys),
-                *await rooms.adoption.checks(),
-                *tls_checks(settings.server, base.clock.now()),
-                *await store_checks(base.stores.accounts, len(rooms.tokens.retained)),
-                *await provider_checks(base.providers.by_name),
-            ]
-
         await rooms.adoption.begin()
         rooms.installs.late.recover()
         yield Broker(
             base=base,
             rooms=rooms,
             background=build_background(base, rooms),
-            listeners=build_listeners(base, rooms, check, limits or ListenerLimits()),
+            listeners=build_listeners(
+                base, rooms, build_check(base, rooms, environ or {}), limits or ListenerLimits()
+            ),
             left_open=await rooms.tokens.recovery.prepare(),
         )
 
@@ -156,7 +142,8 @@ async def check_offline(settings: Settings) -> list[Check]:
     """`broker check` where no broker runs: opens everything as a start would, but on a copy; it changes nothing."""
     clock = SystemClock()
     checks = [Check("configuration", "ok", f"{settings.path} is valid"), *settings_checks(settings)]
-    checks += tls_checks(settings.server, clock.now())
+    checks += [*tls_checks(settings.server, clock.now()), audit_check_offline(settings.audit.path)]
+    checks += address_checks(settings)
     if settings.store.postgres is not None:
         return [*checks, *await _check_shared(settings)]
     try:
@@ -189,17 +176,14 @@ async def _check_copy(settings: Settings, copy: Copy, clock: Clock) -> list[Chec
         async with AsyncExitStack() as closing:
             base = await lay_foundation(copy.settings, clock, closing)
             spools = build_spools(base, (spool_of(settings.store.path),))
-            checks += await _key_checks(base, build_keys(base, spools, tuple))
-            checks += await store_checks(base.stores.accounts, 0)
+            left = Leftovers(spooled=len(spools), retained=0, is_running=False)
+            checks += await ring_checks(base, build_keys(base, spools, tuple))
+            checks += await store_checks(base.stores.accounts, settings.store.path.parent)
+            checks += await leftover_checks(base.stores.accounts, left, clock.now())
             checks += await provider_checks(base.providers.by_name)
     except StartRefused as exc:
         checks.append(_would_refuse(str(exc)))
     return checks
-
-
-async def _key_checks(base: Foundation, keys: KeyRoom) -> list[Check]:
-    counts = await keys.census.take()
-    return key_checks(base.settings, await base.stores.keys.keys(), counts, base.clock.now())
 
 
 def _would_refuse(why: str) -> Check:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from aiohttp import web
 
+from broker.accounts.moving_routes import ExportRoutes, ImportRoutes
 from broker.accounts.routes import AccountRoutes
 from broker.admin.backup_routes import BackupRoutes
 from broker.admin.checks import Check
@@ -124,6 +125,7 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
     application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady, still=still).routes())
     application.add_routes(EventRoutes(streams=streams, gate=base.gate).routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
+    application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     if rooms.plugin is not None:
         application.add_routes(rooms.plugin.api.routes())
@@ -156,6 +158,7 @@ def _admin(
     tokens = TokenRoutes(service=rooms.tokens.service, clock=base.steady, still=_as_it_was, operators=True)
     application.add_routes(tokens.routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
+    application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     if rooms.plugin is not None:
         application.add_routes([*rooms.plugin.api.routes(), *rooms.plugin.api.operators()])
@@ -163,6 +166,7 @@ def _admin(
     application.add_routes(dashboard.link_routes)
     application.add_routes(KeyRoutes(desk=rooms.keys.desk).routes())
     application.add_routes(BackupRoutes(desk=rooms.backups).routes())
+    application.add_routes(ExportRoutes(exports=rooms.moving.exports).routes())
     return application
 
 

@@ -15,6 +15,7 @@ from broker.admin.overview import Overview
 from broker.app.alerts import AlertRoom
 from broker.app.databases import copies_of
 from broker.app.foundation import Foundation, audit_key
+from broker.app.moving import MovingRoom, build_moving
 from broker.app.plugin import PluginRoom, build_plugin
 from broker.browser import is_same_browser
 from broker.callers.authenticate import KeyAuthenticator
@@ -95,6 +96,9 @@ class Spools:
     renewals: Spool[Successor]
     grants: Spool[PendingGrant]
 
+    def __len__(self) -> int:
+        return len(self.renewals) + len(self.grants)
+
     def records(self) -> list[str]:
         return [*self.renewals.records(), *self.grants.records()]
 
@@ -114,8 +118,10 @@ class Rooms:
     tokens: TokenRoom
     installs: InstallRoom
     accounts: AccountService
+    moving: MovingRoom
     callers: CallerRoom
     keys: KeyRoom
+    spools: Spools
     backups: BackupDesk
     overview: Overview
     adoption: Adoption
@@ -137,8 +143,10 @@ def build_rooms(
         tokens=tokens,
         installs=installs,
         accounts=_accounts(base, tokens, installs),
+        moving=build_moving(base, tokens.flights),
         callers=_callers(base, closing),
         keys=keys,
+        spools=spools,
         backups=BackupDesk(copies=copies_of(base.settings.store), gate=base.gate, clock=base.clock),
         overview=_overview(base, tokens, keys),
         adoption=_adoption(base, tokens),

@@ -9,7 +9,7 @@ import structlog
 from broker.audit.chain import Head
 from broker.audit.files import AuditFile, FileSink, OldFile, last_head
 from broker.audit.record import Stakes, Times, expired_body
-from broker.audit.waiting import Audit
+from broker.audit.waiting import Audit, Backlog
 from broker.clock import Clock
 from broker.errors import AuditUnavailable, StorageUnavailable
 from broker.store.interface import KeyStore
@@ -65,6 +65,11 @@ class Upkeep:
     def settled_head(self) -> Head | None:
         """The head of a while ago, which must have come wherever lines are read from."""
         return self._settled
+
+    @property
+    def backlog(self) -> Backlog | None:
+        """What cannot be written just now; None while all is."""
+        return self._audit.backlog
 
     async def snapshot(self) -> tuple[list[AuditFile], Head]:
         """The files as they are between two writes, and the head there."""

@@ -38,6 +38,15 @@ class _Entry:
     """When it began to wait in memory, monotonic."""
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What cannot be written just now."""
+
+    records: int
+    seconds: float
+    """Since the oldest of them waits."""
+
+
 class Audit:
     """Writes records in order; those that come while a write is under way share the next one."""
 
@@ -198,9 +207,21 @@ class Audit:
         self._pending.append(entry)
 
     def _is_full(self, now: float) -> bool:
-        oldest = self._writing[0] if self._writing else self._pending[0] if self._pending else None
+        oldest = self._oldest()
         too_old = oldest is not None and now - oldest.since >= LONGEST_WAIT
         return too_old or self._waiting >= MOST_WAITING
+
+    @property
+    def backlog(self) -> Backlog | None:
+        """None while all is written."""
+        if not self._failing:
+            return None
+        oldest = self._oldest()
+        waited = 0.0 if oldest is None else max(0.0, self._clock.monotonic() - oldest.since)
+        return Backlog(self._waiting, waited)
+
+    def _oldest(self) -> _Entry | None:
+        return self._writing[0] if self._writing else self._pending[0] if self._pending else None
 
     @property
     def _waiting(self) -> int:

@@ -33,7 +33,9 @@ class CallerService:
         self._gate, self._clock = gate, clock
 
     async def callers(self, caller: Caller, *, request_id: str) -> list[CallerRecord]:
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._gate.require(
+            caller, Permission.ADMIN, None, request_id=request_id, action="callers.list", reads=True
+        )
         await self.flush_uses()
         stored = [
             replace(record, is_overridden=self._configured.has(record.name))

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from broker.cli import words
+from broker.cli import complete, words
 from broker.cli.command import Group, as_json, confirm, yes
 from broker.cli.desk import Desk
 from broker.cli.tables import Cell, Column, show_facts, show_json, show_table
@@ -28,7 +28,9 @@ def accounts() -> None:
 
 
 @accounts.command("list", example="broker accounts list --status needs_reauthorization")
-@click.option("--provider", type=words.provider, help="Only of this provider.")
+@click.option(
+    "--provider", type=words.provider, shell_complete=complete.providers, help="Only of this provider."
+)
 @click.option("--status", type=click.Choice([str(status) for status in Status]), help="Only of this status.")
 @click.option("--subject", help="Only of this person or customer at the company.")
 @click.option("--expiring-within", type=words.duration, help='Only with tokens that end so soon, as in "2h".')
@@ -60,7 +62,7 @@ def list_accounts(
 
 
 @accounts.command("show", example="broker accounts show acme")
-@click.argument("account", type=words.account)
+@click.argument("account", type=words.account, shell_complete=complete.accounts)
 @as_json
 @click.pass_obj
 def show_account(desk: Desk, account: str, as_json: bool) -> None:
@@ -74,7 +76,7 @@ def show_account(desk: Desk, account: str, as_json: bool) -> None:
 
 
 @accounts.command("refresh", example="broker accounts refresh acme")
-@click.argument("account", type=words.account)
+@click.argument("account", type=words.account, shell_complete=complete.accounts)
 @click.pass_obj
 def refresh_account(desk: Desk, account: str) -> None:
     """Renew the token of ACCOUNT now.
@@ -87,7 +89,7 @@ def refresh_account(desk: Desk, account: str) -> None:
 
 
 @accounts.command("rename", example="broker accounts rename kit-12345 acme")
-@click.argument("account", type=words.account)
+@click.argument("account", type=words.account, shell_complete=complete.accounts)
 @click.argument("new_name", type=words.account)
 @click.pass_obj
 def rename_account(desk: Desk, account: str, new_name: str) -> None:
@@ -100,7 +102,7 @@ def rename_account(desk: Desk, account: str, new_name: str) -> None:
 
 
 @accounts.command("freeze", example="broker accounts freeze acme")
-@click.argument("account", type=words.account)
+@click.argument("account", type=words.account, shell_complete=complete.accounts)
 @click.pass_obj
 def freeze_account(desk: Desk, account: str) -> None:
     """Renew ACCOUNT no more until it is unfrozen.
@@ -112,7 +114,7 @@ def freeze_account(desk: Desk, account: str) -> None:
 
 
 @accounts.command("unfreeze", example="broker accounts unfreeze acme")
-@click.argument("account", type=words.account)
+@click.argument("account", type=words.account, shell_complete=complete.accounts)
 @click.pass_obj
 def unfreeze_account(desk: Desk, account: str) -> None:
     """Renew ACCOUNT again."""
@@ -123,7 +125,7 @@ def unfreeze_account(desk: Desk, account: str) -> None:
 @accounts.command(
     "remove", example="broker accounts remove acme\nbroker accounts remove acme --revoke --purge --yes"
 )
-@click.argument("account", type=words.account)
+@click.argument("account", type=words.account, shell_complete=complete.accounts)
 @click.option(
     "--revoke", is_flag=True, help="Also revoke the grant at the provider; at Kit this uninstalls the app."
 )

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,9 @@ SLOWEST = 1800.0
 ABSENT = (FileNotFoundError, ConnectionRefusedError)
 
 Object = dict[str, Any]
+Ask = Callable[[str, str, Mapping[str, object]], Awaitable[tuple[int, Object]]]
+"""Method, path and body; status and answer, which may be a problem document (RFC 9457)."""
+Told = Callable[[int, int | None], None]
 
 
 class AdminSocket:
@@ -48,9 +51,20 @@ class AdminSocket:
         """POST a body of any length, however long the answer takes; raises Failed, NoBroker."""
         return asyncio.run(self._send(target, blocks, _given(query)))
 
-    def save(self, method: str, target: str, file: IO[bytes]) -> None:
-        """Write the answer's bytes to `file`, all of them; raises Failed, NoBroker."""
-        asyncio.run(self._save(method, target, file))
+    def save(self, method: str, target: str, file: IO[bytes], *, told: Told) -> None:
+        """Write the answer's bytes to `file`, all of them; raises Failed, NoBroker.
+
+        `told` hears how many more have come, and how many there are in all.
+        """
+        asyncio.run(self._save(method, target, file, told))
+
+    def lines(self, target: str, *, body: Mapping[str, object], show: Callable[[Object], None]) -> None:
+        """Hand each line of the answer to a POST to `show`, as it comes; raises Failed, NoBroker."""
+        asyncio.run(self._lines(target, body, show))
+
+    def converse(self, talk: Callable[[Ask], Awaitable[None]]) -> None:
+        """Run `talk`, which may ask many things at once; raises Failed, NoBroker and what it raises."""
+        asyncio.run(self._converse(talk))
 
     def follow(
         self, target: str, *, query: Mapping[str, object | None], show: Callable[[Object], None]
@@ -81,7 +95,30 @@ class AdminSocket:
         ):
             return self._read(response.status, await response.read())
 
-    async def _save(self, method: str, target: str, file: IO[bytes]) -> None:
+    async def _lines(self, target: str, body: Mapping[str, object], show: Callable[[Object], None]) -> None:
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=SLOWEST)
+        async with (
+            self._session(timeout) as session,
+            session.post(BASE + target, json=body) as response,
+        ):
+            if response.status != 200:
+                self._read(response.status, await response.read())
+            async for line in response.content:
+                show(json.loads(line))
+
+    async def _converse(self, talk: Callable[[Ask], Awaitable[None]]) -> None:
+        async with self._session(aiohttp.ClientTimeout(total=PATIENCE)) as session:
+
+            async def ask(method: str, target: str, body: Mapping[str, object]) -> tuple[int, Object]:
+                async with session.request(method, BASE + target, json=body) as response:
+                    answer = _object(await response.read())
+                    if answer is None or (response.status >= 400 and "code" not in answer):
+                        raise self._no_broker(response.status)
+                    return response.status, answer
+
+            await talk(ask)
+
+    async def _save(self, method: str, target: str, file: IO[bytes], told: Told) -> None:
         timeout = aiohttp.ClientTimeout(total=None, sock_read=SLOWEST)
         async with (
             self._session(timeout) as session,
@@ -91,6 +128,7 @@ class AdminSocket:
                 self._read(response.status, await response.read())
             async for chunk in response.content.iter_any():
                 file.write(chunk)
+                told(len(chunk), response.content_length)
 
     async def _follow(self, target: str, query: Mapping[str, str], show: Callable[[Object], None]) -> None:
         headers = {"Accept": "text/event-stream"}
@@ -135,8 +173,11 @@ class AdminSocket:
         if status < 400 and answer is not None:
             return answer
         if answer is not None and isinstance(answer.get("detail"), str):
-            raise Failed(_sentence(answer))
-        raise Failed(f"What answers at {self._path} does not talk like a broker (status {status}).")
+            raise Failed(sentence(answer))
+        raise self._no_broker(status)
+
+    def _no_broker(self, status: int) -> Failed:
+        return Failed(f"What answers at {self._path} does not talk like a broker (status {status}).")
 
 
 def _given(query: Mapping[str, object | None] | None) -> dict[str, str]:
@@ -153,7 +194,7 @@ def _object(text: bytes) -> Object | None:
     return value if isinstance(value, dict) else None
 
 
-def _sentence(problem: Mapping[str, Any]) -> str:
+def sentence(problem: Mapping[str, Any]) -> str:
     """What the problem document (RFC 9457) says; our own bugs are found again by the request's id."""
     if problem.get("code") == "internal":
         return f"{problem['detail']} (request id {problem.get('request_id')})"

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from broker.cli import words
+from broker.cli import complete, words
 from broker.cli.command import Group, as_json, confirm, yes
 from broker.cli.desk import Desk
 from broker.cli.tables import Cell, Column, show_json, show_table
@@ -75,7 +75,7 @@ def list_callers(desk: Desk, as_json: bool) -> None:
 
 
 @callers.command("rotate", example="broker callers rotate reporting")
-@click.argument("name", type=words.caller)
+@click.argument("name", type=words.caller, shell_complete=complete.callers)
 @click.pass_obj
 def rotate_caller(desk: Desk, name: str) -> None:
     """Print a new key for the service NAME.
@@ -86,7 +86,7 @@ def rotate_caller(desk: Desk, name: str) -> None:
 
 
 @callers.command("remove", example="broker callers remove reporting")
-@click.argument("name", type=words.caller)
+@click.argument("name", type=words.caller, shell_complete=complete.callers)
 @yes
 @click.pass_obj
 def remove_caller(desk: Desk, name: str, yes: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from broker.cli import words
+from broker.cli import complete, words
 from broker.cli.command import Command, as_json
 from broker.cli.desk import Desk
 from broker.cli.tables import Cell, Column, show_json, show_table
@@ -23,7 +23,7 @@ COLUMNS = (Column("ID"), Column("WHEN"), Column("EVENT"), Column("ABOUT", breaks
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many."
 )
-@click.option("--account", type=words.account, help="Only of this account.")
+@click.option("--account", type=words.account, shell_complete=complete.accounts, help="Only of this account.")
 @as_json
 @click.pass_obj
 def events(

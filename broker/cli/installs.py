@@ -2,15 +2,20 @@
 
 import click
 
-from broker.cli import words
+from broker.cli import complete, words
 from broker.cli.command import Command
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed
 
 
 @click.command("install-link", cls=Command, example="broker install-link kit --account acme")
-@click.argument("provider", type=words.provider)
-@click.option("--account", type=words.account, help="Its name here; without it, the provider's id names it.")
+@click.argument("provider", type=words.provider, shell_complete=complete.providers)
+@click.option(
+    "--account",
+    type=words.account,
+    shell_complete=complete.accounts,
+    help="Its name here; without it, the provider's id names it.",
+)
 @click.option("--org", help="The organisation at the provider, where its addresses hold one (Kustomer).")
 @click.option("--return-to", metavar="URL", help="Where the browser goes in the end.")
 @click.option("--replace", is_flag=True, help="Allow another identity to take the account's place.")

@@ -1,18 +1,16 @@
 """`broker keys`: the data keys that everything is sealed with; with a running broker, or alone."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
 from broker.cli import words
 from broker.cli.command import Group, as_json, confirm, yes
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed, NoBroker
+from broker.cli.progress import progress
 from broker.cli.tables import Cell, Column, show_json, show_table
 from broker.cli.text import counted, plain
 from broker.times import relative
@@ -107,14 +105,12 @@ def _rewrap_all(holder: KeyHolder, total: int) -> tuple[int, list[str]]:
     """Step by step; how many records were sealed anew, and where those lie that do not open."""
     done, cursor = 0, None
     unreadable: list[str] = []
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("Sealing anew", total=total)
+    with progress("Sealing anew", total) as advance:
         while True:
             step = holder.ask("POST", "/keys/rewrap", body={"cursor": cursor} if cursor else {})
             done += step["resealed"]
             unreadable += [plain(where) for where in step["unreadable"]]
-            progress.advance(task, step["looked_at"])
+            advance(step["looked_at"], None)
             cursor = step["cursor"]
             if cursor is None:
                 return done, unreadable

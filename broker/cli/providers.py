@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from broker.cli import words
+from broker.cli import complete, words
 from broker.cli.command import Group, as_json
 from broker.cli.desk import Desk
 from broker.cli.tables import Cell, Column, Lines, show_json, show_table
@@ -44,7 +44,7 @@ def list_providers(desk: Desk, as_json: bool) -> None:
 
 
 @providers.command("resume", example="broker providers resume kit")
-@click.argument("provider", type=words.provider)
+@click.argument("provider", type=words.provider, shell_complete=complete.providers)
 @click.pass_obj
 def resume_provider(desk: Desk, provider: str) -> None:
     """Close the breaker of PROVIDER, so that it is asked again."""

@@ -13,6 +13,7 @@ from broker.cli.events import events
 from broker.cli.installs import install_link
 from broker.cli.keys import keys
 from broker.cli.kustomer import kustomer
+from broker.cli.moving import export_accounts, import_accounts
 from broker.cli.plugin import plugin
 from broker.cli.process import sandbox, serve
 from broker.cli.providers import providers
@@ -30,6 +31,9 @@ def broker() -> None:
     Every command ends with 0 when done, 1 when it failed, 2 when it was used wrongly.
     """
 
+
+accounts.add_command(import_accounts)
+accounts.add_command(export_accounts)
 
 for command in (
     serve,

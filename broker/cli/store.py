@@ -1,17 +1,15 @@
 """`broker backup`, `restore`, `adopt`, `migrate`: the store as a whole."""
 
 import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import click
 
 from broker.cli.command import Command
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed, NoBroker
+from broker.cli.files import new_file
+from broker.cli.progress import progress
 from broker.cli.text import counted, plain
 from broker.config import ConfigError, store_of, store_path_of
 from broker.times import both, span
@@ -31,8 +29,9 @@ def backup(desk: Desk, dest: Path) -> None:
     if dest.exists() or dest.is_symlink():
         raise Failed(f"{dest} exists, and a backup never overwrites; name another file.")
     try:
-        with _new_file(dest) as (unfinished, file):
-            desk.broker.save("POST", "/backup", file)
+        with new_file(dest) as (unfinished, file):
+            with progress("Copying") as advance:
+                desk.broker.save("POST", "/backup", file, told=advance)
             file.flush()
             os.fsync(file.fileno())
             found = examine(unfinished)
@@ -126,22 +125,3 @@ def migrate(desk: Desk, copy_from: str | None) -> None:
         return
     what = "The database" if store.postgres else str(store.path)
     click.echo(f"{what} has schema {migrate_alone(store, failed=Failed)}.")
-
-
-@contextmanager
-def _new_file(dest: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """A file that becomes `dest` when everything went well, and was never there otherwise."""
-    unfinished = dest.with_name(f".{dest.name}.part-{secrets.token_hex(4)}")
-    handle = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with open(handle, "wb") as file:  # noqa: PTH123 - a handle, whose mode was right from the start
-            yield unfinished, file
-        # Not a rename, which would overwrite what has come meanwhile.
-        os.link(unfinished, dest)
-    finally:
-        unfinished.unlink()
-    folder = os.open(dest.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

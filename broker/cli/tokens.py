@@ -5,7 +5,7 @@ from typing import Any, assert_never
 
 import click
 
-from broker.cli import words
+from broker.cli import complete, words
 from broker.cli.command import Command
 from broker.cli.desk import Desk
 from broker.cli.tables import show_json
@@ -25,7 +25,7 @@ class Format(StrEnum):
     cls=Command,
     example='curl -H "$(broker token acme --format header)" https://api.kit.com/v4/account',
 )
-@click.argument("account", type=words.account)
+@click.argument("account", type=words.account, shell_complete=complete.accounts)
 @click.option(
     "--min-ttl",
     type=click.IntRange(min=0),

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     TOKEN_UNUSABLE = "token_unusable"
     DUPLICATE_IDENTITY = "duplicate_identity"
     OPERATOR = "operator"
+    EXPORTED = "exported"
     MASS_REFUSAL = "mass_refusal"
     COPIED_STORE = "copied_store"
 

@@ -1,6 +1,6 @@
 """What is wrong with the broker just now, in words an operator can act on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 
 class Health:
@@ -30,6 +30,11 @@ class Health:
     @property
     def problems(self) -> list[str]:
         return list(self._problems.values())
+
+    @property
+    def standing(self) -> Mapping[str, str]:
+        """By the fixed word of each."""
+        return dict(self._problems)
 
     def _tell(self, key: str, standing: bool) -> None:
         for listener in self._listeners:

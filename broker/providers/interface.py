@@ -95,6 +95,8 @@ class Reached:
 
     clock_skew: float | None
     """Its `Date` less our clock, seconds; only ever a warning (R12)."""
+    differences: tuple[str, ...] | None = None
+    """Where its metadata (RFC 8414) and our settings differ, in words; None: it publishes none."""
 
 
 class Grant(StrEnum):
@@ -139,6 +141,10 @@ class Provider(Protocol):
 
     def secrets_of(self, client_id: str) -> int:
         """How many secrets that client has just now."""
+        ...
+
+    def check_org(self, org: str | None) -> None:
+        """Raises InvalidRequest where its addresses hold an org, and this one is missing or malformed."""
         ...
 
     def authorize_url(

@@ -26,6 +26,7 @@ from broker.providers.interface import (
     TokenOutcome,
     TokenRequest,
 )
+from broker.providers.metadata import Ours, differences
 
 ORG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 IDENTITY_TIMEOUT = 15.0
@@ -79,6 +80,10 @@ class OAuth2Provider:
 
     def secrets_of(self, client_id: str) -> int:
         return len(self._clients[client_id].secrets)
+
+    def check_org(self, org: str | None) -> None:
+        for url in (self._endpoints.authorize, self._endpoints.token):
+            self._at(url, org)
 
     @staticmethod
     def endpoints(settings: ProviderSettings) -> Endpoints:
@@ -179,8 +184,17 @@ class OAuth2Provider:
         reply = await self._http.get(url, headers={}, timeout=REACH_TIMEOUT, public_only=False)
         if not isinstance(reply, Answer):
             return NotSent(reply.why)
-        date = reply.headers.get("Date", "")
-        return Reached(seconds_until_date(date, self._clock.now()))
+        skew = seconds_until_date(reply.headers.get("Date", ""), self._clock.now())
+        if reply.status != 200:
+            return Reached(skew)
+        ours = Ours(
+            authorize=self._endpoints.authorize,
+            token=self._endpoints.token,
+            revoke=self._endpoints.revoke,
+            client_auth=self._settings.client_auth,
+            pkce=self._settings.pkce,
+        )
+        return Reached(skew, differences(reply.body, ours))
 
     def _token_post(self, request: TokenRequest) -> tuple[dict[str, str], bytes]:
         name = "code" if request.grant is Grant.CODE else "refresh_token"

@@ -10,11 +10,12 @@ from broker.store.changes import Changes
 from broker.store.database import Database
 from broker.store.events import Events
 from broker.store.guarded import GuardedDatabase, Ring
+from broker.store.imports import Imports
 from broker.store.installs import Installs
 from broker.store.keys import Keys
 from broker.store.plugin import Plugin
 from broker.store.plugin_purge import PluginPurge
-from broker.store.resealing import ResealingAccounts, ResealingInstalls
+from broker.store.resealing import ResealingAccounts, ResealingImports, ResealingInstalls
 from broker.store.sealed import SealedRecords
 
 
@@ -25,6 +26,7 @@ class Stores:
     database: Database
     changes: Changes
     accounts: Accounts
+    imports: Imports
     installs: Installs
     callers: Callers
     events: Events
@@ -42,6 +44,7 @@ def stores_on(database: Database) -> Stores:
         database=database,
         changes=changes,
         accounts=Accounts(database, changed=changes.publish),
+        imports=Imports(database, changed=changes.publish),
         installs=Installs(database),
         callers=Callers(database),
         events=Events(database),
@@ -60,6 +63,7 @@ def guarded_stores_on(database: Database, ring: Ring) -> Stores:
         database=guarded,
         changes=changes,
         accounts=ResealingAccounts(guarded, changed=changes.publish, reseals=reseals),
+        imports=ResealingImports(guarded, changed=changes.publish, reseals=reseals),
         installs=ResealingInstalls(guarded, reseals=reseals),
         callers=Callers(guarded),
         events=Events(guarded),

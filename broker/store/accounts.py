@@ -59,6 +59,7 @@ RENAME_BESIDES = (
     "UPDATE plugin_grants SET account = $2 WHERE account = $1",
     "UPDATE uses SET account = $2 WHERE account = $1",
     "UPDATE foretold_ends SET account = $2 WHERE account = $1",
+    "UPDATE imports SET account = $2 WHERE account = $1",
 )
 # Finished trips of the same person go too, but none whose grant still waits for its own account.
 ITS_INSTALLS = """
@@ -77,6 +78,7 @@ PURGE = (
     "DELETE FROM plugin_grants WHERE account = $1",
     "DELETE FROM uses WHERE account = $1",
     "DELETE FROM foretold_ends WHERE account = $1",
+    "DELETE FROM imports WHERE account = $1",
     "DELETE FROM accounts WHERE name = $1",
 )
 """Everything that names the account or the person behind it; the row itself last, because the others ask it."""

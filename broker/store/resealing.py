@@ -11,6 +11,8 @@ from broker.model import Account, Event, PendingGrant, PendingInstall, Ref, Spar
 from broker.sealing import Reseals
 from broker.store.accounts import Accounts
 from broker.store.database import Database
+from broker.store.import_interface import AddOutcome
+from broker.store.imports import Imports
 from broker.store.installs import Installs
 from broker.store.interface import CommitOutcome
 
@@ -65,6 +67,30 @@ class ResealingAccounts(Accounts):
             lambda one: store(ref, one[0], spares=one[1], next_at=next_at, old_name_hash=old_name_hash),
             (renamed, spares),
             lambda one: (self._reseals.account(one[0]), [self._reseals.spare(each) for each in one[1]]),
+        )
+
+
+class ResealingImports(Imports):
+    """The `ImportStore` on a guarded database."""
+
+    def __init__(self, database: Database, *, changed: Callable[[str], None], reseals: Reseals) -> None:
+        super().__init__(database, changed=changed)
+        self._reseals = reseals
+
+    async def add(
+        self,
+        account: Account,
+        *,
+        expected: Ref | None,
+        next_at: float | None,
+        grant_hash: str,
+        events: Sequence[Event],
+    ) -> AddOutcome:
+        store = super().add
+        return await _sealed_for(
+            lambda one: store(one, expected=expected, next_at=next_at, grant_hash=grant_hash, events=events),
+            account,
+            self._reseals.account,
         )
 
 

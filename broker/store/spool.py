@@ -41,6 +41,10 @@ class Spool(Generic[Record]):
                 found.append((path, self._parse(json.loads(path.read_bytes()))))
         return found
 
+    def __len__(self) -> int:
+        """How many files lie here, whole or not."""
+        return len(self._files())
+
     def records(self) -> list[str]:
         """What lies sealed in the spool; a file that is not whole is an empty record."""
         return [one for path in self._files() for one in self._sealed_in(path)]

@@ -55,6 +55,7 @@ SHARED = (
     Route(P.TOKEN, "POST", "/token/{account}/refresh", {"rejected_generation": 99}),
     Route(P.REFRESH, "POST", "/token/{account}/refresh"),
     Route(P.ACCOUNTS, "GET", "/accounts"),
+    Route(P.MANAGE, "POST", "/accounts", {"name": "acme", "provider": "kit", "refresh_token": "x"}),
     Route(P.ACCOUNTS, "GET", "/accounts/{account}"),
     Route(P.MANAGE, "PATCH", "/accounts/{account}", {"label": "x"}),
     Route(P.MANAGE, "POST", "/accounts/{account}/freeze"),
@@ -69,6 +70,7 @@ SHARED = (
 INTERNAL = (*SHARED, Route(P.ADMIN, "GET", "/metrics"))
 ADMIN = (
     *SHARED,
+    Route(P.MANAGE, "POST", "/accounts/export", {"accounts": ["acme"]}),
     Route(P.ADMIN, "GET", "/callers"),
     Route(P.ADMIN, "POST", "/callers", {"name": "x", "accounts": ["*"]}),
     Route(P.ADMIN, "POST", "/callers/{name}/rotate"),
@@ -90,7 +92,8 @@ ADMIN = (
     Route(P.PLUGIN, "DELETE", "/plugin/grants/{grant}"),
     Route(P.ADMIN, "GET", "/version"),
 )
-OPEN = {("GET", "/healthz"), ("GET", "/readyz")}
+DESCRIPTION = {("GET", "/openapi.json"), ("GET", "/docs")}
+OPEN = {("GET", "/healthz"), ("GET", "/readyz")} | DESCRIPTION
 BY_LINK = {("GET", "/dashboard/sign-in"), ("GET", "/")}
 METADATA = ("GET", "/.well-known/oauth-authorization-server")
 PUBLIC = {
@@ -104,7 +107,7 @@ PUBLIC = {
     ("GET", "/callback/{provider}"),
     ("GET", "/callback/{provider}/"),
     ("GET", "/login/complete"),
-}
+} | DESCRIPTION
 
 
 def known(application: web.Application) -> set[tuple[str, str]]:
@@ -249,13 +252,13 @@ async def test_public_routes_are_these(house: House) -> None:
 async def test_public_routes_give_nothing_to_who_brings_nothing(house: House) -> None:
     """No ticket, no state, no sign-in: a refusal, whatever credential for services comes with it."""
     refused = {}
-    for method, path in PUBLIC - {METADATA}:
+    for method, path in PUBLIC - {METADATA} - DESCRIPTION:
         url = house.public + path.replace("{provider}", "kustomer")
         headers = {"Authorization": f"Bearer {house.key}"}
         async with house.session.request(method, url, headers=headers) as answer:
             refused[method, path] = 400 <= answer.status < 500
 
-    assert dict.fromkeys(PUBLIC - {METADATA}, True) == refused
+    assert dict.fromkeys(PUBLIC - {METADATA} - DESCRIPTION, True) == refused
 
 
 async def test_nothing_of_one_listener_answers_on_another(house: House) -> None:

@@ -1,0 +1,64 @@
+"""Names for the shell's Tab key, from the running broker; quick, and silent where none runs."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from broker.cli.desk import Desk
+from broker.cli.failed import Failed
+
+PATIENCE = 1.0
+"""Seconds that a person at the Tab key is kept waiting, at most."""
+MOST = 100
+
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def accounts(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Accounts whose names begin like that."""
+    query = {"limit": MOST, "cursor": _just_before(incomplete)}
+    found = _asked(context, "/accounts", "accounts", query)
+    return [
+        CompletionItem(one["account"], help=one["status"])
+        for one in found
+        if _fits(one["account"], incomplete)
+    ]
+
+
+def providers(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Providers of the configuration."""
+    found = _asked(context, "/providers", "providers", {})
+    return [CompletionItem(one["name"]) for one in found if _fits(one["name"], incomplete)]
+
+
+def callers(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Callers that have keys; the configuration's are changed there."""
+    found = _asked(context, "/callers", "callers", {})
+    names = [one["name"] for one in found if one["kind"] == "keys"]
+    return [CompletionItem(name) for name in names if _fits(name, incomplete)]
+
+
+def _asked(
+    context: click.Context, target: str, member: str, query: Mapping[str, object | None]
+) -> list[dict[str, Any]]:
+    desk = context.ensure_object(Desk)
+    with suppress(Failed):
+        found: list[dict[str, Any]] = desk.broker.ask("GET", target, query=query, patience=PATIENCE)[member]
+        return found
+    return []
+
+
+def _fits(name: str, incomplete: str) -> bool:
+    # What a terminal shows unasked must not be able to play with it.
+    return name.startswith(incomplete) and name.isprintable()
+
+
+def _just_before(incomplete: str) -> str | None:
+    """A cursor behind which the first name is that begins so; `~` is behind all letters of a name."""
+    if not incomplete:
+        return None
+    last = ord(incomplete[-1])
+    return f"{incomplete[:-1]}{chr(last - 1)}~" if last > ord("!") else None

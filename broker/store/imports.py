@@ -1,0 +1,75 @@
+"""Grants that come from another system, and those that go to one."""
+
+from collections.abc import Callable, Sequence
+
+from broker.model import Account, Event, Reason, Ref
+from broker.store.accounts import INSERT, REPLACE
+from broker.store.database import Database, Transaction
+from broker.store.import_interface import Added, AddOutcome, GrantHeld, ImportRecord, NameTaken
+from broker.store.rows import insert_events, to_values
+
+REMOVED_ONLY = f"{REPLACE} AND removed_at IS NOT NULL"
+HOLDER = """
+SELECT i.account FROM imports i JOIN accounts a ON a.name = i.account AND a.epoch = i.epoch
+ WHERE i.grant_hash = $1 AND i.account <> $2 AND a.removed_at IS NULL"""
+REMEMBER = """
+INSERT INTO imports (account, epoch, generation, grant_hash) VALUES ($1, $2, $3, $4)
+ON CONFLICT (account) DO UPDATE
+   SET epoch = excluded.epoch, generation = excluded.generation, grant_hash = excluded.grant_hash"""
+FREEZE_IDLE = """
+UPDATE accounts SET frozen = $4, frozen_since = COALESCE(frozen_since, $5), next_at = NULL
+ WHERE name = $1 AND epoch = $2 AND generation = $3
+   AND intent_id IS NULL AND ambiguous = 0 AND dead IS NULL AND removed_at IS NULL"""
+
+
+class Imports:
+    """The `ImportStore`, on any database."""
+
+    def __init__(self, database: Database, *, changed: Callable[[str], None]) -> None:
+        self._database = database
+        self._changed = changed
+
+    async def add(
+        self,
+        account: Account,
+        *,
+        expected: Ref | None,
+        next_at: float | None,
+        grant_hash: str,
+        events: Sequence[Event],
+    ) -> AddOutcome:
+        async def work(transaction: Transaction) -> AddOutcome:
+            if held := await transaction.fetch(HOLDER, grant_hash, account.name):
+                return GrantHeld(str(held[0][0]))
+            if not await _insert(transaction, account, expected, next_at):
+                return NameTaken()
+            await transaction.execute(REMEMBER, account.name, account.epoch, account.generation, grant_hash)
+            # A new grant ends whatever a removed one left behind.
+            await transaction.execute("DELETE FROM spares WHERE account = $1", account.name)
+            await insert_events(transaction, list(events))
+            return Added()
+
+        outcome = await self._database.write(work)
+        self._changed(account.name)
+        return outcome
+
+    async def record(self, name: str) -> ImportRecord | None:
+        rows = await self._database.read(
+            "SELECT epoch, generation, grant_hash FROM imports WHERE account = $1", name
+        )
+        return ImportRecord(*rows[0]) if rows else None
+
+    async def freeze_idle(self, ref: Ref, reason: Reason, at: float) -> bool:
+        values = (ref.name, ref.epoch, ref.generation, reason, at)
+        changed = await self._database.write(lambda transaction: transaction.execute(FREEZE_IDLE, *values))
+        self._changed(ref.name)
+        return changed == 1
+
+
+async def _insert(
+    transaction: Transaction, account: Account, expected: Ref | None, next_at: float | None
+) -> bool:
+    if expected is None:
+        return await transaction.execute(INSERT, *to_values(account), next_at) == 1
+    key = (expected.name, expected.epoch, expected.generation)
+    return await transaction.execute(REMOVED_ONLY, *to_values(account), next_at, *key) == 1

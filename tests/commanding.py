@@ -1,0 +1,48 @@
+"""The real commands, typed at a house: its admin application on a real Unix socket."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+from click.testing import CliRunner, Result
+
+from broker.cli import broker as command_line
+from broker.cli.desk import Desk
+from broker.runner import QuietRunner
+from tests.house import House
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """An operator beside a house."""
+
+    house: House
+
+    @property
+    def desk(self) -> Desk:
+        return Desk(config=str(self.house.folder / "config.toml"), environ={}, clock=self.house.clock)
+
+    async def run(self, *words: str, typed: str | None = None) -> Result:
+        """One command, without a terminal; it has an event loop and so a thread of its own."""
+        return await asyncio.to_thread(
+            CliRunner().invoke, command_line, list(words), obj=self.desk, input=typed
+        )
+
+
+@asynccontextmanager
+async def commands_at(house: House) -> AsyncIterator[Commands]:
+    """Commands reach the house while this lasts, until it is closed or restarted."""
+    path = house.settings.server.admin_socket
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    runner = QuietRunner(house.broker.listeners.admin)
+    await runner.setup()
+    await web.UnixSite(runner, str(path)).start()
+    try:
+        # The log of a house goes to standard output, which is the command's here.
+        with structlog.testing.capture_logs():
+            yield Commands(house)
+    finally:
+        await runner.cleanup()
