@@ -45,13 +45,13 @@ class ImportRoutes:
 
 
 class ExportRoutes:
-    """`POST /accounts/export`, on the admin socket alone: refresh tokens leave by no other door."""
+    """`POST /exports`, on the admin socket alone: refresh tokens leave by no other door."""
 
     def __init__(self, *, exports: ExportService) -> None:
         self._exports = exports
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.post("/accounts/export", self.export)]
+        return [web.post("/exports", self.export)]
 
     async def export(self, request: web.Request) -> web.StreamResponse:
         """Lines of JSON: how many there are, then each grant, or why it was left out."""

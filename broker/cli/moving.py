@@ -208,7 +208,7 @@ def _export_to(desk: Desk, globs: tuple[str, ...], file: Path) -> tuple[int, lis
                 left_out.append((line["left_out"], line["why"]))
             advance(1, None)
 
-        desk.broker.lines("/accounts/export", body={"accounts": list(globs)}, show=take)
+        desk.broker.lines("/exports", body={"accounts": list(globs)}, show=take)
         if not exported:
             raise Failed(f"Nothing was exported: {_listed(left_out) or 'no account matches.'}")
         opened.flush()

@@ -1,4 +1,4 @@
-"""`POST /accounts/export`: frozen first, then out; never an uncertain grant, never while a renewal is under way."""
+"""`POST /exports`: frozen first, then out; never an uncertain grant, never while a renewal is under way."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ async def exported(house: House, *globs: str) -> tuple[int, list[dict[str, Any]]
         connector = aiohttp.UnixConnector(path=str(house.settings.server.admin_socket))
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.post("http://broker/accounts/export", json={"accounts": list(globs)}) as response,
+            session.post("http://broker/exports", json={"accounts": list(globs)}) as response,
         ):
             return response.status, [json.loads(line) for line in (await response.read()).splitlines()]
 
@@ -166,7 +166,7 @@ async def test_services_cannot_export(house: House) -> None:
         permissions=("token", "refresh", "install", "accounts", "manage", "plugin", "admin"), name="every"
     )
 
-    answer = await house.post("/accounts/export", {}, key=every)
+    answer = await house.post("/exports", {}, key=every)
 
     assert answer.status in (404, 405)
     assert OPERATOR.name not in answer.body.decode()
