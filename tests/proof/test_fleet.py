@@ -105,6 +105,7 @@ async def injured(folder: Path, mode: Mode, seed: str, rounds: int) -> Counter[s
             return done
 
 
+@pytest.mark.proof
 async def test_every_injury_once_harms_no_account(tmp_path: Path) -> None:
     """Nobody is dead, no request came beside another, no token was out before it was durable."""
     needs_postgres()
@@ -177,6 +178,7 @@ async def balanced(fleet: Fleet, chance: random.Random, failed: list[str], until
     return served
 
 
+@pytest.mark.proof
 async def test_rolling_restart_fails_no_request(tmp_path: Path) -> None:
     """One broker after the other is stopped and started while the others go on, renewals included."""
     names = [f"acme-{number}" for number in range(10)]
