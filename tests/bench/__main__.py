@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -48,7 +47,7 @@ def main() -> None:
     trees = {OURS: ROOT}
     if wanted.base:
         trees[wanted.base] = _checked_out(wanted.base, folder)
-    sizes = SMOKE if wanted.smoke else replace(Sizes(), rounds=wanted.rounds, many=wanted.many)
+    sizes = SMOKE if wanted.smoke else Sizes(seconds=wanted.seconds, rounds=wanted.rounds, many=wanted.many)
     use_last_core()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         results = loop.run(run(folder, trees, wanted.only or tuple(MEASURES), sizes))
@@ -63,6 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--base", default="", help="a revision to measure beside this tree")
     parser.add_argument("--rounds", type=int, default=Sizes.rounds)
+    parser.add_argument("--seconds", type=float, default=Sizes.seconds, help="of each load")
     parser.add_argument("--many", type=int, default=Sizes.many, help="accounts of the large store")
     parser.add_argument("--only", nargs="*", choices=tuple(MEASURES), help="measure these alone")
     parser.add_argument("--smoke", action="store_true", help="only see that everything runs")
