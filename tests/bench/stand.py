@@ -162,7 +162,8 @@ class Stand:
     @asynccontextmanager
     async def serve(self, folder: Path, port: int, preload: Path | None = None) -> AsyncIterator[Server]:
         """Run the broker on a folder that is prepared."""
-        command = (sys.executable, "-m", "broker", "--config", str(folder / "config.toml"), "serve")
+        # Safe path: else the folder that the harness runs in comes before the tree.
+        command = (sys.executable, "-P", "-m", "broker", "--config", str(folder / "config.toml"), "serve")
         environ = {"LD_PRELOAD": str(preload)} if preload else {}
         with (folder / "log").open("wb") as log:
             process = await self._spawn(command, environ, stdout=log, stderr=log)
