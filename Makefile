@@ -25,6 +25,9 @@ check: $(VENV)/ready ## ruff, mypy --strict and pip-audit
 proof: $(VENV)/ready tools ## the long crash, fault and fuzz runs
 	@$(BIN)/pytest -m proof --timeout 7200 tests
 
+bench: $(VENV)/ready ## measure against bare aiohttp (BASE=<rev>: against that revision too)
+	@$(BIN)/python -m tests.bench $(if $(BASE),--base $(BASE)) $(BENCH)
+
 clean: ## remove what was set up here (the store under var/ stays)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
@@ -35,4 +38,4 @@ $(VENV)/ready: .ci/requirements.txt .ci/setup
 tools:
 	@VENV="$(VENV)" bash .ci/setup tools
 
-.PHONY: help run test check proof clean tools
+.PHONY: help run test check proof bench clean tools

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -15,9 +16,9 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
     `forwarded` are the lines of X-Forwarded-For. Each trusted hop vouches for the one to its left, and for no more:
     what a client wrote there itself lies further left. A hop that is no address ends the search.
     """
-    address = _parsed(peer or "")
-    if address is None:
-        return None
+    address, text = _peer(peer or "")
+    if address is None or not trusted:
+        return text
     hops = [hop for line in forwarded for hop in line.split(",")]
     while hops and any(address in network for network in trusted):
         before = _parsed(hops.pop())
@@ -25,6 +26,13 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
             break
         address = before
     return str(address)
+
+
+@lru_cache(maxsize=4096)
+def _peer(text: str) -> tuple[Address | None, str | None]:
+    """A peer's address, and how it is written: the same few ask again and again."""
+    address = _parsed(text)
+    return address, None if address is None else str(address)
 
 
 def _parsed(text: str) -> Address | None:

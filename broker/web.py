@@ -21,6 +21,7 @@ from broker.errors import (
 )
 from broker.forwarded import Network, client_address
 from broker.model import Caller
+from broker.observe.logs import Steady
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
@@ -53,6 +54,7 @@ CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
 """The client's address, seen through trusted proxies; absent on a Unix socket."""
 
 log = structlog.get_logger()
+answered = Steady()
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +298,7 @@ def _request_id(request: web.Request) -> str:
 def _log(request: web.Request, status: int, listener: str, seconds: float) -> None:
     resource = request.match_info.route.resource
     caller = request.get(CALLER)
-    log.info(
+    answered.info(
         "request.answered",
         listener=listener,
         # The route's template, never the path: paths and queries hold codes, states and tickets.

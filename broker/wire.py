@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from broker.model import Account, CallerRecord, Event, EventKind, PluginGrant, Reason
@@ -68,7 +69,13 @@ def rfc3339(at: float | None) -> str | None:
     """Epoch seconds as `2026-11-22T10:00:00Z`, rounded down to the second."""
     if at is None:
         return None
-    return datetime.fromtimestamp(int(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _second(int(at))
+
+
+@lru_cache(maxsize=4096)
+def _second(at: int) -> str:
+    """The same moments are told again and again: a token's end does not move."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def account_json(account: Account, *, next_renewal_at: float | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 from aiohttp import web
 
@@ -56,7 +55,7 @@ class Entrance:
             if wait is not None:
                 raise RateLimited("too many requests without a valid credential", retry_after=wait) from exc
             raise Unauthenticated from exc
-        request[CALLER] = replace(caller, address=request.get(CLIENT))
+        request[CALLER] = caller.at(request.get(CLIENT))
 
     async def _caller(self, request: web.Request, uid: int | None) -> Caller:
         headers = request.headers.getall("Authorization", [])

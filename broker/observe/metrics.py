@@ -23,6 +23,7 @@ class Metrics:
         self.token_requests = self._counter(
             "broker_token_requests", "Token requests by how they were answered", "provider", "outcome"
         )
+        self._token_requests: dict[tuple[str, str], Counter] = {}
         self.token_request_seconds = Histogram(
             "broker_token_request_seconds",
             "Time to answer a token request",
@@ -66,6 +67,15 @@ class Metrics:
         self.invariant_violations = self._counter(
             "broker_invariant_violations", "Promises of the renewal protocol that were broken", "invariant"
         )
+
+    def count_token(self, provider: str, outcome: str) -> None:
+        """One more token request that was answered so."""
+        counter = self._token_requests.get((provider, outcome))
+        if counter is None:
+            # Kept, because looking a child up by its labels costs more than counting.
+            counter = self.token_requests.labels(provider, outcome)
+            self._token_requests[provider, outcome] = counter
+        counter.inc()
 
     def text(self) -> bytes:
         """The metrics in the Prometheus text format."""

@@ -80,16 +80,24 @@ def is_young(account: Account, now: float) -> bool:
     return now - account.issued_at < min(60.0, account.life / 4)
 
 
+def as_usual(account: Account, *, now: float, ahead: float, min_ttl: float) -> Serve | None:
+    """The answer where nothing has to be decided: a living token outside its window, whatever holds renewals up."""
+    fresh = window_opens(account, ahead) - now
+    if fresh >= 1 and account.expires_at - now >= min_ttl and is_living(account, now):
+        return Serve(floor(fresh), now + fresh)
+    return None
+
+
 def decide(account: Account, *, now: float, ahead: float, min_ttl: float, hold: Hold | None) -> Decision:
     """What to do with a request for this account's token."""
+    if serve := as_usual(account, now=now, ahead=ahead, min_ttl=min_ttl):
+        return serve
     left = account.expires_at - now
     fresh = window_opens(account, ahead) - now
     if account.unusable and fresh >= 1:
         return Refuse(TokenUnusable())
     if not is_living(account, now):
         return Refuse(refusal(account, hold, now)) if hold else Wait()
-    if fresh >= 1 and left >= min_ttl:
-        return Serve(floor(fresh), now + fresh)
     if left < min_ttl:
         if not hold and not is_young(account, now):
             return Wait()

@@ -28,6 +28,7 @@ from broker.tokens.policy import (
     Serve,
     ServeAndRenew,
     Wait,
+    as_usual,
     decide,
     is_living,
     is_young,
@@ -199,6 +200,9 @@ class TokenService:
         self, caller: Caller, opened: OpenedAccount, min_ttl: float, request_id: str
     ) -> Handout:
         """Decide, wait while there is patience, and hand out what there is."""
+        ahead = self._settings.ahead
+        if usual := as_usual(opened.account, now=self._clock.now(), ahead=ahead, min_ttl=min_ttl):
+            return await self._serve(caller, opened, usual, request_id)
         deadline = self._clock.monotonic() + self._settings.patience
         ended: FlightEnd | None = None
         flights = 0
@@ -206,7 +210,7 @@ class TokenService:
             account, now = opened.account, self._clock.now()
             hold = self._hold_after(account, now, ended, flights)
             left = deadline - self._clock.monotonic()
-            match decide(account, now=now, ahead=self._settings.ahead, min_ttl=min_ttl, hold=hold):
+            match decide(account, now=now, ahead=ahead, min_ttl=min_ttl, hold=hold):
                 case Serve() as serve:
                     final = unchecked(serve, now) if opened.unchecked else serve
                     return await self._serve(caller, opened, final, request_id)
@@ -274,7 +278,7 @@ class TokenService:
         await self._gate.handed_out(caller, account, token, request_id=request_id)
         self._used[account.name] = (now, max(now, window_opens(account, self._settings.ahead)))
         self._used_by[account.name, caller.name] = now
-        self._metrics.token_requests.labels(account.provider, "warned" if serve.warning else "served").inc()
+        self._metrics.count_token(account.provider, "warned" if serve.warning else "served")
         return Handout(account, token, serve.expires_in, serve.expires_at, serve.warning)
 
     async def _allow_rejection(self, account: Account, now: float) -> None:
@@ -302,7 +306,7 @@ class TokenService:
     def _counted(self, account: Account, error: BrokerError) -> BrokerError:
         if isinstance(error, NeedsReauthorization):
             error.members["reconnect_url"] = self._account_page(account.name)
-        self._metrics.token_requests.labels(account.provider, error.code).inc()
+        self._metrics.count_token(account.provider, error.code)
         return error
 
 

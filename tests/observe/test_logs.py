@@ -276,3 +276,17 @@ def test_uncaught_errors_print_no_text() -> None:
     ] == [(event["event"], event["error"]) for event in events]
     assert all(event["at"] for event in events)
     assert CANARY not in done.stdout + done.stderr
+
+
+def test_a_kept_logger_follows_a_new_configuration(log: io.StringIO) -> None:
+    """A reload that changes the level or the stream reaches what logs often, too."""
+    steady, later = logs.Steady(), io.StringIO()
+    steady.info("before.changed", number=1)
+
+    logs.configure(LogSettings(format="json", level="info"), later)
+    steady.info("after.changed", number=2)
+    logs.configure(LogSettings(format="json", level="warning"), later)
+    steady.info("not.told", number=3)
+
+    assert ["before.changed"] == [line["event"] for line in lines(log)]
+    assert ["after.changed"] == [line["event"] for line in lines(later)]
