@@ -40,7 +40,7 @@ class Events:
     async def purge_events(self, before: float, limit: int) -> int:
         return await self._database.write(
             lambda transaction: transaction.execute(
-                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < $1 ORDER BY id LIMIT $2)",
+                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < $1 ORDER BY at LIMIT $2)",
                 before,
                 limit,
             )
