@@ -43,7 +43,7 @@ class Events:
 
     async def purge_events(self, before: float, limit: int) -> int:
         async def work(transaction: Transaction) -> int:
-            old = "SELECT id FROM events WHERE at < $1 ORDER BY id LIMIT $2"
+            old = "SELECT id FROM events WHERE at < $1 ORDER BY at LIMIT $2"
             rows = await transaction.fetch(old, before, limit)
             if not rows:
                 return 0

@@ -30,8 +30,11 @@ STEPS = (
 )
 """Statements, and how many seconds rows are kept beyond their end."""
 DEAD = """
-SELECT id FROM plugin_grants WHERE expires_at < $1
-UNION SELECT id FROM plugin_grants WHERE revoked_at IS NOT NULL AND revoked_at < $2 ORDER BY id LIMIT $3"""
+SELECT id FROM (SELECT id FROM plugin_grants WHERE expires_at < $1 ORDER BY expires_at, id LIMIT $3) AS expired
+UNION SELECT id FROM (
+  SELECT id FROM plugin_grants WHERE revoked_at IS NOT NULL AND revoked_at < $2
+   ORDER BY revoked_at, id LIMIT $3) AS revoked
+ORDER BY id LIMIT $3"""
 
 
 class PluginPurge:

@@ -1,0 +1,119 @@
+"""No statement that runs at the start or in a loop reads a whole table."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from broker.store import Stores, stores_on
+from broker.store.database import Row, Transaction, Work
+from broker.store.migrate import migrate
+from broker.store.sqlite import SqliteDatabase
+
+T = TypeVar("T")
+SMALL = {"keys", "callers", "caller_keys", "meta"}
+"""Tables that hold a handful of rows, however many accounts there are."""
+
+
+class Recording:
+    """A database that notes every statement it is asked."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+        self.asked: list[tuple[str, int]] = []
+        """Statements, and how many values each takes."""
+
+    async def read(self, sql: str, *values: object) -> list[Row]:
+        self.asked.append((sql, len(values)))
+        return await self._database.read(sql, *values)
+
+    async def write(self, work: Work[T]) -> T:
+        return await self._database.write(lambda transaction: work(_Noting(transaction, self.asked)))
+
+    async def scrub(self) -> bool:
+        return await self._database.scrub()
+
+    async def close(self) -> None:
+        await self._database.close()
+
+
+class _Noting:
+    def __init__(self, transaction: Transaction, asked: list[tuple[str, int]]) -> None:
+        self._transaction, self._asked = transaction, asked
+
+    async def execute(self, sql: str, *values: object) -> int:
+        self._asked.append((sql, len(values)))
+        return await self._transaction.execute(sql, *values)
+
+    async def fetch(self, sql: str, *values: object) -> list[Row]:
+        self._asked.append((sql, len(values)))
+        return await self._transaction.fetch(sql, *values)
+
+
+@pytest.fixture(name="recording")
+async def _recording(tmp_path: Path) -> AsyncIterator[Recording]:
+    database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
+    await migrate(database)
+    recording = Recording(database)
+    yield recording
+    await recording.close()
+
+
+async def test_what_runs_at_the_start_and_in_loops_finds_its_rows_by_index(
+    recording: Recording, tmp_path: Path
+) -> None:
+    """SQLite's own plan of each statement has no scan of a table that grows."""
+    await run_everything(stores_on(recording))
+
+    scans = whole_tables(tmp_path / "store" / "broker.db", recording.asked)
+
+    assert len(recording.asked) > 20
+    assert [] == scans
+
+
+async def test_a_scan_would_be_seen(recording: Recording, tmp_path: Path) -> None:
+    """The reader of plans knows a scan when there is one: the counts of a scrape, which are kept for a while."""
+    await stores_on(recording).accounts.counts()
+
+    scans = whole_tables(tmp_path / "store" / "broker.db", recording.asked)
+
+    assert ["SCAN accounts USING INDEX accounts_identity"] == scans
+
+
+async def run_everything(stores: Stores) -> None:
+    """Each statement of the start, of the background's round and of its chores."""
+    accounts, now = stores.accounts, 1_800_000_000.0
+    await accounts.take_over("boot", now)
+    await accounts.due(now, 64)
+    await accounts.next_due_at()
+    await accounts.oldest_intent_at()
+    await accounts.removed_before(now, 200)
+    await accounts.touch({"acme": (now, now)}, {("acme", "service"): now})
+    await accounts.is_only_account("kit")
+    await stores.installs.held_grants(now, 64)
+    await stores.installs.purge_expired(now, 200)
+    await stores.plugin_purge.purge(now, 200)
+    await stores.events.purge_events(now, 200)
+    await stores.callers.touch_keys({"key": now})
+    await stores.callers.touch_callers({"service": now})
+
+
+def whole_tables(path: Path, asked: list[tuple[str, int]]) -> list[str]:
+    """The steps of the statements' plans that read every row of a table or an index."""
+    connection = sqlite3.connect(path)
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    found = []
+    for sql, count in asked:
+        values = {str(number): None for number in range(1, count + 1)}
+        steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+        found += [step for step in steps if step.startswith("SCAN ") and _is_whole(step, tables)]
+    connection.close()
+    return found
+
+
+def _is_whole(step: str, tables: set[str]) -> bool:
+    """Not a small table, nor what comes out of another step."""
+    # A partial index holds only what is open just now.
+    return step.split()[1] in tables - SMALL and "accounts_intent" not in step

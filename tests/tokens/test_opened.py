@@ -1,0 +1,79 @@
+"""The memory of opened accounts: bounded, lean, and never older than the row."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from broker.model import Account, Ref, Secret
+from broker.sealing import TokenSeals
+from broker.store import Stores, stores_on
+from broker.store.migrate import migrate
+from broker.store.sqlite import SqliteDatabase
+from broker.tokens.opened import OpenedAccounts
+from tests.fuzz.targets import RING
+
+SEALS = TokenSeals(RING)
+
+
+@pytest.fixture(name="stores")
+async def _stores(tmp_path: Path) -> AsyncIterator[Stores]:
+    database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
+    await migrate(database)
+    yield stores_on(database)
+    await database.close()
+
+
+async def put(stores: Stores, name: str) -> None:
+    access, refresh = SEALS.seal(Ref(name, 1, 1), Secret(f"token of {name}"), Secret("refresh"))
+    account = Account(
+        name, "kit", 1, 1, "client", access, refresh, "Bearer", "public", 1000.0, 2000.0, 1000.0, 1000.0
+    )
+    assert await stores.accounts.connect(account, expected=None, next_at=None, grant=None, events=[])
+
+
+async def test_no_more_accounts_are_held_than_the_limit(stores: Stores) -> None:
+    """The least recently used goes; what was asked meanwhile stays the very object it was."""
+    for name in ("a", "b", "c"):
+        await put(stores, name)
+    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=2)
+    first, second = await opened.get("a"), await opened.get("b")
+
+    await opened.get("a")
+    await opened.get("c")
+
+    assert first is await opened.get("a")
+    assert second is not await opened.get("b")
+
+
+async def test_what_is_held_has_no_sealed_texts_and_shares_its_words(stores: Stores) -> None:
+    """Whether there are tokens is still known; the records themselves lie in the store alone."""
+    await put(stores, "a")
+    await put(stores, "b")
+    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=2)
+
+    one, other = await opened.get("a"), await opened.get("b")
+
+    assert one is not None
+    assert other is not None
+    assert ("", "") == (one.account.sealed_access, one.account.sealed_refresh)
+    assert one.access_token == Secret("token of a")
+    assert one.account.client_id is other.account.client_id
+    assert one.account.trouble is other.account.trouble
+
+
+async def test_a_changed_row_is_read_again(stores: Stores) -> None:
+    """What was forgotten is opened anew; a removed account is none."""
+    await put(stores, "a")
+    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=2)
+    stores.changes.listen(opened.forget)
+    held = await opened.get("a")
+
+    await stores.accounts.relabel("a", label="new", subject=None)
+    again = await opened.get("a")
+    await stores.accounts.remove("a", 1500.0, [])
+
+    assert held is not None
+    assert again is not None
+    assert (None, "new") == (held.account.label, again.account.label)
+    assert await opened.get("a") is None
