@@ -71,7 +71,7 @@ SHARED = (
 INTERNAL = (*SHARED, Route(P.ADMIN, "GET", "/metrics"))
 ADMIN = (
     *SHARED,
-    Route(P.MANAGE, "POST", "/accounts/export", {"accounts": ["acme"]}),
+    Route(P.MANAGE, "POST", "/exports", {"accounts": ["acme"]}),
     Route(P.ADMIN, "GET", "/callers"),
     Route(P.ADMIN, "POST", "/callers", {"name": "x", "accounts": ["*"]}),
     Route(P.ADMIN, "POST", "/callers/{name}/rotate"),

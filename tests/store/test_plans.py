@@ -2,13 +2,14 @@
 
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from broker.store import Stores, stores_on
-from broker.store.database import Row, Transaction, Work
+from broker.store.database import Dialect, Row, Transaction, Work
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
 
@@ -24,6 +25,13 @@ class Recording:
         self._database = database
         self.asked: list[tuple[str, int]] = []
         """Statements, and how many values each takes."""
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._database.dialect
+
+    def starting(self) -> AbstractAsyncContextManager[None]:
+        return self._database.starting()
 
     async def read(self, sql: str, *values: object) -> list[Row]:
         self.asked.append((sql, len(values)))
@@ -50,6 +58,15 @@ class _Noting:
     async def fetch(self, sql: str, *values: object) -> list[Row]:
         self._asked.append((sql, len(values)))
         return await self._transaction.fetch(sql, *values)
+
+    async def alone(self, what: str) -> None:
+        await self._transaction.alone(what)
+
+    async def beside(self, what: str) -> None:
+        await self._transaction.beside(what)
+
+    async def tell(self, name: str) -> None:
+        await self._transaction.tell(name)
 
 
 @pytest.fixture(name="recording")
