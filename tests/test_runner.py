@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 
 from broker.runner import QuietRunner
+from broker.web import new_application
 from tests.ports import free_port
 
 ASK = b"GET / HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n"
@@ -20,7 +21,7 @@ async def _listening(port: int) -> QuietRunner:
     async def answer(request: web.Request) -> web.Response:
         return web.Response(text="here")
 
-    application = web.Application()
+    application = new_application()
     application.router.add_get("/", answer)
     runner = QuietRunner(application)
     await runner.setup()

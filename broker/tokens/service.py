@@ -201,7 +201,8 @@ class TokenService:
     ) -> Handout:
         """Decide, wait while there is patience, and hand out what there is."""
         ahead = self._settings.ahead
-        if usual := as_usual(opened.account, now=self._clock.now(), ahead=ahead, min_ttl=min_ttl):
+        usual = as_usual(opened.account, now=self._clock.now(), ahead=ahead, min_ttl=min_ttl)
+        if usual is not None and not opened.unchecked:
             return await self._serve(caller, opened, usual, request_id)
         deadline = self._clock.monotonic() + self._settings.patience
         ended: FlightEnd | None = None

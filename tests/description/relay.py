@@ -19,15 +19,22 @@ async def relay(to: int) -> AsyncIterator[int]:
         line = f"X-Forwarded-For: 10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}\r\n"
         return REQUEST_LINE.sub(lambda found: found[0] + line.encode(), chunk)
 
+    relaying: set[asyncio.Task[None]] = set()
+
     async def through(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if task := asyncio.current_task():
+            relaying.add(task)
+            task.add_done_callback(relaying.discard)
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", to)
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(_pass_on(reader, server_writer, named))
                 both.create_task(_pass_on(server_reader, writer, lambda chunk: chunk))
         finally:
-            writer.close()
-            server_writer.close()
+            for end in (writer, server_writer):
+                end.close()
+                with suppress(OSError):
+                    await end.wait_closed()
 
     server = await asyncio.start_server(through, "127.0.0.1", 0)
     try:
@@ -35,6 +42,9 @@ async def relay(to: int) -> AsyncIterator[int]:
     finally:
         server.close()
         await server.wait_closed()
+        for task in list(relaying):
+            task.cancel()
+        await asyncio.gather(*relaying, return_exceptions=True)
 
 
 async def _pass_on(
