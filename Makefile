@@ -14,7 +14,7 @@ run: $(VENV)/ready ## set everything up and run the broker with its sandbox (POR
 	@$(BIN)/broker --config config.toml serve --port $(PORT)
 
 test: $(VENV)/ready tools ## run the whole suite (T=tests/tokens for a part)
-	@$(BIN)/pytest -n auto $(T)
+	@$(BIN)/pytest -n 3 --dist worksteal $(T)
 
 check: $(VENV)/ready ## ruff, mypy --strict and pip-audit
 	@$(BIN)/ruff check broker tests

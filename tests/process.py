@@ -10,14 +10,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
 from multidict import CIMultiDict
 
+from broker.__main__ import main
 from broker.clock import SystemClock
 from broker.config.settings import TcpListen
 from broker.sandbox import Sandbox, visitor
+from tests.forking import Main, Running, fork
 from tests.house import Answer
 from tests.ports import free_port
 
@@ -35,9 +38,12 @@ class Process:
     internal_port: int
     public_port: int
     extra: str = ""
-    command: Sequence[str] = BROKER
+    command: Sequence[str] | Main = main
+    """A command line for a start from nothing, or the entry point of one that is forked."""
+    arguments: Sequence[str] = ()
+    """Before those of the broker."""
     key: str = ""
-    running: asyncio.subprocess.Process | None = None
+    running: Running | None = None
     output: list[Path] = field(default_factory=list)
     environ: dict[str, str] = field(default_factory=dict)
     """What is in the environment besides."""
@@ -81,16 +87,7 @@ api_url = "{base}/kustomer"
         self._listen_for_ready()
         log = self.folder / f"output-{len(self.output)}.txt"
         self.output.append(log)
-        with log.open("w") as out:
-            self.running = await asyncio.create_subprocess_exec(
-                *self.command,
-                "--config",
-                str(self.config),
-                "serve",
-                stdout=out,
-                stderr=out,
-                env=self._environment(),
-            )
+        self.running = await self._begun("serve", out=log, err=log)
         await self._until("READY=1")
 
     async def signal(self, number: signal.Signals) -> None:
@@ -119,17 +116,19 @@ api_url = "{base}/kustomer"
 
     async def run(self, *arguments: str) -> tuple[int, str, str]:
         """One command of the command line: its exit code and what it printed."""
-        process = await asyncio.create_subprocess_exec(
-            *self.command,
-            "--config",
-            str(self.config),
-            *arguments,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=self._environment(),
-        )
-        out, err = await process.communicate()
-        return process.returncode or 0, out.decode(), err.decode()
+        with TemporaryDirectory() as folder:
+            out, err = Path(folder) / "out", Path(folder) / "err"
+            code = await (await self._begun(*arguments, out=out, err=err)).wait()
+            return code, out.read_text(), err.read_text()
+
+    async def _begun(self, *arguments: str, out: Path, err: Path) -> Running:
+        words = [*self.arguments, "--config", str(self.config), *arguments]
+        if callable(self.command):
+            return await fork(self.command, words, self._environment(), out, err)
+        with out.open("ab") as to_out, err.open("ab") as to_err:
+            return await asyncio.create_subprocess_exec(
+                *self.command, *words, stdout=to_out, stderr=to_err, env=self._environment()
+            )
 
     async def connect(self, account: str = "acme", provider: str = "kit", **answers: str) -> None:
         """Connect an account through the command line and a browser."""
@@ -208,7 +207,7 @@ api_url = "{base}/kustomer"
 
 @asynccontextmanager
 async def new_process(
-    folder: Path, *, extra: str = "", command: Sequence[str] = BROKER
+    folder: Path, *, extra: str = "", command: Sequence[str] | Main = main
 ) -> AsyncIterator[Process]:
     """A broker that is not yet started, and a sandbox that is."""
     folder.mkdir(mode=0o700, exist_ok=True)

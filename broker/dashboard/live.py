@@ -4,7 +4,7 @@ import asyncio
 
 from aiohttp import web
 
-from broker.clock import Clock
+from broker.clock import Clock, within
 from broker.errors import Overloaded, StorageUnavailable
 from broker.store.interface import EventStore
 
@@ -44,13 +44,16 @@ class Live:
     async def _tell(self, response: web.StreamResponse) -> None:
         newest, looks = await self._newest(0), 0
         await response.write(b"retry: 2000\n\n")
-        while not self._stopping.is_set():
-            await self._clock.sleep(LOOK_EVERY)
-            looks += 1
-            seen = await self._newest(newest)
-            if seen != newest or looks % TICK_EVERY == 0:
-                newest = seen
-                await response.write(f"event: changed\ndata: {newest}\n\n".encode())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            while not await within(self._clock, LOOK_EVERY, stopping):
+                looks += 1
+                seen = await self._newest(newest)
+                if seen != newest or looks % TICK_EVERY == 0:
+                    newest = seen
+                    await response.write(f"event: changed\ndata: {newest}\n\n".encode())
+        finally:
+            stopping.cancel()
 
     async def _newest(self, before: int) -> int:
         try:

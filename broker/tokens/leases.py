@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import structlog
 
-from broker.clock import Clock
+from broker.clock import Clock, within
 from broker.model import Account, Intent
 from broker.store.changes import Changes
 from broker.store.interface import RefreshStore
@@ -56,12 +56,10 @@ class Leases:
     async def wait(self, change: asyncio.Event) -> None:
         """Until the row has changed, or it is time to look at it again anyway."""
         changed = asyncio.ensure_future(change.wait())
-        sleeper = asyncio.ensure_future(self._clock.sleep(LOOK_EVERY))
         try:
-            await asyncio.wait([changed, sleeper], return_when=asyncio.FIRST_COMPLETED)
+            await within(self._clock, LOOK_EVERY, changed)
         finally:
             changed.cancel()
-            sleeper.cancel()
 
     async def announce(self, account: Account) -> Intent:
         """R3: write the intent, which is the lease; raises LeaseLost."""

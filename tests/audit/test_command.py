@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -10,17 +9,15 @@ import aiohttp
 import pytest
 
 from broker.sandbox import visitor
-from tests.process import Process, new_process
+from tests.process import BROKER, Process, new_process
 
 Lines = list[str]
-COMMAND = (sys.executable, "-W", "error", "-m", "broker")
-"""Without the slow development mode: these tests start more than a dozen processes."""
 
 
 @pytest.fixture(name="process")
 async def _process(tmp_path: Path) -> AsyncIterator[Process]:
     """A broker that handed out tokens."""
-    async with new_process(tmp_path / "run", command=COMMAND) as process:
+    async with new_process(tmp_path / "run") as process:
         await process.start()
         link = await told(process, "/installs", {"provider": "kit", "account": "acme"})
         await visitor.install(link["install_url"])
@@ -51,7 +48,7 @@ def path_of(process: Process) -> Path:
 
 async def piped(process: Process, text: bytes, *words: str) -> tuple[int, str]:
     """The command with that on its standard input."""
-    command = [*process.command, "--config", str(process.config), "audit", "verify", "-", *words]
+    command = [*BROKER, "--config", str(process.config), "audit", "verify", "-", *words]
     running = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,

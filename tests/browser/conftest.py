@@ -105,8 +105,11 @@ async def _house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 @pytest_asyncio.fixture(name="new_page", loop_scope="session")
-async def _new_page(chromium: Browser) -> AsyncIterator[NewPage]:
-    """Opens pages, each in a context of its own; whatever any of them did wrong fails the test at its end."""
+async def _new_page(chromium: Browser, house: House) -> AsyncIterator[NewPage]:
+    """Opens pages, each in a context of its own; whatever any of them did wrong fails the test at its end.
+
+    They are closed before the house is.
+    """
     contexts: list[BrowserContext] = []
     opened: list[Watched] = []
 

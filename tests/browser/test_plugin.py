@@ -185,7 +185,7 @@ async def test_pages_fit(new_page: NewPage, tmp_path: Path, size: str, dark: boo
     watched = await new_page(width=width, height=height, dark=dark)
     page, odd = watched.page, []
 
-    async with open_house(tmp_path / "house") as house:
+    async with open_house(tmp_path / "another house") as house:
         await install_at_kit(house, page)
         await page.screenshot(path=tmp_path / "signed_in.png")
         await without_login(house)

@@ -23,7 +23,6 @@ refresh_without_secret = true
 [log]
 level = "warning"
 """
-COMMAND = (sys.executable, "-m", "broker")
 PERMISSIONS = ("token", "refresh", "accounts", "manage", "install", "plugin", "admin")
 
 
@@ -44,7 +43,7 @@ class Fuzzed:
 @asynccontextmanager
 async def open_target(folder: Path) -> AsyncIterator[Process]:
     """A broker with every room, an account, and a caller who may do everything."""
-    async with new_process(folder, extra=PLUGIN, command=COMMAND) as process:
+    async with new_process(folder, extra=PLUGIN) as process:
         text = process.config.read_text()
         process.config.write_text(text.replace("[server]", '[server]\ntrusted_proxies = ["127.0.0.1"]', 1))
         await process.start()

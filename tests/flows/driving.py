@@ -149,9 +149,14 @@ class Driver:
         ):
             async with self.process.session.get(public_url + path) as page:
                 self.haul.keep(path.partition("?")[0][:10], page.headers, await page.read())
-        for name, request in MALFORMED.items():
-            for port in (self.process.internal_port, self.process.public_port):
-                self.haul.keep(name, "", await raw(port, request.replace(b"%s", CANARY.encode())))
+        sent = [
+            (name, port, request.replace(b"%s", CANARY.encode()))
+            for name, request in MALFORMED.items()
+            for port in (self.process.internal_port, self.process.public_port)
+        ]
+        answers = await asyncio.gather(*(raw(port, request) for _, port, request in sent))
+        for (name, _, _), answer in zip(sent, answers, strict=True):
+            self.haul.keep(name, "", answer)
 
     async def look_around(self) -> None:
         """Everything that tells how the broker is doing."""

@@ -27,14 +27,14 @@ from tests.house import House
 from tests.ports import free_port
 from tests.process import BROKER, Process, new_process
 
-EXTRA = '[log]\nlevel = "debug"\nformat = "json"'
+EXTRA = '[log]\nlevel = "debug"\nformat = "json"\n[refresh]\npatience = "1s"'
 WITHIN = 20.0
 FROM_KIT = f"/install/kit?utm={CANARY}&redirect=https://app.kit.com/apps/717?success=true"
 
 
 @pytest.fixture(name="process")
 async def _process(tmp_path: Path) -> AsyncIterator[Process]:
-    async with new_process(tmp_path / "run", extra=EXTRA) as process:
+    async with new_process(tmp_path / "run", extra=EXTRA, command=BROKER) as process:
         yield process
 
 

@@ -102,7 +102,7 @@ class Program:
 @asynccontextmanager
 async def open_scene(folder: Path) -> AsyncIterator[tuple[Process, Provider, Program]]:
     """Everything runs, and the program works."""
-    async with new_process(folder, command=COMMAND) as process:
+    async with new_process(folder) as process:
         provider = Provider(folder)
         await provider.start()
         config = process.config.read_text()

@@ -38,7 +38,7 @@ async def test_no_core_is_written_and_nobody_looks_in(folder: Path) -> None:
 
 async def test_secret_of_the_environment_is_wiped(folder: Path) -> None:
     """The kernel's copy too; a reload still knows it, and what is no secret stays."""
-    async with new_process(folder) as process:
+    async with new_process(folder, command=BROKER) as process:
         process.environ = {"KIT_SECRET": CANARY, "HARMLESS": "seen"}
         text = process.config.read_text().replace('"sandbox-kit-secret"', '{ env = "KIT_SECRET" }')
         process.config.write_text(text)

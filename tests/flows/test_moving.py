@@ -15,7 +15,7 @@ from click.testing import Result
 from tests.commanding import Commands, commands_at
 from tests.foreign import issued_elsewhere, line, write_lines
 from tests.house import House, open_house
-from tests.process import Process, new_process
+from tests.process import BROKER, Process, new_process
 
 
 @pytest.fixture(name="commands")
@@ -242,7 +242,7 @@ async def test_killed_import_goes_on(process: Process) -> None:
     count = 40
     file = grants_file(process, count)
     command = await asyncio.create_subprocess_exec(
-        *process.command,
+        *BROKER,
         *("--config", str(process.config), "accounts", "import", str(file)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import sqlite3
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from tests.house import Answer
 from tests.ports import free_port
 from tests.postgres import Server
 from tests.process import Process
+from tests.proof import launch
 from tests.proof.cable import Cable
 from tests.proof.stand import FACTOR, LONG_LIFE, QUIET, ROTATIONS
 
@@ -212,8 +212,5 @@ async def open_fleet(
 def _process(folder: Path, sandbox: Sandbox, session: aiohttp.ClientSession, factor: float) -> Process:
     folder.mkdir(mode=0o700, exist_ok=True)
     process = Process(folder, sandbox, session, free_port(), free_port())
-    process.command = (
-        *(sys.executable, "-W", "error", "-m", "tests.proof.launch"),
-        *(str(factor), str(folder / "orders")),
-    )
+    process.command, process.arguments = launch.main, (str(factor), str(folder / "orders"))
     return process

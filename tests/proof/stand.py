@@ -4,7 +4,6 @@ import asyncio
 import resource
 import signal
 import sqlite3
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from broker.sandbox.faults import Mode
 from broker.tokens.steps import Step
 from tests.house import Answer
 from tests.process import Process, new_process
+from tests.proof import launch
 from tests.proof.launch import order_death
 
 FACTOR = 0.01
@@ -215,10 +215,7 @@ async def open_stand(
     """A started broker with connected accounts, against a Kit that rotates in `mode`."""
     async with new_process(folder) as process:
         stand = Stand(process, mode)
-        process.command = (
-            *(sys.executable, "-W", "error", "-m", "tests.proof.launch"),
-            *(str(factor), str(stand.orders)),
-        )
+        process.command, process.arguments = launch.main, (str(factor), str(stand.orders))
         # The table [providers.kit] ends where the next begins, so its last keys go before that.
         config = process.config.read_text()
         config = config.replace("[providers.kustomer]", f"{ROTATIONS[mode]}\n[providers.kustomer]", 1)

@@ -65,14 +65,16 @@ async def die(stand: Stand, crash: Crash, name: str) -> None:
         if crash.step is None:
             await until_outstanding(stand)
             await stand.process.kill()
+            # The shrunk quarantine is shorter than the provider is slow; as it stands it is longer.
+            await until_outstanding(stand, 0)
         else:
             await stand.killed()
     assert await demanded is None
 
 
-async def until_outstanding(stand: Stand) -> None:
+async def until_outstanding(stand: Stand, count: int = 1) -> None:
     async with asyncio.timeout(10):
-        while not stand.outstanding():
+        while stand.outstanding() != count:
             await asyncio.sleep(0.005)
 
 

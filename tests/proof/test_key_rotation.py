@@ -18,7 +18,7 @@ ACCOUNTS = tuple(f"kit-{number:02}" for number in range(24))
 CLIENTS = 8
 LIFE = 3.0
 """Seconds; of every token, so that each is renewed over and over meanwhile."""
-KEYS, BETWEEN = 15, 1.0
+BETWEEN = 1.0
 MEANT = {("GET", 200), ("POST", 200), ("POST", 429)}
 """A second forced renewal within a minute is refused, and that is no failure."""
 
@@ -58,15 +58,22 @@ async def _replace_keys(stand: Stand) -> None:
     await asyncio.sleep(BETWEEN)
 
 
-@pytest.mark.parametrize("mode", [Mode.STRICT, Mode.ON_USE])
-async def test_keys_are_replaced_under_load(tmp_path: Path, mode: Mode) -> None:
-    """Eight clients ask and force renewals of tokens that live three seconds, through fifteen new keys."""
+@pytest.mark.parametrize(
+    ("mode", "keys"),
+    [
+        pytest.param(Mode.STRICT, 4),
+        pytest.param(Mode.STRICT, 15, marks=pytest.mark.proof),
+        pytest.param(Mode.ON_USE, 15, marks=pytest.mark.proof),
+    ],
+)
+async def test_keys_are_replaced_under_load(tmp_path: Path, mode: Mode, keys: int) -> None:
+    """Eight clients ask and force renewals of tokens that live three seconds, through so many new keys."""
     chance, met, over = random.Random(7), Counter[tuple[str, int]](), asyncio.Event()
     async with open_stand(tmp_path / "run", mode, *ACCOUNTS, life=LIFE) as stand:
         before = stand.renewals()
         clients = [asyncio.create_task(_client(stand, chance, met, over)) for _ in range(CLIENTS)]
 
-        for _ in range(KEYS):
+        for _ in range(keys):
             await _replace_keys(stand)
         over.set()
         await asyncio.gather(*clients)
@@ -75,10 +82,10 @@ async def test_keys_are_replaced_under_load(tmp_path: Path, mode: Mode) -> None:
         failures = sum(count for outcome, count in met.items() if outcome not in MEANT)
         listed = await _typed(stand, "list", "--json")
         print(
-            f"{mode}: {sum(met.values())} requests of {CLIENTS} clients, {renewals} renewals, {KEYS} keys replaced,"
+            f"{mode}: {sum(met.values())} requests of {CLIENTS} clients, {renewals} renewals, {keys} keys replaced,"
             f" {failures} failures"
         )
         assert 0 == failures, met
-        assert renewals > 5 * len(ACCOUNTS)
-        assert KEYS == listed.count('"retired"')
+        assert renewals > len(ACCOUNTS)
+        assert keys == listed.count('"retired"')
         assert (set(), {}, 0) == (stand.uncommitted(), stand.dead(), stand.overlaps())

@@ -13,6 +13,7 @@ from .person import PASSWORD, USERNAME, approve
 
 __all__ = ["DjangoToolkit", "TokenRequest", "Tokens", "approve", "start"]
 
+_TABLES: dict[str, bytes] = {}
 SERVER = Path(__file__).with_name("server.py")
 
 
@@ -168,8 +169,18 @@ def start(
         _pkce_required=pkce_required,
         _port=port,
     )
-    server.restart()
+    _start_with_tables(server)
     return server
+
+
+def _start_with_tables(server: DjangoToolkit) -> None:
+    """To make the tables takes seconds: they are made once, and copied while nobody is connected yet."""
+    if "empty" in _TABLES and not server._database.exists():
+        server._database.write_bytes(_TABLES["empty"])
+    server.restart()
+    if "empty" not in _TABLES:
+        with contextlib.closing(sqlite3.connect(server._database)) as database:
+            _TABLES["empty"] = database.serialize()
 
 
 def _bound() -> socket.socket:

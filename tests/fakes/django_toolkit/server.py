@@ -139,7 +139,8 @@ def populate(given: argparse.Namespace) -> None:
     client, people = apps.get_model("oauth2_provider", "Application"), get_user_model()
     if not people.objects.filter(username=given.username).exists():
         people.objects.create_user(given.username, password=given.password)
-    if not client.objects.filter(client_id=given.client_id).exists():
+    # A copied database has the client of another test.
+    if not client.objects.filter(client_id=given.client_id).update(redirect_uris=given.redirect_uri):
         client.objects.create(
             name="token-broker",
             client_id=given.client_id,
