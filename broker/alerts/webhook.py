@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import hmac
-import ssl
 from email.utils import parsedate_to_datetime
 
 import aiohttp
@@ -35,7 +34,7 @@ class WebhookClient:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             # A connection each: the unread rest of an answer must not meet the next request.
-            connector = aiohttp.TCPConnector(force_close=True, ssl=ssl.create_default_context())
+            connector = aiohttp.TCPConnector(force_close=True)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 trust_env=False,

@@ -8,7 +8,7 @@ from tests.lifetimes.asking import Tally
 from tests.lifetimes.machine import Lifetimes
 
 SHORT = settings(
-    max_examples=14,
+    max_examples=8,
     stateful_step_count=20,
     derandomize=True,
     database=None,
