@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,10 @@ CLIENT_MAY_IMPORT = sys.stdlib_module_names | {"aiohttp", "yarl", "httpx", "requ
 """`broker.client` runs in other people's programs: it imports itself, and these where `ONLY_IN` lets it."""
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(BROKER.rglob("*.py")):
-        yield path.relative_to(BROKER).as_posix(), ast.parse(path.read_text())
+@cache
+def modules() -> list[tuple[str, ast.Module]]:
+    found = sorted(BROKER.rglob("*.py"))
+    return [(path.relative_to(BROKER).as_posix(), ast.parse(path.read_text())) for path in found]
 
 
 def _at_import_time(tree: ast.Module) -> ast.Module:

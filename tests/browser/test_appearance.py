@@ -4,14 +4,19 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Page, ViewportSize
 
 from tests.browser.conftest import NewPage
 from tests.browser.steps import KIT_RETURN, allow, link, press, sign_in
 from tests.house import House
 
 pytestmark = pytest.mark.browser
-SIZES = {"desk": (1200, 800), "phone": (360, 740)}
+SIZES: dict[str, ViewportSize] = {
+    "desk": {"width": 1200, "height": 800},
+    "phone": {"width": 360, "height": 740},
+}
+LOOKS = (("desk", False), ("phone", True))
+"""Both sizes, by day and by night; layout and colours have nothing to do with each other."""
 LONG = "a-rather-long-account-name." + 9 * "0123456789"
 
 
@@ -158,28 +163,20 @@ PAGES: tuple[Callable[[House, Page], Awaitable[None]], ...] = (
 )
 
 
-@pytest.mark.parametrize(
-    ("size", "dark"),
-    [
-        pytest.param("desk", False, id="desk by day"),
-        pytest.param("phone", True, id="phone by night"),
-        # Layout and colours have nothing to do with each other, so these two find little.
-        pytest.param("desk", True, id="desk by night", marks=pytest.mark.proof),
-        pytest.param("phone", False, id="phone by day", marks=pytest.mark.proof),
-    ],
-)
-async def test_pages_fit(house: House, new_page: NewPage, tmp_path: Path, size: str, dark: bool) -> None:
+async def test_pages_fit(house: House, new_page: NewPage, tmp_path: Path) -> None:
     """None scrolls sideways, lacks its style or is refused a resource; pictures are taken for who wants to look."""
-    width, height = SIZES[size]
-    watched = await new_page(width=width, height=height, dark=dark)
-    page, odd = watched.page, []
+    page, odd = (await new_page()).page, []
 
     for visit in PAGES:
         await visit(house, page)
-        await page.screenshot(path=tmp_path / f"{visit.__name__}.png")
-        if await page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
-            odd.append(f"{visit.__name__} scrolls sideways")
-        if await page.evaluate("getComputedStyle(document.body).margin") != "0px":
-            odd.append(f"{visit.__name__} has no style")
+        for size, dark in LOOKS:
+            await page.set_viewport_size(SIZES[size])
+            await page.emulate_media(color_scheme="dark" if dark else "light")
+            name = f"{visit.__name__}, {size}, {'dark' if dark else 'light'}"
+            await page.screenshot(path=tmp_path / f"{name}.png")
+            if await page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
+                odd.append(f"{name} scrolls sideways")
+            if await page.evaluate("getComputedStyle(document.body).margin") != "0px":
+                odd.append(f"{name} has no style")
 
     assert [] == odd

@@ -24,7 +24,13 @@ ENVIRON = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 async def start(*words: str, stdin: int | None = None, environ: dict[str, str] | None = None) -> Process:
     environ = {**ENVIRON, **(environ or {})}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "broker", *words, stdin=stdin, stdout=PIPE, stderr=PIPE, env=environ
+        *(sys.executable, "-m", "broker", *words),
+        stdin=stdin,
+        stdout=PIPE,
+        stderr=PIPE,
+        env=environ,
+        # A shell that runs the tests in the background has Ctrl-C ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

@@ -136,7 +136,9 @@ async def crowd(fleet: Fleet, callers: int) -> list[tuple[int, str | None]]:
     return await asyncio.gather(*(ask(name, number) for name in fleet.names for number in range(callers)))
 
 
-@pytest.mark.parametrize(("accounts", "callers"), [(1, 1000), (100, 3)])
+@pytest.mark.parametrize(
+    ("accounts", "callers"), [(1, 1000), (20, 3), pytest.param(100, 3, marks=pytest.mark.proof)]
+)
 async def test_crowd_on_three_brokers_costs_one_request_an_account(
     tmp_path: Path, accounts: int, callers: int
 ) -> None:
