@@ -2,7 +2,10 @@
 
 import asyncio
 import time
-from typing import Any, Protocol
+from collections.abc import Awaitable
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -56,6 +59,26 @@ class SteadyClock:
     def jump(self) -> float:
         """How far the wall clock has jumped since the start, seconds."""
         return self._clock.now() - self.now()
+
+
+SLICES = 8
+
+
+async def while_awake(seconds: float, work: Awaitable[T]) -> T:
+    """What `work` returns; raises TimeoutError after so many seconds in which this process was at hand.
+
+    A process that was stopped, or too busy to look, finds its timer run out and the answer in its socket in the same
+    moment. So the time is counted in slices, and one pause, however long, uses up one of them.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        for _ in range(SLICES):
+            if (await asyncio.wait({task}, timeout=seconds / SLICES))[0]:
+                return task.result()
+        raise TimeoutError
+    finally:
+        task.cancel()
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
 
 async def within(clock: Clock, seconds: float, *waited: "asyncio.Future[Any]") -> bool:

@@ -249,6 +249,11 @@ class PostgresDatabase:
         except LOST as exc:
             _end_if_broken(connection, exc)
             raise _told(exc) from exc
+        except AttributeError as exc:
+            # asyncpg has no protocol any more once it is terminated, and a statement that was to begin trips over that.
+            if not _is_closed(connection):
+                raise
+            raise StorageUnavailable("the database cannot be reached", retry_after=1) from exc
         finally:
             if connection is not None:
                 self._in_use.discard(connection)
@@ -259,6 +264,14 @@ class PostgresDatabase:
         """The server is lost: nobody goes on waiting for its answers."""
         for connection in self._in_use:
             _end(connection)
+
+
+def _is_closed(connection: Any) -> bool:
+    try:
+        return connection is not None and bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        # The pool has taken it away.
+        return True
 
 
 def _end_if_broken(connection: Any, exc: BaseException) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import structlog
 
+from broker.clock import while_awake
 from broker.errors import StartRefused
 
 log = structlog.get_logger()
@@ -119,11 +120,10 @@ class Line:
             return
         except TimeoutError:
             pass
-        async with asyncio.timeout(PULSE_WITHIN):
-            if self._is_named:
-                await connection.execute("SELECT 1")
-            else:
-                await self._take_name()
+        # Of a server that has not answered, not of a broker that could not look: everybody would be refused.
+        await while_awake(
+            PULSE_WITHIN, connection.execute("SELECT 1") if self._is_named else self._take_name()
+        )
         self._pulse_at = _now()
 
     async def _reopen(self) -> None:
@@ -140,13 +140,20 @@ class Line:
         self.changed(True)
 
     async def _open(self) -> None:
-        async with asyncio.timeout(PULSE_WITHIN):
-            connection = await self._connect()
-            await connection.add_listener(CHANNEL, self._notified)
+        connection = await while_awake(PULSE_WITHIN, self._connected())
         self._ended.clear()
         connection.add_termination_listener(self._terminated)
         self._connection = connection
         self._pulse_at = self._up_since = _now()
+
+    async def _connected(self) -> Connection:
+        connection = await self._connect()
+        try:
+            await connection.add_listener(CHANNEL, self._notified)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def _take_name(self) -> bool:
         assert self._connection is not None  # noqa: S101 - only called between _open and _drop

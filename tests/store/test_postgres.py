@@ -206,6 +206,23 @@ async def test_write_to_a_lost_database_fails_at_once() -> None:
         assert row.label is None
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_statement_that_is_about_to_begin_fails_as_all_do(name: str, turns: int) -> None:
+    """The server is found lost at that moment: an outage, no fault of the program."""
+    database = await PostgresDatabase.open(address(name), replica="a")
+    await database.read("SELECT 1")
+    ends = [asyncio.create_task(database.read("SELECT 2")) for _ in range(30)]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    database.follow(heard=lambda _: None, changed=lambda _: None)
+    database.line.changed(False)
+    ended = await asyncio.gather(*ends, return_exceptions=True)
+
+    assert set() == {type(end) for end in ended} - {list, StorageUnavailable}
+    await database.close()
+
+
 async def test_due_accounts_are_shared_out() -> None:
     """Two that ask at once get different ones, each once."""
     async with new_database(needs_postgres()) as database:
