@@ -76,9 +76,11 @@ class Server:
             time.sleep(0.02)
 
     def _is_ready(self) -> bool:
-        """What the server itself writes into its file, as pg_ctl reads it."""
+        """What the server itself writes into its file, as pg_ctl reads it; a crashed one has left its own."""
+        assert self.running is not None
         with suppress(OSError, IndexError):
-            return (self.folder / "data" / "postmaster.pid").read_text().splitlines()[7].strip() == "ready"
+            pid, *_, state = (self.folder / "data" / "postmaster.pid").read_text().splitlines()[:8]
+            return (pid, state.strip()) == (str(self.running.pid), "ready")
         return False
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
