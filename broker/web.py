@@ -21,7 +21,7 @@ from broker.errors import (
 )
 from broker.forwarded import Network, client_address
 from broker.model import Caller
-from broker.observe.logs import Steady
+from broker.observe.logs import log_answer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
@@ -54,7 +54,6 @@ CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
 """The client's address, seen through trusted proxies; absent on a Unix socket."""
 
 log = structlog.get_logger()
-answered = Steady()
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +297,7 @@ def _request_id(request: web.Request) -> str:
 def _log(request: web.Request, status: int, listener: str, seconds: float) -> None:
     resource = request.match_info.route.resource
     caller = request.get(CALLER)
-    answered.info(
-        "request.answered",
+    log_answer(
         listener=listener,
         # The route's template, never the path: paths and queries hold codes, states and tickets.
         route=resource.canonical if resource is not None else None,

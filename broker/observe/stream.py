@@ -1,5 +1,6 @@
 """Standard error as a place for log lines that neither fails nor holds up the process: tokens matter more."""
 
+import asyncio
 import io
 import os
 import socket
@@ -21,39 +22,56 @@ class Unfailing:
         self._stream = stream
         self._socket = _socket_under(stream)
         self._lost, self._torn = 0, False
+        self._waiting: list[str] = []
 
     def write(self, line: str) -> int:
-        if self._lost and self._put(
-            f'{{"event": "log.lines_lost", "level": "warning", "lines": {self._lost}}}\n'
-        ):
-            self._lost = 0
-        if self._lost or not self._put(line):
-            self._lost += 1
+        if self._waiting:
+            self._write_waiting()
+        self._write(line, 1)
         return len(line)
+
+    def write_soon(self, line: str) -> None:
+        """Write it at the end of the event loop's turn, together with all others of that turn."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._write_waiting)
+        self._waiting.append(line)
+
+    def _write_waiting(self) -> None:
+        lines, self._waiting = self._waiting, []
+        if lines:
+            self._write("".join(lines), len(lines))
+
+    def _write(self, lines: str, count: int) -> None:
+        if self._lost:
+            notice = f'{{"event": "log.lines_lost", "level": "warning", "lines": {self._lost}}}\n'
+            if not self._put(notice, 1):
+                self._lost = 0
+        self._lost += count if self._lost else self._put(lines, count)
 
     def flush(self) -> None:
         with suppress(OSError, ValueError):
             self._stream.flush()
 
-    def _put(self, line: str) -> bool:
+    def _put(self, lines: str, count: int) -> int:
+        """How many of these lines are lost."""
         try:
             if self._socket is None:
-                self._stream.write(line)
-                return True
-            return self._send(self._socket, line.encode(errors="backslashreplace"))
+                self._stream.write(lines)
+                return 0
+            return self._send(self._socket, lines.encode(errors="backslashreplace"))
         except (OSError, ValueError):
-            return False
+            return count
 
-    def _send(self, number: int, line: bytes) -> bool:
+    def _send(self, number: int, lines: bytes) -> int:
         # A line of which only a part went out must not be continued by the next.
-        whole = b"\n" + line if self._torn else line
+        whole = b"\n" + lines if self._torn else lines
         connection = socket.socket(fileno=number)
         try:
             sent = connection.send(whole, AT_ONCE)
         finally:
             connection.detach()
-        self._torn = sent < len(whole)
-        return not self._torn
+        self._torn = 0 < sent < len(whole) and whole[sent - 1 : sent] != b"\n"
+        return whole.count(b"\n", sent)
 
 
 def _socket_under(stream: TextIO) -> int | None:

@@ -278,15 +278,38 @@ def test_uncaught_errors_print_no_text() -> None:
     assert CANARY not in done.stdout + done.stderr
 
 
-def test_a_kept_logger_follows_a_new_configuration(log: io.StringIO) -> None:
-    """A reload that changes the level or the stream reaches what logs often, too."""
-    steady, later = logs.Steady(), io.StringIO()
-    steady.info("before.changed", number=1)
+async def test_line_of_a_request_follows_a_new_configuration(log: io.StringIO) -> None:
+    """A reload that changes the level, the form or the stream reaches the line that is made by hand, too."""
+    later, console = io.StringIO(), io.StringIO()
+    logs.log_answer(status=200)
+    await asyncio.sleep(0)
 
     logs.configure(LogSettings(format="json", level="info"), later)
-    steady.info("after.changed", number=2)
+    logs.log_answer(status=201)
+    await asyncio.sleep(0)
     logs.configure(LogSettings(format="json", level="warning"), later)
-    steady.info("not.told", number=3)
+    logs.log_answer(status=202)
+    logs.configure(LogSettings(format="console", level="info"), console)
+    logs.log_answer(status=203)
+    await asyncio.sleep(0)
 
-    assert ["before.changed"] == [line["event"] for line in lines(log)]
-    assert ["after.changed"] == [line["event"] for line in lines(later)]
+    assert [[200], [201]] == [[line["status"] for line in lines(one)] for one in (log, later)]
+    assert "203" in console.getvalue()
+    assert "request.answered" in console.getvalue()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "/token/{account}", "ü\u2028", '"\\', "x" * 900, "\n\x1b[1m", f"tbk_0123456789ab_{'k' * 43}"],
+)
+async def test_line_of_a_request_is_as_structlog_would_write_it(log: io.StringIO, text: str | None) -> None:
+    """Made by hand, and the same: redacted, cut, on one line."""
+    fields: dict[str, str | float | None] = {"route": text, "status": 200, "ms": 0.3}
+    logs.log_answer(**fields)
+    await asyncio.sleep(0)
+    structlog.get_logger().info("request.answered", **fields)
+
+    by_hand, usual = log.getvalue().splitlines()
+    assert [*json.loads(by_hand)] == [*json.loads(usual)]
+    assert by_hand.rpartition(", ")[0] == usual.rpartition(", ")[0]
+    assert len(by_hand) == len(usual)

@@ -1,5 +1,6 @@
 """Log lines never fail and never wait, on real sockets and files."""
 
+import asyncio
 import io
 import json
 import os
@@ -46,6 +47,43 @@ def test_lines_arrive_whole(journal: tuple[socket.socket, TextIO]) -> None:
     lines.flush()
 
     assert "first\nzweite: ü\n" == read(theirs)
+
+
+async def test_lines_of_one_turn_go_together(journal: tuple[socket.socket, TextIO]) -> None:
+    """In order, also where another line does not wait."""
+    theirs, stderr = journal
+    lines = Unfailing(stderr)
+
+    lines.write_soon("first\n")
+    lines.write_soon("second\n")
+    early = read(theirs)
+    lines.write("at once\n")
+    at_once = read(theirs)
+    lines.write_soon("third\n")
+    await asyncio.sleep(0)
+
+    assert ("", "first\nsecond\nat once\n", "third\n") == (early, at_once, read(theirs))
+
+
+async def test_block_that_was_taken_in_part_is_counted_in_lines(
+    journal: tuple[socket.socket, TextIO],
+) -> None:
+    """What went out whole is not told as lost."""
+    theirs, stderr = journal
+    lines = Unfailing(stderr)
+    given = [f"{number} {'x' * 100_000}\n" for number in range(100)]
+
+    for line in given:
+        lines.write_soon(line)
+    await asyncio.sleep(0)
+    taken = read(theirs)
+    lines.write("after\n")
+    *_, notice, last = (taken + read(theirs)).splitlines()
+
+    whole = sum(line in taken for line in given)
+    assert 0 < whole < len(given)
+    assert len(given) - whole == json.loads(notice)["lines"]
+    assert "after" == last
 
 
 @pytest.mark.parametrize(("length", "count"), [(1_000, 1_000), (250_000, 10)])
