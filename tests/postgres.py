@@ -78,7 +78,7 @@ class Server:
     def _is_ready(self) -> bool:
         """What the server itself writes into its file, as pg_ctl reads it; a crashed one has left its own."""
         assert self.running is not None
-        with suppress(OSError, IndexError):
+        with suppress(OSError, ValueError):
             pid, *_, state = (self.folder / "data" / "postmaster.pid").read_text().splitlines()[:8]
             return (pid, state.strip()) == (str(self.running.pid), "ready")
         return False

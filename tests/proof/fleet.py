@@ -101,7 +101,10 @@ class Fleet:
 
     async def rows(self) -> dict[str, tuple[int, str | None]]:
         """Generation and death of every account."""
-        found = await self.server.fetch("SELECT name, generation, dead FROM accounts", self.database)
+        try:
+            found = await self.server.fetch("SELECT name, generation, dead FROM accounts", self.database)
+        except OSError as exc:
+            raise AssertionError((self.server.folder / "log").read_text()[-4000:]) from exc
         return {
             str(name): (int(str(number)), None if dead is None else str(dead)) for name, number, dead in found
         }
