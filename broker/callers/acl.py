@@ -1,6 +1,7 @@
 """Who may do what to which account. Pure; deny by default."""
 
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from broker.model import Caller, Permission
 
@@ -14,4 +15,10 @@ def may(caller: Caller, permission: Permission, account: str | None) -> bool:
 
 def covers(caller: Caller, account: str) -> bool:
     """Whether one of the caller's globs covers the account."""
-    return any(fnmatchcase(account, glob) for glob in caller.accounts)
+    return _covered(caller.accounts, account)
+
+
+@lru_cache(maxsize=100_000)
+def _covered(globs: tuple[str, ...], account: str) -> bool:
+    # Remembered for ever, because other rights are other globs.
+    return any(fnmatchcase(account, glob) for glob in globs)

@@ -13,7 +13,10 @@ ONE_SITE = 64
 
 def peer_uid(transport: asyncio.BaseTransport | None) -> int | None:
     """The uid that connected to a Unix socket (SO_PEERCRED, unix(7)); None on any other."""
-    peer = transport.get_extra_info("socket") if transport else None
+    # Asked of every request: on TCP it is a tuple, and the socket's family takes longer to find out.
+    if transport is None or isinstance(transport.get_extra_info("peername"), tuple):
+        return None
+    peer = transport.get_extra_info("socket")
     if peer is None or peer.family != socket.AF_UNIX:
         return None
     _, uid, _ = CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))

@@ -69,7 +69,17 @@ class _LoggerFactory(structlog.WriteLoggerFactory):
         self.stream, self.takes_json = stream, takes_json
 
 
-def log_answer(**fields: str | float | None) -> None:
+def log_answer(
+    *,
+    listener: str,
+    route: str | None,
+    method: str,
+    status: int,
+    ms: float,
+    request_id: str,
+    client: str | None,
+    caller: str | None,
+) -> None:
     """`request.answered`, at level info.
 
     Most lines are this one, and to make it the usual way takes as long as to answer a hot token. So its JSON is put
@@ -77,15 +87,24 @@ def log_answer(**fields: str | float | None) -> None:
     """
     factory = structlog.get_config()["logger_factory"]
     if not isinstance(factory, _LoggerFactory) or not factory.takes_json:
-        structlog.get_logger().info("request.answered", **fields)
+        structlog.get_logger().info(
+            "request.answered",
+            listener=listener,
+            route=route,
+            method=method,
+            status=status,
+            ms=ms,
+            request_id=request_id,
+            client=client,
+            caller=caller,
+        )
         return
-    members = ", ".join(
-        f'"{name}": {_quoted(value) if type(value) is str else "null" if value is None else value}'
-        for name, value in fields.items()
-    )
     at = datetime.now(UTC).isoformat().replace("+00:00", "Z")  # noqa: TID251 - as structlog stamps the others
     factory.stream.write_soon(
-        f'{{{members}, "event": "request.answered", "level": "info", "timestamp": "{at}"}}\n'
+        f'{{"listener": {_quoted(listener)}, "route": {_quoted(route)}, "method": {_quoted(method)}'
+        f', "status": {status}, "ms": {ms}, "request_id": {ENCODER.encode(_text(request_id))}'
+        f', "client": {_quoted(client)}, "caller": {_quoted(caller)}'
+        f', "event": "request.answered", "level": "info", "timestamp": "{at}"}}\n'
     )
 
 
@@ -140,9 +159,9 @@ def _json(event: Mapping[str, Any], **_: Any) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _quoted(text: str) -> str:
+def _quoted(text: str | None) -> str:
     # Routes, callers and addresses come again and again.
-    return ENCODER.encode(_text(text))
+    return "null" if text is None else ENCODER.encode(_text(text))
 
 
 def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -278,19 +278,31 @@ def test_uncaught_errors_print_no_text() -> None:
     assert CANARY not in done.stdout + done.stderr
 
 
+ANSWER: dict[str, Any] = {
+    "listener": "internal",
+    "route": "/token/{account}",
+    "method": "GET",
+    "status": 200,
+    "ms": 0.3,
+    "request_id": "0123456789abcdef",
+    "client": None,
+    "caller": "crm",
+}
+
+
 async def test_line_of_a_request_follows_a_new_configuration(log: io.StringIO) -> None:
     """A reload that changes the level, the form or the stream reaches the line that is made by hand, too."""
     later, console = io.StringIO(), io.StringIO()
-    logs.log_answer(status=200)
+    logs.log_answer(**ANSWER)
     await asyncio.sleep(0)
 
     logs.configure(LogSettings(format="json", level="info"), later)
-    logs.log_answer(status=201)
+    logs.log_answer(**ANSWER | {"status": 201})
     await asyncio.sleep(0)
     logs.configure(LogSettings(format="json", level="warning"), later)
-    logs.log_answer(status=202)
+    logs.log_answer(**ANSWER | {"status": 202})
     logs.configure(LogSettings(format="console", level="info"), console)
-    logs.log_answer(status=203)
+    logs.log_answer(**ANSWER | {"status": 203})
     await asyncio.sleep(0)
 
     assert [[200], [201]] == [[line["status"] for line in lines(one)] for one in (log, later)]
@@ -304,7 +316,8 @@ async def test_line_of_a_request_follows_a_new_configuration(log: io.StringIO) -
 )
 async def test_line_of_a_request_is_as_structlog_would_write_it(log: io.StringIO, text: str | None) -> None:
     """Made by hand, and the same: redacted, cut, on one line."""
-    fields: dict[str, str | float | None] = {"route": text, "status": 200, "ms": 0.3}
+    fields = ANSWER | dict.fromkeys(["route", "request_id", "client", "caller"], text)
+    fields["request_id"] = text or ""
     logs.log_answer(**fields)
     await asyncio.sleep(0)
     structlog.get_logger().info("request.answered", **fields)
