@@ -365,8 +365,8 @@ def build_background(base: Foundation, rooms: Rooms) -> Background:
         clock=steady,
         settings=base.settings.refresh,
         health=base.health,
+        probe=lambda: base.store_health.probe(stores.keys),
         chores=(
-            lambda: base.store_health.probe(stores.keys),
             rooms.adoption.look_again,
             tokens.service.flush_uses,
             rooms.callers.service.flush_uses,

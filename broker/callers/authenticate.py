@@ -77,9 +77,12 @@ class KeyAuthenticator:
         self._remembered.clear()
 
     async def flush_uses(self) -> None:
-        """Store when keys were last used."""
+        """Store when keys were last used; what cannot be stored just now is kept for the next time."""
         uses, self._used = self._used, {}
-        await self._store.touch_keys(uses)
+        try:
+            await self._store.touch_keys(uses)
+        except StorageUnavailable:
+            self._used = uses | self._used
 
     async def _verify(self, credential: Secret) -> _Verified:
         text = credential.reveal()

@@ -87,6 +87,10 @@ class ConfiguredCallers:
         uses, self._used = self._used, {}
         return uses
 
+    def keep_uses(self, uses: Mapping[str, float]) -> None:
+        """Take back what could not be stored; a later use counts more."""
+        self._used = {**uses, **self._used}
+
     def records(self, uses: Mapping[str, float]) -> list[CallerRecord]:
         """The callers as they are shown; `uses` says when each was last used."""
         return [

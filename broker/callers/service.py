@@ -9,7 +9,7 @@ from broker.callers.authenticate import KeyAuthenticator, key_hash, key_text
 from broker.callers.configured import ConfiguredCallers
 from broker.callers.gate import Gate
 from broker.clock import Clock
-from broker.errors import Conflict, InvalidRequest, NotFound
+from broker.errors import Conflict, InvalidRequest, NotFound, StorageUnavailable
 from broker.model import Caller, CallerKey, CallerRecord, Permission, Secret, is_caller_name, is_glob
 from broker.store.interface import CallerStore
 
@@ -47,7 +47,11 @@ class CallerService:
     async def flush_uses(self) -> None:
         """Store when callers and their keys were last used."""
         await self._keys.flush_uses()
-        await self._store.touch_callers(self._configured.take_uses())
+        uses = self._configured.take_uses()
+        try:
+            await self._store.touch_callers(uses)
+        except StorageUnavailable:
+            self._configured.keep_uses(uses)
 
     async def add(
         self,

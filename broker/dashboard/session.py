@@ -10,6 +10,7 @@ from aiohttp import web
 
 from broker import oauth
 from broker.clock import Clock
+from broker.errors import StorageUnavailable
 from broker.keyring import Keyring
 from broker.model import Caller, PendingLogin, Permission, Secret
 from broker.store.interface import InstallStore
@@ -36,24 +37,29 @@ class Sessions:
     def __init__(self, *, store: InstallStore, keyring: Keyring, clock: Clock, https: bool) -> None:
         self._store, self._keyring, self._clock, self._https = store, keyring, clock, https
         self._cookie = f"__Host-{COOKIE}" if https else COOKIE
+        self._kept: dict[str, PendingLogin] = {}
+        """Links that could not be stored; a full disk is when an operator wants to look."""
 
     async def new_link(self, actor: Caller) -> Secret:
         """What opens the dashboard once, within a minute, in the name of `actor`."""
-        secret = oauth.new_secret()
-        await self._store.begin_login(
-            PendingLogin(
-                challenge_hash=oauth.hashed(secret),
-                browser_hash="",
-                purpose=PURPOSE,
-                payload=json.dumps(actor.name),
-                expires_at=self._clock.now() + LINK_LIFE,
-            )
+        secret, now = oauth.new_secret(), self._clock.now()
+        link = PendingLogin(
+            challenge_hash=oauth.hashed(secret),
+            browser_hash="",
+            purpose=PURPOSE,
+            payload=json.dumps(actor.name),
+            expires_at=now + LINK_LIFE,
         )
+        try:
+            await self._store.begin_login(link)
+        except StorageUnavailable:
+            self._kept = {hash_: kept for hash_, kept in self._kept.items() if kept.expires_at > now}
+            self._kept[link.challenge_hash] = link
         return secret
 
     async def sign_in(self, link: Secret, response: web.StreamResponse) -> bool:
         """Spend a link and set the cookie; False where it is unknown, used or too old."""
-        login = await self._store.take_login(oauth.hashed(link), self._clock.now())
+        login = await self._take(oauth.hashed(link))
         if login is None or login.purpose != PURPOSE:
             return False
         now = int(self._clock.now())
@@ -68,6 +74,13 @@ class Sessions:
             samesite="Strict",
         )
         return True
+
+    async def _take(self, link_hash: str) -> PendingLogin | None:
+        now = self._clock.now()
+        kept = self._kept.pop(link_hash, None)
+        if kept is not None:
+            return kept if kept.expires_at > now else None
+        return await self._store.take_login(link_hash, now)
 
     def sign_out(self, response: web.StreamResponse) -> None:
         """Make the browser forget; the cookie is what signs in."""

@@ -2,6 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
+import structlog
+
+log = structlog.get_logger()
+
 
 class Health:
     """A set of standing problems; whoever finds one raises it, and clears it when it is over."""
@@ -17,10 +21,12 @@ class Health:
         fresh = key not in self._problems
         self._problems[key] = sentence
         if fresh:
+            log.warning("broker.degraded", problem=key, detail=sentence)
             self._tell(key, True)
 
     def clear(self, key: str) -> None:
         if self._problems.pop(key, None) is not None:
+            log.info("broker.recovered", problem=key)
             self._tell(key, False)
 
     def listen(self, listener: Callable[[str, bool], None]) -> None:

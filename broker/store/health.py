@@ -76,7 +76,8 @@ class StoreHealth:
         return named
 
     async def probe(self, store: KeyStore) -> None:
-        """Where the last write failed, try a small one."""
+        """Where nobody else does: look at the free space, and try a small write if the last one failed."""
+        self._has_space()
         if self._last_write_ok:
             return
         try:

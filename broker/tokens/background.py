@@ -41,10 +41,13 @@ class Background:
         clock: SteadyClock,
         settings: RefreshSettings,
         health: Health,
+        probe: Callable[[], Awaitable[object]],
         chores: Sequence[Callable[[], Awaitable[object]]],
     ) -> None:
         self._store, self._flights, self._permit = store, flights, permit
         self._clock, self._settings, self._health = clock, settings, health
+        self._probe = probe
+        """Finds out in every round whether what ails the store is over."""
         self._chores = chores
         """Small regular work of other rooms: flushing, purging."""
         self._pace = Pace(clock)
@@ -64,6 +67,7 @@ class Background:
 
     async def _round(self) -> float:
         self._watch_clock()
+        await self._probe()
         await self._do_chores()
         if not self._settings.background or self._permit.stopping:
             return LONGEST

@@ -15,6 +15,7 @@ from broker.errors import (
     NeedsReauthorization,
     ProviderUnavailable,
     RateLimited,
+    StorageUnavailable,
     UnknownAccount,
 )
 from broker.model import Account, Caller, Permission, Reason, Secret, is_account_name
@@ -176,10 +177,13 @@ class TokenService:
         return self._permit.hold(account, self._clock.now())
 
     async def flush_uses(self) -> None:
-        """Store when accounts were last handed out."""
+        """Store when accounts were last handed out; what cannot be stored just now is kept for the next time."""
         uses, self._used = self._used, {}
         callers, self._used_by = self._used_by, {}
-        await self._store.touch(uses, callers)
+        try:
+            await self._store.touch(uses, callers)
+        except StorageUnavailable:
+            self._used, self._used_by = uses | self._used, callers | self._used_by
 
     async def forget(self, name: str) -> None:
         """Remember nothing of an account that was purged."""
