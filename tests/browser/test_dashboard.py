@@ -23,8 +23,8 @@ async def test_every_page_fits(house: House, new_page: NewPage) -> None:
     await set_scene(house)
     odd = []
 
-    for dark, (width, height) in enumerate(SIZES.values()):
-        page = (await new_page(width=width, height=height, dark=bool(dark))).page
+    for dark, size in enumerate(SIZES.values()):
+        page = (await new_page(**size, dark=bool(dark))).page
         await enter(house, page)
         for path in PAGES:
             await page.goto(f"{house.internal}{'' if path == '/' else '/dashboard'}{path}")
