@@ -29,7 +29,7 @@ async def test_every_page_fits(house: House, new_page: NewPage) -> None:
         for path in PAGES:
             await page.goto(f"{house.internal}{'' if path == '/' else '/dashboard'}{path}")
             if await page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
-                odd.append(f"{path} scrolls sideways at {width}")
+                odd.append(f"{path} scrolls sideways at {size['width']}")
             if await page.get_by_role("heading", level=1).count() != 1:
                 odd.append(f"{path} has no heading of its own")
 
