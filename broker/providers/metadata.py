@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 METHODS = {"post": "client_secret_post", "basic": "client_secret_basic", "none": "none"}
 """RFC 7591 section 2."""
@@ -21,14 +22,25 @@ class Ours:
 
 
 def differences(body: bytes, ours: Ours) -> tuple[str, ...] | None:
-    """Each in words for an operator; None where the body is no such metadata."""
+    """Each in words for an operator; None where the body is no such metadata, or is another's."""
     try:
         said = json.loads(body)
     except (ValueError, RecursionError):
         return None
     if not isinstance(said, dict) or not isinstance(said.get("issuer"), str):
         return None
+    if not _is_of(said["issuer"], ours.token):
+        return None
     return (*_addresses(said, ours), *_ways(said, ours))
+
+
+def _is_of(issuer: str, token_url: str) -> bool:
+    """Several issuers may share a host, and then have paths of their own (RFC 8414, section 3.1)."""
+    try:
+        theirs, ours = urlsplit(issuer), urlsplit(token_url)
+    except ValueError:
+        return False
+    return theirs.netloc != ours.netloc or ours.path.startswith(theirs.path.rstrip("/") + "/")
 
 
 def _addresses(said: Mapping[str, Any], ours: Ours) -> Iterator[str]:

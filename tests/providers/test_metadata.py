@@ -62,3 +62,20 @@ def test_addresses_by_organisation_are_not_compared() -> None:
     ours = Ours("https://{org}.example.com/a", "https://{org}.example.com/t", None, "post", True)
 
     assert () == differences(json.dumps(SAME).encode(), ours)
+
+
+@pytest.mark.parametrize(
+    ("issuer", "is_ours"),
+    [
+        ("https://id.example.com/", True),
+        ("https://other.example.com/tenant", True),
+        ("https://id.example.com/tenant", False),
+        ("https://id.example.com/tok", False),
+        ("https://[", False),
+    ],
+)
+def test_neighbour_on_the_same_host_is_not_compared(issuer: str, is_ours: bool) -> None:
+    """Several issuers may share one; what one of them says is not about the other."""
+    found = differences(json.dumps(SAME | {"issuer": issuer}).encode(), OURS)
+
+    assert (found is not None) == is_ours
