@@ -25,7 +25,7 @@ LINGER = 1.0
 LINGERING = 64
 VERSIONS = (HttpVersion10, HttpVersion11)
 HEAR_OUT = 0.5
-"""Seconds that a stop gives those who have connected and not yet asked; some browsers never do."""
+"""Seconds that a stop gives those who are about to ask; some browsers connect and never do."""
 LOOK_AGAIN = 0.01
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -33,14 +33,23 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class QuietRequestHandler(web.RequestHandler):
     """One connection, if there is room for it."""
 
-    __slots__ = ("_door", "_headers", "_peer", "has_asked")
+    __slots__ = ("_asked_at", "_door", "_headers", "_peer", "_talking")
 
-    def __init__(self, server: "QuietServer", *, door: Door, **options: Any) -> None:
+    def __init__(self, server: "QuietServer", *, door: Door, talking: float, **options: Any) -> None:
         super().__init__(server, **options)
         self._door, self._headers = door, server.headers
         self._peer: str | None = None
         """Whom the door has counted."""
-        self.has_asked = False
+        self._asked_at: float | None = None
+        self._talking = talking
+
+    def note_request(self) -> None:
+        self._asked_at = self._loop.time()
+
+    @property
+    def is_about_to_ask(self) -> bool:
+        """Whether a request may be on its way that nobody else would answer."""
+        return self._asked_at is None or self._loop.time() - self._asked_at < self._talking
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = peer_of(transport)
@@ -126,7 +135,7 @@ class QuietRunner(web.AppRunner):
 
     def _someone_is_about_to_ask(self) -> bool:
         connections = self.server.connections if self.server else []
-        return any(isinstance(one, QuietRequestHandler) and not one.has_asked for one in connections)
+        return any(isinstance(one, QuietRequestHandler) and one.is_about_to_ask for one in connections)
 
     async def _make_server(self) -> web.Server:
         usual = await super()._make_server()
@@ -146,6 +155,7 @@ def _options(limits: Limits) -> dict[str, Any]:
         "max_field_size": limits.line,
         "max_headers": limits.headers,
         "door": Door(limits),
+        "talking": limits.talking,
     }
 
 
@@ -154,7 +164,7 @@ def _quoting_nothing(handle: Handle, headers: Mapping[str, str]) -> Handle:
 
     async def quietly(request: web.BaseRequest) -> web.StreamResponse:
         if isinstance(request.protocol, QuietRequestHandler):
-            request.protocol.has_asked = True
+            request.protocol.note_request()
         if request.version not in VERSIONS:
             _refuse_version(request, headers)
         if request.body_exists and _is_coded(request):

@@ -75,6 +75,8 @@ class Limits:
     line: int = 8190
     """Bytes of a request line, and of one header."""
     headers: int = 128
+    talking: float = 0.2
+    """Seconds since its last request for which a kept connection is likely to bring another one; a stop waits."""
 
 
 LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)

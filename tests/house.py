@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ from tests.fakes.clock import FakeClock
 from tests.ports import free_port
 
 OPERATOR = operator(0)
+
+
+AT_ONCE = ListenerLimits(
+    *(replace(usual, talking=0.0) for usual in (ListenerLimits().internal, ListenerLimits().public))
+)
+"""Nobody here is in the middle of a talk when a house is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class House:
     watch: Watch = unwatched
     public_url: str = ""
     """Where browsers come in, if not straight at this broker."""
-    limits: ListenerLimits = field(default_factory=ListenerLimits)
+    limits: ListenerLimits = field(default_factory=lambda: AT_ONCE)
     _closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
@@ -219,7 +225,7 @@ async def open_house(
             internal_port=internal_port,
             session=session,
             watch=watch,
-            limits=limits or ListenerLimits(),
+            limits=limits or AT_ONCE,
         )
         house.write_config()
         await house.open()

@@ -67,6 +67,24 @@ async def test_who_never_asks_does_not_hold_up_a_stop(port: int) -> None:
     assert b"" == answer
 
 
+async def test_who_asks_all_the_time_is_told_to_connect_anew(port: int) -> None:
+    """The next request on a kept connection is answered, for it may be under way when the stop begins."""
+    runner = await _listening(port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(ASK.replace(b"close", b"keep-alive"))
+    await reader.readuntil(b"here")
+
+    stopping = asyncio.create_task(runner.cleanup())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    writer.write(ASK)
+    answer = await reader.read()
+    await stopping
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
 async def test_who_has_asked_before_is_closed(port: int) -> None:
     """A kept connection between two requests is closed, as HTTP allows; the client connects anew."""
     runner = await _listening(port)
