@@ -14,7 +14,8 @@ from broker.model import Account, Caller, Permission
 from broker.observe.health import Health
 from broker.store.backup import MADE_AT
 from broker.store.incarnation import Ownership
-from broker.store.interface import AccountQuery, AccountStore, KeyStore
+from broker.store.interface import AccountQuery, AccountStore
+from broker.store.keys_interface import KeyStore
 from broker.tokens.permit import Permit
 from broker.tokens.policy import window_opens
 

@@ -19,13 +19,13 @@ from broker.app.rooms import (
     CallerRoom,
     InstallRoom,
     Rooms,
-    TokenRoom,
     build_background,
     build_keys,
     build_rooms,
     build_spools,
     spool_of,
 )
+from broker.app.token_room import TokenRoom
 from broker.audit.files import files_at
 from broker.audit.reading import read_files, read_stream
 from broker.audit.verify import Report, Verifier

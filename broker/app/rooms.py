@@ -1,6 +1,5 @@
-"""The rooms: tokens, installs, accounts, callers, what operators see; each gets what it needs and no more."""
+"""The rooms: installs, accounts, callers, what operators see; each gets what it needs and no more."""
 
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from broker.app.databases import copies_of
 from broker.app.foundation import Foundation, audit_key
 from broker.app.moving import MovingRoom, build_moving
 from broker.app.plugin import PluginRoom, build_plugin
+from broker.app.token_room import TokenRoom, build_tokens
 from broker.browser import is_same_browser
 from broker.callers.authenticate import KeyAuthenticator
 from broker.callers.configured import ConfiguredCallers
@@ -31,37 +31,14 @@ from broker.keys.census import Census
 from broker.keys.rewrap import Rewrapper
 from broker.login.service import LoginService
 from broker.model import PendingGrant, Successor
-from broker.store.renewals import BOOT_WIDTH
 from broker.store.spool import Spool, grants_spool, renewals_spool
 from broker.tokens.background import Background
-from broker.tokens.flight import Flights
-from broker.tokens.leases import Leases
-from broker.tokens.opened import OpenedAccounts
-from broker.tokens.permit import Permit
-from broker.tokens.recovery import Recovery
-from broker.tokens.refresh import Refresher
-from broker.tokens.retained import RetainedCommits
 from broker.tokens.schedule import Timings
-from broker.tokens.service import TokenService
 from broker.tokens.steps import Watch
-from broker.tokens.waiting import Waiters
 
 EVENTS_KEPT = 90 * 86400.0
 INSTALLS_KEPT = 3600.0
 PURGE_BATCH = 200
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRoom:
-    """Handing out and renewing."""
-
-    permit: Permit
-    retained: RetainedCommits
-    refresher: Refresher
-    flights: Flights
-    recovery: Recovery
-    waiters: Waiters
-    service: TokenService
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +113,7 @@ def build_rooms(
 ) -> Rooms:
     """Every room on one foundation."""
     spools = build_spools(base, spool_folders)
-    tokens = _tokens(base, timings, spools.renewals, watch, closing)
+    tokens = build_tokens(base, timings, spools.renewals, watch, closing)
     installs = _installs(base, spools.grants, closing)
     keys = build_keys(base, spools, lambda: [*tokens.retained.records(), *installs.late.records()])
     return Rooms(
@@ -184,85 +161,6 @@ def build_keys(base: Foundation, spools: Spools, in_memory: Callable[[], Iterabl
         clock=base.clock,
     )
     return KeyRoom(census, desk)
-
-
-def _tokens(
-    base: Foundation, timings: Timings, spool: Spool[Successor], watch: Watch, closing: AsyncExitStack
-) -> TokenRoom:
-    store, changes = base.stores.accounts, base.stores.changes
-    retained = RetainedCommits(
-        store=store,
-        spool=spool,
-        seals=base.seals,
-        clock=base.clock,
-        timings=timings,
-        health=base.health,
-        metrics=base.metrics,
-        watch=watch,
-    )
-    closing.push_async_callback(retained.abandon)
-    permit = Permit(
-        settings=base.settings.providers,
-        timings=timings,
-        store_is_ready=lambda: base.store_health.is_ready() and not len(retained),
-    )
-    leases = Leases(
-        store=store,
-        changes=changes,
-        clock=base.steady,
-        timings=timings,
-        owner=f"{secrets.token_hex(BOOT_WIDTH // 2)}@{base.settings.store.replica}",
-        timeout=base.settings.refresh.timeout,
-        grace=permit.grace,
-        up_for=base.store_health.up_for,
-    )
-    refresher = Refresher(
-        store=store,
-        providers=base.providers.by_name,
-        seals=base.seals,
-        permit=permit,
-        retained=retained,
-        clock=base.steady,
-        leases=leases,
-        settings=base.settings.refresh,
-        timings=timings,
-        metrics=base.metrics,
-        watch=watch,
-    )
-    flights = Flights(refresher.renew, clock=base.clock)
-    recovery = Recovery(
-        store=store,
-        retained=retained,
-        permit=permit,
-        flights=flights,
-        clock=base.steady,
-        timings=timings,
-        owner=leases.owner,
-        replica=base.settings.store.replica if base.stores.database.dialect.shared else None,
-    )
-    opened = OpenedAccounts(
-        store=store,
-        seals=base.seals,
-        limit=base.settings.store.memory,
-        are_heard=changes.are_heard,
-    )
-    changes.listen(opened.forget, opened.forget_all)
-    waiters = Waiters(clock=base.clock)
-    # Behind the memory of opened accounts: who is woken reads what is new.
-    changes.listen(waiters.heard, waiters.missed)
-    service = TokenService(
-        opened=opened,
-        store=store,
-        flights=flights,
-        permit=permit,
-        gate=base.gate,
-        clock=base.steady,
-        settings=base.settings.refresh,
-        metrics=base.metrics,
-        account_page=lambda name: f"{base.settings.server.internal_url}/dashboard/accounts/{name}",
-        waiters=waiters,
-    )
-    return TokenRoom(permit, retained, refresher, flights, recovery, waiters, service)
 
 
 def _installs(base: Foundation, spool: Spool[PendingGrant], closing: AsyncExitStack) -> InstallRoom:

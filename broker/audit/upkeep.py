@@ -12,7 +12,7 @@ from broker.audit.record import Stakes, Times, expired_body
 from broker.audit.waiting import Audit, Backlog
 from broker.clock import Clock
 from broker.errors import AuditUnavailable, StorageUnavailable
-from broker.store.interface import KeyStore
+from broker.store.keys_interface import KeyStore
 
 log = structlog.get_logger()
 LOOK_EVERY = 1.0

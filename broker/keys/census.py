@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from broker.clock import Clock
 from broker.keyring import Keyring, kid_at_front
-from broker.store.interface import RecordStore
+from broker.store.keys_interface import RecordStore
 from broker.store.sealed import UNKNOWN
 
 RECENT = 60.0

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from broker.store.interface import KeyStore
+from broker.store.keys_interface import KeyStore
 
 KEPT = 2
 META = "incarnation"

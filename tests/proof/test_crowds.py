@@ -29,9 +29,13 @@ async def crowd(stand: Stand, names: list[str], each: int) -> list[tuple[int, st
         return await asyncio.gather(*(ask(name) for name in names for _ in range(each)))
 
 
-async def one_post_each(folder: Path, accounts: int, callers: int) -> None:
+@pytest.mark.parametrize(
+    ("accounts", "callers"), [(1, 1000), (20, 20), pytest.param(100, 100, marks=pytest.mark.proof)]
+)
+async def test_crowd_costs_one_request_for_each_account(tmp_path: Path, accounts: int, callers: int) -> None:
+    """Everybody gets the account's one new token."""
     names = [f"acme-{number}" for number in range(accounts)]
-    async with open_stand(folder, Mode.STRICT, *names, life=NEVER_LIVING) as stand:
+    async with open_stand(tmp_path / "run", Mode.STRICT, *names, life=NEVER_LIVING) as stand:
         stand.fault(life=LONG_LIFE, latency_after=0.3)
 
         answers = await crowd(stand, names, callers)
@@ -39,18 +43,6 @@ async def one_post_each(folder: Path, accounts: int, callers: int) -> None:
         assert {200} == {status for status, _ in answers}
         assert accounts == len({token for _, token in answers})
         assert (accounts, 0) == (stand.renewals(), stand.overlaps())
-
-
-@pytest.mark.parametrize(("accounts", "callers"), [(1, 1000), (20, 20)])
-async def test_crowd_costs_one_request_for_each_account(tmp_path: Path, accounts: int, callers: int) -> None:
-    """Everybody gets the account's one new token."""
-    await one_post_each(tmp_path / "run", accounts, callers)
-
-
-@pytest.mark.proof
-async def test_ten_thousand_callers_cost_a_hundred_requests(tmp_path: Path) -> None:
-    """A hundred accounts with a hundred callers each."""
-    await one_post_each(tmp_path / "run", 100, 100)
 
 
 async def hang_up(stand: Stand, name: str, chance: random.Random) -> None:
@@ -63,9 +55,11 @@ async def hang_up(stand: Stand, name: str, chance: random.Random) -> None:
     writer.transport.abort()
 
 
-async def hang_ups(folder: Path, count: int) -> None:
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.proof)])
+async def test_hang_ups_change_nothing(tmp_path: Path, count: int) -> None:
+    """So many hang up in the middle of renewals: every rotation is stored, none is asked for twice."""
     chance, places = random.Random(count), asyncio.Semaphore(AT_ONCE)
-    async with open_stand(folder, Mode.FAMILY, "acme", "globex", life=NEVER_LIVING) as stand:
+    async with open_stand(tmp_path / "run", Mode.FAMILY, "acme", "globex", life=NEVER_LIVING) as stand:
         stand.fault(latency=0.01, latency_after=0.01)
 
         async def one(name: str) -> None:
@@ -80,17 +74,6 @@ async def hang_ups(folder: Path, count: int) -> None:
         assert [200, 200] == [answer.status for answer in answers]
         assert count / 100 < renewals
         assert (set(), {}, 0, 0) == (stand.uncommitted(), stand.dead(), stand.overlaps(), stand.refusals())
-
-
-async def test_hang_ups_change_nothing(tmp_path: Path) -> None:
-    """A thousand callers hang up in the middle of renewals: every rotation is stored, none is asked for twice."""
-    await hang_ups(tmp_path / "run", 1000)
-
-
-@pytest.mark.proof
-async def test_ten_thousand_hang_ups_change_nothing(tmp_path: Path) -> None:
-    """The same ten times over."""
-    await hang_ups(tmp_path / "run", 10_000)
 
 
 async def test_sigterm_waits_for_every_outstanding_request(tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ async def die_again(stand: Stand, step: Step, name: str) -> None:
     await stand.killed()
 
 
-async def crash_and_judge(stand: Stand, crash: Crash, name: str, again: Step | None = None) -> None:
-    """One crash, the restart, and the account as the table has it; what was lost is connected again."""
+async def crash_and_judge(stand: Stand, crash: Crash, name: str, again: Step | None = None) -> bool:
+    """One crash, the restart, and the account as the table has it; whether it was lost, and is connected again."""
     async with watching(stand, Witness()) as witness:
         refused = stand.refusals()
         await die(stand, crash, name)
@@ -111,14 +111,19 @@ async def crash_and_judge(stand: Stand, crash: Crash, name: str, again: Step | N
     assert 0 == stand.overlaps()
     if dead or crash.salvaged:
         await stand.connect(name)
+    return bool(dead)
 
 
 @pytest.mark.parametrize("mode", [Mode.ON_USE, Mode.STRICT])
 async def test_every_crash_ends_as_the_table_says(tmp_path: Path, mode: Mode) -> None:
     """Lost only where the table says lost, and then told as such; nothing released early, no two POSTs at once."""
     async with open_stand(tmp_path / "run", mode, "acme", "globex") as stand:
-        for number, crash in enumerate(CRASHES):
+        lost = [
             await crash_and_judge(stand, crash, ("acme", "globex")[number % 2])
+            for number, crash in enumerate(CRASHES)
+        ]
+
+    assert [mode in crash.lost for crash in CRASHES] == lost
 
 
 @pytest.mark.parametrize("mode", [Mode.GRACE_LATEST, Mode.FAMILY])
@@ -127,9 +132,14 @@ async def test_crashes_that_leave_most_in_doubt(tmp_path: Path, mode: Mode) -> N
     doubtful = [crash for crash in CRASHES if crash.name.startswith(("C6", "C7", "C11"))]
 
     async with open_stand(tmp_path / "run", mode, "acme", "globex") as stand:
-        for number, crash in enumerate(doubtful):
-            again = Step.INTENT_DURABLE if number == 1 else None
-            await crash_and_judge(stand, crash, ("acme", "globex")[number % 2], again)
+        lost = [
+            await crash_and_judge(
+                stand, crash, ("acme", "globex")[number % 2], Step.INTENT_DURABLE if number == 1 else None
+            )
+            for number, crash in enumerate(doubtful)
+        ]
+
+    assert [mode in crash.lost for crash in doubtful] == lost
 
 
 @pytest.mark.proof
@@ -141,9 +151,12 @@ async def test_crashes_in_any_order_and_twice(tmp_path: Path, mode: Mode, seed: 
     crashes = chance.sample(CRASHES, len(CRASHES))
 
     async with open_stand(tmp_path / "run", mode, "acme", "globex") as stand:
+        lost = []
         for number, crash in enumerate(crashes):
             again = chance.choice(UNSENT) if chance.random() < 0.33 else None
-            await crash_and_judge(stand, crash, ("acme", "globex")[number % 2], again)
+            lost.append(await crash_and_judge(stand, crash, ("acme", "globex")[number % 2], again))
+
+    assert [mode in crash.lost for crash in crashes] == lost
 
 
 async def test_quarantine_outlives_the_broker(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,7 @@ def _machine(service: Service) -> Machine:
 
 
 Edit = Callable[[str, str], None]
+Load = dict[str, Any]
 
 
 @pytest.fixture(name="edited")
@@ -69,7 +71,7 @@ def recovered(machine: Machine, *, after: Callable[[int], object]) -> float:
     return time.perf_counter() - began
 
 
-def failures(load: dict[str, dict[str, int]]) -> dict[str, int]:
+def failures(load: Load) -> dict[str, int]:
     """What callers met that was no token."""
     return {name: count for name, count in load["outcomes"].items() if not name.endswith(" 200")}
 
@@ -132,7 +134,7 @@ def test_a_reload_takes_a_good_file_and_keeps_the_old_for_a_broken_one(
 
 def test_restarts_fail_no_request(service: Service, machine: Machine) -> None:
     """Whoever comes meanwhile waits with systemd."""
-    restart_under_load(service, 2)
+    assert {} == failures(restart_under_load(service, 2))
 
 
 @pytest.mark.proof
@@ -140,20 +142,22 @@ def test_fifty_restarts_fail_no_request(service: Service) -> None:
     """With renewals under way as well: tokens live a minute."""
     service.machine.tell("sandbox", "faults", {"provider": "kit", "life": 60})
     service.ask("/token/acme/refresh", method="POST")
-    restart_under_load(service, 50)
+    load = restart_under_load(service, 50)
     service.machine.tell("sandbox", "reset", {})
 
+    assert {} == failures(load)
 
-def restart_under_load(service: Service, times: int) -> None:
+
+def restart_under_load(service: Service, times: int) -> Load:
     before = service.machine.shown("NRestarts")
     with service.load() as load:
         for _ in range(times):
             service.restart()
 
     print(f"{times} restarts: {load}")
-    assert {} == failures(load)
-    assert {"kept 200", "fresh 200", "punctual 200"} == set(load["outcomes"])
+    assert {"kept 200", "fresh 200", "punctual 200"} <= set(load["outcomes"])
     assert before == service.machine.shown("NRestarts")
+    return load
 
 
 def test_it_is_back_after_kill_9(service: Service, machine: Machine) -> None:
