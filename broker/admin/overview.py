@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from broker.admin.checks import Check
 from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, SandboxSettings
@@ -17,6 +18,11 @@ from broker.wire import WHAT_TO_DO, rfc3339
 
 COUNTS_FOR = 10.0
 USED_WITHIN = 86400.0
+
+OPEN = {
+    Reason.CLIENT_REFUSED: "open: it refuses our client id or secret, so nothing is renewed there",
+    Reason.MASS_REFUSAL: "open: it refuses so many grants at once that none is given up",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +156,16 @@ class Overview:
             for provider, status in set(old) - set(self._counts):
                 self._metrics.accounts.labels(provider, status).set(0)
         return self._counts
+
+    async def checks(self) -> list[Check]:
+        """The breakers that are open, which somebody has to close."""
+        counts = await self._account_counts()
+        views = [self._view(name, counts) for name in sorted(self._settings)]
+        return [
+            Check(f"breaker of {view.settings.name}", "problem", OPEN[view.reason], WHAT_TO_DO[view.reason])
+            for view in views
+            if view.reason is not None
+        ]
 
     def _view(self, name: str, counts: Mapping[tuple[str, Status], int]) -> ProviderView:
         breaker, now = self._permit.breaker(name), self._clock.now()

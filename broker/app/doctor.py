@@ -45,6 +45,7 @@ def build_check(
             *standing_checks(base.health.standing),
             *address_checks(settings),
             await reachable_check(settings.server.public_url, partial(leads_elsewhere, base.http)),
+            *await rooms.overview.checks(),
             *await provider_checks(by_name),
         ]
 

@@ -206,3 +206,20 @@ async def test_offline_doctor_tells_what_the_next_start_takes_up(house: House) -
     assert "start the broker" in (told["leftovers"].next or "")
     assert ("ok", True) == (told["audit"].level, "can be written" in told["audit"].detail)
     assert "kit app" in told
+
+
+async def test_provider_that_refuses_our_client_is_a_problem(house: House) -> None:
+    """The only account refused twice opens the breaker; whoever is called learns it from the check as well."""
+    account = await house.connect()
+    house.sandbox.faults.set("kit", status=401, body='{"error":"invalid_client"}')
+
+    async with commands_at(house) as commands:
+        before = await lines(commands)
+        for _ in range(2):
+            await house.broker.tokens.flights.join(account.ref)
+            house.clock.advance(60)
+        after = await lines(commands)
+
+    assert "breaker of kit" not in before
+    assert "problem" == after["breaker of kit"]["level"]
+    assert "client_id and client_secret" in after["breaker of kit"]["next"]
