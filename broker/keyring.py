@@ -19,6 +19,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -232,11 +233,15 @@ def kid_of(record: str) -> str:
 
 def kid_at_front(text: str) -> str | None:
     """The id of the key that sealed the record that begins with `text`, FRONT characters of it; None: no record."""
-    if not text.startswith(MAGIC_TEXT) or len(text) < FRONT:
-        return None
+    return _kid_at_front(text[:FRONT]) if text.startswith(MAGIC_TEXT) and len(text) >= FRONT else None
+
+
+@lru_cache(maxsize=1024)
+def _kid_at_front(front: str) -> str | None:
+    # Every value that goes in or out of the store is looked at, and there are four fronts for each key.
     try:
         # 15 characters are 11 bytes and two bits of the nonce; a 16th makes them whole.
-        return _decode(text[:FRONT] + "A")[len(MAGIC) : HEADER_BYTES].hex()
+        return _decode(front + "A")[len(MAGIC) : HEADER_BYTES].hex()
     except SealBroken:
         return None
 

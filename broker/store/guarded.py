@@ -3,7 +3,7 @@
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
-from broker.keyring import FRONT, KeyNotActive, Keyring, Purpose, kid_at_front
+from broker.keyring import KeyNotActive, Keyring, Purpose, kid_at_front
 from broker.store.database import Database, Dialect, Row, Transaction, Work
 
 T = TypeVar("T")
@@ -93,4 +93,4 @@ class _GuardedTransaction:
 
 
 def _kid(value: object) -> str | None:
-    return kid_at_front(value[:FRONT]) if isinstance(value, str) else None
+    return kid_at_front(value) if isinstance(value, str) else None
