@@ -39,11 +39,9 @@ async def _accepted(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
     return reader, writer
 
 
-async def test_who_connected_before_a_stop_and_asks_during_it_is_answered(port: int) -> None:
-    """systemd hands nobody over who was taken already, so the next process cannot answer them."""
-    runner = await _listening(port)
-    reader, writer = await _accepted(port)
-
+async def _asked_during_a_stop(
+    runner: QuietRunner, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> bytes:
     stopping = asyncio.create_task(runner.cleanup())
     for _ in range(5):
         await asyncio.sleep(0)
@@ -51,6 +49,15 @@ async def test_who_connected_before_a_stop_and_asks_during_it_is_answered(port: 
     answer = await reader.read()
     await stopping
     writer.close()
+    return answer
+
+
+async def test_who_connected_before_a_stop_and_asks_during_it_is_answered(port: int) -> None:
+    """systemd hands nobody over who was taken already, so the next process cannot answer them."""
+    runner = await _listening(port)
+    reader, writer = await _accepted(port)
+
+    answer = await _asked_during_a_stop(runner, reader, writer)
 
     assert answer.startswith(b"HTTP/1.1 200 OK")
 
@@ -74,13 +81,7 @@ async def test_who_asks_all_the_time_is_told_to_connect_anew(port: int) -> None:
     writer.write(ASK.replace(b"close", b"keep-alive"))
     await reader.readuntil(b"here")
 
-    stopping = asyncio.create_task(runner.cleanup())
-    for _ in range(5):
-        await asyncio.sleep(0)
-    writer.write(ASK)
-    answer = await reader.read()
-    await stopping
-    writer.close()
+    answer = await _asked_during_a_stop(runner, reader, writer)
 
     assert answer.startswith(b"HTTP/1.1 200 OK")
 
