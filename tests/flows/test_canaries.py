@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import logging
 import re
 import signal
 import sqlite3
@@ -12,18 +11,16 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-import structlog
 from aiohttp import web
 from yarl import URL
 
-from broker.config.settings import LogSettings
-from broker.observe import logs
 from broker.runner import QuietRunner
 from broker.web import as_problem, edge, new_application, public
 from tests.flows.crashing import PROCESS, RENEWAL
 from tests.flows.driving import CANARY, LEAKY, MALFORMED, location, new_driver, raw
 from tests.flows.searching import Haul, challenge_of, files, hits, issued, kernel, stored
 from tests.house import House
+from tests.logged import logged
 from tests.ports import free_port
 from tests.process import BROKER, Process, new_process
 
@@ -214,13 +211,8 @@ async def test_malformed_requests_get_one_constant_answer(process: Process) -> N
 @pytest.fixture(name="log")
 def _log() -> Iterator[io.StringIO]:
     """What is logged in this process, as the broker would print it."""
-    root, written = logging.getLogger(), io.StringIO()
-    before = (root.handlers[:], root.level)
-    logs.configure(LogSettings(format="json", level="debug"), written)
-    yield written
-    structlog.reset_defaults()
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
+    with logged() as written:
+        yield written
 
 
 async def test_sign_in_leaves_no_secret(house: House, log: io.StringIO) -> None:

@@ -1,22 +1,19 @@
 """A house whose limits of time are short, and everything it logs."""
 
 import io
-import logging
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import structlog
 from aiohttp import web
 
 from broker.app.listeners import OPERATORS, SERVICES, STRANGERS, ListenerLimits
-from broker.config.settings import LogSettings
-from broker.observe import logs
 from broker.runner import QuietRunner
 from broker.web import Limits
 from tests.hostile.wire import Address
 from tests.house import House, open_house
+from tests.logged import logged
 
 SHORT = 0.3
 """Seconds in the place of ten and thirty."""
@@ -46,13 +43,8 @@ class Target:
 @pytest.fixture(name="log")
 def _log() -> Iterator[io.StringIO]:
     """What is logged in this process, as the broker would print it."""
-    root, written = logging.getLogger(), io.StringIO()
-    before = (root.handlers[:], root.level)
-    logs.configure(LogSettings(format="json", level="debug"), written)
-    yield written
-    structlog.reset_defaults()
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
+    with logged() as written:
+        yield written
 
 
 @pytest.fixture(name="target")

@@ -21,6 +21,7 @@ from broker.model import Secret
 from broker.observe import logs
 from broker.runner import QuietRunner
 from broker.web import as_problem, edge, new_application, public
+from tests.logged import logged
 from tests.ports import free_port
 
 CANARY = "canary-71c2-secret"
@@ -30,13 +31,8 @@ LOGGERS = ("aiohttp.access", "aiohttp.client", "aiohttp.server", "aiohttp.web", 
 @pytest.fixture(name="log")
 def _log() -> Iterator[io.StringIO]:
     """What is logged in this process at its most talkative, as the broker would print it."""
-    root, written = logging.getLogger(), io.StringIO()
-    before = (root.handlers[:], root.level)
-    logs.configure(LogSettings(format="json", level="debug"), written)
-    yield written
-    structlog.reset_defaults()
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
+    with logged() as written:
+        yield written
 
 
 @pytest.fixture(name="records")

@@ -155,7 +155,8 @@ def restart_under_load(service: Service, times: int) -> Load:
             service.restart()
 
     print(f"{times} restarts: {load}")
-    assert {"kept 200", "fresh 200", "punctual 200"} <= set(load["outcomes"])
+    assert {} == failures(load)
+    assert {"kept 200", "fresh 200", "punctual 200"} == set(load["outcomes"])
     assert before == service.machine.shown("NRestarts")
     return load
 
