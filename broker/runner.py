@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from broker.door import Door, peer_of
 from broker.errors import BrokerError, InvalidRequest, TooLarge
-from broker.web import HEADERS, LIMITS, SAFE, Limits, problem
+from broker.web import HEADERS, LIMITS, SAFE, SHORTCUT, Limits, Shortcut, problem
 
 log = structlog.get_logger()
 SHUTDOWN = 5.0
@@ -140,7 +140,7 @@ class QuietRunner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         usual = await super()._make_server()
         headers = self.app.get(HEADERS, SAFE)
-        handle = _quoting_nothing(usual.request_handler, headers)
+        handle = _quoting_nothing(usual.request_handler, headers, self.app.get(SHORTCUT, _no_shortcut))
         server = QuietServer(handle, request_factory=usual.request_factory, **self._options)
         server.headers = headers
         return server
@@ -159,7 +159,11 @@ def _options(limits: Limits) -> dict[str, Any]:
     }
 
 
-def _quoting_nothing(handle: Handle, headers: Mapping[str, str]) -> Handle:
+async def _no_shortcut(_: web.BaseRequest) -> None:
+    return None
+
+
+def _quoting_nothing(handle: Handle, headers: Mapping[str, str], shortcut: Shortcut) -> Handle:
     """An unknown `Expect` is refused by aiohttp before the application's own edge, and quoted."""
 
     async def quietly(request: web.BaseRequest) -> web.StreamResponse:
@@ -170,7 +174,8 @@ def _quoting_nothing(handle: Handle, headers: Mapping[str, str]) -> Handle:
         if request.body_exists and _is_coded(request):
             return _refused(400, None, headers)
         try:
-            return await handle(request)
+            response = await shortcut(request)
+            return await handle(request) if response is None else response
         except web.HTTPException as exc:
             return _refused(exc.status, exc, headers)
 

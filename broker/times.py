@@ -1,9 +1,30 @@
-"""Moments as people say them: “in 3 h”, “2 min ago”. Pure."""
+"""Moments as texts: as people say them (“in 3 h”, “2 min ago”), and as lines and headers tell them."""
 
-from datetime import datetime
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 STEPS = ((86400.0, 48 * 3600.0, "d"), (3600.0, 3600.0, "h"), (60.0, 60.0, "min"), (1.0, 1.0, "s"))
 """Seconds in a unit, seconds from which it is used, its name: days are used from two days on."""
+
+
+class SecondText:
+    """A text about the current second, made once a second."""
+
+    def __init__(self, make: Callable[[int], str]) -> None:
+        self._make = make
+        self._second, self._text = -1, ""
+
+    def of(self, at: float) -> str:
+        """The text of that moment's second; `at` in epoch seconds."""
+        second = int(at)
+        if second != self._second:
+            self._second, self._text = second, self._make(second)
+        return self._text
+
+
+def to_second(second: int) -> str:
+    """`2026-11-22T10:00:00`, in UTC."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def moment(at: str) -> float:

@@ -80,6 +80,9 @@ class Limits:
 
 
 LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
+Shortcut = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]]
+SHORTCUT: web.AppKey[Shortcut] = web.AppKey("shortcut")
+"""Asked before the application, about every request; None: the application answers."""
 
 
 def public(handler: Route) -> Route:
@@ -155,10 +158,9 @@ def edge(
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
-        request_id = _request_id(request)
+        request_id = request_id_of(request)
         request[REQUEST_ID] = request_id
-        forwarded = request.headers.getall("X-Forwarded-For", [])
-        if client := client_address(request.remote, forwarded, trusted_proxies):
+        if client := client_of(request, trusted_proxies):
             request[CLIENT] = client
         try:
             response = await handler(request)
@@ -293,22 +295,29 @@ async def _be_safe(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.setdefault(name, value)
 
 
-def _request_id(request: web.Request) -> str:
+def request_id_of(request: web.BaseRequest) -> str:
+    """The id that the caller gave, where it is one; else a new one."""
     given = request.headers.get("X-Request-Id", "")
     return given if given and SANE_ID.fullmatch(given) else f"{numbers.getrandbits(64):016x}"
+
+
+def client_of(request: web.BaseRequest, trusted_proxies: Sequence[Network]) -> str | None:
+    """The client's address; None on a Unix socket."""
+    forwarded = request.headers.getall("X-Forwarded-For", []) if trusted_proxies else ()
+    return client_address(request.remote, forwarded, trusted_proxies)
 
 
 def _log(request: web.Request, status: int, listener: str, seconds: float) -> None:
     resource = request.match_info.route.resource
     caller = request.get(CALLER)
     log_answer(
-        listener=listener,
+        listener,
         # The route's template, never the path: paths and queries hold codes, states and tickets.
-        route=resource.canonical if resource is not None else None,
-        method=request.method if request.method.isascii() and len(request.method) < 12 else "?",
-        status=status,
-        ms=round(seconds * 1000, 1),
-        request_id=request[REQUEST_ID],
-        client=request.get(CLIENT),
-        caller=caller.name if caller else None,
+        resource.canonical if resource is not None else None,
+        request.method if request.method.isascii() and len(request.method) < 12 else "?",
+        status,
+        seconds,
+        request[REQUEST_ID],
+        request.get(CLIENT),
+        caller.name if caller else None,
     )

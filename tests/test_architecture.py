@@ -40,7 +40,7 @@ NEIGHBOURS = {("sealing", "keyring"), ("callers", "browser"), ("runner", "door")
 ONLY_IN = {
     "aiosqlite": {"store/sqlite.py"},
     "sqlite3": {"store/sqlite.py", "store/backup.py", "store/restoring.py", "sandbox"},
-    "prometheus_client": {"observe/metrics.py"},
+    "prometheus_client": {"observe/metrics.py", "observe/tally.py"},
     "jinja2": {"pages", "sandbox"},
     "jwt": {"login", "callers", "dashboard", "sandbox"},
     "click": {"cli", "__main__.py"},
@@ -64,6 +64,7 @@ WEB_EDGE = {
     "dashboard/live.py",
     "dashboard/session.py",
     "callers/middleware.py",
+    "tokens/hot.py",
 }
 """Where `aiohttp.web` may be imported, besides every room's routes.py and its like."""
 

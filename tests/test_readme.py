@@ -24,6 +24,7 @@ from broker.config import ConfigError, Settings, load
 from broker.config.settings import IssuedJwt, OwnJwt, PeerUid
 from broker.model import EventKind, Reason, Secret
 from broker.observe.metrics import Metrics
+from broker.observe.tally import TokenRequests
 from broker.sandbox.faults import PASSING, STANDING, Faults, Mode
 from broker.systemd import alert_rules
 from broker.tokens.flight import QUEUE
@@ -284,15 +285,24 @@ def test_every_event_is_explained() -> None:
 
 def test_every_metric_is_explained() -> None:
     """With its labels and help, and none that is not there."""
-    known = [metric_row(one) for one in vars(Metrics()).values() if isinstance(one, MetricWrapperBase)]
+    collectors = [
+        one for one in vars(Metrics()).values() if isinstance(one, MetricWrapperBase | TokenRequests)
+    ]
+    known = [row for one in collectors for row in metric_rows(one)]
 
     assert known == rows(chapter("### Metrics"))
 
 
-def metric_row(metric: MetricWrapperBase) -> list[str]:
-    [described] = metric.describe()
-    name = described.name + ("_total" if described.type == "counter" else "")
-    return [f"`{name}`", ", ".join(metric._labelnames), described.documentation]
+def metric_rows(collector: MetricWrapperBase | TokenRequests) -> list[list[str]]:
+    """One for each metric: a collector is one, or collects some."""
+    return [
+        [
+            f"`{metric.name}_total`" if metric.type == "counter" else f"`{metric.name}`",
+            ", ".join(getattr(collector, "_labelnames", getattr(metric, "_labelnames", ()))),
+            metric.documentation,
+        ]
+        for metric in collector.describe()
+    ]
 
 
 def test_every_alert_rule_is_named_with_what_to_do() -> None:

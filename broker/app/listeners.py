@@ -28,8 +28,19 @@ from broker.login.routes import Continue, LoginRoutes
 from broker.model import Caller
 from broker.pages import Pages, error_page
 from broker.plugin import routes as plugin_routes
+from broker.tokens.hot import HotTokens
 from broker.tokens.routes import TokenRoutes
-from broker.web import CALLER, REQUEST_ID, Limits, Render, as_problem, edge, new_application
+from broker.web import (
+    CALLER,
+    HEADERS,
+    REQUEST_ID,
+    SHORTCUT,
+    Limits,
+    Render,
+    as_problem,
+    edge,
+    new_application,
+)
 
 OTHER_FILES = 3072
 """What is kept free of open files for the other listeners, the providers and the store."""
@@ -123,6 +134,19 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
 
     streams = Streams(feed=rooms.alerts.service.feed, clock=base.clock, still=still)
     application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady, still=still).routes())
+    application[SHORTCUT] = HotTokens(
+        callers=entrance.remembered,
+        opened=rooms.tokens.opened,
+        service=rooms.tokens.service,
+        gate=base.gate,
+        clock=base.steady,
+        wall=base.clock,
+        metrics=base.metrics,
+        ahead=base.settings.refresh.ahead,
+        headers=application[HEADERS],
+        trusted_proxies=base.settings.server.trusted_proxies,
+        is_stopping=lambda: base.health.stopping,
+    ).answer
     application.add_routes(EventRoutes(streams=streams, gate=base.gate).routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
     application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())

@@ -32,6 +32,7 @@ class TokenRoom:
     recovery: Recovery
     waiters: Waiters
     service: TokenService
+    opened: OpenedAccounts
 
 
 def build_tokens(
@@ -71,7 +72,7 @@ def build_tokens(
     )
     opened, waiters = _listening(base)
     service = _service(base, permit, flights, opened, waiters)
-    return TokenRoom(permit, retained, refresher, flights, recovery, waiters, service)
+    return TokenRoom(permit, retained, refresher, flights, recovery, waiters, service, opened)
 
 
 def _retained(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -83,25 +84,29 @@ class Audit:
         """Where the sink may be touched between two writes."""
         return self._thread
 
-    async def record(self, record: AuditRecord, stakes: Stakes = Stakes.READ) -> None:
-        """Return once the record is written, or waits where it may; raises AuditUnavailable, and then what it
-        allows must not happen."""
-        await self.put(record_body(record, self._times.text(self._clock.now())), stakes)
+    def record(self, record: AuditRecord, stakes: Stakes = Stakes.READ) -> Awaitable[None]:
+        """Done once the record is written, or waits where it may; raises AuditUnavailable, and then what it allows
+        must not happen."""
+        return self.put(record_body(record, self.now()), stakes)
 
-    async def put(self, body: str, stakes: Stakes) -> None:
+    def now(self) -> str:
+        """The moment, as lines tell it."""
+        return self._times.text(self._clock.now())
+
+    def put(self, body: str, stakes: Stakes) -> Awaitable[None]:
         """The same for a line that is made already."""
+        # No coroutines: every hot token comes by here, and each would be resumed once more.
         if self._failing:
             self._wait_or_refuse(_Entry(body, stakes, None, self._clock.monotonic()))
-            return
+            return _at_once()
         loop = asyncio.get_running_loop()
-        entry = _Entry(body, stakes, loop.create_future())
-        self._pending.append(entry)
+        done = loop.create_future()
+        self._pending.append(_Entry(body, stakes, done))
         if self._writing is None and not self._scheduled:
             # At the end of this turn, so that all of a turn share a write.
             self._scheduled = True
             loop.call_soon(self._hand_over)
-        if entry.done is not None:
-            await entry.done
+        return done
 
     def look_after(self) -> None:
         """Once a second: try again what failed, and give up on a write that hangs."""
@@ -226,6 +231,10 @@ class Audit:
     @property
     def _waiting(self) -> int:
         return len(self._pending) + len(self._writing or ())
+
+
+async def _at_once() -> None:
+    """Nothing is waited for."""
 
 
 def _resolve(entry: _Entry) -> None:

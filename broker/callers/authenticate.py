@@ -23,6 +23,10 @@ TRUSTED_FOR = 3600.0
 class Authenticator(Protocol):
     """One way of proving who calls."""
 
+    def remembered(self, credential: str) -> Caller | None:
+        """Who proved to be who with it a moment ago, where that still holds; None: `authenticate` knows more."""
+        ...
+
     async def authenticate(self, credential: Secret) -> Caller | None:
         """The caller; None where this is not its kind of credential. Raises Unauthenticated."""
         ...
@@ -58,6 +62,13 @@ class KeyAuthenticator:
         self._remembered: dict[str, _Verified] = {}
         self._used: dict[str, float] = {}
 
+    def remembered(self, credential: str) -> Caller | None:
+        known = self._remembered.get(credential)
+        if known is None or known.until <= self._clock.monotonic() or self._refusal(known) is not None:
+            return None
+        self._used[known.key.id] = self._clock.now()
+        return known.caller
+
     async def authenticate(self, credential: Secret) -> Caller | None:
         text = credential.reveal()
         if not text.startswith("tbk_"):
@@ -65,12 +76,16 @@ class KeyAuthenticator:
         known = self._remembered.get(text)
         if known is None or known.until <= self._clock.monotonic():
             known = await self._verify(credential)
-        if known.key.expires_at is not None and known.key.expires_at <= self._clock.now():
-            raise Unauthenticated(why="expired")
-        if self._is_overridden(known.caller.name):
-            raise Unauthenticated(why="overridden")
+        if why := self._refusal(known):
+            raise Unauthenticated(why=why)
         self._used[known.key.id] = self._clock.now()
         return known.caller
+
+    def _refusal(self, known: _Verified) -> str | None:
+        """Why a key that was verified proves nothing any more."""
+        if known.key.expires_at is not None and known.key.expires_at <= self._clock.now():
+            return "expired"
+        return "overridden" if self._is_overridden(known.caller.name) else None
 
     def forget(self) -> None:
         """Look every key up again: callers have changed."""

@@ -1,11 +1,13 @@
 """The only door: the ACL is asked and the decision is audited in one step, before any account is looked up."""
 
-from broker.audit.record import AuditRecord, Stakes
+from collections.abc import Awaitable
+
+from broker.audit.record import AuditRecord, Stakes, token_body
 from broker.audit.waiting import Audit
 from broker.callers.acl import may
 from broker.errors import Forbidden
 from broker.keyring import Keyring
-from broker.model import Account, Caller, Permission, Ref, Secret
+from broker.model import Account, Caller, Permission, Secret
 
 READS = frozenset({Permission.TOKEN, Permission.ACCOUNTS})
 """What goes on for a while when the audit cannot be written; everything else changes something."""
@@ -17,7 +19,7 @@ class Gate:
 
     def __init__(self, *, audit: Audit, keyring: Keyring) -> None:
         self._audit, self._keyring = audit, keyring
-        self._fingerprints: dict[str, tuple[Ref, str]] = {}
+        self._fingerprints: dict[str, tuple[Secret, str]] = {}
         """By account, of the token that was handed out last."""
 
     async def require(
@@ -46,21 +48,19 @@ class Gate:
         if not allowed:
             raise Forbidden
 
-    async def handed_out(self, caller: Caller, account: Account, token: Secret, *, request_id: str) -> None:
+    def handed_out(
+        self, caller: Caller, account: Account, token: Secret, *, request_id: str, client: str | None
+    ) -> Awaitable[None]:
         """Write down that this token is about to leave; raises AuditUnavailable, and then it must not."""
-        await self._audit.record(
-            AuditRecord(
-                caller=caller.name,
-                credential=caller.credential,
-                action=Permission.TOKEN,
-                account=account.name,
-                decision="allowed",
-                request_id=request_id,
-                generation=account.generation,
-                fingerprint=self._fingerprint(account.ref, token),
-                client=caller.address,
-            )
+        body = token_body(
+            caller,
+            account,
+            self._audit.now(),
+            request_id=request_id,
+            fingerprint=self._fingerprint(account.name, token),
+            client=client,
         )
+        return self._audit.put(body, Stakes.READ)
 
     async def announce(
         self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
@@ -74,14 +74,15 @@ class Gate:
         """Write down something that was done for the caller; never refused, since it has happened."""
         await self._audit.record(_record(caller, action, account, request_id, detail=detail), Stakes.DONE)
 
-    def _fingerprint(self, ref: Ref, token: Secret) -> str:
-        known = self._fingerprints.get(ref.name)
-        if known is not None and known[0] == ref:
+    def _fingerprint(self, name: str, token: Secret) -> str:
+        known = self._fingerprints.get(name)
+        # The very same object: of an account in memory it stays that for as long as the generation does.
+        if known is not None and known[0] is token:
             return known[1]
         if len(self._fingerprints) >= FINGERPRINTS:
             self._fingerprints.clear()
         fingerprint = self._keyring.fingerprint("audit token", token.reveal())
-        self._fingerprints[ref.name] = (ref, fingerprint)
+        self._fingerprints[name] = (token, fingerprint)
         return fingerprint
 
 

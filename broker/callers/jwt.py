@@ -49,14 +49,25 @@ class JwtAuthenticator:
         """How many are remembered."""
         return len(self._remembered)
 
+    def remembered(self, credential: str) -> Caller | None:
+        if not looks_like_jwt(credential):
+            return None
+        digest = _digest(credential)
+        known = self._remembered.get(digest)
+        if known is None:
+            return None
+        if not self._holds(known):
+            del self._remembered[digest]
+            return None
+        return self._used(digest, known)
+
     async def authenticate(self, credential: Secret) -> Caller | None:
         text = credential.reveal()
         if not looks_like_jwt(text):
             return None
-        digest = hashlib.sha256(text.encode()).digest()
-        known = self._remembered.pop(digest, None)
-        if known is None or not self._holds(known):
-            known = await self._verify(text)
+        return self.remembered(text) or self._used(_digest(text), await self._verify(text))
+
+    def _used(self, digest: bytes, known: _Verified) -> Caller:
         self._remember(digest, known)
         self._configured.note_use(known.caller.name, self._clock.now())
         return known.caller
@@ -68,6 +79,7 @@ class JwtAuthenticator:
 
     def _remember(self, digest: bytes, verified: _Verified) -> None:
         """The last used last, so that the first is the one to forget."""
+        self._remembered.pop(digest, None)
         while len(self._remembered) >= self._limit:
             del self._remembered[next(iter(self._remembered))]
         self._remembered[digest] = verified
@@ -100,6 +112,10 @@ class JwtAuthenticator:
                 return found.fitting(unverified.algorithm, unverified.kid), (url, found)
             case unexpected:
                 assert_never(unexpected)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def check_claims(unverified: UnverifiedJwt, expected: Expected, *, now: float) -> None:

@@ -17,6 +17,8 @@ from broker.web import CALLER, CLIENT, Handler, is_public
 
 CREDENTIAL = re.compile(r"[Bb]earer +([\x21-\x7e]{1,4096})", re.ASCII)
 
+BEARER = "Bearer "
+
 
 class Entrance:
     """The way into the internal listener: refuses whoever has no valid credential."""
@@ -43,6 +45,17 @@ class Entrance:
             return await handler(request)
 
         return middleware
+
+    def remembered(self, request: web.BaseRequest) -> Caller | None:
+        """Who proved to be who a moment ago, by exactly this header; None: `admit` has to look closer."""
+        headers = request.headers.getall("Authorization", ())
+        if len(headers) != 1 or not headers[0].startswith(BEARER):
+            return None
+        text = headers[0][len(BEARER) :]
+        for authenticator in self._authenticators:
+            if (caller := authenticator.remembered(text)) is not None:
+                return caller
+        return None
 
     async def admit(self, request: web.Request) -> None:
         """Put the caller into the request; raises Unauthenticated, which says nothing of why, or RateLimited."""

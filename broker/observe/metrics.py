@@ -9,6 +9,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from broker.observe.tally import TokenRequests
+
 FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
 SLOW = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 90)
 
@@ -20,16 +22,8 @@ class Metrics:
         # A second series for each counter, which nobody asked for and no list of ours names.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library gives it no types
         self.registry = CollectorRegistry()
-        self.token_requests = self._counter(
-            "broker_token_requests", "Token requests by how they were answered", "provider", "outcome"
-        )
-        self._token_requests: dict[tuple[str, str], Counter] = {}
-        self.token_request_seconds = Histogram(
-            "broker_token_request_seconds",
-            "Time to answer a token request",
-            buckets=FAST,
-            registry=self.registry,
-        )
+        self.token_requests = TokenRequests(FAST)
+        self.registry.register(self.token_requests)
         self.refreshes = self._counter(
             "broker_refreshes", "Renewals by how they ended", "provider", "outcome"
         )
@@ -67,15 +61,6 @@ class Metrics:
         self.invariant_violations = self._counter(
             "broker_invariant_violations", "Promises of the renewal protocol that were broken", "invariant"
         )
-
-    def count_token(self, provider: str, outcome: str) -> None:
-        """One more token request that was answered so."""
-        counter = self._token_requests.get((provider, outcome))
-        if counter is None:
-            # Kept, because looking a child up by its labels costs more than counting.
-            counter = self.token_requests.labels(provider, outcome)
-            self._token_requests[provider, outcome] = counter
-        counter.inc()
 
     def text(self) -> bytes:
         """The metrics in the Prometheus text format."""

@@ -49,6 +49,14 @@ class OpenedAccounts:
         self._held.move_to_end(name)
         return held if self._are_heard() else await self._checked(held)
 
+    def at_hand(self, name: str) -> OpenedAccount | None:
+        """The account, where nothing has to be read for it."""
+        held = self._held.get(name)
+        if held is None or not self._are_heard():
+            return None
+        self._held.move_to_end(name)
+        return held
+
     def forget_all(self) -> None:
         """Any row may have changed."""
         for name in [*self._held]:

@@ -82,9 +82,9 @@ def is_young(account: Account, now: float) -> bool:
 
 def as_usual(account: Account, *, now: float, ahead: float, min_ttl: float) -> Serve | None:
     """The answer where nothing has to be decided: a living token outside its window, whatever holds renewals up."""
-    fresh = window_opens(account, ahead) - now
-    if fresh >= 1 and account.expires_at - now >= min_ttl and is_living(account, now):
-        return Serve(floor(fresh), now + fresh)
+    opens = window_opens(account, ahead)
+    if opens - now >= 1 and account.expires_at - now >= min_ttl and is_living(account, now):
+        return Serve(floor(opens - now), opens)
     return None
 
 

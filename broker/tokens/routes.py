@@ -7,12 +7,13 @@ from aiohttp import web
 
 from broker.clock import Clock
 from broker.errors import InvalidRequest
-from broker.model import Caller
+from broker.model import Account, Caller, Secret
 from broker.tokens.policy import is_living
 from broker.tokens.service import Handout, TokenService
 from broker.web import CALLER, REQUEST_ID, query_number, read_object
 from broker.wire import rfc3339
 
+PATH = "/token/{account}"
 MAX_TTL = 366 * 86400
 MOST_WAIT = 60
 
@@ -36,7 +37,7 @@ class TokenRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/token/{account}", self.get, allow_head=False),
+            web.get(PATH, self.get, allow_head=False),
             web.post("/token/{account}/refresh", self.refresh),
         ]
 
@@ -83,34 +84,46 @@ class TokenRoutes:
             request[CALLER] = await self._still(request)
 
     def _answer(self, request: web.Request, handout: Handout) -> web.StreamResponse:
-        etag = f'"{handout.account.generation}"'
-        headers = {"ETag": etag}
-        if request.method == "GET" and self._still_holds(request, etag, handout):
+        headers = {"ETag": etag(handout.account)}
+        if request.method == "GET" and self._still_holds(request, handout):
             return web.Response(status=304, headers=headers)
         if "text/plain" in request.headers.get("Accept", ""):
             return web.Response(text=handout.access_token.reveal() + "\n", headers=headers)
         body = token_json(handout).encode()
         return web.Response(body=body, content_type="application/json", headers=headers)
 
-    def _still_holds(self, request: web.Request, etag: str, handout: Handout) -> bool:
+    def _still_holds(self, request: web.Request, handout: Handout) -> bool:
         """304 only while the `expires_at` given earlier holds: outside the window, without a warning."""
         settled = (
             handout.warning is None
             and handout.expires_in > 1
             and is_living(handout.account, self._clock.now())
         )
-        return settled and request.headers.get("If-None-Match") == etag
+        return settled and request.headers.get("If-None-Match") == etag(handout.account)
+
+
+def etag(account: Account) -> str:
+    """What an answer with this token is called."""
+    return f'"{account.generation}"'
 
 
 def token_json(handout: Handout) -> str:
     """A token as the API answers it."""
-    # Written by hand: json.dumps takes as long as everything else that happens to a hot token here.
-    account = handout.account
-    warning = "" if handout.warning is None else f',"warning":{quoted(handout.warning)}'
+    before, after = token_parts(
+        handout.account, handout.access_token, expires_at=handout.expires_at, warning=handout.warning
+    )
+    return f"{before}{handout.expires_in}{after}"
+
+
+def token_parts(
+    account: Account, token: Secret, *, expires_at: float, warning: str | None
+) -> tuple[str, str]:
+    """That JSON up to the seconds that are left, and from there on: what is the same for a while."""
+    warned = "" if warning is None else f',"warning":{quoted(warning)}'
     return (
         f'{{"account":{quoted(account.name)},"provider":{quoted(account.provider)}'
-        f',"access_token":{quoted(handout.access_token.reveal())},"token_type":{quoted(account.token_type)}'
-        f',"scope":{quoted(account.scope)},"expires_in":{handout.expires_in}'
-        f',"expires_at":"{rfc3339(handout.expires_at)}","provider_expires_at":"{rfc3339(account.expires_at)}"'
-        f',"generation":{account.generation}{warning}}}'
+        f',"access_token":{quoted(token.reveal())},"token_type":{quoted(account.token_type)}'
+        f',"scope":{quoted(account.scope)},"expires_in":',
+        f',"expires_at":"{rfc3339(expires_at)}","provider_expires_at":"{rfc3339(account.expires_at)}"'
+        f',"generation":{account.generation}{warned}}}',
     )

@@ -98,7 +98,7 @@ class TokenService:
             check_min_ttl(min_ttl, opened.account)
             return await self._hand_out(caller, opened, min_ttl, request_id)
         finally:
-            self._metrics.token_request_seconds.observe(time.perf_counter() - began)
+            self._metrics.token_requests.observe(time.perf_counter() - began)
 
     async def wait(self, caller: Caller, name: str, *, known: str, seconds: float, request_id: str) -> None:
         """Return when the account has another generation than `known` says or another status, when its token dies,
@@ -175,6 +175,11 @@ class TokenService:
     def hold(self, account: Account) -> Hold | None:
         """Why the account may not be renewed just now, for whoever shows it."""
         return self._permit.hold(account, self._clock.now())
+
+    def note_use(self, name: str, caller: str, now: float, opens: float) -> None:
+        """A token was handed out, whose window opens then."""
+        self._used[name] = (now, max(now, opens))
+        self._used_by[name, caller] = now
 
     async def flush_uses(self) -> None:
         """Store when accounts were last handed out; what cannot be stored just now is kept for the next time."""
@@ -284,10 +289,9 @@ class TokenService:
         account, token, now = opened.account, opened.access_token, self._clock.now()
         if token is None:
             raise ProviderUnavailable
-        await self._gate.handed_out(caller, account, token, request_id=request_id)
-        self._used[account.name] = (now, max(now, window_opens(account, self._settings.ahead)))
-        self._used_by[account.name, caller.name] = now
-        self._metrics.count_token(account.provider, "warned" if serve.warning else "served")
+        await self._gate.handed_out(caller, account, token, request_id=request_id, client=caller.address)
+        self.note_use(account.name, caller.name, now, window_opens(account, self._settings.ahead))
+        self._metrics.token_requests.count(account.provider, "warned" if serve.warning else "served")
         return Handout(account, token, serve.expires_in, serve.expires_at, serve.warning)
 
     async def _allow_rejection(self, account: Account, now: float) -> None:
@@ -315,7 +319,7 @@ class TokenService:
     def _counted(self, account: Account, error: BrokerError) -> BrokerError:
         if isinstance(error, NeedsReauthorization):
             error.members["reconnect_url"] = self._account_page(account.name)
-        self._metrics.count_token(account.provider, error.code)
+        self._metrics.token_requests.count(account.provider, error.code)
         return error
 
 

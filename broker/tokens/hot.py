@@ -1,0 +1,168 @@
+"""The short way of a hot token: answered before the application is asked, where nothing has to be decided.
+
+That is a plain `GET /token/NAME` by a caller who proved itself a moment ago and may have it, for a token in memory that
+lives and is outside its window. Gate, audit, metrics and log line are those of the ordinary way, and so is the answer;
+whatever is not plainly so is left to the application.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+
+from aiohttp import HttpVersion11, web
+
+from broker.callers.acl import may
+from broker.callers.gate import Gate
+from broker.clock import Clock
+from broker.errors import AuditUnavailable
+from broker.forwarded import Network
+from broker.model import Caller, Permission, Secret
+from broker.observe.logs import log_answer
+from broker.observe.metrics import Metrics
+from broker.times import SecondText
+from broker.tokens.opened import OpenedAccount, OpenedAccounts
+from broker.tokens.policy import as_usual
+from broker.tokens.routes import PATH, etag, token_parts
+from broker.tokens.service import TokenService
+from broker.web import SERVER, client_of, request_id_of
+
+PREFIX = PATH.partition("{")[0]
+REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What all answers with one token have in common."""
+
+    opened: OpenedAccount
+    """While this very object is in memory, nothing about the account has changed."""
+    token: Secret
+    opens: float
+    """When its window opens, epoch seconds."""
+    head: bytes
+    """The answer up to the request's id."""
+    before: bytes
+    """The body up to the seconds that are left, and from there on."""
+    after: bytes
+
+
+class HotTokens:
+    """A shortcut for the listener of services."""
+
+    def __init__(
+        self,
+        *,
+        callers: Callable[[web.BaseRequest], Caller | None],
+        opened: OpenedAccounts,
+        service: TokenService,
+        gate: Gate,
+        clock: Clock,
+        wall: Clock,
+        metrics: Metrics,
+        ahead: float,
+        headers: Mapping[str, str],
+        trusted_proxies: Sequence[Network],
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self._callers, self._opened, self._service, self._gate = callers, opened, service, gate
+        self._clock, self._wall, self._metrics, self._ahead = clock, wall, metrics, ahead
+        self._headers, self._trusted_proxies, self._is_stopping = headers, trusted_proxies, is_stopping
+        self._dates = SecondText(lambda second: formatdate(second, usegmt=True))
+        self._made: dict[str, _Made] = {}
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse | None:
+        """The answer; None where the application has to be asked."""
+        path = request.raw_path
+        if not path.startswith(PREFIX) or self._is_stopping() or not _is_plain(request):
+            return None
+        began, now, name = time.perf_counter(), self._clock.now(), path[len(PREFIX) :]
+        made, caller = self._at_hand(name, now), self._callers(request)
+        if made is None or caller is None or not may(caller, Permission.TOKEN, name):
+            return None
+        request_id, client = request_id_of(request), client_of(request, self._trusted_proxies)
+        account = made.opened.account
+        try:
+            await self._gate.handed_out(caller, account, made.token, request_id=request_id, client=client)
+        except AuditUnavailable:
+            return None
+        self._service.note_use(name, caller.name, now, made.opens)
+        seconds = time.perf_counter() - began
+        self._metrics.token_requests.count(account.provider, "served")
+        self._metrics.token_requests.observe(seconds)
+        log_answer("internal", PATH, "GET", 200, seconds, request_id, client, caller.name)
+        return _Answer(self._content(made, int(made.opens - now), request_id))
+
+    def _at_hand(self, name: str, now: float) -> _Made | None:
+        opened = self._opened.at_hand(name)
+        if opened is None:
+            return None
+        made = self._made.get(name)
+        if made is None or made.opened is not opened:
+            made = self._make(opened, now)
+        return made if made is not None and made.opens - now >= 1 else None
+
+    def _make(self, opened: OpenedAccount, now: float) -> _Made | None:
+        account, token = opened.account, opened.access_token
+        serve = as_usual(account, now=now, ahead=self._ahead, min_ttl=0.0)
+        if serve is None or token is None:
+            return None
+        headers = {
+            "ETag": etag(account),
+            "Content-Type": "application/json",
+            **self._headers,
+            "Server": SERVER,
+            "X-Request-Id": "",
+        }
+        head = "\r\n".join(("HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in headers.items())))
+        before, after = token_parts(account, token, expires_at=serve.expires_at, warning=None)
+        if len(self._made) >= REMEMBERED:
+            self._made.clear()
+        made = _Made(opened, token, serve.expires_at, head.encode(), before.encode(), after.encode())
+        self._made[account.name] = made
+        return made
+
+    def _content(self, made: _Made, expires_in: int, request_id: str) -> bytes:
+        body = b"%b%d%b" % (made.before, expires_in, made.after)
+        date = self._dates.of(self._wall.now())
+        return b"%b%b\r\nDate: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+            made.head,
+            request_id.encode(),
+            date.encode(),
+            len(body),
+            body,
+        )
+
+
+class _Answer(web.StreamResponse):
+    """An answer whose bytes are known: the library would work out each header once more."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self._content = content
+
+    @property
+    def keep_alive(self) -> bool:
+        return True
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        if request.transport is None:
+            raise ConnectionError("nobody is left to answer")
+        request.transport.write(self._content)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Everything is written."""
+
+
+def _is_plain(request: web.BaseRequest) -> bool:
+    """Whether nothing but the token is asked for, over a connection that goes on."""
+    headers = request.headers
+    return (
+        request.method == "GET"
+        and request.version == HttpVersion11
+        and request.keep_alive
+        and not request.body_exists
+        and "If-None-Match" not in headers
+        and "Expect" not in headers
+        and "text/plain" not in headers.get("Accept", "")
+    )
