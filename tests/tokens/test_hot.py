@@ -196,6 +196,18 @@ async def test_requests_in_one_piece_are_answered_in_their_order(house: House) -
     assert [True, False, True] == [one.is_short for one in answers]
 
 
+async def test_next_generation_is_answered_next(house: House) -> None:
+    """What was made of the one before is not used again."""
+    old = await ask(house)
+    await house.post("/token/acme/refresh")
+    await house.get("/token/acme")
+
+    new = await ask(house)
+
+    assert [True, True] == [old.is_short, new.is_short]
+    assert [1, 2] == [json.loads(one.body)["generation"] for one in (old, new)]
+
+
 async def test_seconds_run_down_to_the_window(house: House) -> None:
     """And inside it the ordinary way decides."""
     first = json.loads((await ask(house)).body)["expires_in"]
@@ -204,6 +216,7 @@ async def test_seconds_run_down_to_the_window(house: House) -> None:
     await house.get("/token/acme")  # the key is looked up again
     later = await ask(house)
     house.clock.advance(1.5)
+    await house.get("/token/acme")
     inside = await ask(house)
 
     assert (True, 2) == (later.is_short, json.loads(later.body)["expires_in"])
