@@ -21,7 +21,8 @@ from broker.model import Caller, Permission, Secret
 from broker.observe.logs import log_answer
 from broker.observe.metrics import Metrics
 from broker.times import SecondText
-from broker.tokens.opened import OpenedAccount, OpenedAccounts
+from broker.tokens.opened import OpenedAccounts
+from broker.tokens.packing import OpenedAccount
 from broker.tokens.policy import as_usual
 from broker.tokens.routes import PATH, etag, token_parts
 from broker.tokens.service import TokenService
@@ -40,8 +41,7 @@ class _Made:
     token: Secret
     opens: float
     """When its window opens, epoch seconds."""
-    head: bytes
-    """The answer up to the request's id."""
+    etag: bytes
     before: bytes
     """The body up to the seconds that are left, and from there on."""
     after: bytes
@@ -67,7 +67,8 @@ class HotTokens:
     ) -> None:
         self._callers, self._opened, self._service, self._gate = callers, opened, service, gate
         self._clock, self._wall, self._metrics, self._ahead = clock, wall, metrics, ahead
-        self._headers, self._trusted_proxies, self._is_stopping = headers, trusted_proxies, is_stopping
+        self._trusted_proxies, self._is_stopping = trusted_proxies, is_stopping
+        self._head = _head({"Content-Type": "application/json", "Server": SERVER, **headers})
         self._dates = SecondText(lambda second: formatdate(second, usegmt=True))
         self._made: dict[str, _Made] = {}
 
@@ -107,31 +108,32 @@ class HotTokens:
         serve = as_usual(account, now=now, ahead=self._ahead, min_ttl=0.0)
         if serve is None or token is None:
             return None
-        headers = {
-            "ETag": etag(account),
-            "Content-Type": "application/json",
-            **self._headers,
-            "Server": SERVER,
-            "X-Request-Id": "",
-        }
-        head = "\r\n".join(("HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in headers.items())))
         before, after = token_parts(account, token, expires_at=serve.expires_at, warning=None)
         if len(self._made) >= REMEMBERED:
             self._made.clear()
-        made = _Made(opened, token, serve.expires_at, head.encode(), before.encode(), after.encode())
-        self._made[account.name] = made
+        made = self._made[account.name] = _Made(
+            opened, token, serve.expires_at, etag(account).encode(), before.encode(), after.encode()
+        )
         return made
 
     def _content(self, made: _Made, expires_in: int, request_id: str) -> bytes:
         body = b"%b%d%b" % (made.before, expires_in, made.after)
         date = self._dates.of(self._wall.now())
-        return b"%b%b\r\nDate: %b\r\nContent-Length: %d\r\n\r\n%b" % (
-            made.head,
+        return b"%bETag: %b\r\nX-Request-Id: %b\r\nDate: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+            self._head,
+            made.etag,
             request_id.encode(),
             date.encode(),
             len(body),
             body,
         )
+
+
+def _head(headers: Mapping[str, str]) -> bytes:
+    """The status line, and what is on every answer."""
+    return "".join(
+        ("HTTP/1.1 200 OK\r\n", *(f"{name}: {value}\r\n" for name, value in headers.items()))
+    ).encode()
 
 
 class _Answer(web.StreamResponse):

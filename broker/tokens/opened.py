@@ -3,25 +3,19 @@
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import islice
 
 from broker.errors import StorageUnavailable
-from broker.model import Account, Secret, Trouble
+from broker.model import Account
 from broker.sealing import TokenSeals
 from broker.store.interface import RefreshStore
+from broker.tokens.packing import UNTROUBLED, OpenedAccount, Packed, pack, unpack
 
-UNTROUBLED = Trouble()
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedAccount:
-    """An account and its access token in clear."""
-
-    account: Account
-    """Its sealed tokens are empty texts where there are any: only the store has the records."""
-    access_token: Secret | None
-    unchecked: bool = False
-    """Other brokers may have renewed it, and the store could not be asked."""
+RECENT = 2_048
+"""So many are held as objects; older ones are packed, or a full garbage collection would take a second."""
+AT_ONCE = 256
+"""The last part in so many of what is held goes at once, because to find the first costs more than to drop it."""
 
 
 def _alone() -> bool:
@@ -32,49 +26,74 @@ class OpenedAccounts:
     """A bounded memory in front of the store."""
 
     def __init__(
-        self, *, store: RefreshStore, seals: TokenSeals, limit: int, are_heard: Callable[[], bool] = _alone
+        self,
+        *,
+        store: RefreshStore,
+        seals: TokenSeals,
+        limit: int,
+        recent: int = RECENT,
+        are_heard: Callable[[], bool] = _alone,
     ) -> None:
         self._store, self._seals, self._limit = store, seals, limit
+        self._most_recent = min(recent, limit)
         self._are_heard = are_heard
         """Whether changes by other brokers are heard; while not, every request looks at the row."""
-        self._held: OrderedDict[str, OpenedAccount] = OrderedDict()
+        self._recent: OrderedDict[str, OpenedAccount] = OrderedDict()
+        self._older: dict[str, Packed] = {}
+        """In the order in which they were last used, as `_recent`."""
         self._reading: dict[str, int] = {}
         """Reads under way, and whether the row changed meanwhile (then what was read may be old)."""
 
     async def get(self, name: str) -> OpenedAccount | None:
         """The account; None where there is none, or it was removed. Raises SealBroken, StorageUnavailable."""
-        held = self._held.get(name)
+        held = self._held(name)
         if held is None:
             return await self._read(name)
-        self._held.move_to_end(name)
         return held if self._are_heard() else await self._checked(held)
 
     def at_hand(self, name: str) -> OpenedAccount | None:
         """The account, where nothing has to be read for it."""
-        held = self._held.get(name)
-        if held is None or not self._are_heard():
-            return None
-        self._held.move_to_end(name)
-        return held
+        return self._held(name) if self._are_heard() else None
+
+    def forget(self, name: str) -> None:
+        """The row of this name has changed."""
+        self._recent.pop(name, None)
+        self._older.pop(name, None)
+        if name in self._reading:
+            self._reading[name] += 1
 
     def forget_all(self) -> None:
         """Any row may have changed."""
-        for name in [*self._held]:
-            self.forget(name)
+        self._recent.clear()
+        self._older.clear()
         for name in self._reading:
             self._reading[name] += 1
+
+    def _held(self, name: str) -> OpenedAccount | None:
+        held = self._recent.get(name)
+        if held is not None:
+            self._recent.move_to_end(name)
+        elif (packed := self._older.pop(name, None)) is not None:
+            held = unpack(name, packed)
+            self._hold(name, held)
+        return held
+
+    def _hold(self, name: str, opened: OpenedAccount) -> None:
+        """As the one that was used last."""
+        self._recent[name] = opened
+        if len(self._recent) > self._most_recent:
+            last, older = self._recent.popitem(last=False)
+            if (packed := pack(older)) is not None:
+                self._older[last] = packed
+        if len(self._recent) + len(self._older) > self._limit:
+            for last in [*islice(self._older, 1 + self._limit // AT_ONCE)]:
+                del self._older[last]
 
     async def _checked(self, held: OpenedAccount) -> OpenedAccount | None:
         try:
             return await self._read(held.account.name)
         except StorageUnavailable:
             return replace(held, unchecked=True)
-
-    def forget(self, name: str) -> None:
-        """The row of this name has changed."""
-        self._held.pop(name, None)
-        if name in self._reading:
-            self._reading[name] += 1
 
     async def _read(self, name: str) -> OpenedAccount | None:
         seen = self._reading.setdefault(name, 0)
@@ -86,9 +105,7 @@ class OpenedAccounts:
             return None
         opened = OpenedAccount(_lean(account), self._seals.access_token(account))
         if unchanged:
-            self._held[name] = opened
-            if len(self._held) > self._limit:
-                self._held.popitem(last=False)
+            self._hold(name, opened)
         return opened
 
 

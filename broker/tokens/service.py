@@ -22,7 +22,8 @@ from broker.model import Account, Caller, Permission, Reason, Secret, is_account
 from broker.observe.metrics import Metrics
 from broker.store.interface import RefreshStore
 from broker.tokens.flight import FlightEnd, Flights, NotRenewed
-from broker.tokens.opened import OpenedAccount, OpenedAccounts
+from broker.tokens.opened import OpenedAccounts
+from broker.tokens.packing import OpenedAccount
 from broker.tokens.permit import Permit
 from broker.tokens.policy import (
     Hold,

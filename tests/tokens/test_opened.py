@@ -77,3 +77,37 @@ async def test_a_changed_row_is_read_again(stores: Stores) -> None:
     assert again is not None
     assert (None, "new") == (held.account.label, again.account.label)
     assert await opened.get("a") is None
+
+
+async def test_older_ones_are_packed_and_held_all_the_same(stores: Stores) -> None:
+    """As long as there is room; the least recently used goes first, whether or not it was packed and asked again."""
+    for name in ("a", "b", "c", "d"):
+        await put(stores, name)
+    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=3, recent=1)
+    first = [await opened.get(name) for name in ("a", "b", "c", "a")]
+
+    await opened.get("d")
+
+    assert first[0] == first[3]
+    assert first[0] is not first[3]
+    assert [True, False, True, True] == [opened.at_hand(name) is not None for name in ("a", "b", "c", "d")]
+
+
+async def test_packed_account_is_forgotten_like_any_other(stores: Stores) -> None:
+    """One by one, and all at once."""
+    await put(stores, "a")
+    await put(stores, "b")
+    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=9, recent=1)
+    stores.changes.listen(opened.forget, opened.forget_all)
+    for name in ("a", "b"):
+        await opened.get(name)
+
+    await stores.accounts.relabel("a", label="new", subject=None)
+    forgotten = opened.at_hand("a")
+    again = await opened.get("a")
+    opened.forget_all()
+
+    assert forgotten is None
+    assert again is not None
+    assert "new" == again.account.label
+    assert [None, None] == [opened.at_hand("a"), opened.at_hand("b")]
