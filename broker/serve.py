@@ -1,6 +1,7 @@
 """The process: signals, listeners, background tasks, and a stop that loses nothing (R11)."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -116,6 +117,9 @@ class Service:
         recovery = asyncio.create_task(broker.tokens.recovery.renew(broker.left_open), name="recovery")
         alerts = asyncio.create_task(broker.alerts.run(), name="alerts")
         broker.base.health.starting = False
+        # What stands by now stays: no collection of garbage need look at it again.
+        gc.collect()
+        gc.freeze()
         self._notifier.ready("serving tokens")
         log.info("broker.started", left_open=len(broker.left_open))
         demo = asyncio.create_task(show_demo(broker, self._settings), name="demo")

@@ -1,7 +1,7 @@
 """The short way of a hot token: answered before the application is asked, where nothing has to be decided.
 
-That is a plain `GET /token/NAME` by a caller who proved itself a moment ago and may have it, for a token in memory that
-lives and is outside its window. Gate, audit, metrics and log line are those of the ordinary way, and so is the answer;
+That is a plain `GET /token/NAME` by a caller who proved itself a moment ago and may have it, for a token that lives
+and is outside its window. Gate, audit, metrics and log line are those of the ordinary way, and so is the answer;
 whatever is not plainly so is left to the application.
 """
 
@@ -15,9 +15,9 @@ from aiohttp import HttpVersion11, web
 from broker.callers.acl import may
 from broker.callers.gate import Gate
 from broker.clock import Clock
-from broker.errors import AuditUnavailable
+from broker.errors import AuditUnavailable, BrokerError
 from broker.forwarded import Network
-from broker.model import Caller, Permission, Secret
+from broker.model import Caller, Permission, Secret, is_account_name
 from broker.observe.logs import log_answer
 from broker.observe.metrics import Metrics
 from broker.times import SecondText
@@ -77,9 +77,12 @@ class HotTokens:
         path = request.raw_path
         if not path.startswith(PREFIX) or self._is_stopping() or not _is_plain(request):
             return None
-        began, now, name = time.perf_counter(), self._clock.now(), path[len(PREFIX) :]
-        made, caller = self._at_hand(name, now), self._callers(request)
-        if made is None or caller is None or not may(caller, Permission.TOKEN, name):
+        began, caller, name = time.perf_counter(), self._callers(request), path[len(PREFIX) :]
+        if caller is None or not may(caller, Permission.TOKEN, name):
+            return None
+        opened, now = self._opened.at_hand(name) or await self._read(name), self._clock.now()
+        made = None if opened is None else self._made_of(opened, now)
+        if made is None:
             return None
         request_id, client = request_id_of(request), client_of(request, self._trusted_proxies)
         account = made.opened.account
@@ -94,11 +97,15 @@ class HotTokens:
         log_answer("internal", PATH, "GET", 200, seconds, request_id, client, caller.name)
         return _Answer(self._content(made, int(made.opens - now), request_id))
 
-    def _at_hand(self, name: str, now: float) -> _Made | None:
-        opened = self._opened.at_hand(name)
-        if opened is None:
+    async def _read(self, name: str) -> OpenedAccount | None:
+        """The account, if it can be had; what is wrong otherwise is for the application to find out."""
+        try:
+            return await self._opened.get(name) if is_account_name(name) else None
+        except BrokerError:
             return None
-        made = self._made.get(name)
+
+    def _made_of(self, opened: OpenedAccount, now: float) -> _Made | None:
+        made = self._made.get(opened.account.name)
         if made is None or made.opened is not opened:
             made = self._make(opened, now)
         return made if made is not None and made.opens - now >= 1 else None
@@ -106,7 +113,7 @@ class HotTokens:
     def _make(self, opened: OpenedAccount, now: float) -> _Made | None:
         account, token = opened.account, opened.access_token
         serve = as_usual(account, now=now, ahead=self._ahead, min_ttl=0.0)
-        if serve is None or token is None:
+        if serve is None or token is None or opened.unchecked:
             return None
         before, after = token_parts(account, token, expires_at=serve.expires_at, warning=None)
         if len(self._made) >= REMEMBERED:

@@ -196,6 +196,15 @@ async def test_requests_in_one_piece_are_answered_in_their_order(house: House) -
     assert [True, False, True] == [one.is_short for one in answers]
 
 
+async def test_account_that_is_not_in_memory_is_read(house: House) -> None:
+    """What was forgotten, too; one that is not there is the application's to refuse."""
+    house.broker.tokens.opened.forget("acme")
+
+    answers = [await ask(house), await ask(house), await ask(house, "/token/nobody")]
+
+    assert [(True, 200), (True, 200), (False, 404)] == [(one.is_short, one.status) for one in answers]
+
+
 async def test_next_generation_is_answered_next(house: House) -> None:
     """What was made of the one before is not used again."""
     old = await ask(house)
