@@ -54,8 +54,8 @@ class Plan:
 
     @property
     def life(self) -> float:
-        """Whole seconds that a token lives: it is renewed 15 minutes ahead, at most a third of its life."""
-        return float(int(max(self.cycle + 900, 1.5 * self.cycle) if self.cycle > 1800 else 1.5 * self.cycle))
+        """Seconds that a token lives: it is renewed 15 minutes ahead, and at most a third of its life."""
+        return float(round(self.cycle + min(900, self.cycle / 2)))
 
 
 @dataclass(frozen=True, slots=True)

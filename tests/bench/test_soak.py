@@ -66,6 +66,16 @@ def test_memory_that_was_filled_at_the_beginning_does_not_grow() -> None:
     assert slope(hour(rss=MIB / 60)) == pytest.approx(MIB)
 
 
+@pytest.mark.parametrize("accounts", [60, 1_000, 100_000, 1_000_000])
+def test_every_account_is_due_once_in_a_cycle(accounts: int) -> None:
+    """However many there are, so many a second are renewed; the first at once."""
+    plan = Plan(accounts=accounts)
+
+    window = min(900, plan.life / 3)
+
+    assert plan.life - window == pytest.approx(accounts / plan.renewals, abs=1)
+
+
 def test_row_of_the_table_is_as_its_head() -> None:
     """As many cells, in units that people read."""
     assert line(QUIET) == "| 1.0 | 100.0 | 40 | 10 | 20 | 5.0 | 1.00 | 30.0 | 3.0 | 0 |\n"
