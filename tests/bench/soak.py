@@ -18,7 +18,7 @@ from statistics import linear_regression, mean, median
 
 import uvloop
 
-from tests.bench.load import Load, get, in_turn, open_loop
+from tests.bench.load import Load, NextRequest, get, in_turn, open_loop
 from tests.bench.stand import SMOKE, Group, Server, Stand, free_port, until_open, use_last_core
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +28,7 @@ PROVIDERS = 4
 HOT = 100
 BRIEF = Group("brief", 100, provider="brief", life=20.0, left=5.0, spread=15.0)
 NOTICED_WITHIN = 1.0
+PART = 15.0
 MOST_GROWTH = 0.02
 """Of its memory, over the second half; less is noise of the allocator."""
 MOST_OTHERS = 1.2
@@ -137,8 +138,8 @@ async def soak(stand: Stand, plan: Plan, sampled: Callable[[Sample], None]) -> l
         await broker.told()
         while minute < plan.minutes:
             loads = await asyncio.gather(
-                open_loop(broker.port, plan.requests / 2, plan.every, hot),
-                open_loop(broker.port, plan.requests / 2, plan.every, others),
+                _asking(broker.port, plan.requests / 2, plan.every, hot),
+                _asking(broker.port, plan.requests / 2, plan.every, others),
             )
             minute += plan.every / 60
             # The callers have hung up; the broker needs a moment to notice.
@@ -146,6 +147,18 @@ async def soak(stand: Stand, plan: Plan, sampled: Callable[[Sample], None]) -> l
             samples.append(_sample(minute, json.loads(await broker.told()), *loads))
             sampled(samples[-1])
     return samples
+
+
+async def _asking(port: int, rate: float, seconds: float, request: NextRequest) -> Load:
+    """An open loop over new connections every few seconds: the broker closes those that nobody uses."""
+    whole = Load()
+    while (left := seconds - whole.seconds) > 0:
+        part = await open_loop(port, rate, min(left, PART), request)
+        whole.seconds += min(left, PART)
+        whole.latencies += part.latencies
+        for status, count in part.statuses.items():
+            whole.statuses[status] = whole.statuses.get(status, 0) + count
+    return whole
 
 
 @asynccontextmanager
