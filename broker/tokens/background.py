@@ -1,6 +1,7 @@
 """Renews what is due before a caller has to wait, and keeps unused grants from dying of idleness."""
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -9,7 +10,7 @@ import structlog
 from broker.clock import Clock, SteadyClock
 from broker.config.settings import RefreshSettings
 from broker.errors import StorageUnavailable
-from broker.model import Account
+from broker.model import Account, Ref
 from broker.observe.health import Health
 from broker.store.interface import RefreshStore
 from broker.tokens.flight import Flights
@@ -22,11 +23,15 @@ BATCH = 64
 RATE = 10.0
 """Renewals a second for each provider: a jump of the clock must not start a storm (R12)."""
 SHORTEST, LONGEST = 0.2, 5.0
+MOMENT = 0.001
+"""Seconds; less than this is no waiting, but what sums of floats leave over."""
 HOLD_AGAIN = 5.0
 CLOCK_JUMP = 30.0
 HOUSEKEEPING_EVERY = 15.0
-CLAIM = 30.0
-"""Seconds in which a broker gets through a batch; whatever it did not get to is due again then."""
+CLAIM = 60.0
+"""Seconds for which a broker has what it took; whatever it did not get to is due again then."""
+LANE = int(RATE * CLAIM)
+"""Accounts of one provider that wait here for their turn: as many as come to it in that time."""
 
 
 class Background:
@@ -50,7 +55,7 @@ class Background:
         """Finds out in every round whether what ails the store is over."""
         self._chores = chores
         """Small regular work of other rooms: flushing, purging."""
-        self._pace = Pace(clock)
+        self._lanes = Lanes(clock)
         self._next_chores_at = 0.0
 
     async def run(self) -> None:
@@ -63,7 +68,7 @@ class Background:
             except Exception as exc:
                 log.error("background.round_failed", exc_info=exc)
                 wait = LONGEST
-            await self._clock.sleep(wait)
+            await self._begin_in_turn(wait)
 
     async def _round(self) -> float:
         self._watch_clock()
@@ -99,8 +104,15 @@ class Background:
             )
             await self._store.schedule(account.ref, until if until is None else max(until, now + SHORTEST))
             return
-        await self._pace.wait(account.provider)
-        self._flights.begin(account.ref)
+        self._lanes.put(account)
+
+    async def _begin_in_turn(self, seconds: float) -> None:
+        """Let so much time pass, and begin every renewal whose turn comes meanwhile."""
+        ends_at = self._clock.monotonic() + seconds
+        while (left := ends_at - self._clock.monotonic()) > MOMENT:
+            for ref in self._lanes.take():
+                self._flights.begin(ref)
+            await self._clock.sleep(min(left, self._lanes.next_turn))
 
     def _watch_clock(self) -> None:
         if abs(self._clock.jump) > CLOCK_JUMP:
@@ -120,21 +132,45 @@ class Background:
             await chore()
 
 
-class Pace:
-    """Spaces starts evenly for each provider, with jitter."""
+class Lanes:
+    """Who waits for a turn, by provider: each provider's turns are spaced evenly, with jitter, and its crowd
+    holds up no other's."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, *, places: int = LANE) -> None:
+        self._clock, self._places = clock, places
+        self._waiting: dict[str, dict[str, Ref]] = {}
         self._next_at: dict[str, float] = {}
 
-    async def wait(self, provider: str) -> None:
-        """Return when the next start of this provider is due."""
+    def put(self, account: Account) -> None:
+        """Let it wait, unless too many do: then it is left to be found again when its claim has ended."""
+        waiting = self._waiting.setdefault(account.provider, {})
+        if account.name in waiting or len(waiting) < self._places:
+            waiting[account.name] = account.ref
+
+    def take(self) -> list[Ref]:
+        """Those whose turn it is."""
         now = self._clock.monotonic()
-        at = max(now, self._next_at.get(provider, 0.0))
+        return [
+            self._turn(provider, now) for provider in [*self._waiting] if self._at(provider) <= now + MOMENT
+        ]
+
+    @property
+    def next_turn(self) -> float:
+        """Seconds until somebody's turn; infinite where nobody waits."""
+        soonest = min(map(self._at, self._waiting), default=math.inf)
+        return max(0.0, soonest - self._clock.monotonic())
+
+    def _turn(self, provider: str, now: float) -> Ref:
+        waiting = self._waiting[provider]
+        ref = waiting.pop(next(iter(waiting)))
+        if not waiting:
+            del self._waiting[provider]
         jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, guards nothing
-        self._next_at[provider] = at + jitter / RATE
-        if at > now:
-            await self._clock.sleep(at - now)
+        self._next_at[provider] = now + jitter / RATE
+        return ref
+
+    def _at(self, provider: str) -> float:
+        return self._next_at.get(provider, 0.0)
 
 
 async def until_cancelled(task: "asyncio.Task[None]") -> None:

@@ -1,5 +1,6 @@
 """What one provider's answers say about the provider itself (R9). No I/O; time is passed in."""
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from broker.model import Reason, Ref
@@ -22,10 +23,10 @@ class ProviderBreaker:
     _refused: list[str] = field(default_factory=list)
     """Accounts whose client was refused since the last success, in order, each once."""
     _next_probe_at: float = 0.0
-    _tried: dict[Ref, float] = field(default_factory=dict)
-    _dying: dict[Ref, float] = field(default_factory=dict)
+    _tried: "_Times" = field(default_factory=OrderedDict)
+    _dying: "_Times" = field(default_factory=OrderedDict)
     """When each was first refused, for as long as the window is open on that."""
-    _counted: dict[Ref, float] = field(default_factory=dict)
+    _counted: "_Times" = field(default_factory=OrderedDict)
     """When each was last refused: who is refused again and again is not newly refused, and counts once."""
     mass_since: float | None = None
 
@@ -73,14 +74,16 @@ class ProviderBreaker:
 
     def tried(self, ref: Ref, now: float) -> None:
         """Note an attempt that the provider answered about the grant."""
-        self._tried[ref] = now
+        _note(self._tried, ref, now)
+        # Every renewal comes by here, and no refusal may ever come.
+        _forget(self._tried, now - self.timings.mass_window)
 
     def refused(self, ref: Ref, now: float) -> bool:
         """Note `invalid_grant`; True if that opened the mass breaker: then nobody is declared dead."""
         self.tried(ref, now)
         if ref not in self._counted:
-            self._dying[ref] = now
-        self._counted[ref] = now
+            _note(self._dying, ref, now)
+        _note(self._counted, ref, now)
         self._forget_old(now)
         many = len(self._dying) >= MASS_ACCOUNTS and len(self._dying) > MASS_SHARE * len(self._tried)
         if not many or self.mass_since is not None:
@@ -113,10 +116,20 @@ class ProviderBreaker:
 
     def _forget_old(self, now: float) -> None:
         window = self.timings.mass_window
-        for noted, kept in (
-            (self._tried, window),
-            (self._dying, window),
-            (self._counted, COUNTED_FOR * window),
-        ):
-            for ref in [ref for ref, at in noted.items() if now - at > kept]:
-                del noted[ref]
+        _forget(self._tried, now - window)
+        _forget(self._dying, now - window)
+        _forget(self._counted, now - COUNTED_FOR * window)
+
+
+_Times = OrderedDict[Ref, float]
+"""When something was last said of each, the longest ago first."""
+
+
+def _note(times: _Times, ref: Ref, now: float) -> None:
+    times[ref] = now
+    times.move_to_end(ref)
+
+
+def _forget(times: _Times, before: float) -> None:
+    while times and next(iter(times.values())) < before:
+        times.popitem(last=False)

@@ -6,14 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import uvloop
 
 from tests.bench.measures import MEASURES
-from tests.bench.report import plot, table
+from tests.bench.report import Results, plot, rows, table
 from tests.bench.rows import ROWS
 from tests.bench.stand import SMOKE, Sizes, Stand, use_last_core
 
@@ -22,12 +22,21 @@ OURS = "this tree"
 
 
 async def run(
-    folder: Path, trees: Mapping[str, Path], names: Sequence[str], sizes: Sizes
+    folder: Path,
+    trees: Mapping[str, Path],
+    names: Sequence[str],
+    sizes: Sizes,
+    *,
+    measured: Callable[[Results, Sequence[str]], None],
 ) -> dict[str, dict[str, list[float]]]:
-    """By row and tree, the figures of all rounds; rounds of different trees take turns."""
+    """By row and tree, the figures of all rounds; rounds of different trees take turns.
+
+    `measured` is told what there is so far after every measure, and which rows that one filled.
+    """
     results: dict[str, dict[str, list[float]]] = {row.key: {} for row in ROWS}
     for name in names:
         print(f"measuring {name}", file=sys.stderr, flush=True)
+        before = {key for key, found in results.items() if found}
         async with AsyncExitStack() as closing:
             rounds = {
                 label: await closing.enter_async_context(MEASURES[name](Stand(folder, tree, sizes)))
@@ -37,7 +46,15 @@ async def run(
                 for label, one_round in rounds.items():
                     for key, value in (await one_round()).items():
                         results[key].setdefault(label, []).append(value)
+        measured(results, [key for key, found in results.items() if found and key not in before])
     return results
+
+
+def write(folder: Path, results: Results, trees: Sequence[str]) -> None:
+    """Table, plot and figures of what was measured so far."""
+    (folder / "figures.json").write_text(json.dumps(results, indent=1))
+    (folder / "table.md").write_text(table(results, trees))
+    (folder / "plot.svg").write_text(plot(results, trees[0]))
 
 
 def main() -> None:
@@ -48,13 +65,16 @@ def main() -> None:
     if wanted.base:
         trees[wanted.base] = _checked_out(wanted.base, folder)
     sizes = SMOKE if wanted.smoke else Sizes(seconds=wanted.seconds, rounds=wanted.rounds, many=wanted.many)
+    labels = tuple(trees)
+
+    def measured(results: Results, new: Sequence[str]) -> None:
+        write(folder, results, labels)
+        print(rows(results, labels, new), end="", flush=True)
+
     use_last_core()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-        results = loop.run(run(folder, trees, wanted.only or tuple(MEASURES), sizes))
-    (folder / "figures.json").write_text(json.dumps(results, indent=1))
-    (folder / "table.md").write_text(table(results, tuple(trees)))
-    (folder / "plot.svg").write_text(plot(results, OURS))
-    print(table(results, tuple(trees)))
+        results = loop.run(run(folder, trees, wanted.only or tuple(MEASURES), sizes, measured=measured))
+    print(f"\n{table(results, labels)}")
     print(f"written to {folder}: table.md, plot.svg, figures.json")
 
 

@@ -1,6 +1,6 @@
 """The table and the plot of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from html import escape
 
 from tests.bench.load import spread
@@ -17,13 +17,17 @@ def table(results: Results, trees: Sequence[str]) -> str:
     """Markdown: median and spread of every row, for each tree."""
     heads = [f"{tree}, median (spread)" for tree in trees]
     lines = [f"| measure | {' | '.join(heads)} | reach | |", f"|---|{'---|' * len(trees)}---|---|"]
-    for row in ROWS:
-        found = results.get(row.key, {})
-        cells = [_cell(row, found.get(tree, ())) for tree in trees]
-        lines.append(
-            f"| {row.what} | {' | '.join(cells)} | {row.reach} | {_verdict(row, found.get(trees[0], ()))} |"
-        )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + rows(results, trees, [row.key for row in ROWS])
+
+
+def rows(results: Results, trees: Sequence[str], keys: Container[str]) -> str:
+    """Those rows of the table."""
+    return "".join(_line(row, results.get(row.key, {}), trees) for row in ROWS if row.key in keys)
+
+
+def _line(row: Row, found: Mapping[str, Sequence[float]], trees: Sequence[str]) -> str:
+    cells = [_cell(row, found.get(tree, ())) for tree in trees]
+    return f"| {row.what} | {' | '.join(cells)} | {row.reach} | {_verdict(row, found.get(trees[0], ()))} |\n"
 
 
 def _cell(row: Row, values: Sequence[float]) -> str:

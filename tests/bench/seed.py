@@ -1,6 +1,6 @@
 """Fills a new store with accounts and one caller, fast; uses nothing but the broker that it finds on its path.
 
-Run by its path, with a config.toml; standard input is `{"groups": [{"prefix", "provider", "count", "life", "left"}]}`.
+Run by its path, with a config.toml; standard input is `{"groups": […]}`, each as `Group` in stand.py.
 An account is called `<prefix><number>`. Prints the caller's key.
 """
 
@@ -51,6 +51,7 @@ async def _fill(config: Path, groups: list[dict[str, Any]]) -> str:
 def _rows(seals: TokenSeals, group: dict[str, Any], now: float) -> Iterator[tuple[object, ...]]:
     for number in range(group["count"]):
         ref = Ref(f"{group['prefix']}{number}", 1, 1)
+        left = group["left"] + group["spread"] * number / group["count"]
         access, refresh = seals.seal(ref, Secret(f"access-{number:08d}-" + "a" * 40), Secret("r" * 60))
         account = Account(
             name=ref.name,
@@ -62,9 +63,9 @@ def _rows(seals: TokenSeals, group: dict[str, Any], now: float) -> Iterator[tupl
             sealed_refresh=refresh,
             token_type="Bearer",
             scope="public",
-            issued_at=now + group["left"] - group["life"],
-            expires_at=now + group["left"],
-            refreshed_at=now + group["left"] - group["life"],
+            issued_at=now + left - group["life"],
+            expires_at=now + left,
+            refreshed_at=now + left - group["life"],
             created_at=now,
             last_used_at=now,
         )

@@ -53,6 +53,8 @@ class Group:
     provider: str = "fast"
     life: float = 172_800.0
     left: float = 170_000.0
+    spread: float = 0.0
+    """Seconds over which their ends lie apart, evenly, from the first on."""
 
 
 @dataclass(slots=True)
@@ -72,6 +74,15 @@ class Server:
         """Bytes that it holds in memory."""
         fields = Path(f"/proc/{self.process.pid}/statm").read_text().split()
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    async def told(self, order: str = "") -> str:
+        """What one of this folder's own servers answers to a line."""
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(f"{order}\n".encode())
+        await stdin.drain()
+        return (await stdout.readline()).decode()
 
     @property
     def bearer(self) -> str:
@@ -115,16 +126,20 @@ class Stand:
         *,
         upstream: Server | None = None,
         config: str = "",
+        background: bool = False,
     ) -> "AsyncIterator[Stored]":
         """A folder with a configuration, these accounts, and a caller."""
         port, folder = free_port(), self.folder / f"broker-{free_port()}"
-        await self.prepare(folder, port, upstream.port if upstream else 9, config, memory)
+        far_port = upstream.port if upstream else 9
+        await self.prepare(folder, port, far_port, config, memory, background=background)
         try:
             yield Stored(self, folder, port, await self.fill(folder, groups))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    async def prepare(self, folder: Path, port: int, upstream: int, config: str, memory: int) -> None:
+    async def prepare(
+        self, folder: Path, port: int, upstream: int, config: str, memory: int, *, background: bool
+    ) -> None:
         """Write the configuration."""
         folder.mkdir(mode=0o700, parents=True)
         (folder / "secret").write_text("bench-secret")
@@ -137,7 +152,8 @@ class Stand:
         (folder / "config.toml").write_text(
             f'[server]\ninternal = "127.0.0.1:{port}"\npublic = "127.0.0.1:{free_port()}"\n'
             f'[store]\nurl = "sqlite:broker.db"\nmemory = {memory}\n'
-            '[audit]\nto = { path = "audit.jsonl" }\n[refresh]\nbackground = false\n'
+            '[audit]\nto = { path = "audit.jsonl" }\n[refresh]\n'
+            f"background = {str(background).lower()}\n"
             f'[providers.fast]\n{provider}token_url = "{url}/0"\n'
             f'[providers.slow]\n{provider}token_url = "{url}/2000"\n'
             f'[providers.usual]\n{provider}token_url = "{url}/200"\n{config}'

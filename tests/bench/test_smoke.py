@@ -1,11 +1,13 @@
 """The harness runs, and its table has every row; the figures themselves are nobody's promise here."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.bench.__main__ import OURS, ROOT, run
+from tests.bench.__main__ import OURS, ROOT, run, write
 from tests.bench.measures import MEASURES
-from tests.bench.report import plot, table
+from tests.bench.report import Results, plot, table
 from tests.bench.rows import ROWS, Row
 from tests.bench.stand import SMOKE
 
@@ -14,8 +16,17 @@ HOT = {"hot", "hot_cpu", "hot_us", "bare_us", "one", "one_ms", "nango"}
 
 async def test_a_hot_token_is_measured_beside_the_bare_server(tmp_path: Path) -> None:
     """One short round gives every figure of its measure, and all of them are real."""
-    results = await run(tmp_path, {OURS: ROOT}, ["hot"], SMOKE)
+    told: list[str] = []
 
+    def measured(results: Results, new: Sequence[str]) -> None:
+        write(tmp_path, results, [OURS])
+        told.extend(new)
+
+    results = await run(tmp_path, {OURS: ROOT}, ["hot"], SMOKE, measured=measured)
+
+    assert set(told) == HOT
+    assert json.loads((tmp_path / "figures.json").read_text()) == results
+    assert (tmp_path / "table.md").read_text().count("not measured") == len(ROWS) - len(HOT)
     assert {key for key, trees in results.items() if trees} == HOT
     assert results["hot"][OURS][0] > 0
     assert results["one_ms"][OURS][0] > 0

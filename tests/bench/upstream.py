@@ -1,5 +1,7 @@
 """A token endpoint that costs almost nothing: `POST /<milliseconds>` answers a new token set after that time.
 
+`POST /<milliseconds>/<seconds>`: one that lives so long.
+
 Run by its path, with a port. `GET /count` answers how many token requests came.
 """
 
@@ -36,14 +38,15 @@ class _Connection(asyncio.Protocol):
             return
         _Connection.seen += 1
         number = next(self.requests)
+        wait, _, life = path.strip(b"/").partition(b"/")
         tokens = {
             "access_token": f"access-{number:012d}-{'a' * 40}",
             "refresh_token": f"refresh-{number:012d}-{'r' * 40}",
             "token_type": "Bearer",
-            "expires_in": LIFE,
+            "expires_in": int(life or LIFE),
         }
         loop = asyncio.get_running_loop()
-        loop.call_later(int(path.strip(b"/")) / 1000, self._answer, json.dumps(tokens))
+        loop.call_later(int(wait) / 1000, self._answer, json.dumps(tokens))
 
     def _answer(self, body: str) -> None:
         if self._transport is not None and not self._transport.is_closing():

@@ -120,6 +120,44 @@ async def test_full_listener_says_so(tmp_path: Path, listener: str) -> None:
     assert after == [200 if listener == "internal" else 404]
 
 
+async def asks(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], key: str) -> bytes:
+    """One hot token on a connection that is kept; its status line, or nothing where there is none."""
+    reader, writer = connection
+    try:
+        writer.write(f"GET /token/acme HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+        await reader.readexactly(int(length.partition(b":")[2]))
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return b""
+    return head.partition(b"\r\n")[0]
+
+
+async def test_those_inside_go_on_while_a_crowd_is_turned_away(tmp_path: Path) -> None:
+    """Each of the crowd hears 503 and when to come again; when the others have left, as many are let in."""
+    full, token = Limits(connections=20), b"HTTP/1.1 200 OK"
+    async with house_with(tmp_path / "house", internal=full) as house:
+        await house.connect()
+        key, port = await house.caller(name="hot"), house.internal_port
+        await house.session.close()
+        inside = [await connect(port) for _ in range(20)]
+        first = [await asks(one, key) for one in inside]
+        crowd = asyncio.gather(*(talk(port, HEALTH) for _ in range(60)))
+        during = [await asks(one, key) for _ in range(3) for one in inside]
+        refused = [problem_of(received) for received in await crowd if received]
+        for _, writer in inside:
+            writer.close()
+        after = [await once_there_is_room(port, HEALTH) for _ in range(20)]
+        again = [await connect(port) for _ in range(20)]
+        served = [await asks(one, key) for one in again]
+        for _, writer in again:
+            writer.close()
+
+    assert ([token] * 20, [token] * 60, [token] * 20) == (first, during, served)
+    assert {(503, "overloaded")} == {*refused}
+    assert [[200]] * 20 == after
+
+
 async def test_crowd_at_the_door_does_not_fill_the_log(tmp_path: Path, log: io.StringIO) -> None:
     """Two hundred are turned away; one or two lines say so, and everybody is gone in the end."""
     async with (

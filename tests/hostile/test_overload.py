@@ -10,13 +10,17 @@ import aiohttp
 import pytest
 from multidict import CIMultiDict
 
+from broker.audit.waiting import MOST_WAITING
 from broker.model import Ref, Secret
 from broker.sealing import TokenSeals
 from broker.tokens.flight import QUEUE, FlightEnd, Flights, Renewed
+from tests.audit.unwritable import unwritable
 from tests.fakes.clock import FakeClock
-from tests.house import Answer, House
+from tests.house import OPERATOR, Answer, House
 
 LATENCY = 3600.0
+PATIENCE = 10.0
+LIFE = 172_800
 
 
 async def connect_many(house: House, number: int) -> list[str]:
@@ -106,6 +110,62 @@ async def test_next_one_is_refused_at_once_and_living_tokens_are_served(
     assert (503, "overloaded", "1") == (refused.status, refused.json["code"], refused.headers["Retry-After"])
     assert "too many renewals" in refused.json["detail"]
     assert (200, places, {"overloaded"}) == (living.status, still_waiting, turned_away)
+
+
+async def test_patience_ends_with_a_503_while_hot_tokens_go_on(house: House) -> None:
+    """Not before its ten seconds, and for everybody."""
+    names = await connect_many(house, 20)
+
+    async with waiting(house, names) as crowd:
+        house.clock.advance(PATIENCE - 0.1)
+        hot = [(await crowd.ask("living")).status for _ in range(20)]
+        early = done(crowd)
+        house.clock.advance(0.2)
+        answers = await asyncio.gather(*crowd.asked)
+        still_hot = await crowd.ask("living")
+
+    assert ({200}, 0, 200) == ({*hot}, early, still_hot.status)
+    assert {(503, "provider_unavailable")} == {(one.status, one.json["code"]) for one in answers}
+    assert {"1"} == {one.headers["Retry-After"] for one in answers}
+
+
+async def test_everybody_is_served_when_the_crowd_has_gone(house: House) -> None:
+    """Who was turned away too; each account cost one renewal."""
+    names = [f"acme-{number}" for number in range(3)]
+    for number, name in enumerate(names):
+        await house.connect("kit", name, account=str(100 + number))
+    house.clock.advance(LIFE + 1)
+    house.broker.tokens.flights.queue = 2
+
+    async with waiting(house, names[:2]) as crowd:
+        refused = await crowd.ask(names[2])
+    after = [await house.get(f"/token/{name}") for name in names]
+
+    assert (503, "overloaded") == (refused.status, refused.json["code"])
+    assert [(200, 2)] * 3 == [(one.status, one.json["generation"]) for one in after]
+    assert 3 == await house.refreshes()
+
+
+async def test_full_audit_refuses_hot_tokens_too_and_takes_everybody_again(house: House) -> None:
+    """Ten thousand records wait in memory, and no more; then all of them are written, in order."""
+    await house.connect()
+    audit, file = house.broker.base.gate, house.folder / "var" / "audit.jsonl"
+    before = await house.get("/token/acme")
+    with unwritable(file):
+        for number in range(MOST_WAITING - 5):
+            await audit.note(OPERATOR, "filling", None, str(number), request_id="filling-up")
+        answers = [await house.get("/token/acme") for _ in range(10)]
+    house.clock.advance(1)
+    async with asyncio.timeout(30):
+        while (await house.get("/readyz")).json["status"] != "ok":
+            pass
+    after = await house.get("/token/acme")
+
+    refused = [one for one in answers if one.status != 200]
+    assert [200] * 5 + [503] * 5 == [one.status for one in answers]
+    assert {("audit_unavailable", "1")} == {(one.json["code"], one.headers["Retry-After"]) for one in refused}
+    assert (before.json["access_token"], 200) == (after.json["access_token"], after.status)
+    assert MOST_WAITING - 5 == file.read_text().count("filling-up")
 
 
 async def test_joiners_are_not_queued(house: House) -> None:

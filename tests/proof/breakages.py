@@ -14,6 +14,7 @@ class Breakage:
     caught_by: str
 
 
+BACKGROUND = "broker/tokens/background.py"
 REFRESH = "broker/tokens/refresh.py"
 RENEWALS = "broker/store/renewals.py"
 SCHEDULE = "broker/tokens/schedule.py"
@@ -202,6 +203,20 @@ BREAKAGES = (
         "await transaction.execute(CLAIM, account.name, claim_until)",
         "await transaction.fetch(GET, account.name)",
         "tests/store/test_postgres.py::test_due_accounts_are_shared_out",
+    ),
+    Breakage(
+        "due accounts are all renewed at once",
+        BACKGROUND,
+        "self._next_at[provider] = now + jitter / RATE",
+        "self._next_at[provider] = now",
+        "tests/tokens/test_storm.py::test_each_is_renewed_once_at_each_providers_own_pace",
+    ),
+    Breakage(
+        "providers wait for each other's turns",
+        BACKGROUND,
+        "return self._next_at.get(provider, 0.0)",
+        "return max(self._next_at.values(), default=0.0)",
+        "tests/tokens/test_storm.py::test_provider_that_hangs_holds_up_no_other",
     ),
     Breakage(
         "another broker's news are not told",
