@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -194,7 +195,12 @@ def is_of_the_store(exc: Exception) -> bool:
 
 def named(values: tuple[object, ...]) -> dict[str, object]:
     """The values of `$1`, `$2`: a mapping, because SQLite calls these *named* parameters."""
-    return {str(number): value for number, value in enumerate(values, 1)}
+    return dict(zip(_names(len(values)), values, strict=True))
+
+
+@lru_cache
+def _names(count: int) -> Sequence[str]:
+    return [str(number) for number in range(1, count + 1)]
 
 
 def kind_of(exc: sqlite3.Error) -> str:

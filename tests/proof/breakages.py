@@ -200,7 +200,7 @@ BREAKAGES = (
         "due accounts are not claimed",
         RENEWALS,
         "await transaction.execute(CLAIM, account.name, claim_until)",
-        "await transaction.fetch(GET, account.name)",
+        "await transaction.fetch(NEXT_DUE)",
         "tests/store/test_postgres.py::test_due_accounts_are_shared_out",
     ),
     Breakage(
