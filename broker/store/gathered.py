@@ -17,43 +17,49 @@ BY_NAMES = {
 }
 """`name` is the first column."""
 
+_Asked = Mapping[str, "list[asyncio.Future[Row | None]]"]
+
 
 class GatheredReads:
     """Reads rows of accounts: together what is asked for in one turn of the loop, or while a read is under way."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._asked: dict[str, asyncio.Future[Row | None]] = {}
+        self._asked: dict[str, list[asyncio.Future[Row | None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_taken_care_of = False
         """Whether a task will yet come back for what is asked."""
 
     async def row(self, name: str) -> Row | None:
         """The row of that name as it is from now on; None where there is none. Raises StorageUnavailable."""
-        asked = self._asked.get(name)
-        if asked is None:
-            asked = self._asked[name] = asyncio.get_running_loop().create_future()
+        asked: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
+        self._asked.setdefault(name, []).append(asked)
         if not self._is_taken_care_of:
             self._is_taken_care_of = True
             task = asyncio.create_task(self._read_all(), name="store-reader")
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        # One of several that ask for a name may give up.
-        return await asyncio.shield(asked)
+            task.add_done_callback(self._ended)
+        return await asked
 
     async def _read_all(self) -> None:
         # A shared database answers several at once: there nobody waits behind a read that is under way.
         beside = self._database.dialect.shared
-        try:
-            while self._asked:
-                names = list(self._asked)[:MOST]
-                asked = {name: self._asked.pop(name) for name in names}
-                self._is_taken_care_of = not beside or bool(self._asked)
-                await self._answer(asked)
-        finally:
-            self._is_taken_care_of = False
+        while self._asked:
+            names = list(self._asked)[:MOST]
+            asked = {name: self._asked.pop(name) for name in names}
+            self._is_taken_care_of = not beside or bool(self._asked)
+            await self._answer(asked)
+        self._is_taken_care_of = False
 
-    async def _answer(self, asked: "Mapping[str, asyncio.Future[Row | None]]") -> None:
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            # So a loop that breaks down ends every task: nobody may wait for a read that never comes.
+            self._is_taken_care_of = False
+            left, self._asked = self._asked, {}
+            _refuse(left, _closed())
+
+    async def _answer(self, asked: "_Asked") -> None:
         try:
             found = await self._found(list(asked))
         except Exception as exc:  # noqa: BLE001 - it is raised where it was asked for
@@ -61,14 +67,17 @@ class GatheredReads:
                 _refuse(asked, exc)
                 return
             # One name is at fault; who asked for another must not hear of it.
-            for name, future in asked.items():
-                await self._answer({name: future})
-        except BaseException:
-            _refuse({**asked, **self._asked}, StorageUnavailable("the store is closed", retry_after=1))
+            for name, futures in asked.items():
+                await self._answer({name: futures})
+        except asyncio.CancelledError:
+            _refuse(asked, _closed())
             raise
         else:
-            for name, future in asked.items():
-                future.set_result(found.get(name))
+            for name, futures in asked.items():
+                for future in futures:
+                    # Who asked may have given up.
+                    if not future.done():
+                        future.set_result(found.get(name))
 
     async def _found(self, names: list[str]) -> Mapping[str, Row]:
         size = next(size for size in SIZES if size >= len(names))
@@ -76,9 +85,14 @@ class GatheredReads:
         return {row[0]: row for row in await self._database.read(BY_NAMES[size], *padded)}
 
 
-def _refuse(asked: "Mapping[str, asyncio.Future[Row | None]]", exc: Exception) -> None:
-    for future in asked.values():
-        if not future.done():
-            future.set_exception(exc)
-            # Nobody may be left who waits.
-            future.exception()
+def _refuse(asked: "_Asked", exc: Exception) -> None:
+    for futures in asked.values():
+        for future in futures:
+            if not future.done():
+                future.set_exception(exc)
+                # Who asked may give up before it hears of this.
+                future.exception()
+
+
+def _closed() -> StorageUnavailable:
+    return StorageUnavailable("the store is closed", retry_after=1)

@@ -94,14 +94,14 @@ class SqliteDatabase:
         self._refuse_when_closing()
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(_Waiting(work, done))
-        return await asyncio.shield(done)
+        return await done
 
     async def scrub(self) -> bool:
         # secure_delete has overwritten it in the pages; the log still holds the pages as they were.
         self._refuse_when_closing()
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(_Scrub(done))
-        return await asyncio.shield(done)
+        return await done
 
     async def close(self) -> None:
         self._closing = True
