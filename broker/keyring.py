@@ -66,9 +66,16 @@ class Place:
     field: str
 
     def associated_data(self) -> bytes:
-        texts = [text.encode() for text in (self.table, self.name, self.field)]
-        framed = b"".join(len(text).to_bytes(4, "big") + text for text in texts)
-        return b"tb1\0" + framed + self.epoch.to_bytes(8, "big") + self.generation.to_bytes(8, "big")
+        table, name, field = self.table.encode(), self.name.encode(), self.field.encode()
+        return b"".join(
+            (
+                b"tb1\0",
+                *(len(table).to_bytes(4, "big"), table),
+                *(len(name).to_bytes(4, "big"), name),
+                *(len(field).to_bytes(4, "big"), field),
+                *(self.epoch.to_bytes(8, "big"), self.generation.to_bytes(8, "big")),
+            )
+        )
 
 
 class Purpose(StrEnum):
@@ -200,9 +207,10 @@ class Keyring:
     def open(self, place: Place, record: str) -> Secret:
         """The secret that was sealed at `place`; raises SealBroken, UnknownKey."""
         raw = _decode(record)
-        cipher = self._ciphers.get(kid_of(record))
+        kid = _kid_of(raw)
+        cipher = self._ciphers.get(kid)
         if cipher is None:
-            raise UnknownKey(f"sealed with key {kid_of(record)}, which is not in the ring")
+            raise UnknownKey(f"sealed with key {kid}, which is not in the ring")
         nonce, sealed = raw[HEADER_BYTES : HEADER_BYTES + NONCE_BYTES], raw[HEADER_BYTES + NONCE_BYTES :]
         try:
             return Secret(cipher.decrypt(nonce, sealed, place.associated_data()).decode())
@@ -225,7 +233,10 @@ class Keyring:
 
 def kid_of(record: str) -> str:
     """The id of the key that sealed `record`; raises SealBroken where it is no record."""
-    raw = _decode(record)
+    return _kid_of(_decode(record))
+
+
+def _kid_of(raw: bytes) -> str:
     if raw[: len(MAGIC)] != MAGIC or len(raw) < HEADER_BYTES + NONCE_BYTES + 16:
         raise SealBroken("not a sealed record of this format")
     return raw[len(MAGIC) : HEADER_BYTES].hex()

@@ -147,13 +147,7 @@ def error_texts(body: bytes) -> str:
 
 def _read_object(body: bytes) -> dict[str, Any]:
     try:
-        answer = json.loads(
-            body.decode("utf-8-sig"),
-            object_pairs_hook=_members,
-            parse_constant=lambda _: None,
-            # Python refuses integers of more than 4,300 digits; a neighbour's digits must not cost the token.
-            parse_int=lambda digits: int(digits) if len(digits) < 20 else math.inf,
-        )
+        answer = _ANSWERS.decode(body.decode("utf-8-sig"))
     except (ValueError, RecursionError, OverflowError, UnicodeError) as exc:
         raise Unreadable(f"the answer is not JSON ({type(exc).__name__})") from None
     if not isinstance(answer, dict):
@@ -178,6 +172,14 @@ def _storable(value: object) -> bool:
     except UnicodeEncodeError:  # a lone surrogate
         return False
     return True
+
+
+_ANSWERS = json.JSONDecoder(
+    object_pairs_hook=_members,
+    parse_constant=lambda _: None,
+    # Python refuses integers of more than 4,300 digits; a neighbour's digits must not cost the token.
+    parse_int=lambda digits: int(digits) if len(digits) < 20 else math.inf,
+)
 
 
 def _token(answer: Mapping[str, Any], member: str, flags: list[str]) -> Secret | None:

@@ -32,6 +32,9 @@ from broker.tokens.steps import Watch, unwatched
 
 log = structlog.get_logger()
 EXTEND_EVERY = 5.0
+COLLECT_AFTER = (10_000, 10, 10)
+"""Objects that are looked through for cycles at a time: by default so few that a crowd of renewals is gone through
+again and again while it flies."""
 UNTIL_CONFIGURED = LogSettings(format="auto", level="info")
 
 
@@ -95,6 +98,7 @@ class Service:
                 broker = await self._open(closing)
                 loop.add_signal_handler(signal.SIGHUP, self._reload, broker)
                 await self._listen(broker, sockets, closing)
+            _spare_the_collector()
             await self._live(broker)
         log.info("broker.stopped")
 
@@ -117,9 +121,6 @@ class Service:
         recovery = asyncio.create_task(broker.tokens.recovery.renew(broker.left_open), name="recovery")
         alerts = asyncio.create_task(broker.alerts.run(), name="alerts")
         broker.base.health.starting = False
-        # What stands by now stays: no collection of garbage need look at it again.
-        gc.collect()
-        gc.freeze()
         self._notifier.ready("serving tokens")
         log.info("broker.started", left_open=len(broker.left_open))
         demo = asyncio.create_task(show_demo(broker, self._settings), name="demo")
@@ -222,6 +223,12 @@ class Service:
         for problem in problems:
             log.error("reload.refused", problem=problem)
         self._notifier.ready(f"reload refused: {problems[0]}")
+
+
+def _spare_the_collector() -> None:
+    """What the start has made lives as long as the process, and next to nothing after it is left in a cycle."""
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import structlog
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.model import Account, Event, EventKind, Reason, Status
-from broker.store.alerts_interface import AlertStore, Foretold
+from broker.store.alerts_interface import AlertStore, Foretold, Span
 from broker.tokens.policy import LAST_USED_WITHIN, next_look, window_opens
 
 log = structlog.get_logger()
@@ -100,21 +100,15 @@ class Forecaster:
         """Foretell whatever is to be foretold now."""
         now = self._clock.now()
         lives = {name: IDLE_LIVES[kind] for name, kind in self._types().items() if kind in IDLE_LIVES}
-        after = ""
-        while True:
-            page = await self._store.mortal(
-                after, now + max(THRESHOLDS) * DAY, self._idle_since(now, lives), PAGE
-            )
+        ends = now, now + max(THRESHOLDS) * DAY
+        async for page in self._store.mortal(ends, self._idle_since(now, lives), PAGE):
             for account in page:
                 await self._look_at(account, now, lives.get(account.provider))
-            if len(page) < PAGE:
-                break
-            after = page[-1].name
         await self._store.forget_foretold(now - FORGOTTEN_AFTER)
 
-    def _idle_since(self, now: float, lives: Mapping[str, float]) -> Mapping[str, float]:
-        """By provider, since when an account must lie unrenewed to be near its end of idleness."""
-        return {name: now - life / 2 for name, life in lives.items()}
+    def _idle_since(self, now: float, lives: Mapping[str, float]) -> Mapping[str, Span]:
+        """By provider, since when an account must lie unrenewed to be near its end of idleness, and not past it."""
+        return {name: (now - life, now - life / 2) for name, life in lives.items()}
 
     async def _look_at(self, account: Account, now: float, idle_life: float | None) -> None:
         end = end_of(account, now=now, refresh=self._refresh, idle_life=idle_life)

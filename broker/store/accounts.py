@@ -1,5 +1,6 @@
 """Accounts, as looking after them sees them: connect, find, freeze, rename, remove, purge."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from broker.model import Account, Event, Reason, Ref, Spare, Status
@@ -30,11 +31,20 @@ SELECT {COLUMNS} FROM accounts
         LIKE $7 ESCAPE '!')
  ORDER BY name LIMIT $8"""
 USERS = "SELECT caller, last_used_at FROM uses WHERE account = $1 ORDER BY last_used_at DESC, caller"
+ALL, GONE = "all", "gone"
 EXPIRIES = """
 SELECT {span} AS span, COUNT(*) FROM accounts
  WHERE expires_at >= $1 AND expires_at < $3 AND removed_at IS NULL AND dead IS NULL
  GROUP BY 1"""
-COUNTS = f"SELECT provider, {STATUS_SQL}, COUNT(*) FROM accounts WHERE removed_at IS NULL GROUP BY 1, 2"
+COUNTS = f"""
+SELECT provider, '{ALL}', COUNT(*) FROM accounts GROUP BY provider
+UNION ALL
+SELECT provider, '{GONE}', COUNT(*) FROM accounts WHERE removed_at IS NOT NULL GROUP BY provider
+UNION ALL
+SELECT provider, {STATUS_SQL}, COUNT(*) FROM accounts
+ WHERE removed_at IS NULL AND (dead IS NOT NULL OR frozen IS NOT NULL OR ambiguous > 0 OR trouble IS NOT NULL)
+ GROUP BY 1, 2"""
+"""Only what is removed or troubled is looked at; all are counted in an index, which is a tenth of the table."""
 BY_IDENTITY = (
     f"SELECT {COLUMNS} FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL"
 )
@@ -106,9 +116,16 @@ class Accounts(Renewals):
         return [to_account(row) for row in rows]
 
     async def counts(self) -> Mapping[tuple[str, Status], int]:
-        return {
-            (provider, Status(status)): count for provider, status, count in await self._database.read(COUNTS)
-        }
+        active: Counter[str] = Counter()
+        found: dict[tuple[str, Status], int] = {}
+        for provider, what, count in await self._database.read(COUNTS):
+            active[provider] += count if what == ALL else -count
+            if what not in (ALL, GONE):
+                found[provider, Status(what)] = count
+        for provider, count in active.items():
+            # Some have a trouble that does not count as one.
+            found[provider, Status.ACTIVE] = found.get((provider, Status.ACTIVE), 0) + count
+        return {key: count for key, count in found.items() if count}
 
     async def users(self, name: str) -> list[tuple[str, float]]:
         return [(str(caller), float(at)) for caller, at in await self._database.read(USERS, name)]

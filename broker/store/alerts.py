@@ -1,9 +1,9 @@
 """Hooks, deliveries, standing troubles and foretold ends."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 
 from broker.model import Account, Event, EventKind
-from broker.store.alerts_interface import Delivery, Foretold, HookState
+from broker.store.alerts_interface import Delivery, Foretold, HookState, Span
 from broker.store.database import Database, Transaction
 from broker.store.events import EVENT
 from broker.store.rows import COLUMNS, insert_events, to_account, to_event
@@ -26,9 +26,10 @@ UPDATE alert_deliveries SET attempts = attempts + 1, next_at = $4
  WHERE hook = $1 AND event_id = $2 AND attempts = $3"""
 MORTAL = f"""
 SELECT {COLUMNS} FROM accounts
- WHERE name > $1 AND removed_at IS NULL AND dead IS NULL
-   AND (grant_ends_at <= $2 OR (sealed_refresh IS NULL AND expires_at <= $2) OR refreshed_at <= {{idle}})
- ORDER BY name LIMIT $3"""
+ WHERE {{which}} AND {{end}} <= $1 AND ({{end}}, name) > ($2, $3) AND removed_at IS NULL AND dead IS NULL
+ ORDER BY {{end}}, name LIMIT $4"""
+ENDS = {"grant_ends_at": "grant_ends_at IS NOT NULL", "expires_at": "sealed_refresh IS NULL"}
+"""By the column that tells when a grant ends, of which accounts it does; each has an index of just these."""
 
 
 class Alerts:
@@ -111,14 +112,22 @@ class Alerts:
 
         return await self._database.write(work)
 
-    async def mortal(self, after: str, before: float, idle: Mapping[str, float], limit: int) -> list[Account]:
-        cases = " ".join(
-            f"WHEN ${4 + 2 * n} THEN CAST(${5 + 2 * n} AS DOUBLE PRECISION)" for n in range(len(idle))
-        )
-        since = f"CASE provider {cases} ELSE 0.0 END" if idle else "0.0"
-        values = [value for pair in idle.items() for value in pair]
-        rows = await self._database.read(MORTAL.format(idle=since), after, before, limit, *values)
-        return [to_account(row) for row in rows]
+    async def mortal(self, ends: Span, idle: Mapping[str, Span], limit: int) -> AsyncIterator[list[Account]]:
+        for end, which in ENDS.items():
+            async for page in self._mortal(which, end, ends, limit):
+                yield page
+        for provider, since in idle.items():
+            async for page in self._mortal("provider = $5", "refreshed_at", since, limit, provider):
+                yield page
+
+    async def _mortal(
+        self, which: str, end: str, span: Span, limit: int, *values: object
+    ) -> AsyncIterator[list[Account]]:
+        sql, after, name = MORTAL.format(which=which, end=end), span[0], ""
+        while rows := await self._database.read(sql, span[1], after, name, limit, *values):
+            page = [to_account(row) for row in rows]
+            yield page
+            after, name = getattr(page[-1], end), page[-1].name
 
     async def foretell(self, ends: Foretold, event: Event) -> bool:
         async def work(transaction: Transaction) -> bool:

@@ -4,11 +4,14 @@ Every method raises StorageUnavailable. Deliveries are derived from the table of
 is durable is told, and one whose account was purged meanwhile is not.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from broker.model import Account, Event, EventKind
+
+Span = tuple[float, float]
+"""From when until when, epoch seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +89,9 @@ class AlertStore(Protocol):
         """Note that a trouble began or is over, with its event; False, and no event, where that was noted before."""
         ...
 
-    async def mortal(self, after: str, before: float, idle: Mapping[str, float], limit: int) -> list[Account]:
-        """Living accounts in the order of their names whose end is known and comes before then, or whose provider
-        is in `idle` and who were not renewed since the moment there."""
+    def mortal(self, ends: Span, idle: Mapping[str, Span], limit: int) -> AsyncIterator[list[Account]]:
+        """Living accounts, so many at a time, whose end is known and lies in `ends`, or whose provider is in `idle`
+        and who were last renewed in the span there; by index, never a scan. One may come twice."""
         ...
 
     async def foretell(self, ends: Foretold, event: Event) -> bool:

@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from broker.errors import StorageUnavailable
 from broker.store.migrate import migrations
-from broker.store.sqlite import APPLICATION_ID, sync_folder
+from broker.store.sqlite import sync_folder
+from broker.store.writer import APPLICATION_ID
 
 LEAST_LEFT = 64 * 1024 * 1024
 """Room that a backup leaves beside the store, for renewals."""

@@ -1,9 +1,10 @@
 """Nothing sealed goes into the store under a key that is not active; an unknown key makes the ring read the store."""
 
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
-from broker.keyring import KeyNotActive, Keyring, Purpose, kid_at_front
+from broker.keyring import MAGIC_TEXT, KeyNotActive, Keyring, Purpose, kid_at_front
 from broker.store.database import Database, Dialect, Row, Transaction, Work
 
 T = TypeVar("T")
@@ -38,7 +39,8 @@ class GuardedDatabase:
 
     async def read(self, sql: str, *values: object) -> list[Row]:
         rows = await self._database.read(sql, *values)
-        if any(not self._ring.keyring.holds(kid) for row in rows for value in row if (kid := _kid(value))):
+        holds = self._ring.keyring.holds
+        if not all(holds(kid) for row in rows for kid in _kids(row)):
             await self._ring.catch_up()
         return rows
 
@@ -68,8 +70,8 @@ class _GuardedTransaction:
         self._transaction = transaction
 
     async def execute(self, sql: str, *values: object) -> int:
-        if stored := {kid for value in values if (kid := _kid(value))}:
-            await self._require_active(stored)
+        if stored := _kids(values):
+            await self._require_active(set(stored))
         return await self._transaction.execute(sql, *values)
 
     async def fetch(self, sql: str, *values: object) -> list[Row]:
@@ -92,5 +94,8 @@ class _GuardedTransaction:
             raise KeyNotActive(f"key {late[0]} takes no new records")
 
 
-def _kid(value: object) -> str | None:
-    return kid_at_front(value) if isinstance(value, str) else None
+def _kids(values: Iterable[object]) -> list[str]:
+    """The ids of the keys that sealed what of these is sealed."""
+    # Every value that goes in or out is looked at; for most of them the first look has to do.
+    texts = [value for value in values if isinstance(value, str) and value.startswith(MAGIC_TEXT)]
+    return [kid for text in texts if (kid := kid_at_front(text))]

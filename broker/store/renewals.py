@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from broker.model import Account, Event, Intent, Reason, Ref, Spare, Successor, Trouble
 from broker.store.database import Database, Transaction
+from broker.store.gathered import GatheredReads
 from broker.store.interface import CommitOutcome, Committed, EpochMoved, GenerationMoved
 from broker.store.rows import COLUMNS, insert_events, to_account, trouble_values
 
@@ -14,7 +15,6 @@ REOPEN = f"""
 UPDATE accounts SET dead = NULL, dead_since = NULL, next_at = $3
  WHERE name = $1 AND epoch = $2 AND dead IN ('{Reason.LOST_ROTATION}', '{Reason.REVOKED_OR_EXPIRED}')
    AND removed_at IS NULL"""
-GET = f"SELECT {COLUMNS} FROM accounts WHERE name = $1"
 BEGIN = """
 UPDATE accounts
    SET intent_id = $4, intent_generation = $3, intent_at = $5, lease_owner = $6, lease_until = {now} + $7
@@ -83,12 +83,13 @@ class Renewals:
 
     def __init__(self, database: Database, *, changed: Callable[[str], None]) -> None:
         self._database = database
+        self._rows = GatheredReads(database)
         self._changed = changed
         """Told the name of every account whose row changed, after the change is durable."""
 
     async def get(self, name: str) -> Account | None:
-        rows = await self._database.read(GET, name)
-        return to_account(rows[0]) if rows else None
+        row = await self._rows.row(name)
+        return to_account(row) if row else None
 
     async def begin(self, ref: Ref, intent: Intent) -> bool:
         sql = BEGIN.format(now=self._database.dialect.now("$5"))

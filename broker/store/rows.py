@@ -1,10 +1,12 @@
 """How an account lies in its row, and how an event does."""
 
 from dataclasses import fields
+from operator import attrgetter
 
 from broker.model import Account, Event, EventKind, Intent, Reason, Status, Trouble
 from broker.store.database import Row, Transaction
 
+# In the order of the fields, so that a row becomes an account without looking at names.
 _PLAIN = (
     "name",
     "provider",
@@ -24,12 +26,12 @@ _PLAIN = (
     "subject",
     "org",
     "last_used_at",
-    "grant_ends_at",
 )
-_STATE = ("frozen", "frozen_since", "dead", "dead_since", "removed_at", "unusable", "grant_ages")
+_STATE = ("frozen", "frozen_since", "dead", "dead_since", "removed_at")
+_LAST = ("unusable", "grant_ends_at", "grant_ages")
 _INTENT = ("intent_id", "intent_generation", "intent_at", "lease_owner", "lease_until")
 _TROUBLE = ("trouble", "trouble_since", "attempts", "not_before", "ambiguous", "refusals", "first_refused_at")
-_ALL = (*_PLAIN, *_STATE, *_INTENT, *_TROUBLE)
+_ALL = (*_PLAIN, *_STATE, *_LAST, *_INTENT, *_TROUBLE)
 
 COLUMNS = ", ".join(_ALL)
 PLACEHOLDERS = ", ".join(f"${number}" for number in range(1, len(_ALL) + 1))
@@ -43,38 +45,53 @@ STATUS_SQL = f"""CASE
   WHEN trouble IS NOT NULL AND trouble <> '{Reason.REJECTED}' THEN '{Status.REFRESH_FAILING}'
   ELSE '{Status.ACTIVE}' END"""
 
-assert {field.name for field in fields(Account)} == {*_PLAIN, *_STATE, "intent", "trouble"}  # noqa: S101 - a new field must get a column
+assert tuple(field.name for field in fields(Account)) == (*_PLAIN, *_STATE, "intent", "trouble", *_LAST)  # noqa: S101 - a new field must get a column
+
+_plain_values = attrgetter(*_PLAIN)
+_trouble_values = attrgetter(*(field.name for field in fields(Trouble)))
+_UNTROUBLED = Trouble()
+_NO_TROUBLE = _trouble_values(_UNTROUBLED)
 
 
 def to_account(row: Row) -> Account:
     """The account of one row of `COLUMNS`."""
-    values = dict(zip(_ALL, row, strict=True))
-    plain = {name: values[name] for name in _PLAIN}
-    return Account(
-        **plain,
-        frozen=_reason(values["frozen"]),
-        frozen_since=values["frozen_since"],
-        dead=_reason(values["dead"]),
-        dead_since=values["dead_since"],
-        removed_at=values["removed_at"],
-        unusable=bool(values["unusable"]),
-        grant_ages=bool(values["grant_ages"]),
-        intent=None if values["intent_id"] is None else Intent(*(values[name] for name in _INTENT)),
-        trouble=Trouble(_reason(values["trouble"]), *(values[name] for name in _TROUBLE[1:])),
+    # By position: this is most of what reading an account costs.
+    frozen, frozen_since, dead, dead_since, removed_at, unusable, grant_ends_at, grant_ages = row[18:26]
+    values = (
+        *row[:18],
+        None if frozen is None else Reason(frozen),
+        frozen_since,
+        None if dead is None else Reason(dead),
+        dead_since,
+        removed_at,
+        None if row[26] is None else Intent(*row[26:31]),
+        _to_trouble(row[31:]),
+        bool(unusable),
+        grant_ends_at,
+        bool(grant_ages),
     )
+    return Account(*values)
+
+
+def _to_trouble(values: Row) -> Trouble:
+    if tuple(values) == _NO_TROUBLE:
+        return _UNTROUBLED
+    reason, *others = values
+    return Trouble(None if reason is None else Reason(reason), *others)
 
 
 def to_values(account: Account) -> tuple[object, ...]:
     """The values of `COLUMNS` for an account."""
     intent, trouble = account.intent, account.trouble
     return (
-        *(getattr(account, name) for name in _PLAIN),
+        *_plain_values(account),
         account.frozen,
         account.frozen_since,
         account.dead,
         account.dead_since,
         account.removed_at,
         int(account.unusable),
+        account.grant_ends_at,
         int(account.grant_ages),
         *((intent.id, intent.generation, intent.at, intent.owner, intent.until) if intent else (None,) * 5),
         *trouble_values(trouble),
@@ -83,11 +100,8 @@ def to_values(account: Account) -> tuple[object, ...]:
 
 def trouble_values(trouble: Trouble) -> tuple[object, ...]:
     """The values of the seven trouble columns."""
-    return tuple(getattr(trouble, field.name) for field in fields(Trouble))
-
-
-def _reason(word: str | None) -> Reason | None:
-    return None if word is None else Reason(word)
+    values: tuple[object, ...] = _trouble_values(trouble)
+    return values
 
 
 async def insert_events(transaction: Transaction, events: "tuple[Event, ...] | list[Event]") -> None:

@@ -1,4 +1,4 @@
-"""SQLite as a database: one task owns the one writing connection; reads have a connection of their own.
+"""SQLite as a database: one task hands the one writer its batches; reads have a connection of their own.
 
 Before 3.51.3 SQLite can corrupt a WAL when two connections write or checkpoint at once, so exactly one does.
 """
@@ -8,7 +8,6 @@ import fcntl
 import os
 import sqlite3
 import stat
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -19,31 +18,13 @@ import aiosqlite
 
 from broker.errors import StartRefused, StorageUnavailable
 from broker.store.database import Dialect, Row, Work
+from broker.store.writer import Writer, kind_of, named
 
 T = TypeVar("T")
 
-APPLICATION_ID = 0x544F4B42  # "TOKB"
-BUSY_TIMEOUT = "PRAGMA busy_timeout = 5000"
-SETTINGS = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    BUSY_TIMEOUT,
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA trusted_schema = OFF",
-    "PRAGMA cell_size_check = ON",
-    "PRAGMA secure_delete = ON",
-    "PRAGMA temp_store = MEMORY",
-    "PRAGMA wal_autocheckpoint = 200",
-    "PRAGMA journal_size_limit = 4194304",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-)
-DURABLE = {"journal_mode": "wal", "synchronous": 2}
-"""Read back after they were set: WAL silently stays off on some file systems, and NORMAL loses commits."""
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
 BATCH = 64
 DIALECT = Dialect(shared=False, clock=None, unlocked="", floor="CAST({} AS BIGINT)", text="TEXT")
-OWN_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
-"""What a statement did wrong by itself; every other error is the store's, and ends the whole transaction."""
 
 
 @dataclass(slots=True)
@@ -57,32 +38,6 @@ class _Scrub:
     done: "asyncio.Future[bool]"
 
 
-class _Transaction:
-    """Statements on the writing connection, which belongs to the writer task alone."""
-
-    def __init__(self, connection: aiosqlite.Connection) -> None:
-        self._connection = connection
-
-    async def execute(self, sql: str, *values: object) -> int:
-        cursor = await self._connection.execute(sql, _named(values))
-        try:
-            return cursor.rowcount
-        finally:
-            await cursor.close()
-
-    async def fetch(self, sql: str, *values: object) -> list[Row]:
-        return list(await self._connection.execute_fetchall(sql, _named(values)))
-
-    async def alone(self, what: str) -> None:
-        """There is one writer."""
-
-    async def beside(self, what: str) -> None:
-        """The same."""
-
-    async def tell(self, name: str) -> None:
-        """There is one broker."""
-
-
 class SqliteDatabase:
     """A `Database` in one file; `open()` makes it."""
 
@@ -91,7 +46,7 @@ class SqliteDatabase:
     def __init__(
         self,
         *,
-        writer: aiosqlite.Connection,
+        writer: Writer,
         reader: aiosqlite.Connection,
         lock: int,
         observe: Callable[[bool, float], None],
@@ -113,10 +68,9 @@ class SqliteDatabase:
             lock = take_lock(path)
             undo.callback(os.close, lock)
             try:
-                writer = await _connect(f"file:{path}?mode=rwc")
+                writer = await Writer.open(path)
                 undo.push_async_callback(writer.close)
-                await _configure(writer, path)
-                reader = await _connect(f"file:{path}?mode=ro")
+                reader = await aiosqlite.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
                 undo.push_async_callback(reader.close)
             except sqlite3.Error as exc:
                 raise StartRefused(f"the store {path} cannot be opened: {exc}") from None
@@ -132,22 +86,22 @@ class SqliteDatabase:
     async def read(self, sql: str, *values: object) -> list[Row]:
         self._refuse_when_closing()
         try:
-            return list(await self._reader.execute_fetchall(sql, _named(values)))
+            return list(await self._reader.execute_fetchall(sql, named(values)))
         except sqlite3.Error as exc:
-            raise StorageUnavailable(f"the store cannot be read ({_kind(exc)})", retry_after=1) from exc
+            raise StorageUnavailable(f"the store cannot be read ({kind_of(exc)})", retry_after=1) from exc
 
     async def write(self, work: Work[T]) -> T:
         self._refuse_when_closing()
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(_Waiting(work, done))
-        return await asyncio.shield(done)
+        return await done
 
     async def scrub(self) -> bool:
         # secure_delete has overwritten it in the pages; the log still holds the pages as they were.
         self._refuse_when_closing()
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(_Scrub(done))
-        return await asyncio.shield(done)
+        return await done
 
     async def close(self) -> None:
         self._closing = True
@@ -179,71 +133,23 @@ class SqliteDatabase:
             while len(batch) < BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             closing = None in batch
-            await self._commit([waiting for waiting in batch if isinstance(waiting, _Waiting)])
+            if waiting := [one for one in batch if isinstance(one, _Waiting)]:
+                await self._commit(waiting)
             for scrub in batch:
                 if isinstance(scrub, _Scrub):
-                    await self._truncate_log(scrub.done)
-
-    async def _truncate_log(self, done: "asyncio.Future[bool]") -> None:
-        busy = True
-        with suppress(sqlite3.Error):
-            # Somebody else's long read must not hold up the writes behind this.
-            await self._writer.execute_fetchall("PRAGMA busy_timeout = 50")
-            [(busy, _, _)] = await self._writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-        await self._writer.execute_fetchall(BUSY_TIMEOUT)
-        _answer(done, not busy, None)
+                    _answer(scrub.done, await self._writer.truncate_log(), None)
 
     async def _commit(self, batch: list[_Waiting]) -> None:
-        """Run the batch in one transaction; nobody hears of success before the commit is durable."""
-        results: list[tuple[_Waiting, Any, Exception | None]] = []
-        failure: Exception | None = None
-        began = time.perf_counter()
+        """Do the batch in one transaction; nobody hears of success before the commit is durable."""
         try:
-            await self._writer.execute("BEGIN IMMEDIATE")
-            for waiting in batch:
-                results.append((waiting, *await self._run(waiting, alone=len(batch) == 1)))
-            await self._writer.execute("COMMIT")
-        except sqlite3.Error as exc:
-            failure = StorageUnavailable(f"the store cannot be written ({_kind(exc)})", retry_after=1)
-            failure.__cause__ = exc
+            ended = await self._writer.commit([waiting.work for waiting in batch])
         except BaseException:
             for waiting in batch:
                 _answer(waiting.done, None, _closed())
-            await self._roll_back()
             raise
-        if failure or self._writer.in_transaction:
-            await self._roll_back()
-        self._observe(failure is None, time.perf_counter() - began)
-        for waiting in batch[len(results) :]:
-            results.append((waiting, None, None))
-        for waiting, result, error in results:
-            _answer(waiting.done, result, failure or error)
-
-    async def _run(self, waiting: _Waiting, *, alone: bool) -> tuple[Any, Exception | None]:
-        transaction = _Transaction(self._writer)
-        if not alone:
-            await self._writer.execute("SAVEPOINT work")
-        try:
-            result = await waiting.work(transaction)
-        except Exception as exc:
-            if isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_MISTAKES):
-                raise
-            # It is the caller's own error, and reaches the caller alone.
-            await self._writer.execute("ROLLBACK" if alone else "ROLLBACK TO work")
-            if alone:
-                await self._writer.execute("BEGIN IMMEDIATE")
-            else:
-                await self._writer.execute("RELEASE work")
-            return None, exc
-        if not alone:
-            await self._writer.execute("RELEASE work")
-        return result, None
-
-    async def _roll_back(self) -> None:
-        # SQLite has rolled back by itself after some errors (full disk); then there is nothing to undo.
-        with suppress(sqlite3.Error):
-            if self._writer.in_transaction:
-                await self._writer.execute("ROLLBACK")
+        self._observe(ended.is_stored, ended.seconds)
+        for waiting, one in zip(batch, ended.each, strict=True):
+            _answer(waiting.done, one.result, one.error)
 
 
 def _closed() -> StorageUnavailable:
@@ -259,31 +165,6 @@ def _answer(done: "asyncio.Future[Any]", result: object, error: Exception | None
         done.set_exception(error)
         # The caller may have hung up; the error was its own.
         done.exception()
-
-
-def _named(values: tuple[object, ...]) -> dict[str, object]:
-    # A mapping, because SQLite calls "$1" a *named* parameter.
-    return {str(number): value for number, value in enumerate(values, 1)}
-
-
-def _kind(exc: sqlite3.Error) -> str:
-    return getattr(exc, "sqlite_errorname", "") or type(exc).__name__
-
-
-async def _connect(uri: str) -> aiosqlite.Connection:
-    return await aiosqlite.connect(uri, uri=True, isolation_level=None)
-
-
-async def _configure(writer: aiosqlite.Connection, path: Path) -> None:
-    for setting in SETTINGS:
-        await writer.execute_fetchall(setting)
-    for name, wanted in DURABLE.items():
-        [(found,)] = await writer.execute_fetchall(f"PRAGMA {name}")
-        if found != wanted:
-            raise StartRefused(
-                f"the store {path} cannot be made durable: {name} is {found!r}, needed is {wanted!r};"
-                " put it on a local file system"
-            )
 
 
 def _prepare_folder(path: Path) -> None:

@@ -15,6 +15,7 @@ from broker.runner import QuietRequestHandler
 
 AT_WORK = (
     "/aiosqlite/",
+    "/broker/store/writer.py",
     "/asyncio/threads.py",
     "/aiohttp/connector.py",
     "/aiohttp/web_",

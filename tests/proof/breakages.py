@@ -22,22 +22,22 @@ SCHEDULE = "broker/tokens/schedule.py"
 BREAKAGES = (
     Breakage(
         "release before commit",
-        "broker/store/sqlite.py",
-        """            await self._writer.execute("COMMIT")
-        except sqlite3.Error as exc:""",
-        """            self._reader = self._writer
-            for waiting, result, error in results:
-                _answer(waiting.done, result, error)
-            results.clear()
-            batch = []
-            await asyncio.sleep(0.2)
-            await self._writer.execute("COMMIT")
-        except sqlite3.Error as exc:""",
+        "broker/store/writer.py",
+        """        self._connection.execute("COMMIT")
+        return each
+
+    def _one_by_one""",
+        """        self._roll_back = lambda: None
+        self._thread.submit(time.sleep, 0.2)
+        self._thread.submit(self._connection.execute, "COMMIT")
+        return each
+
+    def _one_by_one""",
         "tests/proof/test_system_calls.py::test_store_is_synced_before_the_request_and_before_the_answer",
     ),
     Breakage(
         "commit without fsync",
-        "broker/store/sqlite.py",
+        "broker/store/writer.py",
         '"PRAGMA synchronous = FULL"',
         '"PRAGMA synchronous = NORMAL"',
         "tests/store/test_sqlite.py::test_durable_settings_hold_on_the_writing_connection",
@@ -201,7 +201,7 @@ BREAKAGES = (
         "due accounts are not claimed",
         RENEWALS,
         "await transaction.execute(CLAIM, account.name, claim_until)",
-        "await transaction.fetch(GET, account.name)",
+        "await transaction.fetch(NEXT_DUE)",
         "tests/store/test_postgres.py::test_due_accounts_are_shared_out",
     ),
     Breakage(

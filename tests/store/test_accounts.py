@@ -1,6 +1,7 @@
 """What looking after accounts asks of any store."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 
 from broker.model import Event, EventKind, PendingGrant, Reason, Ref, Spare, Status, Trouble
@@ -60,7 +61,19 @@ async def test_status_in_sql_is_the_status_in_python(stores: Stores) -> None:
     for one in mixtures:
         found = await stores.accounts.find(AccountQuery(status=one.status, limit=50))
         assert one.name in {row.name for row in found}, one.name
-    assert len(mixtures) == sum((await stores.accounts.counts()).values())
+    assert Counter(("kit", one.status) for one in mixtures) == await stores.accounts.counts()
+
+
+async def test_removed_accounts_are_not_counted(stores: Stores) -> None:
+    """Whatever ails them, and a provider with no others is not named."""
+    ailing = {"alive": Trouble(), "gone": Trouble(), "failing": Trouble(Reason.PROVIDER_UNAVAILABLE)}
+    for name, trouble in ailing.items():
+        one = replace(account(name), trouble=trouble, provider="kit" if name == "alive" else "kustomer")
+        await stores.accounts.connect(one, expected=None, next_at=None, grant=None, events=[])
+        if name != "alive":
+            await stores.accounts.remove(name, 1, [])
+
+    assert {("kit", Status.ACTIVE): 1} == await stores.accounts.counts()
 
 
 async def test_identity_belongs_to_one_that_is_not_removed(stores: Stores) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,89 @@ async def test_writes_at_once_share_a_commit(tmp_path: Path) -> None:
 
     assert len(observed) <= 4
     assert all(observed)
+
+
+async def test_mistake_reaches_its_own_caller_alone(tmp_path: Path) -> None:
+    """Of writes that share a commit, the others are stored, each once, and nothing of the wrong one is."""
+    database = await opened(tmp_path / "s" / "broker.db")
+    add = "INSERT INTO meta (key, value) VALUES ($1, $2)"
+
+    async def twice(transaction: Transaction) -> None:
+        await transaction.execute(add, "wrong", "v")
+        await transaction.execute(add, "wrong", "v")
+
+    async def once(transaction: Transaction, key: str) -> int:
+        return await transaction.execute(add, key, "v")
+
+    ended = await asyncio.gather(
+        database.write(lambda transaction: once(transaction, "before")),
+        database.write(twice),
+        database.write(lambda transaction: once(transaction, "after")),
+        return_exceptions=True,
+    )
+    stored = [key for (key,) in await database.read("SELECT key FROM meta ORDER BY key")]
+    await database.close()
+
+    assert [1, sqlite3.IntegrityError, 1] == [one if isinstance(one, int) else type(one) for one in ended]
+    assert ["after", "before"] == stored
+
+
+async def test_transaction_is_one_job_of_one_thread(tmp_path: Path) -> None:
+    """The loop's thread does nothing of it, and all transactions have the same one."""
+    database = await opened(tmp_path / "s" / "broker.db")
+
+    async def thread(transaction: Transaction) -> set[int]:
+        seen = {threading.get_ident()}
+        await transaction.execute("UPDATE meta SET value = 'v'")
+        return seen | {threading.get_ident()}
+
+    first, second = await database.write(thread), await database.write(thread)
+    await database.close()
+
+    assert 1 == len(first)
+    assert first == second
+    assert {threading.get_ident()} != first
+
+
+async def test_work_that_waits_for_anything_else_is_a_mistake(tmp_path: Path) -> None:
+    """It says so at once, its changes are undone, and nobody else's are."""
+    database = await opened(tmp_path / "s" / "broker.db")
+    keys = stores_on(database).keys
+
+    async def idle(transaction: Transaction) -> None:
+        await transaction.execute("INSERT INTO meta (key, value) VALUES ('half', 'v')")
+        await asyncio.sleep(0)
+
+    waited, stored = await asyncio.gather(
+        database.write(idle), keys.set_meta("other", "v"), return_exceptions=True
+    )
+    found = [await keys.meta("half"), await keys.meta("other")]
+    await database.close()
+
+    assert "waits for something besides its transaction" in str(waited)
+    assert stored is None
+    assert [None, "v"] == found
+
+
+async def test_loop_goes_on_while_a_transaction_takes_its_time(tmp_path: Path) -> None:
+    """A write that waits for the disk, or for anything, holds up nobody who only reads."""
+    database = await opened(tmp_path / "s" / "broker.db")
+    keys, go_on = stores_on(database).keys, threading.Event()
+    await keys.set_meta("old", "v")
+
+    async def slow(transaction: Transaction) -> bool:
+        await transaction.execute("UPDATE meta SET value = 'new'")
+        return go_on.wait(10)
+
+    writing = asyncio.create_task(database.write(slow))
+    await asyncio.sleep(0)
+    meanwhile = await keys.meta("old")
+    go_on.set()
+    waited = await writing
+    afterwards = await keys.meta("old")
+    await database.close()
+
+    assert (True, "v", "new") == (waited, meanwhile, afterwards)
 
 
 def test_network_file_systems_are_refused_by_name_alone() -> None:

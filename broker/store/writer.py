@@ -1,0 +1,227 @@
+"""The writing connection of a SQLite store, and the one thread that it belongs to.
+
+A transaction is one job of that thread: its statements need no turn of the loop, and nobody's task comes between.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from broker.errors import StartRefused, StorageUnavailable
+from broker.store.database import Row, Work
+
+T = TypeVar("T")
+
+APPLICATION_ID = 0x544F4B42  # "TOKB"
+BUSY_TIMEOUT = "PRAGMA busy_timeout = 5000"
+SETTINGS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    BUSY_TIMEOUT,
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA cell_size_check = ON",
+    "PRAGMA secure_delete = ON",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA wal_autocheckpoint = 200",
+    "PRAGMA journal_size_limit = 4194304",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+)
+DURABLE = {"journal_mode": "wal", "synchronous": 2}
+"""Read back after they were set: WAL silently stays off on some file systems, and NORMAL loses commits."""
+OWN_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
+"""What a statement did wrong by itself; every other error is the store's, and ends the whole transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one piece of work ended."""
+
+    result: Any
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How a transaction ended, in which several pieces of work were done."""
+
+    each: Sequence[Ended]
+    is_stored: bool
+    seconds: float
+
+
+class _Transaction:
+    """Statements on the writing connection; each is done when it is asked for."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def execute(self, sql: str, *values: object) -> int:
+        cursor = self._connection.execute(sql, named(values))
+        count = cursor.rowcount
+        cursor.close()
+        return count
+
+    async def fetch(self, sql: str, *values: object) -> list[Row]:
+        return self._connection.execute(sql, named(values)).fetchall()
+
+    async def alone(self, what: str) -> None:
+        """There is one writer."""
+
+    async def beside(self, what: str) -> None:
+        """The same."""
+
+    async def tell(self, name: str) -> None:
+        """There is one broker."""
+
+
+class Writer:
+    """Does one transaction after another; `open()` makes it."""
+
+    def __init__(self, thread: ThreadPoolExecutor, connection: sqlite3.Connection) -> None:
+        self._thread, self._connection = thread, connection
+        self._transaction = _Transaction(connection)
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open or create the file at `path`; raises sqlite3.Error, StartRefused."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        try:
+            return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, _configured, path))
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+
+    async def commit(self, works: Sequence[Work[Any]]) -> Batch:
+        """Do them in one transaction; nothing is returned before it is durable, or wholly undone."""
+        return await self._do(lambda: self._commit(works))
+
+    async def truncate_log(self) -> bool:
+        """Whether nothing is left in the log that the file does not hold; False: somebody reads just now."""
+        return await self._do(self._truncate_log)
+
+    async def close(self) -> None:
+        """Let go of the file once everything before is done."""
+        await self._do(self._connection.close)
+        self._thread.shutdown(wait=False)
+
+    async def _do(self, job: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, job)
+
+    def _commit(self, works: Sequence[Work[Any]]) -> Batch:
+        began = time.perf_counter()
+        try:
+            each = self._at_once(works)
+        except sqlite3.Error as exc:
+            failure = StorageUnavailable(f"the store cannot be written ({kind_of(exc)})", retry_after=1)
+            failure.__cause__ = exc
+            return Batch([Ended(None, failure)] * len(works), False, time.perf_counter() - began)
+        finally:
+            self._roll_back()
+        return Batch(each, True, time.perf_counter() - began)
+
+    def _at_once(self, works: Sequence[Work[Any]]) -> list[Ended]:
+        """All of them together, or where one makes a mistake, anew with a savepoint around each."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            each = [Ended(driven(work(self._transaction))) for work in works]
+        except Exception as exc:
+            if is_of_the_store(exc):
+                raise
+            self._roll_back()
+            return [Ended(None, exc)] if len(works) == 1 else self._one_by_one(works)
+        self._connection.execute("COMMIT")
+        return each
+
+    def _one_by_one(self, works: Sequence[Work[Any]]) -> list[Ended]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        each = [self._apart(work) for work in works]
+        self._connection.execute("COMMIT")
+        return each
+
+    def _apart(self, work: Work[Any]) -> Ended:
+        self._connection.execute("SAVEPOINT work")
+        ended = Ended(None)
+        try:
+            ended = Ended(driven(work(self._transaction)))
+        except Exception as exc:
+            if is_of_the_store(exc):
+                raise
+            # It is the caller's own error, and reaches the caller alone.
+            self._connection.execute("ROLLBACK TO work")
+            ended = Ended(None, exc)
+        self._connection.execute("RELEASE work")
+        return ended
+
+    def _roll_back(self) -> None:
+        # SQLite has rolled back by itself after some errors (full disk); then there is nothing to undo.
+        with suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def _truncate_log(self) -> bool:
+        busy = True
+        with suppress(sqlite3.Error):
+            # Somebody else's long read must not hold up the writes behind this.
+            self._connection.execute("PRAGMA busy_timeout = 50")
+            [(busy, _, _)] = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._connection.execute(BUSY_TIMEOUT)
+        return not busy
+
+
+def driven(work: Awaitable[T]) -> T:
+    """What `work` returns, taken to its end here and now; RuntimeError where it waits for anything."""
+    steps = work.__await__()
+    try:
+        next(steps)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    steps.close()
+    raise RuntimeError("a transaction's work waits for something besides its transaction")
+
+
+def is_of_the_store(exc: Exception) -> bool:
+    """Whether the store failed, and not the work."""
+    return isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_MISTAKES)
+
+
+def named(values: tuple[object, ...]) -> dict[str, object]:
+    """The values of `$1`, `$2`: a mapping, because SQLite calls these *named* parameters."""
+    return dict(zip(_names(len(values)), values, strict=True))
+
+
+@lru_cache
+def _names(count: int) -> Sequence[str]:
+    return [str(number) for number in range(1, count + 1)]
+
+
+def kind_of(exc: sqlite3.Error) -> str:
+    """SQLite's own word for what went wrong."""
+    return getattr(exc, "sqlite_errorname", "") or type(exc).__name__
+
+
+def _configured(path: Path) -> sqlite3.Connection:
+    """A connection whose commits are durable; raises StartRefused where they cannot be."""
+    connection = sqlite3.connect(f"file:{path}?mode=rwc", uri=True, isolation_level=None)
+    try:
+        for setting in SETTINGS:
+            connection.execute(setting).fetchall()
+        for name, wanted in DURABLE.items():
+            [(found,)] = connection.execute(f"PRAGMA {name}").fetchall()
+            if found != wanted:
+                raise StartRefused(
+                    f"the store {path} cannot be made durable: {name} is {found!r}, needed is {wanted!r};"
+                    " put it on a local file system"
+                )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
