@@ -23,6 +23,10 @@ class Clock(Protocol):
         """Wait for `seconds` of monotonic time."""
         ...
 
+    def alarm(self, seconds: float) -> "asyncio.Future[None]":
+        """Done after `seconds` of monotonic time; whoever needs it no more cancels it."""
+        ...
+
 
 class SystemClock:
     """The machine's clock."""
@@ -36,6 +40,13 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def alarm(self, seconds: float) -> "asyncio.Future[None]":
+        loop = asyncio.get_running_loop()
+        rings: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(seconds, _ring, rings)
+        rings.add_done_callback(lambda _: timer.cancel())
+        return rings
 
 
 class SteadyClock:
@@ -55,10 +66,18 @@ class SteadyClock:
     async def sleep(self, seconds: float) -> None:
         await self._clock.sleep(seconds)
 
+    def alarm(self, seconds: float) -> "asyncio.Future[None]":
+        return self._clock.alarm(seconds)
+
     @property
     def jump(self) -> float:
         """How far the wall clock has jumped since the start, seconds."""
         return self._clock.now() - self.now()
+
+
+def _ring(alarm: "asyncio.Future[None]") -> None:
+    if not alarm.done():
+        alarm.set_result(None)
 
 
 SLICES = 8
@@ -83,9 +102,9 @@ async def while_awake(seconds: float, work: Awaitable[T]) -> T:
 
 async def within(clock: Clock, seconds: float, *waited: "asyncio.Future[Any]") -> bool:
     """Wait until one of `waited` is done, `seconds` at most; whether one is. None of them is cancelled."""
-    sleeper = asyncio.ensure_future(clock.sleep(max(0.0, seconds)))
+    alarm = clock.alarm(max(0.0, seconds))
     try:
-        await asyncio.wait([*waited, sleeper], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*waited, alarm], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        sleeper.cancel()
+        alarm.cancel()
     return any(one.done() for one in waited)

@@ -1,11 +1,12 @@
-"""Rows that are asked for by name at once are read together: a read's way to the database costs more than a row."""
+"""Accounts that are asked for at once are read together: a read's way to the database costs more than a row."""
 
 import asyncio
 from collections.abc import Mapping
 
 from broker.errors import StorageUnavailable
-from broker.store.database import Database, Row
-from broker.store.rows import COLUMNS
+from broker.model import Account
+from broker.store.database import Database
+from broker.store.rows import COLUMNS, to_account
 
 MOST = 64
 """Names in one statement."""
@@ -17,22 +18,22 @@ BY_NAMES = {
 }
 """`name` is the first column."""
 
-_Asked = Mapping[str, "list[asyncio.Future[Row | None]]"]
+_Asked = Mapping[str, "list[asyncio.Future[Account | None]]"]
 
 
 class GatheredReads:
-    """Reads rows of accounts: together what is asked for in one turn of the loop, or while a read is under way."""
+    """Reads accounts: together what is asked for in one turn of the loop, or while a read is under way."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._asked: dict[str, list[asyncio.Future[Row | None]]] = {}
+        self._asked: dict[str, list[asyncio.Future[Account | None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_taken_care_of = False
         """Whether a task will yet come back for what is asked."""
 
-    async def row(self, name: str) -> Row | None:
-        """The row of that name as it is from now on; None where there is none. Raises StorageUnavailable."""
-        asked: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
+    async def account(self, name: str) -> Account | None:
+        """The account of that name as it is from now on; None where there is none. Raises StorageUnavailable."""
+        asked: asyncio.Future[Account | None] = asyncio.get_running_loop().create_future()
         self._asked.setdefault(name, []).append(asked)
         if not self._is_taken_care_of:
             self._is_taken_care_of = True
@@ -79,10 +80,10 @@ class GatheredReads:
                     if not future.done():
                         future.set_result(found.get(name))
 
-    async def _found(self, names: list[str]) -> Mapping[str, Row]:
+    async def _found(self, names: list[str]) -> Mapping[str, Account]:
         size = next(size for size in SIZES if size >= len(names))
         padded = names + names[-1:] * (size - len(names))
-        return {row[0]: row for row in await self._database.read(BY_NAMES[size], *padded)}
+        return {row[0]: to_account(row) for row in await self._database.read(BY_NAMES[size], *padded)}
 
 
 def _refuse(asked: "_Asked", exc: Exception) -> None:

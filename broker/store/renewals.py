@@ -83,13 +83,12 @@ class Renewals:
 
     def __init__(self, database: Database, *, changed: Callable[[str], None]) -> None:
         self._database = database
-        self._rows = GatheredReads(database)
+        self._reads = GatheredReads(database)
         self._changed = changed
         """Told the name of every account whose row changed, after the change is durable."""
 
     async def get(self, name: str) -> Account | None:
-        row = await self._rows.row(name)
-        return to_account(row) if row else None
+        return await self._reads.account(name)
 
     async def begin(self, ref: Ref, intent: Intent) -> bool:
         sql = BEGIN.format(now=self._database.dialect.now("$5"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from broker.clock import Clock
+from broker.clock import Clock, within
 from broker.model import Ref
 from broker.tokens.policy import Hold
 
@@ -54,13 +54,11 @@ class Flights:
         if patience is None:
             return await asyncio.shield(task)
         self._queued += is_first
-        sleeper = asyncio.ensure_future(self._clock.sleep(max(0.0, patience)))
         try:
-            await asyncio.wait([task, sleeper], return_when=asyncio.FIRST_COMPLETED)
+            has_landed = await within(self._clock, patience, task)
         finally:
-            sleeper.cancel()
             self._queued -= is_first
-        return task.result() if task.done() else None
+        return task.result() if has_landed else None
 
     def is_flying(self, ref: Ref) -> bool:
         return (ref.name, ref.epoch) in self._tasks

@@ -1,8 +1,8 @@
-"""The short way of a hot token: answered before the application is asked, where nothing has to be decided.
+"""The short way of a plain question for a token, `GET /token/NAME`: answered before the application is asked.
 
-That is a plain `GET /token/NAME` by a caller who proved itself a moment ago and may have it, for a token that lives
-and is outside its window. Gate, audit, metrics and log line are those of the ordinary way, and so is the answer;
-whatever is not plainly so is left to the application.
+A caller who proved itself a moment ago needs no router and no middleware. Where the token lives and is outside its
+window, nothing has to be decided either. Gate, audit, metrics and log line are those of the ordinary way, and so is the
+answer; whatever is not plainly so is left to the application.
 """
 
 import time
@@ -15,7 +15,7 @@ from aiohttp import HttpVersion11, web
 from broker.callers.acl import may
 from broker.callers.gate import Gate
 from broker.clock import Clock
-from broker.errors import AuditUnavailable, BrokerError
+from broker.errors import AuditUnavailable
 from broker.forwarded import Network
 from broker.model import Caller, Permission, Secret, is_account_name
 from broker.observe.logs import log_answer
@@ -24,9 +24,9 @@ from broker.times import SecondText
 from broker.tokens.opened import OpenedAccounts
 from broker.tokens.packing import OpenedAccount
 from broker.tokens.policy import as_usual
-from broker.tokens.routes import PATH, etag, token_parts
+from broker.tokens.routes import PATH, etag, token_json, token_parts
 from broker.tokens.service import TokenService
-from broker.web import SERVER, client_of, request_id_of
+from broker.web import SERVER, client_of, expected_error, problem, request_id_of
 
 PREFIX = PATH.partition("{")[0]
 REMEMBERED = 10_000
@@ -78,31 +78,53 @@ class HotTokens:
         if not path.startswith(PREFIX) or self._is_stopping() or not _is_plain(request):
             return None
         began, caller, name = time.perf_counter(), self._callers(request), path[len(PREFIX) :]
-        if caller is None or not may(caller, Permission.TOKEN, name):
-            return None
-        opened, now = self._opened.at_hand(name) or await self._read(name), self._clock.now()
-        made = None if opened is None else self._made_of(opened, now)
-        if made is None:
+        if caller is None or not is_account_name(name):
             return None
         request_id, client = request_id_of(request), client_of(request, self._trusted_proxies)
+        status, response = 200, await self._hot(caller, name, request_id, client, began)
+        if response is None:
+            response = await self._decided(request, caller.at(client), name, request_id)
+            status = response.status
+        log_answer(
+            "internal", PATH, "GET", status, time.perf_counter() - began, request_id, client, caller.name
+        )
+        return response
+
+    async def _hot(
+        self, caller: Caller, name: str, request_id: str, client: str | None, began: float
+    ) -> web.StreamResponse | None:
+        """The token, where nothing has to be decided."""
+        opened, now = self._opened.at_hand(name), self._clock.now()
+        made = None if opened is None else self._made_of(opened, now)
+        if made is None or not may(caller, Permission.TOKEN, name):
+            return None
         account = made.opened.account
         try:
             await self._gate.handed_out(caller, account, made.token, request_id=request_id, client=client)
         except AuditUnavailable:
             return None
         self._service.note_use(name, caller.name, now, made.opens)
-        seconds = time.perf_counter() - began
         self._metrics.token_requests.count(account.provider, "served")
-        self._metrics.token_requests.observe(seconds)
-        log_answer("internal", PATH, "GET", 200, seconds, request_id, client, caller.name)
-        return _Answer(self._content(made, int(made.opens - now), request_id))
+        self._metrics.token_requests.observe(time.perf_counter() - began)
+        body = b"%b%d%b" % (made.before, int(made.opens - now), made.after)
+        return _Answer(self._content(made.etag, body, request_id))
 
-    async def _read(self, name: str) -> OpenedAccount | None:
-        """The account, if it can be had; what is wrong otherwise is for the application to find out."""
+    async def _decided(
+        self, request: web.BaseRequest, caller: Caller, name: str, request_id: str
+    ) -> web.StreamResponse:
+        """What the service decides, as the application would answer it."""
         try:
-            return await self._opened.get(name) if is_account_name(name) else None
-        except BrokerError:
-            return None
+            handout = await self._service.get(caller, name, min_ttl=0.0, request_id=request_id)
+        except Exception as exc:
+            if isinstance(exc, ConnectionError) and request.transport is None:
+                raise  # nobody is left to answer
+            response: web.StreamResponse = problem(expected_error(exc), request_id)
+        else:
+            body = token_json(handout).encode()
+            response = _Answer(self._content(etag(handout.account).encode(), body, request_id))
+        if self._is_stopping():
+            response.force_close()
+        return response
 
     def _made_of(self, opened: OpenedAccount, now: float) -> _Made | None:
         made = self._made.get(opened.account.name)
@@ -113,7 +135,7 @@ class HotTokens:
     def _make(self, opened: OpenedAccount, now: float) -> _Made | None:
         account, token = opened.account, opened.access_token
         serve = as_usual(account, now=now, ahead=self._ahead, min_ttl=0.0)
-        if serve is None or token is None or opened.unchecked:
+        if serve is None or token is None:
             return None
         before, after = token_parts(account, token, expires_at=serve.expires_at, warning=None)
         if len(self._made) >= REMEMBERED:
@@ -123,14 +145,12 @@ class HotTokens:
         )
         return made
 
-    def _content(self, made: _Made, expires_in: int, request_id: str) -> bytes:
-        body = b"%b%d%b" % (made.before, expires_in, made.after)
-        date = self._dates.of(self._wall.now())
+    def _content(self, etag: bytes, body: bytes, request_id: str) -> bytes:
         return b"%bETag: %b\r\nX-Request-Id: %b\r\nDate: %b\r\nContent-Length: %d\r\n\r\n%b" % (
             self._head,
-            made.etag,
+            etag,
             request_id.encode(),
-            date.encode(),
+            self._dates.of(self._wall.now()).encode(),
             len(body),
             body,
         )
@@ -152,11 +172,13 @@ class _Answer(web.StreamResponse):
 
     @property
     def keep_alive(self) -> bool:
-        return True
+        return super().keep_alive is not False
 
     async def prepare(self, request: web.BaseRequest) -> None:
         if request.transport is None:
             raise ConnectionError("nobody is left to answer")
+        if not self.keep_alive:
+            self._content = self._content.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
         request.transport.write(self._content)
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -1,16 +1,14 @@
 """Accounts whose seal was opened, held in memory: the most recently used, dropped when their row changes."""
 
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
 from broker.errors import StorageUnavailable
-from broker.model import Account
 from broker.sealing import TokenSeals
 from broker.store.interface import RefreshStore
-from broker.tokens.packing import UNTROUBLED, OpenedAccount, Packed, pack, unpack
+from broker.tokens.packing import OpenedAccount, Packed, lean, pack, unpack
 
 RECENT = 2_048
 """So many are held as objects; older ones are packed, or a full garbage collection would take a second."""
@@ -103,21 +101,10 @@ class OpenedAccounts:
             self._reading.pop(name, None)
         if account is None or account.removed_at is not None:
             return None
-        opened = OpenedAccount(_lean(account), self._seals.access_token(account))
+        if unchanged and self._are_heard() and (held := self._held(name)) is not None:
+            # Another request has asked for the same row, and was first to open it.
+            return held
+        opened = OpenedAccount(lean(account), self._seals.access_token(account))
         if unchanged:
             self._hold(name, opened)
         return opened
-
-
-def _lean(account: Account) -> Account:
-    """The account without what it need not have for itself: two thirds of what a row takes in memory."""
-    return replace(
-        account,
-        provider=sys.intern(account.provider),
-        client_id=sys.intern(account.client_id),
-        token_type=sys.intern(account.token_type),
-        scope=sys.intern(account.scope),
-        sealed_access=None if account.sealed_access is None else "",
-        sealed_refresh=None if account.sealed_refresh is None else "",
-        trouble=UNTROUBLED if account.trouble == UNTROUBLED else account.trouble,
-    )

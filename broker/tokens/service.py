@@ -215,14 +215,14 @@ class TokenService:
     ) -> Handout:
         """Decide, wait while there is patience, and hand out what there is."""
         ahead = self._settings.ahead
-        usual = as_usual(opened.account, now=self._clock.now(), ahead=ahead, min_ttl=min_ttl)
-        if usual is not None and not opened.unchecked:
-            return await self._serve(caller, opened, usual, request_id)
         deadline = self._clock.monotonic() + self._settings.patience
         ended: FlightEnd | None = None
         flights = 0
         while True:
             account, now = opened.account, self._clock.now()
+            usual = as_usual(account, now=now, ahead=ahead, min_ttl=min_ttl)
+            if usual is not None and not opened.unchecked:
+                return await self._serve(caller, opened, usual, request_id)
             hold = self._hold_after(account, now, ended, flights)
             left = deadline - self._clock.monotonic()
             match decide(account, now=now, ahead=ahead, min_ttl=min_ttl, hold=hold):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 NextRequest = Callable[[], bytes]
+SETTLED_AFTER = 0.05
 LATE = 5.0
 """Seconds for the last answers to come, once nothing more is sent."""
 
@@ -168,6 +169,8 @@ async def _connect(
     for _ in range(connections):
         _, protocol = await loop.create_connection(lambda: _Connection(answered), "127.0.0.1", port)
         opened.append(protocol)
+    # The kernel has taken them; the server shall have, too, before anything is measured.
+    await asyncio.sleep(SETTLED_AFTER)
     return opened
 
 

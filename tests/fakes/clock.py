@@ -46,8 +46,17 @@ class FakeClock:
         try:
             await sleeper.woken
         finally:
-            if sleeper in self._sleepers:
-                self._sleepers.remove(sleeper)
+            self._forget(sleeper)
+
+    def alarm(self, seconds: float) -> "asyncio.Future[None]":
+        """Done when `advance` has moved the clock by `seconds` in all."""
+        sleeper = self._sleeper(self._monotonic + seconds)
+        if seconds <= _CLOSE:
+            sleeper.woken.set_result(None)
+            return sleeper.woken
+        self._sleepers.append(sleeper)
+        sleeper.woken.add_done_callback(lambda _: self._forget(sleeper))
+        return sleeper.woken
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass on both clocks and wake whose time has come, earliest deadline first.
@@ -97,6 +106,10 @@ class FakeClock:
     def _sleeper(self, deadline: float) -> _Sleeper:
         self._turns += 1
         return _Sleeper(deadline, self._turns, asyncio.get_running_loop().create_future())
+
+    def _forget(self, sleeper: _Sleeper) -> None:
+        if sleeper in self._sleepers:
+            self._sleepers.remove(sleeper)
 
     def _due(self) -> list[_Sleeper]:
         return sorted(s for s in self._sleepers if s.deadline <= self._monotonic + _CLOSE)

@@ -47,6 +47,9 @@ class HandClock:
             await self._moved.wait_for(lambda: self._now >= until)
             self.sleeping -= 1
 
+    def alarm(self, seconds: float) -> "asyncio.Future[None]":
+        return asyncio.ensure_future(self.sleep(seconds))
+
     async def advance(self, seconds: float) -> None:
         async with self._moved:
             self._now += seconds

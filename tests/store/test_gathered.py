@@ -83,31 +83,34 @@ async def test_who_gives_up_takes_nobody_along(recording: Recording) -> None:
 
 async def test_name_that_cannot_be_asked_for_spoils_only_its_own_read(recording: Recording) -> None:
     """A lone surrogate is no text to SQLite."""
-    rows = GatheredReads(recording)
+    reads = GatheredReads(recording)
 
     ended = await asyncio.gather(
-        rows.row("account-1"), rows.row("\ud800"), rows.row("account-2"), return_exceptions=True
+        reads.account("account-1"),
+        reads.account("\ud800"),
+        reads.account("account-2"),
+        return_exceptions=True,
     )
 
     assert isinstance(ended[1], UnicodeEncodeError)
-    assert ["account-1", "account-2"] == [one[0] for one in (ended[0], ended[2])]  # type: ignore[index]
+    assert ["account-1", "account-2"] == [one.name for one in (ended[0], ended[2])]  # type: ignore[union-attr]
 
 
 async def test_store_that_cannot_be_read_says_so_to_everybody(tmp_path: Path) -> None:
     """And at once."""
     database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
     await database.close()
-    rows = GatheredReads(database)
+    reads = GatheredReads(database)
 
-    ended = await asyncio.gather(*(rows.row(name) for name in NAMES), return_exceptions=True)
+    ended = await asyncio.gather(*(reads.account(name) for name in NAMES), return_exceptions=True)
 
     assert {StorageUnavailable} == {type(one) for one in ended}
 
 
 async def test_nobody_waits_for_a_reader_that_was_cancelled(recording: Recording) -> None:
     """So a loop that breaks down ends, and whoever still asks afterwards is answered."""
-    rows = GatheredReads(recording)
-    asking = [asyncio.create_task(rows.row(name)) for name in NAMES]
+    reads = GatheredReads(recording)
+    asking = [asyncio.create_task(reads.account(name)) for name in NAMES]
     await asyncio.sleep(0)
 
     for task in asyncio.all_tasks():
@@ -116,6 +119,6 @@ async def test_nobody_waits_for_a_reader_that_was_cancelled(recording: Recording
 
     async with asyncio.timeout(5):
         ended = await asyncio.gather(*asking, return_exceptions=True)
-        again = await rows.row("account-1")
+        again = await reads.account("account-1")
     assert {StorageUnavailable} == {type(one) for one in ended}
     assert again is not None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from broker.model import Reason
 from tests.house import House, open_house
 
 USUALLY = "min_ttl=0"
@@ -218,7 +219,7 @@ async def test_next_generation_is_answered_next(house: House) -> None:
 
 
 async def test_seconds_run_down_to_the_window(house: House) -> None:
-    """And inside it the ordinary way decides."""
+    """And inside it a living token is given for a moment, while its renewal begins."""
     first = json.loads((await ask(house)).body)["expires_in"]
 
     house.clock.advance(first - 2)
@@ -229,8 +230,9 @@ async def test_seconds_run_down_to_the_window(house: House) -> None:
     inside = await ask(house)
 
     assert (True, 2) == (later.is_short, json.loads(later.body)["expires_in"])
-    assert not inside.is_short
-    assert 200 == inside.status
+    assert 1 == json.loads(inside.body)["expires_in"]
+    await house.clock.settle()
+    assert 1 == await house.refreshes()
 
 
 async def test_who_may_not_have_it_is_refused_by_the_ordinary_way(house: House) -> None:
@@ -241,3 +243,36 @@ async def test_who_may_not_have_it_is_refused_by_the_ordinary_way(house: House) 
 
     assert [403, 403] == refused
     assert ["denied", "denied"] == [line["decision"] for line in audited(house)[-2:]]
+
+
+async def test_refusals_are_alike(house: House) -> None:
+    """Not allowed, unknown, dead, or not to be renewed just now: the same problem, with the same headers."""
+    narrow = await house.caller("other", name="narrow")
+    await house.connect("kit", "frozen", account="3")
+    await house.connect("kit", "dead", account="4")
+    house.clock.advance(3 * 86400)
+    account = await house.account("dead")
+    await house.broker.base.stores.accounts.settle(
+        account.ref,
+        trouble=account.trouble,
+        keep_intent=False,
+        dead=Reason.REVOKED_OR_EXPIRED,
+        next_at=None,
+        at=house.clock.now(),
+        events=[],
+    )
+    await house.broker.base.stores.accounts.freeze("frozen", Reason.OPERATOR, house.clock.now())
+    for key in (house.key, narrow):
+        await house.get("/token/nobody", key=key)
+
+    for path, key, status in (
+        ("/token/acme", narrow, 403),
+        ("/token/nobody", house.key, 404),
+        ("/token/frozen", house.key, 409),
+        ("/token/dead", house.key, 409),
+    ):
+        short = await ask(house, path, authorization=f"Bearer {key}")
+        long = await ask(house, f"{path}?{USUALLY}", authorization=f"Bearer {key}")
+        assert status == short.status, path
+        assert short.told == long.told, path
+        assert audited(house)[-1] == audited(house)[-2], path
