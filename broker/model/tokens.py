@@ -23,6 +23,11 @@ class TokenSet:
     refresh_expires_at: float | None = None
     """When the refresh token ends, where the provider says so (`refresh_token_expires_in`)."""
 
+    @property
+    def life(self) -> float:
+        """The access token's issued life in seconds, at least one."""
+        return max(1.0, self.expires_at - self.issued_at)
+
 
 @dataclass(frozen=True, slots=True)
 class Successor:

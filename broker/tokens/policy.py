@@ -65,9 +65,9 @@ class Refuse:
 Decision = Serve | ServeAndRenew | Wait | Refuse
 
 
-def window_opens(account: Account, ahead: float) -> float:
+def window_opens(token: Account | TokenSet, ahead: float) -> float:
     """From when on the token is to be renewed: `ahead` of its expiry, at most a third of its life."""
-    return account.expires_at - min(ahead, account.life / 3)
+    return token.expires_at - min(ahead, token.life / 3)
 
 
 def is_living(account: Account, now: float) -> bool:

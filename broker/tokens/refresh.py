@@ -278,7 +278,6 @@ class Refresher:
         ref = replace(account.ref, generation=account.generation + 1)
         access_sealed, refresh_sealed = self._seals.seal(ref, tokens.access_token, refresh)
         token = tokens.access_token
-        renewed = replace(account, issued_at=tokens.issued_at, expires_at=tokens.expires_at)
         ends_at, ages = grant_end(account, tokens)
         return Successor(
             parent=account.ref,
@@ -289,7 +288,7 @@ class Refresher:
             issued_at=tokens.issued_at,
             expires_at=tokens.expires_at,
             refreshed_at=now,
-            next_at=window_opens(renewed, self._settings.ahead),
+            next_at=window_opens(tokens, self._settings.ahead),
             unusable=token is not None and not oauth.is_usable(token, tokens.token_type),
             grant_ends_at=ends_at,
             grant_ages=ages,

@@ -106,7 +106,7 @@ async def _beside_renewals(stand: Stand, key: str, preload: Path | None) -> Asyn
     rate = 300 if rounds > 1 else 100
     expired = Group("old", int(rate * seconds * rounds) + rounds, left=-60.0)
     async with (
-        stand.script("upstream.py", free_port()) as upstream,
+        stand.provider() as upstream,
         stand.broker([LIVE, expired], upstream=upstream, preload=preload) as broker,
     ):
         hot_token = _always("/token/live0", broker)
@@ -131,7 +131,7 @@ async def slow_provider(stand: Stand) -> AsyncIterator[Round]:
     group = Group("late", 64 * stand.sizes.rounds, provider="slow", life=1_000.0, left=200.0)
     batches = itertools.count()
     async with (
-        stand.script("upstream.py", free_port()) as upstream,
+        stand.provider() as upstream,
         stand.broker([LIVE, group], upstream=upstream) as broker,
     ):
         await closed_loop(broker.port, 8, stand.sizes.seconds, _always("/token/live0", broker))
@@ -151,7 +151,7 @@ async def crowd(stand: Stand) -> AsyncIterator[Round]:
     """Sixty-four callers at once on a token that is over."""
     group, numbers = Group("over", stand.sizes.rounds, provider="usual", left=-60.0), itertools.count()
     async with (
-        stand.script("upstream.py", free_port()) as upstream,
+        stand.provider() as upstream,
         stand.broker([LIVE, group], upstream=upstream) as broker,
     ):
         await closed_loop(broker.port, 8, stand.sizes.seconds, _always("/token/live0", broker))

@@ -188,10 +188,10 @@ class Stand:
             yield Server(port, process)
 
     @asynccontextmanager
-    async def script(self, name: str, *arguments: object) -> AsyncIterator[Server]:
+    async def script(self, name: str, *arguments: object, core: int = 0) -> AsyncIterator[Server]:
         """One of this folder's own servers; the first argument is its port where it is a number."""
         command = (sys.executable, str(HERE / name), *map(str, arguments))
-        process = await self._spawn(command, {}, stdin=PIPE, stdout=PIPE)
+        process = await self._spawn(command, {}, core=core, stdin=PIPE, stdout=PIPE)
         async with _ending(process):
             assert process.stdout is not None
             if await process.stdout.readline() != b"ready\n":
@@ -210,9 +210,17 @@ class Stand:
         async with self.script("bare.py", free_port(), file) as server:
             yield server
 
-    async def _spawn(self, command: Sequence[str], environ: Mapping[str, str], **pipes: Any) -> Process:
+    @asynccontextmanager
+    async def provider(self) -> AsyncIterator[Server]:
+        """Somebody else's machine: it takes nothing of the core that the broker has."""
+        async with self.script("upstream.py", free_port(), core=-1) as server:
+            yield server
+
+    async def _spawn(
+        self, command: Sequence[str], environ: Mapping[str, str], *, core: int = 0, **pipes: Any
+    ) -> Process:
         return await asyncio.create_subprocess_exec(
-            *command, env={**self.environ, **environ}, preexec_fn=_on_first_core, **pipes
+            *command, env={**self.environ, **environ}, preexec_fn=lambda: _use(core), **pipes
         )
 
 
@@ -245,13 +253,13 @@ def free_port() -> int:
             return port
 
 
-def _on_first_core() -> None:
-    os.sched_setaffinity(0, {CORES[0]})
+def _use(core: int) -> None:
+    os.sched_setaffinity(0, {CORES[core]})
 
 
 def use_last_core() -> None:
     """Leave the first core to the servers, where there are two."""
-    os.sched_setaffinity(0, {CORES[-1]})
+    _use(-1)
 
 
 @asynccontextmanager
