@@ -174,6 +174,8 @@ class Keyring:
         self._ciphers = {kid: AESGCM(key) for kid, key in keys.items()}
         self._active = active
         self._index_key = index_key
+        self._keyed: dict[str, hmac.HMAC] = {}
+        """By purpose, of which there are few."""
 
     @property
     def active(self) -> str:
@@ -227,8 +229,14 @@ class Keyring:
 
     def derive(self, purpose: str, data: bytes) -> bytes:
         """HMAC-SHA256 of `data` under a key that serves `purpose` alone."""
-        key = hmac.digest(self._index_key, purpose.encode(), hashlib.sha256)
-        return hmac.digest(key, data, hashlib.sha256)
+        keyed = self._keyed.get(purpose)
+        if keyed is None:
+            # Copied for each use: to prepare a key costs as much as to use it.
+            key = hmac.digest(self._index_key, purpose.encode(), hashlib.sha256)
+            keyed = self._keyed[purpose] = hmac.new(key, digestmod=hashlib.sha256)
+        mac = keyed.copy()
+        mac.update(data)
+        return mac.digest()
 
 
 def kid_of(record: str) -> str:

@@ -5,6 +5,8 @@ from functools import lru_cache
 
 from broker.model import Caller, Permission
 
+EVERY = "*"
+
 
 def may(caller: Caller, permission: Permission, account: str | None) -> bool:
     """Whether the caller has the permission and, where an account is named, a glob that covers it."""
@@ -15,7 +17,7 @@ def may(caller: Caller, permission: Permission, account: str | None) -> bool:
 
 def covers(caller: Caller, account: str) -> bool:
     """Whether one of the caller's globs covers the account."""
-    return _covered(caller.accounts, account)
+    return EVERY in caller.accounts or _covered(caller.accounts, account)
 
 
 @lru_cache(maxsize=100_000)

@@ -1,6 +1,9 @@
 """Accounts, as renewing them sees them: intent, commit, settlement, spares, what is due."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from operator import itemgetter
 
 from broker.model import Account, Event, Intent, Reason, Ref, Spare, Successor, Trouble
 from broker.store.database import Database, Transaction
@@ -8,6 +11,7 @@ from broker.store.gathered import GatheredReads
 from broker.store.interface import CommitOutcome, Committed, EpochMoved, GenerationMoved
 from broker.store.rows import COLUMNS, insert_events, to_account, trouble_values
 
+TOUCHED_AT_ONCE = 256
 BOOT_WIDTH = 16
 """Characters of a boot's id, with which a lease's owner begins: `boot@replica`."""
 
@@ -173,15 +177,12 @@ class Renewals:
     async def touch(
         self, uses: Mapping[str, tuple[float, float]], callers: Mapping[tuple[str, str], float]
     ) -> None:
-        async def work(transaction: Transaction) -> None:
-            # In one order, so that two brokers never wait for each other.
-            for name, (used_at, look_at) in sorted(uses.items()):
-                await transaction.execute(TOUCH, name, used_at, look_at)
-            for (name, caller), used_at in sorted(callers.items()):
-                await transaction.execute(USED_BY, name, caller, used_at)
-
-        if uses:
-            await self._database.write(work)
+        touched = ((TOUCH, (name, *times)) for name, times in uses.items())
+        used_by = ((USED_BY, (*key, used_at)) for key, used_at in callers.items())
+        for each in (touched, used_by):
+            # A crowd of accounts in one transaction would hold up every renewal behind it.
+            while some := list(islice(each, TOUCHED_AT_ONCE)):
+                await self._database.write(partial(_execute_all, some))
 
     async def is_only_account(self, provider: str) -> bool:
         rows = await self._database.read(
@@ -228,6 +229,14 @@ class Renewals:
 
 def _key(ref: Ref) -> tuple[str, int, int]:
     return ref.name, ref.epoch, ref.generation
+
+
+async def _execute_all(
+    statements: Sequence[tuple[str, tuple[object, ...]]], transaction: Transaction
+) -> None:
+    # In one order, so that two brokers never wait for each other.
+    for sql, values in sorted(statements, key=itemgetter(1)):
+        await transaction.execute(sql, *values)
 
 
 async def _commit(transaction: Transaction, successor: Successor, events: Sequence[Event]) -> CommitOutcome:
