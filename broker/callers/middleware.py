@@ -49,7 +49,7 @@ class Entrance:
     def remembered(self, request: web.BaseRequest) -> Caller | None:
         """Who proved to be who a moment ago, by exactly this header; None: `admit` has to look closer."""
         headers = request.headers.getall("Authorization", ())
-        if len(headers) != 1 or not headers[0].startswith(BEARER):
+        if len(headers) != 1 or not headers[0].startswith(BEARER) or not headers[0].isascii():
             return None
         text = headers[0][len(BEARER) :]
         for authenticator in self._authenticators:

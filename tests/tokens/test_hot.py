@@ -70,7 +70,8 @@ async def ask(
         headers.append(("Authorization", authorization.format(key=house.key)))
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
     async with connected(house) as (reader, writer):
-        writer.write(f"{method} {path} HTTP/{version}\r\n{lines}\r\n{body}".encode())
+        # So that a test can write any byte.
+        writer.write(f"{method} {path} HTTP/{version}\r\n{lines}\r\n{body}".encode("latin-1"))
         return await read(reader, has_body=method != "HEAD")
 
 
@@ -179,6 +180,16 @@ def generated(numbers: random.Random) -> tuple[str, list[tuple[str, str]], dict[
     more = numbers.sample(odd, numbers.choice([0, 0, 1, 2]))
     bearers = ["Bearer {key}"] * 9 + ["bearer {key}", "Bearer  {key}", "Bearer {key} ", "Basic {key}", None]
     return f"/token/{numbers.choice(names)}", more, {"authorization": numbers.choice(bearers)}
+
+
+@pytest.mark.parametrize("credential", ["eyJ\xd7.a.b", "tbk_\xd7", "\xff\xfe"])
+async def test_credential_that_is_no_text_is_refused(house: House, credential: str) -> None:
+    """Bytes that are not UTF-8 are somebody's guess, and no error of ours; nor are they elsewhere."""
+    guess = await ask(house, "/token/acme", authorization=f"Bearer {credential}")
+    named = await ask(house, "/token/acme", ("X-Request-Id", credential), ("Accept", credential))
+
+    assert 401 == guess.status
+    assert (200, True) == (named.status, named.is_short)
 
 
 async def test_requests_in_one_piece_are_answered_in_their_order(house: House) -> None:
