@@ -11,7 +11,7 @@ from broker.model import Account, Caller, Permission, Secret
 
 READS = frozenset({Permission.TOKEN, Permission.ACCOUNTS})
 """What goes on for a while when the audit cannot be written; everything else changes something."""
-FINGERPRINTS = 10_000
+FINGERPRINTS = 2_048
 
 
 class Gate:

@@ -21,7 +21,7 @@ from broker.model import Caller, Permission, Secret, is_account_name
 from broker.observe.logs import log_answer
 from broker.observe.metrics import Metrics
 from broker.times import SecondText
-from broker.tokens.opened import OpenedAccounts
+from broker.tokens.opened import RECENT, OpenedAccounts
 from broker.tokens.packing import OpenedAccount
 from broker.tokens.policy import as_usual
 from broker.tokens.routes import PATH, etag, token_json, token_parts
@@ -29,7 +29,6 @@ from broker.tokens.service import TokenService
 from broker.web import SERVER, client_of, expected_error, problem, request_id_of
 
 PREFIX = PATH.partition("{")[0]
-REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ class HotTokens:
         if serve is None or token is None:
             return None
         before, after = token_parts(account, token, expires_at=serve.expires_at, warning=None)
-        if len(self._made) >= REMEMBERED:
+        if len(self._made) >= RECENT:
             self._made.clear()
         made = self._made[account.name] = _Made(
             opened, token, serve.expires_at, etag(account).encode(), before.encode(), after.encode()

@@ -153,7 +153,8 @@ BREAKAGES = (
         "broker/tokens/recovery.py",
         "return [await self._quarantined(account) for account in opened]",
         "return []",
-        "tests/proof/test_failpoints.py::test_quarantine_outlives_the_broker",
+        # The lease alone would keep a second request away; that nobody renews it at all is what is seen.
+        "tests/tokens/test_refresh.py::test_r10_boot_waits_out_the_quarantine_for_everybody",
     ),
     Breakage(
         "stop without drain",
