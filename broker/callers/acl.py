@@ -20,7 +20,7 @@ def covers(caller: Caller, account: str) -> bool:
     return EVERY in caller.accounts or _covered(caller.accounts, account)
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=8192)
 def _covered(globs: tuple[str, ...], account: str) -> bool:
     # Remembered for ever, because other rights are other globs.
     return any(fnmatchcase(account, glob) for glob in globs)
