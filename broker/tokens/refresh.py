@@ -193,11 +193,11 @@ class Refresher:
                 outcome = await attempt.provider.request_token(request, before_send=announce)
         finally:
             self._sending.discard(account.name)
-        if announced is None:
-            if not isinstance(outcome, NotSent):
-                self._metrics.invariant_violations.labels("I9").inc()
-            return attempt, outcome
-        return replace(attempt, account=replace(account, intent=announced)), outcome
+        if announced is not None:
+            attempt = replace(attempt, account=replace(account, intent=announced))
+        elif not isinstance(outcome, NotSent):
+            self._metrics.invariant_violations.labels("I9").inc()
+        return attempt, outcome
 
     async def _conclude(self, attempt: Attempt, outcome: TokenOutcome) -> FlightEnd:
         """R5: what each class of answer leads to."""

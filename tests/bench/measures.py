@@ -180,7 +180,7 @@ async def renewals(stand: Stand) -> AsyncIterator[Round]:
     ):
 
         async def one_round() -> Figures:
-            post = await _told(alone, f"64 {stand.sizes.seconds}")
+            post = await alone.told(f"64 {stand.sizes.seconds}")
             asked = [get(f"/token/old{next(numbers)}", broker.bearer) for _ in range(count)]
             load = await each_once(broker.port, 64, asked)
             _all_good(load)
@@ -267,16 +267,6 @@ async def _count(upstream: Server) -> int:
     answer = await reader.read()
     writer.close()
     return int(answer.rpartition(b": ")[2].rstrip(b"}"))
-
-
-async def _told(server: Server, order: str) -> str:
-    """What a script prints for one line."""
-    stdin, stdout = server.process.stdin, server.process.stdout
-    assert stdin is not None
-    assert stdout is not None
-    stdin.write(f"{order}\n".encode())
-    await stdin.drain()
-    return (await stdout.readline()).decode()
 
 
 async def _nothing() -> Figures:
