@@ -248,12 +248,8 @@ class Refresher:
         match committed:
             case Committed():
                 self._count(account, "renewed")
-                log.info(
-                    "token.renewed",
-                    account=account.name,
-                    generation=account.generation + 1,
-                    flags=tokens.flags,
-                )
+                new = account.generation + 1
+                log.info("token.renewed", account=account.name, generation=new, flags=tokens.flags)
             case GenerationMoved():
                 self._count(account, "lost_race")
                 await self._keep_spare(account.ref, tokens.refresh_token)
