@@ -84,6 +84,8 @@ class HotTokens:
         if response is None:
             response = await self._decided(request, caller.at(client), name, request_id)
             status = response.status
+        if self._is_stopping():
+            response.force_close()
         log_answer(
             "internal", PATH, "GET", status, time.perf_counter() - began, request_id, client, caller.name
         )
@@ -93,9 +95,11 @@ class HotTokens:
         self, caller: Caller, name: str, request_id: str, client: str | None, began: float
     ) -> web.StreamResponse | None:
         """The token, where nothing has to be decided."""
+        if not may(caller, Permission.TOKEN, name):
+            return None
         opened, now = self._opened.at_hand(name), self._clock.now()
         made = None if opened is None else self._made_of(opened, now)
-        if made is None or not may(caller, Permission.TOKEN, name):
+        if made is None:
             return None
         account = made.opened.account
         try:
@@ -121,8 +125,6 @@ class HotTokens:
         else:
             body = token_json(handout).encode()
             response = _Answer(self._content(etag(handout.account).encode(), body, request_id))
-        if self._is_stopping():
-            response.force_close()
         return response
 
     def _made_of(self, opened: OpenedAccount, now: float) -> _Made | None:

@@ -48,6 +48,7 @@ async def test_account_that_another_broker_took_away_is_gone(
     await change(two[0])
 
     await until_answered(two[1], 404)
+    assert 404 == (await two[1].get("/token/acme")).status
 
 
 async def test_account_that_another_broker_froze_is_not_renewed(two: Replicas) -> None:

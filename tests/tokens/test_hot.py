@@ -287,3 +287,18 @@ async def test_refusals_are_alike(house: House) -> None:
         assert status == short.status, path
         assert short.told == long.told, path
         assert audited(house)[-1] == audited(house)[-2], path
+
+
+async def test_broker_that_stops_meanwhile_says_so(house: House) -> None:
+    """Whoever was answered last is told not to ask over this connection again."""
+    house.clock.advance(2 * 86400)
+    await house.get("/token/nobody")  # the key is looked up again
+    house.sandbox.faults.apply("kit", {"latency": 1.0, "times": 1})
+    asked = asyncio.create_task(ask(house))
+    await house.clock.settle()
+
+    house.broker.base.health.stopping = True
+    house.clock.advance(1.0)
+    answer = await asked
+
+    assert (200, "close") == (answer.status, answer.headers.get("Connection"))
