@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.admin.checks import Check
+from broker.admin.statistics import SPAN, RecentStatistics, Statistics
 from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, SandboxSettings
@@ -15,9 +16,6 @@ from broker.providers.kit import INSTALL_PAGE, KIT
 from broker.store.interface import AccountStore, EventStore
 from broker.tokens.permit import Permit
 from broker.wire import WHAT_TO_DO, rfc3339
-
-COUNTS_FOR = 10.0
-USED_WITHIN = 86400.0
 
 OPEN = {
     Reason.CLIENT_REFUSED: "open: it refuses our client id or secret, so nothing is renewed there",
@@ -67,6 +65,7 @@ class Overview:
     def __init__(
         self,
         *,
+        statistics: RecentStatistics,
         accounts: AccountStore,
         events: EventStore,
         permit: Permit,
@@ -79,12 +78,13 @@ class Overview:
         sandbox: SandboxSettings,
     ) -> None:
         self._kit = f"http://{sandbox.listen}/kit" if sandbox.enabled else KIT
+        self._statistics = statistics
         self._accounts, self._events, self._permit = accounts, events, permit
         self._rows_by_key = rows_by_key
         self._gate, self._clock, self._metrics = gate, clock, metrics
         self._settings, self._token_urls = settings, token_urls
-        self._counts: Mapping[tuple[str, Status], int] = {}
-        self._counted_at = float("-inf")
+        self._shown: set[tuple[str, Status]] = set()
+        """Series that a scrape has seen: those stay, at nought."""
 
     def use(self, settings: Mapping[str, ProviderSettings], token_urls: Mapping[str, str]) -> None:
         """Go on with other providers: the configuration was reloaded."""
@@ -94,7 +94,7 @@ class Overview:
         await self._gate.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="providers.list", reads=True
         )
-        counts = await self._account_counts()
+        counts = (await self._statistics.recent()).counts
         return [self._view(name, counts) for name in sorted(self._settings)]
 
     async def resume(self, caller: Caller, name: str, *, request_id: str) -> ProviderView:
@@ -105,7 +105,7 @@ class Overview:
         self._permit.breaker(name).resume()
         self._metrics.provider_open.labels(name).set(0)
         await self._gate.note(caller, "providers.resume", None, name, request_id=request_id)
-        return self._view(name, await self._account_counts())
+        return self._view(name, (await self._statistics.recent()).counts)
 
     async def events(
         self,
@@ -122,25 +122,21 @@ class Overview:
             return await self._events.last_events(limit, account)
         return await self._events.events(after, limit, account)
 
-    async def expiries(
-        self, caller: Caller, *, width: float, count: int, request_id: str
-    ) -> tuple[float, list[int]]:
-        """From when on, and how many access tokens end in each of `count` spans of `width` seconds."""
+    async def ends(self, caller: Caller, *, count: int, request_id: str) -> tuple[float, list[int]]:
+        """From when on, and how many access tokens end in each of `count` spans of `SPAN` seconds."""
         await self._gate.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="accounts.expiries", reads=True
         )
-        since = self._clock.now() // width * width
-        return since, await self._accounts.expiries(since, width, count)
+        first = int(self._clock.now() // SPAN)
+        ends = (await self._statistics.recent()).ends
+        return first * SPAN, [ends.get(span, 0) for span in range(first, first + count)]
 
     async def metrics_text(self) -> bytes:
-        """All metrics; those that are read from the store are at most ten seconds old."""
+        """All metrics; what is counted in the store is as old as `RecentStatistics` says."""
         now = self._clock.now()
-        for (provider, status), count in (await self._account_counts()).items():
-            self._metrics.accounts.labels(provider, status).set(count)
+        self._show(await self._statistics.recent(), now)
         oldest = await self._accounts.oldest_intent_at()
         self._metrics.oldest_intent_seconds.set(0 if oldest is None else max(0.0, now - oldest))
-        for provider, at in (await self._accounts.first_expiries(now - USED_WITHIN)).items():
-            self._metrics.seconds_to_first_expiry.labels(provider).set(at - now)
         for name in self._settings:
             self._metrics.provider_open.labels(name)
         self._metrics.rows_by_key.clear()
@@ -148,18 +144,21 @@ class Overview:
             self._metrics.rows_by_key.labels(kid).set(count)
         return self._metrics.text()
 
-    async def _account_counts(self) -> Mapping[tuple[str, Status], int]:
-        now = self._clock.monotonic()
-        if now - self._counted_at > COUNTS_FOR:
-            old = self._counts
-            self._counts, self._counted_at = await self._accounts.counts(), now
-            for provider, status in set(old) - set(self._counts):
-                self._metrics.accounts.labels(provider, status).set(0)
-        return self._counts
+    def _show(self, statistics: Statistics, now: float) -> None:
+        gone = self._shown - set(statistics.counts)
+        for provider, status in gone:
+            self._metrics.accounts.labels(provider, status).set(0)
+        for (provider, status), count in statistics.counts.items():
+            self._metrics.accounts.labels(provider, status).set(count)
+        self._shown |= set(statistics.counts)
+        # Where nobody uses an account any more, an alert must not go on about the last one.
+        self._metrics.seconds_to_first_expiry.clear()
+        for provider, at in statistics.first_expiries.items():
+            self._metrics.seconds_to_first_expiry.labels(provider).set(at - now)
 
     async def checks(self) -> list[Check]:
         """The breakers that are open, which somebody has to close."""
-        counts = await self._account_counts()
+        counts = (await self._statistics.recent()).counts
         views = [self._view(name, counts) for name in sorted(self._settings)]
         return [
             Check(f"breaker of {view.settings.name}", "problem", OPEN[view.reason], WHAT_TO_DO[view.reason])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from broker.admin.checks import Check
+from broker.admin.statistics import Statistics
 from broker.audit.waiting import Backlog
 from broker.store.health import LEAST_FREE
 from broker.store.interface import AccountStore
@@ -33,9 +34,9 @@ class Leftovers:
     is_running: bool
 
 
-async def store_checks(accounts: AccountStore, folder: Path) -> list[Check]:
+def store_checks(statistics: Statistics, folder: Path) -> list[Check]:
     """What lies in an open store, and the room beside it."""
-    counts = await accounts.counts()
+    counts = statistics.counts
     total = sum(counts.values())
     checks = [Check("store", "ok", f"{total} account{'s' if total != 1 else ''}")]
     for (provider, status), count in sorted(counts.items()):

@@ -9,6 +9,7 @@ from broker.admin.audit import IN_THE_JOURNAL
 from broker.admin.checks import Check, settings_checks, tls_checks
 from broker.admin.provider_checks import address_checks, provider_checks
 from broker.admin.state_checks import Leftovers, audit_check_offline, leftover_checks, store_checks
+from broker.admin.statistics import read_statistics
 from broker.alerts.service import Alerts
 from broker.app.databases import open_alone
 from broker.app.doctor import build_check, ring_checks
@@ -178,7 +179,8 @@ async def _check_copy(settings: Settings, copy: Copy, clock: Clock) -> list[Chec
             spools = build_spools(base, (spool_of(settings.store.path),))
             left = Leftovers(spooled=len(spools), retained=0, is_running=False)
             checks += await ring_checks(base, build_keys(base, spools, tuple))
-            checks += await store_checks(base.stores.accounts, settings.store.path.parent)
+            statistics = await read_statistics(base.stores.accounts, base.clock.now())
+            checks += store_checks(statistics, settings.store.path.parent)
             checks += await leftover_checks(base.stores.accounts, left, clock.now())
             checks += await provider_checks(base.providers.by_name)
     except StartRefused as exc:

@@ -15,6 +15,7 @@ from broker.admin.state_checks import (
     standing_checks,
     store_checks,
 )
+from broker.admin.statistics import read_statistics
 from broker.app.foundation import Foundation
 from broker.app.rooms import KeyRoom, Rooms
 from broker.providers.client import Answer, ProviderClient
@@ -39,7 +40,7 @@ def build_check(
             *await ring_checks(base, rooms.keys),
             *await rooms.adoption.checks(),
             *tls_checks(settings.server, now),
-            *await store_checks(base.stores.accounts, settings.store.path.parent),
+            *store_checks(await read_statistics(base.stores.accounts, now), settings.store.path.parent),
             *await leftover_checks(base.stores.accounts, _left(rooms), now),
             audit_check(settings.audit.path, base.audit.backlog),
             *standing_checks(base.health.standing),

@@ -11,6 +11,7 @@ from broker.admin.audit import AuditCheck
 from broker.admin.backup import BackupDesk
 from broker.admin.keys import KeyDesk
 from broker.admin.overview import Overview
+from broker.admin.statistics import RecentStatistics
 from broker.app.alerts import AlertRoom
 from broker.app.databases import copies_of
 from broker.app.foundation import Foundation, audit_key
@@ -125,7 +126,7 @@ def build_rooms(
         keys=keys,
         spools=spools,
         backups=BackupDesk(copies=copies_of(base.settings.store), gate=base.gate, clock=base.clock),
-        overview=_overview(base, tokens, keys),
+        overview=_overview(base, tokens, keys, closing),
         adoption=_adoption(base, tokens),
         plugin=build_plugin(base, base.settings.plugin) if base.settings.plugin else None,
         audit=AuditCheck(audit=base.audit, key_of=audit_key(base.keyring), gate=base.gate),
@@ -224,8 +225,11 @@ def _callers(base: Foundation, closing: AsyncExitStack) -> CallerRoom:
     return CallerRoom(keys, jwts, jwks, configured, service)
 
 
-def _overview(base: Foundation, tokens: TokenRoom, keys: KeyRoom) -> Overview:
+def _overview(base: Foundation, tokens: TokenRoom, keys: KeyRoom, closing: AsyncExitStack) -> Overview:
+    statistics = RecentStatistics(store=base.stores.accounts, clock=base.steady)
+    closing.push_async_callback(statistics.close)
     return Overview(
+        statistics=statistics,
         accounts=base.stores.accounts,
         events=base.stores.events,
         permit=tokens.permit,

@@ -9,6 +9,7 @@ from typing import Any
 from broker.accounts.service import AccountService
 from broker.admin.keys import KeyDesk
 from broker.admin.overview import Overview
+from broker.admin.statistics import SPAN
 from broker.callers.service import CallerService
 from broker.clock import Clock
 from broker.dashboard.figures import Chart, Happening, Moment, Row, chart, moment, row, timeline
@@ -23,7 +24,7 @@ PER_PAGE = 50
 SHOWN_TROUBLED = 12
 SHOWN_EVENTS = 12
 HISTORY = 200
-SPAN, SPANS = 6 * 3600.0, 28
+SPANS = 28
 """The picture of expiries: a week in spans of six hours."""
 TROUBLED = (Status.NEEDS_REAUTHORIZATION, Status.REFRESH_FAILING, Status.UNCERTAIN, Status.FROZEN)
 """The order in which a person should look at them."""
@@ -148,7 +149,7 @@ class DashboardService:
         return [self._row(account) for account in found]
 
     async def _chart(self, actor: Caller, request_id: str) -> Chart:
-        since, counts = await self._overview.expiries(actor, width=SPAN, count=SPANS, request_id=request_id)
+        since, counts = await self._overview.ends(actor, count=SPANS, request_id=request_id)
         labels = (datetime.fromtimestamp(since + n * SPAN, UTC).strftime("%a %H:%M") for n in range(SPANS))
         return chart(counts, labels=labels)
 

@@ -1,11 +1,10 @@
 """Accounts, as looking after them sees them: connect, find, freeze, rename, remove, purge."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from broker.model import Account, Event, Reason, Ref, Spare, Status
 from broker.store.database import Transaction
-from broker.store.interface import AccountQuery
+from broker.store.interface import AccountGroup, AccountQuery
 from broker.store.renewals import Renewals, insert_spare
 from broker.store.rows import (
     ASSIGNMENTS,
@@ -31,20 +30,16 @@ SELECT {COLUMNS} FROM accounts
         LIKE $7 ESCAPE '!')
  ORDER BY name LIMIT $8"""
 USERS = "SELECT caller, last_used_at FROM uses WHERE account = $1 ORDER BY last_used_at DESC, caller"
-ALL, GONE = "all", "gone"
-EXPIRIES = """
-SELECT {span} AS span, COUNT(*) FROM accounts
- WHERE expires_at >= $1 AND expires_at < $3 AND removed_at IS NULL AND dead IS NULL
- GROUP BY 1"""
-COUNTS = f"""
-SELECT provider, '{ALL}', COUNT(*) FROM accounts GROUP BY provider
-UNION ALL
-SELECT provider, '{GONE}', COUNT(*) FROM accounts WHERE removed_at IS NOT NULL GROUP BY provider
-UNION ALL
-SELECT provider, {STATUS_SQL}, COUNT(*) FROM accounts
- WHERE removed_at IS NULL AND (dead IS NOT NULL OR frozen IS NOT NULL OR ambiguous > 0 OR trouble IS NOT NULL)
- GROUP BY 1, 2"""
-"""Only what is removed or troubled is looked at; all are counted in an index, which is a tenth of the table."""
+GONE = "gone"
+GROUPED_AT_ONCE = 1000
+GROUPS = f"""
+SELECT provider, status, used, span, COUNT(*), MIN(expires_at), MAX(name) FROM (
+  SELECT name, provider, expires_at,
+         CASE WHEN removed_at IS NULL THEN {STATUS_SQL} ELSE '{GONE}' END AS status,
+         CASE WHEN last_used_at >= $3 THEN 1 ELSE 0 END AS used,
+         {{span}} AS span
+    FROM accounts WHERE name > $1 ORDER BY name LIMIT $2) AS page
+ GROUP BY provider, status, used, span"""
 BY_IDENTITY = (
     f"SELECT {COLUMNS} FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL"
 )
@@ -115,26 +110,17 @@ class Accounts(Renewals):
         )
         return [to_account(row) for row in rows]
 
-    async def counts(self) -> Mapping[tuple[str, Status], int]:
-        active: Counter[str] = Counter()
-        found: dict[tuple[str, Status], int] = {}
-        for provider, what, count in await self._database.read(COUNTS):
-            active[provider] += count if what == ALL else -count
-            if what not in (ALL, GONE):
-                found[provider, Status(what)] = count
-        for provider, count in active.items():
-            # Some have a trouble that does not count as one.
-            found[provider, Status.ACTIVE] = found.get((provider, Status.ACTIVE), 0) + count
-        return {key: count for key, count in found.items() if count}
+    async def groups(self, *, used_since: float, span: float) -> AsyncIterator[AccountGroup]:
+        sql = GROUPS.format(span=self._database.dialect.floor.format("expires_at / $4"))
+        after = ""
+        while rows := await self._database.read(sql, after, GROUPED_AT_ONCE, used_since, span):
+            for provider, status, used, at, count, first, _ in rows:
+                if status != GONE:
+                    yield AccountGroup(provider, Status(status), bool(used), int(at), count, first)
+            after = max(str(row[-1]) for row in rows)
 
     async def users(self, name: str) -> list[tuple[str, float]]:
         return [(str(caller), float(at)) for caller, at in await self._database.read(USERS, name)]
-
-    async def expiries(self, since: float, width: float, count: int) -> list[int]:
-        span = self._database.dialect.floor.format("(expires_at - $1) / $2")
-        rows = await self._database.read(EXPIRIES.format(span=span), since, width, since + width * count)
-        found = {int(span): int(number) for span, number in rows}
-        return [found.get(span, 0) for span in range(count)]
 
     async def by_identity(self, provider: str, external_id: str) -> Account | None:
         rows = await self._database.read(BY_IDENTITY, provider, external_id)

@@ -5,7 +5,7 @@ durable. Writes conditioned on a `Ref` change something only while the row still
 generation, and say whether they did; nothing ever overwrites another generation. Ciphertext is opaque here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +61,20 @@ class AccountQuery:
     """Names greater than this one."""
     limit: int = 100
     removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccountGroup:
+    """Accounts that are alike, removed ones left out."""
+
+    provider: str
+    status: Status
+    is_used: bool
+    """Whether they were used since the time that was asked for."""
+    span: int
+    """Their access tokens end in the n-th span of the epoch."""
+    count: int
+    first_expiry: float
 
 
 class RefreshStore(Protocol):
@@ -160,24 +174,16 @@ class AccountStore(RefreshStore, Protocol):
 
     async def find(self, query: AccountQuery) -> list[Account]: ...
 
-    async def counts(self) -> Mapping[tuple[str, Status], int]:
-        """How many accounts there are by provider and status, removed ones left out."""
+    def groups(self, *, used_since: float, span: float) -> AsyncIterator[AccountGroup]:
+        """All accounts by what they are alike in; a group comes again for every page of the table."""
         ...
 
     async def oldest_intent_at(self) -> float | None:
         """When the oldest renewal without an outcome was begun."""
         ...
 
-    async def first_expiries(self, used_since: float) -> Mapping[str, float]:
-        """By provider, when the first token ends of the accounts that were used since then."""
-        ...
-
     async def users(self, name: str) -> list[tuple[str, float]]:
         """Which callers were handed the account's tokens, and when last; the latest first."""
-        ...
-
-    async def expiries(self, since: float, width: float, count: int) -> list[int]:
-        """How many living accounts have an access token that ends in each of `count` spans of `width` seconds."""
         ...
 
     async def by_identity(self, provider: str, external_id: str) -> Account | None:

@@ -65,9 +65,6 @@ UPDATE accounts
 DUE = f"SELECT {COLUMNS} FROM accounts WHERE next_at IS NOT NULL AND next_at <= $1 ORDER BY next_at LIMIT $2"
 CLAIM = "UPDATE accounts SET next_at = $2 WHERE name = $1"
 NEXT_DUE = "SELECT MIN(next_at) FROM accounts WHERE next_at IS NOT NULL"
-FIRST_EXPIRIES = """
-SELECT provider, MIN(expires_at) FROM accounts
- WHERE last_used_at >= $1 AND dead IS NULL AND removed_at IS NULL GROUP BY provider"""
 SCHEDULE = "UPDATE accounts SET next_at = $4 WHERE name = $1 AND epoch = $2 AND generation = $3"
 TOUCH = """
 UPDATE accounts
@@ -166,10 +163,6 @@ class Renewals:
     async def oldest_intent_at(self) -> float | None:
         [(at,)] = await self._database.read("SELECT MIN(intent_at) FROM accounts WHERE intent_id IS NOT NULL")
         return None if at is None else float(at)
-
-    async def first_expiries(self, used_since: float) -> Mapping[str, float]:
-        rows = await self._database.read(FIRST_EXPIRIES, used_since)
-        return {str(provider): float(at) for provider, at in rows}
 
     async def schedule(self, ref: Ref, next_at: float | None) -> None:
         await self._database.write(lambda transaction: transaction.execute(SCHEDULE, *_key(ref), next_at))

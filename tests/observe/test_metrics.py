@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house import House, open_house
+from tests.house import OPERATOR, House, open_house
 from tests.observe.exposition import Malformed, parse
 
 PROMISED = {
@@ -68,6 +68,22 @@ async def test_outcomes_of_renewals_are_the_promised_words(house: House) -> None
     seen = {dict(pairs)["outcome"] for _, pairs in families["broker_refreshes_total"].samples}
     assert {"renewed", "ambiguous", "rejected_client"} <= seen
     assert seen <= OUTCOMES
+
+
+async def test_first_expiry_is_not_told_of_accounts_that_are_gone(house: House) -> None:
+    """Else an alert would go on about the last one that a provider had."""
+    await house.connect()
+    await house.get("/token/acme")
+    await house.broker.tokens.service.flush_uses()
+    key = await house.caller(permissions=("admin",), name="admin")
+    told = await house.get("/metrics", key=key)
+    await house.broker.rooms.accounts.remove(OPERATOR, "acme", revoke=False, purge=False, request_id="t")
+    house.clock.advance(60)
+    gone = await house.get("/metrics", key=key)
+
+    series = 'broker_seconds_to_first_expiry{provider="kit"}'
+    assert (True, False) == (series in told.body.decode(), series in gone.body.decode())
+    assert 'broker_accounts{provider="kit",status="active"} 0.0' in gone.body.decode()
 
 
 async def _lived(house: House) -> str:

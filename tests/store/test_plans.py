@@ -93,12 +93,13 @@ async def test_what_runs_at_the_start_and_in_loops_finds_its_rows_by_index(
 
 
 async def test_a_scan_would_be_seen(recording: Recording, tmp_path: Path) -> None:
-    """The reader of plans knows a scan when there is one: the counts of a scrape, which are kept for a while."""
-    await stores_on(recording).accounts.counts()
+    """The reader of plans knows a scan when there is one."""
+    await recording.read("SELECT COUNT(*) FROM accounts")
 
     scans = whole_tables(tmp_path / "store" / "broker.db", recording.asked)
 
-    assert ["SCAN accounts USING COVERING INDEX accounts_idle"] == scans
+    assert 1 == len(scans)
+    assert scans[0].startswith("SCAN accounts")
 
 
 async def run_everything(stores: Stores) -> None:
@@ -118,6 +119,8 @@ async def run_everything(stores: Stores) -> None:
     await stores.callers.touch_keys({"key": now})
     await stores.callers.touch_callers({"service": now})
     _ = [page async for page in stores.alerts.mortal((now, now), {"kustomer": (now, now)}, 200)]
+    _ = [group async for group in accounts.groups(used_since=now, span=3600)]
+    await stores.records.counts()
     await stores.alerts.forget_foretold(now)
 
 

@@ -342,28 +342,6 @@ async def test_oldest_open_intent_is_told(stores: Stores) -> None:
     assert (None, 10.0, 20.0) == (none, oldest, await stores.accounts.oldest_intent_at())
 
 
-async def test_first_expiry_is_that_of_used_accounts(stores: Stores) -> None:
-    """Dead, removed and unused ones frighten nobody."""
-    for name in ("used", "later", "unused", "removed"):
-        await connect(stores, name)
-    await stores.accounts.commit(successor(Ref("later", 1, 1)), [])
-    await stores.accounts.touch(dict.fromkeys(("used", "later", "removed"), (500.0, 600.0)), {})
-    await stores.accounts.remove("removed", 1, [])
-    both = await stores.accounts.first_expiries(400.0)
-    await stores.accounts.settle(
-        Ref("used", 1, 1),
-        trouble=Trouble(),
-        keep_intent=False,
-        dead=Reason.LOST_ROTATION,
-        next_at=None,
-        at=1,
-        events=[],
-    )
-
-    assert ({"kit": 1000.0}, {"kit": 1900.0}) == (both, await stores.accounts.first_expiries(400.0))
-    assert {} == await stores.accounts.first_expiries(501.0)
-
-
 async def test_attempt_that_ended_in_doubt_is_anybodys_after_its_quarantine(stores: Stores) -> None:
     """The intent stays; its lease does not, so that no account waits for the one broker."""
     await connect(stores)
