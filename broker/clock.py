@@ -102,9 +102,21 @@ async def while_awake(seconds: float, work: Awaitable[T]) -> T:
 
 async def within(clock: Clock, seconds: float, *waited: "asyncio.Future[Any]") -> bool:
     """Wait until one of `waited` is done, `seconds` at most; whether one is. None of them is cancelled."""
+    if any(one.done() for one in waited):
+        return True
     alarm = clock.alarm(max(0.0, seconds))
+    woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake(_: object) -> None:
+        _ring(woken)
+
+    # `asyncio.wait` does this as well, and much besides: a crowd that waits for one renewal would feel it.
+    for one in (*waited, alarm):
+        one.add_done_callback(wake)
     try:
-        await asyncio.wait([*waited, alarm], return_when=asyncio.FIRST_COMPLETED)
+        await woken
     finally:
         alarm.cancel()
+        for one in waited:
+            one.remove_done_callback(wake)
     return any(one.done() for one in waited)

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from broker.errors import StorageUnavailable
@@ -18,6 +18,15 @@ AT_ONCE = 256
 
 def _alone() -> bool:
     return True
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Of one row, by all who have asked for it since it last changed."""
+
+    under_way: int = 0
+    opened: OpenedAccount | None = None
+    """By the first of them."""
 
 
 class OpenedAccounts:
@@ -39,8 +48,8 @@ class OpenedAccounts:
         self._recent: OrderedDict[str, OpenedAccount] = OrderedDict()
         self._older: dict[str, Packed] = {}
         """In the order in which they were last used, as `_recent`."""
-        self._reading: dict[str, int] = {}
-        """Reads under way, and whether the row changed meanwhile (then what was read may be old)."""
+        self._reading: dict[str, _Reading] = {}
+        """Left alone as soon as the row changes: what it brings may be old."""
 
     async def get(self, name: str) -> OpenedAccount | None:
         """The account; None where there is none, or it was removed. Raises SealBroken, StorageUnavailable."""
@@ -57,15 +66,13 @@ class OpenedAccounts:
         """The row of this name has changed."""
         self._recent.pop(name, None)
         self._older.pop(name, None)
-        if name in self._reading:
-            self._reading[name] += 1
+        self._reading.pop(name, None)
 
     def forget_all(self) -> None:
         """Any row may have changed."""
         self._recent.clear()
         self._older.clear()
-        for name in self._reading:
-            self._reading[name] += 1
+        self._reading.clear()
 
     def _held(self, name: str) -> OpenedAccount | None:
         held = self._recent.get(name)
@@ -94,17 +101,21 @@ class OpenedAccounts:
             return replace(held, unchecked=True)
 
     async def _read(self, name: str) -> OpenedAccount | None:
-        seen = self._reading.setdefault(name, 0)
-        account = await self._store.get(name)
-        unchanged = self._reading.get(name) == seen
-        if unchanged:
-            self._reading.pop(name, None)
+        reading = self._reading.setdefault(name, _Reading())
+        reading.under_way += 1
+        try:
+            account = await self._store.get(name)
+        finally:
+            reading.under_way -= 1
+            unchanged = self._reading.get(name) is reading
+            if unchanged and not reading.under_way:
+                del self._reading[name]
         if account is None or account.removed_at is not None:
             return None
-        if unchanged and self._are_heard() and (held := self._held(name)) is not None:
-            # Another request has asked for the same row, and was first to open it.
-            return held
+        if unchanged and reading.opened is not None and self._are_heard():
+            return reading.opened
         opened = OpenedAccount(lean(account), self._seals.access_token(account))
         if unchanged:
+            reading.opened = opened
             self._hold(name, opened)
         return opened

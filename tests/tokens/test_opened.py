@@ -1,5 +1,6 @@
 """The memory of opened accounts: bounded, lean, and never older than the row."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from broker.model import Account, Ref, Secret
 from broker.sealing import TokenSeals
 from broker.store import Stores, stores_on
 from broker.store.migrate import migrate
+from broker.store.renewals import Renewals
 from broker.store.sqlite import SqliteDatabase
 from broker.tokens.opened import OpenedAccounts
 from tests.fuzz.targets import RING
@@ -111,3 +113,66 @@ async def test_packed_account_is_forgotten_like_any_other(stores: Stores) -> Non
     assert again is not None
     assert "new" == again.account.label
     assert [None, None] == [opened.at_hand("a"), opened.at_hand("b")]
+
+
+class Slow(Renewals):
+    """Rows that come when the test lets them, one reading after the other."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+        self.asked: list[asyncio.Future[None]] = []
+
+    async def get(self, name: str) -> Account | None:
+        row = await self._stores.accounts.get(name)
+        self.asked.append(asyncio.get_running_loop().create_future())
+        await self.asked[-1]
+        return row
+
+    async def has_asked(self, count: int) -> None:
+        async with asyncio.timeout(5):
+            while len(self.asked) < count:
+                await self._stores.accounts.get("nobody")
+
+
+async def test_those_who_ask_together_are_given_one(stores: Stores) -> None:
+    """A crowd behind a renewal would open the same seal once each; nothing of the reading stays behind."""
+    await put(stores, "a")
+    slow = Slow(stores)
+    opened = OpenedAccounts(store=slow, seals=SEALS, limit=9)
+    asking = [asyncio.create_task(opened.get("a")) for _ in range(3)]
+    await slow.has_asked(3)
+    gone, *waiting = asking
+    gone.cancel()
+    for asked in slow.asked[1:]:
+        asked.set_result(None)
+    first, second = await asyncio.gather(*waiting)
+    opened.forget("a")
+    again = asyncio.create_task(opened.get("a"))
+    await slow.has_asked(4)
+    slow.asked[3].set_result(None)
+
+    assert first is not None
+    assert first is second
+    assert first is not await again
+
+
+async def test_what_was_read_before_a_change_is_given_to_nobody_who_asks_after_it(stores: Stores) -> None:
+    """Nor held; whichever of the two readings ends first."""
+    await put(stores, "a")
+    slow = Slow(stores)
+    opened = OpenedAccounts(store=slow, seals=SEALS, limit=9)
+    stores.changes.listen(opened.forget)
+    early = asyncio.create_task(opened.get("a"))
+    await slow.has_asked(1)
+    await stores.accounts.relabel("a", label="new", subject=None)
+    late = asyncio.create_task(opened.get("a"))
+    await slow.has_asked(2)
+    slow.asked[0].set_result(None)
+    old = await early
+    slow.asked[1].set_result(None)
+    new = await late
+
+    assert old is not None
+    assert new is not None
+    assert (None, "new") == (old.account.label, new.account.label)
+    assert new is opened.at_hand("a")
