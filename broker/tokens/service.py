@@ -230,7 +230,7 @@ class TokenService:
                     final = unchecked(serve, now) if opened.unchecked else serve
                     return await self._serve(caller, opened, final, request_id)
                 case ServeAndRenew():
-                    self._flights.begin(account.ref)
+                    self._flights.begin_in_turn(account.ref)
                     return await self._serve(caller, opened, Serve(1, now + 1), request_id)
                 case Wait():
                     ended = await self._fly(account, left)
