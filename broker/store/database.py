@@ -43,6 +43,10 @@ class Transaction(Protocol):
         """Run one statement; the number of rows it changed."""
         ...
 
+    async def execute_all(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        """Run one statement once for each of these rows of values."""
+        ...
+
     async def fetch(self, sql: str, *values: object) -> list[Row]:
         """Run one statement; its rows."""
         ...

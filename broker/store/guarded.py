@@ -1,7 +1,8 @@
 """Nothing sealed goes into the store under a key that is not active; an unknown key makes the ring read the store."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from itertools import chain
 from typing import Protocol, TypeVar
 
 from broker.keyring import MAGIC_TEXT, KeyNotActive, Keyring, Purpose, kid_at_front
@@ -73,6 +74,11 @@ class _GuardedTransaction:
         if stored := _kids(values):
             await self._require_active(set(stored))
         return await self._transaction.execute(sql, *values)
+
+    async def execute_all(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        if stored := _kids(chain.from_iterable(rows)):
+            await self._require_active(set(stored))
+        await self._transaction.execute_all(sql, rows)
 
     async def fetch(self, sql: str, *values: object) -> list[Row]:
         return await self._transaction.fetch(sql, *values)

@@ -83,8 +83,7 @@ async def _copy(source: Database, target: Database, table: str) -> None:
 
 
 async def _insert(transaction: Transaction, *, sql: str, rows: list[list[object]]) -> None:
-    for values in rows:
-        await transaction.execute(sql, *values)
+    await transaction.execute_all(sql, rows)
 
 
 async def _compared(source: Database, target: Database) -> Mapping[str, int]:

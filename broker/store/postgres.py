@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Self, TypeVar
 
@@ -68,6 +68,9 @@ class _Transaction:
         # The server says "UPDATE 1", "INSERT 0 1", "CREATE TABLE".
         count = (await self._connection.execute(sql, *values)).rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
+
+    async def execute_all(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        await self._connection.executemany(sql, rows)
 
     async def fetch(self, sql: str, *values: object) -> list[Row]:
         return [tuple(row) for row in await self._connection.fetch(sql, *values)]

@@ -170,12 +170,12 @@ class Renewals:
     async def touch(
         self, uses: Mapping[str, tuple[float, float]], callers: Mapping[tuple[str, str], float]
     ) -> None:
-        touched = ((TOUCH, (name, *times)) for name, times in uses.items())
-        used_by = ((USED_BY, (*key, used_at)) for key, used_at in callers.items())
-        for each in (touched, used_by):
+        touched = ((name, *times) for name, times in uses.items())
+        used_by = ((*key, used_at) for key, used_at in callers.items())
+        for sql, rows in ((TOUCH, touched), (USED_BY, used_by)):
             # A crowd of accounts in one transaction would hold up every renewal behind it.
-            while some := list(islice(each, TOUCHED_AT_ONCE)):
-                await self._database.write(partial(_execute_all, some))
+            while some := list(islice(rows, TOUCHED_AT_ONCE)):
+                await self._database.write(partial(_execute_all, sql, some))
 
     async def is_only_account(self, provider: str) -> bool:
         rows = await self._database.read(
@@ -224,12 +224,9 @@ def _key(ref: Ref) -> tuple[str, int, int]:
     return ref.name, ref.epoch, ref.generation
 
 
-async def _execute_all(
-    statements: Sequence[tuple[str, tuple[object, ...]]], transaction: Transaction
-) -> None:
+async def _execute_all(sql: str, rows: Sequence[tuple[object, ...]], transaction: Transaction) -> None:
     # In one order, so that two brokers never wait for each other.
-    for sql, values in sorted(statements, key=itemgetter(1)):
-        await transaction.execute(sql, *values)
+    await transaction.execute_all(sql, sorted(rows, key=itemgetter(0, 1)))
 
 
 async def _commit(transaction: Transaction, successor: Successor, events: Sequence[Event]) -> CommitOutcome:

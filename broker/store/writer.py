@@ -69,6 +69,9 @@ class _Transaction:
         cursor.close()
         return count
 
+    async def execute_all(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        self._connection.executemany(sql, map(named, rows)).close()
+
     async def fetch(self, sql: str, *values: object) -> list[Row]:
         return self._connection.execute(sql, named(values)).fetchall()
 
@@ -193,7 +196,7 @@ def is_of_the_store(exc: Exception) -> bool:
     return isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_MISTAKES)
 
 
-def named(values: tuple[object, ...]) -> dict[str, object]:
+def named(values: Sequence[object]) -> dict[str, object]:
     """The values of `$1`, `$2`: a mapping, because SQLite calls these *named* parameters."""
     return dict(zip(_names(len(values)), values, strict=True))
 

@@ -1,7 +1,7 @@
 """No statement that runs at the start or in a loop reads a whole table."""
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TypeVar
@@ -56,6 +56,10 @@ class _Noting:
     async def execute(self, sql: str, *values: object) -> int:
         self._asked.append((sql, len(values)))
         return await self._transaction.execute(sql, *values)
+
+    async def execute_all(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        self._asked.append((sql, len(rows[0])))
+        await self._transaction.execute_all(sql, rows)
 
     async def fetch(self, sql: str, *values: object) -> list[Row]:
         self._asked.append((sql, len(values)))
