@@ -1,7 +1,7 @@
 """`python -m tests.bench.soak`: hours of renewals and requests, and whether anything grows.
 
 Every account is renewed over and over by the background loop; callers ask for hot tokens, for cold ones, and for
-tokens that live so briefly that they renew them themselves. The broker holds a fifth of the accounts in memory, so
+tokens that live so briefly that they renew them themselves; somebody reads the metrics. The broker holds a fifth of the accounts in memory, so
 that its memory is full after minutes and what grows later grows for no reason. What is remembered longest of what
 happens all the time, the attempts at a provider, is remembered for ten minutes: the verdict of a run of less than
 half an hour counts some of that as growth.
@@ -20,7 +20,7 @@ from statistics import linear_regression, mean, median
 
 import uvloop
 
-from tests.bench.load import Load, NextRequest, get, in_turn, open_loop
+from tests.bench.load import Load, NextRequest, each_once, get, in_turn, open_loop
 from tests.bench.stand import SMOKE, Group, Server, Stand, free_port, until_open, use_last_core
 
 ROOT = Path(__file__).parents[2]
@@ -142,11 +142,12 @@ async def soak(stand: Stand, plan: Plan, sampled: Callable[[Sample], None]) -> l
             loads = await asyncio.gather(
                 _asking(broker.port, plan.requests / 2, plan.every, hot),
                 _asking(broker.port, plan.requests / 2, plan.every, others),
+                _scraping(broker.port, plan.every),
             )
             minute += plan.every / 60
             # The callers have hung up; the broker needs a moment to notice.
             await asyncio.sleep(NOTICED_WITHIN)
-            samples.append(_sample(minute, json.loads(await broker.told()), *loads))
+            samples.append(_sample(minute, json.loads(await broker.told()), loads))
             sampled(samples[-1])
     return samples
 
@@ -158,6 +159,18 @@ async def _asking(port: int, rate: float, seconds: float, request: NextRequest) 
         part = await open_loop(port, rate, min(left, PART), request)
         whole.seconds += min(left, PART)
         whole.latencies += part.latencies
+        for status, count in part.statuses.items():
+            whole.statuses[status] = whole.statuses.get(status, 0) + count
+    return whole
+
+
+async def _scraping(port: int, seconds: float) -> Load:
+    """The metrics, as often as they are usually read."""
+    whole = Load()
+    while (left := seconds - whole.seconds) > 0:
+        part = await each_once(port, 1, [get("/metrics")])
+        await asyncio.sleep(min(left, PART))
+        whole.seconds += min(left, PART)
         for status, count in part.statuses.items():
             whole.statuses[status] = whole.statuses.get(status, 0) + count
     return whole
@@ -207,8 +220,9 @@ def _others(plan: Plan, broker: Server) -> Iterator[bytes]:
         yield get(f"/token/brief{chance.randrange(BRIEF.count)}", broker.bearer)
 
 
-def _sample(minute: float, told: dict[str, float], hot: Load, others: Load) -> Sample:
-    return Sample(minute, **told, hot_ms=hot.percentile(0.99), failed=hot.failed + others.failed)
+def _sample(minute: float, told: dict[str, float], loads: Sequence[Load]) -> Sample:
+    hot, *_ = loads
+    return Sample(minute, **told, hot_ms=hot.percentile(0.99), failed=sum(load.failed for load in loads))
 
 
 def main() -> None:

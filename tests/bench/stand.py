@@ -151,6 +151,7 @@ class Stand:
         url = f"http://127.0.0.1:{upstream}"
         (folder / "config.toml").write_text(
             f'[server]\ninternal = "127.0.0.1:{port}"\npublic = "127.0.0.1:{free_port()}"\n'
+            'metrics_from = ["127.0.0.1"]\n'
             f'[store]\nurl = "sqlite:broker.db"\nmemory = {memory}\n'
             '[audit]\nto = { path = "audit.jsonl" }\n[refresh]\n'
             f"background = {str(background).lower()}\n"
