@@ -1,10 +1,10 @@
 """`python -m tests.bench.soak`: hours of renewals and requests, and whether anything grows.
 
 Every account is renewed over and over by the background loop; callers ask for hot tokens, for cold ones, and for
-tokens that live so briefly that they renew them themselves; somebody reads the metrics. The broker holds a fifth of the accounts in memory, so
-that its memory is full after minutes and what grows later grows for no reason. What is remembered longest of what
-happens all the time, the attempts at a provider, is remembered for ten minutes: the verdict of a run of less than
-half an hour counts some of that as growth.
+tokens that live so briefly that they renew them themselves; somebody reads the metrics. The broker holds a fifth of
+the accounts in memory, so that its memory is full after minutes and what grows later grows for no reason. What is
+remembered longest of what happens all the time, the attempts at a provider, is remembered for ten minutes: the
+verdict of a run of less than half an hour counts some of that as growth.
 """
 
 import argparse
