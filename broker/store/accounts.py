@@ -110,10 +110,12 @@ class Accounts(Renewals):
         )
         return [to_account(row) for row in rows]
 
-    async def groups(self, *, used_since: float, span: float) -> AsyncIterator[AccountGroup]:
+    async def groups(
+        self, *, used_since: float, span: float, at_once: int = GROUPED_AT_ONCE
+    ) -> AsyncIterator[AccountGroup]:
         sql = GROUPS.format(span=self._database.dialect.floor.format("expires_at / $4"))
         after = ""
-        while rows := await self._database.read(sql, after, GROUPED_AT_ONCE, used_since, span):
+        while rows := await self._database.read(sql, after, at_once, used_since, span):
             for provider, status, used, at, count, first, _ in rows:
                 if status != GONE:
                     yield AccountGroup(provider, Status(status), bool(used), int(at), count, first)
