@@ -29,6 +29,10 @@ class TokenSeals:
         """Raises SealBroken."""
         return self._open(account.ref, REFRESH, account.sealed_refresh)
 
+    def fingerprint(self, token: Secret | None) -> str:
+        """What the audit says in place of a token; empty where there is none."""
+        return "" if token is None else self._keyring.fingerprint("audit token", token.reveal())
+
     def successor_refresh_token(self, successor: Successor) -> Secret | None:
         """Raises SealBroken."""
         return self._open(after(successor.parent), REFRESH, successor.sealed_refresh)

@@ -119,7 +119,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         ring=ring,
         seals=TokenSeals(ring.keyring),
         audit=upkeep,
-        gate=Gate(audit=audit, keyring=ring.keyring),
+        gate=Gate(audit=audit),
         providers=providers,
         http=http,
         replica=settings.store.replica,

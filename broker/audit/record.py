@@ -6,7 +6,7 @@ from enum import Enum, auto
 from json.encoder import encode_basestring_ascii
 
 from broker.audit.chain import Head
-from broker.model import Account, Caller
+from broker.model import Caller
 from broker.times import SecondText, to_second
 
 
@@ -72,14 +72,21 @@ def record_body(record: AuditRecord, at: str) -> str:
 
 
 def token_body(
-    caller: Caller, account: Account, at: str, *, request_id: str, fingerprint: str, client: str | None
+    caller: Caller,
+    account: str,
+    at: str,
+    *,
+    request_id: str,
+    generation: int,
+    fingerprint: str,
+    client: str | None,
 ) -> str:
     """The same for a token that is about to leave, which is what nearly every line says."""
     quoted = encode_basestring_ascii
     body = (
         f'"at":"{at}","caller":{quoted(caller.name)},"credential":{quoted(caller.credential)}'
-        f',"action":"token","account":{quoted(account.name)},"decision":"allowed"'
-        f',"request_id":{quoted(request_id)},"generation":{account.generation},"fingerprint":"{fingerprint}"'
+        f',"action":"token","account":{quoted(account)},"decision":"allowed"'
+        f',"request_id":{quoted(request_id)},"generation":{generation},"fingerprint":"{fingerprint}"'
     )
     return body if client is None else f'{body},"client":{quoted(client)}'
 

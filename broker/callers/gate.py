@@ -6,21 +6,17 @@ from broker.audit.record import AuditRecord, Stakes, token_body
 from broker.audit.waiting import Audit
 from broker.callers.acl import may
 from broker.errors import Forbidden
-from broker.keyring import Keyring
-from broker.model import Account, Caller, Permission, Secret
+from broker.model import Caller, Permission
 
 READS = frozenset({Permission.TOKEN, Permission.ACCOUNTS})
 """What goes on for a while when the audit cannot be written; everything else changes something."""
-FINGERPRINTS = 2_048
 
 
 class Gate:
     """Lets a caller through, or refuses; either is written down first."""
 
-    def __init__(self, *, audit: Audit, keyring: Keyring) -> None:
-        self._audit, self._keyring = audit, keyring
-        self._fingerprints: dict[str, tuple[Secret, str]] = {}
-        """By account, of the token that was handed out last."""
+    def __init__(self, *, audit: Audit) -> None:
+        self._audit = audit
 
     async def require(
         self,
@@ -49,7 +45,14 @@ class Gate:
             raise Forbidden
 
     def handed_out(
-        self, caller: Caller, account: Account, token: Secret, *, request_id: str, client: str | None
+        self,
+        caller: Caller,
+        account: str,
+        generation: int,
+        fingerprint: str,
+        *,
+        request_id: str,
+        client: str | None,
     ) -> Awaitable[None]:
         """Write down that this token is about to leave; raises AuditUnavailable, and then it must not."""
         body = token_body(
@@ -57,7 +60,8 @@ class Gate:
             account,
             self._audit.now(),
             request_id=request_id,
-            fingerprint=self._fingerprint(account.name, token),
+            generation=generation,
+            fingerprint=fingerprint,
             client=client,
         )
         return self._audit.put(body, Stakes.READ)
@@ -73,17 +77,6 @@ class Gate:
     ) -> None:
         """Write down something that was done for the caller; never refused, since it has happened."""
         await self._audit.record(_record(caller, action, account, request_id, detail=detail), Stakes.DONE)
-
-    def _fingerprint(self, name: str, token: Secret) -> str:
-        known = self._fingerprints.get(name)
-        # The very same object: of an account in memory it stays that for as long as the generation does.
-        if known is not None and known[0] is token:
-            return known[1]
-        if len(self._fingerprints) >= FINGERPRINTS:
-            self._fingerprints.clear()
-        fingerprint = self._keyring.fingerprint("audit token", token.reveal())
-        self._fingerprints[name] = (token, fingerprint)
-        return fingerprint
 
 
 def _record(

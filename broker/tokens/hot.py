@@ -17,27 +17,26 @@ from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.errors import AuditUnavailable
 from broker.forwarded import Network
-from broker.model import Caller, Permission, Secret, is_account_name
+from broker.model import Caller, Permission, is_account_name
 from broker.observe.logs import log_answer
 from broker.observe.metrics import Metrics
 from broker.times import SecondText
 from broker.tokens.opened import RECENT, OpenedAccounts
-from broker.tokens.packing import OpenedAccount
-from broker.tokens.policy import as_usual
+from broker.tokens.packing import Glimpse, OpenedAccount, glimpse_of
+from broker.tokens.policy import window_opens
 from broker.tokens.routes import PATH, etag, token_json, token_parts
 from broker.tokens.service import TokenService
 from broker.web import SERVER, client_of, expected_error, problem, request_id_of
 
 PREFIX = PATH.partition("{")[0]
+NOTHING = None, None
 
 
 @dataclass(frozen=True, slots=True)
 class _Made:
     """What all answers with one token have in common."""
 
-    opened: OpenedAccount
-    """While this very object is in memory, nothing about the account has changed."""
-    token: Secret
+    of: Glimpse
     opens: float
     """When its window opens, epoch seconds."""
     etag: bytes
@@ -69,7 +68,8 @@ class HotTokens:
         self._trusted_proxies, self._is_stopping = trusted_proxies, is_stopping
         self._head = _head({"Content-Type": "application/json", "Server": SERVER, **headers})
         self._dates = SecondText(lambda second: formatdate(second, usegmt=True))
-        self._made: dict[str, _Made] = {}
+        self._made: dict[str, tuple[OpenedAccount, _Made]] = {}
+        """While that very object is in memory, nothing about the account has changed."""
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse | None:
         """The answer; None where the application has to be asked."""
@@ -97,17 +97,19 @@ class HotTokens:
         """The token, where nothing has to be decided."""
         if not may(caller, Permission.TOKEN, name):
             return None
-        opened, now = self._opened.at_hand(name), self._clock.now()
-        made = None if opened is None else self._made_of(opened, now)
+        now = self._clock.now()
+        made = self._made_of(name, now)
         if made is None:
             return None
-        account = made.opened.account
+        of = made.of
         try:
-            await self._gate.handed_out(caller, account, made.token, request_id=request_id, client=client)
+            await self._gate.handed_out(
+                caller, name, of.generation, of.fingerprint, request_id=request_id, client=client
+            )
         except AuditUnavailable:
             return None
         self._service.note_use(name, caller.name, now, made.opens)
-        self._metrics.token_requests.count(account.provider, "served")
+        self._metrics.token_requests.count(of.provider, "served")
         self._metrics.token_requests.observe(time.perf_counter() - began)
         body = b"%b%d%b" % (made.before, int(made.opens - now), made.after)
         return _Answer(self._content(made.etag, body, request_id))
@@ -127,24 +129,30 @@ class HotTokens:
             response = _Answer(self._content(etag(handout.account).encode(), body, request_id))
         return response
 
-    def _made_of(self, opened: OpenedAccount, now: float) -> _Made | None:
-        made = self._made.get(opened.account.name)
-        if made is None or made.opened is not opened:
-            made = self._make(opened, now)
+    def _made_of(self, name: str, now: float) -> _Made | None:
+        """None unless there is a token, and its window is a second away."""
+        found = self._opened.at_hand(name)
+        if isinstance(found, OpenedAccount):
+            of, made = self._made.get(name, NOTHING)
+            if of is not found:
+                made = self._made_of_opened(found)
+        else:
+            made = None if found is None else self._make(found)
         return made if made is not None and made.opens - now >= 1 else None
 
-    def _make(self, opened: OpenedAccount, now: float) -> _Made | None:
-        account, token = opened.account, opened.access_token
-        serve = as_usual(account, now=now, ahead=self._ahead, min_ttl=0.0)
-        if serve is None or token is None:
+    def _made_of_opened(self, opened: OpenedAccount) -> _Made | None:
+        if (shown := glimpse_of(opened)) is None:
             return None
-        before, after = token_parts(account, token, expires_at=serve.expires_at, warning=None)
+        made = self._make(shown)
         if len(self._made) >= RECENT:
             self._made.clear()
-        made = self._made[account.name] = _Made(
-            opened, token, serve.expires_at, etag(account).encode(), before.encode(), after.encode()
-        )
+        self._made[shown.name] = opened, made
         return made
+
+    def _make(self, of: Glimpse) -> _Made:
+        opens = window_opens(of, self._ahead)
+        before, after = token_parts(of, of.access_token, expires_at=opens, warning=None)
+        return _Made(of, opens, etag(of).encode(), before.encode(), after.encode())
 
     def _content(self, etag: bytes, body: bytes, request_id: str) -> bytes:
         return b"%bETag: %b\r\nX-Request-Id: %b\r\nDate: %b\r\nContent-Length: %d\r\n\r\n%b" % (

@@ -8,10 +8,12 @@ from itertools import islice
 from broker.errors import StorageUnavailable
 from broker.sealing import TokenSeals
 from broker.store.interface import RefreshStore
-from broker.tokens.packing import OpenedAccount, Packed, lean, pack, unpack
+from broker.tokens.packing import Glimpse, OpenedAccount, Packed, glimpse, lean, pack, unpack
 
 RECENT = 2_048
 """So many are held as objects; older ones are packed, or a full garbage collection would take a second."""
+UNPACKED = 16
+"""Of so many glimpses of what is packed, one unpacks it: whoever is asked for often is soon among the recent."""
 AT_ONCE = 256
 """The last part in so many of what is held goes at once, because to find the first costs more than to drop it."""
 
@@ -48,6 +50,7 @@ class OpenedAccounts:
         self._recent: OrderedDict[str, OpenedAccount] = OrderedDict()
         self._older: dict[str, Packed] = {}
         """In the order in which they were last used, as `_recent`."""
+        self._glimpses = 0
         self._reading: dict[str, _Reading] = {}
         """Left alone as soon as the row changes: what it brings may be old."""
 
@@ -58,9 +61,16 @@ class OpenedAccounts:
             return await self._read(name)
         return held if self._are_heard() else await self._checked(held)
 
-    def at_hand(self, name: str) -> OpenedAccount | None:
-        """The account, where nothing has to be read for it."""
-        return self._held(name) if self._are_heard() else None
+    def at_hand(self, name: str) -> OpenedAccount | Glimpse | None:
+        """The account, where nothing has to be read for it; of one that lies packed, mostly a glimpse."""
+        if not self._are_heard():
+            return None
+        if name in self._older:
+            self._glimpses += 1
+            if self._glimpses % UNPACKED:
+                packed = self._older[name] = self._older.pop(name)
+                return glimpse(name, packed)
+        return self._held(name)
 
     def forget(self, name: str) -> None:
         """The row of this name has changed."""
@@ -114,7 +124,8 @@ class OpenedAccounts:
             return None
         if unchanged and reading.opened is not None and self._are_heard():
             return reading.opened
-        opened = OpenedAccount(lean(account), self._seals.access_token(account))
+        token = self._seals.access_token(account)
+        opened = OpenedAccount(lean(account), token, self._seals.fingerprint(token))
         if unchanged:
             reading.opened = opened
             self._hold(name, opened)

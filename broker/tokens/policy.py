@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import floor
+from typing import Protocol
 
 from broker.errors import (
     BrokerError,
@@ -65,7 +66,21 @@ class Refuse:
 Decision = Serve | ServeAndRenew | Wait | Refuse
 
 
-def window_opens(token: Account | TokenSet, ahead: float) -> float:
+class Timed(Protocol):
+    """What is known of a token's times."""
+
+    @property
+    def expires_at(self) -> float:
+        """Epoch seconds."""
+        ...
+
+    @property
+    def life(self) -> float:
+        """Seconds, as issued."""
+        ...
+
+
+def window_opens(token: Timed, ahead: float) -> float:
     """From when on the token is to be renewed: `ahead` of its expiry, at most a third of its life."""
     return token.expires_at - min(ahead, token.life / 3)
 

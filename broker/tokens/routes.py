@@ -8,6 +8,7 @@ from aiohttp import web
 from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.model import Account, Caller, Secret
+from broker.tokens.packing import Glimpse
 from broker.tokens.policy import is_living
 from broker.tokens.service import Handout, TokenService
 from broker.web import CALLER, REQUEST_ID, query_number, read_object
@@ -102,7 +103,7 @@ class TokenRoutes:
         return settled and request.headers.get("If-None-Match") == etag(handout.account)
 
 
-def etag(account: Account) -> str:
+def etag(account: Account | Glimpse) -> str:
     """What an answer with this token is called."""
     return f'"{account.generation}"'
 
@@ -116,7 +117,7 @@ def token_json(handout: Handout) -> str:
 
 
 def token_parts(
-    account: Account, token: Secret, *, expires_at: float, warning: str | None
+    account: Account | Glimpse, token: Secret, *, expires_at: float, warning: str | None
 ) -> tuple[str, str]:
     """That JSON up to the seconds that are left, and from there on: what is the same for a while."""
     warned = "" if warning is None else f',"warning":{quoted(warning)}'

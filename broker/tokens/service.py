@@ -290,7 +290,14 @@ class TokenService:
         account, token, now = opened.account, opened.access_token, self._clock.now()
         if token is None:
             raise ProviderUnavailable
-        await self._gate.handed_out(caller, account, token, request_id=request_id, client=caller.address)
+        await self._gate.handed_out(
+            caller,
+            account.name,
+            account.generation,
+            opened.fingerprint,
+            request_id=request_id,
+            client=caller.address,
+        )
         self.note_use(account.name, caller.name, now, window_opens(account, self._settings.ahead))
         self._metrics.token_requests.count(account.provider, "warned" if serve.warning else "served")
         return Handout(account, token, serve.expires_in, serve.expires_at, serve.warning)

@@ -12,7 +12,8 @@ from broker.store import Stores, stores_on
 from broker.store.migrate import migrate
 from broker.store.renewals import Renewals
 from broker.store.sqlite import SqliteDatabase
-from broker.tokens.opened import OpenedAccounts
+from broker.tokens.opened import UNPACKED, OpenedAccounts
+from broker.tokens.packing import Glimpse, OpenedAccount
 from tests.fuzz.targets import RING
 
 SEALS = TokenSeals(RING)
@@ -92,6 +93,27 @@ async def test_older_ones_are_packed_and_held_all_the_same(stores: Stores) -> No
 
     assert first[0] == first[3]
     assert first[0] is not first[3]
+    assert [True, False, True, True] == [opened.at_hand(name) is not None for name in ("a", "b", "c", "d")]
+
+
+async def test_glimpses_keep_a_packed_account_and_bring_back_one_that_is_asked_for_often(
+    stores: Stores,
+) -> None:
+    """Each counts as a use, so the others go first; one in so many makes an object of it again."""
+    for name in ("a", "b", "c", "d"):
+        await put(stores, name)
+    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=3, recent=1)
+    for name in ("a", "b", "c"):
+        await opened.get(name)
+
+    seen = [opened.at_hand("a") for _ in range(UNPACKED)]
+    await opened.get("d")
+
+    shown = seen[0]
+    assert isinstance(shown, Glimpse)
+    assert ("a", 1, Secret("token of a")) == (shown.name, shown.generation, shown.access_token)
+    assert SEALS.fingerprint(shown.access_token) == shown.fingerprint
+    assert [Glimpse] * (UNPACKED - 1) + [OpenedAccount] == [*map(type, seen)]
     assert [True, False, True, True] == [opened.at_hand(name) is not None for name in ("a", "b", "c", "d")]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model import Account, Intent, Reason, Secret, Trouble
-from broker.tokens.packing import UNTROUBLED, OpenedAccount, pack, unpack
+from broker.tokens.packing import UNTROUBLED, OpenedAccount, glimpse, glimpse_of, pack, unpack
 
 MOMENTS = st.floats(0, 4e9)
 TEXTS = st.text(max_size=40)
@@ -43,12 +43,29 @@ WELL = st.builds(
 @given(WELL, st.none() | TEXTS.map(Secret))
 def test_nothing_is_lost(account: Account, token: Secret | None) -> None:
     """Every field comes back as it was; of a field that is added, `Account` itself would complain."""
-    opened = OpenedAccount(account, token)
+    opened = OpenedAccount(account, token, "mark")
 
     packed = pack(opened)
 
     assert packed is not None
     assert opened == unpack("acme", packed)
+
+
+@given(WELL, st.none() | TEXTS.map(Secret), TEXTS)
+def test_glimpse_of_bytes_is_that_of_the_account(account: Account, token: Secret | None, mark: str) -> None:
+    """And there is none where no token could be handed out."""
+    opened = OpenedAccount(account, token, mark)
+    packed = pack(opened)
+
+    assert packed is not None
+    seen = glimpse("acme", packed)
+    assert glimpse_of(opened) == seen
+    assert (seen is None) == (token is None or account.unusable)
+    if seen is not None:
+        assert (token, mark, account.life) == (seen.access_token, seen.fingerprint, seen.life)
+        assert {name: getattr(account, name) for name in seen._fields[:-2]} == dict(
+            zip(seen._fields[:-2], seen, strict=False)
+        )
 
 
 @pytest.mark.parametrize(
@@ -65,16 +82,16 @@ def test_what_ails_is_not_packed(ailing: dict[str, object]) -> None:
     well = Account("acme", "kit", 1, 1, "c", "", "", "Bearer", "", 1.0, 2.0, 1.0, 1.0, trouble=UNTROUBLED)
     token = Secret("token")
 
-    assert pack(OpenedAccount(well, token)) is not None
-    assert pack(OpenedAccount(replace(well, **ailing), token)) is None  # type: ignore[arg-type]  # by name
-    assert pack(OpenedAccount(well, token, unchecked=True)) is None
+    assert pack(OpenedAccount(well, token, "mark")) is not None
+    assert pack(OpenedAccount(replace(well, **ailing), token, "mark")) is None  # type: ignore[arg-type]  # by name
+    assert pack(OpenedAccount(well, token, "mark", unchecked=True)) is None
 
 
 def test_collector_does_not_look_at_it() -> None:
     """Neither at the bytes nor at a dictionary of them."""
     well = Account("acme", "kit", 1, 1, "c", "", "", "Bearer", "", 1.0, 2.0, 1.0, 1.0, trouble=UNTROUBLED)
     held = {}
-    held["acme"] = pack(OpenedAccount(well, Secret("token")))
+    held["acme"] = pack(OpenedAccount(well, Secret("token"), "mark"))
 
     assert not gc.is_tracked(held["acme"])
     assert not gc.is_tracked(held)
