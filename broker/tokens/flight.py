@@ -42,23 +42,22 @@ class Flights:
         self.queue = queue
         self._queued = 0
         self._tasks: dict[_Key, asyncio.Task[FlightEnd]] = {}
-        self._turns: dict[_Key, asyncio.Future[None]] = {}
-        """Flights that nobody waits for, and that have yet to begin."""
+        self._line: dict[_Key, Ref] = {}
+        """Renewals that nobody waits for, and that have yet to begin."""
         self._next_turn: asyncio.TimerHandle | None = None
 
     def begin(self, ref: Ref) -> None:
         """See to it that the grant is being renewed from generation `ref.generation`."""
-        if not self.is_flying(ref):
-            _ = self._launch(ref)
+        _ = self._task(ref)
 
     def begin_in_turn(self, ref: Ref) -> None:
         """The same for a token that lives and is asked for: nobody waits for it, and a crowd may come at once.
 
-        Such flights begin one after the other, `SPACING` apart, or they would hold up everybody's answers.
+        Such flights begin one after the other, `SPACING` apart, or they would hold up everybody's answers. Until
+        its turn comes nothing flies: whoever joins begins the renewal at once, from the generation it knows of.
         """
         if not self.is_flying(ref):
-            turn = self._turns[_key(ref)] = asyncio.get_running_loop().create_future()
-            _ = self._launch(ref, turn)
+            self._line[_key(ref)] = ref
             if self._next_turn is None:
                 self._let_one_begin()
 
@@ -68,9 +67,7 @@ class Flights:
         A caller that is cancelled cancels only its own waiting (I10).
         """
         is_first = not self.is_flying(ref)
-        task = self._tasks.get(_key(ref)) or self._launch(ref)
-        if turn := self._turns.pop(_key(ref), None):
-            turn.set_result(None)
+        task = self._task(ref)
         if patience is None:
             return await asyncio.shield(task)
         self._queued += is_first
@@ -91,34 +88,32 @@ class Flights:
         return len(self._tasks)
 
     async def drain(self) -> None:
-        """Wait until every flight has ended; none is cancelled, and none waits for its turn any longer (R11)."""
-        for turn in self._turns.values():
-            turn.set_result(None)
-        self._turns.clear()
+        """Wait until every flight has ended; none is cancelled, and no other begins in its turn (R11)."""
+        self._line.clear()
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
-    def _launch(self, ref: Ref, turn: "asyncio.Future[None] | None" = None) -> "asyncio.Task[FlightEnd]":
+    def _task(self, ref: Ref) -> "asyncio.Task[FlightEnd]":
         key = _key(ref)
-        task = self._tasks[key] = asyncio.create_task(self._fly(ref, turn), name=f"renewal of {ref.name}")
-        task.add_done_callback(lambda done: self._landed(key, done))
+        self._line.pop(key, None)
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.create_task(self._fly(ref), name=f"renewal of {ref.name}")
+            task.add_done_callback(lambda done: self._landed(key, done))
         return task
 
     def _let_one_begin(self) -> None:
         self._next_turn = None
-        if self._turns:
-            self._turns.pop(next(iter(self._turns))).set_result(None)
+        if self._line:
+            self.begin(next(iter(self._line.values())))
             self._next_turn = asyncio.get_running_loop().call_later(SPACING, self._let_one_begin)
 
     def _landed(self, key: _Key, task: "asyncio.Task[FlightEnd]") -> None:
         self._tasks.pop(key, None)
-        self._turns.pop(key, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("renewal.crashed", account=key[0], exc_info=error)
 
-    async def _fly(self, ref: Ref, turn: "asyncio.Future[None] | None") -> FlightEnd:
-        if turn is not None:
-            await turn
+    async def _fly(self, ref: Ref) -> FlightEnd:
         return await self._renew(ref)
 
 

@@ -202,7 +202,7 @@ class TokenService:
         """Who waits inside the window waits for a renewal, as a plain request would start one."""
         now = self._clock.now()
         if now >= window_opens(account, self._settings.ahead) and self._permit.hold(account, now) is None:
-            self._flights.begin(account.ref)
+            self._flights.begin_in_turn(account.ref)
 
     async def _open(self, name: str) -> OpenedAccount:
         opened = await self._opened.get(name)
