@@ -15,8 +15,11 @@ USED_WITHIN = 86400.0
 FRESH_FOR = 10.0
 REST = 30.0
 """Times as long as the last reading took, before the next: on a large store it is a walk of seconds."""
+LONGEST_REST = 60.0
 PATIENCE = 0.25
 """How long a reading is waited for where an earlier one is known."""
+TOO_OLD = 120.0
+"""Older figures are shown to nobody, however long the reading takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +46,18 @@ class RecentStatistics:
         self._store, self._clock = store, clock
         self._reading: asyncio.Task[Statistics] | None = None
         self._known: Statistics | None = None
-        self._begun_at = self._good_until = float("-inf")
+        self._begun_at = self._known_since = float("-inf")
+        self._good_for = 0.0
 
     async def recent(self) -> Statistics:
-        """At most ten seconds old, or thirty times as old as a reading takes; raises StorageUnavailable."""
-        reading = self._reading
-        if self._known is not None and self._clock.monotonic() < self._good_until:
-            return self._known
-        if reading is None:
-            reading = self._begin()
-        if self._known is None or await within(self._clock, PATIENCE, reading):
+        """At most ten seconds old; of a large store a minute, and two while it is read. Raises StorageUnavailable."""
+        known, age = self._known, self._clock.monotonic() - self._known_since
+        if known is not None and age < self._good_for:
+            return known
+        reading = self._reading or self._begin()
+        if known is None or age >= TOO_OLD or await within(self._clock, PATIENCE, reading):
             return await asyncio.shield(reading)
-        return self._known
+        return known
 
     async def close(self) -> None:
         """Let a reading go that is under way."""
@@ -73,8 +76,9 @@ class RecentStatistics:
         self._reading = None
         if reading.cancelled() or reading.exception():
             return
-        now = self._clock.monotonic()
-        self._known, self._good_until = reading.result(), now + max(FRESH_FOR, REST * (now - self._begun_at))
+        self._known, self._known_since = reading.result(), self._clock.monotonic()
+        took = self._known_since - self._begun_at
+        self._good_for = min(max(FRESH_FOR, REST * took), LONGEST_REST)
 
 
 async def _statistics(groups: AsyncIterable[AccountGroup]) -> Statistics:

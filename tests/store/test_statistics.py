@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from broker.admin.statistics import FRESH_FOR, PATIENCE, REST, SPAN, RecentStatistics, read_statistics
+from broker.admin.statistics import (
+    FRESH_FOR,
+    LONGEST_REST,
+    PATIENCE,
+    REST,
+    SPAN,
+    TOO_OLD,
+    RecentStatistics,
+    read_statistics,
+)
 from broker.errors import StorageUnavailable
 from broker.model import Reason, Status
 from broker.store import Stores
@@ -109,7 +118,7 @@ async def test_reading_serves_everybody_who_asks_meanwhile_and_for_a_while(clock
 
 
 async def test_long_reading_keeps_nobody_waiting_and_is_not_repeated_soon(clock: HandClock) -> None:
-    """Who asks meanwhile is told what is known; a reading of five seconds is good for two and a half minutes."""
+    """Who asks meanwhile is told what is known; a reading of one second is good for half a minute."""
     store = Slow()
     statistics = RecentStatistics(store=store, clock=clock)
     store.end(5)
@@ -119,13 +128,44 @@ async def test_long_reading_keeps_nobody_waiting_and_is_not_repeated_soon(clock:
     await clock.someone_sleeps()
     await clock.advance(PATIENCE)
     old = await asking
-    await clock.advance(5.0 - PATIENCE)
+    await clock.advance(1.0 - PATIENCE)
     store.end(6)
     new = await recent(statistics)
-    await clock.advance(REST * 5.0 - 1)
+    await clock.advance(REST - 1)
     kept = await recent(statistics)
 
     assert (5, 5, 6, 6, 2) == (known, old, new, kept, store.begun)
+
+
+async def test_old_figures_are_shown_to_nobody(clock: HandClock) -> None:
+    """However long the new ones take; where they do not come at all, that is told."""
+    store = Slow()
+    statistics = RecentStatistics(store=store, clock=clock)
+    store.end(5)
+    await recent(statistics)
+    await clock.advance(TOO_OLD)
+    asking = asyncio.create_task(recent(statistics))
+    await asyncio.sleep(0)
+    await clock.advance(10 * PATIENCE)
+    store.end(StorageUnavailable("away"))
+
+    with pytest.raises(StorageUnavailable):
+        await asking
+
+
+async def test_reading_that_was_held_up_is_not_good_for_hours(clock: HandClock) -> None:
+    """A machine that slept in the middle of one is back with the next."""
+    store = Slow()
+    statistics = RecentStatistics(store=store, clock=clock)
+    asking = asyncio.create_task(recent(statistics))
+    await asyncio.sleep(0)
+    await clock.advance(3600)
+    store.end(5)
+    await asking
+    await clock.advance(LONGEST_REST)
+    store.end(6)
+
+    assert 6 == await recent(statistics)
 
 
 async def test_failed_reading_is_told_and_tried_again(clock: HandClock) -> None:
