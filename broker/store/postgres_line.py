@@ -69,6 +69,7 @@ class Line:
                 f'another broker named "{self._replica}" runs on this database;'
                 " stop it first, or give this one another store.replica"
             )
+        self._pulse_at = _now()
         self._task = asyncio.create_task(self._keep(), name="database line")
 
     async def close(self) -> None:
@@ -137,14 +138,16 @@ class Line:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, RETRY_MOST)
         log.info("database.back")
+        # Only now: until whoever listens knows, what it remembers from before counts as unheard.
         self.changed(True)
+        self._pulse_at = _now()
 
     async def _open(self) -> None:
         connection = await while_awake(PULSE_WITHIN, self._connected())
         self._ended.clear()
         connection.add_termination_listener(self._terminated)
         self._connection = connection
-        self._pulse_at = self._up_since = _now()
+        self._up_since = _now()
 
     async def _connected(self) -> Connection:
         connection = await self._connect()
@@ -163,6 +166,7 @@ class Line:
     def _drop(self, why: BaseException) -> None:
         was_up = self.is_up
         connection, self._connection, self._is_named = self._connection, None, False
+        self._pulse_at = float("-inf")
         if connection is not None:
             connection.terminate()
         if was_up:
