@@ -1,6 +1,7 @@
 """Brings a store's schema up to date by numbered files, which are never edited once released."""
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
 
@@ -20,7 +21,7 @@ def migrations() -> dict[int, str]:
 
 
 async def migrate(database: Database) -> int:
-    """Run what is missing, each migration in a transaction of its own; the schema's number.
+    """Run what is missing, each migration in a transaction of its own, for a new store all in one; the schema's number.
 
     Raises StartRefused where a newer program has been here. Brokers that share a database are replaced one by one:
     there a newer schema is taken, since migrations only ever add what an older program can do without.
@@ -36,10 +37,11 @@ async def migrate(database: Database) -> int:
             f"the store has schema {version}, this program knows {max(known)}: it was written by a newer"
             " token-broker; install that version again, or restore an older backup"
         )
-    for number, sql in known.items():
-        if number > version:
-            text = database.dialect.text
-            await database.write(partial(_apply, number=number, sql=re.sub(r"\bTEXT\b", text, sql)))
+    text = database.dialect.text
+    missing = [(number, re.sub(r"\bTEXT\b", text, sql)) for number, sql in known.items() if number > version]
+    # A new store has nothing to lose, and each transaction is a wait for the disk.
+    for together in [missing] if version == 0 else [[one] for one in missing]:
+        await database.write(partial(_apply, together))
     if 0 < version < max(known):
         log.info("store.migrated", was=version, schema=max(known))
     return max(known)
@@ -49,8 +51,9 @@ async def _prepare(transaction: Transaction) -> None:
     await transaction.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)")
 
 
-async def _apply(transaction: Transaction, *, number: int, sql: str) -> None:
-    for statement in re.sub(r"--.*", "", sql).split(";"):
-        if statement.strip():
-            await transaction.execute(statement)
-    await transaction.execute("INSERT INTO schema_version (version) VALUES ($1)", number)
+async def _apply(some: Sequence[tuple[int, str]], transaction: Transaction) -> None:
+    for number, sql in some:
+        for statement in re.sub(r"--.*", "", sql).split(";"):
+            if statement.strip():
+                await transaction.execute(statement)
+        await transaction.execute("INSERT INTO schema_version (version) VALUES ($1)", number)
