@@ -13,7 +13,7 @@ BROKER = Path(__file__).parent.parent / "broker"
 
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "clock", "times", "config", "wire", "version"}),
-    frozenset({"keyring", "oauth", "sealing", "forwarded"}),
+    frozenset({"keyring", "oauth", "sealing", "forwarded", "recent"}),
     frozenset({"observe"}),
     frozenset({"providers", "store", "systemd", "sandbox"}),
     frozenset({"web", "pages", "keys", "audit", "tls"}),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.admin.checks import Check
-from broker.admin.statistics import SPAN, RecentStatistics, Statistics
+from broker.admin.statistics import SPAN, Statistics
 from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, SandboxSettings
@@ -65,7 +65,7 @@ class Overview:
     def __init__(
         self,
         *,
-        statistics: RecentStatistics,
+        statistics: Callable[[], Awaitable[Statistics]],
         accounts: AccountStore,
         events: EventStore,
         permit: Permit,
@@ -94,7 +94,7 @@ class Overview:
         await self._gate.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="providers.list", reads=True
         )
-        counts = (await self._statistics.recent()).counts
+        counts = (await self._statistics()).counts
         return [self._view(name, counts) for name in sorted(self._settings)]
 
     async def resume(self, caller: Caller, name: str, *, request_id: str) -> ProviderView:
@@ -105,7 +105,7 @@ class Overview:
         self._permit.breaker(name).resume()
         self._metrics.provider_open.labels(name).set(0)
         await self._gate.note(caller, "providers.resume", None, name, request_id=request_id)
-        return self._view(name, (await self._statistics.recent()).counts)
+        return self._view(name, (await self._statistics()).counts)
 
     async def events(
         self,
@@ -128,13 +128,13 @@ class Overview:
             caller, Permission.ADMIN, None, request_id=request_id, action="accounts.expiries", reads=True
         )
         first = int(self._clock.now() // SPAN)
-        ends = (await self._statistics.recent()).ends
+        ends = (await self._statistics()).ends
         return first * SPAN, [ends.get(span, 0) for span in range(first, first + count)]
 
     async def metrics_text(self) -> bytes:
-        """All metrics; what is counted in the store is as old as `RecentStatistics` says."""
+        """All metrics; what is counted in the store is as old as `Recent` says."""
         now = self._clock.now()
-        self._show(await self._statistics.recent(), now)
+        self._show(await self._statistics(), now)
         oldest = await self._accounts.oldest_intent_at()
         self._metrics.oldest_intent_seconds.set(0 if oldest is None else max(0.0, now - oldest))
         for name in self._settings:
@@ -158,7 +158,7 @@ class Overview:
 
     async def checks(self) -> list[Check]:
         """The breakers that are open, which somebody has to close."""
-        counts = (await self._statistics.recent()).counts
+        counts = (await self._statistics()).counts
         views = [self._view(name, counts) for name in sorted(self._settings)]
         return [
             Check(f"breaker of {view.settings.name}", "problem", OPEN[view.reason], WHAT_TO_DO[view.reason])

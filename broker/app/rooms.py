@@ -11,7 +11,7 @@ from broker.admin.audit import AuditCheck
 from broker.admin.backup import BackupDesk
 from broker.admin.keys import KeyDesk
 from broker.admin.overview import Overview
-from broker.admin.statistics import RecentStatistics
+from broker.admin.statistics import Statistics, read_statistics
 from broker.app.alerts import AlertRoom
 from broker.app.databases import copies_of
 from broker.app.foundation import Foundation, audit_key
@@ -32,6 +32,7 @@ from broker.keys.census import Census
 from broker.keys.rewrap import Rewrapper
 from broker.login.service import LoginService
 from broker.model import PendingGrant, Successor
+from broker.recent import Recent
 from broker.store.spool import Spool, grants_spool, renewals_spool
 from broker.tokens.background import Background
 from broker.tokens.schedule import Timings
@@ -151,7 +152,6 @@ def build_keys(base: Foundation, spools: Spools, in_memory: Callable[[], Iterabl
         records=base.stores.records,
         elsewhere=lambda: {"spool": spools.records(), "memory": in_memory()},
         keyring=base.keyring,
-        clock=base.clock,
     )
     desk = KeyDesk(
         store=base.stores.keys,
@@ -226,14 +226,18 @@ def _callers(base: Foundation, closing: AsyncExitStack) -> CallerRoom:
 
 
 def _overview(base: Foundation, tokens: TokenRoom, keys: KeyRoom, closing: AsyncExitStack) -> Overview:
-    statistics = RecentStatistics(store=base.stores.accounts, clock=base.steady)
+    async def read() -> Statistics:
+        return await read_statistics(base.stores.accounts, base.steady.now())
+
+    statistics, rows_by_key = Recent(read, base.steady), Recent(keys.census.totals, base.steady)
     closing.push_async_callback(statistics.close)
+    closing.push_async_callback(rows_by_key.close)
     return Overview(
-        statistics=statistics,
+        statistics=statistics.get,
         accounts=base.stores.accounts,
         events=base.stores.events,
         permit=tokens.permit,
-        rows_by_key=keys.census.recent,
+        rows_by_key=rows_by_key.get,
         gate=base.gate,
         clock=base.steady,
         metrics=base.metrics,

@@ -3,12 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
-from broker.clock import Clock
 from broker.keyring import Keyring, kid_at_front
 from broker.store.keys_interface import RecordStore
 from broker.store.sealed import UNKNOWN
-
-RECENT = 60.0
 
 ByKey = Mapping[str, Mapping[str, int]]
 """How many records by key id, and then by where they lie."""
@@ -19,10 +16,8 @@ Elsewhere = Callable[[], Mapping[str, Iterable[str]]]
 class Census:
     """What is sealed with which key."""
 
-    def __init__(self, *, records: RecordStore, elsewhere: Elsewhere, keyring: Keyring, clock: Clock) -> None:
-        self._records, self._elsewhere, self._keyring, self._clock = records, elsewhere, keyring, clock
-        self._recent: Mapping[str, int] = {}
-        self._taken_at = float("-inf")
+    def __init__(self, *, records: RecordStore, elsewhere: Elsewhere, keyring: Keyring) -> None:
+        self._records, self._elsewhere, self._keyring = records, elsewhere, keyring
 
     async def take(self) -> ByKey:
         """Count all of it; raises StorageUnavailable."""
@@ -33,13 +28,9 @@ class Census:
         for where, records in self._elsewhere().items():
             for kid, count in Counter(kid_at_front(record) or UNKNOWN for record in records).items():
                 found[kid][where] = count
-        totals = {kid: sum(places.values()) for kid, places in found.items()}
-        self._recent = dict.fromkeys(self._keyring.kids, 0) | totals
-        self._taken_at = self._clock.monotonic()
         return found
 
-    async def recent(self) -> Mapping[str, int]:
-        """Totals by key id, at most a minute old: on a large store a count is a walk."""
-        if self._clock.monotonic() - self._taken_at > RECENT:
-            await self.take()
-        return self._recent
+    async def totals(self) -> Mapping[str, int]:
+        """The same by key id alone, also of keys that nothing is sealed with; raises StorageUnavailable."""
+        totals = {kid: sum(places.values()) for kid, places in (await self.take()).items()}
+        return dict.fromkeys(self._keyring.kids, 0) | totals
