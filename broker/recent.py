@@ -8,7 +8,7 @@ from broker.clock import Clock, within
 
 T = TypeVar("T")
 
-FRESH_FOR = 10.0
+FRESH_FOR = 1.0
 REST = 30.0
 """Times as long as the last reading took, before the next: on a large store it is a walk of seconds."""
 LONGEST_REST = 60.0
@@ -29,7 +29,7 @@ class Recent(Generic[T]):
         self._good_for = 0.0
 
     async def get(self) -> T:
-        """At most ten seconds old; of a large store a minute, and two while it is read. Raises what `read` raises."""
+        """At most a second old; of a large store a minute, and two while it is read. Raises what `read` raises."""
         known, age = self._known, self._clock.monotonic() - self._known_since
         if known is not None and age < self._good_for:
             return known

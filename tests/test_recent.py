@@ -40,10 +40,10 @@ async def test_reading_serves_everybody_who_asks_meanwhile_and_for_a_while(clock
     asking = [asyncio.create_task(recent.get()) for _ in range(3)]
     figures.end(5)
     first = await asyncio.gather(*asking)
-    await clock.advance(FRESH_FOR - 1)
+    await clock.advance(FRESH_FOR / 2)
     kept = await recent.get()
     figures.end(6)
-    await clock.advance(1)
+    await clock.advance(FRESH_FOR / 2)
     fresh = await recent.get()
 
     assert ([5, 5, 5], 5, 6, 2) == (first, kept, fresh, figures.begun)
