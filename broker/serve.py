@@ -131,7 +131,7 @@ class Service:
         for task in (demo, recovery, background):
             await until_cancelled(task)
         await self._drain(broker)
-        await _if_possible(broker.tokens.service.flush_uses)
+        await _if_possible(broker.tokens.uses.flush)
         await _if_possible(broker.callers.service.flush_uses)
         await broker.alerts.stop(alerts)
         broker.listeners.stop()

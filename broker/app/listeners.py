@@ -138,6 +138,7 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
         callers=entrance.remembered,
         opened=rooms.tokens.opened,
         service=rooms.tokens.service,
+        uses=rooms.tokens.uses,
         gate=base.gate,
         clock=base.steady,
         wall=base.clock,

@@ -209,7 +209,7 @@ def _accounts(base: Foundation, tokens: TokenRoom, installs: InstallRoom) -> Acc
         clock=base.steady,
         providers=base.providers.by_name,
         refresh=base.settings.refresh,
-        flush_uses=tokens.service.flush_uses,
+        flush_uses=tokens.uses.flush,
         forget_besides=(tokens.service.forget, tokens.retained.forget, installs.late.forget),
     )
 
@@ -274,7 +274,7 @@ def build_background(base: Foundation, rooms: Rooms) -> Background:
         probe=lambda: base.store_health.probe(stores.keys),
         chores=(
             rooms.adoption.look_again,
-            tokens.service.flush_uses,
+            tokens.uses.flush,
             rooms.callers.service.flush_uses,
             rooms.installs.service.identify_held,
             rooms.accounts.purge_removed,

@@ -18,6 +18,7 @@ from broker.tokens.retained import RetainedCommits
 from broker.tokens.schedule import Timings
 from broker.tokens.service import TokenService
 from broker.tokens.steps import Watch
+from broker.tokens.uses import Uses
 from broker.tokens.waiting import Waiters
 
 
@@ -33,6 +34,7 @@ class TokenRoom:
     waiters: Waiters
     service: TokenService
     opened: OpenedAccounts
+    uses: Uses
 
 
 def build_tokens(
@@ -71,8 +73,9 @@ def build_tokens(
         replica=base.settings.store.replica if base.stores.database.dialect.shared else None,
     )
     opened, waiters = _listening(base)
-    service = _service(base, permit, flights, opened, waiters)
-    return TokenRoom(permit, retained, refresher, flights, recovery, waiters, service, opened)
+    uses = Uses(base.stores.accounts)
+    service = _service(base, permit, flights, opened=opened, waiters=waiters, uses=uses)
+    return TokenRoom(permit, retained, refresher, flights, recovery, waiters, service, opened, uses)
 
 
 def _retained(
@@ -121,7 +124,13 @@ def _listening(base: Foundation) -> tuple[OpenedAccounts, Waiters]:
 
 
 def _service(
-    base: Foundation, permit: Permit, flights: Flights, opened: OpenedAccounts, waiters: Waiters
+    base: Foundation,
+    permit: Permit,
+    flights: Flights,
+    *,
+    opened: OpenedAccounts,
+    waiters: Waiters,
+    uses: Uses,
 ) -> TokenService:
     return TokenService(
         opened=opened,
@@ -134,4 +143,5 @@ def _service(
         metrics=base.metrics,
         account_page=lambda name: f"{base.settings.server.internal_url}/dashboard/accounts/{name}",
         waiters=waiters,
+        uses=uses,
     )

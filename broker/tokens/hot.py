@@ -26,6 +26,7 @@ from broker.tokens.packing import Glimpse, OpenedAccount, glimpse_of
 from broker.tokens.policy import window_opens
 from broker.tokens.routes import PATH, etag, token_json, token_parts
 from broker.tokens.service import TokenService
+from broker.tokens.uses import Uses
 from broker.web import SERVER, client_of, expected_error, problem, request_id_of
 
 PREFIX = PATH.partition("{")[0]
@@ -54,6 +55,7 @@ class HotTokens:
         callers: Callable[[web.BaseRequest], Caller | None],
         opened: OpenedAccounts,
         service: TokenService,
+        uses: Uses,
         gate: Gate,
         clock: Clock,
         wall: Clock,
@@ -64,6 +66,7 @@ class HotTokens:
         is_stopping: Callable[[], bool],
     ) -> None:
         self._callers, self._opened, self._service, self._gate = callers, opened, service, gate
+        self._uses = uses
         self._clock, self._wall, self._metrics, self._ahead = clock, wall, metrics, ahead
         self._trusted_proxies, self._is_stopping = trusted_proxies, is_stopping
         self._head = _head({"Content-Type": "application/json", "Server": SERVER, **headers})
@@ -108,7 +111,7 @@ class HotTokens:
             )
         except AuditUnavailable:
             return None
-        self._service.note_use(name, caller.name, now, made.opens)
+        self._uses.note(name, caller.name, now, made.opens)
         self._metrics.token_requests.count(of.provider, "served")
         self._metrics.token_requests.observe(time.perf_counter() - began)
         body = b"%b%d%b" % (made.before, int(made.opens - now), made.after)

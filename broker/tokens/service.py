@@ -15,7 +15,6 @@ from broker.errors import (
     NeedsReauthorization,
     ProviderUnavailable,
     RateLimited,
-    StorageUnavailable,
     UnknownAccount,
 )
 from broker.model import Account, Caller, Permission, Reason, Secret, is_account_name
@@ -39,6 +38,7 @@ from broker.tokens.policy import (
     unchecked,
     window_opens,
 )
+from broker.tokens.uses import Uses
 from broker.tokens.waiting import Waiters
 
 REJECTIONS_WINDOW = 600.0
@@ -78,14 +78,13 @@ class TokenService:
         metrics: Metrics,
         account_page: Callable[[str], str],
         waiters: Waiters,
+        uses: Uses,
     ) -> None:
-        self._waiters = waiters
+        self._waiters, self._uses = waiters, uses
         self._opened, self._store, self._flights, self._permit = opened, store, flights, permit
         self._gate, self._clock, self._settings, self._metrics = gate, clock, settings, metrics
         self._account_page = account_page
         """Where an operator finds an account, by its name."""
-        self._used: dict[str, tuple[float, float]] = {}
-        self._used_by: dict[tuple[str, str], float] = {}
         self._rejections: dict[str, deque[float]] = {}
         self._forced: dict[str, float] = {}
 
@@ -177,26 +176,11 @@ class TokenService:
         """Why the account may not be renewed just now, for whoever shows it."""
         return self._permit.hold(account, self._clock.now())
 
-    def note_use(self, name: str, caller: str, now: float, opens: float) -> None:
-        """A token was handed out, whose window opens then."""
-        self._used[name] = (now, max(now, opens))
-        self._used_by[name, caller] = now
-
-    async def flush_uses(self) -> None:
-        """Store when accounts were last handed out; what cannot be stored just now is kept for the next time."""
-        uses, self._used = self._used, {}
-        callers, self._used_by = self._used_by, {}
-        try:
-            await self._store.touch(uses, callers)
-        except StorageUnavailable:
-            self._used, self._used_by = uses | self._used, callers | self._used_by
-
     async def forget(self, name: str) -> None:
         """Remember nothing of an account that was purged."""
-        self._used.pop(name, None)
+        self._uses.forget(name)
         self._rejections.pop(name, None)
         self._forced.pop(name, None)
-        self._used_by = {key: at for key, at in self._used_by.items() if key[0] != name}
 
     def _begin_if_due(self, account: Account) -> None:
         """Who waits inside the window waits for a renewal, as a plain request would start one."""
@@ -298,7 +282,7 @@ class TokenService:
             request_id=request_id,
             client=caller.address,
         )
-        self.note_use(account.name, caller.name, now, window_opens(account, self._settings.ahead))
+        self._uses.note(account.name, caller.name, now, window_opens(account, self._settings.ahead))
         self._metrics.token_requests.count(account.provider, "warned" if serve.warning else "served")
         return Handout(account, token, serve.expires_in, serve.expires_at, serve.warning)
 

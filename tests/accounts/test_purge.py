@@ -36,7 +36,7 @@ async def connect_jane(house: House) -> Account:
     assert 200 == (await house.get(f"/token/{JANE['name']}")).status
     await walk(house, JANE["name"], "deny")
     await link(house, JANE["name"])
-    await house.broker.tokens.service.flush_uses()
+    await house.broker.tokens.uses.flush()
     await house.broker.base.stores.database.write(allow_plugin)
     account = await house.account(JANE["name"])
     await house.broker.base.stores.accounts.add_spare(

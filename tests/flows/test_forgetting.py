@@ -267,7 +267,7 @@ async def test_new_generation_is_what_everybody_gets(
 async def test_generation_of_the_background_is_what_everybody_gets(house: House, acme: Account) -> None:
     """Nobody had to ask for it."""
     await hot(house)
-    await house.broker.tokens.service.flush_uses()
+    await house.broker.tokens.uses.flush()
     house.clock.advance(LIFE - WINDOW + 10)
 
     background = asyncio.create_task(house.broker.background.run())

@@ -194,7 +194,7 @@ class World:
         await broker.tokens.flights.drain()
         await broker.tokens.retained.settled()
         await broker.installs.late.settled()
-        await broker.tokens.service.flush_uses()
+        await broker.tokens.uses.flush()
         await broker.callers.service.flush_uses()
         if self.image is None:
             await self.house.close()

@@ -74,7 +74,7 @@ async def test_first_expiry_is_not_told_of_accounts_that_are_gone(house: House) 
     """Else an alert would go on about the last one that a provider had."""
     await house.connect()
     await house.get("/token/acme")
-    await house.broker.tokens.service.flush_uses()
+    await house.broker.tokens.uses.flush()
     key = await house.caller(permissions=("admin",), name="admin")
     told = await house.get("/metrics", key=key)
     await house.broker.rooms.accounts.remove(OPERATOR, "acme", revoke=False, purge=False, request_id="t")
@@ -94,7 +94,7 @@ async def _lived(house: House) -> str:
         await house.get(f"/token/{name}")
         await house.post(f"/token/{name}/refresh")
     await house.get("/token/acme", key="nonsense")
-    await house.broker.tokens.service.flush_uses()
+    await house.broker.tokens.uses.flush()
     return await house.caller(permissions=("admin",), name="admin")
 
 

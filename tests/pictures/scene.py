@@ -18,7 +18,7 @@ async def set_scene(house: House) -> None:
     await house.connect("kustomer", NORTH, org="north")
     for name in (*WELL, NORTH):
         await house.get(f"/token/{name}")
-    await house.broker.tokens.service.flush_uses()
+    await house.broker.tokens.uses.flush()
     await house.broker.rooms.accounts.freeze(OPERATOR, FROZEN, request_id="scene")
     await _revoke(house, DEAD)
 

@@ -99,7 +99,7 @@ async def test_background_work_is_shared_out(two: Replicas) -> None:
         await two[0].connect("kit", f"acme-{number}", account=str(500 + number))
         await two[number % 2].get(f"/token/acme-{number}")
     for house in two.houses:
-        await house.broker.tokens.service.flush_uses()
+        await house.broker.tokens.uses.flush()
     two.clock.advance(LIFE - 600)
     loops = [asyncio.create_task(house.broker.background.run()) for house in two.houses]
 
