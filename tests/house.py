@@ -229,6 +229,7 @@ async def open_house(
         )
         house.write_config()
         await house.open()
+        clock.wait_for(lambda: house.broker.base.audit.is_writing)
         house.key = await house.caller(permissions=("token", "refresh", "accounts", "manage", "install"))
         try:
             yield house

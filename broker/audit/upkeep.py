@@ -71,6 +71,11 @@ class Upkeep:
         """What cannot be written just now; None while all is."""
         return self._audit.backlog
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a line is on its way to the disk."""
+        return self._audit.is_writing
+
     async def snapshot(self) -> tuple[list[AuditFile], Head]:
         """The files as they are between two writes, and the head there."""
         files = self._files

@@ -217,6 +217,11 @@ class Audit:
         return too_old or self._waiting >= MOST_WAITING
 
     @property
+    def is_writing(self) -> bool:
+        """Whether the thread is at a write, which takes as long as the disk does."""
+        return self._writing is not None
+
+    @property
     def backlog(self) -> Backlog | None:
         """None while all is written."""
         if not self._failing:

@@ -1,8 +1,10 @@
 """A clock that stands still until a test moves it."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+
+from tests.fakes.waiting import Places, is_thread_at_work, places
 
 # Sums of floats such as 0.1 + 0.2 must not leave a sleeper a hair short of its time.
 _CLOSE = 1e-6
@@ -27,6 +29,7 @@ class FakeClock:
         self._monotonic = 1_000.0
         self._turns = 0
         self._sleepers: list[_Sleeper] = []
+        self._works: list[Callable[[], bool]] = []
 
     def now(self) -> float:
         """Wall clock, epoch seconds."""
@@ -88,20 +91,32 @@ class FakeClock:
         waiting = [sleeper.deadline for sleeper in self._sleepers if not sleeper.woken.done()]
         return max(0.0, min(waiting) - self._monotonic) if waiting else None
 
+    def wait_for(self, works: Callable[[], bool]) -> None:
+        """Take nobody for settled while `works` says that a thread is at something which takes no time of this clock.
+
+        A write of the audit, say: no task needs to wait for it, and the broker gives up on it after two looks.
+        """
+        self._works.append(works)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a thread is at work, so that time should not pass yet."""
+        return any(works() for works in self._works)
+
     async def settle(self, *, quiet: float = 0.02) -> None:
         """Let the loop run until no task moves any more, also not for `quiet` real seconds.
 
-        The real wait is for sockets and database threads, of which the loop does not know that they are busy.
+        The real wait is for sockets, of which the loop does not know that they are busy; threads are looked after.
         A task that never rests is an AssertionError.
         """
-        before = await _come_to_rest(_positions())
+        before = await _come_to_rest(places())
         for _ in range(1_000):
             await asyncio.sleep(quiet)
-            after = await _come_to_rest(_positions())
-            if after == before:
+            after = await _come_to_rest(places())
+            if after == before and not self.waits and not is_thread_at_work(after):
                 return
             before = after
-        raise AssertionError("the loop does not settle: some task moves on and on")
+        raise AssertionError("the loop does not settle: some task or thread moves on and on")
 
     def _sleeper(self, deadline: float) -> _Sleeper:
         self._turns += 1
@@ -115,31 +130,11 @@ class FakeClock:
         return sorted(s for s in self._sleepers if s.deadline <= self._monotonic + _CLOSE)
 
 
-_Positions = dict[asyncio.Task[Any], list[object]]
-
-
-async def _come_to_rest(before: _Positions) -> _Positions:
+async def _come_to_rest(before: Places) -> Places:
     for _ in range(10_000):
         await asyncio.sleep(0)
-        after = _positions()
+        after = places()
         if after == before:
             return after
         before = after
     raise AssertionError("the loop does not settle: some task never rests")
-
-
-def _positions() -> _Positions:
-    """Where each task but this one stands: its coroutines, the instruction in each, what is awaited."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    return {task: _position(task) for task in tasks}
-
-
-def _position(task: asyncio.Task[Any]) -> list[object]:
-    # The objects themselves, not their ids: an id may be given again to the next future.
-    position: list[object] = []
-    awaited: object = task.get_coro()
-    while awaited is not None:
-        frame = getattr(awaited, "cr_frame", None)
-        position += [awaited, frame and frame.f_lasti]
-        awaited = getattr(awaited, "cr_await", None)
-    return position

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 import aiosqlite
@@ -182,3 +183,28 @@ async def test_settle_refuses_to_wait_for_a_task_that_never_rests(clock: FakeClo
         await clock.settle()
 
     task.cancel()
+
+
+async def test_settle_waits_for_a_thread(clock: FakeClock) -> None:
+    """However long it takes: a slow disk makes no test fail."""
+    released = threading.Event()
+    task = asyncio.create_task(asyncio.to_thread(released.wait))
+    settling = asyncio.create_task(clock.settle(quiet=0.0))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    early = settling.done()
+
+    released.set()
+    await settling
+
+    assert (False, True) == (early, task.done())
+
+
+async def test_settle_waits_for_work_that_no_task_waits_for(clock: FakeClock) -> None:
+    """The audit's thread, say."""
+    left = [False, True, True]
+    clock.wait_for(lambda: left.pop() if left else False)
+
+    await clock.settle(quiet=0.0)
+
+    assert [] == left

@@ -147,7 +147,7 @@ class World:
         """Do it, letting time pass while it waits for that; None where the broker died over it."""
         task, deaths = asyncio.ensure_future(work), self.deaths
         while not task.done() and self.image is None:
-            await at_rest()
+            await at_rest(self.house.clock)
             if not task.done() and self.image is None:
                 self.house.clock.advance(self.house.clock.next_wake or 1.0)
         await self.rest()
@@ -168,7 +168,7 @@ class World:
 
     async def rest(self) -> None:
         """Until nothing moves but with time; a broker that died meanwhile is started again."""
-        await at_rest()
+        await at_rest(self.house.clock)
         if self.image is not None:
             await self.restart()
 
@@ -184,7 +184,7 @@ class World:
         self.deaths += 1
         await self.house.open()
         await self._begin()
-        await at_rest()
+        await at_rest(self.house.clock)
 
     async def stop(self) -> None:
         """SIGTERM, as `serve` does it, and a new start."""
