@@ -1,7 +1,10 @@
 """The files that pages are made of, held in memory and linked by their content."""
 
 import hashlib
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from aiohttp import web
 
@@ -43,11 +46,13 @@ class StaticFile:
         )
 
 
-def static_files(*folders: Path) -> dict[str, StaticFile]:
-    """Every file there is, by name: those of all pages, and those of a room's own folders."""
-    return {
+@cache
+def static_files(*folders: Path) -> Mapping[str, StaticFile]:
+    """Every file there is, by name: those of all pages, and those of a room's own folders; read once a process."""
+    files = {
         path.name: StaticFile(path)
         for folder in (FOLDER, *folders)
         for path in sorted(folder.iterdir())
         if path.suffix in CONTENT_TYPES
     }
+    return MappingProxyType(files)

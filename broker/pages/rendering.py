@@ -1,5 +1,6 @@
 """Fills templates and puts the headers on that keep a page to itself."""
 
+from functools import cache
 from pathlib import Path
 
 from aiohttp import web
@@ -32,17 +33,9 @@ class Pages:
 
     def __init__(self, *, sandbox: bool, https: bool, room: Path | None = None) -> None:
         """`room`: a folder with `templates` and `static` of its own; its pages may run its scripts."""
-        self._https, self._scripts = https, SCRIPTS if room else ""
+        self._sandbox, self._https, self._scripts = sandbox, https, SCRIPTS if room else ""
         self._static = static_files(*([room / "static"] if room else []))
-        self._templates = Environment(
-            loader=FileSystemLoader([TEMPLATES, *([room / "templates"] if room else [])]),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        self._templates.globals.update(sandbox=sandbox, static=self._link)
+        self._templates = _templates(*([room / "templates"] if room else []))
 
     def message(self, page: Page, *, request_id: str) -> web.Response:
         """A page that says one thing."""
@@ -61,7 +54,9 @@ class Pages:
 
         `form_action` are the CSP sources that its forms lead to, redirects included.
         """
-        text = self._templates.get_template(template).render(request_id=request_id, **values)
+        text = self._templates.get_template(template).render(
+            sandbox=self._sandbox, static=self._link, request_id=request_id, **values
+        )
         return web.Response(
             text=text, status=status, content_type="text/html", headers=self.security_headers(form_action)
         )
@@ -82,3 +77,16 @@ class Pages:
 
     def _link(self, name: str) -> str:
         return self._static[name].link
+
+
+@cache
+def _templates(*folders: Path) -> Environment:
+    """Those of all pages and of a room's own folders; a template is compiled once, whoever shows it."""
+    return Environment(
+        loader=FileSystemLoader([TEMPLATES, *folders]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
