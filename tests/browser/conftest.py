@@ -3,12 +3,14 @@
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, Request, Response, async_playwright
+from playwright.async_api import Browser, Error, Page, Request, Response, async_playwright
 
 from tests.house import House, open_house
 
@@ -38,14 +40,35 @@ class Watched:
     strangers: list[str] = field(default_factory=list)
     """Requests to other hosts than this machine's and Kit's."""
     at_kit: list[str] = field(default_factory=list)
+    _listeners: dict[str, Callable[[Any], None]] = field(init=False)
 
     def watch(self) -> None:
+        for event, listener in self._listeners.items():
+            self.page.on(event, listener)  # type: ignore[call-overload]  # one overload for each event
+
+    async def leave(self) -> bool:
+        """Whether the page is blank and its person a stranger; it is closed where it is still on its way elsewhere."""
+        for event, listener in self._listeners.items():
+            self.page.remove_listener(event, listener)
+        with suppress(Error):
+            await self.page.goto("about:blank")
+            await self.page.context.clear_cookies()
+            for other in self.page.context.pages:
+                if other is not self.page:
+                    await other.close()
+            return True
+        await self.page.context.close()
+        return False
+
+    def __post_init__(self) -> None:
         # Lambdas, because playwright writes to the owner of a bound method.
-        self.page.on("request", lambda request: self._asked(request))  # noqa: PLW0108
-        self.page.on("response", lambda response: self._answered(response))  # noqa: PLW0108
-        self.page.on("requestfailed", lambda request: self._failed(request))  # noqa: PLW0108
-        self.page.on("console", lambda message: self._heard(message.type, message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self._listeners = {
+            "request": lambda request: self._asked(request),  # noqa: PLW0108
+            "response": lambda response: self._answered(response),  # noqa: PLW0108
+            "requestfailed": lambda request: self._failed(request),  # noqa: PLW0108
+            "console": lambda message: self._heard(message.type, message.text),
+            "pageerror": lambda error: self.complaints.append(str(error)),
+        }
 
     def _asked(self, request: Request) -> None:
         if request.url.startswith(KIT):
@@ -97,6 +120,12 @@ async def _chromium() -> AsyncIterator[Browser]:
         await browser.close()
 
 
+@pytest_asyncio.fixture(name="spare", scope="session", loop_scope="session")
+async def _spare() -> list[Page]:
+    """Pages that earlier tests have left, blank: a new one is a process, which costs more than a test's clicks."""
+    return []
+
+
 @pytest_asyncio.fixture(name="house", loop_scope="session")
 async def _house(tmp_path: Path) -> AsyncIterator[House]:
     """As everywhere, but on the browser's event loop."""
@@ -105,26 +134,25 @@ async def _house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 @pytest_asyncio.fixture(name="new_page", loop_scope="session")
-async def _new_page(chromium: Browser, house: House) -> AsyncIterator[NewPage]:
+async def _new_page(chromium: Browser, spare: list[Page], house: House) -> AsyncIterator[NewPage]:
     """Opens pages, each in a context of its own; whatever any of them did wrong fails the test at its end.
 
-    They are closed before the house is.
+    They are left before the house is closed.
     """
-    contexts: list[BrowserContext] = []
     opened: list[Watched] = []
 
     async def new_page(*, width: int = 1200, height: int = 800, dark: bool = False) -> Watched:
-        context = await chromium.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
-        )
-        contexts.append(context)
-        watched = Watched(await context.new_page())
+        page = spare.pop() if spare else await (await chromium.new_context()).new_page()
+        await page.set_viewport_size({"width": width, "height": height})
+        await page.emulate_media(color_scheme="dark" if dark else "light")
+        watched = Watched(page)
         watched.watch()
         opened.append(watched)
         return watched
 
     yield new_page
-    for context in contexts:
-        await context.close()
+    for watched in opened:
+        if await watched.leave():
+            spare.append(watched.page)
     assert [] == [complaint for watched in opened for complaint in watched.complaints]
     assert [] == [url for watched in opened for url in watched.strangers]
