@@ -1,5 +1,6 @@
 """Who is calling: API keys, by hash; one that was verified is remembered for a moment."""
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -15,7 +16,9 @@ from broker.store.interface import CallerStore
 KEY = re.compile(r"tbk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})", re.ASCII)
 REMEMBERED = 10_000
 REMEMBERED_FOR = 0.9
-"""Seconds until a remembered key is looked up again: one revoked by another process stops within a second."""
+"""Seconds for which a key is believed unseen: one revoked by another process stops within a second."""
+LOOK_AGAIN_AFTER = 0.6
+"""Seconds after which one that is used is looked up beside, so that nobody waits for it and no crowd asks at once."""
 TRUSTED_FOR = 3600.0
 """Seconds for which it is believed while the store cannot be asked: living tokens are served meanwhile."""
 
@@ -36,8 +39,8 @@ class Authenticator(Protocol):
 class _Verified:
     caller: Caller
     key: CallerKey
-    until: float
-    """Monotonic time until which the store need not be asked."""
+    asked_at: float
+    """Monotonic time at which the store was asked."""
 
 
 def key_text(key_id: str, secret: Secret) -> Secret:
@@ -60,11 +63,13 @@ class KeyAuthenticator:
         self._is_overridden = is_overridden
         """Whether the configuration has a caller of that name: then it alone says who that is."""
         self._remembered: dict[str, _Verified] = {}
+        self._lookups: dict[str, asyncio.Task[_Verified]] = {}
+        """Under way, each for all who wait for it."""
         self._used: dict[str, float] = {}
 
     def remembered(self, credential: str) -> Caller | None:
-        known = self._remembered.get(credential)
-        if known is None or known.until <= self._clock.monotonic() or self._refusal(known) is not None:
+        known = self._believed(credential)
+        if known is None or self._refusal(known) is not None:
             return None
         self._used[known.key.id] = self._clock.now()
         return known.caller
@@ -73,9 +78,9 @@ class KeyAuthenticator:
         text = credential.reveal()
         if not text.startswith("tbk_"):
             return None
-        known = self._remembered.get(text)
-        if known is None or known.until <= self._clock.monotonic():
-            known = await self._verify(credential)
+        known = self._believed(text)
+        if known is None:
+            known = await self._looked_up(text)
         if why := self._refusal(known):
             raise Unauthenticated(why=why)
         self._used[known.key.id] = self._clock.now()
@@ -88,8 +93,8 @@ class KeyAuthenticator:
         return "overridden" if self._is_overridden(known.caller.name) else None
 
     def forget(self) -> None:
-        """Look every key up again: callers have changed."""
-        self._remembered.clear()
+        """Look every key up again: callers have changed, and what is under way may bring what was before."""
+        self._remembered, self._lookups = {}, {}
 
     async def flush_uses(self) -> None:
         """Store when keys were last used; what cannot be stored just now is kept for the next time."""
@@ -99,30 +104,52 @@ class KeyAuthenticator:
         except StorageUnavailable:
             self._used = uses | self._used
 
-    async def _verify(self, credential: Secret) -> _Verified:
-        text = credential.reveal()
+    def _believed(self, text: str) -> _Verified | None:
+        """Who had this key a moment ago."""
+        known = self._remembered.get(text)
+        age = 0.0 if known is None else self._clock.monotonic() - known.asked_at
+        if known is None or age >= REMEMBERED_FOR:
+            return None
+        if age >= LOOK_AGAIN_AFTER:
+            self._begin_lookup(text)
+        return known
+
+    async def _looked_up(self, text: str) -> _Verified:
+        """What one lookup brings all who wait for it; whoever asked may hang up."""
+        self._begin_lookup(text)
+        return await asyncio.shield(self._lookups[text])
+
+    def _begin_lookup(self, text: str) -> None:
+        if text not in self._lookups:
+            lookup = asyncio.create_task(self._verify(text, self._remembered), name="key lookup")
+            self._lookups[text] = lookup
+            lookup.add_done_callback(lambda ended: self._ended(text, ended))
+
+    def _ended(self, text: str, lookup: "asyncio.Task[_Verified]") -> None:
+        if self._lookups.get(text) is lookup:
+            del self._lookups[text]
+        # Where nobody waits for it, nobody hears how it ended.
+        if not lookup.cancelled():
+            lookup.exception()
+
+    async def _verify(self, text: str, remembered: dict[str, _Verified]) -> _Verified:
+        """Ask the store; `remembered` is the memory of when it was asked."""
+        asked_at = self._clock.monotonic()
         form = KEY.fullmatch(text)
         try:
             found = await self._store.by_key(form[1]) if form else None
         except StorageUnavailable:
-            if (known := self._as_remembered(text)) is None:
+            known = remembered.get(text)
+            if known is None or asked_at - known.asked_at > TRUSTED_FOR:
                 raise
             return known
-        self._remembered.pop(text, None)
-        if found is None or not hmac.compare_digest(found[1].hash, key_hash(credential)):
+        remembered.pop(text, None)
+        if found is None or not hmac.compare_digest(found[1].hash, key_hash(Secret(text))):
             raise Unauthenticated(why="unknown")
-        if len(self._remembered) >= REMEMBERED:
-            self._remembered.clear()
-        verified = _Verified(_caller(*found), found[1], self._clock.monotonic() + REMEMBERED_FOR)
-        self._remembered[text] = verified
+        if len(remembered) >= REMEMBERED:
+            remembered.clear()
+        verified = remembered[text] = _Verified(_caller(*found), found[1], asked_at)
         return verified
-
-    def _as_remembered(self, text: str) -> _Verified | None:
-        """Who had this key when the store could last be asked, if that is not too long ago."""
-        known = self._remembered.get(text)
-        if known is None or self._clock.monotonic() - known.until > TRUSTED_FOR:
-            return None
-        return known
 
 
 def _caller(record: CallerRecord, key: CallerKey) -> Caller:
