@@ -1,7 +1,7 @@
 """When nothing moves but with time: every task waits for the clock, for another task, or for the next request.
 
-`FakeClock.settle` waits for a moment without movement, which a busy machine gives too early; this looks at what each
-task waits for: while a database thread, a socket or a file is at work, it is not over.
+`FakeClock.settle` waits for threads, and for a moment in which nothing else moves, which a busy machine gives too early
+where a socket is at work; this looks at what each task waits for, sockets too.
 """
 
 import asyncio
