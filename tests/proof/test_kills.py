@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -47,11 +48,16 @@ async def until_all_served(stand: Stand) -> None:
 
 async def until_agreed(stand: Stand) -> set[str]:
     """The accounts given up as dead, once they are those of which the provider says that they are lost."""
-    async with asyncio.timeout(SETTLED_WITHIN):
-        while (lost := stand.uncommitted()) != (dead := set(stand.dead())):
-            assert dead <= lost, "falsely dead"
-            await asyncio.sleep(0.02)
-        return dead
+    ends = time.monotonic() + SETTLED_WITHIN
+    while (lost := stand.uncommitted()) != (dead := set(stand.dead())):
+        assert dead <= lost, "falsely dead"
+        assert time.monotonic() < ends, (
+            lost - dead,
+            stand.rows(),
+            stand.process.output[-1].read_text()[-5000:],
+        )
+        await asyncio.sleep(0.02)
+    return dead
 
 
 async def kill_in_rounds(stand: Stand, chance: random.Random, rounds: int) -> int:
