@@ -10,7 +10,7 @@ import aiohttp
 
 from broker.client.address import Address, read_address
 from broker.client.clock import Clock, SystemClock
-from broker.client.conversation import MOST_BYTES, Ask, Heard, Lost, Pause, Reply, Talk
+from broker.client.conversation import MOST_BYTES, TOO_LARGE, Ask, Heard, Lost, Pause, Reply, Talk
 from broker.client.core import Core, Options
 from broker.client.keys import Key, KeySource
 from broker.client.token import Token
@@ -134,8 +134,12 @@ async def send(ask: Ask, address: Address, tls: ssl.SSLContext | None) -> Reply 
                 allow_redirects=False,
             ) as response,
         ):
-            body = await response.content.read(MOST_BYTES) if response.content else b""
-            return Reply(response.status, response.headers.get("Retry-After"), body)
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    return Lost(TOO_LARGE)
+            return Reply(response.status, response.headers.get("Retry-After"), bytes(body))
     except TimeoutError:
         return Lost(f"the broker did not answer within {ask.timeout:g} s")
     except (aiohttp.ClientError, OSError) as exc:

@@ -14,6 +14,7 @@ from broker.client.token import Token
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 MOST_BYTES = 1024 * 1024
+TOO_LARGE = "the broker's answer is larger than 1 MiB"
 
 
 @dataclass(frozen=True, slots=True)

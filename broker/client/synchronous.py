@@ -11,7 +11,7 @@ from typing import Self, assert_never
 
 from broker.client.address import Address, read_address
 from broker.client.clock import SystemThreadClock, ThreadClock
-from broker.client.conversation import MOST_BYTES, Ask, Heard, Lost, Pause, Reply, Talk
+from broker.client.conversation import MOST_BYTES, TOO_LARGE, Ask, Heard, Lost, Pause, Reply, Talk
 from broker.client.core import Core, Options
 from broker.client.keys import Key, KeySource
 from broker.client.token import Token
@@ -135,7 +135,13 @@ def send(ask: Ask, address: Address, tls: ssl.SSLContext | None) -> Reply | Lost
     try:
         connection.request(ask.method, address.prefix + ask.path, ask.body or None, ask.headers)
         response = connection.getresponse()
-        return Reply(response.status, response.headers.get("Retry-After"), response.read(MOST_BYTES))
+        body = response.read(MOST_BYTES + 1)
+        if len(body) > MOST_BYTES:
+            return Lost(TOO_LARGE)
+        if response.length:
+            # Unlike `read()`, `read(n)` returns the part that arrived when the connection ends early.
+            return Lost("the broker's answer was cut off")
+        return Reply(response.status, response.headers.get("Retry-After"), body)
     except TimeoutError:
         return Lost(f"the broker did not answer within {ask.timeout:g} s")
     except (http.client.HTTPException, OSError) as exc:

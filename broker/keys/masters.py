@@ -55,11 +55,10 @@ def _create(path: Path) -> None:
     unfinished = path.with_name(path.name + ".part")
     unfinished.unlink(missing_ok=True)
     handle = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        os.write(handle, new_master_text().encode())
+    with os.fdopen(handle, "wb") as file:
+        file.write(new_master_text().encode())
+        file.flush()
         os.fsync(handle)
-    finally:
-        os.close(handle)
     unfinished.rename(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -3,6 +3,8 @@
 import asyncio
 import ssl
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,7 +16,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from broker.client import Broker, BrokerAway, BrokerError, KeyUnreadable, SyncBroker, Token, Unauthenticated
+from broker.client import (
+    Broker,
+    BrokerAway,
+    BrokerError,
+    KeyUnreadable,
+    NeedsReauthorization,
+    SyncBroker,
+    Token,
+    Unauthenticated,
+)
 from broker.client.testing import FakeBroker
 from tests.house import House
 from tests.process import new_process
@@ -157,6 +168,85 @@ async def test_certificates_are_checked(kind: Kind, tmp_path: Path) -> None:
 
     server.close()
     assert "t" == token
+
+
+TOKEN = b'{"access_token":"%s","generation":1,"expires_in":60}' % (b"t" * 3000)
+DEAD = b'{"code":"needs_reauthorization","detail":"why it is so","reason":"lost_rotation"}'
+
+
+def _answer(status: bytes, framing: bytes, body: bytes) -> bytes:
+    return b"HTTP/1.1 %s\r\n%s\r\n\r\n%s" % (status, framing, body)
+
+
+def _chunked(body: bytes, size: int) -> bytes:
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1, 100, 1460])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _answer(b"200 OK", b"Content-Length: %d" % len(TOKEN), TOKEN),
+        _answer(b"200 OK", b"Transfer-Encoding: chunked", _chunked(TOKEN, 700)),
+        _answer(b"200 OK", b"Connection: close", TOKEN),
+    ],
+    ids=["length", "chunked", "until-close"],
+)
+async def test_answer_in_pieces(kind: Kind, answer: bytes, size: int) -> None:
+    """However a network divides it, and however its end is told."""
+    async with _in_pieces(answer, size) as url:
+        token = await ask(kind(url, key="tbk_k", patience=0))
+
+    assert "t" * 3000 == token
+
+
+@BOTH
+async def test_refusal_in_pieces_keeps_its_class(kind: Kind) -> None:
+    answer = _answer(b"409 Conflict", b"Content-Length: %d" % len(DEAD), DEAD)
+    async with _in_pieces(answer, 7) as url:
+        with pytest.raises(NeedsReauthorization, match="why it is so"):
+            await ask(kind(url, key="tbk_k", patience=0))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (_answer(b"200 OK", b"Content-Length: %d" % (len(TOKEN) + 1), TOKEN), "cut off|ClientPayloadError"),
+        (
+            _answer(b"200 OK", b"Transfer-Encoding: chunked", _chunked(TOKEN, 700)[:-5]),
+            "IncompleteRead|ClientPayloadError",
+        ),
+        (_answer(b"200 OK", b"Connection: close", TOKEN + b" " * (1 << 20)), "larger than 1 MiB"),
+    ],
+    ids=["cut", "cut-chunked", "too-large"],
+)
+async def test_part_of_an_answer_is_none(kind: Kind, answer: bytes, why: str) -> None:
+    """It is told as what it is, and not as an answer of something else."""
+    async with _in_pieces(answer, 64 * 1024) as url:
+        with pytest.raises(BrokerAway, match=why):
+            await ask(kind(url, key="tbk_k", patience=0))
+
+
+@asynccontextmanager
+async def _in_pieces(answer: bytes, size: int) -> AsyncIterator[str]:
+    """A server whose every answer is `answer`, `size` bytes at a time."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        with suppress(ConnectionError):
+            for at in range(0, len(answer), size):
+                writer.write(answer[at : at + size])
+                await writer.drain()
+                # The client in this loop meets each piece alone.
+                await asyncio.sleep(0)
+            writer.close()
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 async def _answer_with_a_token(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
