@@ -367,7 +367,7 @@ def test_commands_that_the_text_tells_to_type_are_taken(line: str) -> None:
 
 def test_every_make_target_is_named() -> None:
     """With the help that `make` prints, and none that is not there."""
-    targets = re.findall(r"^([a-z]+):.*## (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):.*## (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
     assert [[f"`make {name}`", text] for name, text in targets] == rows(chapter("## Development"))
 

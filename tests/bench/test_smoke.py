@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 from tests.bench.__main__ import OURS, ROOT, run, write
 from tests.bench.measures import MEASURES
 from tests.bench.report import Results, plot, table
@@ -14,6 +16,7 @@ from tests.bench.stand import SMOKE
 HOT = {"hot", "hot_cpu", "hot_us", "bare_us", "one", "one_ms", "nango"}
 
 
+@pytest.mark.slow
 async def test_a_hot_token_is_measured_beside_the_bare_server(tmp_path: Path) -> None:
     """One short round gives every figure of its measure, and all of them are real."""
     told: list[str] = []

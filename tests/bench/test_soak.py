@@ -24,6 +24,7 @@ def hour(**growth: float) -> list[Sample]:
     ]
 
 
+@pytest.mark.slow
 async def test_accounts_are_renewed_and_asked_for_and_the_process_tells_how_it_fares(tmp_path: Path) -> None:
     """A few moments give every figure, and every answer was a token."""
     told: list[Sample] = []

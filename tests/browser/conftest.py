@@ -15,6 +15,8 @@ from playwright.async_api import Browser, Error, Page, Request, Response, async_
 from tests.house import House, open_house
 
 KIT = "https://app.kit.com/"
+WALK = "test_whole_install"
+"""The one test that `make test` runs: a whole installation from Kit's store. The others are slow."""
 MISSING = "Chromium is missing; type: apt-get install chromium"
 ARGUMENTS = [
     "--no-sandbox",
@@ -104,11 +106,13 @@ def pytest_runtest_setup() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One event loop for all of them, because the one browser belongs to the loop that started it."""
+    """Run them all on one event loop, because the one browser belongs to the loop that started it."""
     here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+            if item.name != WALK:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest_asyncio.fixture(name="chromium", scope="session", loop_scope="session")

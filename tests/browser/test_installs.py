@@ -69,23 +69,6 @@ async def test_install_that_begins_at_kit_ends_at_kit(house: House, new_page: Ne
     assert "user-42" == (await house.account("kit-29")).subject
 
 
-async def test_install_from_kits_app_store(house: House, new_page: NewPage) -> None:
-    """Kit's own page leads through the plugin's question and the broker, and back to Kit."""
-    watched = await new_page()
-    page = watched.page
-    await page.goto(f"{house.sandbox.base_url}/kit/apps/717/install")
-
-    await page.get_by_text("Install", exact=True).click()
-    await page.wait_for_url("**/company/login**")
-    await press(page, "Sign in")
-    await allow(page)
-    async with page.expect_event("requestfailed"):
-        await page.get_by_role("button", name="Allow").click()
-
-    assert 1 == len(watched.at_kit)
-    assert Status.ACTIVE is (await house.account("kit-29")).status
-
-
 async def test_deny_is_told_kindly(house: House, new_page: NewPage) -> None:
     """You said no; nothing is connected."""
     page = (await new_page()).page

@@ -7,6 +7,8 @@ import pytest
 
 from tests.description.fuzzing import fuzz, open_target
 
+pytestmark = pytest.mark.slow
+
 LISTENERS = ("internal", "public")
 SHORT = ("--phases", "coverage", "--exclude-path-regex", "^/(dashboard/|static/|events$)")
 """The dashboard's pages and the files of pages are left to the long form; a stream of events has no end to judge."""

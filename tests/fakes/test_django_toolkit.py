@@ -15,6 +15,8 @@ from yarl import URL
 
 from .django_toolkit import DjangoToolkit, TokenRequest, Tokens, approve, start
 
+pytestmark = pytest.mark.slow
+
 REDIRECT_URI = "http://127.0.0.1:9/callback"
 VERIFIER = "v" * 43
 CHALLENGE = urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()

@@ -155,6 +155,7 @@ async def _kill_provider(_: Process, provider: Provider, pause: float) -> None:
     await provider.start()
 
 
+@pytest.mark.slow
 async def test_program_sees_no_failed_request(tmp_path: Path) -> None:
     """Tokens of five seconds, the broker stopped twice and killed once, the provider killed once."""
     ends, renewals = await run(tmp_path / "run", pause=0.5)

@@ -14,6 +14,8 @@ from tests.fakes.lossy import LossyLine
 from tests.house import House, open_house
 from tests.ports import free_port
 
+pytestmark = pytest.mark.slow
+
 LIFE = 3600
 
 

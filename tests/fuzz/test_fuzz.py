@@ -21,6 +21,7 @@ durations = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @durations
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_parser_stands_whatever_it_reads(target: Target[Any], executions: int | None) -> None:
@@ -85,6 +86,7 @@ def credentials(key: str) -> "st.SearchStrategy[bytes]":
     )
 
 
+@pytest.mark.slow
 @durations
 async def test_credential_front_end_stands(house: House, executions: int | None) -> None:
     """Over a real connection: 401, 400 or 429, never a token, never a 5xx; nothing of what was sent comes back."""

@@ -24,6 +24,8 @@ SORTS: dict[str, Sort] = {
     "connections": connections,
     "mutations": lambda listener: iter(mutations(listener, SEED, EACH)),
 }
+FEW = {"framing", "lines"}
+"""Sorts that `make test` sends; the others are slow."""
 
 
 async def attack(target: Target, listener: str, requests: list[Raw]) -> list[str]:
@@ -64,7 +66,9 @@ async def aftermath(target: Target, listener: str) -> list[str]:
 
 
 @pytest.mark.parametrize("listener", ["internal", "public"])
-@pytest.mark.parametrize("sort", SORTS)
+@pytest.mark.parametrize(
+    "sort", [sort if sort in FEW else pytest.param(sort, marks=pytest.mark.slow) for sort in SORTS]
+)
 async def test_hostile_requests_are_refused_and_forgotten(target: Target, listener: str, sort: str) -> None:
     """No 5xx, no traceback, no secret in answer or log, every connection ends, and good requests are served."""
     requests = list(SORTS[sort](listener))
@@ -74,6 +78,7 @@ async def test_hostile_requests_are_refused_and_forgotten(target: Target, listen
     assert [] == complaints, "\n".join(complaints)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sort", ["framing", "lines", "bodies"])
 async def test_admin_socket_is_as_steady(target: Target, sort: str) -> None:
     """Whoever may open it is an operator; what they send may still be broken."""

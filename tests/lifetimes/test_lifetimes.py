@@ -7,6 +7,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.lifetimes.asking import Tally
 from tests.lifetimes.machine import Lifetimes
 
+pytestmark = pytest.mark.slow
+
 SHORT = settings(
     max_examples=8,
     stateful_step_count=20,

@@ -12,6 +12,8 @@ import pytest
 from broker.sandbox.faults import Mode
 from tests.proof.stand import LONG_LIFE, Stand, open_stand
 
+pytestmark = pytest.mark.slow
+
 NEVER_LIVING = 1.0
 """A token of one second is never handed out, so every request needs a renewal."""
 AT_ONCE = 40

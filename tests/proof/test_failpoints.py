@@ -127,6 +127,7 @@ async def test_every_crash_ends_as_the_table_says(tmp_path: Path, mode: Mode) ->
     assert [mode in crash.lost for crash in CRASHES] == lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [Mode.GRACE_LATEST, Mode.FAMILY])
 async def test_crashes_that_leave_most_in_doubt(tmp_path: Path, mode: Mode) -> None:
     """Where a replay kills siblings or everything: answers in part and in memory, and a second death at boot."""
@@ -160,6 +161,7 @@ async def test_crashes_in_any_order_and_twice(tmp_path: Path, mode: Mode, seed: 
     assert [mode in crash.lost for crash in crashes] == lost
 
 
+@pytest.mark.slow
 async def test_quarantine_outlives_the_broker(tmp_path: Path) -> None:
     """With the protocol's real times: a request on its way when the broker dies is never joined by a second."""
     async with open_stand(tmp_path / "run", Mode.GRACE_LATEST, "acme", factor=1.0) as stand:

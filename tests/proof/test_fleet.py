@@ -17,6 +17,8 @@ from tests.house import Answer
 from tests.postgres import another_server, needs_postgres
 from tests.proof.fleet import LEASE, Fleet, Replica, asking, open_fleet
 
+pytestmark = pytest.mark.slow
+
 LIFE = 2.0
 SLOW = {"latency": 0.02, "latency_after": 0.05}
 NEVER_LIVING = 1.0

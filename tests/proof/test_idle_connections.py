@@ -15,6 +15,8 @@ from tests.proof.idle import idling
 from tests.tokens.test_waiting_crowd import PLAIN
 from tests.tokens.waiting_crowd import resident
 
+pytestmark = pytest.mark.slow
+
 PROOF = 10_000
 MOST_KIB = 40
 """Of memory for each; measured: a third of it."""

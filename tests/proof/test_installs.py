@@ -45,6 +45,7 @@ async def test_death_during_an_install_leaves_the_older_grant(tmp_path: Path, mo
         assert {} == stand.dead()
 
 
+@pytest.mark.slow
 async def test_grant_that_could_not_be_held_outlives_a_kill(tmp_path: Path) -> None:
     """The disk is full between the code and the account, then kill -9: the spool holds the new grant."""
     async with open_stand(tmp_path / "run", Mode.STRICT, "acme") as stand:

@@ -15,6 +15,8 @@ from broker.cli.desk import Desk
 from broker.sandbox.faults import Mode
 from tests.proof.stand import Stand, open_stand
 
+pytestmark = pytest.mark.slow
+
 ACCOUNTS = tuple(f"kit-{number:02}" for number in range(24))
 CLIENTS = 8
 LIFE = 3.0

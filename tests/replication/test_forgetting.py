@@ -9,6 +9,8 @@ from tests.house import House
 from tests.replicas import Replicas
 from tests.tokens.test_background import LIFE
 
+pytestmark = pytest.mark.slow
+
 TIMES = 5
 SECOND = 1.0
 

@@ -10,6 +10,8 @@ from tests.postgres import needs_postgres
 from tests.proof.cable import Cable
 from tests.replicas import Replicas, open_replicas
 
+pytestmark = pytest.mark.slow
+
 LIFE = 172_800
 
 

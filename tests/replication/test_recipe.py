@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from broker.clock import SystemClock
 from broker.config.settings import TcpListen
@@ -13,6 +14,8 @@ from broker.sandbox import Sandbox, visitor
 from tests.ports import free_port
 from tests.postgres import needs_postgres
 from tests.process import Process
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()

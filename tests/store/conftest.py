@@ -12,7 +12,7 @@ from broker.store.sqlite import SqliteDatabase
 from tests.postgres import needs_postgres, new_database
 
 
-@pytest.fixture(name="stores", params=["sqlite", "postgres"])
+@pytest.fixture(name="stores", params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 async def _stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
     async with AsyncExitStack() as closing:
         if request.param == "postgres":

@@ -16,6 +16,8 @@ from broker.store.sqlite import SqliteDatabase
 from tests.postgres import needs_postgres, new_database
 from tests.store.rows import account, caller, connect, install, key, ticket
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="source")
 async def _source(tmp_path: Path) -> AsyncIterator[Stores]:

@@ -15,6 +15,8 @@ from broker.store.postgres import PostgresDatabase
 from tests.postgres import needs_postgres, new_database
 from tests.store.rows import FIRST, connect, install, intent
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="name")
 async def _name() -> str:

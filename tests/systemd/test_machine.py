@@ -18,6 +18,8 @@ from tests.systemd.service import (
     unix_listener_commands,
 )
 
+pytestmark = pytest.mark.slow
+
 NAME = "zz-for-this-test"
 """After those of the service."""
 ORDER = "/var/lib/token-broker/hang"

@@ -8,6 +8,8 @@ import pytest
 from tests.process import new_process
 from tests.tokens.waiting_crowd import measure
 
+pytestmark = pytest.mark.slow
+
 PLAIN = (sys.executable, "-m", "broker")
 """Not the tests' usual one: Python's development mode keeps a traceback for each task."""
 
