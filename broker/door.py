@@ -20,7 +20,11 @@ LOCAL = "local"
 
 def peer_of(transport: asyncio.BaseTransport) -> str:
     """The address of the peer as it is counted: IPv4, or the /64 of an IPv6 one."""
-    name = transport.get_extra_info("peername")
+    return peer_at(transport.get_extra_info("peername"))
+
+
+def peer_at(name: object) -> str:
+    """The same of an address as `accept` returns it."""
     if not isinstance(name, tuple):
         return LOCAL
     address = ip_address(str(name[0]).partition("%")[0])

@@ -5,6 +5,8 @@ aiohttp would quote the offending line, `Authorization` included, in its log and
 
 import asyncio
 import secrets
+import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
@@ -14,7 +16,7 @@ import structlog
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from broker.door import Door, peer_of
+from broker.door import Door, peer_at, peer_of
 from broker.errors import BrokerError, InvalidRequest, TooLarge
 from broker.web import HEADERS, LIMITS, SAFE, SHORTCUT, Limits, Shortcut, problem
 
@@ -27,16 +29,21 @@ VERSIONS = (HttpVersion10, HttpVersion11)
 HEAR_OUT = 0.5
 """Seconds that a stop gives those who are about to ask; some browsers connect and never do."""
 LOOK_AGAIN = 0.01
+ACCEPT_AGAIN = 0.25
+"""Seconds until the next attempt where a connection could not be accepted, such as for want of open files."""
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class QuietRequestHandler(web.RequestHandler):
     """One connection, if there is room for it."""
 
-    __slots__ = ("_asked_at", "_door", "_headers", "_peer", "_talking")
+    __slots__ = ("_asked_at", "_door", "_headers", "_peer", "_talking", "_unread", "_until_read")
 
-    def __init__(self, server: "QuietServer", *, door: Door, talking: float, **options: Any) -> None:
+    def __init__(
+        self, server: "QuietServer", *, door: Door, talking: float, unread: float | None, **options: Any
+    ) -> None:
         super().__init__(server, **options)
+        self._unread, self._until_read = unread, cast("asyncio.TimerHandle | None", None)
         self._door, self._headers = door, server.headers
         self._peer: str | None = None
         """Whom the door has counted."""
@@ -51,11 +58,23 @@ class QuietRequestHandler(web.RequestHandler):
         """Whether a request may be on its way that nobody else would answer."""
         return self._asked_at is None or self._loop.time() - self._asked_at < self._talking
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = peer_of(transport)
+    def enter(self, peer: str) -> BrokerError | None:
+        """Count the connection; what to tell the peer where there are too many already."""
         refusal = self._door.enter(peer)
         if refusal is None:
             self._peer = peer
+        return refusal
+
+    def leave(self) -> None:
+        """Count the connection no more."""
+        if self._peer is not None:
+            self._door.leave(self._peer)
+            self._peer = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A connection with TLS was counted before its handshake.
+        refusal = self.enter(peer_of(transport)) if self._peer is None else None
+        if refusal is None:
             super().connection_made(transport)
         else:
             # Nothing that comes now is looked at.
@@ -64,10 +83,23 @@ class QuietRequestHandler(web.RequestHandler):
             self._turn_away(cast(asyncio.Transport, transport), refusal)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._peer is not None:
-            self._door.leave(self._peer)
-            self._peer = None
+        self.leave()
+        self._cancel_until_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread is not None and self.transport is not None:
+            self._until_read = self._loop.call_later(self._unread, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._cancel_until_read()
+
+    def _cancel_until_read(self) -> None:
+        if self._until_read is not None:
+            self._until_read.cancel()
+            self._until_read = None
 
     def log_exception(self, *_: object, exc_info: BaseException | None = None, **__: object) -> None:
         if isinstance(exc_info, web.RequestPayloadError | HttpProcessingError):
@@ -110,17 +142,20 @@ class QuietServer(web.Server):
     headers: Mapping[str, str]
     """What is on every answer of the application."""
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> QuietRequestHandler:
         return QuietRequestHandler(self, loop=self._loop, **self._kwargs)
 
 
 class QuietRunner(web.AppRunner):
     """Runs one application within its limits. No access log: it would write queries with codes and states."""
 
-    __slots__ = ("_options",)
+    __slots__ = ("_options", "handshakes", "limits")
 
     def __init__(self, application: web.Application) -> None:
-        self._options = _options(application[LIMITS])
+        self.limits = application[LIMITS]
+        self._options = _options(self.limits)
+        self.handshakes: set[asyncio.Task[None]] = set()
+        """TLS handshakes under way."""
         super().__init__(application, handle_signals=False, shutdown_timeout=SHUTDOWN)
 
     async def cleanup(self) -> None:
@@ -131,11 +166,15 @@ class QuietRunner(web.AppRunner):
             async with asyncio.timeout(HEAR_OUT):
                 while self._someone_is_about_to_ask():  # noqa: ASYNC110 - nobody tells when the last has asked
                     await asyncio.sleep(LOOK_AGAIN)
+        for handshake in self.handshakes:
+            handshake.cancel()
         await super().cleanup()
 
     def _someone_is_about_to_ask(self) -> bool:
         connections = self.server.connections if self.server else []
-        return any(isinstance(one, QuietRequestHandler) and one.is_about_to_ask for one in connections)
+        return bool(self.handshakes) or any(
+            isinstance(one, QuietRequestHandler) and one.is_about_to_ask for one in connections
+        )
 
     async def _make_server(self) -> web.Server:
         usual = await super()._make_server()
@@ -144,6 +183,78 @@ class QuietRunner(web.AppRunner):
         server = QuietServer(handle, request_factory=usual.request_factory, **self._options)
         server.headers = headers
         return server
+
+
+class TlsSite(web.BaseSite):
+    """A listening socket whose connections are counted when they are accepted, before their TLS handshake.
+
+    The event loop's own TLS server tells nobody of a connection until its handshake is over, so a peer that never
+    begins one would be within no limit.
+    """
+
+    __slots__ = ("_accepting", "_listening", "_quiet")
+
+    def __init__(self, runner: QuietRunner, listening: socket.socket, context: ssl.SSLContext) -> None:
+        super().__init__(runner, ssl_context=context)
+        self._quiet, self._listening = runner, listening
+        self._accepting: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"https://{self._listening.getsockname()}"
+
+    async def start(self) -> None:
+        await super().start()
+        self._listening.setblocking(False)
+        self._listening.listen(self._backlog)
+        self._accepting = asyncio.create_task(self._accept_all(), name="accept")
+
+    async def stop(self) -> None:
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.wait([self._accepting])
+        self._listening.close()
+        await super().stop()
+
+    async def _accept_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(self._listening)
+            except OSError as exc:
+                log.warning("connection.not_accepted", error=exc.strerror)
+                await asyncio.sleep(ACCEPT_AGAIN)
+                continue
+            self._begin(connection, peer_at(address))
+            # A crowd of new connections must not hold up those that are inside.
+            await asyncio.sleep(0)
+
+    def _begin(self, connection: socket.socket, peer: str) -> None:
+        handler = cast(QuietServer, self._quiet.server)()
+        if handler.enter(peer) is not None:
+            # An answer would cost a handshake.
+            connection.close()
+            return
+        handshake = asyncio.create_task(self._shake_hands(handler, connection), name="tls handshake")
+        self._quiet.handshakes.add(handshake)
+        handshake.add_done_callback(self._quiet.handshakes.discard)
+
+    async def _shake_hands(self, handler: QuietRequestHandler, connection: socket.socket) -> None:
+        within = self._quiet.limits.handshake
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: handler,
+                connection,
+                ssl=self._ssl_context,
+                ssl_handshake_timeout=within,
+                ssl_shutdown_timeout=within,
+            )
+        except OSError:
+            # Whoever has no TLS for us, hangs up or takes too long. An error of TLS is one as well.
+            handler.leave()
+        except asyncio.CancelledError:
+            handler.leave()
+            raise
 
 
 def _options(limits: Limits) -> dict[str, Any]:
@@ -156,6 +267,7 @@ def _options(limits: Limits) -> dict[str, Any]:
         "max_headers": limits.headers,
         "door": Door(limits),
         "talking": limits.talking,
+        "unread": limits.unread,
     }
 
 

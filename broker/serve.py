@@ -21,7 +21,7 @@ from broker.demo import show_demo
 from broker.errors import StartRefused, StorageUnavailable
 from broker.hardening import harden
 from broker.observe import logs
-from broker.runner import QuietRunner
+from broker.runner import QuietRunner, TlsSite
 from broker.sandbox import Sandbox
 from broker.sockets import Sockets, refused, use_every_file
 from broker.systemd import Notifier, passed_sockets
@@ -191,8 +191,11 @@ class Service:
             self._tls += [tls] if tls else []
             for listen in listens:
                 # A Unix socket does not leave the machine, and no certificate names it.
-                context = tls.context if tls and not isinstance(listen, UnixListen) else None
-                await web.SockSite(runner, sockets.listening(listen, key=key), ssl_context=context).start()
+                held = sockets.listening(listen, key=key)
+                if tls and not isinstance(listen, UnixListen):
+                    await TlsSite(runner, held, tls.context).start()
+                else:
+                    await web.SockSite(runner, held).start()
         sockets.refuse_unclaimed()
 
     def _reload(self, broker: Broker) -> None:

@@ -14,6 +14,9 @@ from broker.errors import StartRefused
 
 BACKLOG = 512
 MOST_FILES = 65_536
+UNREAD = 30_000
+"""Milliseconds after which the kernel gives up a connection whose peer takes nothing: also one that is closed here
+already, which would keep its file until the last byte is read."""
 
 
 def use_every_file() -> int:
@@ -42,6 +45,8 @@ class Sockets:
             self._passed.remove(held)
             if isinstance(listen, UnixListen):
                 _refuse_if_wider(listen, key)
+            else:
+                _end_unread(held)
             return held
         match listen:
             case UnixListen(path, mode, group):
@@ -116,6 +121,13 @@ def _address(passed: socket.socket) -> str:
     return str(TcpListen(*name[:2])) if isinstance(name, tuple) else str(name)
 
 
+def _end_unread(listening: socket.socket) -> None:
+    """Connections inherit it from the socket that accepts them."""
+    # The option is Linux's (RFC 5482).
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)
+
+
 def _bind_tcp(host: str, port: int, key: str) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -123,6 +135,7 @@ def _bind_tcp(host: str, port: int, key: str) -> socket.socket:
     except OSError as exc:
         raise StartRefused(f"{key}: {host} is no address of this machine ({exc.strerror})") from None
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _end_unread(bound)
     try:
         bound.bind(address)
         bound.listen(BACKLOG)

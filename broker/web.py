@@ -69,6 +69,10 @@ class Limits:
     """Peers that speak for many, such as a proxy: `per_peer` is not for them."""
     idle: float = 30.0
     """Seconds for a whole header to come, and for which a connection may be idle."""
+    handshake: float = 10.0
+    """Seconds for a TLS handshake."""
+    unread: float | None = 30.0
+    """Seconds for which a peer may leave unread what waits for it; None: as long as it likes."""
     body_seconds: float = 10.0
     body: int = 16 * 1024
     """Bytes, unpacked."""

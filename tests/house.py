@@ -59,6 +59,7 @@ class House:
     internal_port: int
     session: aiohttp.ClientSession
     broker: Broker = field(init=False)
+    internal_server: web.Server = field(init=False)
     key: str = ""
     watch: Watch = unwatched
     public_url: str = ""
@@ -105,7 +106,7 @@ listen = "{self.sandbox.listen}"
             )
         )
         self.broker.base.health.starting = False
-        await self._listen(self.broker.listeners.internal, self.internal_port)
+        self.internal_server = await self._listen(self.broker.listeners.internal, self.internal_port)
         await self._listen(self.broker.listeners.public, self.public_port)
 
     async def close(self) -> None:
@@ -185,11 +186,13 @@ listen = "{self.sandbox.listen}"
         """How many refresh requests the sandbox has seen."""
         return sum(1 for request in (await self.judge())["requests"] if request["kind"] == "refresh")
 
-    async def _listen(self, application: web.Application, port: int) -> None:
+    async def _listen(self, application: web.Application, port: int) -> web.Server:
         runner = QuietRunner(application)
         await runner.setup()
         self._closing.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", port).start()
+        assert runner.server is not None
+        return runner.server
 
 
 @asynccontextmanager

@@ -44,6 +44,19 @@ def test_a_held_socket_is_known_by_its_address(held: socket.socket, host: str) -
     assert held is taken
 
 
+def test_connections_whose_peer_reads_nothing_end(held: socket.socket) -> None:
+    """Also those that are closed here already; whoever made the listening socket."""
+    sockets = Sockets([held])
+    with sockets.listening(TcpListen("127.0.0.1", 0), key="server.public") as bound:
+        listening = sockets.listening(TcpListen("127.0.0.1", port_of(held)), key="server.internal")
+        ends = []
+        for server in (bound, listening):
+            with socket.create_connection(server.getsockname()), server.accept()[0] as accepted:
+                ends.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+
+    assert [30_000, 30_000] == ends
+
+
 def test_what_systemd_does_not_hold_is_bound_here(held: socket.socket, tmp_path: Path) -> None:
     """An address apart, and one that only looks alike."""
     other = UnixListen(tmp_path / "api.sock", 0o660, None)

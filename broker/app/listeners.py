@@ -43,11 +43,12 @@ from broker.web import (
 )
 
 OTHER_FILES = 3072
-"""What is kept free of open files for the other listeners, the providers and the store."""
+"""Open files that internal connections leave to the other listeners, the providers and the store."""
 FEWEST = 64
 SERVICES = Limits(connections=16_384)
 STRANGERS = Limits(connections=1024, per_peer=64)
-OPERATORS = Limits(connections=1024)
+OPERATORS = Limits(connections=1024, unread=None)
+"""An operator may read a long list page by page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,17 @@ class ListenerLimits:
     admin: Limits = OPERATORS
 
     def within(self, files: int) -> "ListenerLimits":
-        """With no more connections than so many open files allow."""
-        room = max(FEWEST, files - OTHER_FILES)
-        return replace(
-            self, internal=replace(self.internal, connections=min(room, self.internal.connections))
+        """With no more connections than so many open files allow.
+
+        A listener that is full leaves the files that the others need. The public listener and the admin socket take
+        a quarter of them at most, and the providers and the store have a quarter for themselves.
+        """
+        share, room = files // 4, max(FEWEST, files - OTHER_FILES)
+        return ListenerLimits(
+            *(
+                replace(one, connections=min(most, one.connections))
+                for one, most in ((self.internal, room), (self.public, share), (self.admin, share))
+            )
         )
 
 

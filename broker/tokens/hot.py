@@ -192,6 +192,9 @@ class _Answer(web.StreamResponse):
         if not self.keep_alive:
             self._content = self._content.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
         request.transport.write(self._content)
+        if request.protocol.writing_paused:
+            # The peer does not read, so its next request has to wait.
+            await request.writer.drain()
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Everything is written."""

@@ -65,6 +65,9 @@ def test_limits_are_those_of_the_readme() -> None:
         (one.idle, one.body_seconds, one.body, one.line, one.headers)
         for one in (SERVICES, STRANGERS, OPERATORS)
     }
+    assert [(10.0, 30.0), (10.0, 30.0), (10.0, None)] == [
+        (one.handshake, one.unread) for one in (SERVICES, STRANGERS, OPERATORS)
+    ]
 
 
 def test_fewer_files_mean_fewer_connections() -> None:
@@ -72,6 +75,15 @@ def test_fewer_files_mean_fewer_connections() -> None:
     assert 16_384 == ListenerLimits().within(65_536).internal.connections
     assert 1024 == ListenerLimits().within(4096).internal.connections
     assert 64 == ListenerLimits().within(1024).internal.connections
+
+
+@pytest.mark.parametrize("files", [65_536, 19_456, 4096, 1024, 512])
+def test_full_listeners_leave_a_quarter_of_the_files(files: int) -> None:
+    """To the store and the providers, whoever fills which listener."""
+    few = ListenerLimits().within(files)
+
+    assert sum(one.connections for one in (few.internal, few.public, few.admin)) <= files * 3 // 4
+    assert few.public.connections <= files // 4
 
 
 async def test_stranger_has_64_connections(house: House) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -336,3 +337,23 @@ async def put(base: Foundation, account: Account) -> None:
     access, refresh = base.seals.seal(account.ref, Secret(f"token of {account.name}"), Secret("refresh"))
     row = replace(account, sealed_access=access, sealed_refresh=refresh)
     assert await base.stores.accounts.connect(row, expected=None, next_at=None, grant=None, events=[])
+
+
+async def test_peer_that_never_reads_makes_nothing_pile_up(house: House) -> None:
+    """Its requests are answered until the buffers are full; the others wait in its own machine."""
+    request = f"GET /token/acme HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {house.key}\r\n\r\n".encode()
+    piled_up, statuses, server = 0, set[int](), house.internal_server
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(deaf, ("127.0.0.1", house.internal_port))
+        await house.get("/token/acme")
+        open_ = [one.transport for one in server.connections if one.transport is not None]
+        for transport in open_:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        deaf.send(request * 3000)
+        for _ in range(150):
+            statuses.add((await house.get("/token/acme")).status)
+            piled_up = max(piled_up, *(transport.get_write_buffer_size() for transport in open_))
+
+    assert ({200}, True) == (statuses, 65_536 < piled_up < 70_000), piled_up
