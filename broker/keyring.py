@@ -18,7 +18,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
@@ -26,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from broker.model import Secret
+from broker.model import Labelled, Secret
 
 MAGIC = b"TB1"
 KID_BYTES = 8
@@ -78,12 +77,21 @@ class Place:
         )
 
 
-class Purpose(StrEnum):
+class Purpose(Labelled):
     """What a stored key is for."""
 
-    DATA = "data"
-    INDEX = "index"
+    DATA = "data", "seals tokens"
+    INDEX = "index", "makes keyed hashes"
     """Keyed hashes that must survive a change of data keys: fingerprints, removed names, the audit chain."""
+
+
+class KeyState(Labelled):
+    """What a stored key is good for."""
+
+    ACTIVE = "active", "active", "good"
+    OLD = "old", "older", "wait"
+    RETIRED = "retired", "dropped"
+    FORGOTTEN = "forgotten", "forgotten"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,14 @@ class WrappedKey:
     created_at: float
     retired_at: float | None = None
     """Since when nothing is sealed with it any more; it still opens what turns up late."""
+
+    @property
+    def state(self) -> KeyState:
+        if not self.wrapped:
+            return KeyState.FORGOTTEN
+        if self.retired_at is not None:
+            return KeyState.RETIRED
+        return KeyState.ACTIVE if self.active else KeyState.OLD
 
 
 class Master:

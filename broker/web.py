@@ -99,6 +99,11 @@ def is_public(handler: object) -> bool:
     return bool(getattr(handler, "is_public", False))
 
 
+def is_page(path: str) -> bool:
+    """Whether a path of the internal listener is for browsers: its errors are pages, and ask for no caller."""
+    return path in ("/", "/docs", "/dashboard") or path.startswith("/dashboard/")
+
+
 def answer(
     payload: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:

@@ -28,7 +28,6 @@ from broker.observe.tally import TokenRequests
 from broker.sandbox.faults import PASSING, STANDING, Faults, Mode
 from broker.systemd import alert_rules
 from broker.tokens.flight import QUEUE
-from broker.wire import WHAT_HAPPENED, WHAT_TO_DO
 from tests.house import House
 
 ROOT = Path(__file__).parent.parent
@@ -273,7 +272,7 @@ def test_every_error_code_is_explained() -> None:
 
 def test_every_reason_is_explained() -> None:
     """In the very words of the program, and none that is not there."""
-    known = [[f"`{reason}`", WHAT_HAPPENED[reason], WHAT_TO_DO[reason]] for reason in Reason]
+    known = [[f"`{reason}`", reason.happened, reason.what_to_do] for reason in Reason]
 
     assert known == rows(chapter("### Status and reasons"))
 

@@ -67,7 +67,7 @@ class AccountRoutes:
         limit = query_number(request, "limit", most=MOST)
         return AccountQuery(
             provider=request.query.get("provider"),
-            status=Status(status) if status else None,
+            status=Status.stored(status) if status else None,
             subject=request.query.get("subject"),
             expiring_before=None if within is None else self._clock.now() + within,
             after=request.query.get("cursor", ""),

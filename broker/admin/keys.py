@@ -100,7 +100,7 @@ def key_json(key: WrappedKey, counts: ByKey) -> dict[str, Any]:
     return {
         "kid": key.kid,
         "purpose": key.purpose,
-        "state": _state(key),
+        "state": key.state,
         "records": sum(where.values()),
         "where": dict(where),
         "master": key.master_id,
@@ -116,14 +116,6 @@ def step_json(step: Step) -> dict[str, Any]:
         "unreadable": list(step.unreadable),
         "cursor": step.cursor,
     }
-
-
-def _state(key: WrappedKey) -> str:
-    if not key.wrapped:
-        return "forgotten"
-    if key.retired_at is not None:
-        return "retired"
-    return "active" if key.active else "old"
 
 
 def _require_unused(kid: str, counts: ByKey) -> None:

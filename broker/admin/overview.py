@@ -15,12 +15,7 @@ from broker.observe.metrics import Metrics
 from broker.providers.kit import INSTALL_PAGE, KIT
 from broker.store.interface import AccountStore, EventStore
 from broker.tokens.permit import Permit
-from broker.wire import WHAT_TO_DO, rfc3339
-
-OPEN = {
-    Reason.CLIENT_REFUSED: "open: it refuses our client id or secret, so nothing is renewed there",
-    Reason.MASS_REFUSAL: "open: it refuses so many grants at once that none is given up",
-}
+from broker.wire import rfc3339
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +30,10 @@ class ProviderView:
     accounts: Mapping[Status, int]
     kit: str
     """Where Kit's pages are: at Kit, or in the sandbox that plays it."""
+
+    @property
+    def what_to_do(self) -> str | None:
+        return self.reason.advice(None, self.settings.name) if self.reason else None
 
     @property
     def install_page(self) -> str | None:
@@ -54,7 +53,7 @@ class ProviderView:
             "reason": self.reason,
             "since": rfc3339(self.since),
             "paused_until": rfc3339(self.paused_until),
-            "what_to_do": WHAT_TO_DO[self.reason] if self.reason else None,
+            "what_to_do": self.what_to_do,
             "accounts": {str(status): count for status, count in self.accounts.items()},
         }
 
@@ -161,7 +160,12 @@ class Overview:
         counts = (await self._statistics()).counts
         views = [self._view(name, counts) for name in sorted(self._settings)]
         return [
-            Check(f"breaker of {view.settings.name}", "problem", OPEN[view.reason], WHAT_TO_DO[view.reason])
+            Check(
+                f"breaker of {view.settings.name}",
+                "problem",
+                f"open: {view.reason.happened}",
+                view.what_to_do,
+            )
             for view in views
             if view.reason is not None
         ]

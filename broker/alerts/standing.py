@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from broker.clock import Clock
 from broker.errors import StorageUnavailable
-from broker.model import Event, EventKind, Reason
+from broker.model import Event, EventKind, Incident, Reason
 from broker.observe.health import Health
 from broker.store.alerts_interface import AlertStore
 
-TOLD = frozenset({"commit_retained", "audit_waiting", "copied_store"})
+TOLD: frozenset[str] = frozenset({Incident.COMMIT_RETAINED, Incident.AUDIT_WAITING, Reason.COPIED_STORE})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from broker.dashboard.routes import DashboardRoutes, LinkRoute
 from broker.dashboard.service import DashboardService
 from broker.dashboard.session import Sessions
 from broker.pages import Pages
-from broker.web import public
+from broker.web import Render, public
 
 ROOM = Path(broker.dashboard.__file__).parent
 
@@ -27,6 +27,7 @@ class Dashboard:
     link_routes: list[web.RouteDef]
     sessions: Sessions
     live: Live
+    error: Render
 
 
 def build_dashboard(base: Foundation, rooms: Rooms) -> Dashboard:
@@ -58,4 +59,4 @@ def build_dashboard(base: Foundation, rooms: Rooms) -> Dashboard:
     )
     links = LinkRoute(sessions=sessions, gate=base.gate, clock=base.clock, url=url)
     static = [web.get(route.path, public(route.handler)) for route in pages.routes()]
-    return Dashboard([*routes.routes(), *static], links.routes(), sessions, live)
+    return Dashboard([*routes.routes(), *static], links.routes(), sessions, live, routes.error)

@@ -39,6 +39,7 @@ from broker.web import (
     Render,
     as_problem,
     edge,
+    is_page,
     new_application,
 )
 
@@ -127,7 +128,9 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
     )
     application = new_application(
         edge(
-            as_problem,
+            lambda error, request: (
+                dashboard.error(error, request) if is_page(request.path) else as_problem(error, request)
+            ),
             listener="internal",
             is_stopping=lambda: base.health.stopping,
             trusted_proxies=base.settings.server.trusted_proxies,

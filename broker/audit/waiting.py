@@ -13,6 +13,7 @@ from broker.audit.ledger import CLOSE_WITHIN, Ledger, WriterThread
 from broker.audit.record import AuditRecord, Stakes, Times, record_body, stop_body
 from broker.clock import Clock
 from broker.errors import AuditUnavailable
+from broker.model import Incident
 from broker.observe.health import Health
 
 log = structlog.get_logger()
@@ -24,7 +25,7 @@ STALLED_AFTER = 2
 
 Looks and not the clock: after a suspension the clock has moved on, and the write has had no time yet.
 """
-PROBLEM = "audit_waiting"
+PROBLEM = Incident.AUDIT_WAITING
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,7 @@ from broker.clock import Clock
 from broker.errors import InvalidRequest, RateLimited, Unauthenticated
 from broker.model import Caller, Secret
 from broker.observe.metrics import Metrics
-from broker.web import CALLER, CLIENT, Handler, is_public
+from broker.web import CALLER, CLIENT, Handler, is_page, is_public
 
 CREDENTIAL = re.compile(r"[Bb]earer +([\x21-\x7e]{1,4096})", re.ASCII)
 
@@ -40,7 +40,8 @@ class Entrance:
 
         @web.middleware
         async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if not is_public(request.match_info.handler):
+            is_no_page = request.match_info.http_exception is not None and is_page(request.path)
+            if not is_public(request.match_info.handler) and not is_no_page:
                 await self.admit(request)
             return await handler(request)
 

@@ -2,41 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from broker.model import Account, Event, EventKind, Reason, Status
+from broker.model import Account, Event, EventKind, Status, Tone
 from broker.times import relative
-from broker.wire import WHAT_HAPPENED, WHAT_TO_DO, account_json, rfc3339
+from broker.wire import account_json, rfc3339
 
-Tone = Literal["good", "wait", "bad", "calm"]
 Words = list[tuple[bool, str]]
 """Parts of a sentence; True: a command to type."""
 
-STATUS_WORDS: Mapping[Status, tuple[str, Tone]] = {
-    Status.NEEDS_REAUTHORIZATION: ("needs a person", "bad"),
-    Status.FROZEN: ("frozen", "calm"),
-    Status.UNCERTAIN: ("being settled", "wait"),
-    Status.REFRESH_FAILING: ("renewal failing", "wait"),
-    Status.ACTIVE: ("active", "good"),
-}
-EVENT_WORDS: Mapping[EventKind, tuple[str, Tone]] = {
-    EventKind.CONNECTED: ("Connected", "good"),
-    EventKind.RENEWED: ("Renewed", "good"),
-    EventKind.REFRESH_FAILING: ("Renewal failing", "wait"),
-    EventKind.RECOVERED: ("Recovered", "good"),
-    EventKind.NEEDS_REAUTHORIZATION: ("Needs a person", "bad"),
-    EventKind.REAUTHORIZATION_DUE: ("Will need a person", "wait"),
-    EventKind.DISCONNECTED: ("Removed", "calm"),
-    EventKind.PROVIDER_REJECTED_CLIENT: ("Provider refuses our client", "bad"),
-    EventKind.BROKER_DEGRADED: ("Broker degraded", "bad"),
-    EventKind.BROKER_RECOVERED: ("Broker recovered", "good"),
-}
-DEGRADED_WORDS: Mapping[str, str] = {
-    "commit_retained": "A renewed token cannot be stored.",
-    "audit_waiting": "The audit cannot be written.",
-    "copied_store": "The store is a copy, so nothing is renewed.",
-    "mass_refusal": "Many accounts were refused at once.",
-}
 BAR_WIDTH, BAR_GAP, CHART_HEIGHT = 20, 4, 96
 
 
@@ -105,16 +79,14 @@ class Chart:
 
 def row(account: Account, *, next_renewal_at: float | None, now: float) -> Row:
     """An account as a row."""
-    word, tone = STATUS_WORDS[account.status]
+    status, reason = account.status, account.reason
     facts = account_json(account, next_renewal_at=next_renewal_at)
-    if account.status is Status.ACTIVE and account.reason is not None:
-        tone = "wait"
     return Row(
         facts=facts,
-        word=word,
-        tone=tone,
-        happened=WHAT_HAPPENED[account.reason] if account.reason else None,
-        todo=words(WHAT_TO_DO[account.reason], account.name) if account.reason else None,
+        word=status.label,
+        tone="wait" if status is Status.ACTIVE and reason else status.tone,
+        happened=reason.happened if reason else None,
+        todo=words(facts["what_to_do"]) if facts["what_to_do"] else None,
         expires=moment(account.expires_at, now),
         refreshed=moment(account.refreshed_at, now),
         used=moment(account.last_used_at, now),
@@ -124,10 +96,9 @@ def row(account: Account, *, next_renewal_at: float | None, now: float) -> Row:
     )
 
 
-def words(text: str, name: str | None) -> Words:
-    """A sentence of `wire` about one account; what it quotes is a command, ready to be pasted."""
-    named = text.replace("NAME", name) if name else text
-    return [(number % 2 == 1, part) for number, part in enumerate(named.split("`")) if part]
+def words(text: str) -> Words:
+    """A sentence in parts; what it quotes is a command, ready to be pasted."""
+    return [(number % 2 == 1, part) for number, part in enumerate(text.split("`")) if part]
 
 
 def moment(at: float | None, now: float) -> Moment:
@@ -138,10 +109,9 @@ def moment(at: float | None, now: float) -> Moment:
 
 def happening(event: Event, now: float) -> Happening:
     """An event as people read it."""
-    title, tone = EVENT_WORDS[event.kind]
     return Happening(
-        title=title,
-        tone=tone,
+        title=event.kind.label,
+        tone=event.kind.tone,
         at=moment(event.at, now),
         account=event.account,
         provider=event.provider,
@@ -168,10 +138,7 @@ def chart(counts: Sequence[int], *, labels: Iterable[str]) -> Chart:
 
 
 def _detail(event: Event) -> Words | None:
-    known = next((reason for reason in Reason if reason == event.reason), None)
-    if event.kind in (EventKind.BROKER_DEGRADED, EventKind.BROKER_RECOVERED):
-        known_problem = DEGRADED_WORDS.get(event.reason or "")
-        return words(known_problem, None) if known_problem else None
-    if known is None or event.kind in (EventKind.RENEWED, EventKind.CONNECTED, EventKind.RECOVERED):
+    # The reason of a good event is what is over, which its title says; but of the broker itself there are several.
+    if event.cause is None or (event.kind.tone == "good" and event.kind is not EventKind.BROKER_RECOVERED):
         return None
-    return words(f"{WHAT_HAPPENED[known]} {WHAT_TO_DO[known]}", event.account)
+    return words(" ".join(filter(None, (event.cause.happened, event.what_to_do))))

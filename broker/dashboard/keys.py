@@ -4,16 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from broker.dashboard.figures import Tone, Words, words
-from broker.keyring import Purpose
-
-PURPOSES: Mapping[Purpose, str] = {Purpose.DATA: "seals tokens", Purpose.INDEX: "makes keyed hashes"}
-STATES: Mapping[str, tuple[str, Tone]] = {
-    "active": ("active", "good"),
-    "old": ("older", "wait"),
-    "retired": ("dropped", "calm"),
-    "forgotten": ("forgotten", "calm"),
-}
+from broker.dashboard.figures import Words, words
+from broker.keyring import KeyState, Purpose
+from broker.model import Tone
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +30,22 @@ def key_rows(keys: Iterable[Mapping[str, Any]]) -> list[KeyRow]:
 
 
 def _row(key: Mapping[str, Any]) -> KeyRow:
-    word, tone = STATES[key["state"]]
+    state = KeyState.stored(key["state"])
     todo = _todo(key)
     return KeyRow(
         kid=key["kid"],
-        purpose=PURPOSES[Purpose(key["purpose"])],
-        word=word,
-        tone=tone,
+        purpose=Purpose.stored(key["purpose"]).label,
+        word=state.label,
+        tone=state.tone,
         records=key["records"],
         where=key["where"],
         master=key["master"],
         created_at=key["created_at"],
-        todo=None if todo is None else words(todo, None),
+        todo=None if todo is None else words(todo),
     )
 
 
 def _todo(key: Mapping[str, Any]) -> str | None:
-    if key["state"] != "old":
+    if key["state"] != KeyState.OLD:
         return None
     return "`broker keys rewrap`" if key["records"] else f"`broker keys drop {key['kid']}`"

@@ -13,19 +13,14 @@ from broker.dashboard.live import Live
 from broker.dashboard.service import DashboardService
 from broker.dashboard.session import LINK_LIFE, Session, Sessions
 from broker.errors import BrokerError, Forbidden, InvalidRequest, UnknownAccount
-from broker.model import CallerKind, Permission, Secret, Status, is_account_name
+from broker.model import Permission, Secret, Status, is_account_name
 from broker.pages import Page, Pages, error_page
 from broker.store.interface import AccountQuery
 from broker.web import CALLER, REQUEST_ID, answer, public, read_body
 from broker.wire import rfc3339
 
 SignedIn = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
-PROOFS = {
-    CallerKind.KEYS: "",
-    CallerKind.PUBLIC_KEY: "signs its own JWTs",
-    CallerKind.ISSUER: "JWTs of an issuer",
-    CallerKind.UID: "a user of this machine",
-}
+NOBODY = "Nobody is signed in in this browser."
 MOST_FIELDS = 8
 SEARCH_MOST = 100
 
@@ -101,7 +96,7 @@ class DashboardRoutes:
 
     async def providers(self, request: web.Request, session: Session) -> web.StreamResponse:
         providers = await self._service.providers(session.actor, request[REQUEST_ID])
-        return self._render(request, session, "providers.html", providers=providers)
+        return self._render(request, session, "providers.html", providers=providers, status_of=Status.stored)
 
     async def resume(self, request: web.Request, session: Session) -> web.StreamResponse:
         await self._actions.resume(
@@ -111,7 +106,7 @@ class DashboardRoutes:
 
     async def callers(self, request: web.Request, session: Session) -> web.StreamResponse:
         callers = await self._service.callers(session.actor, request[REQUEST_ID])
-        return self._render(request, session, "callers.html", callers=callers, proofs=PROOFS)
+        return self._render(request, session, "callers.html", callers=callers)
 
     async def keys(self, request: web.Request, session: Session) -> web.StreamResponse:
         keys = await self._service.keys(session.actor, request[REQUEST_ID])
@@ -133,6 +128,16 @@ class DashboardRoutes:
         portrait = await self._service.account(session.actor, name, request[REQUEST_ID])
         return self._render(request, session, "account.html", portrait=portrait, done=done)
 
+    def error(self, error: BrokerError, request: web.Request) -> web.StreamResponse:
+        """An error as a page, with the navigation for whoever is signed in."""
+        session, page = self._sessions.read(request), error_page(error)
+        if session is not None:
+            return self._render(request, session, "error.html", status=page.status, page=page)
+        # To nobody it is not told which pages there are.
+        if error.status == 404:
+            return self._signed_out(request, NOBODY)
+        return self._pages.message(page, request_id=request[REQUEST_ID])
+
     def _page(self, handler: SignedIn) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """For whoever is signed in; anybody else is told how to."""
 
@@ -140,11 +145,8 @@ class DashboardRoutes:
         async def page(request: web.Request) -> web.StreamResponse:
             session = self._sessions.read(request)
             if session is None:
-                return self._signed_out(request, "Nobody is signed in in this browser.")
-            try:
-                return await handler(request, session)
-            except BrokerError as exc:
-                return self._pages.message(error_page(exc), request_id=request[REQUEST_ID])
+                return self._signed_out(request, NOBODY)
+            return await handler(request, session)
 
         return page
 
@@ -210,7 +212,7 @@ def _query(request: web.Request) -> AccountQuery:
     """What the search form asks for; what it cannot have sent is left out."""
     status, search = request.query.get("status", ""), request.query.get("search", "").strip()
     return AccountQuery(
-        status=Status(status) if status in set(Status) else None,
+        status=Status.stored(status) if status in set(Status) else None,
         provider=request.query.get("provider") or None,
         search=search[:SEARCH_MOST] or None,
         after=request.query.get("after", ""),

@@ -14,7 +14,7 @@ from broker.callers.service import CallerService
 from broker.clock import Clock
 from broker.dashboard.figures import Chart, Happening, Moment, Row, chart, moment, row, timeline
 from broker.dashboard.keys import KeyRow, key_rows
-from broker.model import Account, Caller, Status
+from broker.model import Account, Caller, Status, Tone
 from broker.observe.health import Health
 from broker.store.interface import AccountQuery
 from broker.times import relative
@@ -26,8 +26,11 @@ SHOWN_EVENTS = 12
 HISTORY = 200
 SPANS = 28
 """The picture of expiries: a week in spans of six hours."""
-TROUBLED = (Status.NEEDS_REAUTHORIZATION, Status.REFRESH_FAILING, Status.UNCERTAIN, Status.FROZEN)
-"""The order in which a person should look at them."""
+TROUBLED = sorted(
+    (status for status in Status if status.tone != "good"),
+    key=lambda status: ("bad", "wait", "calm").index(status.tone),
+)
+"""The order in which an operator should look at them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,10 @@ class Start:
     @property
     def total(self) -> int:
         return sum(self.counts.values())
+
+    def toned(self, tone: Tone) -> int:
+        """Accounts whose status has this tone."""
+        return sum(count for status, count in self.counts.items() if status.tone == tone)
 
     @property
     def more(self) -> int:
@@ -90,7 +97,7 @@ class DashboardService:
         counts: Counter[Status] = Counter()
         for provider in providers:
             for status, count in provider["accounts"].items():
-                counts[Status(status)] += count
+                counts[Status.stored(status)] += count
         events = await self._overview.events(
             actor, after=None, limit=SHOWN_EVENTS, account=None, request_id=request_id
         )

@@ -92,6 +92,9 @@ def unusable_page(why: str) -> Page:
 
 def visit_page(visit: Visit, provider_label: str, back: Action | None) -> Page:
     """How an install ended."""
+    if visit.outcome not in set(InstallOutcome):
+        line = f"A newer version of the broker says how it ended: {visit.outcome}."
+        return Page(title="This has ended", tone="wait", lines=(line,), action=back)
     match visit.outcome:
         case InstallOutcome.CONNECTED:
             return _connected(visit, provider_label, back)

@@ -21,13 +21,6 @@ from broker.web import CALLER, REQUEST_ID, answer, read_object
 from broker.wire import rfc3339
 
 PURPOSE = "install"
-STATUS = {
-    InstallOutcome.CONNECTED: "connected",
-    InstallOutcome.IDENTITY_PENDING: "connected",
-    InstallOutcome.REFUSED: "refused",
-    InstallOutcome.FAILED: "failed",
-    InstallOutcome.CONFLICT: "failed",
-}
 AUTHORIZATION_ERRORS = frozenset(
     {
         "access_denied",
@@ -176,7 +169,7 @@ class InstallRoutes:
             return web.Response(status=303, headers={"Location": back, "Referrer-Policy": "no-referrer"})
         if install.return_to is not None:
             url = oauth.with_query(
-                install.return_to, {"account": visit.account or "", "status": STATUS[visit.outcome]}
+                install.return_to, {"account": visit.account or "", "status": visit.outcome.told}
             )
             return web.Response(status=303, headers={"Location": url, "Referrer-Policy": "no-referrer"})
         label = LABELS.get(self._settings[install.provider].type, install.provider)

@@ -10,7 +10,8 @@ from broker.model.callers import (
     is_caller_name,
     is_glob,
 )
-from broker.model.events import Event, EventKind
+from broker.model.choice import Choice, Labelled, Tone
+from broker.model.events import Event, EventKind, Incident
 from broker.model.installs import InstallOutcome, PendingGrant, PendingInstall, PendingLogin, Ticket
 from broker.model.plugin import (
     ConnectCode,
@@ -30,13 +31,16 @@ __all__ = [
     "CallerKey",
     "CallerKind",
     "CallerRecord",
+    "Choice",
     "ConnectCode",
     "Event",
     "EventKind",
     "FoundPair",
     "Identity",
+    "Incident",
     "InstallOutcome",
     "Intent",
+    "Labelled",
     "PendingGrant",
     "PendingInstall",
     "PendingLogin",
@@ -54,6 +58,7 @@ __all__ = [
     "Successor",
     "Ticket",
     "TokenSet",
+    "Tone",
     "Trouble",
     "is_account_name",
     "is_caller_name",

@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Self
+
+from broker.model.choice import Cause, Labelled
 
 ACCOUNT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}", re.ASCII)
 
@@ -13,40 +14,124 @@ def is_account_name(text: str) -> bool:
     return ACCOUNT_NAME.fullmatch(text) is not None
 
 
-class Reason(StrEnum):
-    """Why an account is not simply active. The words are part of the API; `wire` puts them plainly."""
+class Reason(Cause):
+    """Why an account is not simply active. The values are part of the API."""
 
-    REVOKED_OR_EXPIRED = "revoked_or_expired"
-    LOST_ROTATION = "lost_rotation"
-    NO_REFRESH_TOKEN = "no_refresh_token"
-    GRANT_AGES = "grant_ages"
-    GRANT_IDLES = "grant_idles"
-    PROVIDER_UNAVAILABLE = "provider_unavailable"
-    PROVIDER_DECLINED = "provider_declined"
-    PROVIDER_PAUSED = "provider_paused"
-    CLIENT_REFUSED = "provider_rejected_client"
-    APP_NOT_INSTALLED = "app_not_installed?"
-    CLIENT_NOT_CONFIGURED = "client_not_configured"
-    REFUSED_ONCE = "refused_once"
-    UNCERTAIN = "answer_unknown"
-    REJECTED = "rejected_by_provider"
-    STORAGE = "storage_unavailable"
-    TOKEN_UNUSABLE = "token_unusable"
-    DUPLICATE_IDENTITY = "duplicate_identity"
-    OPERATOR = "operator"
-    EXPORTED = "exported"
-    MASS_REFUSAL = "mass_refusal"
-    COPIED_STORE = "copied_store"
+    REVOKED_OR_EXPIRED = (
+        "revoked_or_expired",
+        "The provider says that the grant was revoked or has expired.",
+        "Send the person an install link (broker install-link) and have them connect again.",
+    )
+    LOST_ROTATION = (
+        "lost_rotation",
+        "The provider issued a new refresh token whose answer never reached us; the old one is dead.",
+        "Send the person an install link (broker install-link) and have them connect again.",
+    )
+    NO_REFRESH_TOKEN = (
+        "no_refresh_token",
+        "The provider gave no refresh token, and the access token's life is over.",
+        "Ask for offline_access in the provider's scopes, then have the person connect again.",
+    )
+    GRANT_AGES = (
+        "grant_ages",
+        "The provider ends this grant on a fixed day, whatever is renewed until then.",
+        "Send the person an install link (broker install-link), to connect again before that day.",
+    )
+    GRANT_IDLES = (
+        "grant_idles",
+        "The provider ends grants that are not renewed for long, and this one is not renewed.",
+        "Unfreeze it, set refresh.idle_renewal, or mend what keeps it from being renewed.",
+    )
+    PROVIDER_UNAVAILABLE = (
+        "provider_unavailable",
+        "The provider cannot be reached.",
+        "Nothing; it is tried again. If it lasts, look at the provider's status page.",
+    )
+    PROVIDER_DECLINED = (
+        "provider_declined",
+        "The provider answers renewals with an error that says nothing about the grant.",
+        "Nothing at first; it is tried again. If it lasts, run `broker check`.",
+    )
+    PROVIDER_PAUSED = (
+        "provider_paused",
+        "The provider asked to be left alone for a while.",
+        "Nothing; renewals go on when the provider's time is up.",
+    )
+    CLIENT_REFUSED = (
+        "provider_rejected_client",
+        "The provider refuses our client id or secret.",
+        "Check the provider's client_id and client_secret in the configuration, then reload.",
+    )
+    APP_NOT_INSTALLED = (
+        "app_not_installed?",
+        "Kustomer answers “Invalid Client”: the app may not be installed in this organisation.",
+        "Have the organisation's administrator install the app at Kustomer.",
+    )
+    CLIENT_NOT_CONFIGURED = (
+        "client_not_configured",
+        "The grant belongs to an OAuth client that is not in the configuration.",
+        "Add the old client under the provider's previous_clients, then reload.",
+    )
+    REFUSED_ONCE = (
+        "refused_once",
+        "The provider refused the refresh token once; that is being confirmed.",
+        "Nothing; it settles within a minute or two.",
+    )
+    UNCERTAIN = (
+        "answer_unknown",
+        "A renewal was sent and its answer never came; whether it was processed is being settled.",
+        "Nothing; it settles by itself. `broker accounts refresh ACCOUNT` tries at once.",
+    )
+    REJECTED = (
+        "rejected_by_provider",
+        "The provider's API rejects tokens that are fresh; a lapsed plan does that.",
+        "Look at the account's plan and permissions at the provider.",
+    )
+    STORAGE = (
+        "storage_unavailable",
+        "The store cannot be written.",
+        "Free disk space, or mend the disk; then it goes on by itself.",
+    )
+    TOKEN_UNUSABLE = (
+        "token_unusable",
+        "The provider sent a token that no header can carry.",
+        "Report it to the provider.",
+    )
+    DUPLICATE_IDENTITY = (
+        "duplicate_identity",
+        "This turned out to be a connection that exists under another name.",
+        "Remove this account, or the other one and unfreeze this.",
+    )
+    OPERATOR = (
+        "operator",
+        "An operator froze it.",
+        "`broker accounts unfreeze ACCOUNT` when it may be renewed again.",
+    )
+    EXPORTED = (
+        "exported",
+        "An operator exported its refresh token, so that another system renews it.",
+        "Remove it; or `broker accounts unfreeze ACCOUNT`, if the other system never used the token.",
+    )
+    MASS_REFUSAL = (
+        "mass_refusal",
+        "Many accounts were refused at once, which looks like the provider's or our own mistake.",
+        "Check client secrets and the provider's status; then `broker providers resume PROVIDER`.",
+    )
+    COPIED_STORE = (
+        "copied_store",
+        "The store is a copy or an old backup, so nothing is renewed from it.",
+        "If no other broker runs on the original, type `broker adopt`.",
+    )
 
 
-class Status(StrEnum):
+class Status(Labelled):
     """What an account is, first that applies from the top."""
 
-    NEEDS_REAUTHORIZATION = "needs_reauthorization"
-    FROZEN = "frozen"
-    UNCERTAIN = "uncertain"
-    REFRESH_FAILING = "refresh_failing"
-    ACTIVE = "active"
+    NEEDS_REAUTHORIZATION = "needs_reauthorization", "needs a person", "bad"
+    FROZEN = "frozen", "frozen", "calm"
+    UNCERTAIN = "uncertain", "being settled", "wait"
+    REFRESH_FAILING = "refresh_failing", "renewal failing", "wait"
+    ACTIVE = "active", "active", "good"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
+
+from broker.model.choice import Choice, Labelled
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 GLOB = re.compile(r"[a-z0-9._*?\[\]!-]{1,128}", re.ASCII)
 
 
-class Permission(StrEnum):
+class Permission(Choice):
     """What a caller may do; deny by default."""
 
     TOKEN = "token"
@@ -20,13 +21,13 @@ class Permission(StrEnum):
     ADMIN = "admin"
 
 
-class CallerKind(StrEnum):
+class CallerKind(Labelled):
     """How a caller proves who it is."""
 
-    KEYS = "keys"
-    PUBLIC_KEY = "public_key"
-    ISSUER = "issuer"
-    UID = "uid"
+    KEYS = "keys", "keys of the broker"
+    PUBLIC_KEY = "public_key", "signs its own JWTs"
+    ISSUER = "issuer", "JWTs of an issuer"
+    UID = "uid", "a user of this machine"
 
 
 @dataclass(frozen=True, slots=True)

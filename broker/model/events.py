@@ -1,24 +1,53 @@
 """What people and programs hear of."""
 
 from dataclasses import dataclass
-from enum import StrEnum
+
+from broker.model.account import Reason
+from broker.model.choice import Cause, Labelled
 
 
-class EventKind(StrEnum):
-    """Transitions that people and programs hear of."""
+class EventKind(Labelled):
+    """Transitions that people and programs hear of. In a good one, the reason says what is over."""
 
-    CONNECTED = "connected"
-    RENEWED = "renewed"
-    REFRESH_FAILING = "refresh_failing"
-    RECOVERED = "recovered"
-    NEEDS_REAUTHORIZATION = "needs_reauthorization"
-    REAUTHORIZATION_DUE = "reauthorization_due"
-    DISCONNECTED = "disconnected"
-    PLUGIN_CONNECTED = "plugin_connected"
-    PLUGIN_DISCONNECTED = "plugin_disconnected"
-    PROVIDER_REJECTED_CLIENT = "provider_rejected_client"
-    BROKER_DEGRADED = "broker_degraded"
-    BROKER_RECOVERED = "broker_recovered"
+    CONNECTED = "connected", "Connected", "good"
+    RENEWED = "renewed", "Renewed", "good"
+    REFRESH_FAILING = "refresh_failing", "Renewal failing", "wait"
+    RECOVERED = "recovered", "Recovered", "good"
+    NEEDS_REAUTHORIZATION = "needs_reauthorization", "Needs a person", "bad"
+    REAUTHORIZATION_DUE = "reauthorization_due", "Will need a person", "wait"
+    DISCONNECTED = "disconnected", "Removed", "calm"
+    PLUGIN_CONNECTED = "plugin_connected", "Plugin connected", "good"
+    PLUGIN_DISCONNECTED = "plugin_disconnected", "Plugin disconnected", "calm"
+    PROVIDER_REJECTED_CLIENT = "provider_rejected_client", "Provider refuses our client", "bad"
+    BROKER_DEGRADED = "broker_degraded", "Broker degraded", "bad"
+    BROKER_RECOVERED = "broker_recovered", "Broker recovered", "good"
+
+
+class Incident(Cause):
+    """The reasons of events that are no account's."""
+
+    COMMIT_RETAINED = (
+        "commit_retained",
+        "A renewed token cannot be stored.",
+        "Free disk space or mend the disk, and do not restart: a renewed token is in memory only.",
+    )
+    AUDIT_WAITING = (
+        "audit_waiting",
+        "The audit cannot be written.",
+        "Free disk space, or see to the journal; then it goes on by itself.",
+    )
+    UNINSTALLED = "uninstalled", "The client revoked the grant.", None
+    TOKEN_REPLAYED = (
+        "token_replayed",
+        "A replaced refresh token was used again, so it may have been stolen.",
+        "Ask the client how its tokens got out.",
+    )
+    CODE_REPLAYED = (
+        "code_replayed",
+        "An authorization code was used twice, so it may have been stolen.",
+        "Ask the client how its codes got out.",
+    )
+    REVOKED_BY_OPERATOR = "revoked_by_operator", "An operator ended the grant.", None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +66,17 @@ class Event:
     """Whose plugin was connected or disconnected; such a person may have no account here."""
     due_at: float | None = None
     """When the grant will end, where that is foretold; epoch seconds."""
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why it happened, in words; one that is unknown here is shown by its name."""
+        if self.reason is None:
+            return None
+        known = Reason.stored if self.reason in set(Reason) else Incident.stored
+        return known(self.reason)
+
+    @property
+    def what_to_do(self) -> str | None:
+        if self.cause is None or self.kind.tone == "good":
+            return None
+        return self.cause.advice(self.account, self.provider)

@@ -1,7 +1,9 @@
 """Connecting an account: permission, the trip, the grant that waits for its identity."""
 
 from dataclasses import dataclass
-from enum import StrEnum
+from typing import Self
+
+from broker.model.choice import Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +24,26 @@ class Ticket:
     spent_at: float | None = None
 
 
-class InstallOutcome(StrEnum):
+class InstallOutcome(Choice):
     """How an attempt to connect ended; a second visit shows it again."""
 
-    CONNECTED = "connected"
-    REFUSED = "refused"
-    FAILED = "failed"
-    CONFLICT = "conflict"
-    IDENTITY_PENDING = "identity_pending"
+    told: str
+    """What `return_to` hears."""
+
+    def __new__(cls, value: str, told: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.told = told
+        return member
+
+    def _be_unknown(self) -> None:
+        self.told = "failed"
+
+    CONNECTED = "connected", "connected"
+    REFUSED = "refused", "refused"
+    FAILED = "failed", "failed"
+    CONFLICT = "conflict", "failed"
+    IDENTITY_PENDING = "identity_pending", "connected"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from broker.model import (
     Event,
     EventKind,
     FoundPair,
+    Incident,
     Permission,
     PluginCode,
     PluginGrant,
@@ -86,7 +87,7 @@ class GrantService:
             case Good():
                 pass
             case Replayed(grant_id):
-                await self._replayed(client, grant_id, "code_replayed", request_id)
+                await self._replayed(client, grant_id, Incident.CODE_REPLAYED, request_id)
                 raise bad_grant("code")
             case Worthless(why):
                 log.warning("plugin.code_refused", client=client.name, why=why)
@@ -110,7 +111,7 @@ class GrantService:
                 case Again(sealed):
                     return await self._again(client, token, sealed, request_id)
                 case Replayed(grant_id):
-                    await self._replayed(client, grant_id, "token_replayed", request_id)
+                    await self._replayed(client, grant_id, Incident.TOKEN_REPLAYED, request_id)
                     raise bad_grant("refresh token")
                 case Worthless(why):
                     log.warning("plugin.refresh_refused", client=client.name, why=why)
@@ -132,7 +133,7 @@ class GrantService:
         if found is None or found.grant.client != client.name:
             log.info("plugin.revoked_nothing", client=client.name)
             return
-        await self._end(as_caller(client), found.grant, "uninstalled", request_id)
+        await self._end(as_caller(client), found.grant, Incident.UNINSTALLED, request_id)
 
     async def introspect(self, caller: Caller, token: Secret, *, request_id: str) -> Active | None:
         """Whose access token it is, while it lives; a refresh token opens nothing, so it is not active."""
@@ -161,7 +162,7 @@ class GrantService:
         grant = await self._store.grant(grant_id)
         if grant is None or grant.revoked_at is not None:
             raise NotFound("there is no such living grant; `broker plugin grants` lists them")
-        await self._end(caller, grant, "revoked_by_operator", request_id)
+        await self._end(caller, grant, Incident.REVOKED_BY_OPERATOR, request_id)
 
     async def _begin(self, client: PluginClient, code: PluginCode, request_id: str) -> Issued:
         now, tokens, grant_id = self._clock.now(), new_tokens(), secrets.token_hex(8)
@@ -181,7 +182,7 @@ class GrantService:
         if not await self._store.redeem(grant, pair, [_event(EventKind.PLUGIN_CONNECTED, grant, now)]):
             other = await self._store.code(code.hash)
             if other is not None and other.grant_id is not None:
-                await self._replayed(client, other.grant_id, "code_replayed", request_id)
+                await self._replayed(client, other.grant_id, Incident.CODE_REPLAYED, request_id)
             raise bad_grant("code")
         return _fresh(tokens, pair)
 
@@ -204,14 +205,14 @@ class GrantService:
         await self._note(client, "plugin.renew_again", found.grant, tokens, request_id)
         return Issued(tokens, found.pair, int(found.pair.access_expires_at - self._clock.now()))
 
-    async def _replayed(self, client: PluginClient, grant_id: str, why: str, request_id: str) -> None:
+    async def _replayed(self, client: PluginClient, grant_id: str, why: Incident, request_id: str) -> None:
         self._metrics.auth_failures.labels("plugin_replay").inc()
         log.warning("plugin.replayed", client=client.name, grant=grant_id, why=why)
         grant = await self._store.grant(grant_id)
         if grant is not None:
             await self._end(as_caller(client), grant, why, request_id)
 
-    async def _end(self, caller: Caller, grant: PluginGrant, why: str, request_id: str) -> None:
+    async def _end(self, caller: Caller, grant: PluginGrant, why: Incident, request_id: str) -> None:
         now = self._clock.now()
         # The end first: a grant that is to end must not live on because a line cannot be written.
         if await self._store.revoke(grant.id, now, [_event(EventKind.PLUGIN_DISCONNECTED, grant, now, why)]):

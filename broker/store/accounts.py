@@ -118,7 +118,7 @@ class Accounts(Renewals):
         while rows := await self._database.read(sql, after, at_once, used_since, span):
             for provider, status, used, at, count, first, _ in rows:
                 if status != GONE:
-                    yield AccountGroup(provider, Status(status), bool(used), int(at), count, first)
+                    yield AccountGroup(provider, Status.stored(status), bool(used), int(at), count, first)
             after = max(str(row[-1]) for row in rows)
 
     async def users(self, name: str) -> list[tuple[str, float]]:

@@ -121,6 +121,6 @@ def _to_caller(row: Row) -> CallerRecord:
     return CallerRecord(
         name,
         tuple(json.loads(accounts)),
-        frozenset(Permission(word) for word in json.loads(permissions)),
+        frozenset(Permission.stored(word) for word in json.loads(permissions)),
         created_at,
     )

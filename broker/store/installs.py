@@ -211,7 +211,7 @@ def _to_install(row: Row) -> PendingInstall:
     values = list(row)
     # Two columns are not stored as they are: the flag and the word of the outcome.
     values[9] = bool(values[9])
-    values[17] = InstallOutcome(values[17]) if values[17] else None
+    values[17] = InstallOutcome.stored(values[17]) if values[17] else None
     return PendingInstall(*values)
 
 

@@ -27,7 +27,7 @@ class Keys:
     async def keys(self) -> list[WrappedKey]:
         rows = await self._database.read(f"SELECT {KEY} FROM keys ORDER BY created_at")
         return [
-            WrappedKey(kid, Purpose(purpose), wrapped, master_id, bool(active), created_at, retired_at)
+            WrappedKey(kid, Purpose.stored(purpose), wrapped, master_id, bool(active), created_at, retired_at)
             for kid, purpose, wrapped, master_id, active, created_at, retired_at in rows
         ]
 

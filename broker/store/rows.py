@@ -59,9 +59,9 @@ def to_account(row: Row) -> Account:
     frozen, frozen_since, dead, dead_since, removed_at, unusable, grant_ends_at, grant_ages = row[18:26]
     values = (
         *row[:18],
-        None if frozen is None else Reason(frozen),
+        None if frozen is None else Reason.stored(frozen),
         frozen_since,
-        None if dead is None else Reason(dead),
+        None if dead is None else Reason.stored(dead),
         dead_since,
         removed_at,
         None if row[26] is None else Intent(*row[26:31]),
@@ -77,7 +77,7 @@ def _to_trouble(values: Row) -> Trouble:
     if tuple(values) == _NO_TROUBLE:
         return _UNTROUBLED
     reason, *others = values
-    return Trouble(None if reason is None else Reason(reason), *others)
+    return Trouble(None if reason is None else Reason.stored(reason), *others)
 
 
 def to_values(account: Account) -> tuple[object, ...]:
@@ -128,4 +128,4 @@ async def insert_events(transaction: Transaction, events: "tuple[Event, ...] | l
 def to_event(row: Row) -> Event:
     """The event of a row (id, at, event, account, provider, reason, generation, subject, due_at)."""
     id_, at, kind, account, provider, reason, generation, subject, due_at = row
-    return Event(at, EventKind(kind), account, provider, reason, generation, id_, subject, due_at)
+    return Event(at, EventKind.stored(kind), account, provider, reason, generation, id_, subject, due_at)

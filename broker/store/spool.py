@@ -113,5 +113,5 @@ def _successor(members: dict[str, Any]) -> Successor:
 
 def _grant(members: dict[str, Any]) -> PendingGrant:
     install = members["install"]
-    outcome = None if install["outcome"] is None else InstallOutcome(install["outcome"])
+    outcome = None if install["outcome"] is None else InstallOutcome.stored(install["outcome"])
     return PendingGrant(**{**members, "install": PendingInstall(**{**install, "outcome": outcome})})

@@ -16,7 +16,7 @@ from broker.errors import (
     TokenUnusable,
 )
 from broker.model import Account, Reason, TokenSet
-from broker.wire import WHAT_HAPPENED, WHAT_TO_DO, rfc3339
+from broker.wire import rfc3339
 
 SHORT = 5
 """What a living token is served for, at most, while its renewal is impossible."""
@@ -132,7 +132,7 @@ def unchecked(serve: Serve, now: float) -> Serve:
     """The same for a moment only: another broker may have renewed it, and the store cannot be asked."""
     if serve.expires_in <= SHORT:
         return serve
-    return Serve(SHORT, now + SHORT, serve.warning or f"Not renewed: {WHAT_HAPPENED[Reason.STORAGE]}")
+    return Serve(SHORT, now + SHORT, serve.warning or f"Not renewed: {Reason.STORAGE.happened}")
 
 
 def _short_of_ttl(left: float, hold: Hold | None) -> str:
@@ -144,7 +144,7 @@ def describe(hold: Hold) -> str:
     """Why nothing is renewed, in a sentence."""
     if hold.reason is None:
         return "The broker is busy with other renewals." if hold.is_busy else "The broker is restarting."
-    return f"Not renewed: {WHAT_HAPPENED[hold.reason]}"
+    return f"Not renewed: {hold.reason.happened}"
 
 
 def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
@@ -160,21 +160,19 @@ def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
         case None:
             return Overloaded("the broker is restarting; ask again in a moment", retry_after=1)
         case Reason.STORAGE | Reason.COPIED_STORE:
-            return StorageUnavailable(WHAT_HAPPENED[hold.reason], retry_after=wait or 5)
+            return StorageUnavailable(hold.reason.happened, retry_after=wait or 5)
         case Reason.CLIENT_REFUSED | Reason.CLIENT_NOT_CONFIGURED | Reason.APP_NOT_INSTALLED:
-            return ProviderRejectedClient(
-                WHAT_HAPPENED[hold.reason], reason=hold.reason, retry_after=wait or 60
-            )
+            return ProviderRejectedClient(hold.reason.happened, reason=hold.reason, retry_after=wait or 60)
         case Reason.UNCERTAIN | Reason.REFUSED_ONCE:
-            return RefreshUncertain(WHAT_HAPPENED[hold.reason], retry_after=wait or 5)
+            return RefreshUncertain(hold.reason.happened, retry_after=wait or 5)
         case _:
-            return ProviderUnavailable(WHAT_HAPPENED[hold.reason], reason=hold.reason, retry_after=wait or 5)
+            return ProviderUnavailable(hold.reason.happened, reason=hold.reason, retry_after=wait or 5)
 
 
 def needs_reauthorization(account: Account) -> NeedsReauthorization:
     """The 409 of a dead grant."""
     reason = account.dead or Reason.REVOKED_OR_EXPIRED
-    detail = f"{WHAT_HAPPENED[reason]} {WHAT_TO_DO[reason]}"
+    detail = f"{reason.happened} {reason.advice(account.name, account.provider)}"
     return NeedsReauthorization(detail, reason=reason, since=rfc3339(account.dead_since), reconnect_url=None)
 
 

@@ -8,7 +8,7 @@ import structlog
 
 from broker.clock import Clock
 from broker.errors import StorageUnavailable
-from broker.model import Event, Ref, Spare, Successor
+from broker.model import Event, Incident, Ref, Spare, Successor
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.sealing import LATE, TokenSeals
@@ -89,7 +89,8 @@ class RetainedCommits:
         task.add_done_callback(lambda _: self._done(successor.parent))
         self._metrics.retained_commits.set(len(self._tasks))
         self._health.raise_problem(
-            "commit_retained", "a renewed token cannot be stored; free disk space, and do not kill the broker"
+            Incident.COMMIT_RETAINED,
+            "a renewed token cannot be stored; free disk space, and do not kill the broker",
         )
 
     def _done(self, parent: Ref) -> None:
@@ -97,7 +98,7 @@ class RetainedCommits:
         self._held.pop(parent, None)
         self._metrics.retained_commits.set(len(self._tasks))
         if not self._tasks:
-            self._health.clear("commit_retained")
+            self._health.clear(Incident.COMMIT_RETAINED)
 
     async def _commit(self, successor: Successor, events: list[Event], path: Path | None) -> None:
         wait = self._timings.retain_first

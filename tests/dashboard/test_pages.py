@@ -1,11 +1,40 @@
 """What the pages say."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
+import aiohttp
+import pytest
+from aiohttp import web
+from click.testing import CliRunner, Result
+
+from broker.cli import broker as command_line
+from broker.cli.desk import Desk
+from broker.dashboard.figures import happening, row
+from broker.installs.pages import visit_page
+from broker.installs.service import Visit
+from broker.model import Account, Event, EventKind, Incident, InstallOutcome, Reason, Status, Trouble
+from broker.runner import QuietRunner
 from broker.sandbox.faults import Mode
+from broker.wire import account_json, event_json
+from tests.alerts.conftest import rounds
+from tests.alerts.receiver import open_receiver
 from tests.dashboard.conftest import Visitor
-from tests.house import OPERATOR
+from tests.house import OPERATOR, House, open_house
+from tests.store.rows import account, install
+
+LATER = "of_a_later_version"
+KINDS = [*EventKind, EventKind.stored(LATER)]
+REASONS = [*Reason, Reason.stored(LATER)]
+CAUSES = [*Reason, *Incident, Incident.stored(LATER)]
+UNFORESEEN = ["/", "/dashboard/activity", "/dashboard/accounts/acme", "/dashboard/callers"]
+UNFORESEEN += [f"/dashboard/accounts/dead-{len(Reason)}"]
+PAGES = [*UNFORESEEN, "/dashboard/accounts", "/dashboard/providers", "/dashboard/keys"]
+COMMANDS = [("events", "--limit", "1000"), ("events", "--json"), ("accounts", "list"), ("callers", "list")]
+COMMANDS += [("accounts", "show", f"dead-{len(Reason)}"), ("accounts", "list", "--json")]
 
 
 async def text(operator: Visitor, path: str) -> str:
@@ -159,3 +188,145 @@ async def test_stream_tells_of_changes(operator: Visitor) -> None:
     assert b"retry: 2000\n" == retry
     assert b"event: changed\n" in lines
     assert stream.content.at_eof()
+
+
+def ailing(reason: Reason) -> list[Account]:
+    """An account for each place in which a reason can stand."""
+    number = REASONS.index(reason)
+    return [
+        replace(account(f"dead-{number}"), dead=reason, dead_since=1.0),
+        replace(account(f"frozen-{number}"), frozen=reason, frozen_since=1.0),
+        replace(account(f"failing-{number}"), trouble=Trouble(reason, 1.0, 1)),
+        replace(account(f"uncertain-{number}"), trouble=Trouble(reason, 1.0, 1, ambiguous=1)),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cause", [None, *CAUSES])
+def test_every_event_has_words(kind: EventKind, cause: str | None) -> None:
+    """Each kind with each reason; what only a later version knows is shown by its name."""
+    event = Event(1.0, kind, "acme", "kit", cause)
+
+    shown, sent = happening(event, 2.0), event_json(event)
+
+    assert shown.title == (LATER if kind == LATER else kind.label)
+    assert (kind, cause) == (sent["event"], sent["reason"])
+    assert cause != LATER or shown.tone == "good" or LATER in str(shown.detail)
+    assert "ACCOUNT" not in str(sent)
+    assert "PROVIDER" not in str(sent["what_to_do"])
+
+
+@pytest.mark.parametrize(
+    "one", [one for reason in REASONS for one in ailing(reason)], ids=lambda one: one.name
+)
+def test_every_account_has_words(one: Account) -> None:
+    """Each status with each reason."""
+    shown = row(one, next_renewal_at=None, now=2.0)
+
+    assert one.status in set(Status)
+    assert one.reason
+    assert shown.happened == one.reason.happened
+    assert one.reason in shown.happened or one.reason in set(Reason)
+    assert account_json(one, next_renewal_at=None)["reason"] == one.reason
+
+
+@pytest.mark.parametrize("outcome", [*InstallOutcome, InstallOutcome.stored(LATER)])
+def test_every_outcome_of_an_install_has_a_page(outcome: InstallOutcome) -> None:
+    """A member without a page of its own would be shown by its name, as one of a later version is."""
+    page = visit_page(Visit(install(), outcome, "acme"), "Kit", None)
+
+    assert (outcome == LATER) == (LATER in str(page.lines))
+
+
+async def test_nothing_that_happened_kills_a_page_a_command_or_a_webhook(tmp_path: Path) -> None:
+    """Everything is in the store at once, and what a later version put there as well."""
+    async with (
+        open_receiver() as receiver,
+        open_house(tmp_path / "run", extra=receiver.config) as house,
+        aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
+    ):
+        await house.connect()
+        await rounds(house)
+        stores, now = house.broker.base.stores, house.clock.now()
+        for one in (one for reason in REASONS for one in ailing(reason)):
+            await stores.accounts.connect(one, expected=None, next_at=None, grant=None, events=[])
+        # The oldest are beyond the first page of events, so those that nobody could foresee come last.
+        happened = [Event(now, EventKind.BROKER_DEGRADED, None, None, cause) for cause in CAUSES]
+        happened += [Event(now, kind, "acme", "kit", LATER) for kind in KINDS]
+        await stores.events.add_events(happened)
+        await house.caller(name="later")
+        await write(house, "UPDATE callers SET permissions = ?", f'["token", "{LATER}"]')
+        operator = Visitor(house, session)
+        await operator.sign_in()
+
+        pages = {path: await operator.get(path) for path in PAGES}
+        told = {words: await typed(house, *words) for words in COMMANDS}
+        await rounds(house)
+
+    assert dict.fromkeys(PAGES, 200) == {path: answer.status for path, answer in pages.items()}
+    assert all(LATER.encode() in pages[path].body for path in UNFORESEEN)
+    assert dict.fromkeys(COMMANDS, 0) == {words: result.exit_code for words, result in told.items()}
+    assert all(LATER in result.stdout for result in told.values())
+    sent = sorted((one.event["event"], one.event["reason"]) for one in receiver.received)
+    assert sent == sorted(
+        (str(event.kind), str(event.reason)) for event in happened if event.kind != EventKind.RENEWED
+    )
+
+
+async def write(house: House, sql: str, *values: str) -> None:
+    """Change the store as another version would."""
+
+    def work() -> None:
+        with closing(sqlite3.connect(house.folder / "var" / "broker.db")) as database:
+            database.execute(sql, values)
+            database.commit()
+
+    await asyncio.to_thread(work)
+
+
+async def typed(house: House, *words: str) -> Result:
+    """A command at the house's own admin socket."""
+    runner = QuietRunner(house.broker.listeners.admin)
+    await runner.setup()
+    await web.UnixSite(runner, str(house.settings.server.admin_socket)).start()
+    desk = Desk(config=str(house.folder / "config.toml"), environ={}, clock=house.clock)
+    try:
+        return await asyncio.to_thread(CliRunner().invoke, command_line, list(words), obj=desk)
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/", 503),
+        ("/dashboard/accounts", 503),
+        ("/dashboard/accounts/acme", 503),
+        ("/dashboard/accounts/nobody/freeze", 405),
+        ("/dashboard/activity", 503),
+        ("/dashboard/callers", 500),
+        ("/dashboard/keys", 503),
+        ("/dashboard/nowhere", 404),
+        ("/dashboard/sign-out", 405),
+        ("/docs?", 200),
+    ],
+)
+async def test_error_is_a_page_with_the_navigation(operator: Visitor, path: str, status: int) -> None:
+    """Whatever goes wrong: in the store, in our own code, in the address."""
+    await write(operator.house, "DROP TABLE events")
+    await write(operator.house, "DROP TABLE accounts")
+    await write(operator.house, "UPDATE callers SET accounts = '{'")
+
+    answer = await operator.get(path)
+
+    assert (status, "text/html; charset=utf-8") == (answer.status, answer.headers["Content-Type"])
+    assert status == 200 or b'<nav aria-label="Dashboard">' in answer.body
+
+
+async def test_nobody_is_told_which_pages_there_are(visitor: Visitor) -> None:
+    """Every address of the dashboard says how to get in, and asks for no key."""
+    for path in ("/dashboard", "/dashboard/nowhere"):
+        answer = await visitor.get(path)
+
+        assert (403, "text/html") == (answer.status, answer.headers["Content-Type"].partition(";")[0])
+        assert b"broker dashboard" in answer.body
