@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -21,7 +22,9 @@ LOOK_EVERY = 0.5
 KEEP_ALIVE = 15.0
 SLOW = 10.0
 """A reader that has not taken a page for so long is cut; it comes again with `Last-Event-ID`."""
-MOST_STREAMS = 200
+MOST_STREAMS = 600
+MOST_OF_ONE = 200
+"""Streams of one caller, so that no caller alone takes all of them."""
 ID = re.compile(r"\d{1,15}", re.ASCII)
 
 
@@ -50,13 +53,17 @@ class Streams:
         self._feed, self._clock = feed, clock
         self._still = still
         """The caller as the credential stands now; raises what an expired or revoked one leads to."""
-        self._open = 0
+        self._open: Counter[str] = Counter()
+        """By caller."""
 
     async def follow(
         self, request: web.Request, *, last_id: int | None, account: str | None
     ) -> web.StreamResponse:
         """Answer with a stream, until the reader goes, the caller loses the right, or the broker stops."""
-        if self._open >= MOST_STREAMS:
+        caller = request[CALLER].name
+        if self._open[caller] >= MOST_OF_ONE:
+            raise Overloaded(f"one caller may have {MOST_OF_ONE} streams of events; close one of them")
+        if self._open.total() >= MOST_STREAMS:
             raise Overloaded
         begin = await self._feed.beginning(last_id)
         response = web.StreamResponse(
@@ -65,7 +72,7 @@ class Streams:
         reader = Reader(request, response, account, begin.after, self._clock.monotonic())
         first = _gap(last_id, begin.after) if begin.missed else f"id: {begin.after}\n\n"
         stopped = asyncio.ensure_future(self._feed.stopping.wait())
-        self._open += 1
+        self._open[caller] += 1
         try:
             await response.prepare(request)
             await self._write(reader, f"retry: 2000\n{first}")
@@ -75,13 +82,16 @@ class Streams:
             # The answer has begun, so all that can be done is to end it.
             return response
         finally:
-            self._open -= 1
+            self._open[caller] -= 1
+            if not self._open[caller]:
+                del self._open[caller]
             stopped.cancel()
         return response
 
     async def _tell(self, reader: Reader) -> bool:
         """Write what is new; False where the caller may not read any more."""
-        while True:
+        # One who may see nothing of a long history must not be looked for in it after hanging up.
+        while reader.is_there:
             caller = await self._still(reader.request)
             if not may(caller, Permission.ACCOUNTS, reader.account):
                 return False
@@ -98,6 +108,7 @@ class Streams:
                 await self._write(reader, text)
             if page.is_last:
                 return True
+        return False
 
     async def _write(self, reader: Reader, text: str) -> None:
         """Raises ConnectionError where the reader does not read."""

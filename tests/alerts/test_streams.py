@@ -5,11 +5,17 @@ import socket
 from contextlib import AsyncExitStack
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from broker.admin.socket import operator
-from broker.model import Event, EventKind
+from broker.alerts.feed import Beginning, Feed, Page
+from broker.alerts.routes import Streams
+from broker.model import Caller, Event, EventKind, Permission
+from broker.web import CALLER
 from tests.alerts.conftest import happen
 from tests.alerts.streams import open_stream
+from tests.fakes.clock import FakeClock
 from tests.house import House
 
 
@@ -230,7 +236,7 @@ async def test_slow_reader_is_cut_and_comes_again(house: House) -> None:
 
 
 async def test_too_many_streams_are_refused(house: House) -> None:
-    """Two hundred at once; whoever comes next is told to come again later, and the others go on."""
+    """Two hundred at once for one caller, whose next is told so; the others go on, and another caller gets one."""
     async with AsyncExitStack() as closing:
         for _ in range(200):
             reader, writer = await asyncio.open_connection("127.0.0.1", house.internal_port)
@@ -239,11 +245,66 @@ async def test_too_many_streams_are_refused(house: House) -> None:
             assert b"HTTP/1.1 200 OK\r\n" == await reader.readline()
 
         answer = await house.get("/events")
+        async with open_stream(
+            house, key=await house.caller(permissions=("accounts",), name="other")
+        ) as other:
+            status = other.response.status
 
     assert (503, "overloaded") == (answer.status, answer.json["code"])
+    assert "one caller may have 200 streams" in answer.json["detail"]
+    assert 200 == status
 
 
 def asked(house: House, last_id: str = "0") -> bytes:
     """A request for a stream, as bytes."""
     bearer = f"Authorization: Bearer {house.key}\r\nLast-Event-ID: {last_id}"
     return f"GET /events HTTP/1.1\r\nHost: x\r\n{bearer}\r\n\r\n".encode()
+
+
+class EndlessFeed(Feed):
+    """Events without end, none of which is for the caller."""
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self.pages = 0
+
+    async def beginning(self, last_id: int | None) -> Beginning:
+        return Beginning(last_id or 0, missed=False)
+
+    async def page(self, after: int, account: str | None) -> Page:
+        self.pages += 1
+        await asyncio.sleep(0)
+        return Page([], after + 1, is_last=False)
+
+
+async def test_nobody_is_looked_for_in_the_history_after_hanging_up() -> None:
+    """One who may see nothing of a long history leads through all of it, but only while the connection is open."""
+    feed, caller, ended = (
+        EndlessFeed(),
+        Caller("narrow", ("a-*",), frozenset(Permission), "key"),
+        asyncio.Event(),
+    )
+
+    async def still(_: web.Request) -> Caller:
+        return caller
+
+    streams = Streams(feed=feed, clock=FakeClock(), still=still)
+
+    async def follow(request: web.Request) -> web.StreamResponse:
+        request[CALLER] = caller
+        try:
+            return await streams.follow(request, last_id=1, account=None)
+        finally:
+            ended.set()
+
+    application = web.Application()
+    application.router.add_get("/events", follow)
+    async with TestServer(application) as server:
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"retry: 2000")
+        writer.close()
+        async with asyncio.timeout(5):
+            await ended.wait()
+
+    assert feed.pages > 0
