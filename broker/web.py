@@ -223,16 +223,19 @@ Allowed = Mapping[str, type | tuple[type, ...]]
 
 
 async def read_object(
-    request: web.Request, *, allowed: Allowed, longest: int = LONGEST_TEXT
+    request: web.Request, *, allowed: Allowed, longest: int = LONGEST_TEXT, keep_null: bool = False
 ) -> dict[str, Any]:
     """A JSON object with members from `allowed` of the right types; an empty body is `{}`.
 
-    Members that are null are left out; `longest`: characters of a text. Raises InvalidRequest, TooLarge.
+    Members that are null are left out unless `keep_null`; `longest`: characters of a text. Raises InvalidRequest,
+    TooLarge.
     """
-    return object_of(await read_body(request), allowed, longest=longest)
+    return object_of(await read_body(request), allowed, longest=longest, keep_null=keep_null)
 
 
-def object_of(body: bytes, allowed: Allowed, *, longest: int = LONGEST_TEXT) -> dict[str, Any]:
+def object_of(
+    body: bytes, allowed: Allowed, *, longest: int = LONGEST_TEXT, keep_null: bool = False
+) -> dict[str, Any]:
     """What a JSON body says; raises InvalidRequest."""
     if not body.strip():
         return {}
@@ -247,7 +250,7 @@ def object_of(body: bytes, allowed: Allowed, *, longest: int = LONGEST_TEXT) -> 
             # 17.0 is the integer 17 (RFC 8259, 6; JSON Schema, 4.2.3).
             value[name] = int(member)
         _check_member(name, value[name], allowed, longest)
-    return {name: member for name, member in value.items() if member is not None}
+    return {name: member for name, member in value.items() if keep_null or member is not None}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -40,7 +40,8 @@ class AccountRoutes:
         return self._answer(await self._service.show(*_who(request), request_id=request[REQUEST_ID]))
 
     async def change(self, request: web.Request) -> web.StreamResponse:
-        body = await read_object(request, allowed={"label": str, "subject": str, "name": str})
+        allowed = {"label": str, "subject": str, "name": str}
+        body = await read_object(request, allowed=allowed, keep_null=True)
         if not body:
             raise InvalidRequest("say what to change: label, subject or name")
         return self._answer(await self._service.change(*_who(request), body, request_id=request[REQUEST_ID]))

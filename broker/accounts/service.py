@@ -90,32 +90,29 @@ class AccountService:
     async def change(
         self, caller: Caller, name: str, changes: Mapping[str, str | None], *, request_id: str
     ) -> Account:
-        """Set `label` or `subject`, or move to a new `name`. Raises Conflict."""
+        """Set `label` or `subject` (None: to nothing), or move to a new `name`: all of it or, raising, nothing.
+
+        Raises InvalidRequest, Forbidden, Conflict.
+        """
+        new_name = changes.get("name", name)
+        if new_name is None or not is_account_name(new_name):
+            raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
+        detail = " ".join(sorted(changes))
         await self._require(
-            caller,
-            Permission.MANAGE,
-            name,
-            request_id,
-            action="accounts.change",
-            detail=" ".join(sorted(changes)),
+            caller, Permission.MANAGE, name, request_id, action="accounts.change", detail=detail
         )
-        account = await self._get(name)
-        if "label" in changes or "subject" in changes:
-            label, subject = changes.get("label", account.label), changes.get("subject", account.subject)
-            await self._store.relabel(name, label=label, subject=subject)
-        new_name = changes.get("name")
-        if new_name is not None and new_name != name:
+        if new_name != name:
+            was = f"was {name}"
             await self._require(
-                caller,
-                Permission.MANAGE,
-                new_name,
-                request_id,
-                action="accounts.rename",
-                detail=f"was {name}",
+                caller, Permission.MANAGE, new_name, request_id, action="accounts.rename", detail=was
             )
-            await self._rename(name, new_name)
-            return await self._get(new_name)
-        return await self._get(name)
+        account = await self._get(name)
+        label, subject = changes.get("label", account.label), changes.get("subject", account.subject)
+        if new_name != name:
+            await self._rename(name, new_name, label=label, subject=subject)
+        else:
+            await self._store.relabel(name, label=label, subject=subject)
+        return await self._get(new_name)
 
     async def freeze(self, caller: Caller, name: str, *, request_id: str) -> Account:
         """Renew it no more until it is unfrozen; a living token is still handed out."""
@@ -179,9 +176,7 @@ class AccountService:
         wanted = is_wanted(account, now=now, ahead=ahead, idle_renewal=idle)
         return now if wanted else next_look(account, now=max(now, opens), ahead=ahead, idle_renewal=idle)
 
-    async def _rename(self, name: str, new_name: str) -> None:
-        if not is_account_name(new_name):
-            raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
+    async def _rename(self, name: str, new_name: str, *, label: str | None, subject: str | None) -> None:
         account = await self._settled(name)
         floor = await self._store.purged(self._name_hash(new_name)) or (0, 0)
         ref = Ref(new_name, max(account.epoch, floor[0] + 1), max(account.generation, floor[1]) + 1)
@@ -191,6 +186,8 @@ class AccountService:
         renamed = replace(
             account,
             name=new_name,
+            label=label,
+            subject=subject,
             epoch=ref.epoch,
             generation=ref.generation,
             sealed_access=access,

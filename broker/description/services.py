@@ -103,10 +103,6 @@ def _account_answer() -> dict[str, JSON]:
     return answers_json("The account", ref("Account"), ACCOUNT_EXAMPLE)
 
 
-def _given(name: str) -> JSON:
-    return {"required": [name], "properties": {name: {"type": "string"}}}
-
-
 def _change(action: str, summary: str) -> Operation:
     return Operation(
         "POST",
@@ -197,12 +193,12 @@ ACCOUNTS = (
                 {
                     "label": OR_NULL,
                     "subject": OR_NULL,
-                    "name": {"type": ["string", "null"], "pattern": NAME["pattern"]},
+                    "name": NAME,
                 },
                 "label",
                 "subject",
                 "name",
-                anyOf=[_given("label"), _given("subject"), _given("name")],
+                minProperties=1,
             ),
             {"label": "the main newsletter"},
         ),

@@ -127,6 +127,38 @@ async def test_rename_onto_a_taken_name_is_a_conflict(house: House) -> None:
     assert 200 == (await house.get("/token/acme")).status
 
 
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("b-other", 403), ("kit/A", 400), (None, 400), ("a-desk", 409)],
+    ids=["not the caller's", "no name", "null", "taken"],
+)
+async def test_change_that_is_refused_changes_nothing(house: House, name: str | None, status: int) -> None:
+    """RFC 5789, 2: all of the changes, or none; the token goes on under its name."""
+    await house.connect("kit", "a-acme")
+    await house.connect("kustomer", "a-desk")
+    manager = await house.caller("a-*", permissions=("manage",), name="manager")
+    before, more = await house.account("a-acme"), {"label": "half", "subject": "half"}
+
+    answer = await house.ask("PATCH", "/accounts/a-acme", json={**more, "name": name}, key=manager)
+
+    assert (status, before) == (answer.status, await house.account("a-acme"))
+
+
+@pytest.mark.parametrize("name", ["acme", "acme-2"])
+async def test_null_empties_label_and_subject(house: House, name: str) -> None:
+    """RFC 7396; what is not given stays. Also where the account is renamed by the same request."""
+    await house.connect()
+    await house.ask("PATCH", "/accounts/acme", json={"label": "A", "subject": "user-1"})
+
+    kept = await house.ask("PATCH", "/accounts/acme", json={"label": None, "name": name})
+    emptied = await house.ask("PATCH", f"/accounts/{name}", json={"subject": None, "name": name})
+    nothing = await house.ask("PATCH", f"/accounts/{name}", json={})
+
+    assert (200, None, "user-1") == (kept.status, kept.json["label"], kept.json["subject"])
+    assert (200, None, None) == (emptied.status, emptied.json["label"], emptied.json["subject"])
+    assert 400 == nothing.status
+
+
 async def test_removal_is_undone_by_restore(house: House) -> None:
     """For thirty days; after that it is purged."""
     await house.connect()
