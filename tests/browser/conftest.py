@@ -1,6 +1,6 @@
 """A real Chromium, and pages that complain."""
 
-import os
+import ctypes
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -13,11 +13,11 @@ import pytest_asyncio
 from playwright.async_api import Browser, Error, Page, Request, Response, async_playwright
 
 from tests.house import House, open_house
+from tests.missing import missing, needs
 
 KIT = "https://app.kit.com/"
 WALK = "test_whole_install"
 """The one test that `make test` runs: a whole installation from Kit's store. The others are slow."""
-MISSING = "Chromium is missing; type: apt-get install chromium"
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -98,10 +98,11 @@ NewPage = Callable[..., Awaitable[Watched]]
 
 def pytest_runtest_setup() -> None:
     """Here and not in a fixture, so that pytest tells it in one line for all of them."""
-    if shutil.which("chromium") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(MISSING, pytrace=False)
-        pytest.skip(MISSING)
+    needs("chromium")
+    try:
+        ctypes.CDLL("libatomic.so.1")
+    except OSError:
+        missing("Playwright's driver needs libatomic; type: sudo apt-get install libatomic1")
 
 
 @pytest.hookimpl(tryfirst=True)

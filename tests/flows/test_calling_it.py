@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from broker.client.testing import FakeBroker
+from tests.missing import needs
 from tests.process import Process, new_process
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -22,7 +22,6 @@ CHAPTER = re.split(
 )[0]
 BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```", CHAPTER, re.DOTALL | re.MULTILINE)
 CALLS = [block for block in BLOCKS if "https://api.kit.com/v4/account" in block[1]]
-MISSING = "Node.js is missing; type: apt-get install nodejs"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="process")
@@ -62,22 +61,13 @@ async def run(process: Process, language: str, text: str) -> tuple[int, str, str
 @pytest.mark.parametrize(("language", "text"), CALLS, ids=lambda value: value if value.isalpha() else "")
 async def test_lines_of_the_readme_reach_the_api(process: Process, language: str, text: str) -> None:
     """Pasted as they stand; the API answers with the account."""
-    if language == "js":
-        _node_or_skip()
+    needs({"bash": "curl", "python": sys.executable, "js": "node"}[language])
 
     code, out, err = await run(process, language, text)
 
     assert (0, "") == (code, err)
     assert "Kit Greetings" in out
     assert len(text.strip().splitlines()) <= 5
-
-
-def _node_or_skip() -> None:
-    """`.ci/setup` installs it, so in CI it is there."""
-    if shutil.which("node") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(MISSING, pytrace=False)
-        pytest.skip(MISSING)
 
 
 async def test_every_way_of_calling_is_shown() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.missing import needs
 from tests.ports import free_port
 from tests.process import BROKER, Process, new_process
 
@@ -230,6 +231,7 @@ async def test_invalid_configuration_is_told_whole(process: Process) -> None:
 
 async def test_pasted_line_returns_a_token(tmp_path: Path) -> None:
     """`serve` with the demo prints one line that starts with curl; it works as it stands, also after a restart."""
+    needs("curl")
     port = free_port()
     folder = tmp_path / "clone"
     folder.mkdir()

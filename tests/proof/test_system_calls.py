@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from broker.sandbox.faults import Mode
+from tests.missing import needs
 from tests.proof.stand import Stand, open_stand
-from tests.proof.tracing import needs_strace, traced
+from tests.proof.tracing import traced
 
 WRITES = "trace=pwrite64,fdatasync,write,writev,sendto,sendmsg"
 MOST = 40
@@ -38,7 +39,7 @@ async def intent_of(stand: Stand, name: str) -> str:
 
 async def test_store_is_synced_before_the_request_and_before_the_answer(tmp_path: Path) -> None:
     """The intent lies on the disk before the first byte to the provider, the token before the first to the caller."""
-    needs_strace()
+    needs("strace")
     async with (
         open_stand(tmp_path / "run", Mode.STRICT, "acme") as stand,
         traced(stand, "-e", WRITES) as seen,
@@ -79,7 +80,7 @@ async def fail_at(stand: Stand, name: str, call: str, fault: str, when: str) -> 
 )
 async def test_failing_sync_loses_nothing(tmp_path: Path, mode: Mode, fault: str) -> None:
     """The first and the second sync of a renewal fail, or kill the broker; nobody is lost, nobody falsely dead."""
-    needs_strace()
+    needs("strace")
     async with open_stand(tmp_path / "run", mode, "acme", "globex") as stand:
         came = [
             await fail_at(stand, name, "fdatasync", fault, when)
@@ -100,7 +101,7 @@ async def test_any_failing_call_loses_nothing(
     tmp_path: Path, mode: Mode, fault: str, on: str, call: str
 ) -> None:
     """As above for every write and every sync of a renewal, and with all that follow."""
-    needs_strace()
+    needs("strace")
     names = [f"acme-{number}" for number in range(1, MOST)]
     async with open_stand(tmp_path / "run", mode, *names) as stand:
         for number, name in enumerate(names, 1):

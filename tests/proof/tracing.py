@@ -1,28 +1,15 @@
 """strace on the running broker: what it wrote in which order, and system calls that fail when they are told to."""
 
 import asyncio
-import os
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import pytest
-
 from tests.proof.stand import Stand
 
 ATTACHED_WITHIN = 20.0
 GONE_WITHIN = 1.0
-
-
-def needs_strace() -> None:
-    """Skip where there is no strace; in CI that is a failure."""
-    if shutil.which("strace") is None:
-        missing = "strace is not installed: apt-get install strace"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
 
 
 @asynccontextmanager

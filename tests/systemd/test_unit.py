@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from broker.config import Settings, load
 from broker.systemd import install
 from broker.systemd.unit import unit_text
+from tests.missing import needs
 from tests.systemd.service import chapter, steps, unix_listener, unix_listener_unit
 
 FOLDER = "etc/systemd/system"
@@ -158,13 +158,7 @@ def test_a_different_unit_is_kept_beside_the_new_one(tmp_path: Path) -> None:
 
 @pytest.fixture
 def analyze() -> str:
-    """systemd-analyze; skips with the command that provides it, and under CI nothing is skipped."""
-    found = shutil.which("systemd-analyze")
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("systemd-analyze is missing: apt-get install systemd")
-        pytest.skip("systemd-analyze is missing: apt-get install systemd")
-    return found
+    return needs("systemd-analyze", package="systemd")
 
 
 def analyzed(*command: str) -> tuple[int, str]:
