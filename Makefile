@@ -15,29 +15,33 @@ help: ## print the targets
 run: $(VENV)/ready ## set everything up and run the broker with its sandbox (PORT=8080)
 	@$(BIN)/broker --config config.toml serve --port $(PORT)
 
-test: $(VENV)/ready tools ## run the suite, about two minutes (T=tests/tokens for a part)
+test: $(VENV)/dev tools ## run the suite, about two minutes (T=tests/tokens for a part)
 	@$(BIN)/pytest -n 3 --dist worksteal -m 'not proof and not slow' $(T)
 
-test-all: $(VENV)/ready tools ## the same and the slow groups that CONTRIBUTING.md names
+test-all: $(VENV)/dev tools ## the same and the slow groups that CONTRIBUTING.md names
 	@$(BIN)/pytest -n 3 --dist worksteal $(T)
 
-check: $(VENV)/ready ## ruff, mypy --strict and pip-audit
+check: $(VENV)/dev ## ruff, mypy --strict and pip-audit
 	@$(BIN)/ruff check broker tests
 	@$(BIN)/ruff format --check broker tests
 	@$(BIN)/mypy
 	@bash .ci/audit $(BIN)
 
-proof: $(VENV)/ready tools ## the long crash, fault and fuzz runs
+proof: $(VENV)/dev tools ## the long crash, fault and fuzz runs
 	@$(BIN)/pytest -m proof --timeout 7200 tests
 
-bench: $(VENV)/ready ## measure against bare aiohttp (BASE=<rev>: against that revision too)
+bench: $(VENV)/dev ## measure against bare aiohttp (BASE=<rev>: against that revision too)
 	@$(BIN)/python -m tests.bench $(if $(BASE),--base $(BASE)) $(BENCH)
 
 clean: ## remove what was set up here (the store under var/ stays)
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
-$(VENV)/ready: .ci/requirements.txt .ci/setup
+$(VENV)/ready: requirements.txt .ci/setup
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash .ci/setup venv
+	@touch $@
+
+$(VENV)/dev: $(VENV)/ready .ci/requirements.txt
+	@VENV="$(VENV)" bash .ci/setup dev
 	@touch $@
 
 tools:

@@ -1,11 +1,16 @@
-"""What is installed is what was pinned, from whatever index the machine has; and somebody asks about its holes."""
+"""What is installed is what was pinned, from whatever index the machine has; and somebody asks about its holes.
+
+`requirements.txt` is what runs; `.ci/requirements.txt` is that and what the tests need.
+"""
 
 import asyncio
 import os
 import re
 import sys
 import tomllib
+from collections.abc import Iterable
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
@@ -16,27 +21,74 @@ from packaging.utils import canonicalize_name
 from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent
-PINS = (ROOT / ".ci" / "requirements.txt").read_text()
+RUN, TESTS = "requirements.txt", ".ci/requirements.txt"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENTRY = re.compile(
     r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+?)(?: ;.*?)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)",
     re.M,
 )
 
 
-def pinned() -> dict[str, str]:
-    return {canonicalize_name(name): version for name, version, _ in ENTRY.findall(PINS)}
+def entries(lock: str) -> dict[str, list[tuple[str, ...]]]:
+    """The versions of each package, with their hashes; some have one for each of several Pythons."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for entry in ENTRY.findall((ROOT / lock).read_text()):
+        found.setdefault(canonicalize_name(entry[0]), []).append(entry)
+    return found
 
 
-def test_every_pin_has_a_version_and_hashes() -> None:
+def pinned(lock: str = TESTS) -> dict[str, str]:
+    return {name: versions[-1][1] for name, versions in entries(lock).items()}
+
+
+def needed(requirements: Iterable[str], *, everywhere: bool) -> set[str]:
+    """The names that requirements lead to, from what is installed: on any machine, or only on this one."""
+    names: set[str] = set()
+    waiting = [(Requirement(text), "") for text in requirements]
+    while waiting:
+        one, extra = waiting.pop()
+        wanted = one.marker is None or one.marker.evaluate({"extra": extra})
+        if not wanted and not (everywhere and "extra" not in str(one.marker)):
+            continue
+        if (name := canonicalize_name(one.name)) not in names:
+            names.add(name)
+            with suppress(PackageNotFoundError):
+                waiting += [
+                    (Requirement(text), extra) for text in requires(name) or () for extra in ("", *one.extras)
+                ]
+    return names
+
+
+@pytest.mark.parametrize("lock", [RUN, TESTS])
+def test_every_pin_has_a_version_and_hashes(lock: str) -> None:
     """And there is nothing else in the file: no index, no address, no option, nothing that is not exact."""
-    rest = [line for line in ENTRY.sub("", PINS).splitlines() if not re.fullmatch(r"\s*#.*|\s*", line)]
+    text = (ROOT / lock).read_text()
+    rest = [line for line in ENTRY.sub("", text).splitlines() if not re.fullmatch(r"\s*#.*|\s*", line)]
 
-    assert len(pinned()) > 50
+    assert len(pinned(lock)) > 20
     assert [] == rest
 
 
+def test_locks_agree() -> None:
+    """The suite runs with exactly what users run: no version, hash or marker differs."""
+    tests = entries(TESTS)
+
+    assert {} == {name: versions for name, versions in entries(RUN).items() if versions != tests.get(name)}
+
+
+def test_what_runs_is_all_that_is_installed_to_run() -> None:
+    """Each package is one that the service or PostgreSQL leads to, none is missing, and they are few."""
+    asked = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["postgres"]]
+    lock = pinned(RUN).keys()
+
+    assert set() == lock - needed(asked, everywhere=True)
+    assert set() == needed(asked, everywhere=False) - lock
+    assert len(lock) < 40
+
+
 @pytest.mark.parametrize(
-    "name", [".ci/requirements.txt", ".ci/setup", ".ci/run", ".ci/audit", "Makefile", "pyproject.toml"]
+    "name",
+    [RUN, TESTS, ".ci/setup", ".ci/run", ".ci/audit", "Makefile", "pyproject.toml"],
 )
 def test_no_index_is_named(name: str) -> None:
     """The machine's own configuration says where packages come from."""
@@ -47,14 +99,14 @@ def test_no_index_is_named(name: str) -> None:
 
 def test_pins_satisfy_what_the_package_asks_for() -> None:
     """Of the service and of its development, build backend included."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    extras = project["project"]["optional-dependencies"].values()
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    extras = PROJECT["optional-dependencies"].values()
     asked = [
         Requirement(text)
         for text in (
-            *project["project"]["dependencies"],
+            *PROJECT["dependencies"],
             *(text for extra in extras for text in extra),
-            *project["build-system"]["requires"],
+            *build,
         )
     ]
     versions = pinned()
@@ -72,10 +124,10 @@ def test_only_hashed_wheels_are_installed() -> None:
     """pip refuses what is not pinned; no code of a package runs while it is installed."""
     setup = (ROOT / ".ci" / "setup").read_text()
 
-    assert re.findall(r'"\$\{pip\[@\]\}" install (.*)', setup) == [
-        "--require-hashes --only-binary :all: -r .ci/requirements.txt",
-        "--no-deps --no-build-isolation --editable .",
+    assert re.findall(r" install --no-compile \\\n +(.*) <<", setup) == [
+        '--require-hashes --only-binary :all: -r "$1"'
     ]
+    assert re.findall(r"pip_install (.*)", setup) == [RUN, TESTS]
 
 
 async def audit(*, tools: Path = Path(sys.executable).parent, **environ: str) -> tuple[int, str]:
