@@ -88,7 +88,7 @@ def test_what_runs_is_all_that_is_installed_to_run() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [RUN, TESTS, ".ci/setup", ".ci/run", ".ci/audit", "Makefile", "pyproject.toml"],
+    [RUN, TESTS, ".ci/setup", ".ci/run", ".ci/audit", ".ci/bare", "Makefile", "pyproject.toml"],
 )
 def test_no_index_is_named(name: str) -> None:
     """The machine's own configuration says where packages come from."""
