@@ -18,6 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from broker.door import Door, peer_at, peer_of
 from broker.errors import BrokerError, InvalidRequest, TooLarge
+from broker.observe.logs import log_malformed
 from broker.web import HEADERS, LIMITS, SAFE, SHORTCUT, Limits, Shortcut, problem
 
 log = structlog.get_logger()
@@ -104,7 +105,7 @@ class QuietRequestHandler(web.RequestHandler):
     def log_exception(self, *_: object, exc_info: BaseException | None = None, **__: object) -> None:
         if isinstance(exc_info, web.RequestPayloadError | HttpProcessingError):
             # The rest of a body that nobody wanted was broken; what the error says quotes it.
-            log.warning("request.malformed", status=None, error=type(exc_info).__name__)
+            log_malformed(self._peer, None, exc_info)
         else:
             log.error("request.crashed", exc_info=exc_info)
 
@@ -118,9 +119,9 @@ class QuietRequestHandler(web.RequestHandler):
         if isinstance(exc, ConnectionError):
             raise exc
         if request.writer.output_size > 0:
-            log.warning("request.malformed", status=status, error=type(exc).__name__)
+            log_malformed(self._peer, status, exc)
             raise ConnectionError("the answer has begun already")
-        return _refused(status, exc, self._headers)
+        return _refused(request, status, exc, self._headers)
 
     def _turn_away(self, transport: asyncio.Transport, refusal: BrokerError) -> None:
         if not self._door.linger(LINGERING):
@@ -284,12 +285,12 @@ def _quoting_nothing(handle: Handle, headers: Mapping[str, str], shortcut: Short
         if request.version not in VERSIONS:
             _refuse_version(request, headers)
         if request.body_exists and _is_coded(request):
-            return _refused(400, None, headers)
+            return _refused(request, 400, None, headers)
         try:
             response = await shortcut(request)
             return await handle(request) if response is None else response
         except web.HTTPException as exc:
-            return _refused(exc.status, exc, headers)
+            return _refused(request, exc.status, exc, headers)
 
     return quietly
 
@@ -302,12 +303,14 @@ def _is_coded(request: web.BaseRequest) -> bool:
 def _refuse_version(request: web.BaseRequest, headers: Mapping[str, str]) -> None:
     """Answer in HTTP/1.1 (aiohttp would claim to speak the other version) and hang up."""
     if request.transport is not None:
-        request.transport.write(_as_bytes(_refused(400, None, headers)))
+        request.transport.write(_as_bytes(_refused(request, 400, None, headers)))
     raise ConnectionError("another version of HTTP")
 
 
-def _refused(status: int, exc: BaseException | None, headers: Mapping[str, str]) -> web.Response:
-    log.warning("request.malformed", status=status, error=type(exc).__name__)
+def _refused(
+    request: web.BaseRequest, status: int, exc: BaseException | None, headers: Mapping[str, str]
+) -> web.Response:
+    log_malformed(request.remote, status, exc)
     response = problem(_error(status), secrets.token_hex(8))
     response.headers.update(headers)
     response.force_close()

@@ -64,7 +64,7 @@ class ListenerLimits:
         """With no more connections than so many open files allow.
 
         A listener that is full leaves the files that the others need. The public listener and the admin socket take
-        a quarter of them at most, and the providers and the store have a quarter for themselves.
+        a quarter of them at most, and the providers and the store have a quarter, or 1,024.
         """
         share, room = files // 4, max(FEWEST, files - OTHER_FILES)
         return ListenerLimits(

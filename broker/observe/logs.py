@@ -1,11 +1,13 @@
 """Logs as events: a dotted past-tense name, values as fields, one line, never a secret."""
 
+import asyncio
 import json
 import logging
 import re
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, MutableMapping
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
@@ -33,6 +35,8 @@ ENCODER = json.JSONEncoder()
 PLAIN = frozenset({type(None), bool, int, float})
 MAX_FIELD = 500
 FRAMES = 8
+OF_ONE, OF_ALL = 20, 100
+"""Lines a second of requests without a credential, of one address and of all: anybody can send such requests."""
 CREDENTIAL = re.compile(
     r"\b(?:tb[a-z]{1,2}_[A-Za-z0-9_-]{16,}|[Bb]earer +[\x21-\x7e]+|eyJ[\w-]+\.[\w-]+\.[\w-]*)", re.ASCII
 )
@@ -70,6 +74,48 @@ class _LoggerFactory(structlog.WriteLoggerFactory):
         super().__init__(cast(TextIO, stream))
         self.stream, self.takes_json = stream, takes_json
         self.seconds = SecondText(to_second)
+        self.anonymous = Anonymous()
+
+
+class Anonymous:
+    """Decides which requests without a credential get a log line; the others are counted, and told once a second."""
+
+    def __init__(self, *, every: float = 1.0) -> None:
+        self._every, self._telling = every, False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lines: Counter[tuple[str, str | None]] = Counter()
+        self._left_out: Counter[str | None] = Counter()
+        self._requests = 0
+
+    def is_logged(self, event: str, client: str | None) -> bool:
+        """Whether this one gets its line."""
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_later(self._every, self._tell)
+        if self._lines.total() < OF_ALL and self._lines[event, client] < OF_ONE:
+            self._lines[event, client] += 1
+            return True
+        self._requests += 1
+        # More addresses are not counted apart: they cost memory, and there are too many to look at.
+        if client in self._left_out or len(self._left_out) < OF_ALL:
+            self._left_out[client] += 1
+        return False
+
+    def _tell(self) -> None:
+        left_out, requests = self._left_out, self._requests
+        self._telling = False
+        self._begin()
+        if requests:
+            [(client, most)] = left_out.most_common(1)
+            structlog.get_logger().warning(
+                "requests.not_logged",
+                requests=requests,
+                addresses=len(left_out),
+                client=client,
+                of_client=most,
+            )
 
 
 def log_answer(  # noqa: PLR0917 - named ones take longer
@@ -88,6 +134,8 @@ def log_answer(  # noqa: PLR0917 - named ones take longer
     together here, with the same care for each text, and it is written with the others of the event loop's turn.
     """
     factory = structlog.get_config()["logger_factory"]
+    if caller is None and not _is_logged(factory, "request.answered", client):
+        return
     if not isinstance(factory, _LoggerFactory) or not factory.takes_json:
         structlog.get_logger().info(
             "request.answered",
@@ -108,6 +156,16 @@ def log_answer(  # noqa: PLR0917 - named ones take longer
         f', "event": "request.answered", "level": "info"'
         f', "timestamp": "{factory.seconds.of(at)}.{int(at % 1 * 1e6):06d}Z"}}\n'
     )
+
+
+def log_malformed(client: str | None, status: int | None, error: object) -> None:
+    """`request.malformed`, at level warning: what was sent is no HTTP, and nothing of it is logged."""
+    if _is_logged(structlog.get_config()["logger_factory"], "request.malformed", client):
+        structlog.get_logger().warning("request.malformed", status=status, error=type(error).__name__)
+
+
+def _is_logged(factory: object, event: str, client: str | None) -> bool:
+    return not isinstance(factory, _LoggerFactory) or factory.anonymous.is_logged(event, client)
 
 
 def take_crashes() -> None:

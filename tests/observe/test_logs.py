@@ -21,6 +21,7 @@ from broker.model import Secret
 from broker.observe import logs
 from broker.runner import QuietRunner
 from broker.web import as_problem, edge, new_application, public
+from tests.house import House
 from tests.logged import logged
 from tests.ports import free_port
 
@@ -323,3 +324,39 @@ async def test_line_of_a_request_is_as_structlog_would_write_it(log: io.StringIO
     assert [*json.loads(by_hand)] == [*json.loads(usual)]
     assert by_hand.rpartition(", ")[0] == usual.rpartition(", ")[0]
     assert len(by_hand) == len(usual)
+
+
+@pytest.mark.parametrize(("addresses", "lines_of_all"), [(1, 20), (3, 60), (5, 100), (900, 100)])
+async def test_requests_without_a_credential_are_sampled(
+    log: io.StringIO, addresses: int, lines_of_all: int
+) -> None:
+    """Twenty lines a second of one address, a hundred of all; one line more says how many are left out."""
+    anonymous = logs.Anonymous(every=0.0)
+    for _ in range(2):
+        taken = sum(anonymous.is_logged("request.answered", f"10.0.0.{n % addresses}") for n in range(1000))
+        malformed = anonymous.is_logged("request.malformed", "10.0.0.0")
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+        told = lines(log)[-1]
+        assert (lines_of_all, lines_of_all < 100) == (taken, malformed)
+        assert "requests.not_logged" == told["event"]
+        assert 1000 - lines_of_all + (not malformed) == told["requests"]
+        assert min(addresses, 100) == told["addresses"]
+
+    assert 2 == len(lines(log))
+
+
+async def test_flood_without_a_credential_leaves_callers_their_lines(house: House) -> None:
+    """Each request of a caller has its line, before, during and after a flood; so has each address a few."""
+    await house.connect()
+    with logged() as log:
+        for number in range(90):
+            await house.get("/token/acme", key="tbk_unknown")
+            await house.get("/nowhere", key="tbk_unknown")
+            if number % 10 == 0:
+                await house.get("/token/acme")
+        written = [line for line in lines(log) if line["event"] == "request.answered"]
+
+    assert 9 == sum(line["caller"] == "service" for line in written)
+    assert 20 <= sum(line["caller"] is None for line in written) <= 60
