@@ -50,15 +50,34 @@ class SystemClock:
 
 
 class SteadyClock:
-    """Wall time as it was at the start plus what has really passed since, so that a jump starts no storm (R12)."""
+    """Wall time that jumps only when it is told to: what has really passed since the start, added to the start's time.
 
-    def __init__(self, clock: Clock) -> None:
+    A jump of the machine's clock therefore starts no storm (R12); `tokens.timekeeping` decides what follows from it.
+    """
+
+    def __init__(self, clock: Clock, *, now: float | None = None) -> None:
         self._clock = clock
-        self._wall_at_start = clock.now()
+        self.started_at = clock.now() if now is None else now
+        """When this run began, as far as is known now."""
+        self._earliest_start = self.started_at
         self._monotonic_at_start = clock.monotonic()
 
     def now(self) -> float:
-        return self._wall_at_start + self._clock.monotonic() - self._monotonic_at_start
+        return self.started_at + self._elapsed()
+
+    def cautious(self) -> float:
+        """The earliest time that this run has taken for the present. Data is deleted by it: a clock that is ahead
+        for a while must delete nothing early."""
+        return self._earliest_start + self._elapsed()
+
+    def set(self, now: float) -> None:
+        """Take `now` for the present."""
+        self.started_at = now - self._elapsed()
+        self.distrust(now)
+
+    def distrust(self, now: float) -> None:
+        """Let `cautious` be `now` at most."""
+        self._earliest_start = min(self._earliest_start, now - self._elapsed())
 
     def monotonic(self) -> float:
         return self._clock.monotonic()
@@ -71,8 +90,11 @@ class SteadyClock:
 
     @property
     def jump(self) -> float:
-        """How far the wall clock has jumped since the start, seconds."""
+        """How far the machine's clock is ahead of this one, seconds."""
         return self._clock.now() - self.now()
+
+    def _elapsed(self) -> float:
+        return self._clock.monotonic() - self._monotonic_at_start
 
 
 def _ring(alarm: "asyncio.Future[None]") -> None:

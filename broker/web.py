@@ -46,6 +46,8 @@ LARGEST = 2**53
 """Beyond it a number of JSON is not the one that was meant."""
 LONGEST_TEXT = 4096
 """Characters of a text in a body, where nothing else is said."""
+LONGEST_RETRY = 3600
+"""Seconds that a caller is asked to wait at most, whatever a clock says."""
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 RESERVED = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
@@ -125,7 +127,7 @@ def problem(error: BrokerError, request_id: str) -> web.Response:
     }
     headers = {**SAFE, "Server": SERVER, "X-Request-Id": request_id}
     if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+        headers["Retry-After"] = str(min(LONGEST_RETRY, max(1, round(error.retry_after))))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = json.dumps(members, separators=(",", ":")).encode()

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from broker.clock import while_awake
+from broker.clock import SteadyClock, while_awake
+from tests.fakes.clock import FakeClock
 
 HERE = 0.2
 
@@ -47,3 +48,16 @@ async def test_error_is_the_works_own() -> None:
 
     with pytest.raises(ConnectionResetError):
         await while_awake(HERE, work())
+
+
+def test_data_is_deleted_by_the_earliest_time() -> None:
+    """Set forward, set back, set forward: `cautious` never runs ahead of any time that was believed."""
+    machine = FakeClock(1000.0)
+    clock = SteadyClock(machine)
+    seen = []
+    for by in (500, -700, 900):
+        clock.set(clock.now() + by)
+        machine.advance(10)
+        seen.append((clock.now(), clock.cautious()))
+
+    assert [(1510, 1010), (820, 820), (1730, 830)] == seen

@@ -155,9 +155,9 @@ class AccountService:
             raise UnknownAccount
         return await self._get(name)
 
-    async def purge_removed(self) -> None:
+    async def purge_removed(self, now: float) -> None:
         """Forget what was removed more than 30 days ago, a few at a time."""
-        for name in await self._store.removed_before(self._clock.now() - RESTORABLE_FOR, PURGE_BATCH):
+        for name in await self._store.removed_before(now - RESTORABLE_FOR, PURGE_BATCH):
             await self._purge(name)
             await self._gate.note(BY_AGE, "accounts.purge", name, "removed 30 days ago", request_id="")
         if not self._scrubbed:

@@ -75,9 +75,9 @@ class KeyDesk:
         log.warning("key.retired", kid=key.kid)
         return next(key_json(one, counts) for one in await self._store.keys() if one.kid == kid)
 
-    async def forget_retired(self) -> None:
+    async def forget_retired(self, now: float) -> None:
         """Forget keys that were dropped more than 400 days ago."""
-        await self._store.forget_retired_keys(self._clock.now() - RETIRED_FOR)
+        await self._store.forget_retired_keys(now - RETIRED_FOR)
 
     async def _droppable(self, kid: str) -> WrappedKey:
         key = next((one for one in await self._store.keys() if one.kid == kid), None)

@@ -12,6 +12,7 @@ from broker.admin.statistics import Statistics
 from broker.audit.waiting import Backlog
 from broker.store.health import LEAST_FREE
 from broker.store.interface import AccountStore
+from broker.tokens.timekeeping import WORTH_TELLING, skew_told
 
 MIB = 1024 * 1024
 ROOMY = 256 * MIB
@@ -80,6 +81,13 @@ def standing_checks(standing: Mapping[str, str]) -> list[Check]:
         for key, sentence in standing.items()
         if key not in TOLD_ELSEWHERE
     ]
+
+
+def clock_check(ahead: float) -> Check:
+    """How the machine's clock stands to the database's."""
+    if abs(ahead) > WORTH_TELLING:
+        return Check("clock", "problem", skew_told(ahead), "set the time (NTP)")
+    return Check("clock", "ok", "as the database's")
 
 
 def audit_check(path: Path | None, backlog: Backlog | None) -> Check:

@@ -8,12 +8,18 @@ from pathlib import Path
 from broker.admin.audit import IN_THE_JOURNAL
 from broker.admin.checks import Check, settings_checks, tls_checks
 from broker.admin.provider_checks import address_checks, provider_checks
-from broker.admin.state_checks import Leftovers, audit_check_offline, leftover_checks, store_checks
+from broker.admin.state_checks import (
+    Leftovers,
+    audit_check_offline,
+    clock_check,
+    leftover_checks,
+    store_checks,
+)
 from broker.admin.statistics import read_statistics
 from broker.alerts.service import Alerts
 from broker.app.databases import open_alone
 from broker.app.doctor import build_check, ring_checks
-from broker.app.foundation import Foundation, audit_key, lay_foundation
+from broker.app.foundation import Foundation, audit_key, lay_foundation, reference_of
 from broker.app.listeners import ListenerLimits, Listeners, build_listeners
 from broker.app.looking import Copy, copied
 from broker.app.rooms import (
@@ -107,6 +113,7 @@ async def open_broker(
         rooms = build_rooms(base, timings or Timings(), spool_folders, watch, closing)
 
         await rooms.adoption.begin()
+        await rooms.tokens.timekeeper.begin()
         rooms.installs.late.recover()
         yield Broker(
             base=base,
@@ -164,7 +171,9 @@ async def _check_shared(settings: Settings) -> list[Check]:
                 "SELECT 1 FROM information_schema.tables WHERE table_name = 'accounts'"
             )
             found = "PostgreSQL answers" if made else "PostgreSQL answers; the first start makes the tables"
-            return [Check("store", "ok", found)]
+            machine = SystemClock()
+            ahead = machine.now() - await reference_of(database, machine)()
+            return [Check("store", "ok", found), clock_check(ahead)]
     except StartRefused as exc:
         return [_would_refuse(str(exc))]
 

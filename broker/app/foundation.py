@@ -1,6 +1,6 @@
 """The parts that every room stands on: what watches, the store, the keys, the gate, the providers."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import assert_never
@@ -13,7 +13,7 @@ from broker.audit.sinks import JournalSink
 from broker.audit.upkeep import Upkeep
 from broker.audit.waiting import Audit
 from broker.callers.gate import Gate
-from broker.clock import Clock, SteadyClock
+from broker.clock import Clock, SteadyClock, SystemClock
 from broker.config.settings import ProviderSettings, Settings
 from broker.keyring import Keyring
 from broker.keys.opening import open_ring
@@ -26,6 +26,7 @@ from broker.providers.kustomer import KustomerProvider
 from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import TokenSeals
 from broker.store import Stores, guarded_stores_on
+from broker.store.database import Database
 from broker.store.health import StoreHealth
 from broker.store.incarnation import Ownership
 from broker.store.keys import Keys
@@ -69,6 +70,8 @@ class Foundation:
     """The machine's."""
     steady: SteadyClock
     """The one for lives and deadlines (R12)."""
+    reference: Callable[[], Awaitable[float]]
+    """The clock that `steady` follows: the machine's, or that of a database which several brokers share."""
     health: Health
     metrics: Metrics
     stores: Stores
@@ -90,10 +93,12 @@ class Foundation:
 
 async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitStack) -> Foundation:
     """Open everything that can refuse a start; raises StartRefused. `closing` undoes it in reverse."""
-    steady, health, metrics = SteadyClock(clock), Health(), Metrics()
+    health, metrics = Health(), Metrics()
     folder = None if settings.store.postgres else settings.store.path.parent
     store_health = StoreHealth(folder=folder, clock=clock, health=health, metrics=metrics)
     opened = await open_database(settings.store, store_health, closing)
+    reference = reference_of(opened.database, clock)
+    steady = SteadyClock(clock, now=await reference())
     async with opened.database.starting():
         await migrate(opened.database)
         keys = Keys(opened.database)
@@ -111,6 +116,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         settings=settings,
         clock=clock,
         steady=steady,
+        reference=reference,
         health=health,
         metrics=metrics,
         stores=stores,
@@ -124,6 +130,20 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         http=http,
         replica=settings.store.replica,
     )
+
+
+def reference_of(database: Database, clock: Clock) -> Callable[[], Awaitable[float]]:
+    """Who says what time it is. A clock that a test passes in stands for the database's as well."""
+    shared = database.dialect.clock if isinstance(clock, SystemClock) else None
+
+    async def now() -> float:
+        if shared is None:
+            return clock.now()
+        began = clock.monotonic()
+        [(at,)] = await database.read(f"SELECT {shared}")
+        return float(at) + (clock.monotonic() - began) / 2
+
+    return now
 
 
 def _build_audit(

@@ -18,6 +18,7 @@ from broker.tokens.retained import RetainedCommits
 from broker.tokens.schedule import Timings
 from broker.tokens.service import TokenService
 from broker.tokens.steps import Watch
+from broker.tokens.timekeeping import Timekeeper
 from broker.tokens.uses import Uses
 from broker.tokens.waiting import Waiters
 
@@ -35,6 +36,7 @@ class TokenRoom:
     service: TokenService
     opened: OpenedAccounts
     uses: Uses
+    timekeeper: Timekeeper
 
 
 def build_tokens(
@@ -75,7 +77,19 @@ def build_tokens(
     opened, waiters = _listening(base)
     uses = Uses(base.stores.accounts)
     service = _service(base, permit, flights, opened=opened, waiters=waiters, uses=uses)
-    return TokenRoom(permit, retained, refresher, flights, recovery, waiters, service, opened, uses)
+    timekeeper = Timekeeper(
+        clock=base.steady,
+        machine=base.clock,
+        reference=base.reference,
+        shared=base.stores.database.dialect.shared,
+        store=base.stores.accounts,
+        permit=permit,
+        health=base.health,
+        forget=base.stores.changes.missed,
+    )
+    return TokenRoom(
+        permit, retained, refresher, flights, recovery, waiters, service, opened, uses, timekeeper
+    )
 
 
 def _retained(

@@ -140,6 +140,19 @@ class RefreshStore(Protocol):
         """Set when the background looks at the account again."""
         ...
 
+    async def shift_times(self, by: float, *, since: float, until: float) -> None:
+        """The clock was set by `by` seconds: move what was noted from `since` to `until` along with it."""
+        ...
+
+    async def make_due(self, now: float, *, issued_after: float, paused_until: float) -> None:
+        """Let the background look now at accounts whose token was issued later than that, or that wait for longer
+        than that: their times were noted by a wrong clock."""
+        ...
+
+    async def newest_at(self) -> float | None:
+        """When the store was last written to, as far as renewals and events say; None: never."""
+        ...
+
     async def touch(
         self, uses: Mapping[str, tuple[float, float]], callers: Mapping[tuple[str, str], float]
     ) -> None:

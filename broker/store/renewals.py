@@ -66,6 +66,34 @@ DUE = f"SELECT {COLUMNS} FROM accounts WHERE next_at IS NOT NULL AND next_at <= 
 CLAIM = "UPDATE accounts SET next_at = $2 WHERE name = $1"
 NEXT_DUE = "SELECT MIN(next_at) FROM accounts WHERE next_at IS NOT NULL"
 SCHEDULE = "UPDATE accounts SET next_at = $4 WHERE name = $1 AND epoch = $2 AND generation = $3"
+BY_TOKEN = ("issued_at", "expires_at", "refreshed_at", "grant_ends_at")
+BY_ATTEMPT = (
+    "next_at",
+    "not_before",
+    "trouble_since",
+    "first_refused_at",
+    "intent_at",
+    "lease_until",
+    "last_used_at",
+)
+MOST_AHEAD = 2 * 3600.0
+"""Seconds by which an attempt is noted ahead at most."""
+_SHIFTED = ", ".join(
+    f"{column} = CASE WHEN {column} BETWEEN $2 AND $4 THEN {column} + $1 ELSE {column} END"
+    for column in BY_ATTEMPT
+)
+SHIFT_ATTEMPTS = f"""
+UPDATE accounts SET {_SHIFTED}
+ WHERE issued_at NOT BETWEEN $2 AND $3
+   AND (next_at BETWEEN $2 AND $4 OR not_before BETWEEN $2 AND $4 OR last_used_at BETWEEN $2 AND $4)"""
+SHIFT_TOKENS = f"""
+UPDATE accounts SET {", ".join(f"{column} = {column} + $1" for column in (*BY_TOKEN, *BY_ATTEMPT))}
+ WHERE issued_at BETWEEN $2 AND $3"""
+MAKE_DUE = """
+UPDATE accounts SET next_at = $1 WHERE next_at IS NOT NULL AND (issued_at > $2 OR not_before > $3)"""
+NEWEST = """
+SELECT MAX(at) FROM (SELECT MAX(refreshed_at) AS at FROM accounts
+                     UNION ALL SELECT at FROM events WHERE id = (SELECT MAX(id) FROM events)) AS newest"""
 TOUCH = """
 UPDATE accounts
    SET last_used_at = $2,
@@ -166,6 +194,22 @@ class Renewals:
 
     async def schedule(self, ref: Ref, next_at: float | None) -> None:
         await self._database.write(lambda transaction: transaction.execute(SCHEDULE, *_key(ref), next_at))
+
+    async def shift_times(self, by: float, *, since: float, until: float) -> None:
+        async def work(transaction: Transaction) -> None:
+            await transaction.execute(SHIFT_ATTEMPTS, by, since, until, until + MOST_AHEAD)
+            await transaction.execute(SHIFT_TOKENS, by, since, until)
+
+        await self._database.write(work)
+
+    async def make_due(self, now: float, *, issued_after: float, paused_until: float) -> None:
+        await self._database.write(
+            lambda transaction: transaction.execute(MAKE_DUE, now, issued_after, paused_until)
+        )
+
+    async def newest_at(self) -> float | None:
+        [(at,)] = await self._database.read(NEWEST)
+        return None if at is None else float(at)
 
     async def touch(
         self, uses: Mapping[str, tuple[float, float]], callers: Mapping[tuple[str, str], float]

@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from broker.clock import Clock, SteadyClock
+from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.errors import StorageUnavailable
 from broker.model import Account, Ref
-from broker.observe.health import Health
 from broker.store.interface import RefreshStore
 from broker.tokens.flight import Flights
 from broker.tokens.permit import Permit
@@ -26,7 +25,6 @@ SHORTEST, LONGEST = 0.2, 5.0
 MOMENT = 0.001
 """Seconds; less than this is no waiting, but what sums of floats leave over."""
 HOLD_AGAIN = 5.0
-CLOCK_JUMP = 30.0
 HOUSEKEEPING_EVERY = 15.0
 CLAIM = 60.0
 """Seconds for which a broker has what it took; whatever it did not get to is due again then."""
@@ -43,14 +41,16 @@ class Background:
         store: RefreshStore,
         flights: Flights,
         permit: Permit,
-        clock: SteadyClock,
+        clock: Clock,
         settings: RefreshSettings,
-        health: Health,
+        keep_time: Callable[[], Awaitable[object]],
         probe: Callable[[], Awaitable[object]],
         chores: Sequence[Callable[[], Awaitable[object]]],
     ) -> None:
         self._store, self._flights, self._permit = store, flights, permit
-        self._clock, self._settings, self._health = clock, settings, health
+        self._clock, self._settings = clock, settings
+        self._keep_time = keep_time
+        """Finds out in every round whether the clock was set."""
         self._probe = probe
         """Finds out in every round whether what ails the store is over."""
         self._chores = chores
@@ -71,7 +71,7 @@ class Background:
             await self._begin_in_turn(wait)
 
     async def _round(self) -> float:
-        self._watch_clock()
+        await self._keep_time()
         await self._probe()
         await self._do_chores()
         if not self._settings.background or self._permit.stopping:
@@ -113,15 +113,6 @@ class Background:
             for ref in self._lanes.take():
                 self._flights.begin(ref)
             await self._clock.sleep(min(left, self._lanes.next_turn))
-
-    def _watch_clock(self) -> None:
-        if abs(self._clock.jump) > CLOCK_JUMP:
-            self._health.raise_problem(
-                "clock_jumped",
-                "the wall clock jumped since the start; tokens go on by the steady clock. Set the time, then restart",
-            )
-        else:
-            self._health.clear("clock_jumped")
 
     async def _do_chores(self) -> None:
         now = self._clock.monotonic()

@@ -101,6 +101,15 @@ class ProviderBreaker:
             self.mass_since = None
         return self.mass_since is not None
 
+    def shift(self, seconds: float) -> None:
+        """The clock was set by so much."""
+        self.paused_until += seconds
+        self._next_probe_at += seconds
+        self.client_refused_since = _shifted(self.client_refused_since, seconds)
+        self.mass_since = _shifted(self.mass_since, seconds)
+        for times in (self._tried, self._dying, self._counted):
+            times.update({ref: at + seconds for ref, at in times.items()})
+
     def resume(self) -> None:
         """Close everything by hand."""
         self.paused_until = 0.0
@@ -123,6 +132,10 @@ class ProviderBreaker:
 
 _Times = OrderedDict[Ref, float]
 """When something was last said of each, the longest ago first."""
+
+
+def _shifted(at: float | None, seconds: float) -> float | None:
+    return None if at is None else at + seconds
 
 
 def _note(times: _Times, ref: Ref, now: float) -> None:

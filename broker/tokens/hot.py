@@ -141,7 +141,7 @@ class HotTokens:
                 made = self._made_of_opened(found)
         else:
             made = None if found is None else self._make(found)
-        return made if made is not None and made.opens - now >= 1 else None
+        return made if made is not None and made.opens - now >= 1 and made.of.issued_at <= now else None
 
     def _made_of_opened(self, opened: OpenedAccount) -> _Made | None:
         if (shown := glimpse_of(opened)) is None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from broker.config.settings import ProviderSettings, Rotation
 from broker.model import Account, Reason
 from broker.tokens.breakers import ProviderBreaker
-from broker.tokens.policy import Hold, is_living
+from broker.tokens.policy import Hold, is_living, is_misdated, is_pausing
 from broker.tokens.schedule import Timings, quarantine, waits_for_expiry
 
 STORE_AGAIN = 2.0
@@ -49,7 +49,7 @@ class Permit:
         """When an attempt that a person demands may be, None: at once. While the last request's answer is not known,
         the quarantine holds against everybody (R7)."""
         not_before = account.trouble.not_before
-        if account.intent is None or not_before is None:
+        if account.intent is None or not_before is None or not is_pausing(not_before, now):
             return None
         # How long the last attempt lies back is not kept; from now on, a whole quarantine is certainly enough.
         return min(
@@ -65,6 +65,11 @@ class Permit:
         self._settings = settings
         for breaker in self._breakers.values():
             breaker.resume()
+
+    def shift(self, seconds: float) -> None:
+        """The clock was set by so much; what is remembered was noted by the old time."""
+        for breaker in self._breakers.values():
+            breaker.shift(seconds)
 
     def rotation(self, account: Account) -> Rotation:
         settings = self._settings.get(account.provider)
@@ -87,12 +92,12 @@ class Permit:
         if account.dead or account.frozen:
             return Hold(account.dead or account.frozen, None)
         not_before = account.trouble.not_before
-        if not_before is not None and not_before > now:
+        if is_pausing(not_before, now):
             return Hold(account.trouble.reason or Reason.PROVIDER_UNAVAILABLE, not_before)
         if waits_for_expiry(
             self.rotation(account),
             account.trouble.ambiguous,
-            living=is_living(account, now),
+            living=is_living(account, now) and not is_misdated(account, now),
             rejected=self._rejected.get(account.name) == account.generation,
         ):
             return Hold(Reason.UNCERTAIN, account.expires_at)

@@ -1,6 +1,6 @@
 """Decisions about one token, without I/O. Read this to know the rules."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 from typing import Protocol
 
@@ -23,6 +23,10 @@ SHORT = 5
 LAST_USED_WITHIN = 24 * 3600.0
 SAME_END = 120.0
 """Ends of a grant that lie closer are one: a provider that counts down rounds, and answers take time."""
+CLOCKS_DIFFER = 10.0
+"""Seconds by which a token may seem to be issued in the future: two brokers' clocks are never quite the same."""
+LONGEST_PAUSE = 2 * 3600.0
+"""No pause between two attempts is longer; a moment that is further ahead was noted by a wrong clock (R12)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,11 @@ class Timed(Protocol):
     """What is known of a token's times."""
 
     @property
+    def issued_at(self) -> float:
+        """Epoch seconds."""
+        ...
+
+    @property
     def expires_at(self) -> float:
         """Epoch seconds."""
         ...
@@ -85,6 +94,23 @@ def window_opens(token: Timed, ahead: float) -> float:
     return token.expires_at - min(ahead, token.life / 3)
 
 
+def is_misdated(token: Timed, now: float) -> bool:
+    """Whether the token was issued in the future, so that either its times or the clock are wrong (R12)."""
+    return token.issued_at - now > CLOCKS_DIFFER
+
+
+def believed(account: Account, now: float) -> Account:
+    """The account with an end of its token that the clock allows: never later than `now` plus its life."""
+    if account.issued_at <= now:
+        return account
+    return replace(account, issued_at=now, expires_at=now + account.life)
+
+
+def is_pausing(not_before: float | None, now: float) -> bool:
+    """Whether a noted pause still lasts."""
+    return not_before is not None and 0 < not_before - now <= LONGEST_PAUSE
+
+
 def is_living(account: Account, now: float) -> bool:
     """Whether there is a token that can be handed out and lives a whole second longer."""
     return account.sealed_access is not None and not account.unusable and account.expires_at - now >= 1
@@ -92,19 +118,29 @@ def is_living(account: Account, now: float) -> bool:
 
 def is_young(account: Account, now: float) -> bool:
     """Younger than a minute and than a quarter of its life: a renewal would bring nothing."""
-    return now - account.issued_at < min(60.0, account.life / 4)
+    return not is_misdated(account, now) and now - account.issued_at < min(60.0, account.life / 4)
 
 
 def as_usual(account: Account, *, now: float, ahead: float, min_ttl: float) -> Serve | None:
     """The answer where nothing has to be decided: a living token outside its window, whatever holds renewals up."""
-    opens = window_opens(account, ahead)
+    if is_misdated(account, now):
+        return None
+    opens = window_opens(believed(account, now), ahead)
     if opens - now >= 1 and account.expires_at - now >= min_ttl and is_living(account, now):
         return Serve(floor(opens - now), opens)
     return None
 
 
-def decide(account: Account, *, now: float, ahead: float, min_ttl: float, hold: Hold | None) -> Decision:
-    """What to do with a request for this account's token."""
+def decide(
+    account: Account, *, now: float, ahead: float, min_ttl: float, hold: Hold | None, paced: bool = True
+) -> Decision:
+    """What to do with a request for this account's token. `paced`: the background renews what is due."""
+    if is_misdated(account, now) and is_living(account, now):
+        # All tokens may be misdated at once, so a crowd of callers starts no renewals where the background does.
+        account = believed(account, now)
+        if hold or paced:
+            return _as_it_is(account.life, 0.0, now, hold, warning=describe(hold) if hold else None)
+        return ServeAndRenew()
     if serve := as_usual(account, now=now, ahead=ahead, min_ttl=min_ttl):
         return serve
     left = account.expires_at - now
@@ -120,7 +156,7 @@ def decide(account: Account, *, now: float, ahead: float, min_ttl: float, hold: 
     return _as_it_is(left, fresh, now, hold, warning=describe(hold)) if hold else ServeAndRenew()
 
 
-def _as_it_is(left: float, fresh: float, now: float, hold: Hold | None, *, warning: str) -> Serve:
+def _as_it_is(left: float, fresh: float, now: float, hold: Hold | None, *, warning: str | None) -> Serve:
     if fresh >= 1:
         return Serve(floor(fresh), now + fresh, warning)
     until_next = SHORT if hold is None or hold.until is None else hold.until - now
@@ -178,6 +214,8 @@ def needs_reauthorization(account: Account) -> NeedsReauthorization:
 
 def is_wanted(account: Account, *, now: float, ahead: float, idle_renewal: float) -> bool:
     """Whether the background should renew the account: inside its window, and in use or idle for long."""
+    if is_misdated(account, now):
+        return True
     if now < window_opens(account, ahead):
         return False
     used = account.last_used_at

@@ -55,7 +55,8 @@ class Recovery:
         """No caller either may send the token again before the first request can no longer be processed."""
         log.warning("renewal.left_open", account=account.name, generation=account.generation)
         now = self._clock.now()
-        began = now if account.intent is None else account.intent.at
+        # An intent in the future was noted by a wrong clock.
+        began = now if account.intent is None else min(now, account.intent.at)
         wait = quarantine(timed_out=False, grace=self._permit.grace(account), timings=self._timings)
         trouble = replace(account.trouble, not_before=began + wait)
         await self._store.settle(

@@ -31,6 +31,7 @@ from broker.tokens.policy import (
     ServeAndRenew,
     Wait,
     as_usual,
+    believed,
     decide,
     is_living,
     is_young,
@@ -209,7 +210,14 @@ class TokenService:
                 return await self._serve(caller, opened, usual, request_id)
             hold = self._hold_after(account, now, ended, flights)
             left = deadline - self._clock.monotonic()
-            match decide(account, now=now, ahead=ahead, min_ttl=min_ttl, hold=hold):
+            match decide(
+                account,
+                now=now,
+                ahead=ahead,
+                min_ttl=min_ttl,
+                hold=hold,
+                paced=self._settings.background,
+            ):
                 case Serve() as serve:
                     final = unchecked(serve, now) if opened.unchecked else serve
                     return await self._serve(caller, opened, final, request_id)
@@ -271,7 +279,8 @@ class TokenService:
             account = opened.account
 
     async def _serve(self, caller: Caller, opened: OpenedAccount, serve: Serve, request_id: str) -> Handout:
-        account, token, now = opened.account, opened.access_token, self._clock.now()
+        now = self._clock.now()
+        account, token = believed(opened.account, now), opened.access_token
         if token is None:
             raise ProviderUnavailable
         await self._gate.handed_out(
@@ -288,14 +297,14 @@ class TokenService:
 
     async def _allow_rejection(self, account: Account, now: float) -> None:
         """A provider that rejects fresh tokens would have us renew for ever; raises RateLimited."""
-        recent = self._rejections.setdefault(account.name, deque(maxlen=16))
-        while recent and now - recent[0] > REJECTIONS_WINDOW:
+        recent, at = self._rejections.setdefault(account.name, deque(maxlen=16)), self._clock.monotonic()
+        while recent and at - recent[0] > REJECTIONS_WINDOW:
             recent.popleft()
         if not is_young(account, now) and len(recent) < REJECTIONS_MOST:
-            recent.append(now)
+            recent.append(at)
             return
-        young_until = account.issued_at + min(60.0, account.life / 4)
-        again_at = recent[0] + REJECTIONS_WINDOW if len(recent) >= REJECTIONS_MOST else young_until
+        young_for = account.issued_at + min(60.0, account.life / 4) - now
+        wait = recent[0] + REJECTIONS_WINDOW - at if len(recent) >= REJECTIONS_MOST else young_for
         if account.trouble.reason is None:
             trouble = replace(account.trouble, reason=Reason.REJECTED, since=now)
             at = window_opens(account, self._settings.ahead)
@@ -305,7 +314,7 @@ class TokenService:
         raise RateLimited(
             "the provider rejects a token that is fresh; another renewal would change nothing",
             reason=Reason.REJECTED,
-            retry_after=max(1.0, again_at - now),
+            retry_after=max(1.0, wait),
         )
 
     def _counted(self, account: Account, error: BrokerError) -> BrokerError:

@@ -169,7 +169,7 @@ async def test_removal_is_undone_by_restore(house: House) -> None:
     back = await house.get("/token/acme")
     await house.ask("DELETE", "/accounts/acme")
     house.clock.advance(31 * 86400)
-    await house.broker.rooms.accounts.purge_removed()
+    await house.broker.rooms.accounts.purge_removed(house.clock.now())
     too_late = await house.post("/accounts/acme/restore")
 
     assert [204, 404, 200, 200, 404] == [one.status for one in (removed, gone, restored, back, too_late)]

@@ -148,7 +148,7 @@ async def test_account_that_nobody_restored_is_purged_too(house: House) -> None:
     house.clock.advance(30 * 86400 + 1)
     before = found(house.folder / "var", JANE)
 
-    await house.broker.rooms.accounts.purge_removed()
+    await house.broker.rooms.accounts.purge_removed(house.clock.now())
     audit = b"".join(path.read_bytes() for path in (house.folder / "var").glob("audit*"))
 
     assert {"name", "label", "subject", "external id"} <= before
@@ -195,7 +195,7 @@ async def test_log_that_somebody_reads_is_scrubbed_later(house: House) -> None:
     await house.ask("DELETE", f"/accounts/{account.name}?purge=1")
     during = found(house.folder / "var", JANE)
     reader.close()
-    await house.broker.rooms.accounts.purge_removed()
+    await house.broker.rooms.accounts.purge_removed(house.clock.now())
 
     assert "label" in during
     assert set() == found(house.folder / "var", JANE)

@@ -157,10 +157,10 @@ async def test_retired_key_still_opens_what_turns_up_late(house: House) -> None:
     await house.restart()
     opened = house.broker.base.keyring.open(place, late)
     house.clock.advance(RETIRED_FOR - 60)
-    await house.broker.rooms.keys.desk.forget_retired()
+    await house.broker.rooms.keys.desk.forget_retired(house.clock.now())
     kept = (await _listed(house))[old]
     house.clock.advance(120)
-    await house.broker.rooms.keys.desk.forget_retired()
+    await house.broker.rooms.keys.desk.forget_retired(house.clock.now())
     await house.restart()
 
     assert Secret("late") == opened

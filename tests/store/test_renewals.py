@@ -438,3 +438,49 @@ async def test_claimed_account_is_due_again_only_later(stores: Stores) -> None:
 
     assert (["acme"], []) == ([one.name for one in first], second)
     assert 80.0 == await stores.accounts.next_due_at()
+
+
+@pytest.mark.parametrize("by", [1000.0, -1000.0])
+async def test_times_of_this_run_move_with_the_clock(stores: Stores, by: float) -> None:
+    """What was noted before it does not, nor what ends as the clock says."""
+    now = 1_000_000.0
+    old = replace(account("old"), issued_at=now - 5000, expires_at=now + 9000, refreshed_at=now - 5000)
+    new = replace(account("new"), issued_at=now - 50, expires_at=now + 9000, refreshed_at=now - 50)
+    waits = replace(old, name="waits", trouble=replace(old.trouble, not_before=now + 30))
+    for one in (old, new, waits):
+        await stores.accounts.connect(one, expected=None, next_at=now + 8000, grant=None, events=[])
+
+    await stores.accounts.shift_times(by, since=now - 100, until=now)
+
+    assert old == await stores.accounts.get("old")
+    moved = await stores.accounts.get("new")
+    assert moved == replace(
+        new, issued_at=now - 50 + by, expires_at=now + 9000 + by, refreshed_at=now - 50 + by
+    )
+    still = await stores.accounts.get("waits")
+    assert still is not None
+    assert (now + 30 + by, old.issued_at) == (still.trouble.not_before, still.issued_at)
+
+
+async def test_what_a_wrong_clock_noted_is_due(stores: Stores) -> None:
+    """A token issued in the future, and a pause that is longer than any."""
+    now = 1_000_000.0
+    usual = replace(account("usual"), issued_at=now - 50, expires_at=now + 9000)
+    future = replace(usual, name="future", issued_at=now + 50)
+    waits = replace(usual, name="waits", trouble=replace(usual.trouble, not_before=now + 9000))
+    for one in (usual, future, waits):
+        await stores.accounts.connect(one, expected=None, next_at=now + 8000, grant=None, events=[])
+
+    await stores.accounts.make_due(now, issued_after=now + 10, paused_until=now + 7200)
+
+    assert {"future", "waits"} == {one.name for one in await stores.accounts.due(now, 10)}
+
+
+async def test_newest_row(stores: Stores) -> None:
+    """A renewal's or an event's, whichever came later."""
+    assert await stores.accounts.newest_at() is None
+    await connect(stores)
+    first = await stores.accounts.newest_at()
+    await stores.events.add_events([Event(300.0, EventKind.CONNECTED, "acme", "kit")])
+
+    assert (100.0, 300.0) == (first, await stores.accounts.newest_at())

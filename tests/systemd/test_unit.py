@@ -92,6 +92,14 @@ def test_the_unit_promises_what_the_broker_counts_on(name: str, value: str) -> N
     assert [value] == [found for key, found in directives(unit_text()) if key == name]
 
 
+def test_the_unit_starts_when_the_clock_is_right() -> None:
+    """Where something on the machine waits for that; `After=` alone would pull nothing in."""
+    unit = dict(directives(unit_text()))
+
+    assert "time-sync.target" in unit["After"].split()
+    assert "time-sync.target" in unit["Wants"].split()
+
+
 def test_a_stop_has_time_for_a_renewal(tmp_path: Path) -> None:
     """One that was just sent, and its commit; longer ones ask for more."""
     (tmp_path / "config.toml").write_text("")

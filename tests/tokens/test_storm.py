@@ -13,10 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.clock import SteadyClock
 from broker.config.settings import RefreshSettings
 from broker.model import Account, Ref, Successor
-from broker.observe.health import Health
 from broker.store import Stores, stores_on
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
@@ -112,9 +110,9 @@ def _background(of: Storm, flights: Flights) -> Background:
         store=of.stores.accounts,
         flights=flights,
         permit=permit,
-        clock=SteadyClock(of.clock),
+        clock=of.clock,
         settings=SETTINGS,
-        health=Health(),
+        keep_time=_nothing,
         probe=_nothing,
         chores=(),
     )
