@@ -12,7 +12,7 @@ import pytest
 BROKER = Path(__file__).parent.parent / "broker"
 
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"model", "errors", "clock", "times", "config", "wire", "version"}),
+    frozenset({"model", "errors", "clock", "times", "config", "files", "wire", "version"}),
     frozenset({"keyring", "oauth", "sealing", "forwarded", "recent"}),
     frozenset({"observe"}),
     frozenset({"providers", "store", "systemd", "sandbox"}),

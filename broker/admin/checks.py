@@ -10,6 +10,7 @@ from typing import Any, Literal
 from broker.config import ConfigError, load
 from broker.config.settings import FileKey, ServerSettings, Settings, TcpListen, Tls
 from broker.errors import StartRefused
+from broker.files import exposure
 from broker.tls import expires_at, usable
 
 DAY = 86400.0
@@ -106,13 +107,10 @@ def _file_checks(settings: Settings) -> list[Check]:
 
 
 def _mode_check(path: Path) -> Check:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        wanted = "700" if path.is_dir() else "600"
-        return Check(
-            f"mode of {path.name}", "problem", f"open to others ({mode:o})", f"chmod {wanted} {path}"
-        )
-    return Check(f"mode of {path.name}", "ok", f"{mode:o}")
+    what = f"mode of {path.name}"
+    if exposed := exposure(path):
+        return Check(what, "problem", f"open to others ({exposed.mode:o})", exposed.command)
+    return Check(what, "ok", f"{stat.S_IMODE(path.stat().st_mode):o}")
 
 
 def _sandbox_checks(settings: Settings) -> list[Check]:

@@ -1,6 +1,6 @@
 """A copy of what a broker would open, so that a look changes nothing: no store, key, audit or migration is made."""
 
-import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ from pathlib import Path
 from broker.admin.checks import Check
 from broker.config.settings import FileKey, MasterKey, Settings
 from broker.errors import StartRefused
-from broker.store.sqlite import refuse_unfit
+from broker.files import open_own, replacing
+from broker.store.sqlite import refuse_unfit, take_lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +64,14 @@ def copied(settings: Settings) -> Iterator[Copy]:
 @contextmanager
 def _locked(store: Path) -> Iterator[None]:
     """The instance lock, where there is one to take."""
-    lock = store.with_name(store.name + ".lock")
-    if not lock.exists():
+    if not store.with_name(store.name + ".lock").exists():
         yield
         return
-    with lock.open("rb") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StartRefused(f"another broker runs on the store {store}") from None
+    handle = take_lock(store, os.O_RDONLY)
+    try:
         yield
+    finally:
+        os.close(handle)
 
 
 def _copy(store: Path, copy: Path) -> None:
@@ -83,8 +82,8 @@ def _copy(store: Path, copy: Path) -> None:
             continue
         try:
             own = copy.with_name(copy.name + suffix)
-            own.touch(mode=0o600)
-            shutil.copyfile(original, own)
+            with open(open_own(original, os.O_RDONLY), "rb") as reading, replacing(own) as writing:  # noqa: PTH123 - a handle
+                shutil.copyfileobj(reading, writing)
         except OSError as exc:
             raise StartRefused(f"the store {original} cannot be read: {exc.strerror}") from None
 

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import structlog
 
 from broker.audit.chain import Head, parse_line
 from broker.errors import StartRefused
+from broker.files import exposure, open_own
 
 log = structlog.get_logger()
 DAY = 86400.0
@@ -78,10 +78,8 @@ class FileSink:
             raise StartRefused(
                 f"audit.to: another broker writes to {self._path}; give each a file of its own"
             ) from None
-        if self._handle is not None and self._regular and (mode := _mode(self._handle)) & 0o077:
-            raise StartRefused(
-                f"{self._path} is open to others (mode {mode:o}); type: chmod 600 {self._path}"
-            )
+        if self._handle is not None and self._regular and (exposed := exposure(self._path, self._handle)):
+            raise StartRefused(f"{self._path} is {exposed}")
 
     def begins_file(self, at: float) -> bool:
         if self._handle is not None and self._regular:
@@ -139,9 +137,12 @@ class FileSink:
     def _open(self) -> None:
         # What lies in /dev may lead to a regular file, but is no file of ours.
         self._regular = not self._path.is_relative_to("/dev")
-        self._regular &= self._path.is_file() or not self._path.exists()
+        self._regular &= self._path.is_file() or self._path.is_symlink() or not self._path.exists()
         flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        handle = os.open(self._path, flags | (os.O_RDWR if self._regular else os.O_WRONLY), 0o600)
+        if self._regular:
+            handle = open_own(self._path, flags | os.O_RDWR)
+        else:
+            handle = os.open(self._path, flags | os.O_WRONLY)
         try:
             if self._regular:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,7 +250,3 @@ def _end_of(day: str) -> float:
         return datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() + DAY
     except ValueError:
         return float("inf")
-
-
-def _mode(handle: int) -> int:
-    return stat.S_IMODE(os.fstat(handle).st_mode)

@@ -1,35 +1,14 @@
-"""New files that hold secrets, and files with secrets that are read: open to nobody else."""
+"""Files with secrets that are read: open to nobody else."""
 
 import json
 import os
-import secrets
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from broker.cli.failed import Failed
-
-
-@contextmanager
-def new_file(dest: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """A file that becomes `dest` when everything went well, and was never there otherwise."""
-    unfinished = dest.with_name(f".{dest.name}.part-{secrets.token_hex(4)}")
-    handle = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with open(handle, "wb") as file:  # noqa: PTH123 - a handle, whose mode was right from the start
-            yield unfinished, file
-        # Not a rename, which would overwrite what has come meanwhile.
-        os.link(unfinished, dest)
-    finally:
-        unfinished.unlink()
-    folder = os.open(dest.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+from broker.files import exposure
 
 
 def read_objects(file: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -55,8 +34,8 @@ def _read_private(file: Path) -> bytes:
     with file.open("rb") as opened:
         status = os.fstat(opened.fileno())
         # A pipe has no readers but its own; a file has those of its mode.
-        if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
-            raise Failed(f"{file} holds secrets and others may read it; type: chmod 600 {file}")
+        if stat.S_ISREG(status.st_mode) and (exposed := exposure(file, opened.fileno())):
+            raise Failed(f"{file} holds secrets and others may read it; type: {exposed.command}")
         return opened.read()
 
 

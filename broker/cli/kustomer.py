@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from broker.cli import words
 from broker.cli.command import Group, as_json
 from broker.cli.failed import Failed
 from broker.cli.tables import show_facts, show_json
+from broker.files import write_own
 
 API = "https://api.kustomerapp.com"
 PATIENCE = aiohttp.ClientTimeout(total=60)
@@ -204,12 +204,7 @@ def _told(answer: Any) -> str:
 
 def _write(path: Path, secret: str) -> None:
     """0600 from the first moment, and whole or not at all."""
-    new = path.with_name(f"{path.name}.new")
     try:
-        new.unlink(missing_ok=True)
-        handle = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(f"{secret}\n")
-        new.replace(path)
+        write_own(path, f"{secret}\n".encode())
     except OSError as exc:
         raise Failed(f"{path} cannot be written: {exc.strerror}. The secret is lost; make another.") from None

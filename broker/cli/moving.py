@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,10 +15,11 @@ from broker.cli.admin_socket import Ask, sentence
 from broker.cli.command import Command, as_json, confirm, yes
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed
-from broker.cli.files import new_file, read_objects
+from broker.cli.files import read_objects
 from broker.cli.progress import progress
 from broker.cli.tables import show_json
 from broker.cli.text import counted, one_line, plain
+from broker.files import new_file
 from broker.model import is_account_name
 
 AT_ONCE = 4
@@ -211,8 +211,6 @@ def _export_to(desk: Desk, globs: tuple[str, ...], file: Path) -> tuple[int, lis
         desk.broker.lines("/exports", body={"accounts": list(globs)}, show=take)
         if not exported:
             raise Failed(f"Nothing was exported: {_listed(left_out) or 'no account matches.'}")
-        opened.flush()
-        os.fsync(opened.fileno())
     return exported, left_out, clients
 
 

@@ -1,6 +1,5 @@
 """`broker backup`, `restore`, `adopt`, `migrate`: the store as a whole."""
 
-import os
 from pathlib import Path
 
 import click
@@ -8,10 +7,10 @@ import click
 from broker.cli.command import Command
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed, NoBroker
-from broker.cli.files import new_file
 from broker.cli.progress import progress
 from broker.cli.text import counted, plain
 from broker.config import ConfigError, store_of, store_path_of
+from broker.files import new_file
 from broker.times import both, span
 
 
@@ -33,7 +32,6 @@ def backup(desk: Desk, dest: Path) -> None:
             with progress("Copying") as advance:
                 desk.broker.save("POST", "/backup", file, told=advance)
             file.flush()
-            os.fsync(file.fileno())
             found = examine(unfinished)
     except NoBroker:
         raise Failed("No broker runs; copy its folder then, or start it and type this again.") from None

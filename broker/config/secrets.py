@@ -1,10 +1,10 @@
 """Secrets that stand elsewhere: `{ env = "NAME" }`, `{ file = "PATH" }`, `{ credential = "NAME" }`."""
 
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from broker.files import exposure
 from broker.model import Secret
 
 FORMS = 'a string, { env = "NAME" }, { file = "PATH" } or { credential = "NAME" }'
@@ -61,7 +61,7 @@ class SecretReader:
 
     def _from_file(self, path: Path, private: bool) -> Secret:
         try:
-            mode = stat.S_IMODE(path.stat().st_mode)
+            exposed = exposure(path)
             text = path.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, ValueError) as exc:
             # Not UTF-8, or a path that holds a NUL.
@@ -69,8 +69,10 @@ class SecretReader:
             raise SecretMissing(
                 f"the file {path}, which cannot be read ({why}); expected one that holds it"
             ) from None
-        if private and mode & 0o077:
-            raise SecretMissing(f"the file {path}, open to others (mode {mode:o}); expected chmod 600 {path}")
+        if private and exposed:
+            raise SecretMissing(
+                f"the file {path}, open to others (mode {exposed.mode:o}); expected {exposed.command}"
+            )
         if not text:
             raise SecretMissing(f"the file {path}, which is empty; expected one that holds it")
         return Secret(text)

@@ -1,12 +1,11 @@
 """Reads a master key from a file, a systemd credential or a command; makes a missing file for an empty store only."""
 
 import asyncio
-import os
-import stat
 from pathlib import Path
 
 from broker.config.settings import CommandKey, FileKey, MasterKey
 from broker.errors import StartRefused
+from broker.files import exposure, write_own
 from broker.keyring import Master, new_master_text, parse_master
 
 COMMAND_TIMEOUT = 10.0
@@ -38,12 +37,9 @@ def _read(source: FileKey, key: str, may_create: bool) -> bytes:
                 else f"{key}: the master key {path} is missing; systemd should have put it there (LoadCredential=)"
             )
         _create(path)
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077 and source.created:
-        raise StartRefused(
-            f"{key}: the master key {path} is open to others (mode {mode:o}); type: chmod 600 {path}"
-        )
     try:
+        if source.created and (exposed := exposure(path)):
+            raise StartRefused(f"{key}: the master key {path} is {exposed}")
         return path.read_bytes()
     except OSError as exc:
         raise StartRefused(f"{key}: the master key {path} cannot be read: {exc.strerror}") from None
@@ -52,19 +48,7 @@ def _read(source: FileKey, key: str, may_create: bool) -> bytes:
 def _create(path: Path) -> None:
     """Durable before anything is sealed under it: a store whose key a power cut took is lost."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.unlink(missing_ok=True)
-    handle = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(new_master_text().encode())
-        file.flush()
-        os.fsync(handle)
-    unfinished.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_own(path, new_master_text().encode())
 
 
 async def _run(source: CommandKey, key: str, timeout: float) -> bytes:

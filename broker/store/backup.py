@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 from broker.errors import StorageUnavailable
 from broker.store.migrate import migrations
-from broker.store.sqlite import sync_folder
 from broker.store.writer import APPLICATION_ID
 
 LEAST_LEFT = 64 * 1024 * 1024
@@ -101,17 +100,11 @@ def copy_whole(source: Path, target: Path) -> None:
 
 
 def say(path: Path, **members: str) -> None:
-    """Write into the store what it is to say of itself, durably."""
+    """Write into the store what it is to say of itself."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(SET_META, members.items())
         [(schema,)] = connection.execute("SELECT MAX(version) FROM schema_version")
         connection.execute(f"PRAGMA user_version = {int(schema)}")
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    sync_folder(path.parent)
 
 
 def _copy(store: Path, target: Path, at: float) -> None:

@@ -4,7 +4,6 @@ Own files, 0600, fsync. One spool holds renewals, another the grants of installs
 """
 
 import json
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from broker.files import write_own
 from broker.model import InstallOutcome, PendingGrant, PendingInstall, Ref, Successor
 
 Record = TypeVar("Record", Successor, PendingGrant)
@@ -87,23 +87,7 @@ def grants_spool(folders: Sequence[Path]) -> Spool[PendingGrant]:
 def _write(folder: Path, suffix: str, content: bytes) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{secrets.token_hex(8)}{suffix}"
-    unfinished = path.with_suffix(".part")
-    handle = os.open(unfinished, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
-    try:
-        if os.write(handle, content) != len(content):
-            raise OSError("short write")
-        os.fsync(handle)
-        unfinished.rename(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(handle)
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_own(path, content)
     return path
 
 

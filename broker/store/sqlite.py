@@ -7,7 +7,6 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Self, TypeVar
 import aiosqlite
 
 from broker.errors import StartRefused, StorageUnavailable
+from broker.files import exposure, is_foreign, open_own, sync_folder
 from broker.store.database import Dialect, Row, Work
 from broker.store.writer import Writer, kind_of, named
 
@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
 BATCH = 64
+BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a file."""
 DIALECT = Dialect(shared=False, clock=None, unlocked="", floor="CAST({} AS BIGINT)", text="TEXT")
 
 
@@ -67,6 +69,8 @@ class SqliteDatabase:
         async with AsyncExitStack() as undo:
             lock = take_lock(path)
             undo.callback(os.close, lock)
+            _make(path)
+            refuse_links(path)
             try:
                 writer = await Writer.open(path)
                 undo.push_async_callback(writer.close)
@@ -172,9 +176,17 @@ def _prepare_folder(path: Path) -> None:
     if not folder.exists():
         folder.mkdir(mode=0o700, parents=True)
     refuse_unfit(folder)
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        sync_folder(folder)
+
+
+def _make(path: Path) -> None:
+    """Make an empty file for a new store; raises StartRefused."""
+    if path.exists():
+        return
+    try:
+        os.close(open_own(path, os.O_CREAT | os.O_RDWR))
+        sync_folder(path.parent)
+    except OSError as exc:
+        raise StartRefused(f"the store {path} cannot be made: {exc.strerror}") from None
 
 
 def refuse_unfit(folder: Path) -> None:
@@ -184,13 +196,17 @@ def refuse_unfit(folder: Path) -> None:
         raise StartRefused(f"the store's folder {folder} lies on {kind}; SQLite needs a local file system")
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def refuse_links(path: Path) -> None:
+    """Raises StartRefused where SQLite, which follows links, would lead root out of a folder of another user."""
+    if not is_foreign(path.parent):
+        return
+    for file in (path, *(path.with_name(path.name + end) for end in BESIDE)):
+        try:
+            os.close(open_own(file, os.O_RDONLY))
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            raise StartRefused(f"{file} cannot be opened as root: {exc.strerror}") from None
 
 
 def _check_modes(path: Path) -> None:
@@ -200,15 +216,17 @@ def _check_modes(path: Path) -> None:
 
 
 def _refuse_open_modes(path: Path) -> None:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        wanted = "700" if path.is_dir() else "600"
-        raise StartRefused(f"{path} is open to others (mode {mode:o}); type: chmod {wanted} {path}")
+    if exposed := exposure(path):
+        raise StartRefused(f"{path} is {exposed}")
 
 
-def take_lock(path: Path) -> int:
+def take_lock(path: Path, flags: int = os.O_CREAT | os.O_RDWR) -> int:
     """The lock of the store at `path`, which closing the handle lets go; raises StartRefused."""
-    handle = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    lock = path.with_name(path.name + ".lock")
+    try:
+        handle = open_own(lock, flags)
+    except OSError as exc:
+        raise StartRefused(f"the lock {lock} cannot be opened: {exc.strerror}") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

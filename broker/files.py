@@ -1,0 +1,153 @@
+"""Files of the broker's own: opened without following links, private from the start, and replaced whole.
+
+Root runs commands in a folder that the service's user may change. Root must therefore follow no link there, and give
+away only what it has just made.
+"""
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+"""Not blocking: opening a FIFO would wait for whoever opens its other end."""
+SMALL = 1024 * 1024
+UNUSABLE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
+NOT_OURS = "it is no regular file of one name; move it away"
+
+
+class Exposure(NamedTuple):
+    """A mode that lets others in, and the command that mends it."""
+
+    mode: int
+    command: str
+
+    def __str__(self) -> str:
+        return f"open to others (mode {self.mode:o}); type: {self.command}"
+
+
+def exposure(path: Path, handle: int | None = None) -> Exposure | None:
+    """Return how a file or folder is open to others, None if it is not; raises OSError."""
+    found = path.stat() if handle is None else os.fstat(handle)
+    mode = stat.S_IMODE(found.st_mode)
+    wanted = "700" if stat.S_ISDIR(found.st_mode) else "600"
+    return Exposure(mode, f"chmod {wanted} {path}") if mode & 0o077 else None
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a regular file; what O_CREAT makes is 0600 and belongs to its folder's owner. Raises OSError."""
+    folder = os.open(path.parent, os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _open_below(folder, path, flags)
+    finally:
+        os.close(folder)
+
+
+def read_own(path: Path, most: int = SMALL) -> bytes:
+    """Return the content of a small regular file; raises OSError."""
+    with open(open_own(path, os.O_RDONLY), "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most} bytes", str(path))
+    return content
+
+
+def write_own(path: Path, content: bytes) -> None:
+    """Put `content` durably in the place of `path`, all of it or nothing; raises OSError."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that becomes `path`, durably, when everything went well; raises OSError."""
+    folder = os.open(path.parent, os.O_DIRECTORY | os.O_CLOEXEC)
+    unfinished = f"{path.name}.part"
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(unfinished, dir_fd=folder)
+        handle = _open_below(folder, path.with_name(unfinished), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        try:
+            with open(handle, "wb") as file:  # noqa: PTH123 - a handle
+                yield file
+                file.flush()
+                os.fsync(handle)
+            os.rename(unfinished, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(unfinished, dir_fd=folder)
+            raise
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def new_file(dest: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A file that becomes `dest`, durably, when everything went well; raises OSError, FileExistsError too."""
+    unfinished = dest.with_name(f".{dest.name}.part-{secrets.token_hex(4)}")
+    handle = os.open(unfinished, FLAGS | os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with open(handle, "wb") as file:  # noqa: PTH123 - a handle, whose mode was right from the start
+            yield unfinished, file
+            file.flush()
+            os.fsync(handle)
+        # Not a rename, which would overwrite what has come meanwhile.
+        os.link(unfinished, dest)
+    finally:
+        unfinished.unlink()
+    sync_folder(dest.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether this is root, in a folder that another user may change."""
+    return os.geteuid() == 0 and folder.stat().st_uid != 0
+
+
+def _open_below(folder: int, path: Path, flags: int) -> int:
+    handle = made = None
+    try:
+        if not flags & os.O_EXCL:
+            with suppress(FileNotFoundError):
+                handle = os.open(path.name, flags & ~os.O_CREAT | FLAGS, dir_fd=folder)
+        if handle is None:
+            # Exclusively: only what was just made may be given away.
+            made = flags & os.O_CREAT
+            exclusively = os.O_EXCL if made else 0
+            handle = os.open(path.name, flags | FLAGS | exclusively, 0o600, dir_fd=folder)
+    except OSError as exc:
+        if exc.errno in UNUSABLE:
+            raise OSError(exc.errno, NOT_OURS, str(path)) from None
+        raise
+    try:
+        found = os.fstat(handle)
+        # A second name of somebody else's file is no better than a symbolic link to it.
+        foreign = found.st_nlink > 1 and found.st_uid != os.fstat(folder).st_uid
+        if not stat.S_ISREG(found.st_mode) or foreign:
+            raise OSError(errno.EINVAL, NOT_OURS, str(path))
+        if made:
+            _give_to_owner(handle, folder)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _give_to_owner(handle: int, folder: int) -> None:
+    """What root makes must be the service's."""
+    owner = os.fstat(folder)
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.fchown(handle, owner.st_uid, owner.st_gid)
