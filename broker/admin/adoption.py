@@ -1,15 +1,17 @@
 """`broker adopt`: an operator says that this copy of the store is the one that renews from now on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from broker.admin.checks import Check
+from broker.audit.record import Times
 from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, Rotation
+from broker.errors import StorageUnavailable
 from broker.model import Account, Caller, Permission
 from broker.observe.health import Health
 from broker.store.backup import MADE_AT
@@ -53,15 +55,20 @@ class Adoption:
         health: Health,
         settings: Mapping[str, ProviderSettings],
         ahead: float,
+        handed_out: Callable[[str], Awaitable[Mapping[str, int]]],
     ) -> None:
         self._incarnation, self._accounts, self._keys = incarnation, accounts, keys
         self._permit, self._gate = permit, gate
         self._clock, self._health, self._settings, self._ahead = clock, health, settings, ahead
+        self._handed_out = handed_out
+        """The generations that the audit has seen since a moment, by account."""
+        self._is_behind = False
 
     async def begin(self) -> None:
         """At start: own the store, or notice that it is a copy."""
-        if not await self._incarnation.is_copy():
-            await self._incarnation.begin()
+        self._is_behind = await self._is_behind_audit()
+        if not self._is_behind and not await self._incarnation.is_copy():
+            await self.renew()
             return
         self._permit.copied_store = True
         self._health.raise_problem(
@@ -69,12 +76,39 @@ class Adoption:
         )
         log.error("store.is_copy")
 
+    async def renew(self) -> None:
+        """At a start and at a stop: what was copied of an owned store before this is no original any more."""
+        if self._permit.copied_store:
+            return
+        try:
+            await self._incarnation.begin()
+        except (OSError, StorageUnavailable) as exc:
+            # On a full disk the one before goes on.
+            log.warning("store.incarnation_kept", why=str(exc))
+
     async def look_again(self) -> None:
         """Another broker on the same database may have been told that it is the original."""
-        if self._permit.copied_store and not await self._incarnation.is_copy():
+        if self._permit.copied_store and not self._is_behind and not await self._incarnation.is_copy():
             self._permit.copied_store = False
             self._health.clear(PROBLEM)
             log.warning("store.adopted_elsewhere")
+
+    async def _is_behind_audit(self) -> bool:
+        """Whether the audit has seen a later generation of an account than the store holds."""
+        adopted = _parsed(await self._keys.meta(ADOPTED))
+        after = "" if adopted is None else Times().text(adopted.at)
+        try:
+            handed_out = await self._handed_out(after)
+        except OSError as exc:
+            # What cannot be read proves nothing.
+            log.warning("audit.not_read_back", why=exc.strerror)
+            return False
+        for name, generation in handed_out.items():
+            account = await self._accounts.get(name)
+            if account is not None and account.generation < generation:
+                log.error("store.behind_audit", account=name, store=account.generation, audit=generation)
+                return True
+        return False
 
     async def adopt(self, caller: Caller, *, request_id: str) -> list[str]:
         """Renew from this store from now on; the accounts that probably need their person again.
@@ -90,7 +124,7 @@ class Adoption:
             # A later copy of this store, made by hand, is of another time.
             await self._keys.set_meta(MADE_AT, "")
         await self._incarnation.begin()
-        self._permit.copied_store = False
+        self._permit.copied_store = self._is_behind = False
         self._health.clear(PROBLEM)
         await self._gate.note(caller, "adopt", None, f"{len(doubtful)} doubtful", request_id=request_id)
         log.warning("store.adopted", doubtful=len(doubtful))

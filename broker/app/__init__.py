@@ -114,6 +114,8 @@ async def open_broker(
 
         await rooms.adoption.begin()
         await rooms.tokens.timekeeper.begin()
+        if not base.stores.database.dialect.shared:
+            closing.push_async_callback(rooms.adoption.renew)
         rooms.installs.late.recover()
         yield Broker(
             base=base,

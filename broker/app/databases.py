@@ -41,7 +41,7 @@ async def open_database(settings: StoreSettings, health: StoreHealth, closing: A
         return await _open_postgres(settings, settings.postgres, health, closing)
     database = await SqliteDatabase.open(settings.path, observe=health.observe)
     closing.push_async_callback(database.close)
-    ownership = Incarnation(store=Keys(database), path=settings.path)
+    ownership = Incarnation(store=Keys(database), path=settings.path, outside=settings.outside)
     return Opened(database, ownership, lambda _: None, partial(_path_of, settings))
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import assert_never
 
 from broker.app.databases import open_database
 from broker.audit.chain import Chain, KeyOf
-from broker.audit.files import FileSink
+from broker.audit.files import FileSink, last_head
 from broker.audit.ledger import Ledger
 from broker.audit.sinks import JournalSink
 from broker.audit.upkeep import Upkeep
@@ -28,7 +29,7 @@ from broker.sealing import TokenSeals
 from broker.store import Stores, guarded_stores_on
 from broker.store.database import Database
 from broker.store.health import StoreHealth
-from broker.store.incarnation import Ownership
+from broker.store.incarnation import Ownership, refuse_vanished
 from broker.store.keys import Keys
 from broker.store.migrate import migrate
 from broker.store.moving import refuse_moved
@@ -96,6 +97,8 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
     health, metrics = Health(), Metrics()
     folder = None if settings.store.postgres else settings.store.path.parent
     store_health = StoreHealth(folder=folder, clock=clock, health=health, metrics=metrics)
+    if not settings.store.postgres:
+        refuse_vanished(settings.store.path, outside=settings.store.outside, others=audits_of(settings))
     opened = await open_database(settings.store, store_health, closing)
     reference = reference_of(opened.database, clock)
     steady = SteadyClock(clock, now=await reference())
@@ -160,6 +163,11 @@ def _build_audit(
         audit=audit, files=files, store=stores.keys, replica=replica, clock=clock, keep=settings.audit.keep
     )
     return audit, upkeep
+
+
+def audits_of(settings: Settings) -> list[Path]:
+    """The audit's file, if lines were written to it."""
+    return [file for file in filter(None, [settings.audit.path]) if file.is_file() and last_head(file)]
 
 
 def audit_key(keyring: Keyring) -> KeyOf:

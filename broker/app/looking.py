@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from broker.admin.checks import Check
+from broker.app.foundation import audits_of
 from broker.config.settings import FileKey, MasterKey, Settings
 from broker.errors import StartRefused
 from broker.files import open_own, replacing
+from broker.store.incarnation import refuse_vanished
 from broker.store.sqlite import refuse_unfit, take_lock
 
 
@@ -41,6 +43,7 @@ def copied(settings: Settings) -> Iterator[Copy]:
         if store.parent.exists():
             refuse_unfit(store.parent)
         closing.enter_context(_locked(store))
+        refuse_vanished(store, outside=settings.store.outside, others=audits_of(settings))
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory()))
         own = folder / "store" / store.name
         own.parent.mkdir(mode=0o700)

@@ -1,5 +1,6 @@
 """The rooms: installs, accounts, callers, what operators see; each gets what it needs and no more."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from broker.app.foundation import Foundation, audit_key
 from broker.app.moving import MovingRoom, build_moving
 from broker.app.plugin import PluginRoom, build_plugin
 from broker.app.token_room import TokenRoom, build_tokens
+from broker.audit.files import old_files
+from broker.audit.reading import last_generations
 from broker.browser import is_same_browser
 from broker.callers.authenticate import KeyAuthenticator
 from broker.callers.configured import ConfiguredCallers
@@ -248,6 +251,15 @@ def _overview(base: Foundation, tokens: TokenRoom, keys: KeyRoom, closing: Async
 
 
 def _adoption(base: Foundation, tokens: TokenRoom) -> Adoption:
+    path, shared = base.settings.audit.path, base.stores.database.dialect.shared
+
+    async def handed_out(after: str) -> Mapping[str, int]:
+        # Several brokers on a database have audits of their own, and a failover may have taken the last renewals.
+        if path is None or shared or not path.is_file():
+            return {}
+        files = [path, *(old.path for old in reversed(old_files(path)))]
+        return await asyncio.to_thread(last_generations, files, audit_key(base.keyring), after=after)
+
     return Adoption(
         incarnation=base.ownership,
         accounts=base.stores.accounts,
@@ -258,6 +270,7 @@ def _adoption(base: Foundation, tokens: TokenRoom) -> Adoption:
         health=base.health,
         settings=base.settings.providers,
         ahead=base.settings.refresh.ahead,
+        handed_out=handed_out,
     )
 
 

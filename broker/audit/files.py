@@ -217,10 +217,16 @@ def last_head(path: Path) -> Head | None:
     return next((line.head for line in map(parse_line, reversed(lines)) if line is not None), None)
 
 
-def _tail(path: Path) -> bytes:
+def last_lines(path: Path, most: int) -> list[bytes]:
+    """The whole lines in the last `most` bytes of a file; raises OSError."""
+    lines = _tail(path, most).splitlines()
+    return lines[1:] if len(lines) > 1 and path.stat().st_size > most else lines
+
+
+def _tail(path: Path, most: int = TAIL) -> bytes:
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL))
+            file.seek(max(0, path.stat().st_size - most))
             return file.read()
     except FileNotFoundError:
         return b""

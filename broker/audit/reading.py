@@ -1,10 +1,21 @@
-"""Brings lines to the verifier: from files, or from wherever somebody sends them."""
+"""Brings lines to the verifier: from files, or from wherever somebody sends them. Reads what they say of accounts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 
-from broker.audit.files import AuditFile
+from broker.audit.chain import KeyOf, Macs, parse_line
+from broker.audit.files import AuditFile, last_lines
 from broker.audit.verify import Place, Verifier
+
+READ_BACK = 4 * 1024 * 1024
+ACCOUNTS_READ = 500
+ADOPTED = b'"action":"adopt"'
+HANDED_OUT = re.compile(
+    rb'"at":"([^"]+)",.*"action":"token","account":"([^"]+)",.*"request_id":"(?:[^"\\]|\\.)*","generation":(\d+)'
+)
 
 
 class LineFeed:
@@ -48,3 +59,37 @@ def _feed_next(feed: LineFeed, blocks: Iterator[bytes]) -> bool:
     if block is not None:
         feed.feed(block)
     return block is not None
+
+
+def last_generations(files: Sequence[Path], key_of: KeyOf, *, after: str) -> Mapping[str, int]:
+    """Return the generation of which the audit last handed out a token, of the accounts that it named last.
+
+    Only lines that verify count, and only those later than `after` and than the last adoption. `files`: newest first.
+    Raises OSError.
+    """
+    found: dict[str, int] = {}
+    left = READ_BACK
+    for path in files:
+        lines = last_lines(path, left)
+        for before, line in reversed(list(pairwise([b"", *lines]))):
+            told = HANDED_OUT.search(line)
+            if ADOPTED in line and _verifies(before, line, key_of):
+                return found
+            if told is None or told[1].decode() <= after:
+                continue
+            name, generation = told[2].decode(), int(told[3])
+            if found.get(name, 0) < generation and _verifies(before, line, key_of):
+                found[name] = generation
+            if len(found) == ACCOUNTS_READ:
+                return found
+        left -= sum(map(len, lines))
+        if left <= 0:
+            break
+    return found
+
+
+def _verifies(before: bytes, line: bytes, key_of: KeyOf) -> bool:
+    first, second = parse_line(before), parse_line(line)
+    if first is None or second is None or first.head.chain != second.head.chain:
+        return False
+    return Macs(key_of(second.head.chain)).of(first.head.mac, second.text) == second.head.mac

@@ -70,7 +70,7 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
     top.raw("providers"), top.raw("login"), top.raw("plugin")
     supplied = table_of(_with_sandbox(data, sandbox)) if sandbox.enabled else top
     server = read_server(top.table("server"), folder)
-    store = read_store(top.table("store"), folder, server)
+    store = read_store(top.table("store"), folder, server, environ)
     master, previous = read_masters(top.table("keys"), folder, secrets)
     settings = Settings(
         path=path.absolute(),
@@ -114,7 +114,7 @@ def store_of(path: Path, environ: Mapping[str, str]) -> StoreSettings:
     top = Table(data, name="", problems=problems, secrets=secrets)
     # What is wrong with the server is no matter here; only the replica's usual name is made of it.
     server = Table(data, name="", problems=elsewhere, secrets=secrets).table("server")
-    store = read_store(top.table("store"), folder, read_server(server, folder))
+    store = read_store(top.table("store"), folder, read_server(server, folder), environ)
     problems.raise_if_any()
     return store
 

@@ -67,6 +67,8 @@ class StoreSettings:
     """The address of a PostgreSQL database, which may hold a password; None: SQLite."""
     replica: str
     """This broker's name among several on one database."""
+    outside: Path | None
+    """A lasting folder that systemd gives besides the store's, for a witness of the incarnation."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,9 @@ def read_server(table: Table, folder: Path) -> ServerSettings:
     return settings
 
 
-def read_store(table: Table, folder: Path, server: ServerSettings) -> StoreSettings:
+def read_store(
+    table: Table, folder: Path, server: ServerSettings, environ: Mapping[str, str]
+) -> StoreSettings:
     value = table.raw("url", "sqlite:var/broker.db")
     secret = table.resolve("url", value) if isinstance(value, dict) else None
     url = secret.reveal() if secret else value if isinstance(value, str) else ""
@@ -97,11 +99,13 @@ def read_store(table: Table, folder: Path, server: ServerSettings) -> StoreSetti
         table.wrong("url", found, '"sqlite:PATH" or "postgresql://user@host/database"')
     replica = checked(table, "replica", table.text("replica", _usual_replica(server)), _replica_problem)
     own = Path("var", f"postgres-{re.sub(r'[^A-Za-z0-9.-]', '_', replica or '')}")
+    logs = environ.get("LOGS_DIRECTORY", "").partition(":")[0]
     settings = StoreSettings(
         path=folder / (own if postgres else rest or "var/broker.db"),
         memory=table.integer("memory", 200_000, least=1),
         postgres=postgres,
         replica=replica or "",
+        outside=Path(logs) if logs else None,
     )
     table.done()
     return settings

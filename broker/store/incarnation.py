@@ -1,22 +1,34 @@
 """R13: one owner of the data. A copied or restored store is noticed, and renews nothing until it is adopted.
 
-A PostgreSQL database is known by its server's identity and its own number. Of a SQLite file each start writes a
-random incarnation first into a file beside the store, then with the store's inode into the store. A copy lacks the
-file, or lists another incarnation, or lies at another inode. A snapshot of the whole disk is not noticed.
+A PostgreSQL database is known by its server's identity and its own number. A SQLite store holds the incarnation of
+its last start and what tells its file and its sidecar from any copy: inode and birth time. The sidecar beside it lists
+the incarnation, and so does a witness outside the folder where systemd gives a place for one. A witness that is missing
+proves nothing; one that contradicts the store proves a copy. A snapshot of the whole disk is not noticed.
 """
 
+import ctypes
 import json
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+import struct
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
+from broker.errors import StartRefused
+from broker.files import read_own, write_own
 from broker.store.keys_interface import KeyStore
 
-KEPT = 2
 META = "incarnation"
+FILES = "incarnation_files"
+"""The same incarnation, and the identities of the two files; older programs know nothing of it."""
+STATX_BTIME = 0x800
+STATX_SIZE = 256
+MASK, BIRTH = struct.Struct("=I"), struct.Struct("=qI")
+BIRTH_PLACE = 0x50
+AT_FDCWD = -100
 
 
 class Ownership(Protocol):
@@ -48,11 +60,12 @@ class ServerIdentity:
 
 
 class Incarnation:
-    """Who this store says it is, against who the file beside it says it is."""
+    """Who this store says it is, against what the files beside it and outside its folder say."""
 
-    def __init__(self, *, store: KeyStore, path: Path) -> None:
+    def __init__(self, *, store: KeyStore, path: Path, outside: Path | None = None) -> None:
         self._store, self._path = store, path
-        self._sidecar = path.with_name(path.name + ".incarnation")
+        self._sidecar = sidecar_of(path)
+        self._witness = witness_of(path, outside)
 
     async def is_copy(self) -> bool:
         """Whether the store was copied or restored from somewhere; a new one was not."""
@@ -60,32 +73,118 @@ class Incarnation:
         if written is None:
             return not await self._store.has_no_accounts()
         incarnation, _, inode = written.partition(":")
-        return incarnation not in self._listed() or inode != str(self._path.stat().st_ino)
+        listed, witness = _listed(self._sidecar), _listed(self._witness)
+        if incarnation not in listed or inode != str(self._path.stat().st_ino):
+            return True
+        # An older program, which writes no witness, has listed the one before itself.
+        if witness and not set(witness) & set(listed):
+            return True
+        return await self._has_other_files(incarnation, settled=listed == [incarnation])
 
     async def begin(self) -> None:
-        """Write a new incarnation: at each start of an owned store, and when a copy is adopted."""
+        """Write a new incarnation: at each start of an owned store, and when a copy is adopted.
+
+        Until the store holds it the files list the one before as well, so that a crash anywhere leaves an original.
+        Raises OSError, StorageUnavailable, and then the one before holds.
+        """
+        before = (await self._store.meta(META) or "").partition(":")[0]
         incarnation = secrets.token_hex(16)
-        self._write([*self._listed(), incarnation][-KEPT:])
+        both, alone = [*filter(None, [before]), incarnation], [incarnation]
+        self._write_witness(both)
+        write_own(self._sidecar, _text(both))
+        # What is written in the place of this file would be a file that the store does not know.
+        settled = self._sidecar.with_name(self._sidecar.name + ".next")
+        write_own(settled, _text(alone))
+        files = {"of": incarnation, "store": _identity(self._path), "sidecar": _identity(settled)}
+        await self._store.set_meta(FILES, json.dumps(files))
         await self._store.set_meta(META, f"{incarnation}:{self._path.stat().st_ino}")
+        settled.replace(self._sidecar)
+        self._write_witness(alone)
 
-    def _listed(self) -> list[str]:
-        with suppress(OSError, ValueError):
-            listed = json.loads(self._sidecar.read_text())
-            if isinstance(listed, list):
-                return [str(one) for one in listed]
-        return []
+    async def _has_other_files(self, incarnation: str, *, settled: bool) -> bool:
+        """Whether the store or its sidecar is another file than the one that the store names."""
+        try:
+            files = json.loads(await self._store.meta(FILES) or "{}")
+        except ValueError:
+            return False
+        if not isinstance(files, dict) or files.get("of") != incarnation:
+            return False
+        found = {"store": self._path} | ({"sidecar": self._sidecar} if settled else {})
+        return any(_contradict(files.get(name), _identity(path)) for name, path in found.items())
 
-    def _write(self, listed: list[str]) -> None:
-        unfinished = self._sidecar.with_name(self._sidecar.name + ".part")
-        handle = os.open(unfinished, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    def _write_witness(self, incarnations: Sequence[str]) -> None:
+        if self._witness is None:
+            return
         try:
-            os.write(handle, json.dumps(listed).encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        unfinished.rename(self._sidecar)
-        folder = os.open(self._sidecar.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            write_own(self._witness, _text(incarnations))
+        except OSError:
+            # An old one would contradict the store at the next start; without a place nothing is witnessed.
+            with suppress(FileNotFoundError, NotADirectoryError):
+                self._witness.unlink()
+
+
+def sidecar_of(store: Path) -> Path:
+    """The file beside a store that lists its incarnation."""
+    return store.with_name(store.name + ".incarnation")
+
+
+def witness_of(store: Path, outside: Path | None) -> Path | None:
+    """The same in a folder of its own, one file for each store."""
+    if outside is None:
+        return None
+    return outside / f"incarnation-{sha256(os.fsencode(store.absolute())).hexdigest()[:16]}"
+
+
+def refuse_vanished(store: Path, *, outside: Path | None, others: Sequence[Path] = ()) -> None:
+    """Raises StartRefused where no store is, and one of its files, or of `others`, tells of one."""
+    with suppress(FileNotFoundError):
+        if store.stat().st_size:
+            return
+    witnesses = (sidecar_of(store), witness_of(store, outside))
+    found = [*others, *(one for one in witnesses if one is not None and one.exists())]
+    if found:
+        named = " and ".join(map(str, found))
+        raise StartRefused(
+            f"there is no store {store} any more, and {named} tell{'s' if len(found) == 1 else ''} of one; put it"
+            f" back, or type: broker restore BACKUP. For a new, empty store move {named} away"
+        )
+
+
+def birth_of(path: Path) -> str | None:
+    """Return when the file was made, to the nanosecond; None where the file system or the system does not say."""
+    buffer = ctypes.create_string_buffer(STATX_SIZE)
+    try:
+        failed = ctypes.CDLL(None).statx(AT_FDCWD, os.fsencode(path), 0, STATX_BTIME, buffer)
+    except (AttributeError, OSError):
+        return None
+    [known] = MASK.unpack_from(buffer.raw)
+    if failed or not known & STATX_BTIME:
+        return None
+    seconds, nanoseconds = BIRTH.unpack_from(buffer.raw, BIRTH_PLACE)
+    return f"{seconds}.{nanoseconds:09d}"
+
+
+def _identity(path: Path) -> list[str | None]:
+    with suppress(FileNotFoundError):
+        return [str(path.stat().st_ino), birth_of(path)]
+    return [None, None]
+
+
+def _contradict(named: object, found: Sequence[str | None]) -> bool:
+    """Whether two identities are of different files; what either does not know proves nothing."""
+    if not isinstance(named, list):
+        return False
+    return any(a is not None and b is not None and a != b for a, b in zip(named, found, strict=False))
+
+
+def _listed(path: Path | None) -> list[str]:
+    """What a sidecar or witness lists; nothing where it is missing or damaged."""
+    with suppress(OSError, ValueError, RecursionError):
+        listed = json.loads(read_own(path)) if path else []
+        if isinstance(listed, list):
+            return [str(one) for one in listed]
+    return []
+
+
+def _text(incarnations: Sequence[str]) -> bytes:
+    return json.dumps(list(incarnations)).encode()

@@ -6,13 +6,14 @@ from functools import partial
 
 from broker.errors import StartRefused
 from broker.store.database import Database, Transaction
+from broker.store.incarnation import FILES
 from broker.store.incarnation import META as INCARNATION
 from broker.store.keys import Keys
 from broker.store.migrate import migrations
 
 MOVED_TO = "moved_to"
 UNFINISHED = "unfinished_copy"
-STAYS = (INCARNATION, MOVED_TO, UNFINISHED)
+STAYS = (INCARNATION, FILES, MOVED_TO, UNFINISHED)
 """What a store says of itself alone."""
 SEEDED = ("event_ids",)
 """Tables that the migrations themselves put a row into."""

@@ -1,7 +1,12 @@
 """R13: a copied store serves what lives, renews nothing, and says so, until an operator adopts it."""
 
 import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from broker.model import EventKind
 from tests.house import OPERATOR, House, open_house
@@ -97,3 +102,86 @@ async def test_lost_sidecar_is_a_copy(tmp_path: Path) -> None:
         await house.open()
 
         assert house.broker.tokens.permit.copied_store
+
+
+async def _handed_out(house: House) -> Path:
+    """Two generations of acme were handed out, and the store was set back to the first: its audit is elsewhere."""
+    await house.connect()
+    await house.get("/token/acme")
+    await house.post("/token/acme/refresh")
+    await house.get("/token/acme")
+    await house.close()
+    with closing(sqlite3.connect(house.folder / "var" / "broker.db")) as store, store:
+        store.execute("UPDATE accounts SET generation = 1")
+    return house.folder / "log" / "audit.jsonl"
+
+
+ELSEWHERE = '[audit]\nto = { path = "log/audit.jsonl" }'
+
+
+async def test_store_behind_its_audit_is_a_copy_until_adopted(tmp_path: Path) -> None:
+    """The audit has seen a later generation; after the adoption its older lines count no more."""
+    async with open_house(tmp_path / "house", extra=ELSEWHERE) as house:
+        await _handed_out(house)
+        await house.open()
+        noticed = house.broker.tokens.permit.copied_store
+        await house.broker.rooms.adoption.look_again()
+        still = house.broker.tokens.permit.copied_store
+        await house.broker.rooms.adoption.adopt(OPERATOR, request_id="test")
+        await house.restart()
+
+        assert (True, True) == (noticed, still)
+        assert not house.broker.tokens.permit.copied_store
+
+
+def _lost_tail(audit: Path) -> None:
+    lines = audit.read_bytes().splitlines(keepends=True)
+    audit.write_bytes(b"".join(line for line in lines if b'"generation":2' not in line))
+
+
+def _edited(audit: Path) -> None:
+    audit.write_bytes(audit.read_bytes().replace(b'"generation":2', b'"generation":3'))
+
+
+def _moved_away(audit: Path) -> None:
+    audit.rename(audit.with_name("elsewhere.jsonl"))
+
+
+def _garbage(audit: Path) -> None:
+    audit.write_bytes(b"\xff{" * 100_000 + b'\n"action":"token","account":"acme","generation":9\n')
+
+
+@pytest.mark.parametrize("harm", [_lost_tail, _edited, _moved_away, _garbage])
+async def test_audit_that_proves_nothing_makes_no_copy(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    """What is missing, or does not verify, is no witness."""
+    async with open_house(tmp_path / "house", extra=ELSEWHERE) as house:
+        harm(await _handed_out(house))
+        await house.open()
+
+        assert not house.broker.tokens.permit.copied_store
+
+
+async def test_ended_file_of_the_audit_is_a_witness_too(tmp_path: Path) -> None:
+    """The day has changed, so the last lines are in the file before."""
+    async with open_house(tmp_path / "house", extra=ELSEWHERE) as house:
+        audit = await _handed_out(house)
+        audit.rename(audit.with_name("audit-000001-2027-01-15.jsonl"))
+        await house.open()
+
+        assert house.broker.tokens.permit.copied_store
+
+
+async def test_name_that_was_used_again_makes_no_copy(tmp_path: Path) -> None:
+    """Purged and connected anew, renamed away and back: generations of a name only rise."""
+    async with open_house(tmp_path / "house", extra=ELSEWHERE) as house:
+        accounts, who = house.broker.rooms.accounts, {"request_id": "test"}
+        await house.connect()
+        await house.post("/token/acme/refresh")
+        await house.get("/token/acme")
+        await accounts.change(OPERATOR, "acme", {"name": "later"}, **who)
+        await house.connect("kit", "acme", account="31")
+        await accounts.remove(OPERATOR, "acme", purge=True, revoke=False, **who)
+        await accounts.change(OPERATOR, "later", {"name": "acme"}, **who)
+        await house.restart()
+
+        assert not house.broker.tokens.permit.copied_store
