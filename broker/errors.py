@@ -52,7 +52,7 @@ class NeedsReauthorization(BrokerError):
 
 
 class Frozen(BrokerError):
-    code, status, title = "frozen", 409, "An operator froze the account and no living token is left"
+    code, status, title = "frozen", 409, "The account is frozen, so it is not renewed"
 
 
 class TooLarge(BrokerError):

@@ -49,6 +49,8 @@ LONGEST_TEXT = 4096
 LONGEST_RETRY = 3600
 """Seconds that a caller is asked to wait at most, whatever a clock says."""
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
+WORD = re.compile(r"[A-Za-z_]{1,32}", re.ASCII)
+"""A name that may be quoted in an error: no secret looks like it."""
 RESERVED = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
@@ -264,7 +266,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_member(name: str, member: object, allowed: Allowed, longest: int) -> None:
     if name not in allowed:
-        raise InvalidRequest(f"unknown member; known are: {', '.join(sorted(allowed)) or 'none'}")
+        known = ", ".join(sorted(allowed)) or "none"
+        quoted = f" {name!r}" if WORD.fullmatch(name) else ""
+        raise InvalidRequest(f"unknown member{quoted}; known are: {known}")
     wanted = allowed[name]
     wrong_bool = isinstance(member, bool) and wanted is not bool
     if member is not None and (wrong_bool or not isinstance(member, wanted)):
@@ -276,14 +280,14 @@ def _check_member(name: str, member: object, allowed: Allowed, longest: int) -> 
         raise InvalidRequest(f"{name} holds characters that cannot be, or too many")
 
 
-def query_number(request: web.Request, name: str, *, most: float) -> float | None:
-    """A non-negative whole number from the query; raises InvalidRequest."""
+def query_number(request: web.Request, name: str, *, most: float, least: int = 0) -> float | None:
+    """A whole number from the query, `least` or more; raises InvalidRequest."""
     values = request.query.getall(name, [])
     if not values:
         return None
     text = values[0]
-    if len(values) > 1 or not re.fullmatch(r"\d{1,12}", text, re.ASCII) or float(text) > most:
-        raise InvalidRequest(f"{name} is a whole number from 0 to {int(most)}, given once")
+    if len(values) > 1 or not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not least <= float(text) <= most:
+        raise InvalidRequest(f"{name} is a whole number from {least} to {int(most)}, given once")
     return float(text)
 
 

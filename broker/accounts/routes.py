@@ -21,8 +21,8 @@ class AccountRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/accounts", self.find, allow_head=False),
-            web.get("/accounts/{account}", self.show, allow_head=False),
+            web.get("/accounts", self.find),
+            web.get("/accounts/{account}", self.show),
             web.patch("/accounts/{account}", self.change),
             web.delete("/accounts/{account}", self.remove),
             web.post("/accounts/{account}/freeze", self.freeze),
@@ -65,14 +65,14 @@ class AccountRoutes:
         if status is not None and status not in set(Status):
             raise InvalidRequest(f"status is one of: {', '.join(Status)}")
         within = query_number(request, "expiring_within", most=366 * 86400)
-        limit = query_number(request, "limit", most=MOST)
+        limit = query_number(request, "limit", most=MOST, least=1)
         return AccountQuery(
             provider=request.query.get("provider"),
             status=Status.stored(status) if status else None,
             subject=request.query.get("subject"),
             expiring_before=None if within is None else self._clock.now() + within,
             after=request.query.get("cursor", ""),
-            limit=PAGE if limit is None else max(1, int(limit)),
+            limit=PAGE if limit is None else int(limit),
         )
 
     def _answer(self, account: Account) -> web.StreamResponse:

@@ -151,8 +151,8 @@ class AccountService:
         now = self._clock.now()
         if not await self._store.restore(name, now - RESTORABLE_FOR, now):
             if (row := await self._store.get(name)) is not None and row.removed_at is None:
-                raise Conflict("the account is not removed")
-            raise UnknownAccount
+                raise Conflict(f"Account {name!r} is not removed.")
+            raise UnknownAccount(f"No account {name!r} was removed in the last 30 days.")
         return await self._get(name)
 
     async def purge_removed(self, now: float) -> None:
@@ -255,8 +255,12 @@ class AccountService:
 
     async def _get(self, name: str, *, removed_too: bool = False) -> Account:
         account = await self._store.get(name)
-        if account is None or (account.removed_at is not None and not removed_too):
-            raise UnknownAccount
+        if account is None:
+            raise UnknownAccount(f"There is no account {name!r}.")
+        if account.removed_at is not None and not removed_too:
+            raise UnknownAccount(
+                f"Account {name!r} was removed. For 30 days this restores it: broker accounts restore {name}"
+            )
         return account
 
     def _name_hash(self, name: str) -> str:

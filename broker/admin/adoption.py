@@ -110,19 +110,22 @@ class Adoption:
                 return True
         return False
 
-    async def adopt(self, caller: Caller, *, request_id: str) -> list[str]:
+    async def adopt(self, caller: Caller, *, request_id: str) -> list[str] | None:
         """Renew from this store from now on; the accounts that probably need their person again.
+
+        None: the store is no copy, so there is nothing to adopt.
 
         These are the accounts of providers that rotate whose renewal was due since the copy was made, or under
         way just then: the original has probably used up their refresh token. What it renewed before that was
         due, because somebody demanded it, cannot be known here.
         """
         await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
-        doubtful = await self._doubtful() if self._permit.copied_store else []
-        if self._permit.copied_store:
-            await self._remember(doubtful)
-            # A later copy of this store, made by hand, is of another time.
-            await self._keys.set_meta(MADE_AT, "")
+        if not self._permit.copied_store:
+            return None
+        doubtful = await self._doubtful()
+        await self._remember(doubtful)
+        # A later copy of this store, made by hand, is of another time.
+        await self._keys.set_meta(MADE_AT, "")
         await self._incarnation.begin()
         self._permit.copied_store = self._is_behind = False
         self._health.clear(PROBLEM)

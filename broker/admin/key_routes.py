@@ -14,7 +14,7 @@ class KeyRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/keys", self.keys, allow_head=False),
+            web.get("/keys", self.keys),
             web.post("/keys", self.new),
             web.post("/keys/rewrap", self.rewrap),
             web.delete("/keys/{kid}", self.drop),

@@ -42,9 +42,9 @@ class HealthRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/healthz", self.alive, allow_head=False),
-            web.get("/readyz", self.ready, allow_head=False),
-            web.get("/metrics", self.metrics, allow_head=False),
+            web.get("/healthz", self.alive),
+            web.get("/readyz", self.ready),
+            web.get("/metrics", self.metrics),
         ]
 
     @public
@@ -102,18 +102,18 @@ class AdminRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/callers", self.callers, allow_head=False),
+            web.get("/callers", self.callers),
             web.post("/callers", self.add_caller),
             web.post("/callers/{name}/rotate", self.rotate_caller),
             web.delete("/callers/{name}", self.remove_caller),
-            web.get("/providers", self.providers, allow_head=False),
+            web.get("/providers", self.providers),
             web.post("/providers/{name}/resume", self.resume_provider),
-            web.get("/events", self.events, allow_head=False),
-            web.get("/check", self.check, allow_head=False),
+            web.get("/events", self.events),
+            web.get("/check", self.check),
             web.post("/adopt", self.adopt),
-            web.get("/audit/verify", self.verify_files, allow_head=False),
+            web.get("/audit/verify", self.verify_files),
             web.post("/audit/verify", self.verify_lines),
-            web.get("/version", self.version, allow_head=False),
+            web.get("/version", self.version),
         ]
 
     async def callers(self, request: web.Request) -> web.StreamResponse:
@@ -135,8 +135,13 @@ class AdminRoutes:
         return answer({"key": key.reveal(), "caller": caller_json(record)}, status=201)
 
     async def rotate_caller(self, request: web.Request) -> web.StreamResponse:
-        name = request.match_info["name"]
-        record, key = await self._callers.rotate(request[CALLER], name, request_id=request[REQUEST_ID])
+        body = await read_object(request, allowed={"now": bool})
+        record, key = await self._callers.rotate(
+            request[CALLER],
+            request.match_info["name"],
+            now=body.get("now", False),
+            request_id=request[REQUEST_ID],
+        )
         return answer({"key": key.reveal(), "caller": caller_json(record)})
 
     async def remove_caller(self, request: web.Request) -> web.StreamResponse:
@@ -171,7 +176,7 @@ class AdminRoutes:
     async def adopt(self, request: web.Request) -> web.StreamResponse:
         copied_at = rfc3339(await self._adoption.copied_at())
         doubtful = await self._adoption.adopt(request[CALLER], request_id=request[REQUEST_ID])
-        return answer({"adopted": True, "accounts": doubtful, "copied_at": copied_at})
+        return answer({"adopted": doubtful is not None, "accounts": doubtful or [], "copied_at": copied_at})
 
     async def verify_files(self, request: web.Request) -> web.StreamResponse:
         report = await self._audit.own_files(request[CALLER], request_id=request[REQUEST_ID])
@@ -203,11 +208,11 @@ class AdminRoutes:
         )
 
     async def _events(self, request: web.Request, after: int | None) -> list[dict[str, Any]]:
-        limit = query_number(request, "limit", most=1000)
+        limit = query_number(request, "limit", most=1000, least=1)
         found = await self._overview.events(
             request[CALLER],
             after=after,
-            limit=EVENTS if limit is None else max(1, int(limit)),
+            limit=EVENTS if limit is None else int(limit),
             account=request.query.get("account"),
             request_id=request[REQUEST_ID],
         )

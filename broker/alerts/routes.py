@@ -60,6 +60,8 @@ class Streams:
         self, request: web.Request, *, last_id: int | None, account: str | None
     ) -> web.StreamResponse:
         """Answer with a stream, until the reader goes, the caller loses the right, or the broker stops."""
+        if request.method == "HEAD":
+            return web.Response(content_type="text/event-stream")
         caller = request[CALLER].name
         if self._open[caller] >= MOST_OF_ONE:
             raise Overloaded(f"one caller may have {MOST_OF_ONE} streams of events; close one of them")
@@ -132,7 +134,7 @@ class EventRoutes:
         self._streams, self._gate = streams, gate
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.get("/events", self.follow, allow_head=False)]
+        return [web.get("/events", self.follow)]
 
     async def follow(self, request: web.Request) -> web.StreamResponse:
         account = request.query.get("account")

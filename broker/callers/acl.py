@@ -6,6 +6,8 @@ from functools import lru_cache
 from broker.model import Caller, Permission
 
 EVERY = "*"
+LONGEST = 128
+"""Characters of an account's name."""
 
 
 def may(caller: Caller, permission: Permission, account: str | None) -> bool:
@@ -13,6 +15,14 @@ def may(caller: Caller, permission: Permission, account: str | None) -> bool:
     if permission not in caller.permissions:
         return False
     return account is None or covers(caller, account)
+
+
+def why_not(caller: Caller, permission: Permission, account: str | None) -> str:
+    """Say what the caller may not do; the same whether or not the account exists."""
+    if permission not in caller.permissions:
+        lacks = f"has no permission {str(permission)!r}"
+        return f"Caller {caller.name!r} {lacks}" + (f" for account {account[:LONGEST]!r}" if account else "")
+    return f"Caller {caller.name!r} may not touch account {(account or '')[:LONGEST]!r}"
 
 
 def covers(caller: Caller, account: str) -> bool:

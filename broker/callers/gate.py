@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 
 from broker.audit.record import AuditRecord, Stakes, token_body
 from broker.audit.waiting import Audit
-from broker.callers.acl import may
+from broker.callers.acl import may, why_not
 from broker.errors import Forbidden
 from broker.model import Caller, Permission
 
@@ -42,7 +42,7 @@ class Gate:
         changes = allowed and not reads and permission not in READS
         await self._audit.record(record, Stakes.CHANGE if changes else Stakes.READ)
         if not allowed:
-            raise Forbidden
+            raise Forbidden(why_not(caller, permission, account))
 
     def handed_out(
         self,

@@ -18,6 +18,10 @@ from broker.web import CALLER, CLIENT, Handler, is_page, is_public
 CREDENTIAL = re.compile(r"[Bb]earer +([\x21-\x7e]{1,4096})", re.ASCII)
 
 BEARER = "Bearer "
+NO_KEY = (
+    "No key was sent; is BROKER_KEY set? Send `Authorization: Bearer KEY`. An operator makes a key with:"
+    " broker callers add NAME --account GLOB"
+)
 
 
 class Entrance:
@@ -59,7 +63,7 @@ class Entrance:
         return None
 
     async def admit(self, request: web.Request) -> None:
-        """Put the caller into the request; raises Unauthenticated, which says nothing of why, or RateLimited."""
+        """Put the caller into the request; raises RateLimited, or Unauthenticated, which says if there was a key."""
         uid = peer_uid(request.transport)
         try:
             caller = await self._caller(request, uid)
@@ -68,7 +72,7 @@ class Entrance:
             wait = self._throttle.failed(peer_name(uid, request.get(CLIENT)))
             if wait is not None:
                 raise RateLimited("too many requests without a valid credential", retry_after=wait) from exc
-            raise Unauthenticated from exc
+            raise Unauthenticated(NO_KEY if exc.members.get("why") == "missing" else "") from exc
         request[CALLER] = caller.at(request.get(CLIENT))
 
     async def _caller(self, request: web.Request, uid: int | None) -> Caller:
@@ -77,6 +81,8 @@ class Entrance:
             return self._by_uid(uid)
         if len(headers) > 1:
             raise InvalidRequest("there is more than one Authorization header; send one")
+        if headers[0].strip().lower() == "bearer":
+            raise Unauthenticated(why="missing")
         form = CREDENTIAL.fullmatch(headers[0])
         if form is None:
             raise Unauthenticated(why="malformed")

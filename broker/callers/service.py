@@ -12,6 +12,7 @@ from broker.clock import Clock
 from broker.errors import Conflict, InvalidRequest, NotFound, StorageUnavailable
 from broker.model import Caller, CallerKey, CallerRecord, Permission, Secret, is_caller_name, is_glob
 from broker.store.interface import CallerStore
+from broker.wire import rfc3339
 
 ROTATION_OVERLAP = 24 * 3600.0
 MOST_LIFE = 3660 * 86400.0
@@ -75,11 +76,18 @@ class CallerService:
         await self._gate.note(caller, "callers.add", None, record.name, request_id=request_id)
         return record, text
 
-    async def rotate(self, caller: Caller, name: str, *, request_id: str) -> tuple[CallerRecord, Secret]:
-        """A second key; the old one works 24 hours longer. Its life is as long as the old one's was."""
+    async def rotate(
+        self, caller: Caller, name: str, *, now: bool = False, request_id: str
+    ) -> tuple[CallerRecord, Secret]:
+        """A second key; the old one works 24 hours longer. Its life is as long as the old one's was.
+
+        Raises Conflict where two keys work already, unless the older may end `now`.
+        """
         await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
         self._refuse_configured(name, f"[callers.{name}] is in the configuration; change it there and reload")
         record = await self._find(name)
+        if not now:
+            _refuse_a_third(record, self._clock.now())
         newest = record.keys[-1] if record.keys else None
         life = newest.expires_at - newest.created_at if newest and newest.expires_at else None
         key, text = self._new_key(record.name, life)
@@ -95,7 +103,7 @@ class CallerService:
             self._refuse_configured(
                 name, f"[callers.{name}] is in the configuration; delete it there and reload"
             )
-            raise NotFound(f"there is no caller {name[:64]}")
+            raise NotFound(f"There is no caller {name[:64]!r}.")
         self._keys.forget()
         await self._gate.note(caller, "callers.remove", None, name, request_id=request_id)
 
@@ -107,13 +115,25 @@ class CallerService:
         for record in await self._store.callers():
             if record.name == name:
                 return record
-        raise NotFound(f"there is no caller {name[:64]}")
+        raise NotFound(f"There is no caller {name[:64]!r}.")
 
     def _new_key(self, caller: str, life: float | None) -> tuple[CallerKey, Secret]:
         now = self._clock.now()
         key_id = secrets.token_hex(6)
         text = key_text(key_id, oauth.new_secret())
         return CallerKey(key_id, caller, key_hash(text), now, now + life if life else None), text
+
+
+def _refuse_a_third(record: CallerRecord, now: float) -> None:
+    """Two keys work at a time, so a third would end the older one, which somebody may still use."""
+    older = [key for key in record.keys if key.expires_at is None or key.expires_at > now][:-1]
+    if older:
+        oldest = older[0]
+        ends = f"ends at {rfc3339(oldest.expires_at)}" if oldest.expires_at else "has no end"
+        raise Conflict(
+            f"{record.name} has two keys, and a third would end the older one at once. That one, {oldest.id}, {ends}."
+            f" Rotate after that, or end it with: broker callers rotate {record.name} --now"
+        )
 
 
 def _name(name: str) -> str:

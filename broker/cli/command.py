@@ -55,6 +55,9 @@ yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask on a terminal, unless the answer is known; raises click.Abort on a no."""
-    if not yes and sys.stdin.isatty():
-        click.confirm(question, abort=True, err=True)
+    """Ask, unless the answer is known; raises click.Abort on a no, UsageError where nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Nobody can be asked without a terminal: add --yes to say so.")
+    click.confirm(question, abort=True, err=True)

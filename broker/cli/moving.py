@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -65,7 +66,10 @@ def import_accounts(desk: Desk, file: Path, yes: bool, as_json: bool) -> None:
     if not grants:
         raise Failed(f"{file} holds no account.")
     click.echo(ONE_AT_A_TIME, err=True)
-    confirm(f"Has it stopped, and shall {counted(len(grants), 'account')} be imported?", yes=yes)
+    confirm(
+        f"Has it stopped, and shall {counted(len(grants), 'account')} be imported?",
+        yes=yes or not sys.stdin.isatty(),
+    )
     outcomes: list[Outcome] = []
     with progress("Importing", len(grants)) as advance:
 

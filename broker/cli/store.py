@@ -84,6 +84,9 @@ def adopt(desk: Desk) -> None:
     grants would kill them.
     """
     answer = desk.broker.ask("POST", "/adopt")
+    if not answer["adopted"]:
+        click.echo("There is nothing to adopt: this store is no copy, and is renewed from already.")
+        return
     names = answer["accounts"]
     click.echo("Adopted: this store is renewed from now on.")
     if copied_at := answer.get("copied_at"):

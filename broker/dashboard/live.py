@@ -28,6 +28,8 @@ class Live:
 
     async def follow(self, request: web.Request) -> web.StreamResponse:
         """One browser's stream, until it goes or the broker stops."""
+        if request.method == "HEAD":
+            return web.Response(content_type="text/event-stream")
         if self._open >= MOST_OPEN:
             raise Overloaded
         response = web.StreamResponse(

@@ -44,18 +44,18 @@ class DashboardRoutes:
     def routes(self) -> list[web.RouteDef]:
         base = "/dashboard"
         return [
-            web.get("/", self._page(self.start), allow_head=False),
+            web.get("/", self._page(self.start)),
             web.get(f"{base}/sign-in", self.sign_in, allow_head=False),
             web.post(f"{base}/sign-out", self._form(self.sign_out)),
-            web.get(f"{base}/accounts", self._page(self.accounts), allow_head=False),
-            web.get(base + "/accounts/{account}", self._page(self.account), allow_head=False),
+            web.get(f"{base}/accounts", self._page(self.accounts)),
+            web.get(base + "/accounts/{account}", self._page(self.account)),
             web.post(base + "/accounts/{account}/{action}", self._form(self.act)),
-            web.get(f"{base}/providers", self._page(self.providers), allow_head=False),
+            web.get(f"{base}/providers", self._page(self.providers)),
             web.post(base + "/providers/{provider}/resume", self._form(self.resume)),
-            web.get(f"{base}/callers", self._page(self.callers), allow_head=False),
-            web.get(f"{base}/keys", self._page(self.keys), allow_head=False),
-            web.get(f"{base}/activity", self._page(self.activity), allow_head=False),
-            web.get(f"{base}/live", self._page(self.live), allow_head=False),
+            web.get(f"{base}/callers", self._page(self.callers)),
+            web.get(f"{base}/keys", self._page(self.keys)),
+            web.get(f"{base}/activity", self._page(self.activity)),
+            web.get(f"{base}/live", self._page(self.live)),
         ]
 
     @public
@@ -124,7 +124,7 @@ class DashboardRoutes:
     ) -> web.StreamResponse:
         name = request.match_info["account"]
         if not is_account_name(name):
-            raise UnknownAccount
+            raise UnknownAccount(f"There is no account {name[:64]!r}.")
         portrait = await self._service.account(session.actor, name, request[REQUEST_ID])
         return self._render(request, session, "account.html", portrait=portrait, done=done)
 
@@ -155,9 +155,11 @@ class DashboardRoutes:
 
         async def form(request: web.Request, session: Session) -> web.StreamResponse:
             if request.headers.get("Origin", self._origin) != self._origin:
-                raise Forbidden
+                raise Forbidden(
+                    f"The form was sent from another address than {self._origin}; open the dashboard there."
+                )
             if not self._sessions.is_own_form(session, (await _fields(request)).get("form", "")):
-                raise Forbidden
+                raise Forbidden("The form is not of this session. Go back, reload the page, and try again.")
             return await handler(request, session)
 
         return self._page(form)

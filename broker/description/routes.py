@@ -23,8 +23,8 @@ class DescriptionRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/openapi.json", self.openapi, allow_head=False),
-            web.get("/docs", self.docs, allow_head=False),
+            web.get("/openapi.json", self.openapi),
+            web.get("/docs", self.docs),
         ]
 
     def describe(self, application: web.Application) -> None:

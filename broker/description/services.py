@@ -133,7 +133,7 @@ ACCOUNTS = (
             query("subject", "Of this person", TEXT),
             query("expiring_within", "Whose token ends within so many seconds", {**WHOLE, "maximum": YEAR}),
             query("cursor", "`next_cursor` of the page before", TEXT),
-            query("limit", "How many at most", {**WHOLE, "maximum": 1000}),
+            query("limit", "How many at most", {**WHOLE, "minimum": 1, "maximum": 1000}),
         ),
         needs_caller=True,
     ),

@@ -107,7 +107,9 @@ class InstallService:
             caller, Permission.INSTALL, account, request_id=request_id, action="installs.create"
         )
         if account is None and not _covers_derived_names(caller, provider):
-            raise Forbidden
+            raise Forbidden(
+                f"Caller {caller.name!r} has to name the account, because its globs cover not every name"
+            )
         if return_to is not None and not _is_return_url(return_to):
             raise InvalidRequest(
                 "return_to is an https address (http only on loopback) without user or fragment"

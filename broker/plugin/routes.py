@@ -165,7 +165,7 @@ class ClientRoutes:
             web.post("/plugin/token", self.token),
             web.post("/plugin/refresh", self.token),
             web.post("/plugin/revoke", self.revoke),
-            web.get("/.well-known/oauth-authorization-server", self.metadata, allow_head=False),
+            web.get("/.well-known/oauth-authorization-server", self.metadata),
         ]
 
     async def token(self, request: web.Request) -> web.StreamResponse:
@@ -241,7 +241,7 @@ class PluginApi:
     def operators(self) -> list[web.RouteDef]:
         """What only the admin socket answers."""
         return [
-            web.get("/plugin/grants", self.grants, allow_head=False),
+            web.get("/plugin/grants", self.grants),
             web.delete("/plugin/grants/{grant}", self.end),
         ]
 
@@ -261,7 +261,7 @@ class PluginApi:
         return answer({"connect_code": code.reveal(), "expires_at": rfc3339(expires_at)}, status=201)
 
     async def grants(self, request: web.Request) -> web.StreamResponse:
-        limit = int(query_number(request, "limit", most=MOST) or PAGE)
+        limit = int(query_number(request, "limit", most=MOST, least=1) or PAGE)
         found = await self._service.grants(
             request[CALLER],
             subject=request.query.get("subject"),

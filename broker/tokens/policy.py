@@ -16,6 +16,7 @@ from broker.errors import (
     TokenUnusable,
 )
 from broker.model import Account, Reason, TokenSet
+from broker.times import span
 from broker.wire import rfc3339
 
 SHORT = 5
@@ -188,7 +189,7 @@ def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
     if account.dead:
         return needs_reauthorization(account)
     if account.frozen:
-        return Frozen()
+        return frozen(account, now)
     wait = None if hold.until is None else max(1.0, hold.until - now)
     match hold.reason:
         case None if hold.is_busy:
@@ -203,6 +204,15 @@ def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
             return RefreshUncertain(hold.reason.happened, retry_after=wait or 5)
         case _:
             return ProviderUnavailable(hold.reason.happened, reason=hold.reason, retry_after=wait or 5)
+
+
+def frozen(account: Account, now: float) -> Frozen:
+    """The 409 of a frozen account that cannot be renewed."""
+    left = f"stays valid for {span(account.expires_at - now)}" if is_living(account, now) else "has expired"
+    todo = (account.frozen or Reason.OPERATOR).advice(account.name, account.provider)
+    return Frozen(
+        f"Account {account.name!r} is frozen, so it is not renewed. Its access token {left}. {todo or ''}".rstrip()
+    )
 
 
 def needs_reauthorization(account: Account) -> NeedsReauthorization:

@@ -192,7 +192,7 @@ class TokenService:
     async def _open(self, name: str) -> OpenedAccount:
         opened = await self._opened.get(name)
         if opened is None:
-            raise UnknownAccount
+            raise UnknownAccount(f"There is no account {name!r}.")
         return opened
 
     async def _hand_out(

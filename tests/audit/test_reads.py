@@ -21,7 +21,7 @@ CHANGES = (
     ("keys", "new"),
     ("providers", "resume", "kit"),
     ("accounts", "freeze", "acme"),
-    ("accounts", "export", "somewhere.jsonl"),
+    ("accounts", "export", "--yes", "somewhere.jsonl"),
 )
 
 

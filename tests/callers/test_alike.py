@@ -46,7 +46,7 @@ ASKED = [
 async def ask(
     house: House, method: str, path: str, body: object, name: str
 ) -> tuple[int, str, dict[str, str]]:
-    """The whole answer, but for the time of day."""
+    """The whole answer, but for the time of day and the name that was asked for."""
     answer = await house.ask(
         method,
         path.replace("{}", name),
@@ -55,7 +55,7 @@ async def ask(
         json=json.loads(json.dumps(body).replace("{}", name)),
     )
     headers = {key: value for key, value in answer.headers.items() if key != "Date"}
-    return answer.status, answer.body.decode(), headers
+    return answer.status, answer.body.decode().replace(name, "{}"), headers
 
 
 async def test_answers_are_alike(house: House) -> None:

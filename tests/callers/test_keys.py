@@ -4,9 +4,13 @@ import re
 
 import pytest
 
+from broker.callers.middleware import NO_KEY
 from broker.errors import Conflict, InvalidRequest, NotFound
 from broker.model import Permission
+from broker.wire import rfc3339
 from tests.house import OPERATOR, House
+
+NOT_VALID = "No valid credential"
 
 
 async def test_key_is_nowhere_in_the_store(house: House) -> None:
@@ -75,25 +79,25 @@ async def test_key_expires(house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "detail"),
     [
-        {},
-        {"Authorization": ""},
-        {"Authorization": "Bearer"},
-        {"Authorization": "Bearer  "},
-        {"Authorization": "Basic eDp4"},
-        {"Authorization": "Bearer tbk_x"},
-        {"Authorization": "Bearer tbk_000000000000_" + "a" * 43},
-        {"Authorization": "Bearer eyJhbGciOiJub25lIn0.e30."},
-        {"Authorization": "Bearer " + "a" * 5000},
+        ({}, NO_KEY),
+        ({"Authorization": "Bearer"}, NO_KEY),
+        ({"Authorization": "Bearer  "}, NO_KEY),
+        ({"Authorization": ""}, NOT_VALID),
+        ({"Authorization": "Basic eDp4"}, NOT_VALID),
+        ({"Authorization": "Bearer tbk_x"}, NOT_VALID),
+        ({"Authorization": "Bearer tbk_000000000000_" + "a" * 43}, NOT_VALID),
+        ({"Authorization": "Bearer eyJhbGciOiJub25lIn0.e30."}, NOT_VALID),
+        ({"Authorization": "Bearer " + "a" * 5000}, NOT_VALID),
     ],
 )
-async def test_no_valid_credential_is_401(house: House, headers: dict[str, str]) -> None:
-    """The same answer for all of them."""
+async def test_no_valid_credential_is_401(house: House, headers: dict[str, str], detail: str) -> None:
+    """The same answer for every key that is none; where no key was sent, where one comes from."""
     async with house.session.get(house.internal + "/token/acme", headers=headers) as answer:
         body = await answer.json()
 
-    assert (401, "unauthenticated", "No valid credential") == (answer.status, body["code"], body["detail"])
+    assert (401, "unauthenticated", detail) == (answer.status, body["code"], body["detail"])
 
 
 async def test_every_route_but_the_marked_needs_a_caller(house: House) -> None:
@@ -138,6 +142,28 @@ async def test_life_of_a_key_has_its_bounds(house: House) -> None:
             )
 
     assert ["service"] == [one.name for one in await house.broker.base.stores.callers.callers()]
+
+
+async def test_third_key_waits_until_the_first_has_ended(house: House) -> None:
+    """Somebody may still use the first; only `now` ends it, and that at once."""
+    await house.connect()
+    service = house.broker.callers.service
+    first = await house.caller("*", name="other")
+    house.clock.advance(1)
+    await service.rotate(OPERATOR, "other", request_id="t")
+    ends_at = rfc3339(house.clock.now() + 86400)
+
+    with pytest.raises(
+        Conflict, match=rf"{first.split('_')[1]}, ends at {ends_at}.*broker callers rotate other --now"
+    ):
+        await service.rotate(OPERATOR, "other", request_id="t")
+    still = (await house.get("/token/acme", key=first)).status
+    await service.rotate(OPERATOR, "other", now=True, request_id="t")
+    over = (await house.get("/token/acme", key=first)).status
+    house.clock.advance(86400 + 1)
+    await service.rotate(OPERATOR, "other", request_id="t")
+
+    assert (200, 401) == (still, over)
 
 
 async def test_last_use_is_shown(house: House) -> None:

@@ -113,11 +113,12 @@ PUBLIC = {
 
 
 def known(application: web.Application) -> set[tuple[str, str]]:
-    """Every route but the files of pages."""
+    """Every route but the files of pages, and HEAD, which has the handler of GET."""
     return {
         (route.method, route.resource.canonical)
         for route in application.router.routes()
         if route.resource is not None and not route.resource.canonical.startswith("/static/")
+        if route.method != "HEAD"
     }
 
 
@@ -216,7 +217,7 @@ async def weak_admin(house: House) -> AsyncIterator[str]:
 
     application = new_application(edge(as_problem, listener="admin", is_stopping=lambda: False), weak)
     for route in house.broker.listeners.admin.router.routes():
-        if route.resource is not None:
+        if route.resource is not None and route.method != "HEAD":
             application.router.add_route(route.method, route.resource.canonical, route.handler)
     runner, port = QuietRunner(application), free_port()
     await runner.setup()
@@ -225,6 +226,24 @@ async def weak_admin(house: House) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         await runner.cleanup()
+
+
+async def test_head_works_where_get_does(house: House) -> None:
+    """Except on tokens, and on what is good once; a stream has headers and no end to wait for."""
+    once = {"/install/{provider}", "/callback/{provider}", "/callback/{provider}/", "/login/complete"}
+    never = {"/token/{account}", "/dashboard/sign-in", "/plugin/authorize"} | once
+    listeners = house.broker.listeners
+    for application in (listeners.internal, listeners.public, listeners.admin):
+        heads = {
+            route.resource.canonical
+            for route in application.router.routes()
+            if route.resource and route.method == "HEAD" and "/static/" not in route.resource.canonical
+        }
+        assert heads == {path for method, path in known(application) if method == "GET"} - never
+
+    for path in ("/accounts", "/accounts/acme", "/events", "/healthz", "/readyz", "/openapi.json", "/docs"):
+        answer = await house.ask("HEAD", path)
+        assert (200, b"") == (answer.status, answer.body), path
 
 
 async def test_admin_routes_are_these(house: House) -> None:

@@ -185,6 +185,7 @@ class Stub:
         """What a backup gives."""
         self.warning: str | None = None
         self.crashes = False
+        self.is_copy = True
         self.stopping = asyncio.Event()
         self.goes_on = False
         """Whether the stream of events stays open."""
@@ -284,7 +285,7 @@ class Stub:
         await self._note(request)
         name = request.match_info["name"]
         if name not in self.removed:
-            raise Refusal(404, "unknown_account", "There is no such account")
+            raise Refusal(404, "unknown_account", f"There is no account {request.match_info['name']!r}.")
         self.accounts[name] = self.removed.pop(name)
         return web.json_response(self.accounts[name])
 
@@ -308,7 +309,7 @@ class Stub:
         return web.json_response({"key": KEY, "caller": added}, status=201)
 
     async def rotate_caller(self, request: web.Request) -> web.Response:
-        await self._note(request)
+        await self._note(request, body={"now"})
         return web.json_response({"key": KEY, "caller": self._caller(request)})
 
     async def remove_caller(self, request: web.Request) -> web.Response:
@@ -375,8 +376,10 @@ class Stub:
 
     async def adopt(self, request: web.Request) -> web.Response:
         await self._note(request)
-        copied_at = "2026-11-22T07:00:00Z" if self.accounts else None
-        return web.json_response({"adopted": True, "accounts": sorted(self.accounts), "copied_at": copied_at})
+        copied_at = "2026-11-22T07:00:00Z" if self.is_copy else None
+        return web.json_response(
+            {"adopted": self.is_copy, "accounts": sorted(self.accounts), "copied_at": copied_at}
+        )
 
     async def list_keys(self, request: web.Request) -> web.Response:
         await self._note(request)
@@ -442,13 +445,13 @@ class Stub:
     def _account(self, request: web.Request) -> dict[str, Any]:
         found = self.accounts.get(request.match_info["name"])
         if found is None:
-            raise Refusal(404, "unknown_account", "There is no such account")
+            raise Refusal(404, "unknown_account", f"There is no account {request.match_info['name']!r}.")
         return found
 
     def _caller(self, request: web.Request) -> dict[str, Any]:
         found = self.callers.get(request.match_info["name"])
         if found is None:
-            raise Refusal(404, "not_found", f"there is no caller {request.match_info['name']}")
+            raise Refusal(404, "not_found", f"There is no caller {request.match_info['name']!r}.")
         return found
 
     def _token(self, found: Mapping[str, Any]) -> dict[str, Any]:

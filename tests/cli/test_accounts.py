@@ -127,10 +127,10 @@ async def test_freezing_and_unfreezing_are_opposites(run: Run, stub: Stub) -> No
 
 
 async def test_removing_tells_how_to_undo_it(run: Run, stub: Stub) -> None:
-    """Without a terminal nothing is asked; the way back is named, and works."""
+    """The way back is named, and works."""
     stub.accounts = {"acme": account("acme")}
 
-    removed = await run("accounts", "remove", "acme")
+    removed = await run("accounts", "remove", "acme", "--yes")
     restored = await run("accounts", "restore", "acme")
 
     assert "`broker accounts restore acme`" in removed.stdout
@@ -143,7 +143,7 @@ async def test_removing_tells_how_to_undo_it(run: Run, stub: Stub) -> None:
         ([], {}),
         (["--purge"], {"purge": "1"}),
         (["--revoke"], {"revoke": "1"}),
-        (["--purge", "--revoke", "--yes"], {"purge": "1", "revoke": "1"}),
+        (["--purge", "--revoke"], {"purge": "1", "revoke": "1"}),
     ],
 )
 async def test_removal_says_how_far_it_goes(
@@ -152,7 +152,7 @@ async def test_removal_says_how_far_it_goes(
     """Purging and revoking are asked for only when they were typed."""
     stub.accounts = {"acme": account("acme")}
 
-    result = await run("accounts", "remove", "acme", *options)
+    result = await run("accounts", "remove", "acme", "--yes", *options)
 
     assert 0 == result.exit_code
     assert Asked("DELETE /accounts/acme", query) == stub.last
@@ -166,7 +166,7 @@ async def test_removal_says_how_far_it_goes(
         ("rename", "acme", "other"),
         ("freeze", "acme"),
         ("unfreeze", "acme"),
-        ("remove", "acme"),
+        ("remove", "acme", "--yes"),
         ("restore", "acme"),
     ],
 )
@@ -174,4 +174,4 @@ async def test_an_unknown_account_fails_with_the_brokers_sentence(run: Run, word
     """One sentence on standard error, nothing on standard output, exit 1."""
     result = await run("accounts", *words)
 
-    assert (1, "", "There is no such account\n") == (result.exit_code, result.stdout, result.stderr)
+    assert (1, "", "There is no account 'acme'.\n") == (result.exit_code, result.stdout, result.stderr)

@@ -90,8 +90,10 @@ async def test_rotating_prints_the_new_key_alone(run: Run, stub: Stub) -> None:
     stub.callers = {"reporting": caller("reporting", accounts=["*"], permissions=["token"])}
 
     result = await run("callers", "rotate", "reporting")
+    again = await run("callers", "rotate", "reporting", "--now")
 
     assert (f"{KEY}\n", "") == (result.stdout, result.stderr)
+    assert (f"{KEY}\n", [{"now": False}, {"now": True}]) == (again.stdout, [one.body for one in stub.asked])
 
 
 async def test_removing_shuts_the_caller_out(run: Run, stub: Stub) -> None:
@@ -102,4 +104,4 @@ async def test_removing_shuts_the_caller_out(run: Run, stub: Stub) -> None:
     second = await run("callers", "remove", "reporting", "--yes")
 
     assert ({}, "reporting is removed.\n") == (stub.callers, first.stdout)
-    assert (1, "there is no caller reporting\n") == (second.exit_code, second.stderr)
+    assert (1, "There is no caller 'reporting'.\n") == (second.exit_code, second.stderr)

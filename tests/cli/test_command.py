@@ -107,6 +107,27 @@ def test_every_command_is_of_the_kind_that_takes_config(path: tuple[str, ...]) -
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("accounts", "remove", "acme"),
+        ("accounts", "remove", "acme", "--purge"),
+        ("accounts", "export", "/nowhere/grants.jsonl"),
+        ("callers", "remove", "reporting"),
+        ("keys", "drop", "0123456789abcdef"),
+        ("plugin", "revoke", "0123456789abcdef"),
+    ],
+)
+async def test_what_destroys_is_refused_where_nobody_can_be_asked(
+    run: Run, stub: Stub, words: tuple[str, ...]
+) -> None:
+    """Wrong usage; the broker is asked nothing."""
+    result = await run(*words)
+
+    assert (2, "", []) == (result.exit_code, result.stdout, stub.asked)
+    assert "add --yes" in result.stderr
+
+
+@pytest.mark.parametrize(
     "shape",
     [
         ("--config", "{config}", "accounts", "show", "acme", "--json"),

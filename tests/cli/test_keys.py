@@ -65,8 +65,8 @@ async def test_drop_retires_a_key(run: Run, stub: Stub) -> None:
     """Or fails with the broker's sentence."""
     stub.keys[NEW_KID] = data_key(NEW_KID, records=7)
 
-    dropped = await run("keys", "drop", KID)
-    refused = await run("keys", "drop", NEW_KID)
+    dropped = await run("keys", "drop", KID, "--yes")
+    refused = await run("keys", "drop", NEW_KID, "--yes")
 
     assert (0, f"{KID} is retired.\n") == (dropped.exit_code, dropped.stdout)
     assert (1, "7 in accounts.sealed_access are still sealed with it\n") == (

@@ -159,6 +159,18 @@ async def test_adopting_names_the_accounts_that_may_need_their_person(run: Run, 
     assert Asked("POST /adopt", {}) == stub.last
 
 
+async def test_adopting_what_is_no_copy_says_so(run: Run, stub: Stub) -> None:
+    """Nothing was done, and that is no failure."""
+    stub.is_copy = False
+
+    result = await run("adopt")
+
+    assert (0, "There is nothing to adopt: this store is no copy, and is renewed from already.\n") == (
+        result.exit_code,
+        result.stdout,
+    )
+
+
 async def test_the_version_names_the_running_broker_too(run: Run) -> None:
     """After an upgrade one sees that the old one still runs."""
     result = await run("version")

@@ -47,7 +47,7 @@ async def test_grant_is_ended(run: Run, stub: Stub) -> None:
     """Once; the second time there is none."""
     stub.grants = {FIRST: grant(1)}
 
-    ended, again = await run("plugin", "revoke", FIRST), await run("plugin", "revoke", FIRST, "--yes")
+    ended, again = await run("plugin", "revoke", FIRST, "-y"), await run("plugin", "revoke", FIRST, "--yes")
 
     assert (0, f"{FIRST} is ended.\n") == (ended.exit_code, ended.stdout)
     assert (1, True) == (again.exit_code, "no such living grant" in again.stderr)

@@ -62,7 +62,7 @@ async def test_an_unknown_account_prints_no_token(run: Run) -> None:
     """A script that forgets the exit code gets an empty string, never a message as a token."""
     result = await run("token", "nobody")
 
-    assert (1, "", "There is no such account\n") == (result.exit_code, result.stdout, result.stderr)
+    assert (1, "", "There is no account 'nobody'.\n") == (result.exit_code, result.stdout, result.stderr)
 
 
 async def test_an_error_of_ours_names_the_request(run: Run, stub: Stub) -> None:

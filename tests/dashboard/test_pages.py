@@ -8,20 +8,16 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import web
-from click.testing import CliRunner, Result
 
-from broker.cli import broker as command_line
-from broker.cli.desk import Desk
 from broker.dashboard.figures import happening, row
 from broker.installs.pages import visit_page
 from broker.installs.service import Visit
 from broker.model import Account, Event, EventKind, Incident, InstallOutcome, Reason, Status, Trouble
-from broker.runner import QuietRunner
 from broker.sandbox.faults import Mode
 from broker.wire import account_json, event_json
 from tests.alerts.conftest import rounds
 from tests.alerts.receiver import open_receiver
+from tests.commanding import commands_at
 from tests.dashboard.conftest import Visitor
 from tests.house import OPERATOR, House, open_house
 from tests.store.rows import account, install
@@ -260,7 +256,8 @@ async def test_nothing_that_happened_kills_a_page_a_command_or_a_webhook(tmp_pat
         await operator.sign_in()
 
         pages = {path: await operator.get(path) for path in PAGES}
-        told = {words: await typed(house, *words) for words in COMMANDS}
+        async with commands_at(house) as commands:
+            told = {words: await commands.run(*words) for words in COMMANDS}
         await rounds(house)
 
     assert dict.fromkeys(PAGES, 200) == {path: answer.status for path, answer in pages.items()}
@@ -282,18 +279,6 @@ async def write(house: House, sql: str, *values: str) -> None:
             database.commit()
 
     await asyncio.to_thread(work)
-
-
-async def typed(house: House, *words: str) -> Result:
-    """A command at the house's own admin socket."""
-    runner = QuietRunner(house.broker.listeners.admin)
-    await runner.setup()
-    await web.UnixSite(runner, str(house.settings.server.admin_socket)).start()
-    desk = Desk(config=str(house.folder / "config.toml"), environ={}, clock=house.clock)
-    try:
-        return await asyncio.to_thread(CliRunner().invoke, command_line, list(words), obj=desk)
-    finally:
-        await runner.cleanup()
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ async def test_grants_move_to_another_broker_and_are_never_renewed_by_two(
         await house.connect("kit", f"acme-{number}", account=f"{30 + number}")
     file = tmp_path / "moved.jsonl"
 
-    exported = await commands.run("accounts", "export", str(file))
+    exported = await commands.run("accounts", "export", "--yes", str(file))
     async with beside(house, tmp_path / "second") as second, commands_at(second) as others:
         imported = await others.run("accounts", "import", str(file))
         house.clock.advance(172800 - 60)
@@ -197,7 +197,9 @@ async def test_export_never_goes_to_standard_output_or_over_a_file(commands: Com
     there = house.folder / "there"
     there.touch()
 
-    results = [await commands.run("accounts", "export", name) for name in ("-", "/dev/stdout", str(there))]
+    results = [
+        await commands.run("accounts", "export", "--yes", name) for name in ("-", "/dev/stdout", str(there))
+    ]
 
     assert [2, 1, 1] == [result.exit_code for result in results]
     assert b"" == there.read_bytes()
@@ -209,7 +211,7 @@ async def test_export_without_a_match_leaves_no_file(commands: Commands) -> None
     folder = commands.house.folder / "out"
     folder.mkdir()
 
-    result = await commands.run("accounts", "export", "--account", "no-*", str(folder / "f"))
+    result = await commands.run("accounts", "export", "--yes", "--account", "no-*", str(folder / "f"))
 
     assert (1, "Nothing was exported: no account matches.\n") == (result.exit_code, result.stderr)
     assert [] == list(folder.iterdir())

@@ -39,7 +39,11 @@ def sound(listener: str) -> list[bytes]:
     length = b"Content-Length: %d\r\n" % len(body)
     chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     heads = {
-        "internal": (b"GET /token/acme?min_ttl=5", b"GET /accounts?status=active", b"GET /token/" + canary),
+        "internal": (
+            b"GET /token/acme?min_ttl=5",
+            b"GET /accounts?status=active",
+            b"GET /token/" + canary + b"!",
+        ),
         "public": (
             b"GET /install/kit?ticket=" + canary,
             b"GET /callback/kit?state=" + canary + b"&code=" + canary,

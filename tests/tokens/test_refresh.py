@@ -364,7 +364,23 @@ async def test_frozen_account_is_not_renewed(house: House, acme: Account) -> Non
     thawed = await house.get("/token/acme")
 
     assert (409, "frozen") == (frozen.status, frozen.json["code"])
+    assert frozen.json["detail"] == (
+        "Account 'acme' is frozen, so it is not renewed. Its access token has expired."
+        " `broker accounts unfreeze acme` when it may be renewed again."
+    )
     assert (200, 2) == (thawed.status, thawed.json["generation"])
+
+
+async def test_frozen_account_says_how_long_its_token_is_valid(house: House) -> None:
+    """Who demands a renewal is told what is there, not that nothing is."""
+    await house.connect()
+    await house.post("/accounts/acme/freeze")
+    house.clock.advance(3600)
+
+    answer = await house.post("/token/acme/refresh")
+
+    assert (409, "The account is frozen, so it is not renewed") == (answer.status, answer.json["title"])
+    assert "Its access token stays valid for 47 h." in answer.json["detail"]
 
 
 @pytest.fixture(name="family")

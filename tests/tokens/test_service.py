@@ -263,8 +263,11 @@ async def test_order_of_refusal(house: House) -> None:
 
     statuses = [answer.status for answer in (stranger, bad, foreign, foreign_unknown, unknown)]
     assert [401, 400, 403, 403, 404] == statuses
-    assert foreign.json | {"request_id": ""} == foreign_unknown.json | {"request_id": ""}
+    assert foreign.json["detail"] == "Caller 'narrow' may not touch account 'acme'"
+    alike = {"request_id": "", "detail": foreign.json["detail"].replace("acme", "nobody")}
+    assert foreign.json | alike == foreign_unknown.json | {"request_id": ""}
     assert "unknown_account" == unknown.json["code"]
+    assert "There is no account 'nobody'." == unknown.json["detail"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "method_not_allowed": (405, "Method not allowed"),
     "conflict": (409, "Conflicts with what is there"),
     "needs_reauthorization": (409, "The grant is dead; a person has to connect it again"),
-    "frozen": (409, "An operator froze the account and no living token is left"),
+    "frozen": (409, "The account is frozen, so it is not renewed"),
     "too_large": (413, "The request is too large"),
     "rate_limited": (429, "Too many requests"),
     "provider_rejected_client": (
