@@ -15,7 +15,7 @@ from broker.keyring import Keyring
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Ref, Spare, is_account_name
 from broker.providers.interface import Provider
 from broker.sealing import TokenSeals
-from broker.store.interface import AccountQuery, AccountStore
+from broker.store.interface import AccountQuery, AccountStore, IdentityTaken
 from broker.tokens.flight import Flights
 from broker.tokens.policy import is_wanted, next_look, window_opens
 
@@ -149,7 +149,13 @@ class AccountService:
         """Undo a removal of the last 30 days."""
         await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.restore")
         now = self._clock.now()
-        if not await self._store.restore(name, now - RESTORABLE_FOR, now):
+        try:
+            restored = await self._store.restore(name, now - RESTORABLE_FOR, now)
+        except IdentityTaken as exc:
+            raise Conflict(
+                f"the account {exc} has the same identity at the provider; remove {exc} first, or leave {name} removed"
+            ) from None
+        if not restored:
             if (row := await self._store.get(name)) is not None and row.removed_at is None:
                 raise Conflict(f"Account {name!r} is not removed.")
             raise UnknownAccount(f"No account {name!r} was removed in the last 30 days.")

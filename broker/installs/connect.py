@@ -22,7 +22,7 @@ from broker.model import (
     Secret,
 )
 from broker.sealing import TokenSeals
-from broker.store.interface import AccountStore, InstallStore
+from broker.store.interface import AccountStore, InstallStore, TicketSpent
 
 log = structlog.get_logger()
 RACES = 5
@@ -74,13 +74,12 @@ class Connector:
             )
             naming = name_for(install, identity, known=known, named=await self._living(wanted))
             if isinstance(naming, Conflicts):
-                await self._finish(grant, InstallOutcome.CONFLICT, naming.name)
-                return NotConnected(naming.problem)
-            account = await self._store(grant, identity, naming, identify_later)
+                return await self._refuse(grant, naming.problem, naming.name)
+            try:
+                account = await self._store(grant, identity, naming, identify_later)
+            except TicketSpent:
+                return await self._refuse(grant, "link_used", naming.name)
             if account is not None:
-                await self._finish(
-                    grant, InstallOutcome.CONNECTED, account.name, identify_later=identify_later
-                )
                 log.info(
                     "account.connected", account=account.name, epoch=account.epoch, provider=account.provider
                 )
@@ -98,17 +97,14 @@ class Connector:
         if account is None:
             await self._installs.retry_grant(install.state_hash, None)
             return
-        known = await self._known(install.provider, identity)
-        duplicate = known is not None and known.name != account.name
-        await self._accounts.identify(
+        is_its_own = await self._accounts.identify(
             account.ref,
-            external_id=None if duplicate or identity is None else identity.external_id,
+            external_id=identity.external_id if identity else None,
             label=identity.label if identity else None,
-            frozen=Reason.DUPLICATE_IDENTITY if duplicate else None,
             at=now,
             grant=install.state_hash,
         )
-        log.info("account.identified", account=account.name, duplicate=duplicate)
+        log.info("account.identified", account=account.name, duplicate=not is_its_own)
 
     async def _store(
         self, grant: PendingGrant, identity: Identity | None, naming: Becomes, identify_later: bool
@@ -123,8 +119,9 @@ class Connector:
             account,
             expected=row.ref if row else None,
             next_at=account.expires_at - window,
-            grant=None if identify_later else grant.install.state_hash,
+            grant=grant.install.state_hash,
             events=[event],
+            keep_grant=identify_later,
         )
         return account if stored else None
 
@@ -181,20 +178,14 @@ class Connector:
         row = await self._accounts.get(name)
         return row if row is not None and row.removed_at is None else None
 
-    async def _finish(
-        self,
-        grant: PendingGrant,
-        outcome: InstallOutcome,
-        account: str | None,
-        *,
-        identify_later: bool = False,
-    ) -> None:
-        connected = outcome is InstallOutcome.CONNECTED
+    async def _refuse(self, grant: PendingGrant, problem: Problem, account: str | None) -> NotConnected:
+        """The grant becomes nobody's."""
         await self._installs.finish_install(
             grant.install.state_hash,
-            outcome,
+            InstallOutcome.CONFLICT,
             account=account,
-            spend=connected,
-            drop_grant=not identify_later,
+            spend=False,
+            drop_grant=True,
             at=self._clock.now(),
         )
+        return NotConnected(problem)

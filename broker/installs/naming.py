@@ -6,7 +6,7 @@ from typing import Literal
 
 from broker.model import Account, Identity, PendingInstall
 
-Problem = Literal["other_name", "other_subject", "other_identity", "no_name"]
+Problem = Literal["other_name", "other_subject", "other_identity", "no_name", "link_used"]
 
 
 @dataclass(frozen=True, slots=True)

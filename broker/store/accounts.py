@@ -1,10 +1,11 @@
 """Accounts, as looking after them sees them: connect, find, freeze, rename, remove, purge."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
-from broker.model import Account, Event, Reason, Ref, Spare, Status
+from broker.model import Account, Event, InstallOutcome, Reason, Ref, Spare, Status
 from broker.store.database import Transaction
-from broker.store.interface import AccountGroup, AccountQuery
+from broker.store.interface import AccountGroup, AccountQuery, IdentityTaken, TicketSpent
 from broker.store.renewals import Renewals, insert_spare
 from broker.store.rows import (
     ASSIGNMENTS,
@@ -40,9 +41,14 @@ SELECT provider, status, used, span, COUNT(*), MIN(expires_at), MAX(name) FROM (
          {{span}} AS span
     FROM accounts WHERE name > $1 ORDER BY name LIMIT $2) AS page
  GROUP BY provider, status, used, span"""
-BY_IDENTITY = (
-    f"SELECT {COLUMNS} FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL"
-)
+BY_IDENTITY = f"""
+SELECT {COLUMNS} FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL ORDER BY name"""
+HOLDERS = """
+SELECT name FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL ORDER BY name"""
+DOUBLES = """
+SELECT a.name, b.name FROM accounts a JOIN accounts b
+    ON b.provider = a.provider AND b.external_id = a.external_id AND b.removed_at IS NULL AND b.name < a.name
+ WHERE a.identity_double <> '' AND a.removed_at IS NULL ORDER BY b.name, a.name LIMIT $1"""
 INSERT = f"""
 INSERT INTO accounts ({COLUMNS}, next_at) VALUES ({PLACEHOLDERS}, ${WIDTH + 1}) ON CONFLICT (name) DO NOTHING"""
 REPLACE = f"""
@@ -54,6 +60,10 @@ UPDATE accounts
        frozen = COALESCE($5, frozen),
        frozen_since = CASE WHEN CAST($5 AS TEXT) IS NULL THEN frozen_since ELSE CAST($6 AS DOUBLE PRECISION) END
  WHERE name = $1 AND epoch = $2"""
+SPEND_TICKET = "UPDATE tickets SET spent_at = $2 WHERE hash = $1 AND spent_at IS NULL"
+CONNECTED = f"""
+UPDATE installs SET outcome = '{InstallOutcome.CONNECTED}', outcome_account = $2, sealed_verifier = NULL
+ WHERE state_hash = $1"""
 DROP_GRANT = """
 UPDATE installs SET sealed_access = NULL, sealed_refresh = NULL, grant_meta = NULL, next_at = NULL
  WHERE state_hash = $1"""
@@ -66,18 +76,16 @@ RENAME_BESIDES = (
     "UPDATE foretold_ends SET account = $2 WHERE account = $1",
     "UPDATE imports SET account = $2 WHERE account = $1",
 )
-# Finished trips of the same person go too, but none whose grant still waits for its own account.
-ITS_INSTALLS = """
- account = $1 OR outcome_account = $1
- OR (subject = (SELECT subject FROM accounts WHERE name = $1) AND taken_at IS NOT NULL AND grant_meta IS NULL)"""
+ITS_INSTALLS = "account = $1 OR outcome_account = $1"
 ITS_GRANTS = "SELECT id FROM plugin_grants WHERE account = $1"
 PURGE = (
     """DELETE FROM tickets WHERE account = $1
      OR hash IN (SELECT ticket_hash FROM installs WHERE account = $1 OR outcome_account = $1)""",
     f"DELETE FROM installs WHERE {ITS_INSTALLS}",
     "DELETE FROM spares WHERE account = $1",
+    # Not by the account's own subject: whoever may manage the account can set that to another person's.
     """DELETE FROM events WHERE account = $1
-     OR (account IS NULL AND subject = (SELECT subject FROM accounts WHERE name = $1))""",
+     OR (account IS NULL AND subject IN (SELECT subject FROM plugin_grants WHERE account = $1))""",
     f"DELETE FROM plugin_codes WHERE grant_id IN ({ITS_GRANTS})",
     f"DELETE FROM plugin_pairs WHERE grant_id IN ({ITS_GRANTS})",
     "DELETE FROM plugin_grants WHERE account = $1",
@@ -87,6 +95,12 @@ PURGE = (
     "DELETE FROM accounts WHERE name = $1",
 )
 """Everything that names the account or the person behind it; the row itself last, because the others ask it."""
+
+
+RESTORE = """
+UPDATE accounts SET removed_at = NULL,
+       next_at = CASE WHEN dead IS NULL AND frozen IS NULL THEN CAST($3 AS DOUBLE PRECISION) ELSE NULL END
+ WHERE name = $1 AND removed_at >= $2"""
 
 
 class _NameTaken(Exception):
@@ -128,6 +142,9 @@ class Accounts(Renewals):
         rows = await self._database.read(BY_IDENTITY, provider, external_id)
         return to_account(rows[0]) if rows else None
 
+    async def doubles(self, limit: int) -> list[tuple[str, str]]:
+        return [(str(older), str(name)) for name, older in await self._database.read(DOUBLES, limit)]
+
     async def connect(
         self,
         account: Account,
@@ -136,8 +153,11 @@ class Accounts(Renewals):
         next_at: float | None,
         grant: str | None,
         events: Sequence[Event],
+        keep_grant: bool = False,
     ) -> bool:
         async def work(transaction: Transaction) -> bool:
+            if await _identity_holder(transaction, account) is not None:
+                return False
             if expected is None:
                 changed = await transaction.execute(INSERT, *to_values(account), next_at)
             else:
@@ -149,7 +169,8 @@ class Accounts(Renewals):
             await transaction.execute(
                 "DELETE FROM spares WHERE account = $1 AND epoch < $2", account.name, account.epoch
             )
-            await transaction.execute(DROP_GRANT, grant)
+            if grant is not None:
+                await _end_install(transaction, grant, account, keep_grant=keep_grant)
             await insert_events(transaction, list(events))
             await transaction.tell(account.name)
             return True
@@ -164,15 +185,21 @@ class Accounts(Renewals):
         *,
         external_id: str | None,
         label: str | None,
-        frozen: Reason | None,
         at: float,
         grant: str,
     ) -> bool:
         async def work(transaction: Transaction) -> bool:
-            changed = await transaction.execute(IDENTIFY, ref.name, ref.epoch, external_id, label, frozen, at)
+            rows = await transaction.fetch(f"SELECT {COLUMNS} FROM accounts WHERE name = $1", ref.name)
+            is_double = False
+            if rows and external_id is not None:
+                identified = replace(to_account(rows[0]), external_id=external_id)
+                is_double = await _identity_holder(transaction, identified) is not None
+            pinned = None if is_double else external_id
+            frozen = Reason.DUPLICATE_IDENTITY if is_double else None
+            await transaction.execute(IDENTIFY, ref.name, ref.epoch, pinned, label, frozen, at)
             await transaction.execute(DROP_GRANT, grant)
             await transaction.tell(ref.name)
-            return changed == 1
+            return not is_double
 
         identified = await self._database.write(work)
         self._changed(ref.name)
@@ -259,16 +286,17 @@ class Accounts(Renewals):
         return removed
 
     async def restore(self, name: str, since: float, at: float) -> bool:
-        return await self._update(
-            name,
-            """UPDATE accounts SET removed_at = NULL,
-                      next_at = CASE WHEN dead IS NULL AND frozen IS NULL THEN CAST($3 AS DOUBLE PRECISION)
-                                     ELSE NULL END
-                WHERE name = $1 AND removed_at >= $2""",
-            name,
-            since,
-            at,
-        )
+        async def work(transaction: Transaction) -> bool:
+            rows = await transaction.fetch(f"SELECT {COLUMNS} FROM accounts WHERE name = $1", name)
+            if rows and (holder := await _identity_holder(transaction, to_account(rows[0]))) is not None:
+                raise IdentityTaken(holder)
+            restored = await transaction.execute(RESTORE, name, since, at)
+            await transaction.tell(name)
+            return restored == 1
+
+        restored = await self._database.write(work)
+        self._changed(name)
+        return restored
 
     async def purge(self, name: str, name_hash: str) -> bool:
         async def work(transaction: Transaction) -> bool:
@@ -300,6 +328,32 @@ class Accounts(Renewals):
             "SELECT name FROM accounts WHERE removed_at IS NOT NULL AND removed_at < $1 LIMIT $2", at, limit
         )
         return [name for (name,) in rows]
+
+
+async def _identity_holder(transaction: Transaction, account: Account) -> str | None:
+    """Return the other account that has this one's identity, unless this one shares it already.
+
+    Accounts that share one since before the index was made go on doing so; no new pair may come about.
+    """
+    if account.external_id is None:
+        return None
+    # Whoever else is about to give the identity to an account waits here, and then finds what was decided.
+    await transaction.alone(f"identity {account.provider} {account.external_id}")
+    names = [str(name) for (name,) in await transaction.fetch(HOLDERS, account.provider, account.external_id)]
+    return None if account.name in names else next(iter(names), None)
+
+
+async def _end_install(
+    transaction: Transaction, state_hash: str, account: Account, *, keep_grant: bool
+) -> None:
+    """Note that the install connected `account`, and spend its ticket. Raises TicketSpent."""
+    rows = await transaction.fetch("SELECT ticket_hash FROM installs WHERE state_hash = $1", state_hash)
+    ticket = rows[0][0] if rows else None
+    if ticket is not None and not await transaction.execute(SPEND_TICKET, ticket, account.refreshed_at):
+        raise TicketSpent
+    await transaction.execute(CONNECTED, state_hash, account.name)
+    if not keep_grant:
+        await transaction.execute(DROP_GRANT, state_hash)
 
 
 async def _remember_name(transaction: Transaction, name_hash: str, epoch: int, generation: int) -> None:

@@ -11,6 +11,15 @@ INSTALL = (
     " allow_replace, subject, created_by, sealed_verifier, redirect_uri, created_at, expires_at, taken_at, outcome,"
     " outcome_account"
 )
+
+
+def _placeholders(columns: str) -> str:
+    return ", ".join(f"${number}" for number in range(1, columns.count(",") + 2))
+
+
+ADD = f"INSERT INTO installs ({INSTALL}) VALUES ({_placeholders(INSTALL)})"
+OPEN_AT_ONCE = 32
+"""Installs of one link that may be under way; more would let whoever has the link fill the store."""
 GRANT = "sealed_access, sealed_refresh, grant_meta, next_at"
 TAKE = "UPDATE installs SET taken_at = $2 WHERE state_hash = $1 AND taken_at IS NULL"
 HELD = f"""
@@ -20,13 +29,24 @@ RETRY = "UPDATE installs SET next_at = $2 WHERE state_hash = $1"
 PURGE_INSTALLS = """
 DELETE FROM installs WHERE state_hash IN (
   SELECT state_hash FROM installs WHERE expires_at < $1 AND grant_meta IS NULL LIMIT $2)"""
-PURGE_TICKETS = "DELETE FROM tickets WHERE hash IN (SELECT hash FROM tickets WHERE expires_at < $1 LIMIT $2)"
+# A grant that waits for its identity spends its ticket when it connects, which may be long after.
+WAITED_FOR = "SELECT ticket_hash FROM installs WHERE ticket_hash IS NOT NULL AND grant_meta IS NOT NULL"
+PURGE_TICKETS = f"""
+DELETE FROM tickets WHERE hash IN (
+  SELECT hash FROM tickets WHERE expires_at < $1 AND hash NOT IN ({WAITED_FOR}) LIMIT $2)"""
+PURGE_CLAIMS = "DELETE FROM claims WHERE hash IN (SELECT hash FROM claims WHERE expires_at < $1 LIMIT $2)"
+CLAIM = "INSERT INTO claims (hash, expires_at) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING"
+TOO_MANY = f"""
+DELETE FROM installs WHERE state_hash IN (
+  SELECT state_hash FROM installs WHERE ticket_hash = $1 AND taken_at IS NULL
+   ORDER BY created_at DESC LIMIT 1000 OFFSET {OPEN_AT_ONCE - 1})"""
+# A grant that waits for its identity is as good as connected.
+SHOWN = INSTALL.replace(
+    "outcome,",
+    f"CASE WHEN outcome IS NULL AND grant_meta IS NOT NULL THEN '{InstallOutcome.IDENTITY_PENDING}' ELSE outcome END,",
+)
 PURGE_LOGINS = """
 DELETE FROM logins WHERE challenge_hash IN (SELECT challenge_hash FROM logins WHERE expires_at < $1 LIMIT $2)"""
-
-
-def _placeholders(columns: str) -> str:
-    return ", ".join(f"${number}" for number in range(1, columns.count(",") + 2))
 
 
 class Installs:
@@ -40,7 +60,7 @@ class Installs:
             if ticket.account is not None:
                 await transaction.alone(f"tickets of {ticket.account}")
                 await transaction.execute(
-                    "DELETE FROM tickets WHERE provider = $1 AND account = $2",
+                    f"DELETE FROM tickets WHERE provider = $1 AND account = $2 AND hash NOT IN ({WAITED_FOR})",
                     ticket.provider,
                     ticket.account,
                 )
@@ -55,11 +75,19 @@ class Installs:
         return _to_ticket(rows[0]) if rows else None
 
     async def begin_install(self, install: PendingInstall) -> None:
-        sql = f"INSERT INTO installs ({INSTALL}) VALUES ({_placeholders(INSTALL)})"
-        await self._database.write(lambda transaction: transaction.execute(sql, *_install_values(install)))
+        async def work(transaction: Transaction) -> None:
+            if install.ticket_hash is not None:
+                await transaction.execute(TOO_MANY, install.ticket_hash)
+            await transaction.execute(ADD, *_install_values(install))
+
+        await self._database.write(work)
+
+    async def claim_install(self, install: PendingInstall) -> bool:
+        sql, values = f"{ADD} ON CONFLICT (state_hash) DO NOTHING", _install_values(install)
+        return await self._database.write(lambda transaction: transaction.execute(sql, *values)) == 1
 
     async def install(self, state_hash: str) -> PendingInstall | None:
-        rows = await self._database.read(f"SELECT {INSTALL} FROM installs WHERE state_hash = $1", state_hash)
+        rows = await self._database.read(f"SELECT {SHOWN} FROM installs WHERE state_hash = $1", state_hash)
         return _to_install(rows[0]) if rows else None
 
     async def take_install(self, state_hash: str, at: float) -> bool:
@@ -150,11 +178,16 @@ class Installs:
 
         return await self._database.write(work)
 
+    async def claim(self, hash_: str, expires_at: float) -> bool:
+        return (
+            await self._database.write(lambda transaction: transaction.execute(CLAIM, hash_, expires_at)) == 1
+        )
+
     async def purge_expired(self, before: float, limit: int) -> int:
         async def work(transaction: Transaction) -> int:
             counts = [
                 await transaction.execute(sql, before, limit)
-                for sql in (PURGE_INSTALLS, PURGE_TICKETS, PURGE_LOGINS)
+                for sql in (PURGE_INSTALLS, PURGE_TICKETS, PURGE_LOGINS, PURGE_CLAIMS)
             ]
             return sum(counts)
 

@@ -47,6 +47,14 @@ class EpochMoved:
 CommitOutcome = Committed | GenerationMoved | EpochMoved
 
 
+class TicketSpent(Exception):
+    """The install's ticket has connected an account already, or a newer link took its place."""
+
+
+class IdentityTaken(Exception):
+    """Another account has the identity at the provider; the message is its name."""
+
+
 @dataclass(frozen=True, slots=True)
 class AccountQuery:
     """Which accounts to list, in the order of their names."""
@@ -211,10 +219,18 @@ class AccountStore(RefreshStore, Protocol):
         next_at: float | None,
         grant: str | None,
         events: Sequence[Event],
+        keep_grant: bool = False,
     ) -> bool:
-        """Make `account` with its new grant the row of its name, in one transaction with forgetting the pending
-        grant `grant`. `expected` is the row it was built from, None where there was none. False if that has
-        changed meanwhile: read again and seal again."""
+        """Make `account` with its new grant the row of its name. `expected` is the row it was built from, None where
+        there was none. False if that has changed meanwhile, or another account has the identity: read again, decide
+        and seal again.
+
+        `grant` is the install that it came with: in the same transaction its ticket is spent, its outcome noted, and
+        its grant forgotten unless `keep_grant`. Raises TicketSpent, and then nothing was changed."""
+        ...
+
+    async def doubles(self, limit: int) -> list[tuple[str, str]]:
+        """Pairs of accounts that share one identity since before that was refused."""
         ...
 
     async def identify(
@@ -223,11 +239,11 @@ class AccountStore(RefreshStore, Protocol):
         *,
         external_id: str | None,
         label: str | None,
-        frozen: Reason | None,
         at: float,
         grant: str,
     ) -> bool:
-        """Pin a late identity to the grant `ref` belongs to (whatever its generation), and forget `grant`."""
+        """Pin a late identity to the grant `ref` belongs to (whatever its generation), and forget `grant`. False:
+        another account has the identity, so this one was frozen as its duplicate."""
         ...
 
     async def freeze(self, name: str, reason: Reason | None, at: float) -> bool:
@@ -252,7 +268,7 @@ class AccountStore(RefreshStore, Protocol):
     async def remove(self, name: str, at: float, events: Sequence[Event]) -> bool: ...
 
     async def restore(self, name: str, since: float, at: float) -> bool:
-        """Undo a removal that is not older than `since`."""
+        """Undo a removal that is not older than `since`. Raises IdentityTaken."""
         ...
 
     async def purge(self, name: str, name_hash: str) -> bool:
@@ -280,9 +296,17 @@ class InstallStore(Protocol):
 
     async def ticket(self, ticket_hash: str) -> Ticket | None: ...
 
-    async def begin_install(self, install: PendingInstall) -> None: ...
+    async def begin_install(self, install: PendingInstall) -> None:
+        """Store an install. Of one ticket only the newest 32 that have not come back are kept."""
+        ...
 
-    async def install(self, state_hash: str) -> PendingInstall | None: ...
+    async def claim_install(self, install: PendingInstall) -> bool:
+        """Store an install that a browser kept so far, with its state taken. False: that was done before."""
+        ...
+
+    async def install(self, state_hash: str) -> PendingInstall | None:
+        """The install; one whose grant waits for its identity has the outcome IDENTITY_PENDING."""
+        ...
 
     async def take_install(self, state_hash: str, at: float) -> bool:
         """Take the state, once: True for exactly one caller, also under a race and after a restart."""
@@ -319,7 +343,13 @@ class InstallStore(Protocol):
         """Take a sign-in, once, while it has not expired."""
         ...
 
-    async def purge_expired(self, before: float, limit: int) -> int: ...
+    async def claim(self, hash_: str, expires_at: float) -> bool:
+        """Use up, once, something that a browser kept for us: True for exactly one caller until it is purged."""
+        ...
+
+    async def purge_expired(self, before: float, limit: int) -> int:
+        """Forget what ended before; at most `limit` of each kind. How many it were."""
+        ...
 
 
 class CallerStore(Protocol):

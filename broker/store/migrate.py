@@ -1,7 +1,7 @@
 """Brings a store's schema up to date by numbered files, which are never edited once released."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 
@@ -20,15 +20,16 @@ def migrations() -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-async def migrate(database: Database) -> int:
+async def migrate(database: Database, known: Mapping[int, str] | None = None) -> int:
     """Run what is missing, each migration in a transaction of its own, for a new store all in one; the schema's number.
 
     Raises StartRefused where a newer program has been here. Brokers that share a database are replaced one by one:
-    there a newer schema is taken, since migrations only ever add what an older program can do without.
+    there a newer schema is taken, since migrations only ever add what an older program can do without. `known` is for
+    tests: the migrations of an older program.
     """
     await database.write(_prepare)
     [(version,)] = await database.read("SELECT COALESCE(MAX(version), 0) FROM schema_version")
-    known = migrations()
+    known = known or migrations()
     if version > max(known) and database.dialect.shared:
         log.warning("schema.newer", schema=version, known=max(known))
         return int(version)

@@ -14,6 +14,7 @@ from broker.model import (
     RememberedPerson,
 )
 from broker.store.database import Database, Row, Transaction
+from broker.store.installs import CLAIM
 from broker.store.rows import insert_events
 
 MOST_TRIES = 5
@@ -69,6 +70,18 @@ class Plugin:
 
     async def begin_consent(self, consent: PluginConsent) -> None:
         await self._execute(ADD_CONSENT, *_values(consent))
+
+    async def claim_consent(self, consent: PluginConsent) -> bool:
+        async def work(transaction: Transaction) -> bool:
+            if not await transaction.execute(CLAIM, consent.hash, consent.expires_at):
+                return False
+            await transaction.execute(ADD_CONSENT, *_values(consent))
+            return True
+
+        return await self._database.write(work)
+
+    async def is_claimed(self, consent_hash: str) -> bool:
+        return bool(await self._database.read("SELECT 1 FROM claims WHERE hash = $1", consent_hash))
 
     async def consent(self, consent_hash: str, now: float) -> PluginConsent | None:
         rows = await self._database.read(
@@ -213,6 +226,10 @@ class Plugin:
         return [PluginGrant(*row) for row in rows]
 
     async def take_person(self, person_hash: str, now: float) -> str | None:
+        # First a look: whoever makes such a cookie up does not make the broker write.
+        if not await self._database.read("SELECT 1 FROM plugin_people WHERE hash = $1", person_hash):
+            return None
+
         async def work(transaction: Transaction) -> str | None:
             taken = await transaction.execute(
                 """UPDATE plugin_people SET taken_at = $2

@@ -33,6 +33,14 @@ class PluginStore(Protocol):
 
     async def begin_consent(self, consent: PluginConsent) -> None: ...
 
+    async def claim_consent(self, consent: PluginConsent) -> bool:
+        """Store a question that a browser kept so far. False: that was done before, whatever became of it."""
+        ...
+
+    async def is_claimed(self, consent_hash: str) -> bool:
+        """Whether `claim_consent` has stored the question, even if it was answered since."""
+        ...
+
     async def consent(self, consent_hash: str, now: float) -> PluginConsent | None:
         """A question that is still open."""
         ...

@@ -45,10 +45,13 @@ class ResealingAccounts(Accounts):
         next_at: float | None,
         grant: str | None,
         events: Sequence[Event],
+        keep_grant: bool = False,
     ) -> bool:
         store = super().connect
         return await _sealed_for(
-            lambda one: store(one, expected=expected, next_at=next_at, grant=grant, events=events),
+            lambda one: store(
+                one, expected=expected, next_at=next_at, grant=grant, events=events, keep_grant=keep_grant
+            ),
             account,
             self._reseals.account,
         )
@@ -103,6 +106,9 @@ class ResealingInstalls(Installs):
 
     async def begin_install(self, install: PendingInstall) -> None:
         await _sealed_for(super().begin_install, install, self._reseals.install)
+
+    async def claim_install(self, install: PendingInstall) -> bool:
+        return await _sealed_for(super().claim_install, install, self._reseals.install)
 
     async def hold_grant(self, grant: PendingGrant) -> None:
         await _sealed_for(super().hold_grant, grant, self._reseals.grant)

@@ -4,11 +4,13 @@ import asyncio
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+
 from broker.admin.statistics import read_statistics
-from broker.model import Event, EventKind, PendingGrant, Reason, Ref, Spare, Status, Trouble
+from broker.model import Event, EventKind, InstallOutcome, PendingGrant, Reason, Ref, Spare, Status, Trouble
 from broker.store import Stores
-from broker.store.interface import AccountQuery
-from tests.store.rows import FIRST, account, connect, install, intent, successor
+from broker.store.interface import AccountQuery, IdentityTaken, TicketSpent
+from tests.store.rows import FIRST, account, connect, install, intent, successor, ticket
 
 
 async def test_connect_is_conditioned_on_what_was_read(stores: Stores) -> None:
@@ -146,24 +148,23 @@ async def test_rename_moves_the_row_unless_it_is_being_renewed(stores: Stores) -
     assert (1, 1) == await stores.accounts.purged("hash of acme")
 
 
-async def test_late_identity_reaches_a_renewed_grant(stores: Stores) -> None:
-    """Whatever its generation; a duplicate is frozen."""
+@pytest.mark.parametrize("holder", [None, "globex"])
+async def test_late_identity_reaches_a_renewed_grant(stores: Stores, holder: str | None) -> None:
+    """Whatever its generation; where another account has that identity, this one is frozen as its duplicate."""
     await connect(stores)
     await stores.accounts.commit(successor(), [])
+    if holder is not None:
+        other = replace(account(holder), external_id="31")
+        await stores.accounts.connect(other, expected=None, next_at=None, grant=None, events=[])
 
-    found = await stores.accounts.identify(
-        FIRST, external_id="31", label="L", frozen=Reason.DUPLICATE_IDENTITY, at=9.0, grant="state"
-    )
+    is_its_own = await stores.accounts.identify(FIRST, external_id="31", label="L", at=9.0, grant="state")
 
     row = await stores.accounts.get("acme")
     assert row is not None
-    assert (True, "31", "L", Reason.DUPLICATE_IDENTITY, 9.0) == (
-        found,
-        row.external_id,
-        row.label,
-        row.frozen,
-        row.frozen_since,
+    expected = (
+        (True, "31", None, None) if holder is None else (False, "id of acme", Reason.DUPLICATE_IDENTITY, 9.0)
     )
+    assert (*expected, "L") == (is_its_own, row.external_id, row.frozen, row.frozen_since, row.label)
 
 
 async def test_reconnecting_forgets_the_pending_grant_or_nothing(stores: Stores) -> None:
@@ -282,3 +283,128 @@ async def test_pages_cover_everybody_once(stores: Stores) -> None:
         seen += [one.name for one in page]
 
     assert names == seen
+
+
+async def test_one_identity_becomes_one_account_also_in_a_race(stores: Stores) -> None:
+    """Ten names at once, for three identities: each identity gets one of them."""
+    found = await asyncio.gather(
+        *[
+            stores.accounts.connect(
+                replace(account(f"a{number}"), external_id=f"id-{number % 3}"),
+                expected=None,
+                next_at=None,
+                grant=None,
+                events=[],
+            )
+            for number in range(10)
+        ]
+    )
+
+    rows = await stores.accounts.find(AccountQuery())
+    assert 3 == found.count(True) == len(rows)
+    assert {"id-0", "id-1", "id-2"} == {row.external_id for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("provider", "external_id", "restored"),
+    [("kit", "id of acme", False), ("kustomer", "id of acme", True), ("kit", "another", True)],
+)
+async def test_removed_account_is_not_restored_beside_its_double(
+    stores: Stores, provider: str, external_id: str, restored: bool
+) -> None:
+    """Whoever connected the identity meanwhile keeps it; the error names that account."""
+    await connect(stores)
+    await stores.accounts.remove("acme", 5.0, [])
+    other = replace(account("globex", provider=provider), external_id=external_id)
+    assert await stores.accounts.connect(other, expected=None, next_at=None, grant=None, events=[])
+
+    if restored:
+        assert await stores.accounts.restore("acme", 0.0, 9.0)
+    else:
+        with pytest.raises(IdentityTaken, match="globex"):
+            await stores.accounts.restore("acme", 0.0, 9.0)
+
+
+@pytest.mark.parametrize(
+    "how", ["connected twice", "replaced by a newer link", "connected while its grant waited"]
+)
+async def test_ticket_connects_once(stores: Stores, how: str) -> None:
+    """In the transaction that connects: the second install of a link changes nothing, and its grant is kept."""
+    await stores.installs.add_ticket(ticket())
+    for state in ("first", "second"):
+        await stores.installs.begin_install(install(state, ticket_hash="t"))
+    if how == "replaced by a newer link":
+        await stores.installs.add_ticket(ticket("newer"))
+    else:
+        assert await stores.accounts.connect(
+            account(),
+            expected=None,
+            next_at=None,
+            grant="first",
+            events=[],
+            keep_grant=how == "connected while its grant waited",
+        )
+    before = await stores.accounts.get("acme")
+
+    with pytest.raises(TicketSpent):
+        await stores.accounts.connect(
+            account(epoch=2, generation=2),
+            expected=before.ref if before else None,
+            next_at=None,
+            grant="second",
+            events=[Event(1.0, EventKind.CONNECTED, "acme")],
+        )
+
+    assert before == await stores.accounts.get("acme")
+    assert [] == await stores.events.last_events(9)
+    second = await stores.installs.install("second")
+    assert second is not None
+    assert second.outcome is None
+
+
+async def test_ticket_of_a_waiting_grant_is_kept(stores: Stores) -> None:
+    """For as long as the identity takes: neither age nor a newer link keeps that grant from connecting."""
+    await stores.installs.add_ticket(ticket())
+    await stores.installs.begin_install(install(ticket_hash="t"))
+    await stores.installs.hold_grant(PendingGrant(install(), "a", "r", "Bearer", "", 1.0, 2.0, 50.0))
+
+    await stores.installs.add_ticket(ticket("newer"))
+    await stores.installs.purge_expired(10_000, 100)
+    connected = await stores.accounts.connect(
+        account(), expected=None, next_at=None, grant="state", events=[]
+    )
+
+    shown, spent = await stores.installs.install("state"), await stores.installs.ticket("t")
+    assert connected
+    assert (InstallOutcome.CONNECTED, "acme") == (shown and shown.outcome, shown and shown.outcome_account)
+    assert (100.0, None) == (spent and spent.spent_at, await stores.installs.ticket("newer"))
+
+
+ADD_GRANT = """
+INSERT INTO plugin_grants (id, client, subject, scope, created_at, last_used_at, expires_at, code_hash, account)
+VALUES ($1, 'kit', $1, '', 1, 1, 9, $1, $2)"""
+
+
+@pytest.mark.parametrize(
+    ("subject", "remains"),
+    [("victim-42", 2), ("nobody", 2), ("its-own", 1), (None, 2)],
+)
+async def test_purge_erases_no_other_persons_events(
+    stores: Stores, subject: str | None, remains: int
+) -> None:
+    """Whatever subject an account was given: what goes is what the account's own plugin grants tell of."""
+    await connect(stores)
+    joined = "acme" if subject == "its-own" else "other"
+    await stores.database.write(
+        lambda one: one.execute_all(ADD_GRANT, [("victim-42", None), ("its-own", joined)])
+    )
+    for person in ("victim-42", "its-own"):
+        await stores.events.add_events([Event(1.0, EventKind.PLUGIN_CONNECTED, subject=person)])
+    await stores.installs.begin_install(replace(install("theirs"), account=None, subject="victim-42"))
+    await stores.installs.take_install("theirs", 5.0)
+    await stores.accounts.relabel("acme", label=None, subject=subject)
+
+    await stores.accounts.purge("acme", "hash")
+
+    assert remains == len(await stores.events.last_events(9))
+    assert await stores.installs.install("theirs") is not None

@@ -246,3 +246,53 @@ async def test_what_the_store_says_of_itself_is_replaced(stores: Stores) -> None
     await stores.keys.set_meta("a", "2")
 
     assert ("2", None) == (await stores.keys.meta("a"), await stores.keys.meta("b"))
+
+
+async def test_claim_is_had_once_until_it_is_purged(stores: Stores) -> None:
+    """Fifty at once, and again later: one gets it. What has ended is forgotten, no matter how much there is."""
+    won = await asyncio.gather(*[stores.installs.claim("c", 100.0) for _ in range(50)])
+    others = [await stores.installs.claim(f"c{number}", 50.0) for number in range(5)]
+
+    purged = [await stores.installs.purge_expired(60.0, 2) for _ in range(4)]
+
+    assert (1, [True] * 5) == (won.count(True), others)
+    assert [2, 2, 1, 0] == purged
+    assert (False, True) == (
+        await stores.installs.claim("c", 100.0),
+        await stores.installs.claim("c1", 100.0),
+    )
+
+
+async def test_install_that_a_browser_kept_is_stored_once(stores: Stores) -> None:
+    """Whoever comes with the same state again finds it taken."""
+    kept = replace(install(), taken_at=5.0)
+
+    stored = await asyncio.gather(*[stores.installs.claim_install(kept) for _ in range(20)])
+
+    assert 1 == stored.count(True)
+    assert kept == await stores.installs.install("state")
+    assert not await stores.installs.take_install("state", 6.0)
+
+
+async def test_one_link_does_not_fill_the_store(stores: Stores) -> None:
+    """However often it is opened: the newest stay, and those that came back."""
+    for number in range(40):
+        one = replace(install(f"s{number:02}", ticket_hash="t"), created_at=100.0 + number)
+        await stores.installs.begin_install(one)
+        if number == 0:
+            await stores.installs.take_install("s00", 200.0)
+
+    kept = [number for number in range(40) if await stores.installs.install(f"s{number:02}")]
+
+    assert [0, *range(8, 40)] == kept
+
+
+async def test_grant_that_waits_is_shown_as_waiting(stores: Stores) -> None:
+    """A reload of the callback says that it goes on, not that the link was used."""
+    await stores.installs.begin_install(install())
+    await stores.installs.hold_grant(PendingGrant(install(), "a", "r", "Bearer", "", 1.0, 2.0, 50.0))
+
+    shown = await stores.installs.install("state")
+
+    assert shown is not None
+    assert InstallOutcome.IDENTITY_PENDING is shown.outcome

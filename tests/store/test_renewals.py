@@ -446,7 +446,7 @@ async def test_times_of_this_run_move_with_the_clock(stores: Stores, by: float) 
     now = 1_000_000.0
     old = replace(account("old"), issued_at=now - 5000, expires_at=now + 9000, refreshed_at=now - 5000)
     new = replace(account("new"), issued_at=now - 50, expires_at=now + 9000, refreshed_at=now - 50)
-    waits = replace(old, name="waits", trouble=replace(old.trouble, not_before=now + 30))
+    waits = replace(old, name="waits", external_id=None, trouble=replace(old.trouble, not_before=now + 30))
     for one in (old, new, waits):
         await stores.accounts.connect(one, expected=None, next_at=now + 8000, grant=None, events=[])
 
@@ -466,8 +466,10 @@ async def test_what_a_wrong_clock_noted_is_due(stores: Stores) -> None:
     """A token issued in the future, and a pause that is longer than any."""
     now = 1_000_000.0
     usual = replace(account("usual"), issued_at=now - 50, expires_at=now + 9000)
-    future = replace(usual, name="future", issued_at=now + 50)
-    waits = replace(usual, name="waits", trouble=replace(usual.trouble, not_before=now + 9000))
+    future = replace(usual, name="future", external_id=None, issued_at=now + 50)
+    waits = replace(
+        usual, name="waits", external_id=None, trouble=replace(usual.trouble, not_before=now + 9000)
+    )
     for one in (usual, future, waits):
         await stores.accounts.connect(one, expected=None, next_at=now + 8000, grant=None, events=[])
 
