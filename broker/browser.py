@@ -1,10 +1,20 @@
-"""The cookie that binds a trip to a provider, or a sign-in, to the browser that began it."""
+"""What browsers keep for the broker: who they are, and requests of people whom nobody knows yet."""
 
+import base64
+import binascii
 import hmac
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from broker import oauth
+from broker.clock import Clock
+from broker.keyring import Keyring, SealBroken, UnknownKey
 from broker.model import Secret
 
 NAME = "broker_browser"
@@ -12,6 +22,12 @@ LIFE = 3600
 PERSON, PERSON_LIFE = "broker_person", 600
 """Who has just been asked in this browser, for the install that follows."""
 LENGTH = 43
+KEPT = "broker_flow"
+KEPT_BYTES = 1024
+"""Name and value of a kept request."""
+KEPT_AT_ONCE = 4
+MOVED = "moved"
+"""Marks a request that was sent to the public address; a proxy may rewrite `Host`, and it is sent there once."""
 
 
 class BrowserCookie:
@@ -48,3 +64,115 @@ class BrowserCookie:
 def is_same_browser(browser: Secret | None, stored_hash: str) -> bool:
     """Whether the browser is the one whose hash was stored."""
     return browser is not None and hmac.compare_digest(oauth.hashed(browser), stored_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A request that a browser keeps until it comes back."""
+
+    name: str
+    value: str = field(repr=False)
+    life: int
+
+
+class Ring(Protocol):
+    """The keys of this process, and a way to learn of those that other brokers made."""
+
+    @property
+    def keyring(self) -> Keyring: ...
+
+    async def catch_up(self) -> None:
+        """Read the keys in the store again; raises StorageUnavailable."""
+        ...
+
+
+class KeptRequests:
+    """Requests of people whom nobody knows yet, as cookies, so that strangers write nothing to the store.
+
+    Each is encrypted, ends by itself, and is found by the secret (state, challenge, handle) that comes back with the
+    browser. It gives nobody any right: whoever could forge one could as well have begun the request. Any broker on
+    the same store reads it, also after the data key was replaced.
+    """
+
+    def __init__(self, *, ring: Ring, clock: Clock, https: bool) -> None:
+        self._ring, self._clock, self._https = ring, clock, https
+        self._prefix = f"__Host-{KEPT}" if https else KEPT
+
+    def keep(self, purpose: str, handle: Secret, fields: Sequence[object], *, until: float) -> Kept | None:
+        """Return the cookie for a request; None where it does not fit into one."""
+        name = f"{self._prefix}_{int(until)}_{_tag(handle)}"
+        packed = zlib.compress(json.dumps([until, *fields], separators=(",", ":")).encode(), 9)
+        sealed = self._ring.keyring.seal_apart(_sealed_for(purpose, handle), packed)
+        value = base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
+        if len(name) + len(value) > KEPT_BYTES:
+            return None
+        return Kept(name, value, max(1, int(until - self._clock.now())))
+
+    async def find(self, purpose: str, handle: Secret, cookies: Mapping[str, str]) -> list[Any] | None:
+        """Return when the request ends and its fields; None where the browser has none, or it has ended."""
+        end = f"_{_tag(handle)}"
+        value = next((cookies[name] for name in self._names(cookies) if name.endswith(end)), "")
+        if not 0 < len(value) <= KEPT_BYTES:
+            return None
+        try:
+            sealed = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
+            packed = await self._open(_sealed_for(purpose, handle), sealed)
+        except (SealBroken, binascii.Error, ValueError):
+            return None
+        found: list[Any] = json.loads(zlib.decompress(packed))
+        return found if found[0] > self._clock.now() else None
+
+    def write(self, request: web.Request, response: web.StreamResponse, kept: Kept) -> None:
+        """Give the browser the request, and let it forget the oldest of too many."""
+        others = sorted(name for name in self._names(request.cookies) if name != kept.name)
+        for name in others[: max(0, len(others) - KEPT_AT_ONCE + 1)]:
+            response.del_cookie(name, path="/", secure=self._https, httponly=True, samesite="Lax")
+        response.set_cookie(
+            kept.name,
+            kept.value,
+            max_age=kept.life,
+            path="/",
+            secure=self._https,
+            httponly=True,
+            samesite="Lax",
+        )
+
+    def _names(self, cookies: Mapping[str, str]) -> list[str]:
+        return [name for name in cookies if name.startswith(f"{self._prefix}_")]
+
+    async def _open(self, name: str, sealed: bytes) -> bytes:
+        try:
+            return self._ring.keyring.open_apart(name, sealed)
+        except UnknownKey:
+            # Another broker may have made a key since.
+            await self._ring.catch_up()
+            return self._ring.keyring.open_apart(name, sealed)
+
+
+def is_elsewhere(request: web.Request, public_url: str) -> bool:
+    """Whether a browser came by another name than the public one, to which it must go before it gets cookies."""
+    host = request.headers.get("Host")
+    return host is not None and MOVED not in request.query and _host(f"http://{host}") != _host(public_url)
+
+
+def moved(public_url: str, path: str, query: str) -> web.Response:
+    """Send a browser to the public address; what it asks for there was looked at already."""
+    location = f"{public_url}{path}?{'&'.join(filter(None, (f'{MOVED}=1', query)))}"
+    return web.Response(status=302, headers={"Location": location, "Referrer-Policy": "no-referrer"})
+
+
+def _host(url: str) -> tuple[str | None, int | None]:
+    """Name and port, without the port that the scheme has by itself."""
+    try:
+        parts = urlsplit(url)
+        return (parts.hostname or "").rstrip("."), None if parts.port in (80, 443) else parts.port
+    except ValueError:
+        return None, None
+
+
+def _tag(handle: Secret) -> str:
+    return oauth.hashed(handle)[:16]
+
+
+def _sealed_for(purpose: str, handle: Secret) -> str:
+    return f"kept {purpose} {oauth.hashed(handle)}"

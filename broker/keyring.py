@@ -187,7 +187,10 @@ class Keyring:
     """Data keys by id; new records are sealed with the active one."""
 
     def __init__(self, *, active: str, keys: Mapping[str, bytes], index_key: bytes) -> None:
-        self._ciphers = {kid: AESGCM(key) for kid, key in keys.items()}
+        self._ciphers: dict[str, AESGCM] = {}
+        self._apart: dict[str, bytes] = {}
+        """What the keys of `seal_apart` are derived from, by data key."""
+        self._hold(keys)
         self._active = active
         self._index_key = index_key
         self._keyed: dict[str, hmac.HMAC] = {}
@@ -208,7 +211,7 @@ class Keyring:
 
     def take(self, keys: Mapping[str, bytes], *, active: str) -> None:
         """Hold these keys besides, and seal with `active` from now on."""
-        self._ciphers.update({kid: AESGCM(key) for kid, key in keys.items()})
+        self._hold(keys)
         if active not in self._ciphers:
             raise UnknownKey(f"key {active} is not in the ring")
         self._active = active
@@ -235,9 +238,37 @@ class Keyring:
         except (InvalidTag, ValueError):
             raise SealBroken(f"a record of {place.table}.{place.field} does not open in its place") from None
 
+    def seal_apart(self, name: str, plaintext: bytes) -> bytes:
+        """Encrypt under a key that is derived for `name` alone, for what lies outside the store.
+
+        However often strangers make the broker do this, they do not use up the data key's nonces.
+        """
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = AESGCM(self._key_apart(self._active, name)).encrypt(nonce, plaintext, None)
+        return bytes.fromhex(self._active) + nonce + sealed
+
+    def open_apart(self, name: str, sealed: bytes) -> bytes:
+        """Decrypt what `seal_apart` made for `name`; raises SealBroken, UnknownKey."""
+        kid, nonce = sealed[:KID_BYTES].hex(), sealed[KID_BYTES : KID_BYTES + NONCE_BYTES]
+        if kid not in self._apart:
+            raise UnknownKey(f"sealed with key {kid}, which is not in the ring")
+        try:
+            return AESGCM(self._key_apart(kid, name)).decrypt(nonce, sealed[KID_BYTES + NONCE_BYTES :], None)
+        except (InvalidTag, ValueError):
+            raise SealBroken("this was sealed for another name, or is damaged") from None
+
     def reseal(self, place: Place, record: str) -> str:
         """The same secret under the active key; raises SealBroken, UnknownKey."""
         return self.seal(place, self.open(place, record))
+
+    def _hold(self, keys: Mapping[str, bytes]) -> None:
+        self._ciphers.update({kid: AESGCM(key) for kid, key in keys.items()})
+        self._apart.update(
+            {kid: hmac.digest(key, b"tb/apart/1", hashlib.sha256) for kid, key in keys.items()}
+        )
+
+    def _key_apart(self, kid: str, name: str) -> bytes:
+        return hmac.digest(self._apart[kid], name.encode(), hashlib.sha256)
 
     def fingerprint(self, purpose: str, text: str) -> str:
         """A keyed hash, 16 hex characters: equal for equal text, and nothing else can be learnt from it."""

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -67,6 +67,18 @@ def single_parameters(raw_query: str) -> dict[str, str]:
     if len(parameters) != len(pairs):
         raise ValueError("a parameter is repeated")
     return parameters
+
+
+def known_parameters(raw_query: str, names: Collection[str]) -> dict[str, str]:
+    """The parameters of these names that have a value; raises ValueError where one of them is repeated.
+
+    One without a value counts as left out (RFC 6749 3.1), and what is not known is ignored (4.1.2), however often
+    and however much of it there is.
+    """
+    pairs = [(name, value) for name, value in parse_qsl(raw_query) if name in names]
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a parameter is repeated")
+    return dict(pairs)
 
 
 def scope_set(scope: str) -> frozenset[str]:

@@ -126,7 +126,9 @@ class Service:
         demo = asyncio.create_task(show_demo(broker, self._settings), name="demo")
         await self._stop.wait()
         self._notifier.stopping()
-        log.info("broker.stopping", renewals=len(broker.tokens.flights))
+        log.info(
+            "broker.stopping", renewals=len(broker.tokens.flights), installs=len(broker.installs.service)
+        )
         broker.stop_waiting()
         for task in (demo, recovery, background):
             await until_cancelled(task)
@@ -140,6 +142,7 @@ class Service:
         """Every flight ends as if nobody were stopping; living tokens are served meanwhile."""
         async with _meanwhile(self._extend()):
             await broker.tokens.flights.drain()
+            await broker.installs.service.drain()
             await broker.tokens.retained.settled()
             await broker.installs.late.settled()
 

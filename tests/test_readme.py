@@ -413,12 +413,14 @@ async def test_login_response_is_believed(house: House, folder: Path) -> None:
     house.extra += '\n[login]\nurl = "https://app.example.com/kit/login"\nkey = { file = "login.pem" }'
     house.write_config()
     await house.restart()
-    login, browser = house.broker.installs.login, Secret("b" * 43)
+    login = house.broker.installs.login
     assert login is not None
-    challenge = (await login.begin("install", "{}", browser)).partition("login_challenge=")[2]
+    begun = login.begin("install", "{}")
+    assert begun is not None
+    challenge = begun[0].partition("login_challenge=")[2]
 
     response = signed(house, challenge, private)
-    person = await login.complete(Secret(challenge), response, browser)
+    person = await login.complete(Secret(challenge), response, {begun[1].name: begun[1].value})
 
     assert "user-42" == person.subject
 

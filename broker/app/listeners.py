@@ -224,6 +224,8 @@ def _public(base: Foundation, rooms: Rooms, limits: Limits) -> tuple[InstallRout
         cookie=cookie,
         people=plugin.people if plugin else None,
         person=person,
+        kept=installs.kept,
+        public_url=settings.server.public_url,
     )
     application = new_application(
         edge(
@@ -240,12 +242,12 @@ def _public(base: Foundation, rooms: Rooms, limits: Limits) -> tuple[InstallRout
     purposes: dict[str, Continue] = {PURPOSE: install_routes.signed_in}
     if plugin is not None:
         consent = consent_routes(
-            base, plugin, login=installs.login, pages=pages, cookie=cookie, person=person
+            base, plugin, login=installs.login, pages=pages, cookie=cookie, person=person, kept=installs.kept
         )
         purposes[plugin_routes.PURPOSE] = consent.signed_in
         application.add_routes([*consent.routes(), *plugin.kit.routes()])
     if installs.login is not None:
-        login = LoginRoutes(service=installs.login, pages=pages, cookie=cookie, purposes=purposes)
+        login = LoginRoutes(service=installs.login, pages=pages, purposes=purposes)
         application.add_routes(login.routes())
     _describe(application, base, "For browsers and Kit", settings.server.public_url)
     return install_routes, application

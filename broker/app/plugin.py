@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from yarl import URL
 
 from broker.app.foundation import Foundation
-from broker.browser import BrowserCookie
+from broker.browser import BrowserCookie, KeptRequests
+from broker.callers.throttle import Strangers
 from broker.config.settings import PluginSettings
 from broker.login.remembered import RememberedPeople
 from broker.login.service import LoginService
@@ -28,7 +29,9 @@ class PluginRoom:
     api: PluginApi
 
 
-def build_plugin(base: Foundation, settings: PluginSettings) -> PluginRoom:
+def build_plugin(
+    base: Foundation, settings: PluginSettings, kept: KeptRequests, strangers: Strangers
+) -> PluginRoom:
     """All of it, on one store."""
     store, clock, issuer = base.stores.plugin, base.steady, base.settings.server.public_url
     clients = Clients(settings.clients, metrics=base.metrics)
@@ -48,6 +51,8 @@ def build_plugin(base: Foundation, settings: PluginSettings) -> PluginRoom:
         gate=base.gate,
         clock=clock,
         issuer=issuer,
+        kept=kept,
+        strangers=strangers,
     )
     return PluginRoom(
         clients=clients,
@@ -66,6 +71,7 @@ def consent_routes(
     pages: Pages,
     cookie: BrowserCookie,
     person: BrowserCookie,
+    kept: KeptRequests,
 ) -> ConsentRoutes:
     """Its pages, among the others of the public listener."""
     return ConsentRoutes(
@@ -75,6 +81,8 @@ def consent_routes(
         pages=pages,
         cookie=cookie,
         person=person,
+        kept=kept,
+        public_url=base.settings.server.public_url,
         # As browsers write it: without a default port.
         origin=str(URL(base.settings.server.public_url).origin()),
         goes_on_to=lambda: [

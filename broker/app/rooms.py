@@ -21,12 +21,13 @@ from broker.app.plugin import PluginRoom, build_plugin
 from broker.app.token_room import TokenRoom, build_tokens
 from broker.audit.files import old_files
 from broker.audit.reading import last_generations
-from broker.browser import is_same_browser
+from broker.browser import KeptRequests, is_same_browser
 from broker.callers.authenticate import KeyAuthenticator
 from broker.callers.configured import ConfiguredCallers
 from broker.callers.jwks import JwksCache
 from broker.callers.jwt import JwtAuthenticator
 from broker.callers.service import CallerService
+from broker.callers.throttle import Strangers
 from broker.config.settings import CallerSettings
 from broker.installs.connect import Connector
 from broker.installs.late import RetryLater
@@ -53,6 +54,7 @@ class InstallRoom:
     late: RetryLater
     service: InstallService
     login: LoginService | None
+    kept: KeptRequests
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,11 @@ def build_rooms(
     """Every room on one foundation."""
     spools = build_spools(base, spool_folders)
     tokens = build_tokens(base, timings, spools.renewals, watch, closing)
-    installs = _installs(base, spools.grants, closing)
+    strangers = Strangers(base.clock)
+    kept = KeptRequests(
+        ring=base.ring, clock=base.steady, https=base.settings.server.public_url.startswith("https://")
+    )
+    installs = _installs(base, spools.grants, kept, strangers, closing)
     keys = build_keys(base, spools, lambda: [*tokens.retained.records(), *installs.late.records()])
     return Rooms(
         tokens=tokens,
@@ -132,7 +138,7 @@ def build_rooms(
         backups=BackupDesk(copies=copies_of(base.settings.store), gate=base.gate, clock=base.clock),
         overview=_overview(base, tokens, keys, closing),
         adoption=_adoption(base, tokens),
-        plugin=build_plugin(base, base.settings.plugin) if base.settings.plugin else None,
+        plugin=build_plugin(base, base.settings.plugin, kept, strangers) if base.settings.plugin else None,
         audit=AuditCheck(audit=base.audit, key_of=audit_key(base.keyring), gate=base.gate),
         alerts=AlertRoom(base, tokens.permit, closing),
     )
@@ -167,7 +173,13 @@ def build_keys(base: Foundation, spools: Spools, in_memory: Callable[[], Iterabl
     return KeyRoom(census, desk)
 
 
-def _installs(base: Foundation, spool: Spool[PendingGrant], closing: AsyncExitStack) -> InstallRoom:
+def _installs(
+    base: Foundation,
+    spool: Spool[PendingGrant],
+    kept: KeptRequests,
+    strangers: Strangers,
+    closing: AsyncExitStack,
+) -> InstallRoom:
     settings = base.settings
     late = RetryLater(store=base.stores.installs, spool=spool, clock=base.clock, health=base.health)
     closing.push_async_callback(late.abandon)
@@ -190,16 +202,21 @@ def _installs(base: Foundation, spool: Spool[PendingGrant], closing: AsyncExitSt
         public_url=settings.server.public_url,
         later=late,
         browser_matches=is_same_browser,
+        kept=kept,
+        strangers=strangers,
+        is_shared=base.stores.database.dialect.shared,
+        is_stopping=lambda: base.health.stopping,
     )
     if settings.login is None:
-        return InstallRoom(late, service, None)
+        return InstallRoom(late, service, None, kept)
     login = LoginService(
         settings=settings.login,
         store=base.stores.installs,
+        kept=kept,
         clock=base.clock,
         audience=settings.server.public_url,
     )
-    return InstallRoom(late, service, login)
+    return InstallRoom(late, service, login, kept)
 
 
 def _accounts(base: Foundation, tokens: TokenRoom, installs: InstallRoom) -> AccountService:
@@ -292,6 +309,8 @@ def build_background(base: Foundation, rooms: Rooms) -> Background:
             rooms.installs.service.identify_held,
             lambda: rooms.accounts.purge_removed(steady.cautious()),
             lambda: rooms.keys.desk.forget_retired(steady.cautious()),
+        ),
+        purges=(
             lambda: stores.installs.purge_expired(steady.now() - INSTALLS_KEPT, PURGE_BATCH),
             lambda: stores.plugin_purge.purge(steady.cautious(), PURGE_BATCH),
             lambda: stores.events.purge_events(steady.cautious() - EVENTS_KEPT, PURGE_BATCH),

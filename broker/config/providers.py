@@ -42,7 +42,7 @@ OURS = frozenset(
     }
 )
 """Parameters of the authorization request that the broker sets itself."""
-URLS = ("authorize_url", "token_url", "revoke_url", "api_url", "identity_url")
+URLS = ("authorize_url", "token_url", "revoke_url", "api_url", "identity_url", "issuer")
 
 
 def read_providers(tables: Mapping[str, Table]) -> dict[str, ProviderSettings]:
@@ -78,6 +78,7 @@ def _read(name: str, table: Table) -> ProviderSettings | None:
         token_url=urls["token_url"],
         revoke_url=urls["revoke_url"],
         api_url=urls["api_url"],
+        issuer=urls["issuer"],
         identity_url=urls["identity_url"],
         identity_pointer=_pointer(table, urls["identity_url"], kind),
         scopes=_scopes(table, KUSTOMER_SCOPES if kind == "kustomer" else ()),

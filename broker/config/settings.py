@@ -136,6 +136,8 @@ class ProviderSettings:
     token_url: str | None
     revoke_url: str | None
     api_url: str | None
+    issuer: str | None
+    """The provider's `iss` (RFC 9207), where it is not at the origin of its addresses."""
     identity_url: str | None
     identity_pointer: str | None
     """JSON pointer (RFC 6901) to a stable id in the identity answer."""

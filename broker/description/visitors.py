@@ -16,12 +16,14 @@ from broker.description.parts import (
 from broker.description.schemas import TEXT
 
 PROVIDER = path_parameter("provider", "As the configuration calls it", ref("Provider"), "kit")
-WRONG = page("What is wrong, in words", "400", "404", "409", "410", "500", "502", "503")
+WRONG = page("What is wrong, in words", "400", "404", "409", "410", "429", "500", "502", "503")
+MOVED = redirect("To the public address: it was asked for by another name", "302")
 BACK = redirect("Back to where the person came from", "303")
 CALLBACK_PARAMETERS = (
     query("state", "Ours, from the way there", TEXT),
     query("code", "The provider's code", TEXT),
     query("error", "The provider's refusal (RFC 6749, 4.1.2.1)", TEXT),
+    query("iss", "Who answers (RFC 9207)", TEXT),
 )
 
 
@@ -42,6 +44,26 @@ def _callback(path: str, summary: str) -> Operation:
     )
 
 
+def _form_post(path: str) -> Operation:
+    return Operation(
+        "POST",
+        path,
+        "The same for response_mode=form_post",
+        "installs",
+        {
+            **redirect("To GET of this address, with what was posted", "303"),
+            **page("It was no form", "405"),
+            **page("The form is too large", "413"),
+            **WRONG,
+        },
+        (PROVIDER,),
+        body=form(
+            {"type": "object", "properties": {"state": TEXT, "code": TEXT, "error": TEXT, "iss": TEXT}}
+        ),
+        speaks_problems=False,
+    )
+
+
 INSTALLS = (
     Operation(
         "GET",
@@ -58,6 +80,8 @@ INSTALLS = (
     ),
     _callback("/callback/{provider}", "The redirect URI"),
     _callback("/callback/{provider}/", "The same, as Kustomer's documents write it"),
+    _form_post("/callback/{provider}"),
+    _form_post("/callback/{provider}/"),
     Operation(
         "GET",
         "/login/complete",
@@ -139,7 +163,12 @@ PLUGIN = (
         "/plugin/authorize",
         "A client asks a person for access",
         "plugin",
-        {**page("The question", "200"), **redirect("To sign in, or back with an error", "303"), **WRONG},
+        {
+            **page("The question", "200"),
+            **redirect("To sign in, or back with an error", "303"),
+            **MOVED,
+            **WRONG,
+        },
         tuple(
             query(name, "RFC 6749, 4.1.1", TEXT)
             for name in ("response_type", "client_id", "redirect_uri", "scope", "state", "code_challenge")

@@ -1,8 +1,9 @@
 """What a person reads at the end of an install, or where one cannot begin. Pure."""
 
+import re
 from typing import assert_never
 
-from broker.installs.service import Visit
+from broker.installs.service import PROVIDER_ERRORS, Visit
 from broker.model import InstallOutcome
 from broker.pages import Action, Page
 
@@ -22,6 +23,11 @@ CONFLICTS = {
         "The link is for an account that was connected earlier, and you signed in to a different one."
         " The old connection is untouched.",
         "Sign out at the provider, sign in with the right account, and open the link again.",
+    ),
+    "link_used": (
+        "This link was used already",
+        "Meanwhile it connected the account, or a newer link was made, so this time nothing was connected.",
+        "If you have just connected the account, you are done. Otherwise ask for a new link.",
     ),
     "no_name": (
         "We could not tell which account this is",
@@ -49,7 +55,11 @@ FAILURES = {
     ),
 }
 UNUSABLE = {
-    "unknown": ("This link leads nowhere", "It is not one of ours, or it is too old to be remembered.", 404),
+    "unknown": (
+        "This link leads nowhere",
+        "It is not one of ours, it is too old to be remembered, or this browser did not keep our cookie.",
+        404,
+    ),
     "expired": (
         "This link has expired",
         "Links are good for a short time only, to keep your account safe.",
@@ -59,6 +69,22 @@ UNUSABLE = {
         "This link was used already",
         "Each link connects an account once. If you have just connected it, all is well.",
         410,
+    ),
+    "replaced": (
+        "This link was replaced",
+        "A newer link for this account was made after you opened this one. Nothing was connected.",
+        410,
+    ),
+    "unfinished": (
+        "We do not know how this ended",
+        "An earlier request took the answer of the provider, and no result of that is noted. If it is still under"
+        " way, it is shown here in a moment; if the service was interrupted, nothing was connected.",
+        409,
+    ),
+    "issuer": (
+        "This answer is not from the provider",
+        "It names another issuer than the provider you were sent to, so nothing was connected.",
+        400,
     ),
     "browser": (
         "This began in another browser",
@@ -78,6 +104,9 @@ UNUSABLE = {
     ),
 }
 HINTS = {
+    "replaced": "Open the newer link.",
+    "unfinished": "Load this page again in a minute. If it says the same, open the link again.",
+    "issuer": "Begin again. Whoever runs this service finds the issuer in the log, and sets `issuer` if it is right.",
     "cookies": "Allow cookies for this site, then open the link again.",
     "browser": "Open the link again, and stay in that browser.",
 }
@@ -88,6 +117,26 @@ def unusable_page(why: str) -> Page:
     title, line, status = UNUSABLE[why]
     hint = HINTS.get(why, "Ask for a new link, or begin again where you came from.")
     return Page(title=title, tone="bad", lines=(line,), hint=hint, status=status)
+
+
+def provider_error_page(error: str, description: str) -> Page:
+    """An error without a state: it belongs to no install that we know, so all there is to tell is what it says."""
+    said = ": ".join(filter(None, (_plain(error, 64), _plain(description, 200))))
+    lines = ["It did not say which install this is about. Nothing was connected."]
+    if said:
+        lines.insert(0, f"It said: “{said}”.")
+    return Page(
+        title="The provider reports an error",
+        tone="bad",
+        lines=tuple(lines),
+        hint="Begin again where you came from. If it happens again, tell whoever runs this service what is said here.",
+        status=400,
+    )
+
+
+def _plain(text: str, most: int) -> str:
+    """What anybody could have put into an address, without what makes a link, a mark-up or a control character."""
+    return re.sub(r"[^A-Za-z0-9 .,:;_()'-]+", " ", text)[:most].strip()
 
 
 def visit_page(visit: Visit, provider_label: str, back: Action | None) -> Page:
@@ -111,6 +160,17 @@ def visit_page(visit: Visit, provider_label: str, back: Action | None) -> Page:
         case InstallOutcome.CONFLICT:
             title, line, hint = CONFLICTS.get(visit.why or "", CONFLICTS["other_name"])
             return Page(title=title, tone="bad", lines=(line,), hint=hint, action=back, status=409)
+        case InstallOutcome.FAILED if visit.why in PROVIDER_ERRORS:
+            line = f"{provider_label} answered with the error {visit.why}. Nothing was connected."
+            hint = "Begin again. If it happens again, tell whoever runs this service."
+            return Page(
+                title="The provider reports an error",
+                tone="bad",
+                lines=(line,),
+                hint=hint,
+                action=back,
+                status=502,
+            )
         case InstallOutcome.FAILED:
             title, line, hint = FAILURES.get(visit.why or "", FAILURES["provider"])
             return Page(title=title, tone="bad", lines=(line,), hint=hint, action=back, status=502)

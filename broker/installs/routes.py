@@ -2,36 +2,31 @@
 
 import json
 from collections.abc import Mapping
+from urllib.parse import urlencode
 
 from aiohttp import web
 
 from broker import oauth
-from broker.browser import BrowserCookie
+from broker.browser import BrowserCookie, Kept, KeptRequests, is_elsewhere, moved
+from broker.callers.peer import site_of
 from broker.config.settings import ProviderSettings
 from broker.errors import InvalidRequest
 from broker.installs import kit_return
-from broker.installs.pages import unusable_page, visit_page
-from broker.installs.service import InstallService, LinkUnusable, Visit
+from broker.installs.pages import provider_error_page, unusable_page, visit_page
+from broker.installs.service import KNOWN_ERRORS, InstallService, LinkUnusable, Returned, Visit
 from broker.login.remembered import RememberedPeople
 from broker.login.service import LoginService, SignedIn
 from broker.model import InstallOutcome, Secret
 from broker.pages import Action, Pages
 from broker.providers.kit import APP_PAGE, APPS_PAGE
-from broker.web import CALLER, REQUEST_ID, answer, read_object
+from broker.web import CALLER, CLIENT, REQUEST_ID, answer, read_body, read_object
 from broker.wire import rfc3339
 
 PURPOSE = "install"
-AUTHORIZATION_ERRORS = frozenset(
-    {
-        "access_denied",
-        "invalid_request",
-        "invalid_scope",
-        "server_error",
-        "temporarily_unavailable",
-        "unauthorized_client",
-        "unsupported_response_type",
-    }
-)
+RETURNED = ("code", "state", "error", "error_description", "iss")
+"""What a callback may hold for us (RFC 6749 4.1.2, RFC 9207); the rest is ignored."""
+LONGEST_RETURN = 512
+"""Characters of an address at Kit that a browser can keep for us."""
 LABELS = {"kit": "Kit", "kustomer": "Kustomer"}
 
 
@@ -76,10 +71,13 @@ class InstallRoutes:
         cookie: BrowserCookie,
         people: RememberedPeople | None,
         person: BrowserCookie,
+        kept: KeptRequests,
+        public_url: str,
     ) -> None:
         self._service, self._login, self._settings = service, login, settings
         self._pages, self._cookie = pages, cookie
         self._people, self._person = people, person
+        self._kept, self._public_url = kept, public_url
 
     def use(self, settings: Mapping[str, ProviderSettings]) -> None:
         """Go on with other settings: the configuration was reloaded."""
@@ -91,22 +89,30 @@ class InstallRoutes:
             web.get("/callback/{provider}", self.callback, allow_head=False),
             # The documents of Kustomer write the redirect URI with a trailing slash.
             web.get("/callback/{provider}/", self.callback, allow_head=False),
+            web.post("/callback/{provider}", self.form_post),
+            web.post("/callback/{provider}/", self.form_post),
         ]
 
     async def install(self, request: web.Request) -> web.StreamResponse:
         """An announced install by its ticket, or one that Kit's creator began at Kit."""
         provider = request.match_info["provider"]
         browser = self._cookie.read_or_new(request)
+        # Whatever else is in the address: mail programs and Kit append parameters of their own.
         ticket = request.query.get("ticket")
+        kept = None
         try:
-            if ticket is not None and len(request.query) == 1:
+            if is_elsewhere(request, self._public_url):
+                return await self._moved(request, provider, ticket)
+            if ticket is not None:
                 url = await self._service.open_ticket(provider, Secret(ticket), browser)
             else:
-                url = await self._unannounced(request, provider, browser)
+                url, kept = await self._unannounced(request, provider, browser)
         except LinkUnusable as exc:
             return self._unusable(request, exc.why)
         response = web.Response(status=302, headers={"Location": url, "Referrer-Policy": "no-referrer"})
         self._cookie.write(response, browser)
+        if kept is not None:
+            self._kept.write(request, response, kept)
         if ticket is None and self._person.read(request) is not None:
             self._person.clear(response)
         return response
@@ -124,40 +130,78 @@ class InstallRoutes:
         """The provider sent the browser back."""
         if "prefetch" in request.headers.get("Sec-Purpose", ""):
             return web.Response(status=204)
-        provider = request.match_info["provider"]
         try:
-            parameters = _callback_parameters(request)
+            parameters = oauth.known_parameters(request.rel_url.raw_query_string, RETURNED)
+            if "state" not in parameters and "error" in parameters:
+                page = provider_error_page(parameters["error"], parameters.get("error_description", ""))
+                return self._pages.message(page, request_id=request[REQUEST_ID])
             visit = await self._service.callback(
-                provider,
-                state=Secret(parameters["state"]),
-                code=Secret(parameters["code"]) if "code" in parameters else None,
-                error=_known_error(parameters.get("error")),
+                request.match_info["provider"],
+                _returned(parameters),
                 browser=self._cookie.read(request),
+                cookies=request.cookies,
+                site=site_of(request.get(CLIENT)),
             )
-        except LinkUnusable as exc:
-            return self._unusable(request, exc.why)
+        except (LinkUnusable, ValueError) as exc:
+            return self._unusable(request, exc.why if isinstance(exc, LinkUnusable) else "malformed")
         if visit.outcome is InstallOutcome.CONNECTED and self._people is not None:
             install = visit.install
             await self._people.connected(install.browser_hash, install.subject, visit.account)
         return self._after(request, visit)
 
-    async def _unannounced(self, request: web.Request, provider: str, browser: Secret) -> str:
+    async def form_post(self, request: web.Request) -> web.StreamResponse:
+        """The provider posts its answer (`response_mode=form_post`): the browser brings it again by GET.
+
+        The post comes from the provider's site, and with it none of our cookies, which are SameSite=Lax.
+        """
+        if request.content_type != "application/x-www-form-urlencoded":
+            raise web.HTTPMethodNotAllowed(request.method, ["GET"])
+        if request.match_info["provider"] not in self._settings:
+            return self._unusable(request, "unknown")
+        try:
+            parameters = oauth.known_parameters((await read_body(request)).decode(), RETURNED)
+        except ValueError:
+            return self._unusable(request, "malformed")
+        location = oauth.with_query(f"{self._public_url}{request.rel_url.raw_path}", parameters)
+        return web.Response(status=303, headers={"Location": location, "Referrer-Policy": "no-referrer"})
+
+    async def _moved(self, request: web.Request, provider: str, ticket: str | None) -> web.Response:
+        """To the public address, where the cookies count. Raises LinkUnusable."""
+        if ticket is not None:
+            await self._service.check_ticket(provider, Secret(ticket))
+            query = urlencode({"ticket": ticket})
+        else:
+            # Last, as Kit writes it: everything behind it belongs to it.
+            query = f"redirect={_kit_return_url(request, self._kit(provider))}"
+        return moved(self._public_url, f"/install/{provider}", query)
+
+    def _kit(self, provider: str) -> ProviderSettings:
+        """The settings of a provider where an install may begin without a link; raises LinkUnusable."""
         settings = self._settings.get(provider)
         if settings is None or settings.type != "kit":
             raise LinkUnusable("unknown")
+        if self._login is None and self._people is None and not settings.open_install:
+            raise LinkUnusable("invitation")
+        return settings
+
+    async def _unannounced(
+        self, request: web.Request, provider: str, browser: Secret
+    ) -> tuple[str, Kept | None]:
+        settings = self._kit(provider)
         kit_return_url = _kit_return_url(request, settings)
         if self._people and (subject := await self._people.take(self._person.read(request))):
-            return await self._service.begin_unannounced(
+            url = await self._service.begin_unannounced(
                 provider, kit_return_url=kit_return_url, subject=subject, browser=browser
             )
+            return url, None
         if self._login is not None:
             payload = json.dumps({"provider": provider, "kit_return_url": kit_return_url})
-            return await self._login.begin(PURPOSE, payload, browser)
+            if begun := self._login.begin(PURPOSE, payload):
+                return begun
+            raise LinkUnusable("malformed")
         if not settings.open_install:
             raise LinkUnusable("invitation")
-        return await self._service.begin_unannounced(
-            provider, kit_return_url=kit_return_url, subject=None, browser=browser
-        )
+        return self._service.begin_unknown(provider, kit_return_url=kit_return_url)
 
     def _after(self, request: web.Request, visit: Visit) -> web.StreamResponse:
         """Kit's `redirect`, the ticket's `return_to`, or a page."""
@@ -184,24 +228,20 @@ def _kit_return_url(request: web.Request, settings: ProviderSettings) -> str:
     """Kit's `redirect` if it may be followed, else the app's page at Kit."""
     _, _, raw_query = request.raw_path.partition("?")
     given = kit_return.from_raw_query(raw_query)
-    if given is not None and kit_return.is_allowed(given):
+    if given is not None and len(given) <= LONGEST_RETURN and kit_return.is_allowed(given):
         return given
     return APP_PAGE.format(app_id=settings.app_id) if settings.app_id is not None else APPS_PAGE
 
 
-def _callback_parameters(request: web.Request) -> dict[str, str]:
-    """Raises LinkUnusable where a parameter is missing or repeated (RFC 6749 3.1), or both code and error came."""
-    try:
-        parameters = oauth.single_parameters(request.rel_url.raw_query_string)
-    except ValueError:
-        raise LinkUnusable("malformed") from None
-    if not parameters.get("state") or ("code" in parameters) == ("error" in parameters):
+def _returned(parameters: Mapping[str, str]) -> Returned:
+    """Raises LinkUnusable where the state is missing, or both or neither of code and error came."""
+    code, error = parameters.get("code"), parameters.get("error")
+    if "state" not in parameters or (code is None) == (error is None):
         raise LinkUnusable("malformed")
-    if parameters.get("code") == "" or any(len(value) > 4096 for value in parameters.values()):
-        raise LinkUnusable("malformed")
-    return parameters
-
-
-def _known_error(error: str | None) -> str | None:
-    """The provider's error word, for the log: one of RFC 6749 4.1.2.1, else `other`; it comes from the browser."""
-    return error if error is None or error in AUTHORIZATION_ERRORS else "other"
+    return Returned(
+        state=Secret(parameters["state"]),
+        code=None if code is None else Secret(code),
+        # For the log and the page: one of RFC 6749 4.1.2.1, else `other`; it comes from the browser.
+        error=error if error is None or error in KNOWN_ERRORS else "other",
+        iss=parameters.get("iss"),
+    )

@@ -1,16 +1,20 @@
 """Connecting an account in a browser: ticket, trip to the provider, exchange, identity, account."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import urlsplit
 
 import structlog
 
 from broker import oauth
+from broker.browser import Kept, KeptRequests
 from broker.callers.acl import covers
 from broker.callers.gate import Gate
+from broker.callers.throttle import Strangers
 from broker.clock import Clock
-from broker.errors import Forbidden, InvalidRequest, NotFound, StorageUnavailable
+from broker.errors import Forbidden, InvalidRequest, NotFound, Overloaded, StorageUnavailable
 from broker.installs.connect import Connected, Connector
 from broker.installs.late import INSTALL_LIFE, RetryLater
 from broker.model import (
@@ -42,6 +46,22 @@ from broker.store.interface import InstallStore
 
 log = structlog.get_logger()
 TICKET_LIFE = 3600.0
+KEPT_FOR = "install"
+PROVIDER_ERRORS = frozenset(
+    {
+        "invalid_request",
+        "invalid_scope",
+        "server_error",
+        "temporarily_unavailable",
+        "unauthorized_client",
+        "unsupported_response_type",
+    }
+)
+"""Of RFC 6749 4.1.2.1, those that are no decision of the person."""
+KNOWN_ERRORS = PROVIDER_ERRORS | {"access_denied"}
+LOOK_EVERY, LOOKS = 0.5, 240
+LONGEST_EXCHANGE = 120.0
+"""Seconds after which another broker's exchange is over, noted or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +76,19 @@ class Visit:
     without_refresh_token: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What came back with the browser (RFC 6749 4.1.2, RFC 9207)."""
+
+    state: Secret
+    code: Secret | None
+    error: str | None
+    """One of RFC 6749 4.1.2.1, or `other`."""
+    iss: str | None
+
+
 class LinkUnusable(Exception):
-    """A link or state that leads nowhere; `why`: unknown, expired, used, cookies, browser."""
+    """A link or state that leads nowhere; `why` is a key of `pages.UNUSABLE`."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -80,10 +111,18 @@ class InstallService:
         public_url: str,
         later: RetryLater,
         browser_matches: Callable[[Secret | None, str], bool],
+        kept: KeptRequests,
+        strangers: Strangers,
+        is_shared: bool,
+        is_stopping: Callable[[], bool],
     ) -> None:
         self._store, self._connector, self._providers = store, connector, providers
         self._seals, self._gate, self._clock, self._metrics = seals, gate, clock, metrics
         self._public_url, self._later, self._browser_matches = public_url, later, browser_matches
+        self._kept, self._strangers = kept, strangers
+        self._is_shared, self._is_stopping = is_shared, is_stopping
+        self._exchanges: dict[str, asyncio.Task[Visit]] = {}
+        """Those under way, by the hash of their state."""
 
     def use(self, providers: Mapping[str, Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
@@ -132,6 +171,10 @@ class InstallService:
 
     async def open_ticket(self, provider: str, secret: Secret, browser: Secret) -> str:
         """Where to send the browser that opened an install link; raises LinkUnusable."""
+        return await self._begin(await self.check_ticket(provider, secret), browser, kit_return_url=None)
+
+    async def check_ticket(self, provider: str, secret: Secret) -> Ticket:
+        """The ticket of an install link, while it is good; raises LinkUnusable."""
         ticket = await self._store.ticket(oauth.hashed(secret))
         if ticket is None or ticket.provider != provider:
             raise LinkUnusable("unknown")
@@ -139,46 +182,69 @@ class InstallService:
             raise LinkUnusable("used")
         if ticket.expires_at <= self._clock.now():
             raise LinkUnusable("expired")
-        return await self._begin(ticket, browser, kit_return_url=None)
+        return ticket
 
     async def begin_unannounced(
-        self, provider: str, *, kit_return_url: str | None, subject: str | None, browser: Secret
+        self, provider: str, *, kit_return_url: str | None, subject: str, browser: Secret
     ) -> str:
-        """Where to send the browser for an install that nobody announced; the account is named after its id."""
-        ticket = Ticket(
-            hash="",
-            provider=provider,
-            account=None,
-            org=None,
-            return_to=None,
-            replace=False,
-            subject=subject,
-            created_by="unannounced" if subject is None else "login",
-            expires_at=0,
-        )
-        return await self._begin(ticket, browser, kit_return_url=kit_return_url)
+        """Where to send the browser of a person who has signed in; the account is named after its id."""
+        return await self._begin(_unannounced(provider, subject), browser, kit_return_url=kit_return_url)
+
+    def begin_unknown(self, provider: str, *, kit_return_url: str) -> tuple[str, Kept]:
+        """Where to send the browser of a person whom nobody knows, and what it keeps; nothing is stored."""
+        state, verifier = oauth.new_secret(), oauth.new_secret(48)
+        install = self._new(_unannounced(provider, None), state, Secret(""), kit_return_url=kit_return_url)
+        fields = [provider, install.client_id, kit_return_url, verifier.reveal()]
+        kept = self._kept.keep(KEPT_FOR, state, fields, until=install.expires_at)
+        if kept is None:
+            raise InvalidRequest("the address to go back to is too long")
+        return self._authorize_url(install, state, verifier), kept
 
     async def callback(
-        self, provider: str, *, state: Secret, code: Secret | None, error: str | None, browser: Secret | None
+        self,
+        provider: str,
+        returned: Returned,
+        *,
+        browser: Secret | None,
+        cookies: Mapping[str, str],
+        site: str,
     ) -> Visit:
-        """The browser is back. Raises LinkUnusable."""
-        install = await self._store.install(oauth.hashed(state))
-        if install is None or install.provider != provider:
-            raise LinkUnusable("unknown")
-        if browser is None:
-            raise LinkUnusable("cookies")
-        if not self._browser_matches(browser, install.browser_hash):
-            raise LinkUnusable("browser")
-        if install.outcome is not None:
-            return Visit(install, install.outcome, install.outcome_account)
-        if install.expires_at <= self._clock.now():
-            raise LinkUnusable("expired")
-        if not await self._store.take_install(install.state_hash, self._clock.now()):
-            raise LinkUnusable("used")
-        visit = await self._refused(install) if code is None else await self._exchange(install, code)
-        self._metrics.installs.labels(provider, visit.outcome).inc()
-        log.info("install.ended", provider=provider, outcome=visit.outcome, why=visit.why or error)
-        return visit
+        """The browser is back. Raises LinkUnusable, Overloaded.
+
+        Once an exchange is under way, whoever comes with the same state waits for its end, and a stop does too.
+        """
+        install, is_stored = await self._found(provider, returned.state, browser, cookies)
+        if returned.iss is not None and not self._provider(provider).is_issuer(returned.iss, install.org):
+            log.warning("install.foreign_issuer", provider=provider, iss=returned.iss[:200])
+            raise LinkUnusable("issuer")
+        running = self._exchanges.get(install.state_hash)
+        if running is None:
+            if install.outcome is not None:
+                return Visit(install, install.outcome, install.outcome_account)
+            if install.expires_at <= self._clock.now():
+                raise LinkUnusable("expired")
+            if not is_stored and returned.code is None:
+                # Nothing is written, so that a stranger who only goes to and fro leaves nothing behind.
+                return self._told(_declined(install, returned.error), returned.error)
+            if self._is_stopping():
+                raise Overloaded(
+                    "the service is being restarted; load this page again in a minute", retry_after=60
+                )
+            if not is_stored:
+                self._strangers.admit(site)
+            running = asyncio.create_task(self._end(install, returned, is_stored=is_stored), name="exchange")
+            self._exchanges[install.state_hash] = running
+            running.add_done_callback(partial(self._ended, install.state_hash))
+        return await asyncio.shield(running)
+
+    async def drain(self) -> None:
+        """Wait for the exchanges that are under way; a code cannot be sent twice."""
+        while self._exchanges:
+            await asyncio.wait(list(self._exchanges.values()))
+
+    def __len__(self) -> int:
+        """How many exchanges are under way."""
+        return len(self._exchanges)
 
     async def identify_held(self) -> None:
         """Ask again for identities that could not be had; over restarts too."""
@@ -186,13 +252,21 @@ class InstallService:
             await self._identify_again(grant)
 
     async def _begin(self, ticket: Ticket, browser: Secret, *, kit_return_url: str | None) -> str:
-        provider = self._provider(ticket.provider)
-        state, verifier, now = oauth.new_secret(), oauth.new_secret(48), self._clock.now()
-        state_hash = oauth.hashed(state)
-        install = PendingInstall(
-            state_hash=state_hash,
+        state, verifier = oauth.new_secret(), oauth.new_secret(48)
+        install = self._new(ticket, state, browser, kit_return_url=kit_return_url)
+        sealed = self._seals.seal_pending(install.state_hash, VERIFIER, verifier)
+        url = self._authorize_url(install, state, verifier)
+        await self._store.begin_install(replace(install, sealed_verifier=sealed))
+        return url
+
+    def _new(
+        self, ticket: Ticket, state: Secret, browser: Secret, *, kit_return_url: str | None
+    ) -> PendingInstall:
+        now = self._clock.now()
+        return PendingInstall(
+            state_hash=oauth.hashed(state),
             provider=ticket.provider,
-            client_id=provider.client_id,
+            client_id=self._provider(ticket.provider).client_id,
             browser_hash=oauth.hashed(browser),
             ticket_hash=ticket.hash or None,
             account=ticket.account,
@@ -202,24 +276,102 @@ class InstallService:
             replace=ticket.replace,
             subject=ticket.subject,
             created_by=ticket.created_by,
-            sealed_verifier=self._seals.seal_pending(state_hash, VERIFIER, verifier),
+            sealed_verifier=None,
             redirect_uri=f"{self._public_url}/callback/{ticket.provider}",
             created_at=now,
             expires_at=now + INSTALL_LIFE,
         )
-        url = provider.authorize_url(
+
+    def _authorize_url(self, install: PendingInstall, state: Secret, verifier: Secret) -> str:
+        return self._provider(install.provider).authorize_url(
             redirect_uri=install.redirect_uri,
             state=state,
             verifier=verifier,
-            org=ticket.org,
-            account=ticket.account,
+            org=install.org,
+            account=install.account,
         )
-        await self._store.begin_install(install)
-        return url
 
-    async def _refused(self, install: PendingInstall) -> Visit:
-        await self._finish(install, InstallOutcome.REFUSED)
-        return Visit(install, InstallOutcome.REFUSED, install.account)
+    async def _found(
+        self, provider: str, state: Secret, browser: Secret | None, cookies: Mapping[str, str]
+    ) -> tuple[PendingInstall, bool]:
+        """The install of a state, as stored or as this browser kept it; whether it is stored."""
+        install = await self._store.install(oauth.hashed(state))
+        if install is None:
+            return await self._unstored(provider, state, browser, cookies), False
+        if install.provider != provider:
+            raise LinkUnusable("unknown")
+        if browser is None:
+            raise LinkUnusable("cookies")
+        if not self._browser_matches(browser, install.browser_hash):
+            raise LinkUnusable("browser")
+        if install.outcome is None and install.taken_at is None and install.ticket_hash is not None:
+            # Before the exchange: at some providers a new grant ends the one that connected meanwhile.
+            ticket = await self._store.ticket(install.ticket_hash)
+            if ticket is None or ticket.spent_at is not None:
+                raise LinkUnusable("replaced" if ticket is None else "used")
+        return install, True
+
+    async def _unstored(
+        self, provider: str, state: Secret, browser: Secret | None, cookies: Mapping[str, str]
+    ) -> PendingInstall:
+        kept = await self._kept.find(KEPT_FOR, state, cookies)
+        if kept is None or kept[1] != provider:
+            raise LinkUnusable("unknown")
+        if browser is None:
+            raise LinkUnusable("cookies")
+        until, _, client_id, kit_return_url, verifier = kept
+        install = self._new(_unannounced(provider, None), state, browser, kit_return_url=kit_return_url)
+        return replace(
+            install,
+            client_id=client_id,
+            sealed_verifier=self._seals.seal_pending(install.state_hash, VERIFIER, Secret(verifier)),
+            created_at=until - INSTALL_LIFE,
+            expires_at=until,
+        )
+
+    async def _end(self, install: PendingInstall, returned: Returned, *, is_stored: bool) -> Visit:
+        """Use up the state, once, and do what the provider's answer asks for."""
+        now = self._clock.now()
+        if is_stored:
+            is_ours = await self._store.take_install(install.state_hash, now)
+        else:
+            # The row is the claim: only one caller can make it, and it is there before the code is sent.
+            is_ours = await self._store.claim_install(replace(install, taken_at=now))
+        if not is_ours:
+            return await self._of_another(install)
+        if returned.code is None:
+            visit = _declined(install, returned.error)
+            await self._finish(install, visit.outcome)
+        else:
+            visit = await self._exchange(install, returned.code)
+        return self._told(visit, returned.error)
+
+    async def _of_another(self, install: PendingInstall) -> Visit:
+        """How the install ended that was begun by an earlier request, maybe at another broker, where it may go on."""
+        for _ in range(LOOKS if self._is_shared else 1):
+            row = await self._store.install(install.state_hash)
+            if row is not None and row.outcome is not None:
+                return Visit(row, row.outcome, row.outcome_account)
+            if (
+                not self._is_shared
+                or row is None
+                or self._clock.now() - (row.taken_at or 0.0) > LONGEST_EXCHANGE
+            ):
+                break
+            await self._clock.sleep(LOOK_EVERY)
+        raise LinkUnusable("unfinished")
+
+    def _told(self, visit: Visit, error: str | None) -> Visit:
+        provider = visit.install.provider
+        self._metrics.installs.labels(provider, visit.outcome).inc()
+        log.info("install.ended", provider=provider, outcome=visit.outcome, why=visit.why or error)
+        return visit
+
+    def _ended(self, state_hash: str, task: "asyncio.Task[Visit]") -> None:
+        del self._exchanges[state_hash]
+        # Whoever waited for it may be gone, and then nobody else would look.
+        if not task.cancelled() and isinstance(exc := task.exception(), Exception):
+            log.info("install.not_ended", error=type(exc).__name__)
 
     async def _exchange(self, install: PendingInstall, code: Secret) -> Visit:
         """Redeem the code, once; hold what came durably before anything else is asked."""
@@ -360,6 +512,28 @@ class InstallService:
         self._providers[name].authorize_url(
             redirect_uri=self._public_url, state=Secret("s"), verifier=Secret("v"), org=org, account=None
         )
+
+
+def _unannounced(provider: str, subject: str | None) -> Ticket:
+    """What an install may do that nobody announced: no more than name an account after its id."""
+    return Ticket(
+        hash="",
+        provider=provider,
+        account=None,
+        org=None,
+        return_to=None,
+        replace=False,
+        subject=subject,
+        created_by="unannounced" if subject is None else "login",
+        expires_at=0,
+    )
+
+
+def _declined(install: PendingInstall, error: str | None) -> Visit:
+    """An answer without a code: the person said no, or the provider names another cause."""
+    if error in PROVIDER_ERRORS:
+        return Visit(install, InstallOutcome.FAILED, install.account, error)
+    return Visit(install, InstallOutcome.REFUSED, install.account)
 
 
 def _why(outcome: TokenOutcome) -> str:

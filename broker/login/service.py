@@ -1,6 +1,7 @@
 """Sends people to the company's own app to sign in, and believes what it signs when they come back."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jwt
@@ -8,12 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from broker import oauth
-from broker.browser import is_same_browser
+from broker.browser import Kept, KeptRequests
 from broker.clock import Clock
 from broker.config.settings import LoginSettings
-from broker.model import PendingLogin, Secret
+from broker.model import Secret
 from broker.store.interface import InstallStore
 
+PURPOSE = "login"
 LIFE = 600.0
 ANSWER_LIFE = 300
 LEEWAY = 10
@@ -37,32 +39,41 @@ class SignedIn:
 class LoginService:
     """The `[login]` hand-off: a challenge that is good once, for ten minutes, in one browser."""
 
-    def __init__(self, *, settings: LoginSettings, store: InstallStore, clock: Clock, audience: str) -> None:
-        self._settings, self._store, self._clock, self._audience = settings, store, clock, audience
+    def __init__(
+        self,
+        *,
+        settings: LoginSettings,
+        store: InstallStore,
+        kept: KeptRequests,
+        clock: Clock,
+        audience: str,
+    ) -> None:
+        self._settings, self._store, self._kept = settings, store, kept
+        self._clock, self._audience = clock, audience
         key = load_pem_public_key(settings.key_pem.encode())
         self._algorithm = "EdDSA" if isinstance(key, Ed25519PublicKey) else "ES256"
 
-    async def begin(self, purpose: str, payload: str, browser: Secret) -> str:
-        """Where to send the browser. `payload` comes back with the person."""
+    def begin(self, purpose: str, payload: str) -> tuple[str, Kept] | None:
+        """Where to send the browser, and what it keeps meanwhile; None where that is too long. `payload` comes back
+        with the person. Nothing is stored: nobody knows yet who this is."""
         challenge = oauth.new_secret()
-        await self._store.begin_login(
-            PendingLogin(
-                oauth.hashed(challenge), oauth.hashed(browser), purpose, payload, self._clock.now() + LIFE
-            )
-        )
-        return oauth.with_query(self._settings.url, {"login_challenge": challenge.reveal()})
+        kept = self._kept.keep(PURPOSE, challenge, [purpose, payload], until=self._clock.now() + LIFE)
+        if kept is None:
+            return None
+        return oauth.with_query(self._settings.url, {"login_challenge": challenge.reveal()}), kept
 
-    async def complete(self, challenge: Secret, response: str | None, browser: Secret | None) -> SignedIn:
+    async def complete(self, challenge: Secret, response: str | None, cookies: Mapping[str, str]) -> SignedIn:
         """Who has signed in; None as `response` means that the person did not. Raises SignInFailed."""
         subject = self._subject_of(response, challenge) if response is not None else None
-        login = await self._store.take_login(oauth.hashed(challenge), self._clock.now())
-        if login is None:
-            raise SignInFailed("this sign-in was used already, or began more than ten minutes ago")
-        if not is_same_browser(browser, login.browser_hash):
-            raise SignInFailed("this sign-in began in another browser")
+        kept = await self._kept.find(PURPOSE, challenge, cookies)
+        if kept is None:
+            raise SignInFailed("this sign-in began in another browser, or more than ten minutes ago")
+        until, purpose, payload = kept
         if subject is None:
             raise SignInFailed("you did not sign in")
-        return SignedIn(subject, login.purpose, login.payload)
+        if not await self._store.claim(oauth.hashed(challenge), until):
+            raise SignInFailed("this sign-in was used already")
+        return SignedIn(subject, purpose, payload)
 
     def _subject_of(self, response: str, challenge: Secret) -> str:
         if not COMPACT.fullmatch(response):

@@ -14,7 +14,16 @@ from broker.plugin.refusals import BOUNCES, Bounced
 CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 """S256 of anything: 32 bytes in base64url without padding (RFC 7636 4.2)."""
 VISIBLE = re.compile(r"[\x20-\x7e]{1,4096}", re.ASCII)
-MOST_FIELDS = 32
+MOST_FIELDS = 1000
+RECOGNIZED = (
+    "client_id",
+    "redirect_uri",
+    "response_type",
+    "scope",
+    "state",
+    "code_challenge",
+    "code_challenge_method",
+)
 
 Why = Literal["malformed", "client", "redirect_uri"]
 
@@ -59,7 +68,9 @@ def read_ask(raw_query: str, clients: Clients) -> Ask | Bounce | Unredirectable:
     except ValueError:
         return Unredirectable("malformed")
     parameters = dict(pairs)
-    repeated = {name for name, _ in pairs if [one for one, _ in pairs].count(name) > 1}
+    # Only of those that mean something here: unrecognized ones are ignored (RFC 6749 3.1).
+    names = [name for name, _ in pairs]
+    repeated = {name for name in RECOGNIZED if names.count(name) > 1}
     client = None if "client_id" in repeated else clients.by_id(parameters.get("client_id", ""))
     if client is None:
         return Unredirectable("client")
@@ -114,10 +125,14 @@ def ask_to_text(ask: Ask) -> str:
 
 
 def ask_from_text(text: str, clients: Clients) -> Ask | None:
-    """None where the client, or its address, was taken out of the configuration meanwhile."""
+    """None where the client, its address or a scope was taken out of the configuration meanwhile."""
     name, redirect_uri, given, state, scope, challenge = json.loads(text)
     client = clients.named(name)
-    if client is None or redirect_uri not in client.redirect_uris:
+    if (
+        client is None
+        or redirect_uri not in client.redirect_uris
+        or not set(scope.split()) <= set(client.scopes)
+    ):
         return None
     return Ask(client, redirect_uri, given, state, scope, challenge)
 

@@ -1,22 +1,25 @@
 """Asks a person whether a client may act for them; a yes becomes a code, and is remembered for a moment."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
 
 from broker import oauth
-from broker.browser import is_same_browser
+from broker.browser import Kept, KeptRequests, is_same_browser
 from broker.callers.gate import Gate
+from broker.callers.throttle import Strangers
 from broker.clock import Clock
 from broker.model import PluginCode, PluginConsent, RememberedPerson, Secret
-from broker.plugin.authorize import Ask, Bounce, answer_location
+from broker.plugin.authorize import Ask, Bounce, answer_location, ask_from_text, ask_to_text
 from broker.plugin.clients import Clients
 from broker.plugin.connect_codes import ConnectCodes, Typed
 from broker.plugin.service import as_caller
 from broker.store.plugin_interface import PluginStore
 
 log = structlog.get_logger()
+KEPT_FOR = "consent"
 LIFE = 600.0
 CODE_LIFE = 60.0
 REMEMBERED_FOR = 600.0
@@ -56,14 +59,29 @@ class ConsentService:
         gate: Gate,
         clock: Clock,
         issuer: str,
+        kept: KeptRequests,
+        strangers: Strangers,
     ) -> None:
+        self._kept, self._strangers = kept, strangers
         self._store, self._clients, self._connect_codes = store, clients, connect_codes
         self._gate, self._clock, self.issuer = gate, clock, issuer
 
-    async def begin(self, ask: Ask, browser: Secret, subject: str | None) -> Secret:
-        """Open a question; the handle is its CSRF token. `subject` None: a connect code will say who it is."""
+    async def begin(self, ask: Ask, browser: Secret, subject: str) -> Secret:
+        """Open a question to a person who has signed in; the handle is its CSRF token."""
         handle = oauth.new_secret()
-        consent = PluginConsent(
+        await self._store.begin_consent(self._new(ask, handle, browser, subject))
+        return handle
+
+    def begin_unknown(self, ask: Ask, browser: Secret) -> tuple[Secret, PluginConsent, Kept] | None:
+        """Open a question to whoever it is: a connect code will say that. Nothing is stored; the browser keeps it.
+        None where the request is too long for that."""
+        handle = oauth.new_secret()
+        consent = self._new(ask, handle, browser, None)
+        kept = self._kept.keep(KEPT_FOR, handle, [ask_to_text(ask)], until=consent.expires_at)
+        return None if kept is None else (handle, consent, kept)
+
+    def _new(self, ask: Ask, handle: Secret, browser: Secret, subject: str | None) -> PluginConsent:
+        return PluginConsent(
             hash=oauth.hashed(handle),
             browser_hash=oauth.hashed(browser),
             client=ask.client.name,
@@ -75,14 +93,12 @@ class ConsentService:
             subject=subject,
             expires_at=self._clock.now() + LIFE,
         )
-        await self._store.begin_consent(consent)
-        return handle
 
-    async def look(self, handle: Secret, browser: Secret | None) -> PluginConsent:
+    async def look(self, handle: Secret, browser: Secret | None, cookies: Mapping[str, str]) -> PluginConsent:
         """The question, while it is open in this browser; raises ConsentGone."""
         consent = await self._store.consent(oauth.hashed(handle), self._clock.now())
         if consent is None:
-            raise ConsentGone("over")
+            return await self._unstored(handle, browser, cookies)
         if browser is None:
             raise ConsentGone("cookies")
         if not is_same_browser(browser, consent.browser_hash):
@@ -91,6 +107,28 @@ class ConsentService:
         if client is None or consent.redirect_uri not in client.redirect_uris:
             raise ConsentGone("over")
         return consent
+
+    async def store(self, consent: PluginConsent, site: str) -> None:
+        """Write down a question that only the browser has kept so far, once, before it is answered.
+
+        Raises ConsentGone, RateLimited.
+        """
+        if consent.subject is not None or await self._store.consent(consent.hash, self._clock.now()):
+            return
+        self._strangers.admit(site)
+        if not await self._store.claim_consent(consent):
+            raise ConsentGone("over")
+
+    async def _unstored(
+        self, handle: Secret, browser: Secret | None, cookies: Mapping[str, str]
+    ) -> PluginConsent:
+        kept = await self._kept.find(KEPT_FOR, handle, cookies)
+        ask = None if kept is None else ask_from_text(kept[1], self._clients)
+        if kept is None or ask is None or await self._store.is_claimed(oauth.hashed(handle)):
+            raise ConsentGone("over")
+        if browser is None:
+            raise ConsentGone("cookies")
+        return replace(self._new(ask, handle, browser, None), expires_at=kept[0])
 
     async def deny(self, consent: PluginConsent, *, request_id: str) -> str:
         """Where the browser goes; raises ConsentGone."""

@@ -20,7 +20,7 @@ Bounced = Literal[
 ]
 """Those of RFC 6749 4.1.2.1 that are told by redirecting."""
 BOUNCES: dict[Bounced, str] = {
-    "invalid_request": "A parameter is missing, malformed or repeated; code_challenge_method is S256.",
+    "invalid_request": "A parameter is missing, malformed, repeated or too long; code_challenge_method is S256.",
     "access_denied": "The person or the server said no.",
     "unsupported_response_type": "The response_type is code.",
     "invalid_scope": "A scope was asked for that this client may not ask for.",

@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from broker import oauth
-from broker.browser import BrowserCookie
+from broker.browser import BrowserCookie, KeptRequests, is_elsewhere, moved
+from broker.callers.peer import site_of
 from broker.errors import AuditUnavailable, BrokerError, InvalidRequest, StorageUnavailable
 from broker.login.service import LoginService, SignedIn
 from broker.model import PluginConsent, Secret
@@ -20,7 +21,7 @@ from broker.plugin.pages import FOREIGN, gone_page, unredirectable_page
 from broker.plugin.parameters import Asked, Credentials, read_asked, read_credentials
 from broker.plugin.refusals import Refused
 from broker.plugin.service import Active, GrantService, Issued
-from broker.web import CALLER, REQUEST_ID, answer, query_number, read_body, read_object
+from broker.web import CALLER, CLIENT, REQUEST_ID, answer, query_number, read_body, read_object
 from broker.wire import plugin_grant_json, rfc3339
 
 PURPOSE = "plugin"
@@ -45,7 +46,10 @@ class ConsentRoutes:
         person: BrowserCookie,
         origin: str,
         goes_on_to: Callable[[], Iterable[str]],
+        kept: KeptRequests,
+        public_url: str,
     ) -> None:
+        self._kept, self._public_url = kept, public_url
         self._service, self._clients, self._login = service, clients, login
         self._pages, self._cookie, self._person, self._origin = pages, cookie, person, origin
         self._goes_on_to = goes_on_to
@@ -59,7 +63,7 @@ class ConsentRoutes:
 
     async def authorize(self, request: web.Request) -> web.StreamResponse:
         """A client asks, or a person who has signed in comes back to the question."""
-        if set(request.query) == {"consent"}:
+        if "consent" in request.query and "client_id" not in request.query:
             return await self._question(request, request.query["consent"], None)
         ask = read_ask(request.rel_url.raw_query_string, self._clients)
         match ask:
@@ -67,6 +71,8 @@ class ConsentRoutes:
                 return self._pages.message(unredirectable_page(why), request_id=request[REQUEST_ID])
             case Bounce():
                 return _redirect(ask.location(self._service.issuer))
+            case Ask() if is_elsewhere(request, self._public_url):
+                return moved(self._public_url, "/plugin/authorize", request.rel_url.raw_query_string)
             case Ask():
                 return await self._identify(request, ask)
 
@@ -87,7 +93,8 @@ class ConsentRoutes:
         if decision not in ("allow", "deny"):
             return await self._question(request, handle, None)
         try:
-            consent = await self._service.look(Secret(handle), self._cookie.read(request))
+            consent = await self._service.look(Secret(handle), self._cookie.read(request), request.cookies)
+            await self._service.store(consent, site_of(request.get(CLIENT)))
             return await self._decided(request, consent, form)
         except ConsentGone as exc:
             return self._pages.message(gone_page(exc.why), request_id=request[REQUEST_ID])
@@ -112,21 +119,26 @@ class ConsentRoutes:
     async def _identify(self, request: web.Request, ask: Ask) -> web.StreamResponse:
         """Send the person to sign in, or ask for a connect code at once."""
         browser = self._cookie.read_or_new(request)
-        try:
-            if self._login is not None:
-                response = _redirect(await self._login.begin(PURPOSE, ask_to_text(ask), browser))
-            else:
-                handle = await self._service.begin(ask, browser, None)
-                consent = await self._service.look(handle, browser)
-                response = self._page(request, consent, handle.reveal(), None)
-        except StorageUnavailable:
-            response = _redirect(_unavailable(ask).location(self._service.issuer))
+        response: web.StreamResponse
+        if self._login is not None:
+            begun = self._login.begin(PURPOSE, ask_to_text(ask))
+            if begun is None:
+                return _redirect(_too_long(ask).location(self._service.issuer))
+            url, kept = begun
+            response = _redirect(url)
+        else:
+            opened = self._service.begin_unknown(ask, browser)
+            if opened is None:
+                return _redirect(_too_long(ask).location(self._service.issuer))
+            handle, consent, kept = opened
+            response = self._page(request, consent, handle.reveal(), None)
+        self._kept.write(request, response, kept)
         self._cookie.write(response, browser)
         return response
 
     async def _question(self, request: web.Request, handle: str, problem: str | None) -> web.StreamResponse:
         try:
-            consent = await self._service.look(Secret(handle), self._cookie.read(request))
+            consent = await self._service.look(Secret(handle), self._cookie.read(request), request.cookies)
         except ConsentGone as exc:
             return self._pages.message(gone_page(exc.why), request_id=request[REQUEST_ID])
         return self._page(request, consent, handle, problem)
@@ -346,6 +358,11 @@ def _source(url: str) -> str:
 
 def _unavailable(asked: Ask | PluginConsent) -> Bounce:
     return Bounce(asked.redirect_uri, asked.state, "temporarily_unavailable")
+
+
+def _too_long(ask: Ask) -> Bounce:
+    """A `state` that does not fit into the cookie in which a browser keeps the request."""
+    return Bounce(ask.redirect_uri, ask.state, "invalid_request")
 
 
 def _form(body: bytes) -> dict[str, str]:

@@ -153,6 +153,10 @@ class Provider(Protocol):
         """Where to send the browser. Raises InvalidRequest where the org is missing or malformed."""
         ...
 
+    def is_issuer(self, iss: str, org: str | None) -> bool:
+        """Whether an authorization response with this `iss` (RFC 9207) may be the provider's."""
+        ...
+
     async def request_token(self, request: TokenRequest, *, before_send: BeforeSend) -> TokenOutcome:
         """POST once and say how it ended; raises only what `before_send` raises."""
         ...

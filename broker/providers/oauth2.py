@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import quote, urlencode, urljoin
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from broker import oauth
 from broker.clock import Clock
@@ -110,6 +110,14 @@ class OAuth2Provider:
         if self._settings.pkce:
             parameters |= {"code_challenge": oauth.challenge_of(verifier), "code_challenge_method": "S256"}
         return oauth.with_query(self._at(self._endpoints.authorize, org), parameters)
+
+    def is_issuer(self, iss: str, org: str | None) -> bool:
+        if self._settings.issuer is not None:
+            # Simple string comparison (RFC 9207 2.4).
+            return iss == self._at(self._settings.issuer, org)
+        return _origin(iss) in [
+            _origin(self._at(url, org)) for url in (self._endpoints.authorize, self._endpoints.token)
+        ]
 
     def extra_authorize_parameters(self, account: str | None) -> Mapping[str, str]:  # noqa: ARG002 - for those that override it
         """What this kind of provider wants besides."""
@@ -244,6 +252,15 @@ class OAuth2Provider:
 
 async def _at_once() -> None:
     """Nothing to wait for before a revocation is sent."""
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+        return parts.scheme, parts.hostname, port
+    except ValueError:
+        return None
 
 
 def join_api(api_url: str | None, path: str) -> str | None:

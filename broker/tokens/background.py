@@ -46,6 +46,7 @@ class Background:
         keep_time: Callable[[], Awaitable[object]],
         probe: Callable[[], Awaitable[object]],
         chores: Sequence[Callable[[], Awaitable[object]]],
+        purges: Sequence[Callable[[], Awaitable[int]]] = (),
     ) -> None:
         self._store, self._flights, self._permit = store, flights, permit
         self._clock, self._settings = clock, settings
@@ -54,21 +55,28 @@ class Background:
         self._probe = probe
         """Finds out in every round whether what ails the store is over."""
         self._chores = chores
-        """Small regular work of other rooms: flushing, purging."""
+        """Small regular work of other rooms: flushing, looking again."""
+        self._purges = purges
+        """Each forgets a few rows and says how many."""
+        self._purging: asyncio.Task[None] | None = None
         self._lanes = Lanes(clock)
         self._next_chores_at = 0.0
 
     async def run(self) -> None:
         """Go round until cancelled; a round that fails is logged, and the next one comes."""
-        while True:
-            try:
-                wait = await self._round()
-            except StorageUnavailable:
-                wait = LONGEST
-            except Exception as exc:
-                log.error("background.round_failed", exc_info=exc)
-                wait = LONGEST
-            await self._begin_in_turn(wait)
+        try:
+            while True:
+                try:
+                    wait = await self._round()
+                except StorageUnavailable:
+                    wait = LONGEST
+                except Exception as exc:
+                    log.error("background.round_failed", exc_info=exc)
+                    wait = LONGEST
+                await self._begin_in_turn(wait)
+        finally:
+            if self._purging is not None:
+                await until_cancelled(self._purging)
 
     async def _round(self) -> float:
         await self._keep_time()
@@ -119,8 +127,21 @@ class Background:
         if now < self._next_chores_at:
             return
         self._next_chores_at = now + HOUSEKEEPING_EVERY
+        if self._purging is None or self._purging.done():
+            self._purging = asyncio.create_task(self._purge(), name="purge")
         for chore in self._chores:
             await chore()
+
+    async def _purge(self) -> None:
+        """Forget until nothing is due, in small transactions: renewals come between them."""
+        for purge in self._purges:
+            try:
+                while await purge():
+                    pass
+            except StorageUnavailable:
+                return
+            except Exception as exc:
+                log.error("background.purge_failed", exc_info=exc)
 
 
 class Lanes:

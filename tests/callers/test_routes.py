@@ -108,6 +108,8 @@ PUBLIC = {
     ("GET", "/install/{provider}"),
     ("GET", "/callback/{provider}"),
     ("GET", "/callback/{provider}/"),
+    ("POST", "/callback/{provider}"),
+    ("POST", "/callback/{provider}/"),
     ("GET", "/login/complete"),
 } | DESCRIPTION
 
