@@ -12,6 +12,7 @@ Random 96-bit nonces allow 2**32 records a key (NIST SP 800-38D, 8.3).
 
 import base64
 import binascii
+import codecs
 import hashlib
 import hmac
 import os
@@ -154,7 +155,7 @@ class Master:
 
 def parse_master(raw: bytes) -> Master:
     """A master key from its file: 32 bytes as base64 or hex text, or raw; raises ValueError."""
-    text = raw.strip()
+    text = raw.removeprefix(codecs.BOM_UTF8).strip()
     if len(raw) == KEY_BYTES:
         return Master(raw)
     if re.fullmatch(rb"[0-9a-fA-F]{64}", text):

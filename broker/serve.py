@@ -55,6 +55,8 @@ def run(
         logs.configure(settings.log)
         # `environ` is a copy, which a reload reads again.
         wipe_variables(settings.variables)
+        for warning in settings.warnings:
+            log.warning("config.doubtful", detail=warning)
         service = Service(settings, environ=environ, port=port, timings=timings or Timings(), watch=watch)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(service.run())

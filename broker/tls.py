@@ -1,13 +1,13 @@
 """TLS of a listener: its certificate and key, looked at before use and read again when they are renewed."""
 
 import ssl
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Never
 
 from cryptography import x509
 
+from broker.config.secrets import mode_problem
 from broker.config.settings import Tls
 from broker.errors import StartRefused
 
@@ -36,12 +36,10 @@ def usable(files: Tls, *, key: str) -> ssl.SSLContext:
     """A context of these files; raises StartRefused with what is wrong with which of them, and the next step."""
     _look_at(files.cert, f"{key}.cert", b"CERTIFICATE-----")
     _look_at(files.key, f"{key}.key", b"PRIVATE KEY-----")
-    mode = stat.S_IMODE(files.key.stat().st_mode)
     # A group may read it: so do systemd's credentials and Debian's group ssl-cert.
-    if mode & 0o037:
-        raise StartRefused(
-            f"{key}.key: {files.key} is open to others (mode {mode:o}); type: chmod 600 {files.key}"
-        )
+    problem = mode_problem(files.key)
+    if problem is not None and problem[1]:
+        raise StartRefused(f"{key}.key: {files.key} is {problem[0]}")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION

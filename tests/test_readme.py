@@ -180,7 +180,7 @@ def test_block_shows_the_defaults_of_a_provider(folder: Path, name: str) -> None
     """But for ids and secrets it is what the least that one must give leads to."""
     shown = loaded(folder, block("toml")).providers[name]
 
-    least = loaded(folder, f'[providers.{name}]\nclient_id = "…"\nclient_secret = "…"').providers[name]
+    least = loaded(folder, f'[providers.{name}]\nclient_id = "…"\nclient_secret = "..."').providers[name]
 
     assert least == replace(shown, app_id=None)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from broker.config import ConfigError, load
+from broker.config.secrets import mode_problem
 from broker.config.settings import FileKey, ServerSettings, Settings, TcpListen, Tls
 from broker.errors import StartRefused
 from broker.files import exposure
@@ -45,7 +46,8 @@ def config_checks(path: Path, environ: Mapping[str, str]) -> list[Check]:
 
 def settings_checks(settings: Settings) -> list[Check]:
     """What can be said of a valid configuration without opening anything."""
-    checks = _file_checks(settings)
+    checks = [Check("secrets", "warning", *one.split("; ", 1)) for one in settings.warnings]
+    checks += _file_checks(settings)
     checks += _sandbox_checks(settings)
     if not settings.providers:
         checks.append(
@@ -96,11 +98,11 @@ def _tls_check(files: Tls, key: str, now: float) -> Check:
 def _file_checks(settings: Settings) -> list[Check]:
     store = settings.store.path
     paths = [store.parent, store]
-    if isinstance(settings.master, FileKey) and settings.master.created:
-        paths.append(settings.master.path)
     beside = [store.with_name(store.name + suffix) for suffix in BESIDE]
     audit = [settings.audit.path] if settings.audit.path else []
     checks = [_mode_check(path) for path in paths if path.exists()]
+    if isinstance(settings.master, FileKey) and settings.master.created and settings.master.path.exists():
+        checks.append(_secret_mode_check(settings.master.path))
     # Of these only what is wrong is worth a line.
     others = [_mode_check(path) for path in (*beside, *audit) if path.is_file() or path.is_dir()]
     return checks + [check for check in others if check.level != "ok"]
@@ -111,6 +113,17 @@ def _mode_check(path: Path) -> Check:
     if exposed := exposure(path):
         return Check(what, "problem", f"open to others ({exposed.mode:o})", exposed.command)
     return Check(what, "ok", f"{stat.S_IMODE(path.stat().st_mode):o}")
+
+
+def _secret_mode_check(path: Path) -> Check:
+    what = f"mode of {path.name}"
+    if (problem := mode_problem(path)) is None:
+        return Check(what, "ok", f"{stat.S_IMODE(path.stat().st_mode):o}")
+    exposed, is_refused = problem
+    found = f"open to others ({exposed.mode:o})"
+    if is_refused:
+        return Check(what, "problem", found, exposed.command)
+    return Check(what, "warning", found, "mount it so that only the broker can read it")
 
 
 def _sandbox_checks(settings: Settings) -> list[Check]:

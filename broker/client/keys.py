@@ -1,5 +1,6 @@
 """The key that a program shows the broker: given, from `BROKER_KEY`, or from a file that others replace."""
 
+import codecs
 import os
 import re
 from collections.abc import Callable
@@ -37,7 +38,7 @@ class KeySource:
 
     def _from_file(self, path: Path) -> str:
         try:
-            return _usable(path.read_text("ascii").strip(), str(path))
+            return _usable(path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("ascii").strip(), str(path))
         except OSError as exc:
             raise KeyUnreadable(f"the key cannot be read from {path}: {exc.strerror}") from None
         except UnicodeDecodeError:

@@ -15,7 +15,7 @@ COMMAND = 'a list as in ["/usr/local/bin/page"]: a program and its arguments, no
 
 def read_alerts(table: Table, folder: Path) -> AlertSettings:
     url = checked(table, "webhook_url", table.text("webhook_url", None), page_problem)
-    given = table.secrets("webhook_secret", most=2)
+    given = table.secrets("webhook_secret", most=2, ascii_only=False)
     command = _command(table, folder)
     if table.has("webhook_url") and not table.has("webhook_secret"):
         table.wrong("webhook_secret", "nothing", "the secret that signs what webhook_url is sent")

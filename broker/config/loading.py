@@ -1,5 +1,6 @@
 """Finds and reads config.toml, whole; every mistake is told at once."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -16,7 +17,7 @@ from broker.config.problems import ConfigError, Problems
 from broker.config.providers import URLS, read_providers
 from broker.config.read import Table
 from broker.config.sandbox import LOGIN_PRIVATE_SEED, supplied_tables
-from broker.config.secrets import SecretReader
+from broker.config.secrets import SecretReader, text_of
 from broker.config.settings import SandboxSettings, Settings, StoreSettings
 from broker.config.tables import (
     read_audit,
@@ -32,7 +33,11 @@ from broker.config.tables import (
 USUAL_PATH = Path("/etc/token-broker/config.toml")
 RELOADED = ("providers", "callers", "alerts", "log")
 """What SIGHUP takes over."""
-NO_KEYS = ("path", "variables")
+DISGUISED = re.compile("[\u201c\u201d\u2018\u2019\u00a0\u200b\u2060\ufeff]")
+HOME = re.compile(r"(sqlite:)?~[^/]*(/|$)")
+PATHS = frozenset({"url", "path", "file", "cert", "key", "admin_socket", "command", "ca_file"})
+"""Keys that hold paths, or begin with one."""
+NO_KEYS = ("path", "variables", "warnings")
 KEYS = {
     "master": "keys.master",
     "previous_master": "keys.previous",
@@ -88,8 +93,10 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
         log=read_log(top.table("log")),
         sandbox=sandbox,
         variables=frozenset(secrets.variables),
+        warnings=tuple(secrets.warnings),
     )
     top.done()
+    _refuse_home(data, "", problems)
     problems.raise_if_any()
     return settings
 
@@ -156,16 +163,41 @@ def _changed(name: str, old: Any, new: Any) -> list[str]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = text_of(path.read_bytes())
     except OSError as exc:
         raise ConfigError(
             [f"{path}: cannot be read ({exc.strerror}); pass another with --config PATH or $BROKER_CONFIG"]
         ) from None
     except UnicodeError:
-        raise ConfigError([f"{path}: is not UTF-8 text"]) from None
+        raise ConfigError([f"{path}: is not UTF-8 text; save it as UTF-8"]) from None
+    try:
+        return tomllib.loads(text)
     except ValueError as exc:
         # Besides TOMLDecodeError: a number longer than Python reads.
-        raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
+        raise ConfigError([f"{path}: is not TOML: {exc}{_disguised(text)}"]) from None
+
+
+def _refuse_home(value: object, key: str, problems: Problems) -> None:
+    """Nobody expands `~` in the file: it would make a folder of that name."""
+    match value:
+        case dict():
+            for name, inner in value.items():
+                _refuse_home(inner, f"{key}.{name}".lstrip("."), problems)
+        case list():
+            for inner in value:
+                _refuse_home(inner, key, problems)
+        case str() if HOME.match(value) and key.rpartition(".")[2] in PATHS:
+            problems.add(key, "a path that begins with ~", "a whole path, or one relative to this file")
+        case _:
+            pass
+
+
+def _disguised(text: str) -> str:
+    """What word processors, chats and web pages put in place of quotes and blanks, where a file is not TOML."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := DISGUISED.search(line.partition("#")[0]):
+            return f"; line {number} holds U+{ord(found[0]):04X} in place of a quote or a blank"
+    return ""
 
 
 def _moved(data: dict[str, Any], port: int | None) -> dict[str, Any]:

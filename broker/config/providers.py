@@ -108,7 +108,10 @@ def _kind(name: str, table: Table) -> Kind | None:
 def _client(table: Table) -> OAuthClient:
     if table.raw("client_id") == "":
         table.wrong("client_id", '""', "the id that the provider gave the app")
-    return OAuthClient(table.text("client_id"), table.secrets("client_secret", most=2))
+    client_id = table.text("client_id")
+    if not client_id.isprintable() or client_id != client_id.strip():
+        table.wrong("client_id", quoted(client_id), "printable text without blanks around it")
+    return OAuthClient(client_id, table.secrets("client_secret", most=2))
 
 
 def _previous(table: Table) -> tuple[OAuthClient, ...]:

@@ -82,16 +82,18 @@ class Table:
             return tuple(default)
         return tuple(value)
 
-    def resolve(self, key: str, value: object, *, private: bool = True) -> Secret | None:
+    def resolve(
+        self, key: str, value: object, *, private: bool = True, ascii_only: bool = False
+    ) -> Secret | None:
         """A secret given as a value."""
         try:
-            return self._secrets.read(value, private=private)
+            return self._secrets.read(value, private=private, ascii_only=ascii_only)
         except SecretMissing as exc:
             # The value itself is never shown: a secret in the wrong place is still one.
             self._problems.lines.append(f"{self.key(key)}: found {exc}")
             return None
 
-    def secrets(self, key: str, *, most: int) -> tuple[Secret, ...]:
+    def secrets(self, key: str, *, most: int, ascii_only: bool = True) -> tuple[Secret, ...]:
         """One secret, or a list of up to `most`; none where the key is absent."""
         value = self._take(key, None)
         if value is None:
@@ -100,7 +102,8 @@ class Table:
         if not 1 <= len(values) <= most:
             self.wrong(key, f"a list of {len(values)}", f"{FORMS}, or a list of at most {most}")
             return ()
-        return tuple(secret for one in values if (secret := self.resolve(key, one)) is not None)
+        found = (self.resolve(key, one, ascii_only=ascii_only) for one in values)
+        return tuple(secret for secret in found if secret is not None)
 
     def raw(self, key: str, default: object = None) -> Any:
         """The value as it stands in the file."""

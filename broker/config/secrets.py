@@ -1,10 +1,12 @@
 """Secrets that stand elsewhere: `{ env = "NAME" }`, `{ file = "PATH" }`, `{ credential = "NAME" }`."""
 
+import codecs
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from broker.files import exposure
+from broker.files import Exposure, exposure
 from broker.model import Secret
 
 FORMS = 'a string, { env = "NAME" }, { file = "PATH" } or { credential = "NAME" }'
@@ -16,27 +18,71 @@ class SecretMissing(Exception):
     """A secret cannot be had; the message says what was found and what to do, never the secret."""
 
 
+def text_of(raw: bytes) -> str:
+    """The text of a file, without the byte order mark that some editors write; raises UnicodeError."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16")
+    return raw.decode("utf-8-sig")
+
+
+def is_read_only(path: Path) -> bool:
+    """Whether the file lies on a mount where nobody can change its mode, as Kubernetes and Docker mount secrets."""
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def mode_problem(
+    path: Path, is_read_only: Callable[[Path], bool] = is_read_only
+) -> tuple[Exposure, bool] | None:
+    """How a file that holds a secret is open to others, and whether to refuse it for that; None: it is not.
+
+    Its group may read it: that is how a secret is shared with a service (Kubernetes makes 0400 into 0440).
+    """
+    exposed = exposure(path)
+    if exposed is None or not exposed.mode & 0o027:
+        return None
+    return exposed, not is_read_only(path)
+
+
 class SecretReader:
     """Reads secrets from where the configuration says they are."""
 
-    def __init__(self, *, folder: Path, environ: Mapping[str, str]) -> None:
-        self._folder, self._environ = folder, environ
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        environ: Mapping[str, str],
+        is_read_only: Callable[[Path], bool] = is_read_only,
+    ) -> None:
+        self._folder, self._environ, self._is_read_only = folder, environ, is_read_only
         self.variables: set[str] = set()
         """Those of the environment that held a secret."""
+        self.warnings: list[str] = []
 
-    def read(self, value: object, *, private: bool = True) -> Secret:
-        """The secret; raises SecretMissing. `private`: a file of it must not be open to others."""
+    def read(self, value: object, *, private: bool = True, ascii_only: bool = False) -> Secret:
+        """The secret; raises SecretMissing. `private`: on one line, and a file of it must not be open to others.
+
+        Whatever its source, a byte order mark before it and line ends around it are left out, and what else editors
+        and shells leave is refused. `ascii_only`: as RFC 6749 appendix A.2 has it.
+        """
         match value:
             case str() if value:
-                return Secret(value)
+                text, where = value, "a secret"
             case {"env": str(name), **rest} if not rest:
-                return self._from_environment(name)
+                text, where = self._from_environment(name), f"${name}"
             case {"file": str(path), **rest} if not rest:
-                return self._from_file(self._folder / path, private)
+                where = f"the file {self._folder / path}"
+                text = self._from_file(self._folder / path, private)
             case {"credential": str(name), **rest} if not rest:
-                return self._from_file(self.credential(name), private=False)
+                where = f"the credential {name}"
+                text = self._from_file(self.credential(name), private=False)
             case _:
                 raise SecretMissing(f"a value that is no secret; expected {FORMS}")
+        text = text.removeprefix("\ufeff").strip("\r\n")
+        if not text:
+            raise SecretMissing(f"{where}, which is empty; expected one that holds it")
+        if private and (odd := _oddity(text, ascii_only=ascii_only)):
+            raise SecretMissing(f"{where} {odd}")
+        return Secret(text)
 
     def credential(self, name: str) -> Path:
         """Where systemd put a credential; raises SecretMissing."""
@@ -50,29 +96,45 @@ class SecretReader:
             )
         return Path(folder) / name
 
-    def _from_environment(self, name: str) -> Secret:
+    def _from_environment(self, name: str) -> str:
         if not VARIABLE.fullmatch(name):
             raise SecretMissing("{ env = … } without a variable's name; expected letters, digits and _")
         value = self._environ.get(name, "")
         if not value:
             raise SecretMissing(f'{{ env = "{name}" }}, which is not set; expected a value in ${name}')
         self.variables.add(name)
-        return Secret(value)
+        return value
 
-    def _from_file(self, path: Path, private: bool) -> Secret:
+    def _from_file(self, path: Path, private: bool) -> str:
         try:
-            exposed = exposure(path)
-            text = path.read_text(encoding="utf-8").rstrip("\r\n")
+            text = text_of(path.read_bytes())
+            problem = mode_problem(path, self._is_read_only) if private else None
         except (OSError, ValueError) as exc:
             # Not UTF-8, or a path that holds a NUL.
             why = exc.strerror if isinstance(exc, OSError) else "not text"
             raise SecretMissing(
                 f"the file {path}, which cannot be read ({why}); expected one that holds it"
             ) from None
-        if private and exposed:
-            raise SecretMissing(
-                f"the file {path}, open to others (mode {exposed.mode:o}); expected {exposed.command}"
+        if problem is not None:
+            exposed, is_refused = problem
+            found = f"open to others (mode {exposed.mode:o})"
+            if is_refused:
+                raise SecretMissing(f"the file {path}, {found}; expected {exposed.command}")
+            self.warnings.append(f"the file {path} is {found}; mount it so that only the broker can read it")
+        return text
+
+
+def _oddity(text: str, *, ascii_only: bool) -> str | None:
+    """What about a secret comes of an editor or a shell, and what was expected; never the secret."""
+    if text[0] == text[-1] and text[0] in "\"'`" and len(text) > 1:
+        return "in quotes; expected the secret without them"
+    if text != text.strip():
+        return "with a blank at its begin or end; expected the secret alone"
+    for place, letter in enumerate(text, 1):
+        if not letter.isprintable() or (ascii_only and not letter.isascii()):
+            return (
+                f"whose character {place} is U+{ord(letter):04X}; expected printable ASCII on one line"
+                if ascii_only
+                else f"whose character {place} is U+{ord(letter):04X}; expected printable text on one line"
             )
-        if not text:
-            raise SecretMissing(f"the file {path}, which is empty; expected one that holds it")
-        return Secret(text)
+    return None

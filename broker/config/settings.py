@@ -296,3 +296,5 @@ class Settings:
     sandbox: SandboxSettings
     variables: frozenset[str] = frozenset()
     """The environment variables that secrets were read from."""
+    warnings: tuple[str, ...] = ()
+    """What is taken, and should be mended."""

@@ -97,6 +97,9 @@ def read_store(
     ):
         found = quoted(shown(url)) if isinstance(value, str) else "something else"
         table.wrong("url", found, '"sqlite:PATH" or "postgresql://user@host/database"')
+    if postgres is None and not rest.isprintable():
+        table.wrong("url", "a path with odd characters", "printable ones")
+        rest = ""
     replica = checked(table, "replica", table.text("replica", _usual_replica(server)), _replica_problem)
     own = Path("var", f"postgres-{re.sub(r'[^A-Za-z0-9.-]', '_', replica or '')}")
     logs = environ.get("LOGS_DIRECTORY", "").partition(":")[0]

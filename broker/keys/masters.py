@@ -3,11 +3,15 @@
 import asyncio
 from pathlib import Path
 
+import structlog
+
+from broker.config.secrets import mode_problem
 from broker.config.settings import CommandKey, FileKey, MasterKey
 from broker.errors import StartRefused
-from broker.files import exposure, write_own
+from broker.files import write_own
 from broker.keyring import Master, new_master_text, parse_master
 
+log = structlog.get_logger()
 COMMAND_TIMEOUT = 10.0
 
 
@@ -38,8 +42,11 @@ def _read(source: FileKey, key: str, may_create: bool) -> bytes:
             )
         _create(path)
     try:
-        if source.created and (exposed := exposure(path)):
-            raise StartRefused(f"{key}: the master key {path} is {exposed}")
+        if source.created and (problem := mode_problem(path)):
+            exposed, is_refused = problem
+            if is_refused:
+                raise StartRefused(f"{key}: the master key {path} is {exposed}")
+            log.warning("secret.readable", file=str(path), mode=f"{exposed.mode:o}")
         return path.read_bytes()
     except OSError as exc:
         raise StartRefused(f"{key}: the master key {path} cannot be read: {exc.strerror}") from None

@@ -115,7 +115,7 @@ def _copy(store: Path, target: Path, at: float) -> None:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path))}?mode=ro"
+    uri = f"file:{quote(os.fsencode(path))}?mode=ro"
     if not path.exists():
         raise NotAStore(f"there is no {path}")
     connection = sqlite3.connect(uri, uri=True)

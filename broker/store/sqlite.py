@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import aiosqlite
 
@@ -74,7 +75,9 @@ class SqliteDatabase:
             try:
                 writer = await Writer.open(path)
                 undo.push_async_callback(writer.close)
-                reader = await aiosqlite.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+                reader = await aiosqlite.connect(
+                    f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, isolation_level=None
+                )
                 undo.push_async_callback(reader.close)
             except sqlite3.Error as exc:
                 raise StartRefused(f"the store {path} cannot be opened: {exc}") from None

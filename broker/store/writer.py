@@ -4,6 +4,7 @@ A transaction is one job of that thread: its statements need no turn of the loop
 """
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 from broker.errors import StartRefused, StorageUnavailable
 from broker.store.database import Row, Work
@@ -213,7 +215,7 @@ def kind_of(exc: sqlite3.Error) -> str:
 
 def _configured(path: Path) -> sqlite3.Connection:
     """A connection whose commits are durable; raises StartRefused where they cannot be."""
-    connection = sqlite3.connect(f"file:{path}?mode=rwc", uri=True, isolation_level=None)
+    connection = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=rwc", uri=True, isolation_level=None)
     try:
         for setting in SETTINGS:
             connection.execute(setting).fetchall()

@@ -1,10 +1,13 @@
 """What a configuration file leads to: settings, or every mistake at once."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from broker.config import ConfigError, Settings, admin_socket_of, load, locate, reloadable
+from broker.config.secrets import SecretMissing, SecretReader
 from broker.config.settings import CommandKey, FileKey, Rotation, TcpListen, UnixListen
 from broker.model import Secret
 
@@ -55,6 +58,9 @@ def problems(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -
         ("[store]\nurl = 'mysql://x/y'", "store.url", "sqlite:PATH"),
         ("[store]\nmemory = 0", "store.memory", "at least 1"),
         ("[store]\nmemory = true", "store.memory", "whole number"),
+        ('[store]\nurl = "sqlite:a\\u0000b"', "store.url", "odd characters"),
+        ('[providers.kit]\nclient_id = "c\\n"\nclient_secret = "s"', "providers.kit.client_id", "printable"),
+        ('[providers.kit]\nclient_id = " c"\nclient_secret = "s"', "providers.kit.client_id", "printable"),
         ("[keys]\nmaster = 'x'", "keys.master", "file"),
         ("[keys]\nmaster = { credential = 'k' }", "keys.master", "systemd"),
         ("[refresh]\nahead = 5", "refresh.ahead", "with its unit"),
@@ -181,6 +187,152 @@ def test_secrets_come_from_where_they_are(tmp_path: Path) -> None:
         (Secret("from systemd"),),
         (Secret("a"), Secret("b")),
     ] == found
+
+
+SOURCES = ("string", "env", "file", "credential")
+
+
+def from_source(source: str, text: str, folder: Path) -> tuple[str, dict[str, str]]:
+    """`text` as a secret in that place: the value in the file, and the environment."""
+    (folder / "credentials").mkdir()
+    for name in ("secret", "credentials/kit"):
+        (folder / name).write_bytes(text.encode())
+        (folder / name).chmod(0o600)
+    value = {
+        "string": json.dumps(text),
+        "env": '{ env = "KIT" }',
+        "file": '{ file = "secret" }',
+        "credential": '{ credential = "kit" }',
+    }[source]
+    return value, {"KIT": text, "CREDENTIALS_DIRECTORY": str(folder / "credentials")}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("left", ["{}\n", "{}\r\n", "{}\n\n\n", "\ufeff{}", "\ufeff{}\r\n", "\n{}"], ids=repr)
+def test_what_editors_leave_around_a_secret_is_left_out(tmp_path: Path, source: str, left: str) -> None:
+    """Wherever the secret comes from."""
+    value, environ = from_source(source, left.format("s3cret"), tmp_path)
+    found = settings(tmp_path, f'[providers.kit]\nclient_id = "c"\nclient_secret = {value}', environ)
+
+    assert (Secret("s3cret"),) == found.providers["kit"].client.secrets
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"{CANARY}\nother", "character 12 is U+000A"),
+        (f"{CANARY}\tx", "character 12 is U+0009"),
+        (f"{CANARY}\u200b", "character 12 is U+200B"),
+        (f"{CANARY}\u00e4", "character 12 is U+00E4"),
+        (f"\u00a0{CANARY}", "a blank"),
+        (f"{CANARY} ", "a blank"),
+        (f'"{CANARY}"', "in quotes"),
+        (f"'{CANARY}'\n", "in quotes"),
+        ("\n", "is empty"),
+    ],
+    ids=ascii,
+)
+def test_what_no_secret_holds_is_refused(tmp_path: Path, source: str, text: str, told: str) -> None:
+    """RFC 6749 appendix A.2, and what shells and `.env` files leave; the secret itself is not told."""
+    value, environ = from_source(source, text, tmp_path)
+    [found] = problems(tmp_path, f'[providers.kit]\nclient_id = "c"\nclient_secret = {value}', environ)
+
+    assert found.startswith("providers.kit.client_secret: found ")
+    assert told in found
+    assert CANARY not in found
+
+
+def test_webhook_secret_may_hold_any_letter(tmp_path: Path) -> None:
+    """It is no secret of OAuth; but it stands on one line as well."""
+    text = '[alerts]\nwebhook_url = "https://x.example/"\nwebhook_secret = { env = "HOOK" }'
+
+    found = settings(tmp_path, text, {"HOOK": "schl\u00fcssel\n"}).alerts.webhook
+
+    assert found is not None
+    assert ("schl\u00fcssel".encode(),) == found.keys
+    assert "U+000A" in problems(tmp_path, text, {"HOOK": "a\nb"})[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "read_only", "taken", "warned"),
+    [
+        (0o400, False, True, False),
+        (0o440, False, True, False),
+        (0o640, False, True, False),
+        (0o444, False, False, False),
+        (0o444, True, True, True),
+        (0o644, True, True, True),
+        (0o660, False, False, False),
+        (0o604, False, False, False),
+    ],
+)
+def test_mode_of_a_secret_file(tmp_path: Path, mode: int, read_only: bool, taken: bool, warned: bool) -> None:
+    """Its group may read it. On a mount that nobody can write to, what cannot be mended is told and taken."""
+    (tmp_path / "secret").write_text("s3cret")
+    (tmp_path / "secret").chmod(mode)
+    reader = SecretReader(folder=tmp_path, environ={}, is_read_only=lambda _: read_only)
+
+    if taken:
+        assert Secret("s3cret") == reader.read({"file": "secret"})
+    else:
+        with pytest.raises(SecretMissing, match=f"open to others .mode {mode:o}.; expected chmod 600"):
+            reader.read({"file": "secret"})
+    assert warned is any("secret is open to others" in warning for warning in reader.warnings)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xef\xbb\xbf" + KIT.encode(),
+        b"\xff\xfe" + KIT.encode("utf-16-le"),
+        b"\xfe\xff" + KIT.encode("utf-16-be"),
+        b"\xef\xbb\xbf" + KIT.replace("\n", "\r\n").encode(),
+    ],
+    ids=["utf-8", "utf-16-le", "utf-16-be", "utf-8-crlf"],
+)
+def test_file_with_a_byte_order_mark(tmp_path: Path, raw: bytes) -> None:
+    """As Windows' editors and PowerShell write it."""
+    (tmp_path / "config.toml").write_bytes(raw)
+
+    assert "c" == load(tmp_path / "config.toml", environ={}).providers["kit"].client.client_id
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"[server]\npublic_url = \xe2\x80\x9cx\xe2\x80\x9d", "line 2 holds U+201C"),
+        (b"[server]\n\xc2\xa0public_url = 'x'", "line 2 holds U+00A0"),
+        (b"# \xe2\x80\x9c\n[store]\xe2\x80\x8b\n", "line 2 holds U+200B"),
+        (b"[server]\npublic_url = '\xfc'", "save it as UTF-8"),
+        (b"\xff\xfe[", "save it as UTF-8"),
+    ],
+)
+def test_what_editors_put_in_place_of_quotes_and_blanks_is_named(
+    tmp_path: Path, raw: bytes, told: str
+) -> None:
+    """It looks right on the screen."""
+    (tmp_path / "config.toml").write_bytes(raw)
+
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load(tmp_path / "config.toml", environ={})
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[store]\nurl = 'sqlite:~/x.db'", "store.url"),
+        ("[store]\nurl = 'sqlite:~broker/x.db'", "store.url"),
+        ("[keys]\nmaster = { file = '~/k' }", "keys.master.file"),
+        ("[server]\nadmin_socket = '~/s'", "server.admin_socket"),
+        ("[server]\ninternal = [{ path = '~/s' }]", "server.internal.path"),
+        ("[alerts]\ncommand = ['~/page']", "alerts.command"),
+        ("[audit]\nto = { path = '~' }", "audit.to.path"),
+    ],
+)
+def test_nobody_expands_the_home_folder(tmp_path: Path, text: str, key: str) -> None:
+    """A service has none, and a folder of that name would be made."""
+    assert f"{key}: found a path that begins with ~" in problems(tmp_path, text)[0]
 
 
 def test_empty_file_has_every_default(tmp_path: Path) -> None:

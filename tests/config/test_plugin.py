@@ -89,7 +89,11 @@ def test_sandbox_supplies_kit_where_the_file_has_none(tmp_path: Path) -> None:
         ('"kit-plugin"', '"a\\nb"', "plugin.clients.kit.client_id: found"),
         ('client_secret = "s3cret"\n', "", "plugin.clients.kit.client_secret: found nothing"),
         ('"s3cret"', '""', "plugin.clients.kit.client_secret: found a value that is no secret"),
-        ('"s3cret"', '"s3cr€t"', "plugin.clients.kit.client_secret: found odd characters"),
+        (
+            '"s3cret"',
+            '"s3cr€t"',
+            "plugin.clients.kit.client_secret: found a secret whose character 5 is U+20AC",
+        ),
         ('"s3cret"', '["a", "b", "c"]', "plugin.clients.kit.client_secret: found a list of 3"),
         ('"s3cret"', '{ env = "NEVER_SET" }', "plugin.clients.kit.client_secret: found"),
         ('["https://app.kit.com/apps/install"]', "[]", "plugin.clients.kit.redirect_uris: found none"),

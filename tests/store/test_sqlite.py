@@ -68,6 +68,24 @@ async def test_open_modes_are_refused(tmp_path: Path, name: str, mode: int, hint
         await SqliteDatabase.open(tmp_path / "s" / "broker.db")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a#b.db", "a?mode=memory", "a?vfs=none&x", "100%25", "p%61th", "%00", "a b;c'd\"e", "ü", ":memory:"],
+)
+async def test_store_lies_where_its_path_says(tmp_path: Path, name: str) -> None:
+    """Whatever an address would make of the path; and it is found there again."""
+    database = await opened(tmp_path / "s" / name)
+    await database.write(lambda one: one.execute("INSERT INTO meta (key, value) VALUES ('a', 'b')"))
+    await database.close()
+    database = await opened(tmp_path / "s" / name)
+    found = await database.read("SELECT value FROM meta WHERE key = 'a'")
+    await database.close()
+
+    assert [("b",)] == found
+    assert stat.S_IMODE((tmp_path / "s" / name).stat().st_mode) == 0o600
+    assert {name} == {path.name.removesuffix(".lock") for path in (tmp_path / "s").iterdir()}
+
+
 async def test_second_instance_is_refused(tmp_path: Path) -> None:
     """And after the first has gone the store opens again."""
     first = await opened(tmp_path / "s" / "broker.db")
