@@ -32,7 +32,10 @@ class AccountRoutes:
 
     async def find(self, request: web.Request) -> web.StreamResponse:
         accounts, cursor = await self._service.find(
-            request[CALLER], self._query(request), request_id=request[REQUEST_ID]
+            request[CALLER],
+            self._query(request),
+            request_id=request[REQUEST_ID],
+            is_gone=lambda: request.transport is None,
         )
         return answer({"accounts": [self._json(account) for account in accounts], "next_cursor": cursor})
 

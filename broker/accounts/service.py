@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import structlog
 
-from broker.callers.acl import covers
+from broker.callers.acl import NameRange, covers, name_ranges
 from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
@@ -22,8 +22,41 @@ from broker.tokens.policy import is_wanted, next_look, window_opens
 log = structlog.get_logger()
 RESTORABLE_FOR = 30 * 86400.0
 PURGE_BATCH = 32
+MOST_READ, MOST_OPENED, MOST_STEPS = 20_000, 2_000, 100
+"""What a page of a list costs at most: rows that the database reads, rows that it hands over, and queries."""
+AT_ONCE = 200
+"""Rows that are handed over at a time where not every one is for the caller."""
 BY_AGE = Caller("broker", (), frozenset(), credential="schedule")
 """Who purges what nobody restored."""
+
+
+class _Listing:
+    """A page of accounts that is being gathered, and what may still be spent on it."""
+
+    def __init__(self, query: AccountQuery) -> None:
+        self.query = query
+        self.found: list[Account] = []
+        self.after = query.after
+        """Every name up to this one has been looked at."""
+        self.may_read, self._may_open, self.steps = MOST_READ, MOST_OPENED, MOST_STEPS
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has its accounts, or has cost enough."""
+        return min(self.query.limit - len(self.found), self._may_open, self.steps) <= 0
+
+    def at_once(self, names: NameRange) -> int:
+        """How many rows to open next."""
+        wanted = self.query.limit - len(self.found) if names.is_exact else AT_ONCE
+        return min(wanted, self._may_open)
+
+    def take(self, opened: Sequence[Account], seen: Sequence[Account]) -> None:
+        """Add rows, of which the caller may see some."""
+        room = self.query.limit - len(self.found)
+        self.found += seen[:room]
+        if opened:
+            self.after = (seen[room - 1] if len(seen) >= room else opened[-1]).name
+        self._may_open -= len(opened)
 
 
 class AccountService:
@@ -56,26 +89,47 @@ class AccountService:
         self._providers = providers
 
     async def find(
-        self, caller: Caller, query: AccountQuery, *, request_id: str
+        self,
+        caller: Caller,
+        query: AccountQuery,
+        *,
+        request_id: str,
+        is_gone: Callable[[], bool] = lambda: False,
     ) -> tuple[list[Account], str | None]:
-        """A page of the accounts the caller may see, and the name to go on from, None at the end."""
+        """A page of the accounts the caller may see, and the name to go on from, None at the end.
+
+        A page may be short of its limit, or empty, because so many rows were read for it. Raises ConnectionError where
+        the caller `is_gone`.
+        """
         await self._gate.require(
             caller, Permission.ACCOUNTS, None, request_id=request_id, action="accounts.list"
         )
         await self._flush_uses()
-        found: list[Account] = []
-        after = query.after
-        while len(found) < query.limit:
-            page = await self._store.find(replace(query, after=after))
-            for account in page:
-                after = account.name
-                if covers(caller, account.name):
-                    found.append(account)
-                if len(found) == query.limit:
-                    return found, after
-            if len(page) < query.limit:
-                return found, None
-        return found, after
+        page = _Listing(query)
+        for names in name_ranges(caller.accounts):
+            while page.after < names.high:
+                if is_gone():
+                    raise ConnectionResetError("the caller has hung up")
+                if page.is_full or not page.may_read:
+                    return page.found, page.after
+                await self._read(page, names, caller)
+        return page.found, page.after if page.is_full else None
+
+    async def _read(self, page: "_Listing", names: NameRange, caller: Caller) -> None:
+        """Add what the caller may see of these names, until the page has cost enough."""
+        query = replace(page.query, after=page.after, low=names.low, high=names.high)
+        count, last = await self._store.reach(query, page.may_read)
+        high = names.high if count < page.may_read else last
+        page.may_read -= count
+        while count and page.after < high and not page.is_full:
+            step = replace(query, after=page.after, high=high, limit=page.at_once(names))
+            found = await self._store.find(step)
+            page.take(found, [one for one in found if covers(caller, one.name)])
+            if len(found) < step.limit and not page.is_full:
+                page.after = high
+        if not count:
+            page.after = high
+        page.steps -= 1
 
     async def show(self, caller: Caller, name: str, *, request_id: str) -> Account:
         await self._require(caller, Permission.ACCOUNTS, name, request_id, action="accounts.show")

@@ -1,5 +1,7 @@
 """Who may do what to which account. Pure; deny by default."""
 
+import re
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
@@ -8,6 +10,18 @@ from broker.model import Caller, Permission
 EVERY = "*"
 LONGEST = 128
 """Characters of an account's name."""
+BEHIND = "~"
+"""Greater than every character of an account's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameRange:
+    """Names from `low` to `high`, both included, among which are all that some glob covers."""
+
+    low: str
+    high: str
+    is_exact: bool
+    """Whether every name in the range is covered; else each has to be looked at."""
 
 
 def may(caller: Caller, permission: Permission, account: str | None) -> bool:
@@ -34,3 +48,23 @@ def covers(caller: Caller, account: str) -> bool:
 def _covered(globs: tuple[str, ...], account: str) -> bool:
     # Remembered for ever, because other rights are other globs.
     return any(fnmatchcase(account, glob) for glob in globs)
+
+
+@lru_cache(maxsize=1024)
+def name_ranges(globs: tuple[str, ...]) -> tuple[NameRange, ...]:
+    """The ranges of names that the globs can cover, in order; no name is in two of them."""
+    ranges: list[NameRange] = []
+    # A range that holds others comes before them. Two ranges never overlap otherwise: each is all names with a prefix.
+    for one in sorted(
+        map(_range, globs), key=lambda one: (one.low, not one.high.endswith(BEHIND), not one.is_exact)
+    ):
+        if not ranges or one.low > ranges[-1].high:
+            ranges.append(one)
+    return tuple(ranges)
+
+
+def _range(glob: str) -> NameRange:
+    prefix = re.split(r"[*?\[]", glob, maxsplit=1)[0]
+    if prefix == glob:
+        return NameRange(glob, glob, is_exact=True)
+    return NameRange(prefix, prefix + BEHIND, is_exact=set(glob[len(prefix) :]) == {EVERY})

@@ -12,24 +12,15 @@ from broker.store.rows import (
     COLUMNS,
     PLACEHOLDERS,
     STATUS_SQL,
+    TROUBLED_SQL,
     WIDTH,
     insert_events,
     to_account,
     to_values,
 )
 
-FIND = f"""
-SELECT {COLUMNS} FROM accounts
- WHERE name > $1
-   AND (removed_at IS NULL) = (CAST($2 AS BIGINT) = 0)
-   AND (CAST($3 AS TEXT) IS NULL OR provider = $3)
-   AND (CAST($4 AS TEXT) IS NULL OR subject = $4)
-   AND (CAST($5 AS DOUBLE PRECISION) IS NULL OR expires_at <= $5)
-   AND (CAST($6 AS TEXT) IS NULL OR {STATUS_SQL} = $6)
-   AND (CAST($7 AS TEXT) IS NULL OR
-        lower(name || ' ' || COALESCE(label, '') || ' ' || COALESCE(subject, '') || ' ' || COALESCE(external_id, ''))
-        LIKE $7 ESCAPE '!')
- ORDER BY name LIMIT $8"""
+SEARCHED = """
+lower(name || ' ' || COALESCE(label, '') || ' ' || COALESCE(subject, '') || ' ' || COALESCE(external_id, ''))"""
 USERS = "SELECT caller, last_used_at FROM uses WHERE account = $1 ORDER BY last_used_at DESC, caller"
 GONE = "gone"
 GROUPED_AT_ONCE = 1000
@@ -103,6 +94,40 @@ UPDATE accounts SET removed_at = NULL,
  WHERE name = $1 AND removed_at >= $2"""
 
 
+class _Conditions:
+    """The conditions of a query of accounts, and their values."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._values: list[object] = []
+
+    @classmethod
+    def by_index(cls, query: AccountQuery) -> "_Conditions":
+        """Those for which an index says which rows they leave, in the order of the names."""
+        conditions = cls()
+        if query.subject is not None:
+            conditions.add("subject = {}", query.subject)
+        elif query.status not in {None, Status.ACTIVE}:
+            conditions.add(f"({TROUBLED_SQL}) AND {STATUS_SQL} = {{}}", query.status)
+        # One bound each: of two an index would take either.
+        if query.after >= query.low:
+            conditions.add("name > {}", query.after)
+        else:
+            conditions.add("name >= {}", query.low)
+        conditions.add("name <= {}", query.high)
+        return conditions
+
+    def add(self, text: str, value: object) -> None:
+        self._values.append(value)
+        self._texts.append(text.format(f"${len(self._values)}"))
+
+    def select(self, columns: str, limit: int) -> tuple[str, list[object]]:
+        """The statement that reads the first rows in the order of the names, and its values."""
+        where, number = " AND ".join(self._texts), len(self._values) + 1
+        sql = f"SELECT {columns} FROM accounts WHERE {where} ORDER BY name LIMIT ${number}"
+        return sql, [*self._values, limit]
+
+
 class _NameTaken(Exception):
     """Somebody connected an account under the new name while another was being renamed to it."""
 
@@ -111,18 +136,25 @@ class Accounts(Renewals):
     """The `AccountStore`, on any database."""
 
     async def find(self, query: AccountQuery) -> list[Account]:
-        rows = await self._database.read(
-            FIND,
-            query.after,
-            int(query.removed),
-            query.provider,
-            query.subject,
-            query.expiring_before,
-            query.status,
-            None if query.search is None else _like(query.search),
-            query.limit,
+        conditions = _Conditions.by_index(query)
+        conditions.add("(removed_at IS NULL) = (CAST({} AS BIGINT) = 0)", int(query.removed))
+        if query.provider is not None:
+            conditions.add("provider = {}", query.provider)
+        if query.status is not None:
+            conditions.add(f"{STATUS_SQL} = {{}}", query.status)
+        if query.expiring_before is not None:
+            conditions.add("expires_at <= {}", query.expiring_before)
+        if query.search is not None:
+            conditions.add(f"{SEARCHED} LIKE {{}} ESCAPE '!'", _like(query.search))
+        sql, values = conditions.select(COLUMNS, query.limit)
+        return [to_account(row) for row in await self._database.read(sql, *values)]
+
+    async def reach(self, query: AccountQuery, rows: int) -> tuple[int, str]:
+        names, values = _Conditions.by_index(query).select("name", rows)
+        [(count, last)] = await self._database.read(
+            f"SELECT COUNT(*), MAX(name) FROM ({names}) AS page", *values
         )
-        return [to_account(row) for row in rows]
+        return int(count), last or ""
 
     async def groups(
         self, *, used_since: float, span: float, at_once: int = GROUPED_AT_ONCE

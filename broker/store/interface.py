@@ -67,6 +67,9 @@ class AccountQuery:
     """Part of a name, a label, a subject or the provider's id, in any case."""
     after: str = ""
     """Names greater than this one."""
+    low: str = ""
+    """The least name, and the greatest."""
+    high: str = "~"
     limit: int = 100
     removed: bool = False
 
@@ -193,7 +196,13 @@ class RefreshStore(Protocol):
 class AccountStore(RefreshStore, Protocol):
     """What looking after accounts needs besides."""
 
-    async def find(self, query: AccountQuery) -> list[Account]: ...
+    async def find(self, query: AccountQuery) -> list[Account]:
+        """The first accounts of a query, `limit` at most; it may have to read any number of rows for them."""
+        ...
+
+    async def reach(self, query: AccountQuery, rows: int) -> tuple[int, str]:
+        """How many rows `find` has to read for the query, counted up to so many, and the last one's name."""
+        ...
 
     def groups(self, *, used_since: float, span: float) -> AsyncIterator[AccountGroup]:
         """All accounts by what they are alike in; a group comes again for every page of the table."""

@@ -45,6 +45,9 @@ STATUS_SQL = f"""CASE
   WHEN trouble IS NOT NULL AND trouble <> '{Reason.REJECTED}' THEN '{Status.REFRESH_FAILING}'
   ELSE '{Status.ACTIVE}' END"""
 
+TROUBLED_SQL = "dead IS NOT NULL OR frozen IS NOT NULL OR ambiguous > 0 OR trouble IS NOT NULL"
+"""The condition of the indexes of accounts that are not simply active."""
+
 assert tuple(field.name for field in fields(Account)) == (*_PLAIN, *_STATE, "intent", "trouble", *_LAST)  # noqa: S101 - a new field must get a column
 
 _plain_values = attrgetter(*_PLAIN)

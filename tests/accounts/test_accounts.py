@@ -1,8 +1,14 @@
 """List, show, label, rename, freeze, remove, restore, purge, over the API."""
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
-from broker.model import Status
+from broker.accounts.service import MOST_OPENED
+from broker.callers.acl import covers
+from broker.model import Caller, Permission, Status
+from broker.store.interface import AccountQuery
 from tests.house import House
 
 LIFE = 172800
@@ -64,6 +70,61 @@ async def test_list_shows_only_what_the_caller_may_see(house: House) -> None:
 
     assert [f"a-{number}" for number in range(5)] == seen
     assert ["b"] == [row["account"] for row in kustomer]
+
+
+async def _many(house: House, number: int) -> list[str]:
+    """Accounts of three kinds of names."""
+    await house.connect()
+    acme, accounts = await house.account(), house.broker.base.stores.accounts
+    names = [f"{'abc'[n % 3]}-{n:04d}-{'xyz'[n % 7 % 3]}" for n in range(number)]
+    made = [
+        replace(acme, name=name, external_id=name, sealed_access=None, sealed_refresh=None) for name in names
+    ]
+    await asyncio.gather(
+        *(accounts.connect(one, expected=None, next_at=None, grant=None, events=[]) for one in made)
+    )
+    return ["acme", *names]
+
+
+async def test_pages_of_a_list_read_a_bounded_number_of_rows(house: House) -> None:
+    """However few of them are for the caller: a page may be short or empty, and all pages together miss none."""
+    names = sorted(await _many(house, 3000))
+    everything = Caller("all", ("*",), frozenset(Permission), "key")
+    service = house.broker.rooms.accounts
+
+    for globs in (
+        ("*",),
+        ("b-*",),
+        ("b-0001-y", "b-0004-y", "nowhere", "c-2*"),
+        ("*-z",),
+        ("c-2999-?",),
+        ("?-00[0-4]*-x", "a-1*", "acme"),
+        (),
+    ):
+        caller, seen, pages = replace(everything, accounts=globs), list[str](), 0
+        cursor: str | None = ""
+        while cursor is not None:
+            query = AccountQuery(after=cursor, limit=700)
+            found, cursor = await service.find(caller, query, request_id="test")
+            seen += [account.name for account in found]
+            pages += 1
+        assert [name for name in names if covers(caller, name)] == seen, globs
+        assert pages <= 1 + len(names) // 700 + len(names) // MOST_OPENED, globs
+
+
+async def test_list_stops_when_its_caller_is_gone(house: House) -> None:
+    """Between two steps."""
+    caller, asked = Caller("all", ("a", "b", "c", "d"), frozenset(Permission), "key"), 0
+
+    def is_gone() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 3
+
+    with pytest.raises(ConnectionError):
+        await house.broker.rooms.accounts.find(caller, AccountQuery(), request_id="test", is_gone=is_gone)
+
+    assert 3 == asked
 
 
 @pytest.mark.parametrize("query", ["status=odd", "limit=x", "limit=0", "expiring_within=-1", "limit=999999"])

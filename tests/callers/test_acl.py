@@ -1,8 +1,13 @@
 """The ACL as a table."""
 
-import pytest
+from fnmatch import fnmatchcase
+from itertools import pairwise, product
 
-from broker.callers.acl import may
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.callers.acl import covers, may, name_ranges
 from broker.model import Caller, Permission
 
 
@@ -43,3 +48,41 @@ def test_no_permission_implies_another(held: Permission, asked: Permission) -> N
 def test_nobody_may_anything_by_default() -> None:
     """Deny is where it starts."""
     assert not any(may(caller(("*",)), permission, None) for permission in Permission)
+
+
+NAMES = ["".join(letters) for length in (1, 2, 3) for letters in product("ab.-9", repeat=length)]
+
+
+@given(st.lists(st.text("ab.-9*?[]!", min_size=1, max_size=4), max_size=5))
+def test_every_name_that_a_glob_covers_is_in_a_range(globs: list[str]) -> None:
+    """And in one only; a range that claims to be exact holds no other."""
+    ranges = name_ranges(tuple(globs))
+    held = {name: [one for one in ranges if one.low <= name <= one.high] for name in NAMES}
+
+    assert all(before.high < behind.low for before, behind in pairwise(ranges))
+    for name, holding in held.items():
+        covered = any(fnmatchcase(name, glob) for glob in globs)
+        assert covered is covers(caller(tuple(globs)), name)
+        assert len(holding) <= 1
+        assert holding or not covered
+        assert covered or not any(one.is_exact for one in holding)
+
+
+@pytest.mark.parametrize(
+    ("globs", "ranges"),
+    [
+        ((), []),
+        (("*",), [("", "~", True)]),
+        (("acme",), [("acme", "acme", True)]),
+        (("b-*", "a-*", "a-1", "a-2*", "b-*"), [("a-", "a-~", True), ("b-", "b-~", True)]),
+        (("a-?",), [("a-", "a-~", False)]),
+        (("a-?", "a-*"), [("a-", "a-~", True)]),
+        (("*-eu", "kit-*"), [("", "~", False)]),
+        (("a**",), [("a", "a~", True)]),
+    ],
+)
+def test_globs_are_as_few_ranges_as_can_be(
+    globs: tuple[str, ...], ranges: list[tuple[str, str, bool]]
+) -> None:
+    """Whatever their order; what another one covers is left out."""
+    assert ranges == [(one.low, one.high, one.is_exact) for one in name_ranges(globs)]

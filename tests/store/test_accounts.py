@@ -45,6 +45,33 @@ async def test_accounts_are_found_by_what_they_are(stores: Stores) -> None:
     assert [] == await names(AccountQuery(provider="kustomer"))
     assert [] == await names(AccountQuery(expiring_before=999))
     assert ["a"] == await names(AccountQuery(removed=True))
+    assert ["b"] == await names(AccountQuery(low="b", high="b"))
+    assert ["c"] == await names(AccountQuery(low="a~", high="c~", after="b"))
+    assert [] == await names(AccountQuery(low="a", high="c", after="c"))
+
+
+async def test_a_query_tells_how_many_rows_it_reads(stores: Stores) -> None:
+    """Those that no index leaves out, in the order of their names; up to a number."""
+    for name in ("a", "b", "c", "d", "e"):
+        await connect(stores, name)
+    await stores.accounts.freeze("b", Reason.OPERATOR, 1)
+    await stores.accounts.relabel("c", label=None, subject="user-1")
+
+    reached = [
+        await stores.accounts.reach(query, 3)
+        for query in (
+            AccountQuery(),
+            AccountQuery(after="c"),
+            AccountQuery(provider="kustomer"),
+            AccountQuery(high="b"),
+            AccountQuery(status=Status.FROZEN),
+            AccountQuery(status=Status.UNCERTAIN),
+            AccountQuery(subject="user-1"),
+            AccountQuery(low="x", high="x"),
+        )
+    ]
+
+    assert [(3, "c"), (2, "e"), (3, "c"), (2, "b"), (1, "b"), (0, ""), (1, "c"), (0, "")] == reached
 
 
 async def test_status_in_sql_is_the_status_in_python(stores: Stores) -> None:

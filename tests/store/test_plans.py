@@ -8,8 +8,10 @@ from typing import TypeVar
 
 import pytest
 
+from broker.model import Status
 from broker.store import Stores, stores_on
 from broker.store.database import Dialect, Row, Transaction, Work
+from broker.store.interface import AccountQuery
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
 
@@ -106,6 +108,35 @@ async def test_a_scan_would_be_seen(recording: Recording, tmp_path: Path) -> Non
     assert scans[0].startswith("SCAN accounts")
 
 
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        *((AccountQuery(status=status), "accounts_status") for status in Status if status != Status.ACTIVE),
+        (
+            AccountQuery(status=Status.FROZEN, low="b", high="b~", after="b-7", provider="kit"),
+            "accounts_status",
+        ),
+        (AccountQuery(subject="user-1", status=Status.FROZEN), "accounts_subject"),
+        (AccountQuery(status=Status.ACTIVE), "sqlite_autoindex_accounts_1"),
+        (AccountQuery(low="b", high="b~", search="x", expiring_before=1.0), "sqlite_autoindex_accounts_1"),
+    ],
+)
+async def test_list_of_accounts_reads_a_range_of_an_index(
+    recording: Recording, tmp_path: Path, query: AccountQuery, index: str
+) -> None:
+    """In the order of the names, so that nothing is sorted; also what counts the rows."""
+    accounts = stores_on(recording).accounts
+    await accounts.find(query)
+    await accounts.reach(query, 10)
+
+    for sql, count in recording.asked:
+        steps = plan(tmp_path / "store" / "broker.db", sql, count)
+        assert any(step.startswith("SEARCH accounts USING") and f" {index} (" in step for step in steps), (
+            steps
+        )
+        assert not any("TEMP B-TREE" in step for step in steps), steps
+
+
 async def run_everything(stores: Stores) -> None:
     """Each statement of the start, of the background's round and of its chores."""
     accounts, now = stores.accounts, 1_800_000_000.0
@@ -134,11 +165,19 @@ def whole_tables(path: Path, asked: list[tuple[str, int]]) -> list[str]:
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     found = []
     for sql, count in asked:
-        values = {str(number): None for number in range(1, count + 1)}
-        steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+        steps = plan(path, sql, count)
         found += [step for step in steps if step.startswith("SCAN ") and _is_whole(step, tables)]
     connection.close()
     return found
+
+
+def plan(path: Path, sql: str, count: int) -> list[str]:
+    """SQLite's own plan of a statement with so many values."""
+    connection = sqlite3.connect(path)
+    values = {str(number): None for number in range(1, count + 1)}
+    steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+    connection.close()
+    return steps
 
 
 def _is_whole(step: str, tables: set[str]) -> bool:
