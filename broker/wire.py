@@ -30,6 +30,7 @@ def account_json(account: Account, *, next_renewal_at: float | None) -> dict[str
         "frozen": account.frozen is not None,
         "reason": reason,
         "since": rfc3339(account.since),
+        "detail": account.trouble.detail,
         "what_to_do": reason.advice(account.name, account.provider) if reason else None,
         "subject": account.subject,
         "external_id": account.external_id,
@@ -58,7 +59,7 @@ def event_json(event: Event) -> dict[str, Any]:
         "what_to_do": event.what_to_do,
         "generation": event.generation,
     }
-    more = {"subject": event.subject, "due_at": rfc3339(event.due_at)}
+    more = {"subject": event.subject, "due_at": rfc3339(event.due_at), "detail": event.detail}
     return {**shown, **{name: value for name, value in more.items() if value is not None}}
 
 

@@ -8,20 +8,23 @@ import pytest
 
 from broker.model import Secret, TokenSet
 from broker.oauth import (
-    OAuthError,
-    Unreadable,
     challenge_of,
-    error_texts,
     hashed,
     is_usable,
     new_secret,
-    parse_error,
-    parse_token_answer,
-    salvage_refresh_token,
     scope_set,
     scope_text,
     single_parameters,
     with_query,
+)
+from broker.providers.answers import (
+    OAuthError,
+    Reading,
+    Unreadable,
+    error_texts,
+    parse_error,
+    parse_token_answer,
+    salvage_refresh_token,
 )
 
 NOW = 1_800_000_000.0
@@ -32,7 +35,7 @@ KUSTOMER_TODAY = b"""{"scope":"org.permission.customer org.permission.conversati
 
 
 def parsed(body: bytes, *, asked: str = "") -> TokenSet:
-    return parse_token_answer(body, asked_scope=asked, issued_at=NOW, default_life=172800.0)
+    return parse_token_answer(body, Reading(asked, 172800.0), issued_at=NOW)
 
 
 def test_challenge_is_the_one_of_the_rfc() -> None:
@@ -177,11 +180,11 @@ def test_scope_is_stored_as_granted(scope: str, stored: str | None) -> None:
         ('""', "a", True),
         ('"mac"', "a", False),
         ('"DPoP"', "a", False),
-        ("5", "a", False),
-        ('"Bearer\\r\\nX-Evil: 1"', "a", False),
+        ("5", "a", True),
+        ('"Bearer\\r\\nX-Evil: 1"', "a", True),
         ('"Bearer"', "a~!=", True),
-        ('"Bearer"', "x" * 8192, True),
-        ('"Bearer"', "x" * 8193, False),
+        ('"Bearer"', "x" * 65536, True),
+        ('"Bearer"', "x" * 65537, False),
         ('"Bearer"', "a b", False),
         ('"Bearer"', "a\\nX-Evil: 1", False),
         ('"Bearer"', "\\u0000", False),
@@ -211,7 +214,6 @@ def test_only_what_a_header_can_carry_is_served(token_type: str, token: str, usa
         b'{"access_token":"","refresh_token":null,"x":"canary"}',
         b'{"access_token":"canary"',
         b'{"access_token":"canary"}x',
-        b'{"access_token":"canary","x":"\xff"}',
         b'{"access_token":"canary","x":' + b"[" * 200_000,
         b"\x00" * 100,
     ],
@@ -248,7 +250,11 @@ def test_body_without_a_token_is_unreadable(body: bytes) -> None:
         (b'{"refresh_token":5', None),
         (b'{"x":"\\"refresh_token\\":\\"forged\\"","y', None),
         (b'{"access_token":"at","refr', None),
-        (b"refresh_token=rt&access_token=at", None),
+        (b"refresh_token=rt&access_token=at", "rt"),
+        (b"access_token=at&refresh_token=a%2Fb%3D&expi", "a/b="),
+        (b"access_token=at&refresh_token=rt", None),
+        (b"access_token=at&old_refresh_token=rt&x", None),
+        ('{"refresh_token":"rt","x'.encode("utf-16"), "rt"),
         (b"", None),
     ],
 )

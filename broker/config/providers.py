@@ -7,7 +7,7 @@ from typing import Any, Literal
 from broker.config.durations import EXPECTED, parse_duration
 from broker.config.problems import quoted
 from broker.config.read import Table, as_written, checked, is_number
-from broker.config.settings import OAuthClient, ProviderSettings, Rotation
+from broker.config.settings import DeadError, OAuthClient, ProviderSettings, Rotation
 from broker.config.urls import endpoint_problem
 
 Kind = Literal["kit", "kustomer", "oauth2"]
@@ -42,6 +42,19 @@ OURS = frozenset(
     }
 )
 """Parameters of the authorization request that the broker sets itself."""
+NEVER_ALONE = frozenset(
+    {
+        "unauthorized_client",
+        "invalid_client",
+        "invalid_request",
+        "access_denied",
+        "server_error",
+        "temporarily_unavailable",
+    }
+)
+"""Errors that say nothing about one grant; beside an exact description they may."""
+DEAD_ERROR = 'words, or tables { error = "…", description = "…" }'
+NEVER_ALONE_WITHOUT = 'that error with its exact description: { error = "…", description = "…" }'
 URLS = ("authorize_url", "token_url", "revoke_url", "api_url", "identity_url", "issuer")
 
 
@@ -87,6 +100,10 @@ def _read(name: str, table: Table) -> ProviderSettings | None:
         client_auth=_client_auth(table, client),
         body=_body(table),
         default_expires_in=_default_life(table, LIVES[kind]),
+        default_is_stated=table.has("default_expires_in"),
+        token_pointer=_token_pointer(table),
+        token_type="Bearer" if table.choice("token_type", ("Bearer",), None) else None,
+        dead_errors=_dead_errors(table),
         rotation=rotation,
         grace=_grace(table, rotation),
     )
@@ -134,15 +151,49 @@ def _endpoints(table: Table, kind: Kind) -> Literal["app", "v4", "global", "org"
 
 
 def _pointer(table: Table, identity_url: str | None, kind: Kind) -> str | None:
-    pointer = table.text("identity_pointer", None)
-    if pointer is not None and not POINTER.fullmatch(pointer):
-        table.wrong("identity_pointer", quoted(pointer), 'a JSON pointer, as in "/account/id"')
-        return None
+    pointer = _json_pointer(table, "identity_pointer", "/account/id")
     if kind == "oauth2" and (pointer is None) != (identity_url is None):
         table.wrong(
             "identity_pointer" if pointer is None else "identity_url", "nothing", "both of them, or neither"
         )
     return pointer
+
+
+def _token_pointer(table: Table) -> str | None:
+    return _json_pointer(table, "token_pointer", "/data")
+
+
+def _json_pointer(table: Table, key: str, example: str) -> str | None:
+    pointer = table.text(key, None)
+    if pointer is not None and not POINTER.fullmatch(pointer):
+        table.wrong(key, quoted(pointer), f'a JSON pointer, as in "{example}"')
+        return None
+    return pointer
+
+
+def _dead_errors(table: Table) -> tuple[DeadError, ...]:
+    """Words, or tables of an error and the description that has to stand beside it."""
+    value: Any = table.raw("dead_errors", [])
+    errors = []
+    for one in value if isinstance(value, list) else [value]:
+        pair = {"error": one} if isinstance(one, str) else one
+        if not _is_dead_error(pair):
+            table.wrong("dead_errors", as_written(one), DEAD_ERROR)
+        elif pair["error"] in NEVER_ALONE and not pair.get("description"):
+            table.wrong("dead_errors", quoted(pair["error"]), NEVER_ALONE_WITHOUT)
+        else:
+            errors.append(DeadError(pair["error"], pair.get("description", "")))
+    return tuple(errors)
+
+
+def _is_dead_error(pair: object) -> bool:
+    return (
+        isinstance(pair, dict)
+        and {"error"} <= pair.keys() <= {"error", "description"}
+        and all(
+            isinstance(text, str) and text.isprintable() and 0 < len(text) <= 300 for text in pair.values()
+        )
+    )
 
 
 def _scopes(table: Table, usual: tuple[str, ...]) -> tuple[str, ...]:
@@ -165,11 +216,11 @@ def _authorize_params(table: Table) -> dict[str, str]:
     return dict(inner)
 
 
-def _client_auth(table: Table, client: OAuthClient) -> Literal["post", "basic", "none"]:
+def _client_auth(table: Table, client: OAuthClient) -> Literal["post", "basic", "basic-raw", "none"]:
     usual: Literal["post", "none"] = "post" if client.secrets else "none"
-    given = table.choice("client_auth", ("post", "basic", "none"), usual)
+    given = table.choice("client_auth", ("post", "basic", "basic-raw", "none"), usual)
     match given:
-        case "post" | "basic":
+        case "post" | "basic" | "basic-raw":
             if not client.secrets and not table.has("client_secret"):
                 table.wrong("client_auth", quoted(given), '"none", or a client_secret')
             return given

@@ -122,6 +122,15 @@ class OAuthClient:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadError:
+    """An error of a token endpoint that says that the grant is dead, exactly."""
+
+    error: str
+    description: str = ""
+    """The description that has to stand beside the error; empty: any."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderSettings:
     name: str
     type: Literal["kit", "kustomer", "oauth2"]
@@ -144,9 +153,17 @@ class ProviderSettings:
     scopes: tuple[str, ...]
     authorize_params: Mapping[str, str]
     pkce: bool
-    client_auth: Literal["post", "basic", "none"]
+    client_auth: Literal["post", "basic", "basic-raw", "none"]
     body: Literal["form", "json"]
     default_expires_in: float
+    default_is_stated: bool = field(compare=False)
+    """`default_expires_in` stands in the configuration, and is not just the kind's usual one."""
+    token_pointer: str | None
+    """JSON pointer to the object that holds the tokens."""
+    token_type: Literal["Bearer"] | None
+    """What the provider's tokens are, whatever it says."""
+    dead_errors: tuple[DeadError, ...]
+    """Its own words for a dead grant."""
     rotation: Rotation
     grace: float | None
     """Seconds the old refresh token lives on, where rotation is `grace`."""

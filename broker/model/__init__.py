@@ -23,9 +23,10 @@ from broker.model.plugin import (
     RememberedPerson,
 )
 from broker.model.secret import Secret
-from broker.model.tokens import Identity, Spare, Successor, TokenSet
+from broker.model.tokens import ENDLESS, Identity, Spare, Successor, TokenSet
 
 __all__ = [
+    "ENDLESS",
     "Account",
     "Caller",
     "CallerKey",

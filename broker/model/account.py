@@ -82,6 +82,16 @@ class Reason(Cause):
         "A renewal was sent and its answer never came; whether it was processed is being settled.",
         "Nothing; it settles by itself. `broker accounts refresh ACCOUNT` tries at once.",
     )
+    UNREADABLE = (
+        "answer_unreadable",
+        "The answer to a renewal could not be read; whether it was processed is being settled.",
+        "Nothing at first; it settles by itself. If it lasts, see the detail in `broker events`.",
+    )
+    UNKNOWN_ERROR = (
+        "unknown_error",
+        "The provider answers renewals with an error the broker does not know.",
+        "If it means that the grant is dead, add it to the provider's dead_errors, then reload.",
+    )
     REJECTED = (
         "rejected_by_provider",
         "The provider's API rejects tokens that are fresh; a lapsed plan does that.",
@@ -123,6 +133,12 @@ class Reason(Cause):
         "If no other broker runs on the original, type `broker adopt`.",
     )
 
+    def told(self, detail: str | None) -> str:
+        """What happened, with the error where it is about one."""
+        if self is Reason.UNKNOWN_ERROR and detail:
+            return f"{self.happened.removesuffix('.')}: {detail}."
+        return self.happened
+
 
 class Status(Labelled):
     """What an account is, first that applies from the top."""
@@ -160,8 +176,12 @@ class Trouble:
     ambiguous: int = 0
     """Attempts on this generation whose outcome is unknown."""
     refusals: int = 0
-    """`invalid_grant` answers on this generation."""
+    """Refusals on this generation."""
     first_refused_at: float | None = None
+    unusual: bool = False
+    """One of them was not `invalid_grant` in a 4xx, so that it takes more of them."""
+    detail: str | None = None
+    """What was answered last, or what failed, in words; nothing of it is secret."""
 
 
 @dataclass(frozen=True, slots=True)

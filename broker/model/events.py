@@ -11,6 +11,7 @@ class EventKind(Labelled):
 
     CONNECTED = "connected", "Connected", "good"
     RENEWED = "renewed", "Renewed", "good"
+    INSTALL_FAILED = "install_failed", "Install failed", "wait"
     REFRESH_FAILING = "refresh_failing", "Renewal failing", "wait"
     RECOVERED = "recovered", "Recovered", "good"
     NEEDS_REAUTHORIZATION = "needs_reauthorization", "Needs a person", "bad"
@@ -66,6 +67,8 @@ class Event:
     """Whose plugin was connected or disconnected; such a person may have no account here."""
     due_at: float | None = None
     """When the grant will end, where that is foretold; epoch seconds."""
+    detail: str | None = None
+    """What was answered, or what failed below HTTP, in words; nothing of it is secret."""
 
     @property
     def cause(self) -> Cause | None:

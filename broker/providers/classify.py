@@ -1,11 +1,13 @@
 """What a token endpoint's reply means: the table of R5, and no other. Pure."""
 
-import email.utils
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
-from broker import oauth
-from broker.model import TokenSet
+from broker.model import Reason
+from broker.providers import answers, lives
+from broker.providers.answers import OAuthError, Reading
 from broker.providers.client import Answer, Lost, Reply, Unsent
 from broker.providers.interface import (
     Ambiguous,
@@ -18,76 +20,121 @@ from broker.providers.interface import (
     TokenOutcome,
 )
 
-ERROR_WORD = re.compile(r"[a-z_]{1,40}", re.ASCII)
+ERROR_WORD = re.compile(r"[A-Za-z_.]{1,64}|\d{1,8}", re.ASCII)
 """What may go to the log of a provider's `error`; it could as well have echoed a token."""
+TOKEN_LIKE = re.compile(r"[A-Za-z0-9_.~+/=-]{24,}", re.ASCII)
 MIN_PAUSE, MAX_PAUSE, DEFAULT_PAUSE = 1.0, 3600.0, 30.0
+RESETS = ("x-ratelimit-reset", "ratelimit-reset", "x-rate-limit-reset", "x-ratelimit-reset-after")
 
 
-def classify(
-    reply: Reply, *, asked_scope: str, issued_at: float, now: float, default_life: float
-) -> TokenOutcome:
+def classify(reply: Reply, *, reading: Reading, issued_at: float, now: float) -> TokenOutcome:
     """How a token request ended. `issued_at`: our clock when the request began; `now`: when the reply came."""
     match reply:
         case Unsent(why):
             return NotSent(why)
-        case Lost(why, timed_out, status, prefix):
-            whole = status is not None and 200 <= status < 300
-            return Ambiguous(why, timed_out, oauth.salvage_refresh_token(prefix) if whole else None)
+        case Lost():
+            return _lost(reply, reading, issued_at)
         case Answer(status, headers, body) if 200 <= status < 300:
-            return _success(body, asked_scope, issued_at, default_life)
+            return _success(status, body, reading, issued_at)
         case Answer(status, headers, body) if status == 429 or (status == 503 and "Retry-After" in headers):
-            return Paused(pause_seconds(headers, now))
-        case Answer(status, _, body) if 400 <= status < 500 and status not in (408, 425):
-            return _client_error(status, body)
-        case Answer(status) if 300 <= status < 400:
-            return Declined(f"redirected ({status}), which is never followed; check the token URL")
-        case Answer(status):
+            return Paused(pause_seconds(headers, now), f"answered {status}")
+        case Answer(status, _, body) if status in (408, 425) or not 300 <= status < 600:
             return Ambiguous(f"answered {status}", timed_out=False)
+        case Answer(status, _, body):
+            return _error(status, body, reading)
 
 
-def _success(body: bytes, asked_scope: str, issued_at: float, default_life: float) -> TokenOutcome:
+def _lost(reply: Lost, reading: Reading, issued_at: float) -> TokenOutcome:
+    """Tokens in what came of a 2xx, or of an answer without a status, are not lost with it."""
+    reason = Reason.UNREADABLE if reply.arrived else Reason.UNCERTAIN
+    outcome = Ambiguous(reply.why, reply.timed_out, reason=reason)
+    if not (reply.prefix and (reply.status is None or 200 <= reply.status < 300)):
+        return outcome
     try:
-        tokens: TokenSet = oauth.parse_token_answer(
-            body, asked_scope=asked_scope, issued_at=issued_at, default_life=default_life
-        )
-    except oauth.Unreadable as exc:
-        return Ambiguous(str(exc), timed_out=False, salvage=oauth.salvage_refresh_token(body))
-    return Granted(tokens)
+        # A JSON object that ends is whole, whatever was promised to follow. The end of a form cannot be told.
+        return Granted(answers.parse_token_answer(reply.prefix, reading, issued_at=issued_at, forms=False))
+    except answers.Unreadable:
+        return replace(outcome, salvage=answers.salvage_refresh_token(reply.prefix))
 
 
-def _client_error(status: int, body: bytes) -> TokenOutcome:
-    error = oauth.parse_error(body)
-    if error is not None and error.error == "invalid_grant":
-        return Refused(error.description)
-    if error is not None and error.error == "invalid_client":
-        return ClientRefused(not_installed=False)
+def _success(status: int, body: bytes, reading: Reading, issued_at: float) -> TokenOutcome:
+    try:
+        return Granted(answers.parse_token_answer(body, reading, issued_at=issued_at))
+    except answers.Unreadable as exc:
+        problem = str(exc)
+    if (refusal := answers.refusal_in(body, reading.dead_errors)) is not None:
+        return _unusual(status, refusal)
+    salvage = answers.salvage_refresh_token(body)
+    errors = answers.stated_errors(body)
+    if not errors:
+        return Ambiguous(problem, timed_out=False, salvage=salvage, reason=Reason.UNREADABLE)
+    if errors[0].error == "invalid_client" and salvage is None:
+        return ClientRefused(False, _answered(status, errors[0]), cleaned(errors[0].description))
+    # It may have rotated all the same.
+    return Ambiguous(
+        f"{_word(errors[0])}, status {status}",
+        timed_out=False,
+        salvage=salvage,
+        reason=Reason.UNKNOWN_ERROR,
+        description=cleaned(errors[0].description),
+    )
+
+
+def _error(status: int, body: bytes, reading: Reading) -> TokenOutcome:
+    """A whole answer that is neither 2xx nor a pause."""
+    error = answers.parse_error(body)
+    is_client_error = 400 <= status < 500
+    description = cleaned(error.description) if error else ""
+    if is_client_error and error is not None and error.error == "invalid_grant":
+        if answers.holds_token(body):
+            return Ambiguous(
+                _answered(status, error), timed_out=False, salvage=answers.salvage_refresh_token(body)
+            )
+        return Refused(description, _answered(status, error))
+    if is_client_error and error is not None and error.error == "invalid_client":
+        return ClientRefused(False, _answered(status, error), description)
     # Kustomer's words for "the app is not installed in this org", in any of its shapes.
-    if status in (400, 401) and "invalid client" in oauth.error_texts(body).lower():
-        return ClientRefused(not_installed=True)
+    if status in (400, 401) and "invalid client" in answers.error_texts(body).lower():
+        return ClientRefused(True, _answered(status, error), description)
+    if (refusal := answers.refusal_in(body, reading.dead_errors)) is not None:
+        return _unusual(status, refusal)
+    if status < 400:
+        return Declined(f"redirected ({status}), which is never followed; check the token URL")
+    if status >= 500:
+        return Ambiguous(_answered(status, error), timed_out=False, description=description)
     if error is None and status not in (401, 403):
         # A gateway's own page says nothing of what the provider behind it did with the request.
-        return Ambiguous(f"answered {status} without an OAuth error", timed_out=False)
-    word = error.error if error is not None and ERROR_WORD.fullmatch(error.error) else "no OAuth error"
-    return Declined(f"answered {status} ({word})")
+        why = f"answered {status} without an OAuth error"
+        return Ambiguous(why, timed_out=False, salvage=answers.salvage_refresh_token(body))
+    return Declined(_answered(status, error), description)
+
+
+def _unusual(status: int, error: OAuthError) -> Refused:
+    return Refused(cleaned(error.description), _answered(status, error), usual=False)
+
+
+def _answered(status: int, error: OAuthError | None) -> str:
+    return f"answered {status} ({_word(error) if error else 'no OAuth error'})"
+
+
+def _word(error: OAuthError) -> str:
+    return error.error if ERROR_WORD.fullmatch(error.error) else "an error that is no word"
+
+
+def cleaned(text: str, *hidden: str) -> str:
+    """A provider's text for the log: one line of 200 characters, without anything that may be a token."""
+    for secret in hidden:
+        text = text.replace(secret, "…") if secret else text
+    text = " ".join("".join(char if char.isprintable() else " " for char in text[:1000]).split())
+    return TOKEN_LIKE.sub("…", text)[:200]
 
 
 def pause_seconds(headers: Mapping[str, str], now: float) -> float:
-    """Retry-After in seconds or as a date, or Kustomer's `x-ratelimit-reset`; clamped to 1 s … 1 h."""
+    """Retry-After in seconds or as a date, or when the rate limit resets; clamped to 1 s … 1 h."""
     text = headers.get("Retry-After", "").strip()
-    if text.isdecimal() and text.isascii():
-        seconds = float(text[:9])
-    elif text:
-        until = seconds_until_date(text, now)
-        seconds = DEFAULT_PAUSE if until is None else until
-    else:
-        reset = headers.get("x-ratelimit-reset", "").strip()
-        seconds = float(reset[:12]) - now if reset.isdecimal() and reset.isascii() else DEFAULT_PAUSE
-    return min(max(seconds, MIN_PAUSE), MAX_PAUSE)
-
-
-def seconds_until_date(text: str, now: float) -> float | None:
-    """An HTTP date less `now`; None where it is none."""
-    try:
-        return email.utils.parsedate_to_datetime(text).timestamp() - now
-    except (ValueError, OverflowError):
-        return None
+    if not text:
+        text = next((value for name in RESETS if (value := headers.get(name, "").strip())), "")
+    seconds = lives.seconds_until(text.split(",")[0].strip() if text[:1].isdigit() else text, now)
+    if seconds is None or (seconds <= 0 and text.startswith("-")):
+        seconds = DEFAULT_PAUSE
+    return min(max(float(math.ceil(seconds)), MIN_PAUSE), MAX_PAUSE)

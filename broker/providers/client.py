@@ -6,11 +6,13 @@ No redirects (aiohttp would re-send the secrets to the new origin), no proxy fro
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,12 +21,17 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.helpers import is_ip_address
+from multidict import CIMultiDict
 
 from broker import __version__
 from broker.providers.interface import BeforeSend
+from broker.providers.message import decoded, read_message, unchunked
 
 USER_AGENT = f"token-broker/{__version__}"
 MAX_BODY = 64 * 1024
+MAX_HEADER, MAX_HEADERS = 64 * 1024, 1000
+"""Bytes of a header, and how many there may be: policies and cookies of a provider's front are long."""
+MAX_RECEIVED = 1024 * 1024
 CONNECT_TIMEOUT = 10.0
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 """IPv4 addresses as an IPv6-only network sees them (RFC 6052)."""
@@ -39,12 +46,14 @@ class Unsent:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The request left; what came back, if anything, is incomplete."""
+    """The request left; what came back, if anything, is incomplete or cannot be read."""
 
     why: str
     timed_out: bool
     status: int | None = None
     prefix: bytes = field(default=b"", repr=False)
+    arrived: bool = False
+    """An answer came, and it cannot be read to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +77,74 @@ class _Progress:
     stopped: BaseException | None = None
     status: int | None = None
     received: bytearray = field(default_factory=bytearray)
+    connection: "_Connection | None" = None
 
 
 _made: ContextVar[ResponseHandler] = ContextVar("_made")
 """The connection that the running task has just made."""
 
 
+class _Connection(ResponseHandler):
+    """A connection that keeps what it receives, and goes on receiving when the HTTP parser gives up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.received = bytearray()
+        self.refused: Exception | None = None
+        """What the parser could not read."""
+
+    def set_response_params(self, **params: Any) -> None:
+        super().set_response_params(**params)
+        self._parser: Any = _Parser(self._parser, self)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        super().data_received(data)
+        if len(self.received) > MAX_RECEIVED:
+            self.give_up()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        payload = self._payload
+        super().connection_lost(exc)
+        if self.refused is not None and payload is not None:
+            payload.set_exception(aiohttp.ClientPayloadError())
+
+    def give_up(self) -> None:
+        """End the wait for a better answer than what has come."""
+        if self.transport is not None:
+            self.transport.close()
+
+
+class _Parser:
+    """aiohttp's parser, but what it refuses is collected to its end: a token may be in it."""
+
+    def __init__(self, parser: Any, connection: _Connection) -> None:
+        self._parser, self._connection = parser, connection
+
+    def feed_data(self, data: bytes) -> Any:
+        connection = self._connection
+        if connection.refused is None:
+            try:
+                return self._parser.feed_data(data)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the bytes are there
+                connection.refused = exc
+        if read_message(bytes(connection.received)).framed:
+            connection.give_up()
+        return (), False, b""
+
+    def feed_eof(self) -> Any:
+        return None if self._connection.refused is not None else self._parser.feed_eof()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+
 class _Connector(aiohttp.TCPConnector):
     """Remembers a new connection: aiohttp forgets one whose trace raises, and it would stay open for ever."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory: Any = partial(_Connection, loop=self._loop)
 
     async def _create_connection(
         self, req: Any, traces: list[aiohttp.tracing.Trace], timeout: aiohttp.ClientTimeout
@@ -203,12 +272,20 @@ def _session(connector: aiohttp.TCPConnector, trace: aiohttp.TraceConfig) -> aio
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": USER_AGENT},
+        max_line_size=MAX_HEADER,
+        max_field_size=MAX_HEADER,
+        max_headers=MAX_HEADERS,
+        # A broken or mislabelled coding must not cost the bytes.
+        auto_decompress=False,
     )
 
 
 async def _announce(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
     """The connection stands and nothing was sent: the moment for the durable intent (R3)."""
     progress: _Progress = context.trace_request_ctx
+    connection = _made.get()
+    if isinstance(connection, _Connection):
+        progress.connection = connection
     try:
         await progress.before_send()
     except BaseException as exc:
@@ -227,16 +304,62 @@ async def _read(response: aiohttp.ClientResponse, progress: _Progress) -> Reply:
         progress.received += chunk
         if len(progress.received) > MAX_BODY:
             response.close()
-            return Lost("the answer is larger than 64 KiB", False, response.status, bytes(progress.received))
-    return Answer(response.status, response.headers, bytes(progress.received))
+            return _too_large(response.status, bytes(progress.received))
+    return _answer(response.status, response.headers, bytes(progress.received))
+
+
+def _answer(status: int, headers: Mapping[str, str], received: bytes) -> Reply:
+    """The answer with its content decoded."""
+    received = unchunked(received, headers.get("Transfer-Encoding", ""))
+    body, problem = decoded(received, headers.get("Content-Encoding", ""), MAX_BODY)
+    if problem is not None:
+        return Lost(f"the answer could not be read: {problem}", False, status, body, arrived=True)
+    if len(body) > MAX_BODY:
+        return _too_large(status, body)
+    return Answer(status, headers, body)
+
+
+def _too_large(status: int, prefix: bytes) -> Lost:
+    return Lost("the answer could not be read: it is larger than 64 KiB", False, status, prefix, arrived=True)
 
 
 def _failed(exc: Exception, progress: _Progress) -> Reply:
     if progress.stopped is not None and not isinstance(progress.stopped, asyncio.CancelledError):
         raise progress.stopped
-    timed_out = isinstance(exc, TimeoutError)
-    # The text of aiohttp's errors can hold our headers, so only the class is told.
-    why = "timed out" if timed_out else type(exc).__name__
     if not progress.sent:
-        return Unsent(f"no connection ({why})")
-    return Lost(f"no whole answer ({why})", timed_out, progress.status, bytes(progress.received))
+        return Unsent(f"no connection ({_cause(exc)})")
+    timed_out, raw = isinstance(exc, TimeoutError), b""
+    refused = None if progress.connection is None else progress.connection.refused
+    if progress.connection is not None:
+        raw = bytes(progress.connection.received)
+    if not raw:
+        return Lost(f"no answer ({_cause(exc)})", timed_out)
+    message = read_message(raw)
+    if message.framed and message.status is not None and len(message.body) <= MAX_BODY:
+        return _answer(message.status, CIMultiDict(message.headers), message.body)
+    body, _ = decoded(message.body, message.headers.get("content-encoding", ""), MAX_BODY)
+    if refused is None and message.framed is not None:
+        return Lost(f"no whole answer ({_cause(exc)})", timed_out, message.status, body)
+    # The parser's own words quote the answer, which may hold tokens.
+    why = _cause(exc) if refused is None else type(refused).__name__
+    return Lost(f"the answer could not be read ({why})", timed_out, message.status, body or raw, arrived=True)
+
+
+def _cause(exc: Exception) -> str:
+    """What failed below HTTP, in the words of the library that knows; aiohttp's own can hold our headers."""
+    if isinstance(exc, TimeoutError):
+        return "timed out"
+    inner: BaseException = exc
+    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+        inner = exc.certificate_error
+    elif isinstance(exc, aiohttp.ClientConnectorError):
+        inner = exc.os_error
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"the certificate is not valid: {inner.verify_message}"
+    if isinstance(inner, ssl.SSLError):
+        return f"TLS: {inner.reason or type(inner).__name__}"
+    if isinstance(inner, OSError) and inner.errno is not None and inner.errno > 0:
+        return os.strerror(inner.errno)
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror
+    return type(exc).__name__

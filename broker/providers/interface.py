@@ -1,11 +1,11 @@
 """What a provider can be asked, and every way its answer can end (R5 of the renewal protocol)."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from broker.model import Identity, Secret, TokenSet
+from broker.model import Identity, Reason, Secret, TokenSet
 
 BeforeSend = Callable[[], Awaitable[None]]
 """Awaited when the connection stands and before the first byte leaves; raising sends nothing."""
@@ -27,9 +27,12 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """4xx with JSON `{"error": "invalid_grant"}`: the grant may be dead."""
+    """The provider says that the grant is dead; believed only when it says so again (R8)."""
 
     description: str
+    why: str = field(default="", compare=False)
+    usual: bool = True
+    """4xx with JSON `{"error": "invalid_grant"}`. In other words or places it is believed less quickly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class ClientRefused:
     """Our client id or secret is refused, or (Kustomer) the org has not installed the app."""
 
     not_installed: bool
+    why: str = field(default="client refused", compare=False)
+    description: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Declined:
     """Answered and not processed: other OAuth errors, bare 401 and 403, redirects."""
 
     why: str
+    description: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class Paused:
     """429, or 503 with Retry-After: the provider wants to be left alone, all of it."""
 
     seconds: float
+    why: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +69,19 @@ class Ambiguous:
     """Our own time-out: the provider may still be working on it."""
     salvage: Secret | None = None
     """A whole refresh token found in a broken answer."""
+    reason: Reason = Reason.UNCERTAIN
+    """What an account shows meanwhile."""
+    description: str = field(default="", compare=False)
 
 
 TokenOutcome = Granted | NotSent | Refused | ClientRefused | Declined | Paused | Ambiguous
+"""`why` is in our words, with the status and the error; `description` is the provider's text, cleaned and cut."""
+
+
+def cause_of(outcome: NotSent | Refused | ClientRefused | Declined | Paused | Ambiguous) -> str:
+    """Why there is no token, for the log, events and operators."""
+    description = "" if isinstance(outcome, NotSent | Paused) else outcome.description
+    return f"{outcome.why}: {description}" if description else outcome.why
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +94,8 @@ class IdentityUnknown:
     """The provider answered and there is no id to be had: as without an identity endpoint."""
 
     why: str
+    status: int | None = None
+    """What it answered, where it was an answer."""
 
 
 @dataclass(frozen=True, slots=True)

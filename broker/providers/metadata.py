@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-METHODS = {"post": "client_secret_post", "basic": "client_secret_basic", "none": "none"}
+METHODS = {
+    "post": "client_secret_post",
+    "basic": "client_secret_basic",
+    "basic-raw": "client_secret_basic",
+    "none": "none",
+}
 """RFC 7591 section 2."""
 
 

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from broker import oauth
@@ -12,26 +12,34 @@ from broker.clock import Clock
 from broker.config.settings import OAuthClient, ProviderSettings
 from broker.errors import InvalidRequest
 from broker.model import Identity, Secret
-from broker.providers.classify import classify, seconds_until_date
-from broker.providers.client import Answer, ProviderClient
+from broker.providers import lives
+from broker.providers.answers import Reading
+from broker.providers.classify import classify, cleaned
+from broker.providers.client import Answer, Lost, ProviderClient
+from broker.providers.dead_errors import dead_errors_of
 from broker.providers.interface import (
     BeforeSend,
     Grant,
+    Granted,
     Identified,
     IdentityLater,
     IdentityOutcome,
     IdentityUnknown,
     NotSent,
+    Paused,
     Reached,
     TokenOutcome,
     TokenRequest,
 )
 from broker.providers.metadata import Ours, differences
+from broker.providers.pointers import pointed
 
 ORG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 IDENTITY_TIMEOUT = 15.0
 REVOKE_TIMEOUT = 15.0
 REACH_TIMEOUT = 5.0
+MAX_IDENTITY = 4096
+"""Bytes; OIDC allows 255 characters of a `sub`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +142,19 @@ class OAuth2Provider:
             before_send=before_send,
             public_only=self._is_made_from_org(self._endpoints.token),
         )
-        return classify(
-            reply,
+        outcome = classify(reply, reading=self._reading(request), issued_at=issued_at, now=self._clock.now())
+        return _without(outcome, request, self._clients[request.client_id])
+
+    def _reading(self, request: TokenRequest) -> Reading:
+        settings = self._settings
+        return Reading(
             asked_scope=request.scope,
-            issued_at=issued_at,
-            now=self._clock.now(),
-            default_life=self._settings.default_expires_in,
+            default_life=settings.default_expires_in,
+            default_is_stated=settings.default_is_stated,
+            renewable=request.grant is Grant.REFRESH,
+            token_pointer=settings.token_pointer or "",
+            token_type=settings.token_type,
+            dead_errors=dead_errors_of(self._endpoints.token, settings.dead_errors),
         )
 
     async def identify(self, access_token: Secret, *, org: str | None) -> IdentityOutcome:
@@ -154,15 +169,21 @@ class OAuth2Provider:
             public_only=self._is_made_from_org(self._endpoints.identity),
         )
         match reply:
-            case Answer(200, _, body):
+            case Answer(status, _, body) if 200 <= status < 300 and body:
                 identity = self.read_identity(body)
-                return Identified(identity) if identity else IdentityUnknown("the answer holds no id")
-            case Answer(status) if 400 <= status < 500 and status not in (408, 425, 429):
-                return IdentityUnknown(f"the identity endpoint answered {status}")
+                if identity is None:
+                    return IdentityUnknown(f"the identity endpoint answered {status} without an id")
+                if len(identity.external_id.encode()) > MAX_IDENTITY:
+                    return IdentityUnknown(f"the provider's id is longer than {MAX_IDENTITY:,} bytes")
+                return Identified(identity)
+            case Answer(status) if status < 500 and status not in (408, 425, 429):
+                return IdentityUnknown(f"the identity endpoint answered {status}{_hint(status)}", status)
             case Answer(status):
                 return IdentityLater(f"the identity endpoint answered {status}")
+            case Lost(why, arrived=True):
+                return IdentityUnknown(f"the identity endpoint: {why}")
             case _:
-                return IdentityLater("the identity endpoint did not answer")
+                return IdentityLater(f"the identity endpoint: {reply.why}")
 
     def read_identity(self, body: bytes) -> Identity | None:
         """Who an identity answer speaks of."""
@@ -181,7 +202,7 @@ class OAuth2Provider:
             before_send=_at_once,
             public_only=self._is_made_from_org(self._endpoints.revoke),
         )
-        return isinstance(reply, Answer) and reply.status == 200
+        return isinstance(reply, Answer | Lost) and reply.status is not None and 200 <= reply.status < 300
 
     async def reach(self) -> Reached | NotSent:
         host = self._endpoints.token.split("/", 3)[2]
@@ -192,7 +213,7 @@ class OAuth2Provider:
         reply = await self._http.get(url, headers={}, timeout=REACH_TIMEOUT, public_only=False)
         if not isinstance(reply, Answer):
             return NotSent(reply.why)
-        skew = seconds_until_date(reply.headers.get("Date", ""), self._clock.now())
+        skew = lives.seconds_until_date(reply.headers.get("Date", ""), self._clock.now())
         if reply.status != 200:
             return Reached(skew)
         ours = Ours(
@@ -225,6 +246,9 @@ class OAuth2Provider:
         match self._settings.client_auth:
             case "basic" if secret is not None:
                 pair = f"{quote(client_id, safe='')}:{quote(secret, safe='')}"
+                return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}, fields
+            case "basic-raw" if secret is not None:
+                pair = f"{client_id}:{secret}"
                 return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}, fields
             case "post" if secret is not None:
                 return {}, {**fields, "client_id": client_id, "client_secret": secret}
@@ -269,15 +293,26 @@ def join_api(api_url: str | None, path: str) -> str | None:
 
 
 def at_pointer(body: bytes, pointer: str) -> str | None:
-    """The text or number at a JSON pointer (RFC 6901) of a JSON body, as text; None where there is none."""
+    """The text or number at a JSON pointer of a JSON body, as text and whole; None where there is none."""
     try:
-        value = json.loads(body)
-        for step in pointer.split("/")[1:]:
-            key = step.replace("~1", "/").replace("~0", "~")
-            value = value[int(key)] if isinstance(value, list) else value[key]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        value = pointed(json.loads(body), pointer)
+    except (ValueError, RecursionError):
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     text = str(value).strip()
-    return text[:200] if text and text.isprintable() else None
+    return text if text and text.isprintable() else None
+
+
+def _hint(status: int) -> str:
+    if 300 <= status < 400:
+        return ", a redirect, which is never followed; check its URL"
+    return " without content" if 200 <= status < 300 else ""
+
+
+def _without(outcome: TokenOutcome, request: TokenRequest, client: OAuthClient) -> TokenOutcome:
+    """The outcome without our own secrets, which some providers quote in their errors."""
+    if isinstance(outcome, Granted | NotSent | Paused) or not outcome.description:
+        return outcome
+    hidden = [secret.reveal() for secret in (request.token, request.verifier, *client.secrets) if secret]
+    return replace(outcome, description=cleaned(outcome.description, *hidden))

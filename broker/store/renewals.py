@@ -31,17 +31,19 @@ UPDATE accounts
        issued_at = $8, expires_at = $9, refreshed_at = $10, next_at = $11, unusable = $12,
        grant_ends_at = $13, grant_ages = $14,
        intent_id = NULL, intent_generation = NULL, intent_at = NULL, lease_owner = NULL, lease_until = NULL,
-       trouble = NULL, trouble_since = NULL, attempts = 0, not_before = NULL,
+       trouble = CASE WHEN CAST($12 AS BIGINT) = 1 THEN 'token_unusable' END,
+       trouble_since = CASE WHEN CAST($12 AS BIGINT) = 1 THEN CAST($10 AS DOUBLE PRECISION) END,
+       attempts = 0, not_before = NULL, unusual = 0, detail = NULL,
        ambiguous = 0, refusals = 0, first_refused_at = NULL, dead = NULL, dead_since = NULL
  WHERE name = $1 AND epoch = $2 AND generation = $3"""
 SETTLE = """
 UPDATE accounts
    SET trouble = $4, trouble_since = $5, attempts = $6, not_before = $7,
-       ambiguous = $8, refusals = $9, first_refused_at = $10,
-       dead = $11, dead_since = CASE WHEN CAST($11 AS TEXT) IS NULL THEN NULL ELSE CAST($12 AS DOUBLE PRECISION) END,
-       next_at = $13
+       ambiguous = $8, refusals = $9, first_refused_at = $10, unusual = $11, detail = $12,
+       dead = $13, dead_since = CASE WHEN CAST($13 AS TEXT) IS NULL THEN NULL ELSE CAST($14 AS DOUBLE PRECISION) END,
+       next_at = $15
  WHERE name = $1 AND epoch = $2 AND generation = $3
-   AND (CAST($14 AS TEXT) IS NULL OR COALESCE(intent_id, '') = $14)"""
+   AND (CAST($16 AS TEXT) IS NULL OR COALESCE(intent_id, '') = $16)"""
 FREE_LEASE = """
 UPDATE accounts SET lease_owner = NULL, lease_until = {now} + $5
  WHERE name = $1 AND epoch = $2 AND generation = $3 AND intent_id IS NOT NULL"""

@@ -30,7 +30,17 @@ _PLAIN = (
 _STATE = ("frozen", "frozen_since", "dead", "dead_since", "removed_at")
 _LAST = ("unusable", "grant_ends_at", "grant_ages")
 _INTENT = ("intent_id", "intent_generation", "intent_at", "lease_owner", "lease_until")
-_TROUBLE = ("trouble", "trouble_since", "attempts", "not_before", "ambiguous", "refusals", "first_refused_at")
+_TROUBLE = (
+    "trouble",
+    "trouble_since",
+    "attempts",
+    "not_before",
+    "ambiguous",
+    "refusals",
+    "first_refused_at",
+    "unusual",
+    "detail",
+)
 _ALL = (*_PLAIN, *_STATE, *_LAST, *_INTENT, *_TROUBLE)
 
 COLUMNS = ", ".join(_ALL)
@@ -80,6 +90,7 @@ def _to_trouble(values: Row) -> Trouble:
     if tuple(values) == _NO_TROUBLE:
         return _UNTROUBLED
     reason, *others = values
+    others[6] = bool(others[6])
     return Trouble(None if reason is None else Reason.stored(reason), *others)
 
 
@@ -102,9 +113,9 @@ def to_values(account: Account) -> tuple[object, ...]:
 
 
 def trouble_values(trouble: Trouble) -> tuple[object, ...]:
-    """The values of the seven trouble columns."""
-    values: tuple[object, ...] = _trouble_values(trouble)
-    return values
+    """The values of the trouble columns."""
+    *values, unusual, detail = _trouble_values(trouble)
+    return (*values, int(unusual), detail)
 
 
 async def insert_events(transaction: Transaction, events: "tuple[Event, ...] | list[Event]") -> None:
@@ -115,8 +126,8 @@ async def insert_events(transaction: Transaction, events: "tuple[Event, ...] | l
     for event in events:
         await transaction.execute("UPDATE event_ids SET last = last + 1")
         await transaction.execute(
-            """INSERT INTO events (id, at, event, account, provider, reason, generation, subject, due_at)
-               SELECT last, $1, $2, $3, $4, $5, $6, $7, $8 FROM event_ids""",
+            """INSERT INTO events (id, at, event, account, provider, reason, generation, subject, due_at, detail)
+               SELECT last, $1, $2, $3, $4, $5, $6, $7, $8, $9 FROM event_ids""",
             event.at,
             event.kind,
             event.account,
@@ -125,10 +136,13 @@ async def insert_events(transaction: Transaction, events: "tuple[Event, ...] | l
             event.generation,
             event.subject,
             event.due_at,
+            event.detail,
         )
 
 
 def to_event(row: Row) -> Event:
-    """The event of a row (id, at, event, account, provider, reason, generation, subject, due_at)."""
-    id_, at, kind, account, provider, reason, generation, subject, due_at = row
-    return Event(at, EventKind.stored(kind), account, provider, reason, generation, id_, subject, due_at)
+    """The event of a row (id, at, event, account, provider, reason, generation, subject, due_at, detail)."""
+    id_, at, kind, account, provider, reason, generation, subject, due_at, detail = row
+    return Event(
+        at, EventKind.stored(kind), account, provider, reason, generation, id_, subject, due_at, detail
+    )

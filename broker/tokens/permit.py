@@ -93,14 +93,16 @@ class Permit:
             return Hold(account.dead or account.frozen, None)
         not_before = account.trouble.not_before
         if is_pausing(not_before, now):
-            return Hold(account.trouble.reason or Reason.PROVIDER_UNAVAILABLE, not_before)
+            reason = account.trouble.reason or Reason.PROVIDER_UNAVAILABLE
+            return Hold(reason, not_before, detail=account.trouble.detail)
         if waits_for_expiry(
             self.rotation(account),
             account.trouble.ambiguous,
             living=is_living(account, now) and not is_misdated(account, now),
             rejected=self._rejected.get(account.name) == account.generation,
         ):
-            return Hold(Reason.UNCERTAIN, account.expires_at)
+            reason = account.trouble.reason or Reason.UNCERTAIN
+            return Hold(reason, account.expires_at, detail=account.trouble.detail)
         return None
 
     def _provider_hold(self, account: Account, now: float) -> Hold | None:

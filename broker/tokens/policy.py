@@ -40,6 +40,8 @@ class Hold:
     """When the next attempt may be, epoch seconds; None: not by itself."""
     is_busy: bool = False
     """Too many wait for other renewals already."""
+    detail: str | None = None
+    """What the provider said, where that is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,7 @@ def describe(hold: Hold) -> str:
     """Why nothing is renewed, in a sentence."""
     if hold.reason is None:
         return "The broker is busy with other renewals." if hold.is_busy else "The broker is restarting."
-    return f"Not renewed: {hold.reason.happened}"
+    return f"Not renewed: {hold.reason.told(hold.detail)}"
 
 
 def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
@@ -200,8 +202,8 @@ def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
             return StorageUnavailable(hold.reason.happened, retry_after=wait or 5)
         case Reason.CLIENT_REFUSED | Reason.CLIENT_NOT_CONFIGURED | Reason.APP_NOT_INSTALLED:
             return ProviderRejectedClient(hold.reason.happened, reason=hold.reason, retry_after=wait or 60)
-        case Reason.UNCERTAIN | Reason.REFUSED_ONCE:
-            return RefreshUncertain(hold.reason.happened, retry_after=wait or 5)
+        case Reason.UNCERTAIN | Reason.UNREADABLE | Reason.UNKNOWN_ERROR | Reason.REFUSED_ONCE:
+            return RefreshUncertain(hold.reason.told(hold.detail), retry_after=wait or 5)
         case _:
             return ProviderUnavailable(hold.reason.happened, reason=hold.reason, retry_after=wait or 5)
 

@@ -42,6 +42,7 @@ from broker.providers.interface import (
     Refused,
     TokenOutcome,
     TokenRequest,
+    cause_of,
 )
 from broker.sealing import TokenSeals
 from broker.store.interface import Committed, EpochMoved, GenerationMoved, RefreshStore
@@ -62,8 +63,8 @@ from broker.tokens.steps import Step, Watch, unwatched
 log = structlog.get_logger()
 
 
-SPARE_NEEDS = 2
-"""Refusals that end a spare."""
+SPARE_NEEDS, UNUSUAL_SPARE_NEEDS = 2, 3
+"""Refusals that end a spare, in the standard's word and in others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +207,10 @@ class Refresher:
                 return await self._commit(attempt, tokens)
             case Refused():
                 self._count(attempt.account, "refused")
-                return await self._refused(attempt)
-            case ClientRefused(not_installed):
+                return await self._refused(attempt, outcome)
+            case ClientRefused():
                 self._count(attempt.account, "rejected_client")
-                return await self._client_refused(attempt, not_installed)
+                return await self._client_refused(attempt, outcome)
             case Ambiguous():
                 self._count(attempt.account, "ambiguous")
                 return await self._uncertain(attempt, outcome)
@@ -218,17 +219,17 @@ class Refresher:
                 return await self._setbacks.back_off(
                     attempt.account, Reason.PROVIDER_UNAVAILABLE, why, at_least=0.0
                 )
-            case Declined(why):
+            case Declined():
                 self._count(attempt.account, "refused")
                 wait = quarantine(
                     timed_out=False, grace=self._permit.grace(attempt.account), timings=self._timings
                 )
                 return await self._setbacks.back_off(
-                    attempt.account, Reason.PROVIDER_DECLINED, why, at_least=wait
+                    attempt.account, Reason.PROVIDER_DECLINED, cause_of(outcome), at_least=wait
                 )
             case Paused(seconds):
                 self._count(attempt.account, "rate_limited")
-                return await self._setbacks.pause(attempt.account, seconds)
+                return await self._setbacks.pause(attempt.account, seconds, outcome.why)
             case _:
                 assert_never(outcome)
 
@@ -236,7 +237,7 @@ class Refresher:
         """R6: durable first; only the store's change feed lets anybody see the new generation."""
         account = attempt.account
         successor = self._successor(attempt, tokens)
-        events = self._renewal_events(account)
+        events = self._renewal_events(account, successor)
         try:
             committed = await self._store.commit(successor, events)
         except StorageUnavailable:
@@ -295,7 +296,7 @@ class Refresher:
         await self._keep_spare(attempt.account.ref, outcome.salvage)
         return await self._setbacks.uncertain(attempt.account, outcome)
 
-    async def _refused(self, attempt: Attempt) -> FlightEnd:
+    async def _refused(self, attempt: Attempt, outcome: Refused) -> FlightEnd:
         """R8: dead only after confirmation, after the spares, and while the provider is not refusing everybody."""
         account, now = await self._store.get(attempt.account.name), self._clock.now()
         if account is None or account.ref != attempt.account.ref:
@@ -304,20 +305,24 @@ class Refresher:
         if intent_of(account) != intent_of(attempt.account):
             return Renewed()
         if attempt.spare is not None:
-            return await self._spare_refused(account, attempt, attempt.spare)
+            return await self._spare_refused(account, attempt, attempt.spare, usual=outcome.usual)
         breaker = self._permit.breaker(account.provider)
         breaker.refused(account.ref, now)
-        trouble = self._one_more_refusal(account, now)
+        trouble = self._one_more_refusal(account, outcome, now)
+        log.warning("renewal.refused", account=account.name, why=trouble.detail, refusals=trouble.refusals)
         if not self._is_confirmed(trouble, now):
             return await self._setbacks.settle(account, trouble, keep_intent=False)
         return await self._next_spare_or_death(account.with_trouble(trouble), attempt.provider)
 
-    async def _spare_refused(self, account: Account, attempt: Attempt, spare: Spare) -> FlightEnd:
+    async def _spare_refused(
+        self, account: Account, attempt: Attempt, spare: Spare, *, usual: bool
+    ) -> FlightEnd:
         """A spare's first refusal is believed no more than a token's: it is tried again, then dropped."""
-        if spare.refusals + 1 < SPARE_NEEDS:
+        needs = SPARE_NEEDS if usual else UNUSUAL_SPARE_NEEDS
+        if spare.refusals + 1 < needs:
             await self._store.refuse_spare(spare.id)
-            wait = self._clock.now() + self._timings.confirm
-            trouble = replace(attempt.account.trouble, not_before=wait)
+            pause = self._timings.confirm if usual else self._timings.confirm_uncertain / (needs - 1)
+            trouble = replace(attempt.account.trouble, not_before=self._clock.now() + pause)
             return await self._setbacks.settle(account, trouble, keep_intent=False)
         await self._store.drop_spare(spare.id)
         if attempt.first:
@@ -326,22 +331,27 @@ class Refresher:
             account.with_trouble(attempt.account.trouble), attempt.provider
         )
 
-    def _one_more_refusal(self, account: Account, now: float) -> Trouble:
+    def _one_more_refusal(self, account: Account, outcome: Refused, now: float) -> Trouble:
         old = account.trouble
         first = now if old.first_refused_at is None else old.first_refused_at
-        wait = confirm_after(old.refusals + 1, first, now, ambiguous=old.ambiguous, timings=self._timings)
+        unusual = old.unusual or not outcome.usual
+        slow = unusual or old.ambiguous > 0
+        wait = confirm_after(old.refusals + 1, first, now, slow=slow, timings=self._timings)
         reason = Reason.UNCERTAIN if old.ambiguous else Reason.REFUSED_ONCE
         return replace(
-            since_trouble(account, reason, now),
+            since_trouble(account, reason, now, cause_of(outcome)),
             refusals=old.refusals + 1,
             first_refused_at=first,
             not_before=now + wait,
+            unusual=unusual,
         )
 
     def _is_confirmed(self, trouble: Trouble, now: float) -> bool:
-        span = self._timings.confirm_uncertain if trouble.ambiguous else self._timings.confirm
+        slow = trouble.ambiguous or trouble.unusual
+        span = self._timings.confirm_uncertain if slow else self._timings.confirm
         lasted = now - (now if trouble.first_refused_at is None else trouble.first_refused_at)
-        return trouble.refusals >= death_needs(trouble.ambiguous) and lasted >= span
+        needed = death_needs(trouble.ambiguous, unusual=trouble.unusual)
+        return trouble.refusals >= needed and lasted >= span
 
     async def _next_spare_or_death(self, account: Account, provider: Provider) -> FlightEnd:
         for spare in await self._store.spares(account.name, account.epoch):
@@ -355,7 +365,7 @@ class Refresher:
         reason = Reason.LOST_ROTATION if account.trouble.ambiguous else Reason.REVOKED_OR_EXPIRED
         return await self._setbacks.die(account, reason)
 
-    async def _client_refused(self, attempt: Attempt, not_installed: bool) -> FlightEnd:
+    async def _client_refused(self, attempt: Attempt, outcome: ClientRefused) -> FlightEnd:
         """R9: the second secret only now; then the account backs off, and two of them open the breaker."""
         account, now = attempt.account, self._clock.now()
         if attempt.secret_index + 1 < attempt.provider.secrets_of(account.client_id):
@@ -365,11 +375,18 @@ class Refresher:
         opened = breaker.client_refused(account.name, now, only_account=only)
         if opened:
             self._metrics.provider_open.labels(account.provider).set(1)
-            log.error("provider.rejected_client", provider=account.provider)
-        reason = Reason.APP_NOT_INSTALLED if not_installed else Reason.CLIENT_REFUSED
-        event = Event(now, EventKind.PROVIDER_REJECTED_CLIENT, None, account.provider, Reason.CLIENT_REFUSED)
+            log.error("provider.rejected_client", provider=account.provider, why=cause_of(outcome))
+        reason = Reason.APP_NOT_INSTALLED if outcome.not_installed else Reason.CLIENT_REFUSED
+        event = Event(
+            now,
+            EventKind.PROVIDER_REJECTED_CLIENT,
+            None,
+            account.provider,
+            Reason.CLIENT_REFUSED,
+            detail=cause_of(outcome),
+        )
         return await self._setbacks.back_off(
-            account, reason, "client refused", events=[event] if opened else []
+            account, reason, cause_of(outcome), events=[event] if opened else []
         )
 
     async def _keep_spare(self, parent: Ref, token: Secret | None) -> None:
@@ -381,16 +398,19 @@ class Refresher:
             Spare(id_, parent.name, parent.epoch, parent.generation, sealed, self._clock.now())
         )
 
-    def _renewal_events(self, account: Account) -> list[Event]:
+    def _renewal_events(self, account: Account, successor: Successor) -> list[Event]:
         now, generation = self._clock.now(), account.generation + 1
         events = [Event(now, EventKind.RENEWED, account.name, account.provider, None, generation)]
         if self._permit.breaker(account.provider).client_refused_since is not None:
             reason = Reason.CLIENT_REFUSED
             events.append(Event(now, EventKind.RECOVERED, provider=account.provider, reason=reason))
-        if account.status is not Status.ACTIVE and account.reason is not Reason.REFUSED_ONCE:
-            events.append(
-                Event(now, EventKind.RECOVERED, account.name, account.provider, account.reason, generation)
-            )
+        about, was = (account.name, account.provider), account.reason
+        if successor.unusable:
+            if was is not Reason.TOKEN_UNUSABLE:
+                reason = Reason.TOKEN_UNUSABLE
+                events.append(Event(now, EventKind.REFRESH_FAILING, *about, reason, generation))
+        elif account.status is not Status.ACTIVE and was is not Reason.REFUSED_ONCE:
+            events.append(Event(now, EventKind.RECOVERED, *about, was, generation))
         return events
 
     def _count(self, account: Account, outcome: str) -> None:

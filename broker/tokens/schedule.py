@@ -64,15 +64,21 @@ def waits_for_expiry(rotation: Rotation, ambiguous: int, *, living: bool, reject
     return rotation is Rotation.FAMILY and ambiguous > 0 and living and not rejected
 
 
-def death_needs(ambiguous: int) -> int:
-    """How many refusals end a grant: two, or three where an attempt was ambiguous (R8)."""
-    return 3 if ambiguous else 2
+def unknown_error_after(lasted: float, timings: Timings) -> float:
+    """Between attempts while a provider answers with an error that is not known: up to 5 min in the first hour, then
+    up to an hour."""
+    return min(12 * timings.settle_most, max(timings.settle_most, lasted / 12))
+
+
+def death_needs(ambiguous: int, *, unusual: bool = False) -> int:
+    """How many refusals end a grant: two, or three where an attempt was ambiguous or a refusal unusual (R8)."""
+    return 3 if ambiguous or unusual else 2
 
 
 def confirm_after(
-    refusals: int, first_refused_at: float, now: float, *, ambiguous: int, timings: Timings
+    refusals: int, first_refused_at: float, now: float, *, slow: bool, timings: Timings
 ) -> float:
     """How long until the next refusal may count."""
-    if not ambiguous or refusals < 2:
+    if not slow or refusals < 2:
         return timings.confirm
     return max(timings.confirm, first_refused_at + timings.confirm_uncertain - now)

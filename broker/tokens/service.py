@@ -47,7 +47,7 @@ REJECTIONS_MOST = 2
 FORCED_EVERY = 60.0
 MOST_FLIGHTS = 2
 """Renewals that one request waits for."""
-SOON = (Reason.REFUSED_ONCE, Reason.UNCERTAIN)
+SOON = (Reason.REFUSED_ONCE, Reason.UNCERTAIN, Reason.UNREADABLE)
 """Reasons that settle within seconds; a caller with patience left waits for the next attempt."""
 
 

@@ -6,12 +6,12 @@ import structlog
 
 from broker.clock import Clock
 from broker.model import Account, Event, EventKind, Reason, Status, Trouble
-from broker.providers.interface import Ambiguous
+from broker.providers.interface import Ambiguous, cause_of
 from broker.store.interface import RefreshStore
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.permit import Permit
 from broker.tokens.policy import Hold, is_living
-from broker.tokens.schedule import Timings, backoff, quarantine, settle_after
+from broker.tokens.schedule import Timings, backoff, quarantine, settle_after, unknown_error_after
 from broker.tokens.steps import Step, Watch, unwatched
 
 log = structlog.get_logger()
@@ -38,13 +38,16 @@ class Setbacks:
         wait = settle_after(
             count, timed_out=outcome.timed_out, grace=self._permit.grace(account), timings=self._timings
         )
+        trouble = since_trouble(account, outcome.reason, now, cause_of(outcome))
+        if outcome.reason is Reason.UNKNOWN_ERROR and wait >= self._timings.settle_most:
+            wait = unknown_error_after(now - (trouble.since or now), self._timings)
         trouble = replace(
-            since_trouble(account, Reason.UNCERTAIN, now),
+            trouble,
             ambiguous=count,
             attempts=account.trouble.attempts + 1,
             not_before=now + wait,
         )
-        log.warning("renewal.uncertain", account=account.name, why=outcome.why, again_in=round(wait, 1))
+        log.warning("renewal.uncertain", account=account.name, why=trouble.detail, again_in=round(wait, 1))
         # From then on any broker may send it.
         free_after = quarantine(
             timed_out=outcome.timed_out, grace=self._permit.grace(account), timings=self._timings
@@ -65,16 +68,16 @@ class Setbacks:
         attempts = account.trouble.attempts + 1
         wait = max(at_least, backoff(attempts, self._timings))
         # An attempt that was certainly not processed does not make an older uncertain one certain.
-        shown = Reason.UNCERTAIN if account.trouble.ambiguous else reason
-        trouble = replace(since_trouble(account, shown, now), attempts=attempts, not_before=now + wait)
+        shown = unsettled(account) or reason
+        trouble = replace(since_trouble(account, shown, now, why), attempts=attempts, not_before=now + wait)
         log.warning("renewal.failed", account=account.name, reason=reason, why=why, again_in=round(wait, 1))
         return await self.settle(account, trouble, keep_intent=False, events=events)
 
-    async def pause(self, account: Account, seconds: float) -> FlightEnd:
+    async def pause(self, account: Account, seconds: float, why: str) -> FlightEnd:
         """429: the provider waits, not the account."""
         now = self._clock.now()
         self._permit.breaker(account.provider).pause(now + seconds)
-        log.warning("provider.paused", provider=account.provider, seconds=round(seconds))
+        log.warning("provider.paused", provider=account.provider, seconds=round(seconds), why=why)
         await self._store.settle(
             account.ref,
             trouble=account.trouble,
@@ -119,7 +122,13 @@ class Setbacks:
     async def die(self, account: Account, reason: Reason) -> FlightEnd:
         now = self._clock.now()
         event = Event(
-            now, EventKind.NEEDS_REAUTHORIZATION, account.name, account.provider, reason, account.generation
+            now,
+            EventKind.NEEDS_REAUTHORIZATION,
+            account.name,
+            account.provider,
+            reason,
+            account.generation,
+            detail=account.trouble.detail,
         )
         await self._store.settle(
             account.ref,
@@ -131,7 +140,7 @@ class Setbacks:
             events=[event],
             intent=intent_of(account),
         )
-        log.error("account.died", account=account.name, reason=reason)
+        log.error("account.died", account=account.name, reason=reason, why=account.trouble.detail)
         return NotRenewed(Hold(reason, None))
 
     async def settle(
@@ -158,7 +167,7 @@ class Setbacks:
             free_after=free_after,
         )
         self._watch(Step.SETTLED)
-        return NotRenewed(Hold(trouble.reason, trouble.not_before))
+        return NotRenewed(Hold(trouble.reason, trouble.not_before, detail=trouble.detail))
 
     def _failure_events(self, account: Account, trouble: Trouble, now: float) -> list[Event]:
         # A first refusal is confirmed within seconds; only what stays is worth telling.
@@ -172,6 +181,7 @@ class Setbacks:
                 account.provider,
                 trouble.reason,
                 account.generation,
+                detail=trouble.detail,
             )
         ]
 
@@ -181,7 +191,15 @@ def intent_of(account: Account) -> str:
     return "" if account.intent is None else account.intent.id
 
 
-def since_trouble(account: Account, reason: Reason, now: float) -> Trouble:
+def since_trouble(account: Account, reason: Reason, now: float, detail: str | None = None) -> Trouble:
     """The account's trouble with this reason, and since when it is in trouble at all."""
     old = account.trouble
-    return replace(old, reason=reason, since=now if old.since is None else old.since)
+    return replace(old, reason=reason, since=now if old.since is None else old.since, detail=detail)
+
+
+def unsettled(account: Account) -> Reason | None:
+    """Why it is not known whether a renewal was processed, where it is not."""
+    if not account.trouble.ambiguous:
+        return None
+    reason = account.trouble.reason
+    return reason if reason in (Reason.UNREADABLE, Reason.UNKNOWN_ERROR) else Reason.UNCERTAIN

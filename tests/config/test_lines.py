@@ -94,8 +94,9 @@ def problems(tmp_path: Path, text: str) -> tuple[str, ...]:
         (
             '[providers.kustomer]\nclient_id = "c"\nopen_install = true',
             "providers.kustomer.open_install: unknown key; one of: api_url, authorize_params, authorize_url, body, "
-            "client_auth, client_id, client_secret, default_expires_in, endpoints, identity_pointer, identity_url, "
-            "issuer, pkce, previous_clients, revoke_url, rotation, scopes, token_url, type",
+            "client_auth, client_id, client_secret, dead_errors, default_expires_in, endpoints, identity_pointer, "
+            "identity_url, issuer, pkce, previous_clients, revoke_url, rotation, scopes, token_pointer, token_type, "
+            "token_url, type",
         ),
         (
             KIT + '[[providers.kit.previous_clients]]\nclient_secret = "s"',

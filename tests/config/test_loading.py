@@ -8,7 +8,7 @@ import pytest
 
 from broker.config import ConfigError, Settings, admin_socket_of, load, locate, reloadable
 from broker.config.secrets import SecretMissing, SecretReader
-from broker.config.settings import CommandKey, FileKey, Rotation, TcpListen, UnixListen
+from broker.config.settings import CommandKey, DeadError, FileKey, Rotation, TcpListen, UnixListen
 from broker.model import Secret
 
 CANARY = "canary-5e1f"
@@ -92,6 +92,19 @@ def problems(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -
         (KIT + "authorize_params = { x = 1 }", "providers.kit.authorize_params", "strings"),
         (KIT + "identity_pointer = 'id'", "providers.kit.identity_pointer", "JSON pointer"),
         (KIT + "default_expires_in = 'x'", "providers.kit.default_expires_in", "number of seconds"),
+        (KIT + "token_pointer = 'data'", "providers.kit.token_pointer", "JSON pointer"),
+        (KIT + "token_type = 'MAC'", "providers.kit.token_type", '"Bearer"'),
+        (KIT + "dead_errors = 'gone'\ntoken_pointer = ''", "providers.kit.token_pointer", "JSON pointer"),
+        (KIT + "dead_errors = [5]", "providers.kit.dead_errors", "words, or tables"),
+        (KIT + "dead_errors = ['']", "providers.kit.dead_errors", "words, or tables"),
+        (KIT + "dead_errors = [{ word = 'x' }]", "providers.kit.dead_errors", "words, or tables"),
+        (KIT + "dead_errors = [{ description = 'x' }]", "providers.kit.dead_errors", "words, or tables"),
+        (KIT + "dead_errors = ['invalid_request']", "providers.kit.dead_errors", "exact description"),
+        (
+            KIT + "dead_errors = [{ error = 'access_denied' }]",
+            "providers.kit.dead_errors",
+            "exact description",
+        ),
         (KIT + "type = 'hubspot'", "providers.kit.type", '"oauth2"'),
         (ANY, "providers.x.token_url", "knows none by itself"),
         (
@@ -446,3 +459,15 @@ def test_reload_takes_providers_and_log(tmp_path: Path) -> None:
     assert ("d", "debug") == (taken.providers["kit"].client.client_id, taken.log.level)
     assert (old.refresh, old.store) == (taken.refresh, taken.store)
     assert {"refresh.ahead", "store.memory"} == set(kept)
+
+
+def test_a_providers_own_words(tmp_path: Path) -> None:
+    """Words for a dead grant, alone or with the description that has to stand beside them."""
+    pair = '{ error = "invalid_request", description = "Gone." }'
+    text = KIT + f'dead_errors = ["grant_gone", {pair}]\ntoken_pointer = "/data"\ntoken_type = "Bearer"\n'
+    (tmp_path / "config.toml").write_text(text)
+
+    found = load(tmp_path / "config.toml", environ={}).providers["kit"]
+
+    assert (DeadError("grant_gone"), DeadError("invalid_request", "Gone.")) == found.dead_errors
+    assert ("/data", "Bearer") == (found.token_pointer, found.token_type)

@@ -18,8 +18,10 @@ from broker.errors import InvalidRequest
 from broker.installs import kit_return
 from broker.keyring import Keyring, Master, Place, Purpose, SealBroken, UnknownKey, WrongMaster, kid_of
 from broker.model import Secret
+from broker.providers import answers
 from broker.providers.classify import classify
 from broker.providers.client import Answer, Lost, Reply
+from broker.providers.dead_errors import dead_errors_of
 from broker.providers.interface import Ambiguous, Declined, Granted, Paused, Refused
 from broker.store.spool import grants_spool, renewals_spool
 from broker.web import object_of
@@ -35,6 +37,7 @@ from tests.fuzz.inputs import (
 )
 
 NOW = 1_800_000_000.0
+READING = answers.Reading("public", dead_errors=dead_errors_of("https://x.example/token", ()))
 STATUSES = (200, 201, 204, 302, 400, 401, 403, 408, 425, 429, 500, 502, 503)
 
 
@@ -58,7 +61,7 @@ def damaged_reply(chance: random.Random, reply: Reply) -> Reply:
 
 def check_token_answer(reply: Reply) -> None:
     """Nothing escapes, no usable token is lost, nothing odd is served, only invalid_grant refuses."""
-    outcome = classify(reply, asked_scope="public", issued_at=NOW, now=NOW + 1, default_life=3600.0)
+    outcome = classify(reply, reading=READING, issued_at=NOW, now=NOW + 1)
     if isinstance(reply, Answer) and 200 <= reply.status < 300:
         plain = _plain_object(reply.body)
         wanted = plain.get("refresh_token")
@@ -77,12 +80,15 @@ def check_token_answer(reply: Reply) -> None:
                 )
             assert tokens.scope is None or len(tokens.scope.encode()) <= 4 * 4096
             assert oauth.USABLE_TOKEN.fullmatch(tokens.token_type)
-        case Refused():
+        case Refused(usual=usual):
             assert isinstance(reply, Answer)
-            assert 400 <= reply.status < 500
-            error = oauth.parse_error(reply.body)
-            assert error is not None
-            assert error.error == "invalid_grant"
+            error = answers.parse_error(reply.body)
+            if usual:
+                assert 400 <= reply.status < 500
+                assert error is not None
+                assert error.error == "invalid_grant"
+            assert reply.status not in (408, 425, 429)
+            assert not answers.holds_token(reply.body)
         case Paused(seconds):
             assert 1 <= seconds <= 3600
         case Declined(why) | Ambiguous(why):
@@ -129,8 +135,8 @@ ALLOWED: Mapping[str, type | tuple[type, ...]] = {
 def check_body(body: bytes) -> None:
     """An object of known members of the right types, fit for the store; or InvalidRequest; nothing else."""
     _check_form(body)
-    oauth.error_texts(body).encode("utf-8", "surrogatepass")
-    salvaged = oauth.salvage_refresh_token(body)
+    answers.error_texts(body).encode("utf-8", "surrogatepass")
+    salvaged = answers.salvage_refresh_token(body)
     assert salvaged is None or salvaged.reveal().strip().encode()
     try:
         value = object_of(body, ALLOWED)

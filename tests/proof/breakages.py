@@ -45,7 +45,7 @@ BREAKAGES = (
     Breakage(
         "dead on first refusal",
         REFRESH,
-        "return trouble.refusals >= death_needs(trouble.ambiguous) and lasted >= span",
+        "return trouble.refusals >= needed and lasted >= span",
         "return lasted <= span",
         "tests/tokens/test_refresh.py::test_r8_single_refusal_harms_nobody",
     ),
@@ -123,15 +123,15 @@ BREAKAGES = (
     Breakage(
         "invalid_client kills",
         "broker/providers/classify.py",
-        'error is not None and error.error == "invalid_grant"',
-        'error is not None and error.error in ("invalid_grant", "invalid_client")',
+        'is_client_error and error is not None and error.error == "invalid_grant"',
+        'is_client_error and error is not None and error.error in ("invalid_grant", "invalid_client")',
         "tests/proof/test_clients.py::test_wrong_secret_harms_no_account",
     ),
     Breakage(
         "a lost answer taken for a refusal",
         "broker/providers/classify.py",
-        "return Ambiguous(why, timed_out, oauth.salvage_refresh_token(prefix) if whole else None)",
-        "return Refused(why)",
+        "outcome = Ambiguous(reply.why, reply.timed_out, reason=reason)",
+        "return Refused(reply.why)",
         "tests/tokens/test_refresh.py::test_r7_ambiguous_answers_keep_the_intent_and_the_schedule",
     ),
     Breakage(
@@ -187,8 +187,8 @@ BREAKAGES = (
     Breakage(
         "an attempt of another is settled",
         RENEWALS,
-        "AND (CAST($14 AS TEXT) IS NULL OR COALESCE(intent_id, '') = $14)",
-        "AND (CAST($14 AS TEXT) IS NULL OR COALESCE($14, '') = $14)",
+        "AND (CAST($16 AS TEXT) IS NULL OR COALESCE(intent_id, '') = $16)",
+        "AND (CAST($16 AS TEXT) IS NULL OR COALESCE($16, '') = $16)",
         "tests/store/test_renewals.py::test_attempt_of_another_is_not_settled",
     ),
     Breakage(

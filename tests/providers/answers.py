@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.providers.client import Answer, Lost, Reply, Unsent
 
@@ -113,19 +113,137 @@ def unreadable() -> list[Case]:
         ),
         "cut inside the refresh token": (b'{"access_token":"at","refresh_token":"' + TOKEN.encode(), False),
         "cut before it": (b'{"access_token":"at","refr', False),
-        "not UTF-8": (b'{"refresh_token":"' + TOKEN.encode() + b'","x":"\xff"}', True),
         "deep nesting": (b'{"refresh_token":"' + TOKEN.encode() + b'","x":' + b"[" * 100_000, True),
         "trailing garbage": (b'{"refresh_token":"' + TOKEN.encode() + b'"} garbage', True),
         "two objects": (body(access_token="a", refresh_token=TOKEN) * 2, True),
         "gzip bytes": (b"\x1f\x8b\x08\x00" + b"\x00" * 40, False),
-        "form encoded": (b"access_token=at&refresh_token=" + TOKEN.encode(), False),
-        "error in a 200": (body(error="invalid_grant"), False),
+        "cut form": (b"access_token=at&refresh_token=" + TOKEN.encode() + b"&expires_in=3600<", True),
+        "tokens of two": (body(a={"access_token": "at"}, b={"access_token": "at"}), False),
+        "unknown error": (body(error="consent_required"), False),
+        "temporary error": (body(error="temporarily_unavailable"), False),
+        "no error": (body(error=None, code=0, error_code=False), False),
     }
     return [
         Case(f"{status} {name}", answer(status, content), "Ambiguous", salvage)
         for status in (200, 201)
         for name, (content, salvage) in contents.items()
     ]
+
+
+def encodings() -> list[Case]:
+    """Tokens in any encoding and nesting; a token is ASCII, so a neighbour's encoding must not cost it."""
+    plain = json.dumps({"access_token": "at", "refresh_token": TOKEN, "name": "Zoë"}, ensure_ascii=False)
+    form = f"access_token=at&refresh_token={TOKEN}&expires_in=3600&scope=a+b"
+    contents = {
+        "UTF-8 with a mark": plain.encode("utf-8-sig"),
+        "UTF-16 with a mark": plain.encode("utf-16"),
+        "UTF-16LE": plain.encode("utf-16-le"),
+        "UTF-16BE": plain.encode("utf-16-be"),
+        "UTF-32": plain.encode("utf-32"),
+        "Latin-1": plain.encode("latin-1"),
+        "Windows-1252": plain.replace("ë", "€").encode("cp1252"),
+        "a broken neighbour": b'{"refresh_token":"' + TOKEN.encode() + b'","x":"\xff"}',
+        "form": form.encode(),
+        "form with a newline": form.encode() + b"\r\n",
+        "form in UTF-16": form.encode("utf-16"),
+        "form with escapes": f"refresh_token={TOKEN}&token_type=bearer&x=%7B%22%C3%BC".encode(),
+        "form with an empty repetition": f"{form}&refresh_token=".encode(),
+        "JSON in a JSON string": json.dumps(plain).encode(),
+        "camel case": body(accessToken="at", refreshToken=TOKEN),
+        "other spelling": json.dumps({"Access-Token": "at", "REFRESH_TOKEN": TOKEN}).encode(),
+        "inside data": body(data={"access_token": "at", "refresh_token": TOKEN}, code=0),
+        "deeper inside": body(response={"result": [{"accessToken": "at", "refreshToken": TOKEN}]}),
+        "in a list": json.dumps([{"access_token": "at", "refresh_token": TOKEN}]).encode(),
+        "beside an error": body(error="invalid_grant", refresh_token=TOKEN),
+    }
+    cases = [Case(f"200 {name}", answer(200, content), "Granted") for name, content in contents.items()]
+    whole = plain.encode()
+    cases += [
+        Case("cut behind the JSON", Lost("x", False, 200, whole), "Granted"),
+        Case("cut behind the JSON, without a status", Lost("x", True, None, whole, arrived=True), "Granted"),
+        Case("cut behind the JSON of a 500", Lost("x", False, 500, whole), "Ambiguous"),
+        Case("a form that may be cut", Lost("x", False, 200, form.encode()), "Ambiguous", True),
+    ]
+    return cases
+
+
+def own_words() -> list[Case]:
+    """An exact word for a dead grant in a member `error`, `code` or `error_code`, wherever it stands, refuses."""
+    contents = {
+        "GitHub": (200, body(error="bad_refresh_token", error_description="incorrect or expired")),
+        "GitHub's form": (200, b"error=bad_refresh_token&error_description=incorrect+or+expired"),
+        "Slack": (200, body(ok=False, error="invalid_refresh_token")),
+        "OpenAI": (401, body(error={"message": "m", "type": "t", "code": "refresh_token_reused"})),
+        "Supabase": (400, body(code=400, error_code="refresh_token_not_found", msg="m")),
+        "Exact": (401, body(error="unauthorized_client", error_description="Old refresh token used.")),
+        "DeviantArt": (400, body(error="invalid_request", error_description="The refresh_token is invalid.")),
+        "Yahoo": (400, body(error="INVALID_REFRESH_TOKEN", error_description="Failed to decode")),
+        "Strava": (400, body(message="Bad", errors=[{"resource": "RefreshToken", "code": "invalid"}])),
+        "Dub": (401, body(error={"code": "unauthorized", "message": "Refresh token not found."})),
+        "standard word in a 200": (200, body(error="invalid_grant")),
+        "standard word in a 500": (500, body(error="invalid_grant")),
+        "standard word in a 302": (302, body(error="invalid_grant")),
+        "standard word in a form": (400, b"error=invalid_grant&error_description=x"),
+        "standard word inside": (400, body(error={"code": "invalid_grant"})),
+        "standard word in a list": (422, body(errors=[{"code": "x"}, {"error_code": "invalid_grant"}])),
+        "standard word in UTF-16": (400, '[{"error":"invalid_grant"}]'.encode("utf-16")),
+        "null beside it": (400, body(error=None, code="invalid_grant")),
+    }
+    return [Case(f"own words: {name}", answer(*content), "Refused") for name, content in contents.items()]
+
+
+def never_kills() -> list[Case]:
+    """What looks like a refusal and is none: a grant's life hangs on each."""
+    dead = body(error="bad_refresh_token")
+    contents = {
+        "a substring": (200, body(error="bad_refresh_token_format"), "Ambiguous"),
+        "another case": (400, body(error="Invalid_Grant"), "Declined"),
+        "white space": (400, body(error=" invalid_grant"), "Declined"),
+        "a description": (400, body(error="invalid_request", error_description="invalid_grant"), "Declined"),
+        "a message": (400, body(message="bad_refresh_token"), "Ambiguous"),
+        "another member": (400, body(status="invalid_grant", errorType="invalid_grant"), "Ambiguous"),
+        "a member's name": (400, body(invalid_grant=True), "Ambiguous"),
+        "a list of words": (400, body(errors=["invalid_grant"]), "Ambiguous"),
+        "a page": (400, b'<html>{"error":"invalid_grant"}</html>', "Ambiguous"),
+        "a text": (400, b"invalid_grant", "Ambiguous"),
+        "a token beside it": (400, body(error="invalid_grant", access_token="at"), "Ambiguous"),
+        "a token inside": (400, body(error="invalid_grant", data={"refreshToken": "rt"}), "Ambiguous"),
+        "a token in the form": (400, b"refresh_token=rt&error=invalid_grant", "Ambiguous"),
+        "408": (408, dead, "Ambiguous"),
+        "425": (425, dead, "Ambiguous"),
+        "429": (429, dead, "Paused"),
+        "the provider's own state": (400, body(error="server_error", code="invalid_grant"), "Declined"),
+        "its own state in a 200": (
+            200,
+            body(error="temporarily_unavailable", errors=[{"code": "invalid_grant"}]),
+            "Ambiguous",
+        ),
+        "another's description": (
+            401,
+            body(error="unauthorized_client", error_description="Old refresh token used. Sorry."),
+            "Declined",
+        ),
+        "the description elsewhere": (
+            401,
+            body(error="unauthorized_client", x={"error_description": "Old refresh token used."}),
+            "Declined",
+        ),
+        "Strava's client": (400, body(errors=[{"resource": "Application", "code": "invalid"}]), "Ambiguous"),
+        "OpenAI's word elsewhere": (401, body(error={"code": "token_expired"}), "Declined"),
+        "Zoho's word elsewhere": (200, body(error="invalid_code"), "Ambiguous"),
+        "invalid_client in a 200": (200, body(error="invalid_client"), "ClientRefused"),
+    }
+    for word in ("unauthorized_client", "invalid_request", "access_denied", "server_error"):
+        contents[f"{word} in a 200"] = (200, body(error=word), "Ambiguous")
+    cases = [
+        Case(f"never kills: {name}", answer(status, content), outcome)
+        for name, (status, content, outcome) in contents.items()
+    ]
+    # A token in what is no refusal is kept.
+    cases = [replace(case, salvage="a token in" in case.name) for case in cases]
+    retry = Answer(503, {"Retry-After": "1"}, dead)
+    cut = Lost("x", False, 200, dead)
+    return [*cases, Case("never kills: 503", retry, "Paused"), Case("never kills: cut", cut, "Ambiguous")]
 
 
 def refusals() -> list[Case]:
@@ -194,11 +312,15 @@ def pauses() -> list[Case]:
 
 def ambiguous() -> list[Case]:
     """Everything else after the first byte."""
-    contents = [b"", b"<html>", body(error="invalid_grant"), body(access_token="at")]
+    contents = [b"", b"<html>", body(error="server_error"), body(access_token="at")]
     cases = [
         Case(f"{status} {number}", answer(status, content), "Ambiguous")
         for status in (500, 501, 502, 503, 504, 507, 520, 599, 408, 425, 100, 199, 600)
         for number, content in enumerate(contents)
+    ]
+    cases += [
+        Case(f"{status} with a refusal", answer(status, body(error="invalid_grant")), "Ambiguous")
+        for status in (408, 425, 100, 199, 600)
     ]
     whole = b'{"refresh_token":"' + TOKEN.encode() + b'"'
     cases += [
@@ -220,4 +342,5 @@ def ambiguous() -> list[Case]:
 
 def every_case() -> list[Case]:
     unsent = [Case("not sent", Unsent("x"), "NotSent")]
-    return [*successes(), *unreadable(), *refusals(), *pauses(), *ambiguous(), *unsent]
+    words = [*own_words(), *never_kills()]
+    return [*successes(), *encodings(), *unreadable(), *words, *refusals(), *pauses(), *ambiguous(), *unsent]

@@ -17,7 +17,7 @@ from broker.providers.kit import KitProvider
 from broker.providers.kustomer import KustomerProvider
 from broker.providers.oauth2 import OAuth2Provider, at_pointer
 from tests.fakes.clock import FakeClock
-from tests.fakes.upstream import JSON, Answer, Drop, Scripted, Upstream, json_answer
+from tests.fakes.upstream import JSON, Answer, Drop, Raw, Scripted, Upstream, json_answer
 from tests.ports import free_port
 
 NOW = 1_792_000_000.0
@@ -54,6 +54,11 @@ def provider(one: ProviderSettings, http: ProviderClient) -> OAuth2Provider:
     [
         (Answer(200, {}, b""), True),
         (json_answer({}), True),
+        (Answer(204, {"Content-Length": "0"}, b""), True),
+        (Raw(b"HTTP/1.1 204 No Content\r\n\r\n"), True),
+        (Answer(202, {}, b"soon"), True),
+        (Answer(200, {"Content-Encoding": "br"}, b"\xff\xff"), True),
+        (Answer(302, {"Location": "/login"}, b""), False),
         (json_answer({"error": "unauthorized_client"}, 403), False),
         (Answer(404, {}, b""), False),
         (Answer(503, {}, b""), False),
@@ -220,7 +225,7 @@ async def test_token_that_no_header_can_carry_identifies_nobody(
         ({"a": [{"b": " x "}]}, "/a/0/b", "x"),
         ({"a/b": {"c~d": "x"}}, "/a~1b/c~0d", "x"),
         ({"": "x"}, "/", "x"),
-        ({"id": "y" * 300}, "/id", "y" * 200),
+        ({"id": "y" * 300}, "/id", "y" * 300),
         ({"id": True}, "/id", None),
         ({"id": 1.5}, "/id", None),
         ({"id": None}, "/id", None),

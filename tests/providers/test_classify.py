@@ -1,23 +1,39 @@
 """R5 as a table: hundreds of written answers, and a generator for the rest."""
 
+import base64
 import json
+import os
 import random
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
+from multidict import CIMultiDict
 
-from broker.model import TokenSet
+from broker.config.settings import DeadError
+from broker.model import ENDLESS, Reason, Secret, TokenSet
 from broker.oauth import is_usable
+from broker.providers.answers import Reading
 from broker.providers.classify import classify, pause_seconds
 from broker.providers.client import Answer, Lost, Reply
-from broker.providers.interface import Ambiguous, Granted, Paused, TokenOutcome
+from broker.providers.dead_errors import dead_errors_of
+from broker.providers.interface import Ambiguous, Granted, Paused, Refused, TokenOutcome, cause_of
 from tests.providers.answers import TOKEN, Case, answer, body, every_case
 
 NOW = 1_800_000_000.0
 CASES = every_case()
+READING = Reading("public", 172800.0, dead_errors=dead_errors_of("https://x.example/token", ()))
+
+
+def jwt(**claims: object) -> str:
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+    return f"e30.{payload}.c2ln"
 
 
 def outcome_of(reply: Reply) -> TokenOutcome:
-    return classify(reply, asked_scope="public", issued_at=NOW, now=NOW + 1, default_life=172800.0)
+    return classify(reply, reading=READING, issued_at=NOW, now=NOW + 1)
 
 
 def granted(**members: object) -> TokenSet:
@@ -63,6 +79,175 @@ def test_life_of_a_token(value: object, life: float) -> None:
     assert NOW + life == granted(access_token="at", expires_in=value).expires_at
 
 
+def iso(seconds: float, form: str) -> str:
+    return datetime.fromtimestamp(NOW + seconds, UTC).strftime(form)
+
+
+@pytest.mark.parametrize(
+    ("members", "life"),
+    [
+        ({"expires_at": NOW + 30}, 30),
+        ({"expires_at": int(NOW + 30) * 1000}, 30),
+        ({"expires_at": str(int(NOW + 30))}, 30),
+        ({"expires_on": str(int(NOW + 1800))}, 1800),
+        ({"expires_on": iso(1800, "%m/%d/%Y %H:%M:%S +00:00")}, 1800),
+        ({"expires_on": iso(1800, "%m/%d/%Y %I:%M:%S %p +00:00")}, 1800),
+        ({"expires": 5183999}, 5183999),
+        ({"expires": int(NOW + 60)}, 60),
+        ({".expires": iso(600, "%a, %d %b %Y %H:%M:%S GMT"), "expires_in": 1199}, 600),
+        ({"expiry": iso(600, "%Y-%m-%dT%H:%M:%S.0000000Z")}, 600),
+        ({"expiry": iso(600, "%Y-%m-%d %H:%M:%S")}, 600),
+        ({"expires_at": iso(600, "%Y-%m-%d %H:%M:%S UTC")}, 600),
+        ({"expiration": iso(7800, "%Y-%m-%dT%H:%M:%S+02:00")}, 600),
+        ({"expiry_date": int(NOW * 1000) + 600_000}, 600),
+        ({"accessTokenExpiresIn": "600"}, 600),
+        ({"access_token_expires_at": NOW + 600}, 600),
+        ({"expiresIn": 600}, 600),
+        ({"expires_in_sec": 600, "expires_in": 3600_000}, 600),
+        ({"expires_in": "600s"}, 600),
+        ({"expires_in": int(NOW) + 600}, 600),
+        ({"exp": NOW + 600}, 600),
+        ({"access_token": jwt(exp=NOW + 600)}, 600),
+        ({"access_token": jwt(exp=NOW + 90, iat=NOW - 500), "expires_in": 3600}, 90),
+        ({"access_token": jwt(iat=NOW - 9000, exp=NOW - 8400)}, 600),
+        ({"expires_in": 3600, "expires_at": NOW + 30}, 30),
+        ({"expires_in": 30, "expires_at": NOW + 3600}, 30),
+        ({"expires_in": 0, "expires_at": NOW + 600}, 600),
+        ({"expires_at": NOW - 600}, 60),
+        ({"expires_at": 1_000_000_000}, 60),
+        ({"expires_at": 0}, 60),
+        ({"refresh_token_expires_in": 10, "expires_in": 3000}, 3000),
+        ({"refresh_token_expires_in": 10}, 3600),
+        ({"refresh_expires_at": NOW + 10}, 3600),
+        ({"ext_expires_in": 10}, 3600),
+        ({"id_token_expires_in": 10, "code_expires_in": 10, "not_before": 10}, 3600),
+        ({"issued_at": NOW, ".issued": iso(-600, "%a, %d %b %Y %H:%M:%S GMT")}, 3600),
+        ({"expires_at": "soon", "expires_on": True, "expiry": [600]}, 3600),
+        ({"access_token": "a.b.c"}, 3600),
+        ({"access_token": jwt(exp="never")}, 3600),
+    ],
+)
+def test_life_under_any_name_and_in_any_form(members: dict[str, object], life: float) -> None:
+    """The shortest that is stated counts; what is stated of other things does not."""
+    tokens = granted(**{"access_token": "at", "refresh_token": TOKEN} | members)
+
+    assert NOW + life == tokens.expires_at
+
+
+@pytest.mark.parametrize(
+    ("members", "life"),
+    [
+        ({"expires_in": 0}, None),
+        ({"expires_in": None}, None),
+        ({"expires_in": -1}, None),
+        ({"expires_in": "0"}, None),
+        ({"expires_in": "never"}, None),
+        ({"expires_at": 0}, None),
+        ({}, None),
+        ({"expires_in": 3600}, 3600),
+        ({"expires_at": NOW + 30}, 30),
+        ({"expires_at": NOW - 30}, 60),
+        ({"expires_in": 5 * 365 * 86400}, 5 * 365 * 86400),
+        ({"access_token": jwt(exp=NOW + 600)}, 600),
+        ({"refresh_token": TOKEN}, 3600),
+        ({"refresh_token": TOKEN, "expires_in": 0}, 60),
+    ],
+)
+def test_life_of_a_token_that_cannot_be_renewed(members: dict[str, object], life: float | None) -> None:
+    """Where nobody states its end we do not either, but a configured default is a statement."""
+    content = answer(200, body(**{"access_token": "at"} | members))
+
+    for stated in (False, True):
+        reading = replace(READING, renewable=False, default_is_stated=stated)
+        outcome = classify(content, reading=reading, issued_at=NOW, now=NOW + 1)
+        assert isinstance(outcome, Granted)
+        expected = life if life is not None else 172800.0 if stated else ENDLESS
+        assert NOW + expected == outcome.tokens.expires_at
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("BearerToken", "Bearer"),
+        ("jwt-bearer", "Bearer"),
+        ("User Access Token", "Bearer"),
+        ("urn:ietf:params:oauth:token-type:jwt", "Bearer"),
+        ("access_token", "Bearer"),
+        ({"type": "Bearer"}, "Bearer"),
+        ("b\nad", "Bearer"),
+        ("DPoP", "DPoP"),
+        ("MAC", "MAC"),
+        ("hmac-sha-256", "hmac-sha-256"),
+        ("N_A", "N_A"),
+    ],
+)
+def test_token_is_bearer_unless_another_scheme_is_meant(value: object, kind: str) -> None:
+    """An odd neighbour does not make a good token unusable."""
+    assert kind == granted(access_token="at", token_type=value).token_type
+    reading = replace(READING, token_type="Bearer")
+    content = answer(200, body(access_token="at", token_type=value))
+    overridden = classify(content, reading=reading, issued_at=NOW, now=NOW)
+    assert isinstance(overridden, Granted)
+    assert ("Bearer", ()) == (overridden.tokens.token_type, overridden.tokens.flags[1:])
+
+
+@pytest.mark.parametrize(
+    ("pointer", "content"),
+    [
+        ("/data", body(data={"access_token": "at"}, included={"access_token": "other"})),
+        ("/authed_user", body(access_token="bot", authed_user={"access_token": "at"})),
+        ("/result/1", body(result=[{}, {"accessToken": "at"}], expires_in=600)),
+        ("/nowhere", body(access_token="at")),
+        ("/a~1b", json.dumps({"a/b": {"access_token": "at"}, "c": {"access_token": "other"}}).encode()),
+    ],
+)
+def test_tokens_are_where_the_pointer_says(pointer: str, content: bytes) -> None:
+    """Or where they usually are, rather than nowhere."""
+    reading = replace(READING, token_pointer=pointer)
+
+    outcome = classify(answer(200, content), reading=reading, issued_at=NOW, now=NOW)
+
+    assert isinstance(outcome, Granted)
+    assert Secret("at") == outcome.tokens.access_token
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "refused"),
+    [
+        ("https://accounts.zoho.eu/oauth/v2/token", {"error": "invalid_code"}, True),
+        ("https://zoho.example/token", {"error": "invalid_code"}, False),
+        ("https://open.feishu.cn/token", {"code": 20037, "msg": "expired"}, True),
+        ("https://open.feishu.cn/token", {"code": 20050, "msg": "try again"}, False),
+        ("https://auth.openai.com/token", {"error": {"code": "token_expired"}}, True),
+        ("https://own.example/token", {"error": "grant_gone"}, True),
+        ("https://own.example/token", {"error": "invalid_request", "message": "Gone."}, True),
+        ("https://own.example/token", {"error": "invalid_request", "message": "Gone"}, False),
+        ("https://own.example/token", {"error": "invalid_request"}, False),
+    ],
+)
+def test_words_of_one_provider(url: str, error: dict[str, object], refused: bool) -> None:
+    """Known by its host, or configured; elsewhere the same word means nothing."""
+    own = (DeadError("grant_gone"), DeadError("invalid_request", "Gone."))
+    reading = replace(READING, dead_errors=dead_errors_of(url, own if "own" in url else ()))
+
+    outcome = classify(answer(200, body(**error)), reading=reading, issued_at=NOW, now=NOW)
+
+    assert refused is isinstance(outcome, Refused)
+
+
+def test_unknown_error_is_named() -> None:
+    """With its status and what stands beside it, but never with what may be a token."""
+    outcome = outcome_of(
+        answer(200, body(error="consent_required", error_description=f"see\n{'x9' * 20} now"))
+    )
+
+    assert isinstance(outcome, Ambiguous)
+    assert ("consent_required, status 200: see … now", Reason.UNKNOWN_ERROR) == (
+        cause_of(outcome),
+        outcome.reason,
+    )
+
+
 def test_missing_life_is_trusted_for_an_hour_at_most() -> None:
     """Never for ever: a token whose end nobody knows is renewed early."""
     tokens = granted(access_token="at")
@@ -75,7 +260,7 @@ def test_providers_own_clock_is_ignored() -> None:
     assert NOW + 100 == granted(access_token="at", expires_in=100, created_at=1).expires_at
 
 
-@pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "a b", "ü", "a\x00", "x" * 9000])
+@pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "a b", "ü", "a\x00", "x" * 65537])
 def test_token_that_no_header_can_carry_is_kept_and_not_served(token: str) -> None:
     """It may be all that is left of the grant."""
     tokens = granted(access_token=token, refresh_token=TOKEN)
@@ -101,12 +286,42 @@ def test_scope_is_a_set() -> None:
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 1),
         ({"Retry-After": "soon"}, 30),
         ({"x-ratelimit-reset": str(int(NOW) + 50)}, 50),
+        ({"x-ratelimit-reset": "120"}, 120),
+        ({"x-ratelimit-reset": str((int(NOW) + 50) * 1000)}, 50),
+        ({"x-ratelimit-reset": str(int(NOW) - 50)}, 1),
+        ({"x-ratelimit-reset": "99999"}, 3600),
+        ({"RateLimit-Reset": "40"}, 40),
+        ({"Retry-After": "300.5"}, 301),
+        ({"Retry-After": "0.2"}, 1),
+        ({"Retry-After": " 60 "}, 60),
+        ({"Retry-After": "60, 60"}, 60),
+        ({"Retry-After": "60s"}, 60),
+        ({"Retry-After": str(int(NOW) + 70)}, 70),
+        ({"Retry-After": "Friday, 15-Jan-27 08:00:40 GMT"}, 40),
+        ({"Retry-After": "Fri Jan 15 08:00:40 2027"}, 40),
+        ({"Retry-After": "2027-01-15T08:00:40Z"}, 40),
+        ({"Retry-After": "-5"}, 30),
+        ({"Retry-After": "9" * 400}, 30),
         ({}, 30),
     ],
 )
 def test_how_long_a_provider_wants_to_be_left_alone(headers: dict[str, str], seconds: float) -> None:
     """Seconds, a date, or Kustomer's header; at least a second, at most an hour."""
-    assert seconds == pause_seconds(headers, NOW)
+    assert seconds == pause_seconds(CIMultiDict(headers), NOW)
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata", "UTC"])
+def test_dates_do_not_depend_on_the_machines_zone(zone: str) -> None:
+    """The form of C's asctime names no zone; it is GMT all the same."""
+    code = (
+        "from broker.providers.classify import pause_seconds; "
+        f"print(pause_seconds({{'Retry-After': 'Fri Jan 15 08:00:40 2027'}}, {NOW}))"
+    )
+    environment = {**os.environ, "TZ": zone}
+
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+
+    assert b"40.0" == said.stdout.strip()
 
 
 def generated(seed: int) -> Reply:

@@ -27,11 +27,12 @@ from broker.providers.interface import (
     Paused,
     TokenOutcome,
     TokenRequest,
+    cause_of,
 )
 from broker.providers.kit import KitProvider
 from broker.providers.kustomer import KustomerProvider
 from broker.providers.oauth2 import OAuth2Provider
-from tests.fakes.upstream import Answer, Cut, Drop, Raw, Stall, Upstream, json_answer
+from tests.fakes.upstream import Answer, Cut, Drop, Raw, Scripted, Stall, Upstream, json_answer
 from tests.ports import free_port
 
 SECRET, REFRESH = "canary-client-secret", "canary-refresh-token"
@@ -214,6 +215,73 @@ async def test_client_authentication(
     assert wanted == request.headers["content-type"]
 
 
+@pytest.mark.parametrize(
+    ("auth", "secret", "pair"),
+    [
+        ("basic", "a+b/c=&:é", "c:a%2Bb%2Fc%3D%26%3A%C3%A9"),
+        ("basic-raw", "a+b/c=&:", "c:a+b/c=&:"),
+        ("basic-raw", "100%", "c:100%"),
+    ],
+)
+async def test_basic_credentials_are_encoded_or_raw(
+    tmp_path: Path, http: ProviderClient, upstream: Upstream, auth: str, secret: str, pair: str
+) -> None:
+    """RFC 6749 2.3.1 says form-encoded; some providers decode nothing."""
+    upstream.script([json_answer(TOKENS)])
+    one = settings(tmp_path, token_url=upstream.url, client_auth=auth)
+    one = replace(one, client=OAuthClient("c", (Secret(secret),)))
+
+    await provider(one, http).request_token(REQUEST, before_send=Announced())
+
+    [request] = upstream.requests
+    assert "Basic " + base64.b64encode(pair.encode()).decode() == request.headers["authorization"]
+    assert "client_secret" not in request.form
+
+
+@pytest.mark.parametrize(
+    "description",
+    [f"Refresh token invalid: {REFRESH}. Visit", f"Wrong secret {SECRET}", f"key {'k3' * 20}\r\nX-Evil: 1"],
+)
+async def test_providers_text_is_told_without_our_secrets(
+    tmp_path: Path, http: ProviderClient, upstream: Upstream, description: str
+) -> None:
+    """Some quote in their errors what they were sent."""
+    upstream.script([json_answer({"error": "invalid_scope", "error_description": description}, 400)])
+
+    outcome = await provider(settings(tmp_path, token_url=upstream.url), http).request_token(
+        REQUEST, before_send=Announced()
+    )
+
+    assert isinstance(outcome, Declined)
+    cause = cause_of(outcome)
+    assert cause.startswith("answered 400 (invalid_scope): ")
+    assert "…" in cause
+    assert cause.isprintable()
+    assert not any(word in cause for word in (REFRESH, SECRET, "k3k3"))
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://127.0.0.1:{port}/token", "Connection refused"),
+        ("https://nowhere.invalid/token", "no connection ("),
+    ],
+)
+async def test_what_failed_below_http_is_told(
+    tmp_path: Path, http: ProviderClient, url: str, why: str
+) -> None:
+    """In the words of the library that knows."""
+    address = url.format(port=free_port())
+
+    outcome = await provider(settings(tmp_path, token_url=address), http).request_token(
+        REQUEST, before_send=Announced()
+    )
+
+    assert isinstance(outcome, NotSent)
+    assert why in outcome.why
+    assert "Client" not in outcome.why
+
+
 async def test_code_goes_with_verifier_and_secret(
     tmp_path: Path, http: ProviderClient, upstream: Upstream
 ) -> None:
@@ -381,13 +449,27 @@ async def test_identity(
         (json_answer([]), IdentityUnknown),
         (Answer(401, {}, b"{}"), IdentityUnknown),
         (Answer(404, {}, b""), IdentityUnknown),
+        (Answer(302, {"Location": "/login"}, b""), IdentityUnknown),
+        (Answer(304, {}, b""), IdentityUnknown),
+        (Answer(204, {}, b""), IdentityUnknown),
+        (Answer(200, {}, b""), IdentityUnknown),
+        (Answer(200, {"Content-Encoding": "br"}, b"\xff" * 50), IdentityUnknown),
+        (json_answer({"account": {"id": 1}, "x": "y" * 200_000}), IdentityUnknown),
+        (json_answer({"account": {"id": "y" * 5_000}}), IdentityUnknown),
+        (Raw(b"HTTP/1.1 200 OK\r\nX Y: z\r\n\r\n<html>"), IdentityUnknown),
+        (Raw(b"HTTP/1.1 302 Found\r\nX Y: z\r\nContent-Length: 0\r\n\r\n"), IdentityUnknown),
+        (json_answer({"account": {"id": "y" * 4_096}}), Identified),
+        (json_answer({"account": {"id": 1}}, 201), Identified),
+        (Answer(200, {}, '{"account":{"id":"é"}}'.encode("utf-16")), Identified),
+        (Raw(b'HTTP/1.1 200 OK\r\nX Y: z\r\nContent-Length: 20\r\n\r\n{"account":{"id":7}}'), Identified),
+        (Answer(500, {}, b""), IdentityLater),
         (Answer(429, {}, b""), IdentityLater),
         (Answer(503, {}, b""), IdentityLater),
         (Drop(), IdentityLater),
     ],
 )
 async def test_identity_that_cannot_be_had(
-    tmp_path: Path, http: ProviderClient, upstream: Upstream, script: Answer | Drop, outcome: type
+    tmp_path: Path, http: ProviderClient, upstream: Upstream, script: Scripted, outcome: type
 ) -> None:
     """A 4xx or an answer without an id is final; the rest is asked again."""
     # A GET is repeated once by the HTTP client when its connection drops.

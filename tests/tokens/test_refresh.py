@@ -147,6 +147,109 @@ async def test_r8_single_refusal_harms_nobody(house: House, acme: Account) -> No
     assert Status.ACTIVE is after.status
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, '{"error":"invalid_grant"}'),
+        (200, "error=bad_refresh_token&error_description=gone"),
+        (400, '{"error":{"code":"refresh_token_reused"}}'),
+        (500, '{"error":"invalid_grant"}'),
+    ],
+)
+async def test_r8_refusal_in_own_words_needs_three_over_a_minute(
+    house: House, acme: Account, status: int, body: str
+) -> None:
+    """Two within seconds are not enough outside a 4xx `invalid_grant`, nor where one of them was."""
+    house.sandbox.faults.set("kit", status=status, body=body)
+    started = house.clock.monotonic()
+    seen = []
+
+    for _ in range(3):
+        seen.append((await renew(house)).status)
+        if len(seen) == 1:
+            house.sandbox.faults.set("kit", status=400, body='{"error":"invalid_grant"}')
+        if len(seen) == 2:
+            house.sandbox.faults.set("kit", status=status, body=body)
+        if len(seen) < 3:
+            await until_next(house)
+    account = await house.account()
+
+    assert [Status.REFRESH_FAILING] * 2 == seen[:2]
+    assert (Reason.REVOKED_OR_EXPIRED, None) == (account.dead, account.intent)
+    assert house.clock.monotonic() - started >= 60
+    [event] = [one for one in await house.broker.base.stores.events.last_events(9) if one.detail]
+    assert (EventKind.NEEDS_REAUTHORIZATION, True) == (
+        event.kind,
+        f"answered {status}" in (event.detail or ""),
+    )
+
+
+async def test_r8_two_refusals_in_own_words_harm_nobody(house: House, acme: Account) -> None:
+    """The third attempt succeeds, however late it comes."""
+    house.sandbox.faults.set("kit", status=200, body='{"error":"bad_refresh_token"}', times=2)
+
+    await renew(house)
+    house.clock.advance(90)
+    doubted = await renew(house)
+    house.clock.advance(90)
+    after = await renew(house)
+
+    assert (2, None) == (doubted.trouble.refusals, doubted.dead)
+    assert (Status.ACTIVE, False) == (after.status, after.trouble.unusual)
+
+
+async def test_r8_spare_refused_in_own_words_is_tried_three_times(tmp_path: Path) -> None:
+    """It may be the living successor, so it is given up no sooner than the token itself."""
+    async with open_house(tmp_path / "house") as house:
+        await house.connect("kustomer")
+        house.clock.advance(LIFE)
+        house.sandbox.faults.set("kustomer", truncate=-1, times=1)
+        await renew(house)
+        for _ in range(2):
+            await until_next(house)
+            await renew(house)
+        house.sandbox.faults.set("kustomer", status=200, body='{"error":"invalid_grant"}', times=4)
+        seen = []
+        for _ in range(3):
+            await until_next(house)
+            seen.append((await renew(house)).status)
+
+        assert [Status.UNCERTAIN, Status.UNCERTAIN, Status.ACTIVE] == seen
+
+
+async def test_unknown_error_is_told_and_asked_again_ever_more_seldom(house: House, acme: Account) -> None:
+    """It may have rotated, so the intent stays and nobody is dead. At first every 5 min at most, after a day hourly."""
+    house.sandbox.faults.set("kit", status=200, body='{"error":"consent_required"}')
+    waits = []
+
+    answer = await house.get("/token/acme")
+    for _ in range(60):
+        await renew(house)
+        waits.append(await until_next(house))
+    account = await house.account()
+    shown = (await house.get("/accounts/acme")).json
+
+    hour = [wait for at, wait in enumerate(waits) if sum(waits[:at]) < 3600]
+    day = [wait for at, wait in enumerate(waits) if sum(waits[:at]) > 86400]
+    assert (Status.UNCERTAIN, None) == (account.status, account.dead)
+    assert account.intent is not None
+    assert max(hour) <= 300
+    assert {3600} == {round(wait) for wait in day}
+    assert "an error the broker does not know: consent_required, status 200." in answer.json["detail"]
+    assert ("unknown_error", "consent_required, status 200") == (shown["reason"], shown["detail"])
+
+
+async def test_answer_that_cannot_be_read_is_told_as_one(house: House, acme: Account) -> None:
+    """“Never came” would send an operator looking for a network fault."""
+    house.sandbox.faults.set("kit", status=200, body="<html>")
+
+    account = await renew(house)
+    [event] = [one for one in await house.broker.base.stores.events.last_events(9) if one.detail]
+
+    assert (Reason.UNREADABLE, Status.UNCERTAIN) == (account.reason, account.status)
+    assert "the answer is not JSON" in (event.detail or "")
+
+
 async def test_r8_late_success_reopens_a_dead_account(house: House, acme: Account) -> None:
     """An operator's override tries again, and what then works is active."""
     house.sandbox.faults.set("kit", status=400, body='{"error":"invalid_grant"}')

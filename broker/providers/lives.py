@@ -1,0 +1,177 @@
+"""Reads how long a token lives, under every name and in every form that providers use. Pure.
+
+RFC 6749 knows `expires_in` alone. Other names and forms are those that client libraries have met:
+`expires` as a duration or an epoch (league/oauth2-client), `expires_at` (Square, Strava), `expires_on` as an epoch or
+a date (Azure), `expiry_date` in milliseconds (Google's clients), `.expires` as an HTTP date (ASP.NET's OWIN),
+`expiry` in ISO 8601 (Go's oauth2), `expires_in_sec` (Zoho), `accessTokenExpiresIn` (camel-case APIs).
+"""
+
+import base64
+import binascii
+import email.utils
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+MOST_LIFE = 3660 * 86400.0
+"""Ten years; what is longer, nobody means as a number of seconds."""
+STATED = frozenset(
+    {
+        "expiresin",
+        "expires",
+        "expiresat",
+        "expireson",
+        "expiresinsec",
+        "expiresinseconds",
+        "expirytime",
+        "expiry",
+        "expirydate",
+        "expireat",
+        "expirein",
+        "expiretime",
+        "expiration",
+        "expirationdate",
+        "expirationtime",
+        "expireddate",
+        "expiredin",
+        "exp",
+        "validuntil",
+        "tokenexpiresin",
+        "tokenexpiresat",
+        "tokenexpires",
+        "tokenexpiry",
+        "tokenexpiration",
+        "accesstokenexpiresin",
+        "accesstokenexpiresat",
+        "accesstokenexpireson",
+        "accesstokenexpires",
+        "accesstokenexpiry",
+        "accesstokenexpirydate",
+        "accesstokenexpiration",
+        "accesstokenexpirationtime",
+        "accesstokenexpirationdate",
+        "accesstokenexpireat",
+        "accesstokenexpirein",
+        "accesstokenvaliduntil",
+    }
+)
+"""Names for the access token's life or end, without case and punctuation. Not `ext_expires_in` (Microsoft's for an
+outage), and nothing that says refresh, id or code."""
+REFRESH_STATED = (
+    "refreshtokenexpiresin",
+    "refreshexpiresin",
+    "xrefreshtokenexpiresin",
+    "refreshtokenexpiresat",
+)
+"""How providers say how long a refresh token lives: Google and GitHub, Keycloak, Intuit, Square."""
+MOST_EPOCH = 1e11
+"""An epoch above this counts milliseconds or less: in seconds it would be in the year 5138."""
+SKEW = 86400.0
+DURATION = re.compile("in(sec|seconds)?$")
+US_DATE = re.compile(r"(\d\d?)/(\d\d?)/(\d{4}) (\d\d?):(\d\d):(\d\d) ?(AM|PM)?(?: ?\+00:00| UTC)?", re.ASCII)
+
+
+def plain_name(name: str) -> str:
+    """A member's name without case and punctuation: `accessToken` and `access_token` are one."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def stated_lives(
+    answer: Mapping[str, Any], token: str | None, issued_at: float
+) -> Iterator[tuple[str, float]]:
+    """Every readable life that the answer states, by the member's name, in seconds from `issued_at`."""
+    for name, value in answer.items():
+        if plain_name(name) in STATED:
+            seconds = seconds_until(value, issued_at, is_end=not DURATION.search(plain_name(name)))
+            if seconds is not None:
+                yield name, seconds
+    claimed = None if token is None else _claimed_life(token, issued_at)
+    if claimed is not None:
+        yield "exp", claimed
+
+
+def refresh_life(answer: Mapping[str, Any], issued_at: float) -> float | None:
+    """How long the refresh token lives, where that is stated. Zero means “for ever” at some."""
+    named = {plain_name(name): value for name, value in answer.items()}
+    for name in REFRESH_STATED:
+        seconds = seconds_until(named.get(name), issued_at, is_end=name.endswith("at"))
+        if seconds is not None and 0 < seconds <= 5 * MOST_LIFE:
+            return seconds
+    return None
+
+
+def seconds_until(value: object, now: float, *, is_end: bool = True) -> float | None:
+    """A duration, an epoch or a date as seconds from `now`, less than zero for an end that is past; None for others.
+
+    Durations and epochs are told apart by size. Where no end is expected, an epoch is one that lies near `now`.
+    """
+    number = as_number(value)
+    if number is None:
+        return seconds_until_date(value, now) if isinstance(value, str) else None
+    if number <= MOST_LIFE:
+        return max(number, 0.0)
+    end = number
+    while end > MOST_EPOCH:
+        end /= 1000.0
+    return end - now if is_end or now - SKEW <= end <= now + MOST_LIFE else number
+
+
+def as_number(value: object) -> float | None:
+    """A number, or a text that is one, with `s` behind it or not."""
+    if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}(\.\d{1,9})?s?", value, re.ASCII):
+        return float(value.removesuffix("s"))
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def seconds_until_date(text: str, now: float) -> float | None:
+    """A date less `now`: ISO 8601, the three of RFC 9110, or Azure's; UTC where it names no zone; None for others."""
+    if len(text) > 64:
+        return None
+    for read in (_iso_date, _us_date, email.utils.parsedate_to_datetime):
+        try:
+            date = read(text.strip())
+            return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+        except (ValueError, TypeError, IndexError, OverflowError):
+            continue
+    return None
+
+
+def _iso_date(text: str) -> datetime:
+    if not re.match(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+        raise ValueError("not ISO 8601")
+    return datetime.fromisoformat(text.removesuffix(" UTC"))
+
+
+def _us_date(text: str) -> datetime:
+    found = US_DATE.fullmatch(text)
+    if found is None:
+        raise ValueError("not Azure's form")
+    month, day, year, hour, minute, second = map(int, found.groups()[:6])
+    # App Service writes 00 PM.
+    if found[7] == "PM" and hour < 12:
+        hour += 12
+    elif found[7] == "AM" and hour == 12:
+        hour = 0
+    return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+
+
+def _claimed_life(token: str, issued_at: float) -> float | None:
+    """What a JWT says of its own life, where it is one and says it; never zero or less, which may be the clocks."""
+    parts = token.split(".")
+    if len(parts) != 3 or len(token) > 65536:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (ValueError, binascii.Error, RecursionError):
+        return None
+    end = as_number(claims.get("exp")) if isinstance(claims, dict) else None
+    if end is None:
+        return None
+    start = as_number(claims.get("iat"))
+    lives = [end - issued_at, *([] if start is None else [end - start])]
+    return min((life for life in lives if 0 < life <= MOST_LIFE), default=None)
