@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -194,7 +194,11 @@ async def test_slow_header_is_cut(target: Target) -> None:
             await asyncio.sleep(SHORT / 10)
 
     dripping = asyncio.create_task(drip())
-    received = await asyncio.wait_for(reader.read(), 10)
+    received = b""
+    # The server may hang up while a drop is on its way to it, which resets the connection.
+    with suppress(ConnectionError):
+        async with asyncio.timeout(PATIENCE):
+            received = await reader.read()
     dripping.cancel()
     writer.close()
 

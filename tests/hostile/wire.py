@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 Address = int | Path
 """A port of this machine, or a Unix socket."""
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds of this machine after which a broker that neither answers nor hangs up counts as stuck."""
 
 
@@ -33,20 +34,36 @@ async def connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.Strea
 
 
 async def talk(address: Address, data: bytes, *, half_close: bool = False) -> bytes:
-    """Everything that is answered until the server hangs up, which it must do."""
-    reader, writer = await connect(address)
-    received = bytearray()
-    with suppress(ConnectionError):
-        writer.write(data)
-        if half_close:
-            writer.write_eof()
-        async with asyncio.timeout(PATIENCE):
-            while piece := await reader.read(65536):
-                received += piece
-    writer.close()
-    with suppress(ConnectionError):
-        await writer.wait_closed()
+    """Return everything that is answered until the server hangs up, which it must do.
+
+    The request is sent before the server, in this process, has accepted the connection. If the loop is then busy
+    for longer than a connection may idle, the server still reads it: a loop sees to sockets before timers.
+    """
+    loop, received = asyncio.get_running_loop(), bytearray()
+    with socket.socket(socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET) as connection:
+        connection.setblocking(False)
+        await loop.sock_connect(
+            connection, str(address) if isinstance(address, Path) else ("127.0.0.1", address)
+        )
+        sent = connection.send(data) if data else 0
+        if half_close and sent == len(data):
+            connection.shutdown(socket.SHUT_WR)
+        sending = asyncio.create_task(_send(connection, data[sent:], half_close=half_close))
+        with suppress(ConnectionError):
+            async with asyncio.timeout(PATIENCE):
+                while piece := await loop.sock_recv(connection, 65536):
+                    received += piece
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
     return bytes(received)
+
+
+async def _send(connection: socket.socket, rest: bytes, *, half_close: bool) -> None:
+    """Send what the kernel did not take at once; the server may hang up over it."""
+    if rest:
+        await asyncio.get_running_loop().sock_sendall(connection, rest)
+        if half_close:
+            connection.shutdown(socket.SHUT_WR)
 
 
 async def talk_all(address: Address, requests: list[Raw], *, at_once: int = 24) -> list[bytes]:
