@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,9 +20,9 @@ from broker.store.migrate import migrate
 from broker.store.postgres import PostgresDatabase
 from tests.missing import missing
 from tests.ports import free_port
+from tests.until import pause
 
 PLACES = (Path("/usr/lib/postgresql"), Path("/usr/pgsql"), Path("/opt/homebrew/opt"))
-START_WITHIN = 30.0
 SMALL = {
     "shared_buffers": "16MB",
     "max_connections": "150",
@@ -68,11 +67,9 @@ class Server:
                 stderr=log,
                 cwd=self.folder,
             )
-        deadline = time.monotonic() + START_WITHIN
         while not self._is_ready():
-            if self.running.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((self.folder / "log").read_text())
-            time.sleep(0.02)
+            assert self.running.poll() is None, (self.folder / "log").read_text()
+            pause()
 
     def _is_ready(self) -> bool:
         """What the server itself writes into its file, as pg_ctl reads it; a crashed one has left its own."""
@@ -96,16 +93,23 @@ class Server:
     def signal_all(self, number: signal.Signals) -> None:
         """To the server and each of its processes."""
         assert self.running is not None
-        children = Path(f"/proc/{self.running.pid}/task/{self.running.pid}/children").read_text().split()
-        for pid in (self.running.pid, *map(int, children)):
+        for pid in (self.running.pid, *self._children()):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def _children(self) -> list[int]:
+        assert self.running is not None
+        pid = self.running.pid
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def crash(self) -> None:
         """kill -9 of everything, and an orderly state for the next start."""
+        assert self.running is not None
+        children = self._children()
         self.stop(signal.SIGKILL)
-        # The children's shared memory goes with the last of them.
-        time.sleep(0.05)
+        # Their shared memory goes with the last of them.
+        while any(_is_there(pid) for pid in children):
+            pause()
 
     async def run(self, sql: str, database: str = "postgres") -> str:
         connection = await asyncpg.connect(self.url(database))
@@ -141,6 +145,13 @@ class Server:
         # Making and dropping databases is a matter of seconds; deleting the few rows of a test is not.
         await self.run(EMPTY, name)
         self.clean.append(name)
+
+
+def _is_there(pid: int) -> bool:
+    """Whether the process runs; one that has ended may not have been reaped."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
 
 
 def needs_postgres() -> Server:

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.ports import free_port
+from tests.until import moment
 
 ROOT = Path(__file__).parent.parent
 RUN, TESTS = "requirements.txt", ".ci/requirements.txt"
@@ -195,7 +196,7 @@ async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None
         while True:
             writer.write(b"x")
             await writer.drain()
-            await asyncio.sleep(0.2)
+            await moment()
     writer.close()
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from broker.alerts.command import Command
@@ -13,6 +13,7 @@ from broker.alerts.interface import Alert, Delivered, Failed
 from tests.alerts.conftest import happen
 from tests.fakes.clock import FakeClock
 from tests.house import House, open_house
+from tests.until import moment
 
 ALERT = Alert("evt_1", b'{"event":"connected"}')
 
@@ -107,7 +108,7 @@ async def test_command_that_hangs_is_killed_with_its_children(tmp_path: Path) ->
     # The program may have written before the broker has begun to count its time.
     while not running.done():
         clock.advance(31)
-        await asyncio.wait({running}, timeout=0.01)
+        await moment()
     outcome = await running
 
     assert Failed("ran longer than 30 s and was killed") == outcome
@@ -151,20 +152,15 @@ async def test_failed_command_is_tried_again(tmp_path: Path) -> None:
 
 
 async def _number_in(path: Path) -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (path.exists() and path.read_text().strip()):
-            await asyncio.sleep(0.01)
+            await moment()
     return int(path.read_text())
 
 
 async def _is_gone(pid: int) -> bool:
     """Whether the process has ended; killed ones need a moment."""
-    for _ in range(500):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-            return True
-        await asyncio.sleep(0.01)
-    return False
+    with suppress(ProcessLookupError, FileNotFoundError):
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            await moment()
+    return True

@@ -20,6 +20,7 @@ from tests.alerts.conftest import happen, rounds
 from tests.alerts.receiver import ANSWER, SECRET, Receiver
 from tests.fakes.clock import FakeClock
 from tests.house import House, open_house
+from tests.until import moment
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ async def test_attempt_cut_off_by_a_crash_is_made_again(told: House, receiver: R
     await happen(told, "acme")
     attempt = asyncio.ensure_future(told.broker.alerts.webhook.round())
     while not receiver.received:
-        await asyncio.sleep(0.01)
+        await moment()
     attempt.cancel()
     await asyncio.gather(attempt, return_exceptions=True)
     receiver.gate.set()
@@ -259,7 +260,7 @@ async def test_slow_receiver_holds_up_nobody(told: House, receiver: Receiver) ->
     receiver.gate.clear()
     round_ = asyncio.ensure_future(told.broker.alerts.webhook.round())
     while not receiver.received:
-        await asyncio.sleep(0.01)
+        await moment()
 
     answer = await told.get("/token/acme")
     await told.broker.alerts.command.round()
@@ -361,10 +362,10 @@ async def test_loop_tells_by_itself_and_ends_with_the_broker(told: House, receiv
     await happen(told, "late")
     told.clock.advance(1)
     while len(receiver.received) < 2:
-        await asyncio.sleep(0.01)
+        await moment()
 
     stopping = asyncio.create_task(told.broker.alerts.stop(running))
-    await asyncio.sleep(0.05)
+    await told.clock.settle()
     receiver.gate.set()
     await within(told.clock, 1, stopping)
 

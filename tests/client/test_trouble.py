@@ -22,6 +22,7 @@ from broker.client.testing.problems import PROBLEMS
 from broker.client.testing.server import Answer, Server
 from tests.client.asking import Asker
 from tests.client.conftest import NewAsker
+from tests.until import moment
 
 AHEAD = 900.0
 
@@ -78,7 +79,7 @@ async def test_token_after_a_passing_refusal(new: NewAsker) -> None:
     asker.fake.refuse("acme", "refresh_uncertain", retry_after=60)
     asked = asyncio.create_task(asker.token())
     while len(asker.clock.pauses) < 3:
-        await asyncio.sleep(0.001)
+        await moment()
 
     asker.fake.relent("acme")
     token = await asked

@@ -110,7 +110,7 @@ async def test_a_cancelled_sleeper_is_gone(clock: FakeClock) -> None:
 @pytest.mark.parametrize("seconds", [0, -1])
 async def test_no_time_to_wait_is_one_turn_of_the_loop(clock: FakeClock, seconds: float) -> None:
     """A deadline that has passed already does not hang."""
-    await asyncio.wait_for(clock.sleep(seconds), 5)
+    await asyncio.wait_for(clock.sleep(seconds), 60)
 
     assert clock.sleeping == 0
 

@@ -165,7 +165,7 @@ async def test_leaving_ends_what_still_stalls() -> None:
         upstream.script([Stall()])
         asked = asyncio.create_task(session.post(upstream.url, data=FORM))
         await upstream.arrived()
-        await asyncio.wait_for(upstream.__aexit__(None, None, None), 5)
+        await asyncio.wait_for(upstream.__aexit__(None, None, None), 60)
 
         with pytest.raises(aiohttp.ServerDisconnectedError):
             await asked

@@ -111,8 +111,8 @@ class Upstream:
         self._released = asyncio.Event()
 
     async def arrived(self, count: int = 1) -> None:
-        """Wait until `count` requests have come altogether. TimeoutError: not within ten seconds."""
-        async with asyncio.timeout(10), self._arrived:
+        """Wait until `count` requests have come altogether. TimeoutError: not within a minute."""
+        async with asyncio.timeout(60), self._arrived:
             await self._arrived.wait_for(lambda: len(self.requests) >= count)
 
     async def __aenter__(self) -> Self:

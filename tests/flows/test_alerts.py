@@ -11,6 +11,7 @@ import pytest
 
 from tests.alerts.receiver import Receiver, open_receiver
 from tests.process import Process, new_process
+from tests.until import moment
 
 
 @pytest.fixture(name="receiver")
@@ -28,7 +29,7 @@ async def _process(tmp_path: Path, receiver: Receiver) -> AsyncIterator[Process]
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(40):
         while not true():
-            await asyncio.sleep(0.02)
+            await moment()
 
 
 def hooks(process: Process) -> list[tuple[str]]:

@@ -23,6 +23,7 @@ from tests.house import House
 from tests.logged import logged
 from tests.ports import free_port
 from tests.process import BROKER, Process, new_process
+from tests.until import moment
 
 EXTRA = '[log]\nlevel = "debug"\nformat = "json"\n[refresh]\npatience = "1s"'
 WITHIN = 20.0
@@ -188,7 +189,7 @@ def is_refreshing(process: Process) -> bool:
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WITHIN):
         while not condition():
-            await asyncio.sleep(0.02)
+            await moment()
 
 
 async def test_malformed_requests_get_one_constant_answer(process: Process) -> None:

@@ -17,6 +17,7 @@ from broker.client import Broker
 from broker.client.httpx import BrokerAuth
 from tests.ports import free_port
 from tests.process import Process, new_process
+from tests.until import moment
 
 LIFE = 5
 """Seconds a token lives."""
@@ -54,7 +55,7 @@ class Provider:
             )
         async with aiohttp.ClientSession() as session, asyncio.timeout(20):
             while not await self._lives_short(session):
-                await asyncio.sleep(0.01)
+                await moment()
 
     async def _lives_short(self, session: aiohttp.ClientSession) -> bool:
         try:
@@ -96,7 +97,7 @@ class Program:
         until = self.ends.total() + more
         async with asyncio.timeout(60):
             while self.ends.total() < until:
-                await asyncio.sleep(0.02)
+                await moment()
 
 
 @asynccontextmanager

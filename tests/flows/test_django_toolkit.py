@@ -13,6 +13,7 @@ from tests.fakes.django_toolkit import DjangoToolkit
 from tests.fakes.lossy import LossyLine
 from tests.house import House, open_house
 from tests.ports import free_port
+from tests.until import moment
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +131,7 @@ async def test_revoked_grant_is_noticed(house: House, toolkit: tuple[DjangoToolk
 
     asking = asyncio.create_task(house.get("/token/acme"))
     while (await house.account()).reason is not Reason.REFUSED_ONCE:
-        await asyncio.sleep(0.01)
+        await moment()
     house.clock.advance(2.5)
     answer = await asking
 

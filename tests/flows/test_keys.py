@@ -26,6 +26,7 @@ from broker.store.keys import Keys
 from broker.store.sqlite import SqliteDatabase
 from tests.process import Process, new_process
 from tests.store import rows
+from tests.until import moment
 
 
 @pytest.fixture(name="process")
@@ -194,4 +195,4 @@ async def _rewrapped(process: Process) -> None:
 async def _until_more_than(process: Process, kid: str, records: int) -> None:
     async with asyncio.timeout(30):
         while _under(process, kid) <= records:
-            await asyncio.sleep(0.01)
+            await moment()

@@ -18,6 +18,7 @@ from tests.commanding import Commands, commands_at
 from tests.foreign import issued_elsewhere, line, write_lines
 from tests.house import House, open_house
 from tests.process import BROKER, Process, new_process
+from tests.until import moment
 
 
 @pytest.fixture(name="commands")
@@ -223,7 +224,7 @@ async def test_killed_broker_loses_no_import(process: Process) -> None:
     file = grants_file(process, count)
     importing = asyncio.create_task(process.run("accounts", "import", str(file)))
     while sum(spent(await process.judge()).values()) < 6:
-        await asyncio.sleep(0.01)
+        await moment()
 
     await process.kill()
     code, _, err = await importing

@@ -6,6 +6,7 @@ from pathlib import Path
 from broker.sandbox.faults import Mode
 from broker.store.restoring import restore
 from tests.house import OPERATOR, House
+from tests.until import moment
 
 LIFE = 172800
 WHO = {"request_id": "test"}
@@ -100,11 +101,11 @@ async def test_renewal_under_way_at_the_backup_is_doubtful(house: House, tmp_pat
     house.sandbox.faults.set("kit", drop="after", times=1)
     asking = asyncio.create_task(house.post("/token/acme/refresh"))
     while not (await house.account()).trouble.ambiguous:
-        await asyncio.sleep(0.005)
+        await moment()
     backup = await _backup(house, tmp_path / "b.db")
     while not asking.done():
         house.clock.advance(5)
-        await asyncio.sleep(0.005)
+        await moment()
 
     await _restored(house, backup)
     doubtful = await house.broker.rooms.adoption.adopt(OPERATOR, **WHO)

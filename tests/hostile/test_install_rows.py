@@ -14,6 +14,7 @@ from broker.model import Secret
 from tests.hostile.conftest import Target
 from tests.house import House
 from tests.installs.test_flow import KIT_RETURN, Browser, Step, link, state_of
+from tests.until import moment
 
 CANARY = "canary-18bb02"
 
@@ -165,7 +166,7 @@ async def test_store_that_fails_after_the_exchange(house: House, browser: Browse
     callback = browser.open(f"{house.public}/callback/kit?code={code}&state={consent['state']}")
     returning = asyncio.create_task(callback)
     while not await codes_sent(house):
-        await asyncio.sleep(0.01)
+        await moment()
 
     with closing(sqlite3.connect(house.folder / "var" / "broker.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -22,6 +22,7 @@ from tests.process import Process
 from tests.proof import launch
 from tests.proof.cable import Cable
 from tests.proof.stand import FACTOR, LONG_LIFE, QUIET, ROTATIONS
+from tests.until import moment
 
 TIMEOUT = 2.0
 LEASE = TIMEOUT + 45.0 * FACTOR
@@ -132,7 +133,7 @@ class Fleet:
                         while (answer := await self._asked(replica, name)) is None or answer.status != 200:
                             assert answer is None or answer.json["code"] != "needs_reauthorization", answer
                             last = replica.name, name, answer
-                            await asyncio.sleep(0.05)
+                            await moment()
         except TimeoutError:
             problems = [(await self.ask(replica, "GET", "/readyz")).body for replica in self.replicas]
             raise AssertionError(f"not served: {last}\n{problems}") from None

@@ -19,6 +19,7 @@ from tests.house import Answer
 from tests.process import Process, new_process
 from tests.proof import launch
 from tests.proof.launch import order_death
+from tests.until import moment
 
 FACTOR = 0.01
 """The protocol's times, shortened: a lost answer is declared dead after 0.6 s instead of 60 s."""
@@ -130,7 +131,7 @@ class Stand:
         """Wait until the broker complains of nothing: what an earlier run left in the spool is stored."""
         async with asyncio.timeout(HEALTHY_WITHIN):
             while (await self.ask("GET", "/readyz")).json["problems"]:
-                await asyncio.sleep(0.02)
+                await moment()
 
     async def use(self, token: str) -> int:
         """Use an access token at the sandbox's Kit, as callers do: in mode D only that ends the old one."""

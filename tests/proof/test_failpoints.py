@@ -18,6 +18,7 @@ from broker.sandbox.faults import Mode
 from broker.tokens.steps import Step
 from tests.proof.stand import LOSING, Stand, open_stand
 from tests.proof.witness import Witness, watching
+from tests.until import moment
 
 NONE: frozenset[Mode] = frozenset()
 UNSENT = (Step.GATE_PASSED, Step.CONNECTED, Step.INTENT_DURABLE)
@@ -74,9 +75,9 @@ async def die(stand: Stand, crash: Crash, name: str, *, to_its_end: bool = True)
 
 
 async def until_outstanding(stand: Stand, count: int = 1) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while stand.outstanding() != count:
-            await asyncio.sleep(0.005)
+            await moment()
 
 
 async def die_again(stand: Stand, step: Step, name: str) -> None:

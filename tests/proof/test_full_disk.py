@@ -10,6 +10,7 @@ import pytest
 from broker.sandbox.faults import Mode
 from tests.missing import missing
 from tests.proof.stand import open_stand
+from tests.until import moment
 
 SIZE = 48 * 1024 * 1024
 """More than the 32 MiB below which no renewal is begun."""
@@ -44,9 +45,9 @@ async def full_during_a_commit(small: Path, mode: Mode, seconds: float) -> set[s
     async with open_stand(small, mode, "acme") as stand:
         stand.fault(latency_after=0.5)
         demanded = asyncio.create_task(stand.force("acme"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not stand.renewals("outcome = 'issued'"):
-                await asyncio.sleep(0.005)
+                await moment()
         fill(small / "var" / "ballast")
 
         refused = await demanded

@@ -9,13 +9,14 @@ import pytest
 
 from broker.sandbox.faults import Mode
 from tests.proof.stand import Stand, open_stand
+from tests.until import moment
 
 
 async def until_exchanging(stand: Stand) -> None:
     """Wait until the sandbox is at the exchange of a code."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not stand.judge("SELECT 1 FROM requests WHERE kind = 'code' AND ended IS NULL"):
-            await asyncio.sleep(0.005)
+            await moment()
 
 
 async def connect(stand: Stand, name: str) -> None:
@@ -61,7 +62,7 @@ async def test_grant_that_could_not_be_held_outlives_a_kill(tmp_path: Path) -> N
         await stand.process.start()
         async with asyncio.timeout(30):
             while (answer := await stand.ask("GET", "/token/globex")).status != 200:
-                await asyncio.sleep(0.05)
+                await moment()
 
         assert 1 == len(spooled)
         assert 200 == await stand.use(answer.json["access_token"])

@@ -10,6 +10,7 @@ import pytest
 from broker.sandbox.faults import Mode
 from tests.proof.stand import FACTOR, LOSING, Stand, open_stand
 from tests.proof.witness import Witness, watching
+from tests.until import moment
 
 KEEPING = tuple(mode for mode in Mode if mode not in LOSING)
 LIFE = 2.0
@@ -34,7 +35,7 @@ async def some_moment(stand: Stand, chance: random.Random, round_: int) -> None:
 async def until_some(stand: Stand, where: str) -> None:
     async with asyncio.timeout(SETTLED_WITHIN):
         while not stand.renewals(where):
-            await asyncio.sleep(0.002)
+            await moment()
 
 
 async def until_all_served(stand: Stand) -> None:
@@ -43,7 +44,7 @@ async def until_all_served(stand: Stand) -> None:
         for name in stand.number:
             while (answer := await stand.ask("GET", f"/token/{name}")).status != 200:
                 assert answer.json["code"] != "needs_reauthorization", answer
-                await asyncio.sleep(0.02)
+                await moment()
 
 
 async def until_agreed(stand: Stand) -> set[str]:
@@ -56,7 +57,7 @@ async def until_agreed(stand: Stand) -> set[str]:
             stand.rows(),
             stand.process.output[-1].read_text()[-5000:],
         )
-        await asyncio.sleep(0.02)
+        await moment()
     return dead
 
 

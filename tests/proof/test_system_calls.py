@@ -9,6 +9,7 @@ from broker.sandbox.faults import Mode
 from tests.missing import needs
 from tests.proof.stand import Stand, open_stand
 from tests.proof.tracing import traced
+from tests.until import moment
 
 WRITES = "trace=pwrite64,fdatasync,write,writev,sendto,sendmsg"
 MOST = 40
@@ -31,9 +32,9 @@ def is_durable(trace: list[str], text: str) -> bool:
 
 async def intent_of(stand: Stand, name: str) -> str:
     """The intent under which the request was sent that the sandbox is at."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not stand.outstanding():
-            await asyncio.sleep(0.005)
+            await moment()
     return str(stand.rows()[name].intent)
 
 

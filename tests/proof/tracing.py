@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.proof.stand import Stand
 
 ATTACHED_WITHIN = 20.0
-GONE_WITHIN = 1.0
+GONE_WITHIN = 10.0
 
 
 @asynccontextmanager

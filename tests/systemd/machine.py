@@ -18,6 +18,8 @@ from typing import Any
 
 from tests.missing import missing, needs
 
+from tests.until import pause
+
 SOURCE = Path(__file__).parent.parent.parent
 HOME = Path("/opt/token-broker")
 PYTHON = HOME / "bin/python"
@@ -146,7 +148,7 @@ class Machine:
                 raise AssertionError(
                     f"{what} did not happen:\n{self.run('journalctl', '-n60', '--no-pager')}"
                 )
-            time.sleep(0.02)
+            pause()
         return time.perf_counter() - began
 
 

@@ -15,7 +15,7 @@ def supervisor(tmp_path: Path) -> Iterator[socket.socket]:
     """What listens at `$NOTIFY_SOCKET`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "notify"))
-        receiver.settimeout(5)
+        receiver.settimeout(60)
         yield receiver
 
 
@@ -54,7 +54,7 @@ def test_an_abstract_socket_is_written_with_an_at_sign() -> None:
     """The kernel's name begins with NUL where the variable has `@`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind("")
-        receiver.settimeout(5)
+        receiver.settimeout(60)
         notifier = Notifier({"NOTIFY_SOCKET": "@" + receiver.getsockname()[1:].decode()})
 
         notifier.ready("serving tokens")
@@ -80,7 +80,7 @@ def test_a_supervisor_that_is_gone_harms_nobody(tmp_path: Path) -> None:
     notifier.ready("nobody hears this")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(path))
-        receiver.settimeout(5)
+        receiver.settimeout(60)
         notifier.watchdog()
 
         assert b"WATCHDOG=1" == receiver.recv(4096)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.process import Process, new_process
+from tests.until import moment
 
 
 @pytest.fixture(name="process")
@@ -24,7 +25,7 @@ async def test_signs_of_life_go_on_while_a_renewal_is_outstanding(process: Proce
 
     demanded = asyncio.create_task(process.run("accounts", "refresh", "acme"))
     while not any(request["kind"] == "refresh" for request in (await process.judge())["requests"]):
-        await asyncio.sleep(0.02)
+        await moment()
     for _ in range(3):
         await process.until("WATCHDOG=1")
     meanwhile = demanded.done()

@@ -151,7 +151,7 @@ class Slow(Renewals):
         return row
 
     async def has_asked(self, count: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.asked) < count:
                 await self._stores.accounts.get("nobody")
 

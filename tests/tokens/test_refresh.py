@@ -10,6 +10,7 @@ from broker.errors import RefreshUncertain
 from broker.model import Account, EventKind, Reason, Spare, Status
 from broker.tokens.flight import NotRenewed, Renewed
 from tests.house import OPERATOR, House, open_house
+from tests.until import moment
 
 LIFE = 172800
 
@@ -447,7 +448,7 @@ async def test_reinstall_during_a_renewal_wins(house: House, acme: Account) -> N
     house.sandbox.faults.set("kit", latency_after=0.2)
     flight = asyncio.create_task(house.broker.tokens.flights.join(acme.ref))
     while not await house.refreshes():
-        await asyncio.sleep(0.01)
+        await moment()
     house.sandbox.faults.set("kit", latency_after=0)
     reconnected = await house.connect()
 
