@@ -70,19 +70,30 @@ class Forked:
 
 
 async def fork(
-    main: Main, arguments: Sequence[str], environ: Mapping[str, str], out: Path, err: Path
+    main: Main,
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    out: Path,
+    err: Path,
+    stdin: Path = Path(os.devnull),
 ) -> Forked:
     """Run `main` with these arguments in a process of its own; its output goes into files."""
-    process = SERVER.Process(target=_become, args=(main, [*arguments], {**environ}, out, err), daemon=True)
+    process = SERVER.Process(
+        target=_become, args=(main, [*arguments], {**environ}, out, err, stdin), daemon=True
+    )
     process.start()
     return Forked(process)
 
 
-def _become(main: Main, arguments: list[str], environ: dict[str, str], out: Path, err: Path) -> None:
+def _become(
+    main: Main, arguments: list[str], environ: dict[str, str], out: Path, err: Path, stdin: Path
+) -> None:
     for path, number in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(file, number)
         os.close(file)
+    # multiprocessing has closed the one that it was started with.
+    sys.stdin = stdin.open()
     os.environ.clear()
     os.environ.update(environ)
     signal.signal(signal.SIGINT, signal.default_int_handler)

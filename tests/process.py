@@ -39,7 +39,7 @@ class Process:
     public_port: int
     extra: str = ""
     command: Sequence[str] | Main = main
-    """A command line for a start from nothing, or the entry point of one that is forked."""
+    """The command line of a broker that starts from nothing, or the entry point of one that is forked."""
     arguments: Sequence[str] = ()
     """Before those of the broker."""
     key: str = ""
@@ -115,8 +115,8 @@ api_url = "{base}/kustomer"
         return await self._until(state)
 
     async def run(self, *arguments: str) -> tuple[int, str, str]:
-        """One command of the command line: its exit code and what it printed."""
-        return await self._ran(self.command, *arguments)
+        """One command of the command line, forked: its exit code and what it printed."""
+        return await self._ran(self.command if callable(self.command) else main, *arguments)
 
     async def _ran(self, command: Sequence[str] | Main, *arguments: str) -> tuple[int, str, str]:
         with TemporaryDirectory() as folder:
@@ -133,20 +133,16 @@ api_url = "{base}/kustomer"
                 *command, *words, stdout=to_out, stderr=to_err, env=self._environment()
             )
 
-    async def _prepared(self, *arguments: str) -> tuple[int, str, str]:
-        """As `run`, but never from nothing: what only prepares a test may be forked."""
-        return await self._ran(self.command if callable(self.command) else main, *arguments)
-
     async def connect(self, account: str = "acme", provider: str = "kit", **answers: str) -> None:
         """Connect an account through the command line and a browser."""
-        code, url, err = await self._prepared("install-link", provider, "--account", account)
+        code, url, err = await self.run("install-link", provider, "--account", account)
         assert code == 0, err
         visit = await visitor.install(url.strip(), answers=answers)
         assert visit.status == 200, visit.text
 
     async def new_key(self, *accounts: str) -> None:
         globs = [word for glob in accounts or ("*",) for word in ("--account", glob)]
-        code, key, err = await self._prepared(
+        code, key, err = await self.run(
             "callers", "add", "service", *globs, "--permission", "token", "--permission", "refresh"
         )
         assert code == 0, err

@@ -14,6 +14,8 @@ import aiohttp
 import pytest
 
 from broker import __version__
+from broker.__main__ import main
+from tests.forking import fork
 from tests.ports import free_port
 
 from .stub import ACCESS_TOKEN, Stub, account, event
@@ -21,17 +23,24 @@ from .stub import ACCESS_TOKEN, Stub, account, event
 ENVIRON = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
 
-async def start(*words: str, stdin: int | None = None, environ: dict[str, str] | None = None) -> Process:
-    environ = {**ENVIRON, **(environ or {})}
+async def start(*words: str) -> Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "broker", *words),
-        stdin=stdin,
         stdout=PIPE,
         stderr=PIPE,
-        env=environ,
+        env=ENVIRON,
         # A shell that runs the tests in the background has Ctrl-C ignored, and that is inherited.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+
+
+async def run(
+    folder: Path, *words: str, stdin: Path = Path(os.devnull), **environ: str
+) -> tuple[int, str, str]:
+    """One command in a forked process: exit code, standard output, standard error."""
+    out, err = folder / "out.txt", folder / "err.txt"
+    code = await (await fork(main, words, {**ENVIRON, **environ}, out, err, stdin)).wait()
+    return code, out.read_text(), err.read_text()
 
 
 async def ended(process: Process) -> tuple[int | None, str, str]:
@@ -51,10 +60,10 @@ async def test_the_process_prints_a_token(stub: Stub, config: Path) -> None:
 
 async def test_the_process_fails_without_a_traceback(tmp_path: Path) -> None:
     """Exit 1 and one sentence."""
-    process = await start("token", "acme", environ={"BROKER_ADMIN_SOCKET": str(tmp_path / "none.sock")})
+    ended = await run(tmp_path, "token", "acme", BROKER_ADMIN_SOCKET=str(tmp_path / "none.sock"))
 
     sentence = f"No broker answers at {tmp_path}/none.sock; is it running? (`broker serve`)\n"
-    assert (1, "", sentence) == await ended(process)
+    assert (1, "", sentence) == ended
 
 
 async def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
@@ -71,15 +80,15 @@ async def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
     ("typed", "expected"), [("n\n", (1, ["acme"])), ("\n", (1, ["acme"])), ("y\n", (0, []))]
 )
 async def test_removal_asks_on_a_terminal(
-    stub: Stub, config: Path, typed: str, expected: tuple[int, list[str]]
+    stub: Stub, config: Path, tmp_path: Path, typed: str, expected: tuple[int, list[str]]
 ) -> None:
     """Anything but a yes leaves the account where it is."""
     stub.accounts = {"acme": account("acme")}
     ours, theirs = pty.openpty()
 
-    process = await start("--config", str(config), "accounts", "remove", "acme", "--purge", stdin=theirs)
     os.write(ours, typed.encode())
-    code, _, err = await ended(process)
+    words = ("--config", str(config), "accounts", "remove", "acme", "--purge")
+    code, _, err = await run(tmp_path, *words, stdin=Path(os.ttyname(theirs)))
 
     os.close(ours)
     os.close(theirs)
@@ -87,13 +96,13 @@ async def test_removal_asks_on_a_terminal(
     assert "Remove acme for good? [y/N]" in err
 
 
-async def test_yes_is_not_asked_again_on_a_terminal(stub: Stub, config: Path) -> None:
+async def test_yes_is_not_asked_again_on_a_terminal(stub: Stub, config: Path, tmp_path: Path) -> None:
     """`--yes` says it all."""
     stub.accounts = {"acme": account("acme")}
     ours, theirs = pty.openpty()
 
-    process = await start("--config", str(config), "accounts", "remove", "acme", "--yes", stdin=theirs)
-    code, _, err = await ended(process)
+    words = ("--config", str(config), "accounts", "remove", "acme", "--yes")
+    code, _, err = await run(tmp_path, *words, stdin=Path(os.ttyname(theirs)))
 
     os.close(ours)
     os.close(theirs)
@@ -118,8 +127,7 @@ async def test_serve_refuses_a_broken_configuration(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("[server]\nintenral = 1\npublic = 2\n")
 
-    process = await start("serve", "--config", str(config))
-    code, out, err = await ended(process)
+    code, out, err = await run(tmp_path, "serve", "--config", str(config))
 
     assert (1, "") == (code, out)
     assert "server.intenral" in err
@@ -132,8 +140,7 @@ async def test_check_works_where_no_broker_runs(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("[server]\nintenral = 1\npublic = 2\n")
 
-    process = await start("check", "--config", str(config))
-    code, out, err = await ended(process)
+    code, out, err = await run(tmp_path, "check", "--config", str(config))
 
     assert (1, "2 problems found.\n") == (code, err)
     assert "server.intenral" in out
@@ -160,10 +167,8 @@ async def test_a_sandbox_on_a_port_that_is_taken_says_what_to_do(tmp_path: Path)
     """One sentence that names the option."""
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as taken:
         port = taken.sockets[0].getsockname()[1]
-        process = await start(
-            "sandbox", "--listen", f"127.0.0.1:{port}", "--database", str(tmp_path / "s.db")
-        )
-        code, _, err = await ended(process)
+        words = ("sandbox", "--listen", f"127.0.0.1:{port}", "--database", str(tmp_path / "s.db"))
+        code, _, err = await run(tmp_path, *words)
 
     assert (1, 1) == (code, err.count("\n"))
     assert "--listen" in err
@@ -173,10 +178,8 @@ async def test_a_sandbox_whose_file_cannot_be_made_says_what_to_do(tmp_path: Pat
     """A file stands where a folder should be; the port is not blamed."""
     (tmp_path / "var").write_text("in the way")
 
-    process = await start(
-        "sandbox", "--listen", "127.0.0.1:0", "--database", str(tmp_path / "var" / "sandbox.db")
-    )
-    code, out, err = await ended(process)
+    words = ("sandbox", "--listen", "127.0.0.1:0", "--database", str(tmp_path / "var" / "sandbox.db"))
+    code, out, err = await run(tmp_path, *words)
 
     assert (1, "", 1) == (code, out, err.count("\n"))
     assert f"{tmp_path}/var" in err
@@ -186,8 +189,7 @@ async def test_a_sandbox_whose_file_cannot_be_made_says_what_to_do(tmp_path: Pat
 
 async def test_systemd_install_lays_the_unit_and_says_what_is_next(tmp_path: Path) -> None:
     """Below `--root`, as packages do."""
-    process = await start("systemd", "install", "--root", str(tmp_path))
-    code, out, err = await ended(process)
+    code, out, err = await run(tmp_path, "systemd", "install", "--root", str(tmp_path))
 
     unit = tmp_path / "etc/systemd/system/token-broker.service"
     assert (0, "") == (code, err)
@@ -199,8 +201,7 @@ async def test_systemd_install_fails_where_it_may_not_write(tmp_path: Path) -> N
     """A file stands where a folder should be; one sentence tells."""
     (tmp_path / "etc").write_text("in the way")
 
-    process = await start("systemd", "install", "--root", str(tmp_path))
-    code, out, err = await ended(process)
+    code, out, err = await run(tmp_path, "systemd", "install", "--root", str(tmp_path))
 
     assert (1, "", 1) == (code, out, err.count("\n"))
     assert f"{tmp_path}/etc" in err
@@ -218,7 +219,7 @@ async def test_the_sandbox_refuses_a_file_that_is_not_its_own(tmp_path: Path, co
         database.write_text(content)
     before = database.read_bytes()
 
-    code, out, err = await ended(await start("sandbox", "--database", str(database)))
+    code, out, err = await run(tmp_path, "sandbox", "--database", str(database))
 
     assert (1, "") == (code, out)
     assert re.fullmatch(
@@ -234,7 +235,7 @@ async def test_serve_names_a_sandbox_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "var").mkdir(mode=0o700)
     (tmp_path / "var" / "sandbox.db").write_text("no database " * 100)
 
-    code, _, err = await ended(await start("serve", "--config", str(config)))
+    code, _, err = await run(tmp_path, "serve", "--config", str(config))
 
     assert code == 1
     assert f"the sandbox cannot open {tmp_path}/var/sandbox.db: file is not a database" in err
