@@ -16,6 +16,7 @@ from broker.tls import usable
 from broker.web import Limits, new_application
 from tests.certificates import Authority
 from tests.ports import free_port
+from tests.until import moment
 
 AUTHORITY = Authority()
 PATIENCE = 5.0
@@ -243,7 +244,7 @@ async def test_peer_that_never_reads_is_cut(port: int) -> None:
         while not server.connections:
             await asyncio.sleep(0)
         while server.connections:
-            await asyncio.sleep(0.01)
+            await moment()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(ASK)
     answer = await reader.read()

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.missing import missing, needs
-
 from tests.until import pause
 
 SOURCE = Path(__file__).parent.parent.parent
