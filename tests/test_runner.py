@@ -19,7 +19,7 @@ from tests.ports import free_port
 from tests.until import moment
 
 AUTHORITY = Authority()
-PATIENCE = 5.0
+PATIENCE = 60.0
 ASK = b"GET / HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n"
 
 

@@ -233,7 +233,7 @@ async def test_sign_in_leaves_no_secret(house: House, log: io.StringIO) -> None:
         haul.known |= {house.key, *(cookie.value for cookie in browser.cookie_jar)}
     haul.challenges.add(consent.query["code_challenge"])
 
-    assert 7 == len(haul.known)
+    assert 8 == len(haul.known)
     assert "install.ended" in log.getvalue()
     assert [] == hits(haul, {**stored(house.folder), "log": log.getvalue().encode()})
 
