@@ -28,6 +28,7 @@ from broker.observe.tally import TokenRequests
 from broker.sandbox.faults import PASSING, STANDING, Faults, Mode
 from broker.systemd import alert_rules
 from broker.tokens.flight import QUEUE
+from tests.certificates import Authority
 from tests.house import House
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +81,8 @@ def uncommented(text: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a configuration may lie, with the public key that the README's one names."""
+    """Where a configuration may lie, with the public key and the authority that the README's one names."""
+    (tmp_path / "ca.pem").write_text(Authority().pem)
     public = Ed25519PrivateKey.generate().public_key()
     (tmp_path / "login.pem").write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     return tmp_path
@@ -111,7 +113,7 @@ def known_keys(folder: Path) -> dict[str, set[str]]:
     """The keys of each table that is read, as the complaint about an unknown one lists them."""
     tables = (
         *("server", "store", "keys", "refresh", "login", "plugin", "plugin.clients.kit", "audit", "log"),
-        *("sandbox", "alerts"),
+        *("sandbox", "alerts", "network"),
     )
     text = "nonsense = 1\n" + "".join(f"[{table}]\nnonsense = 1\n" for table in tables)
     text += "[callers.x]\nnonsense = 1\n"

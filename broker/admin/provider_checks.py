@@ -15,7 +15,7 @@ async def provider_checks(providers: Mapping[str, Provider]) -> list[Check]:
     """Whether each provider answers, and what its clock and metadata say; never a problem, only a warning."""
     checks: list[Check] = []
     for provider in providers.values():
-        checks += _reached_checks(provider.name, await provider.reach())
+        checks += _reached_checks(provider.name, await provider.reach(), provider.route)
     return checks
 
 
@@ -65,15 +65,15 @@ def _entry_check(provider: ProviderSettings, url: str) -> Check:
     return Check(f"{provider.name} app", "ok", f"entered at the provider should be: {entry}")
 
 
-def _reached_checks(name: str, reached: Reached | NotSent) -> list[Check]:
-    what = f"provider {name}"
+def _reached_checks(name: str, reached: Reached | NotSent, route: str | None) -> list[Check]:
+    what, by = f"provider {name}", f" ({route})" if route else ""
     match reached:
         case NotSent(why):
             mend = "check the network and the provider's status page"
-            return [Check(what, "warning", f"not reached: {why}", mend)]
+            return [Check(what, "warning", f"not reached{by}: {why}", mend)]
         case Reached(skew, differences):
             return [
-                Check(what, "ok", "answers"),
+                Check(what, "ok", f"answers{by}"),
                 *([] if skew is None else [_clock_check(name, skew)]),
                 *_metadata_checks(name, differences),
             ]

@@ -10,7 +10,8 @@ import aiohttp
 from broker import __version__
 from broker.alerts.interface import Alert, Delivered, Failed, Gone, Outcome
 from broker.clock import Clock
-from broker.config.settings import WebhookSettings
+from broker.config.settings import NetworkSettings, WebhookSettings
+from broker.providers.network import Resolver, proxy_for, trusting
 
 TIMEOUT = 15.0
 USER_AGENT = f"token-broker/{__version__}"
@@ -19,12 +20,21 @@ USER_AGENT = f"token-broker/{__version__}"
 class WebhookClient:
     """The HTTP client for webhooks; it lives as long as the broker."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: NetworkSettings | None = None) -> None:
+        self._network = network or NetworkSettings()
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, str | None]:
         """Status and Retry-After. Raises aiohttp.ClientError, OSError, TimeoutError, ValueError."""
-        async with self._open().post(url, data=body, headers=headers, allow_redirects=False) as response:
+        proxy, proxy_headers = proxy_for(url, self._network) or (None, None)
+        async with self._open().post(
+            url,
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            proxy=proxy,
+            proxy_headers=proxy_headers,
+        ) as response:
             return response.status, response.headers.get("Retry-After")
 
     async def close(self) -> None:
@@ -34,7 +44,8 @@ class WebhookClient:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             # A connection each: the unread rest of an answer must not meet the next request.
-            connector = aiohttp.TCPConnector(force_close=True)
+            trusted = trusting(self._network.ca) if self._network.ca else True
+            connector = aiohttp.TCPConnector(force_close=True, ssl=trusted, resolver=Resolver())
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 trust_env=False,

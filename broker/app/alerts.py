@@ -18,7 +18,7 @@ class AlertRoom:
     """The alerts, and their hooks built anew when the configuration is reloaded."""
 
     def __init__(self, base: Foundation, permit: Permit, closing: AsyncExitStack) -> None:
-        self._base, self._client, self._settings = base, WebhookClient(), base.settings
+        self._base, self._client, self._settings = base, WebhookClient(base.settings.network), base.settings
         closing.push_async_callback(self._client.close)
         stores, steady = base.stores, base.steady
         webhook, command = (

@@ -15,7 +15,7 @@ from broker.audit.upkeep import Upkeep
 from broker.audit.waiting import Audit
 from broker.callers.gate import Gate
 from broker.clock import Clock, SteadyClock, SystemClock
-from broker.config.settings import ProviderSettings, Settings
+from broker.config.settings import NetworkSettings, ProviderSettings, Settings
 from broker.keyring import Keyring
 from broker.keys.opening import open_ring
 from broker.keys.ring import LivingRing
@@ -38,8 +38,11 @@ from broker.store.moving import refuse_moved
 class Providers:
     """The configured providers, built anew when the configuration is reloaded."""
 
-    def __init__(self, *, http: ProviderClient, clock: Clock, timeout: float) -> None:
-        self._http, self._clock, self._timeout = http, clock, timeout
+    def __init__(self, *, clock: Clock, timeout: float, closing: AsyncExitStack) -> None:
+        self._clock, self._timeout, self._closing = clock, timeout, closing
+        self._clients: dict[tuple[str, NetworkSettings], ProviderClient] = {}
+        """One for each provider, so that one's dead name server holds up no other. A replaced one stays open for
+        what is under way."""
         self.by_name: Mapping[str, OAuth2Provider] = {}
 
     def build(self, settings: Mapping[str, ProviderSettings]) -> None:
@@ -59,7 +62,15 @@ class Providers:
                 kind = OAuth2Provider
             case _:
                 assert_never(settings.type)
-        return kind(settings=settings, http=self._http, clock=self._clock, timeout=self._timeout)
+        http = self._client(settings.name, settings.network)
+        return kind(settings=settings, http=http, clock=self._clock, timeout=self._timeout)
+
+    def _client(self, name: str, network: NetworkSettings) -> ProviderClient:
+        client = self._clients.get((name, network))
+        if client is None:
+            client = self._clients[name, network] = ProviderClient(network=network)
+            self._closing.push_async_callback(client.close)
+        return client
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +122,9 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
     opened.join(stores.changes)
     audit, upkeep = _build_audit(settings, stores, ring.keyring, health, clock)
     closing.push_async_callback(upkeep.close)
-    http = ProviderClient()
+    http = ProviderClient(network=settings.network)
     closing.push_async_callback(http.close)
-    providers = Providers(http=http, clock=steady, timeout=settings.refresh.timeout)
+    providers = Providers(clock=steady, timeout=settings.refresh.timeout, closing=closing)
     providers.build(settings.providers)
     return Foundation(
         settings=settings,

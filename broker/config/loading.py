@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from broker.config.alerts import read_alerts
 from broker.config.callers import read_callers
+from broker.config.network import read_network
 from broker.config.plugin import read_plugin
 from broker.config.problems import ConfigError, Problems
 from broker.config.providers import URLS, read_providers
@@ -76,6 +77,9 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
     supplied = table_of(_with_sandbox(data, sandbox)) if sandbox.enabled else top
     server = read_server(top.table("server"), folder)
     store = read_store(top.table("store"), folder, server, environ)
+    outside = top.table("network")
+    network = read_network(outside, folder, environ)
+    outside.done()
     master, previous = read_masters(top.table("keys"), folder, secrets)
     settings = Settings(
         path=path.absolute(),
@@ -84,7 +88,8 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
         master=master,
         previous_master=previous,
         refresh=read_refresh(top.table("refresh")),
-        providers=read_providers(supplied.tables("providers")),
+        providers=read_providers(supplied.tables("providers"), folder, environ, network),
+        network=network,
         login=read_login(supplied.table("login")) if supplied.has("login") else None,
         plugin=read_plugin(supplied.table("plugin")) if supplied.has("plugin") else None,
         callers=read_callers(top.tables("callers"), server),

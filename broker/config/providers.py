@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from broker.config.durations import EXPECTED, parse_duration
+from broker.config.network import read_network
 from broker.config.problems import quoted
 from broker.config.read import Table, as_written, checked, is_number
-from broker.config.settings import DeadError, OAuthClient, ProviderSettings, Rotation
+from broker.config.settings import DeadError, NetworkSettings, OAuthClient, ProviderSettings, Rotation
 from broker.config.urls import endpoint_problem
 
 Kind = Literal["kit", "kustomer", "oauth2"]
@@ -58,9 +61,16 @@ NEVER_ALONE_WITHOUT = 'that error with its exact description: { error = "…", d
 URLS = ("authorize_url", "token_url", "revoke_url", "api_url", "identity_url", "issuer")
 
 
-def read_providers(tables: Mapping[str, Table]) -> dict[str, ProviderSettings]:
+def read_providers(
+    tables: Mapping[str, Table], folder: Path, environ: Mapping[str, str], network: NetworkSettings
+) -> dict[str, ProviderSettings]:
     """Every provider that is right; whatever is wrong is noted in its table's problems."""
-    return {name: provider for name, table in tables.items() if (provider := _read(name, table)) is not None}
+    found = {}
+    for name, table in tables.items():
+        own = read_network(table, folder, environ, network)
+        if (provider := _read(name, table)) is not None:
+            found[name] = replace(provider, network=own)
+    return found
 
 
 def _read(name: str, table: Table) -> ProviderSettings | None:

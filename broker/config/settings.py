@@ -113,6 +113,26 @@ class Rotation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """How to reach the outside."""
+
+    proxy: Secret | None = None
+    """Its http address, which may hold a password; None: directly."""
+    no_proxy: tuple[str, ...] = ()
+    ca: str | None = None
+    """Authorities to trust besides the system's, PEM."""
+
+    @property
+    def route(self) -> str:
+        """The proxy's address as it may be shown; empty: none is configured."""
+        return (
+            ""
+            if self.proxy is None
+            else f"http://{self.proxy.reveal().rpartition('@')[2].removeprefix('http://')}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class OAuthClient:
     """One client registration at a provider."""
 
@@ -167,6 +187,7 @@ class ProviderSettings:
     rotation: Rotation
     grace: float | None
     """Seconds the old refresh token lives on, where rotation is `grace`."""
+    network: NetworkSettings = NetworkSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +332,8 @@ class Settings:
     alerts: AlertSettings
     log: LogSettings
     sandbox: SandboxSettings
+    network: NetworkSettings = NetworkSettings()
+    """For everything that goes out but to a provider, which may have its own."""
     variables: frozenset[str] = frozenset()
     """The environment variables that secrets were read from."""
     warnings: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """The one place that talks to a provider: it knows the phases of a request and its limits, and nothing of OAuth.
 
 Each request has a connection of its own: a reused idle one turns a harmless close into an ambiguous answer.
-No redirects (aiohttp would re-send the secrets to the new origin), no proxy from the environment, 64 KiB.
+No redirects (aiohttp would re-send the secrets to the new origin), no proxy but a configured one, 64 KiB.
 """
 
 import asyncio
@@ -24,8 +24,10 @@ from aiohttp.helpers import is_ip_address
 from multidict import CIMultiDict
 
 from broker import __version__
+from broker.config.settings import NetworkSettings
 from broker.providers.interface import BeforeSend
 from broker.providers.message import decoded, read_message, unchunked
+from broker.providers.network import Resolver, proxy_for, trusting
 
 USER_AGENT = f"token-broker/{__version__}"
 MAX_BODY = 64 * 1024
@@ -33,6 +35,8 @@ MAX_HEADER, MAX_HEADERS = 64 * 1024, 1000
 """Bytes of a header, and how many there may be: policies and cookies of a provider's front are long."""
 MAX_RECEIVED = 1024 * 1024
 CONNECT_TIMEOUT = 10.0
+CONNECTION_TIMEOUT = 30.0
+"""For all of it: the name, each address, a proxy's answer, TLS."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 """IPv4 addresses as an IPv6-only network sees them (RFC 6052)."""
 
@@ -149,7 +153,9 @@ class _Connector(aiohttp.TCPConnector):
     async def _create_connection(
         self, req: Any, traces: list[aiohttp.tracing.Trace], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
-        made = await super()._create_connection(req, traces, timeout)
+        # aiohttp's own time-outs leave out the name server and the proxy's answer.
+        async with asyncio.timeout(CONNECTION_TIMEOUT):
+            made = await super()._create_connection(req, traces, timeout)
         _made.set(made)
         return made
 
@@ -157,8 +163,8 @@ class _Connector(aiohttp.TCPConnector):
 class PublicResolver(AbstractResolver):
     """Resolves names, and refuses private addresses: for hosts that were made from a person's input."""
 
-    def __init__(self) -> None:
-        self._inner = aiohttp.ThreadedResolver()
+    def __init__(self, inner: AbstractResolver | None = None) -> None:
+        self._inner = inner or Resolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -187,14 +193,21 @@ def is_public(text: str) -> bool:
 class ProviderClient:
     """An HTTP client for token, identity and revocation endpoints."""
 
-    def __init__(self, *, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        network: NetworkSettings | None = None,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        self._network, resolver = network or NetworkSettings(), resolver or Resolver()
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(_announce)
         # aiohttp's own context for True verifies as well, and is made once: to read the roots takes 40 ms.
-        verified = ssl_context or True
-        self._trusted = _session(_Connector(force_close=True, limit=0, ssl=verified), trace)
-        self._public = _session(
-            _Connector(force_close=True, limit=0, ssl=verified, resolver=PublicResolver()), trace
+        verified = ssl_context or (trusting(self._network.ca) if self._network.ca else True)
+        self._trusted, self._public = (
+            _session(_Connector(force_close=True, limit=0, ssl=verified, resolver=one), trace)
+            for one in (resolver, PublicResolver(resolver))
         )
 
     async def post(
@@ -245,7 +258,9 @@ class ProviderClient:
         progress: _Progress,
         public_only: bool,
     ) -> Reply:
-        session = self._public if public_only else self._trusted
+        way = proxy_for(url, self._network)
+        # A proxy resolves the name itself, and may have a private address of its own.
+        session = self._public if public_only and way is None else self._trusted
         if public_only and is_ip_address(urlsplit(url).hostname):
             # A literal never comes to the resolver; what is one, the connector decides by this very function.
             return Unsent("no connection (an address in place of a name)")
@@ -258,6 +273,8 @@ class ProviderClient:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT),
                 trace_request_ctx=progress,
+                proxy=None if way is None else way[0],
+                proxy_headers=None if way is None else way[1],
             ) as response:
                 progress.status = response.status
                 return await _read(response, progress)
@@ -349,6 +366,10 @@ def _cause(exc: Exception) -> str:
     """What failed below HTTP, in the words of the library that knows; aiohttp's own can hold our headers."""
     if isinstance(exc, TimeoutError):
         return "timed out"
+    if isinstance(exc, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered {exc.status}"
+    if isinstance(exc, aiohttp.ClientProxyConnectionError):
+        return "the proxy cannot be reached"
     inner: BaseException = exc
     if isinstance(exc, aiohttp.ClientConnectorCertificateError):
         inner = exc.certificate_error

@@ -150,6 +150,11 @@ class Provider(Protocol):
     def name(self) -> str: ...
 
     @property
+    def route(self) -> str:
+        """How it is reached, in words; empty where no proxy is configured."""
+        ...
+
+    @property
     def client_id(self) -> str:
         """The client that new installs use."""
         ...

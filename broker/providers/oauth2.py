@@ -32,6 +32,7 @@ from broker.providers.interface import (
     TokenRequest,
 )
 from broker.providers.metadata import Ours, differences
+from broker.providers.network import proxy_for
 from broker.providers.pointers import pointed
 
 ORG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -82,6 +83,14 @@ class OAuth2Provider:
     @property
     def token_url(self) -> str:
         return self._endpoints.token
+
+    @property
+    def route(self) -> str:
+        network = self._settings.network
+        if network.proxy is None:
+            return ""
+        is_direct = proxy_for(self.token_url.replace("{org}", "org"), network) is None
+        return "directly" if is_direct else f"through the proxy {network.route}"
 
     def knows_client(self, client_id: str) -> bool:
         return client_id in self._clients

@@ -53,8 +53,8 @@ def problems(tmp_path: Path, text: str) -> tuple[str, ...]:
         ("[log]\nx = 1", "log.x: unknown key; one of: format, level"),
         (
             "qqq = 1",
-            "qqq: unknown key; one of: alerts, audit, callers, keys, log, login, plugin, providers, refresh, sandbox,"
-            " server, store",
+            "qqq: unknown key; one of: alerts, audit, callers, keys, log, login, network, plugin, providers, refresh,"
+            " sandbox, server, store",
         ),
         ('[log]\n"a\\nb" = 1', 'log."a\\nb": unknown key; one of: format, level'),
         ("[log]\nlevel = 3", 'log.level: found a number; expected "debug" or "info" or "warning" or "error"'),
@@ -94,9 +94,9 @@ def problems(tmp_path: Path, text: str) -> tuple[str, ...]:
         (
             '[providers.kustomer]\nclient_id = "c"\nopen_install = true',
             "providers.kustomer.open_install: unknown key; one of: api_url, authorize_params, authorize_url, body, "
-            "client_auth, client_id, client_secret, dead_errors, default_expires_in, endpoints, identity_pointer, "
-            "identity_url, issuer, pkce, previous_clients, revoke_url, rotation, scopes, token_pointer, token_type, "
-            "token_url, type",
+            "ca_file, client_auth, client_id, client_secret, dead_errors, default_expires_in, endpoints, "
+            "identity_pointer, identity_url, issuer, no_proxy, pkce, previous_clients, proxy, revoke_url, rotation, "
+            "scopes, token_pointer, token_type, token_url, type",
         ),
         (
             KIT + '[[providers.kit.previous_clients]]\nclient_secret = "s"',

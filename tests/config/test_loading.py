@@ -8,7 +8,15 @@ import pytest
 
 from broker.config import ConfigError, Settings, admin_socket_of, load, locate, reloadable
 from broker.config.secrets import SecretMissing, SecretReader
-from broker.config.settings import CommandKey, DeadError, FileKey, Rotation, TcpListen, UnixListen
+from broker.config.settings import (
+    CommandKey,
+    DeadError,
+    FileKey,
+    NetworkSettings,
+    Rotation,
+    TcpListen,
+    UnixListen,
+)
 from broker.model import Secret
 
 CANARY = "canary-5e1f"
@@ -346,6 +354,69 @@ def test_what_editors_put_in_place_of_quotes_and_blanks_is_named(
 def test_nobody_expands_the_home_folder(tmp_path: Path, text: str, key: str) -> None:
     """A service has none, and a folder of that name would be made."""
     assert f"{key}: found a path that begins with ~" in problems(tmp_path, text)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "hint"),
+    [
+        ("[network]\nproxy = 'socks5://p:1080'", "network.proxy", "http://host:port"),
+        ("[network]\nproxy = 'https://p:3128'", "network.proxy", "http://host:port"),
+        ("[network]\nproxy = 'http://p'", "network.proxy", "http://host:port"),
+        ("[network]\nproxy = 'p:3128'", "network.proxy", "http://host:port"),
+        (f"[network]\nproxy = 'http://u:{CANARY}@p:x'", "network.proxy", "http://host:port"),
+        ("[network]\nproxy = true", "network.proxy", "no secret"),
+        ("[network]\nno_proxy = 'x'", "network.no_proxy", "a list"),
+        ("[network]\nno_proxy = ['a b']", "network.no_proxy", "names"),
+        ("[network]\nca_file = 'none.pem'", "network.ca_file", "cannot be read"),
+        ("[network]\nca_file = 'config.toml'", "network.ca_file", "holds no certificate"),
+        ("[network]\nproxi = 'none'", "network.proxi", "did you mean network.proxy"),
+        (KIT + "proxy = 'ftp://x'", "providers.kit.proxy", "http://host:port"),
+        (KIT + "ca_file = 'none.pem'", "providers.kit.ca_file", "cannot be read"),
+    ],
+)
+def test_mistake_about_the_network(tmp_path: Path, text: str, key: str, hint: str) -> None:
+    """Named by its key; no password is shown."""
+    [found] = problems(tmp_path, text)
+
+    assert found.startswith(f"{key}: ")
+    assert hint in found
+    assert CANARY not in found
+
+
+OTHER = '[providers.kustomer]\nclient_id = "c"\nclient_secret = "s"\n'
+
+
+def test_providers_network_is_the_common_one_or_its_own(tmp_path: Path) -> None:
+    """Each key by itself; a proxy of its own has exemptions of its own."""
+    found = settings(
+        tmp_path,
+        "[network]\nproxy = 'http://p:1'\nno_proxy = ['a']\n" + KIT + OTHER + "proxy = { env = 'P' }",
+        {"P": "http://u:p@q:2\n"},
+    )
+
+    assert NetworkSettings(Secret("http://p:1"), ("a",)) == found.network
+    assert found.network == found.providers["kit"].network
+    assert NetworkSettings(Secret("http://u:p@q:2")) == found.providers["kustomer"].network
+    assert "http://q:2" == found.providers["kustomer"].network.route
+
+
+@pytest.mark.parametrize(
+    ("environ", "proxy", "no_proxy"),
+    [
+        ({"HTTPS_PROXY": "http://a:1", "https_proxy": "http://b:2"}, "http://b:2", ()),
+        ({"ALL_PROXY": "c:3", "NO_PROXY": "x, .y z"}, "http://c:3", ("x", ".y", "z")),
+        ({"HTTP_PROXY": "http://d:4", "no_proxy": "*"}, None, ("*",)),
+        ({}, None, ()),
+    ],
+)
+def test_environment_counts_only_where_it_is_named(
+    tmp_path: Path, environ: dict[str, str], proxy: str | None, no_proxy: tuple[str, ...]
+) -> None:
+    """As curl reads it: lower case first."""
+    named = settings(tmp_path, '[network]\nproxy = "environment"', environ).network
+
+    assert NetworkSettings(None if proxy is None else Secret(proxy), no_proxy) == named
+    assert NetworkSettings() == settings(tmp_path, "", environ).network
 
 
 def test_empty_file_has_every_default(tmp_path: Path) -> None:

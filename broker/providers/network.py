@@ -1,0 +1,144 @@
+"""The way to a provider: its name resolved in threads of its own, a configured proxy, and whom to trust."""
+
+import asyncio
+import base64
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from threading import Thread
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from broker.config.settings import NetworkSettings
+from broker.config.urls import is_loopback
+
+WITHIN = 10.0
+"""Seconds for a name server's answer; less where an older one will do."""
+WITHIN_IF_KNOWN = 3.0
+THREADS = 4
+"""Names that are resolved at once; `getaddrinfo` cannot be cancelled, and a dead name server takes 20 s."""
+KNOWN = 256
+Lookup = Callable[..., list[Any]]
+
+
+class Resolver(AbstractResolver):
+    """Resolves names in a few threads that nobody else uses, so that one dead name server holds up no other provider.
+
+    The last good answer is used again while the name server does not answer; a name that does not exist is an error.
+    """
+
+    def __init__(self, *, lookup: Lookup = socket.getaddrinfo, within: float = WITHIN) -> None:
+        self._lookup, self._within = lookup, within
+        self._free = asyncio.Semaphore(THREADS)
+        self._known: dict[tuple[str, int, int], list[ResolveResult]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        key = host, port, int(family)
+        known = self._known.get(key)
+        try:
+            async with asyncio.timeout(self._within if known is None else min(WITHIN_IF_KNOWN, self._within)):
+                found = await self._in_thread(host, port, family)
+        except OSError as exc:
+            if known is not None and (isinstance(exc, TimeoutError) or exc.errno == socket.EAI_AGAIN):
+                return known
+            raise
+        if len(self._known) >= KNOWN:
+            self._known.clear()
+        answer = [_result(host, port, *one) for one in found]
+        self._known[key] = answer
+        return answer
+
+    async def close(self) -> None:
+        """Nothing to wait for: the threads end with their lookups, and none keeps the process alive."""
+
+    async def _in_thread(self, host: str, port: int, family: int) -> list[Any]:
+        await self._free.acquire()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[list[Any]] = loop.create_future()
+
+        def finish(found: list[Any] | OSError) -> None:
+            # Only now: a lookup that nobody waits for any more still holds its thread.
+            self._free.release()
+            if done.done():
+                return
+            if isinstance(found, OSError):
+                done.set_exception(found)
+            else:
+                done.set_result(found)
+
+        def work() -> None:
+            found: list[Any] | OSError
+            try:
+                found = self._lookup(
+                    host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+                )
+            except OSError as exc:
+                found = exc
+            except Exception:  # noqa: BLE001 - a name that cannot be encoded
+                found = OSError(None, "no such name")
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(finish, found)
+
+        try:
+            Thread(target=work, name="resolver", daemon=True).start()
+        except RuntimeError:
+            self._free.release()
+            raise OSError(None, "no thread is left to resolve a name") from None
+        return await done
+
+
+def _result(
+    host: str, port: int, family: int, _: int, proto: int, __: str, address: tuple[Any, ...]
+) -> ResolveResult:
+    return ResolveResult(
+        hostname=host,
+        host=address[0],
+        port=port,
+        family=family,
+        proto=proto,
+        flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+    )
+
+
+def proxy_for(url: str, network: NetworkSettings) -> tuple[str, Mapping[str, str]] | None:
+    """The proxy's address without its password, and the headers that it wants; None: no proxy for this address."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if network.proxy is None or is_loopback(host) or _is_exempt(host, parts.port or 443, network.no_proxy):
+        return None
+    proxy = urlsplit(network.proxy.reveal())
+    address = f"http://{proxy.netloc.rpartition('@')[2]}"
+    if proxy.username is None:
+        return address, {}
+    user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return address, {"Proxy-Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"}
+
+
+def _is_exempt(host: str, port: int, no_proxy: tuple[str, ...]) -> bool:
+    """As curl reads `no_proxy`: a name and what is below it, an address or a network, with a port or without; `*`."""
+    return any(_matches(host.rstrip(".").lower(), port, one.strip().lower()) for one in no_proxy)
+
+
+def _matches(host: str, port: int, pattern: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host) in ipaddress.ip_network(pattern.strip("[]"), strict=False)
+    name, colon, number = pattern.rpartition(":")
+    if colon and number.isdigit():
+        return int(number) == port and _matches(host, port, name.strip("[]"))
+    name = pattern.removeprefix("*").strip(".")
+    return pattern == "*" or (bool(name) and (host == name or host.endswith(f".{name}")))
+
+
+@lru_cache(maxsize=16)
+def trusting(ca: str) -> ssl.SSLContext:
+    """A context that trusts the system's authorities and these as well (PEM)."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(cadata=ca)
+    return context
