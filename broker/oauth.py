@@ -48,16 +48,17 @@ def single_parameters(raw_query: str) -> dict[str, str]:
     return parameters
 
 
-def known_parameters(raw_query: str, names: Collection[str]) -> dict[str, str]:
+def known_parameters(raw_query: str, names: Collection[str], *, told: Collection[str] = ()) -> dict[str, str]:
     """The parameters of these names that have a value; raises ValueError where one of them is repeated.
 
     One without a value counts as left out (RFC 6749 3.1), and what is not known is ignored (4.1.2), however often
-    and however much of it there is.
+    and however much of it there is. Of those in `told`, by which nothing is decided, the first counts.
     """
-    pairs = [(name, value) for name, value in parse_qsl(raw_query) if name in names]
-    if len(dict(pairs)) != len(pairs):
+    pairs = parse_qsl(raw_query)
+    known = [(name, value) for name, value in pairs if name in names]
+    if len(dict(known)) != len(known):
         raise ValueError("a parameter is repeated")
-    return dict(pairs)
+    return {**{name: value for name, value in reversed(pairs) if name in told}, **dict(known)}
 
 
 def scope_set(scope: str) -> frozenset[str]:

@@ -23,7 +23,7 @@ from broker.web import CALLER, CLIENT, REQUEST_ID, answer, read_body, read_objec
 from broker.wire import rfc3339
 
 PURPOSE = "install"
-RETURNED = ("code", "state", "error", "error_description", "iss")
+RETURNED, TOLD = ("code", "state", "error", "iss"), ("error_description",)
 """What a callback may hold for us (RFC 6749 4.1.2, RFC 9207); the rest is ignored."""
 LONGEST_RETURN = 512
 """Characters of an address at Kit that a browser can keep for us."""
@@ -131,7 +131,7 @@ class InstallRoutes:
         if "prefetch" in request.headers.get("Sec-Purpose", ""):
             return web.Response(status=204)
         try:
-            parameters = oauth.known_parameters(request.rel_url.raw_query_string, RETURNED)
+            parameters = oauth.known_parameters(request.rel_url.raw_query_string, RETURNED, told=TOLD)
             if "state" not in parameters and "error" in parameters:
                 page = provider_error_page(parameters["error"], parameters.get("error_description", ""))
                 return self._pages.message(page, request_id=request[REQUEST_ID])
@@ -159,7 +159,7 @@ class InstallRoutes:
         if request.match_info["provider"] not in self._settings:
             return self._unusable(request, "unknown")
         try:
-            parameters = oauth.known_parameters((await read_body(request)).decode(), RETURNED)
+            parameters = oauth.known_parameters((await read_body(request)).decode(), RETURNED, told=TOLD)
         except ValueError:
             return self._unusable(request, "malformed")
         location = oauth.with_query(f"{self._public_url}{request.rel_url.raw_path}", parameters)

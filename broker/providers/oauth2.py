@@ -132,9 +132,9 @@ class OAuth2Provider:
         if self._settings.issuer is not None:
             # Simple string comparison (RFC 9207 2.4).
             return iss == self._at(self._settings.issuer, org)
-        return _origin(iss) in [
-            _origin(self._at(url, org)) for url in (self._endpoints.authorize, self._endpoints.token)
-        ]
+        return any(
+            _may_issue(iss, self._at(url, org)) for url in (self._endpoints.authorize, self._endpoints.token)
+        )
 
     def extra_authorize_parameters(self, account: str | None) -> Mapping[str, str]:  # noqa: ARG002 - for those that override it
         """What this kind of provider wants besides."""
@@ -287,13 +287,16 @@ async def _at_once() -> None:
     """Nothing to wait for before a revocation is sent."""
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None] | None:
+def _may_issue(iss: str, url: str) -> bool:
+    """Whether `iss` is at the origin of `url`, or at a domain that it lies in."""
     try:
-        parts = urlsplit(url)
-        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-        return parts.scheme, parts.hostname, port
+        issuer, own = urlsplit(iss), urlsplit(url)
+        ports = [one.port or {"https": 443, "http": 80}.get(one.scheme) for one in (issuer, own)]
     except ValueError:
-        return None
+        return False
+    host, own_host = issuer.hostname or "", own.hostname or ""
+    is_parent = "." in host and not host[-1].isdigit() and own_host.endswith(f".{host}")
+    return issuer.scheme == own.scheme and ports[0] == ports[1] and (host == own_host or is_parent)
 
 
 def join_api(api_url: str | None, path: str) -> str | None:

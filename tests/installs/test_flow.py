@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import aiohttp
 import pytest
 from yarl import URL
 
-from broker.model import Status
+from broker.model import Account, Secret, Status
+from broker.oauth import hashed
 from broker.sandbox import visitor
+from broker.store.interface import AccountQuery
 from tests.house import OPERATOR, House
 
 KIT_RETURN = "https://app.kit.com/apps/717?success=true"
@@ -447,3 +449,243 @@ async def test_unnamed_install_needs_a_glob_that_covers_it(house: House) -> None
     allowed = await house.post("/installs", {"provider": "kit"}, key=wide)
 
     assert (403, 201) == (refused.status, allowed.status)
+
+
+TRACKED = [
+    "{link}&ck_subscriber_id=12345",
+    "{link}&utm_source=mail&utm_medium=email&fbclid=x",
+    "{link}&x=1&x=2&x=",
+    "{link}&redirect=https://app.kit.com/apps/717&account=other&replace=true",
+    "{front}?mc_eid=1&{query}",
+]
+
+
+@pytest.mark.parametrize("written", TRACKED)
+async def test_link_means_the_same_whatever_is_appended(house: House, written: str) -> None:
+    """Mail programs and trackers add parameters; the ticket wins."""
+    url = await link(house)
+    front, _, query = url.partition("?")
+
+    visit = await visitor.install(written.format(link=url, front=front, query=query))
+
+    assert (200, ["acme"]) == (visit.status, [one.name for one in await accounts(house)])
+
+
+async def accounts(house: House) -> list[Account]:
+    return await house.broker.base.stores.accounts.find(AccountQuery())
+
+
+async def returned(house: House, browser: Browser, account: str = "acme", **more: object) -> str:
+    """The address of a callback with a code that is good."""
+    return await allowed(browser, await link(house, account, **more))
+
+
+async def allowed(browser: Browser, install_url: str) -> str:
+    """Open a link and say yes at the provider; where the browser is sent then."""
+    step = await browser.open(install_url)
+    form = {name: values[0] for name, values in parse_qs(urlsplit(step.location).query).items()}
+    answers = {"decision": "allow", "account": form["tenant_name"].replace("acme", "29")}
+    return (await browser.open(step.location, "POST", data={**form, **answers})).location
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "&error=&error_description=&error_uri=",
+        "&scope=a+b&session_state=abc.1&authuser=0&prompt=none",
+        "&hd=x&hd=y&hd=",
+        "&error_description=a&error_description=b",
+        "&state=&iss=",
+        "&iss={provider}/tenant",
+        "&" + "&".join(f"p{number}={number}" for number in range(200)),
+        "&pad=" + "x" * 6000,
+    ],
+)
+async def test_callback_judges_nothing_else(house: House, browser: Browser, more: str) -> None:
+    """RFC 6749 3.1 and 4.1.2: what is empty was left out, and what is not known is ignored."""
+    url = await returned(house, browser)
+
+    step = await browser.open(url + more.format(provider=house.sandbox.base_url))
+
+    assert (200, True) == (step.status, ">Connected<" in step.text), step.text
+
+
+@pytest.mark.parametrize(
+    "iss",
+    ["https://evil.example", "http://127.0.0.1", "http://127.0.0.1:1", "nonsense", "http://[", "//x"],
+)
+async def test_foreign_issuer_is_refused(house: House, browser: Browser, iss: str) -> None:
+    """RFC 9207: nothing is sent, and the right answer still counts."""
+    url = await returned(house, browser)
+
+    refused = await browser.open(f"{url}&iss={quote(iss, safe='')}")
+    sent = [request for request in (await house.judge())["requests"] if request["kind"] == "code"]
+    right = await browser.open(url)
+
+    assert (400, [], 200) == (refused.status, sent, right.status)
+    assert "not from the provider" in refused.text
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("error=access_denied", "access_denied"),
+        (
+            "error=invalid_request&error_description=redirect_uri+differs",
+            "invalid_request: redirect_uri differs",
+        ),
+        ("error=app%20not%20approved&state=", "app not approved"),
+        (
+            "error=x&error_description=%3Cb%3Ehttps://evil.example/%3C/b%3E%00%E2%80%AE",
+            "x: b https: evil.example b",
+        ),
+        ("error=%F0%9F%A6%8A", None),
+        ("error=" + "e" * 500, "e" * 64),
+    ],
+)
+async def test_error_without_state_is_told(
+    house: House, browser: Browser, query: str, said: str | None
+) -> None:
+    """In the provider's words, without what makes a link or mark-up; anybody can write such an address."""
+    step = await browser.open(f"{house.public}/callback/kit?{query}")
+
+    assert (400, True) == (step.status, "The provider reports an error" in step.text)
+    assert (said is None) == ("It said" not in step.text)
+    assert said is None or f"“{said}”" in step.text
+
+
+@pytest.mark.parametrize("error", ["server_error", "temporarily_unavailable", "invalid_scope"])
+async def test_error_of_the_provider_is_no_refusal(house: House, browser: Browser, error: str) -> None:
+    """The person did not say no; the page and `return_to` say what it was."""
+    states = [
+        await state_of(browser, await link(house)),
+        await state_of(browser, await link(house, "other", return_to="https://app.example.com/")),
+    ]
+
+    page, away = [
+        await browser.open(f"{house.public}/callback/kit?error={error}&state={state}") for state in states
+    ]
+
+    assert (502, True, False) == (page.status, error in page.text, "said no" in page.text)
+    assert "https://app.example.com/?account=other&status=failed" == away.location
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/x-www-form-urlencoded", "application/x-www-form-urlencoded; charset=UTF-8"]
+)
+async def test_posted_answer_comes_again_by_get(house: House, browser: Browser, content_type: str) -> None:
+    """`response_mode=form_post`: the post brings none of our cookies, the GET that follows does."""
+    url = await returned(house, browser)
+    form = urlsplit(url).query + "&session_state=x&state=&error="
+
+    async with house.session.post(
+        f"{house.public}/callback/kit",
+        data=form,
+        headers={"Content-Type": content_type},
+        allow_redirects=False,
+    ) as answer:
+        status, location = answer.status, answer.headers["Location"]
+    step = await browser.open(location)
+
+    assert (303, url) == (status, location)
+    assert 200 == step.status
+
+
+async def test_later_loads_wait_for_the_first(house: House, browser: Browser) -> None:
+    """While the provider takes its time: all end at the same place, and one code was sent."""
+    url = await returned(house, browser, return_to="https://app.example.com/")
+    house.sandbox.faults.set("kit", latency_after=20, times=1)
+
+    loads = [asyncio.create_task(browser.open(url)) for _ in range(5)]
+    await until_sent(house)
+    loads += [asyncio.create_task(browser.open(url)) for _ in range(3)]
+    await asyncio.sleep(0)
+    house.clock.advance(20)
+    steps = await asyncio.gather(*loads)
+
+    assert {(303, "https://app.example.com/?account=acme&status=connected")} == {
+        (step.status, step.location) for step in steps
+    }
+    assert 1 == len(await codes(house))
+
+
+async def codes(house: House) -> list[object]:
+    return [request for request in (await house.judge())["requests"] if request["kind"] == "code"]
+
+
+async def until_sent(house: House) -> None:
+    while not await codes(house):
+        await asyncio.sleep(0.01)
+
+
+async def test_stop_waits_for_an_exchange(house: House, browser: Browser) -> None:
+    """What has begun ends; what comes meanwhile is asked to come again, and its code is still good then."""
+    service, other = house.broker.installs.service, Browser()
+    first, second = await returned(house, browser), await returned(house, other, "31")
+    house.sandbox.faults.set("kit", latency_after=50, times=1)
+    under_way = asyncio.create_task(browser.open(first))
+    await until_sent(house)
+
+    house.broker.base.health.stopping = True
+    draining = asyncio.create_task(service.drain())
+    turned_away = await other.open(second)
+    was_waiting = not draining.done()
+    house.clock.advance(50)
+    await draining
+    step = await under_way
+    await house.restart()
+    again, reloaded = await other.open(second), await browser.open(first)
+    await other.close()
+
+    assert (503, True, 0) == (turned_away.status, was_waiting, len(service))
+    assert (200, 200, 200) == (step.status, reloaded.status, again.status)
+    assert ">Connected<" in reloaded.text
+
+
+async def test_exchange_that_was_cut_is_told_as_unknown(house: House, browser: Browser) -> None:
+    """After a kill: not that all is well, and the link can be opened again."""
+    url = await link(house)
+    state = await state_of(browser, url)
+    await house.broker.base.stores.installs.take_install(hashed(Secret(state)), house.clock.now())
+
+    step = await browser.open(f"{house.public}/callback/kit?code=x&state={state}")
+
+    assert (409, True) == (step.status, "We do not know how this ended" in step.text)
+    assert [] == await codes(house)
+    assert 200 == (await visitor.install(url)).status
+
+
+@pytest.mark.parametrize("how", ["used meanwhile", "replaced by a newer link"])
+async def test_link_that_is_no_longer_good_sends_no_code(house: House, browser: Browser, how: str) -> None:
+    """At some providers a new grant would end the one that was connected meanwhile."""
+    url = await link(house)
+    late = await allowed(browser, url)
+    if how == "used meanwhile":
+        await visitor.install(url)
+    else:
+        await link(house)
+    before = await codes(house)
+
+    step = await browser.open(late)
+
+    assert (410, before) == (step.status, await codes(house))
+    assert {"used meanwhile": "used already", "replaced by a newer link": "was replaced"}[how] in step.text
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "[::1]", "broker.lan", "192.0.2.7"])
+async def test_browser_that_came_by_another_name_is_sent_to_the_public_one(
+    house: House, browser: Browser, host: str
+) -> None:
+    """Once, with the ticket; its cookies would not come back otherwise."""
+    url = await link(house)
+    headers = {"Host": f"{host}:{house.public_port}"}
+
+    step = await browser.open(url + "&utm_source=x", headers=headers)
+    kit = await browser.open(f"{house.public}/install/kit?redirect={KIT_RETURN}", headers=headers)
+    unknown = await browser.open(f"{house.public}/install/kit?ticket=made-up", headers=headers)
+    rewritten = await browser.open(step.location, headers=headers)
+
+    assert (302, f"{url.partition('?')[0]}?moved=1&{url.partition('?')[2]}") == (step.status, step.location)
+    assert f"{house.public}/install/kit?moved=1&redirect={KIT_RETURN}" == kit.location
+    assert (404, 302) == (unknown.status, rewritten.status)
+    assert rewritten.location.startswith(house.sandbox.base_url)

@@ -263,3 +263,33 @@ async def test_identity_in_a_redirect_is_not_followed(
         )
 
         assert [] == elsewhere.requests
+
+
+@pytest.mark.parametrize(
+    ("iss", "configured", "is_right"),
+    [
+        ("https://id.example.com", None, True),
+        ("https://ID.example.com:443/tenant", None, True),
+        ("https://tokens.example.org/x", None, True),
+        ("https://example.com", None, True),
+        ("http://id.example.com", None, False),
+        ("https://id.example.com:8443", None, False),
+        ("https://com", None, False),
+        ("https://evil.id.example.com", None, False),
+        ("https://evilexample.com", None, False),
+        ("https://id.example.com@evil.example", None, False),
+        ("https://[", None, False),
+        ("", None, False),
+        ("https://elsewhere.example/t1", "https://elsewhere.example/t1", True),
+        ("https://elsewhere.example/t1/", "https://elsewhere.example/t1", False),
+        ("https://id.example.com", "https://elsewhere.example/t1", False),
+    ],
+)
+async def test_issuer_is_the_providers(
+    tmp_path: Path, http: ProviderClient, iss: str, configured: str | None, is_right: bool
+) -> None:
+    """As it is configured, compared whole (RFC 9207 2.4); else at the domain of its addresses."""
+    lines = 'authorize_url = "https://id.example.com/a"\ntoken_url = "https://tokens.example.org/t"\n'
+    lines += f'issuer = "{configured}"' if configured else ""
+
+    assert is_right == provider(settings(tmp_path, "oauth2", lines), http).is_issuer(iss, None)
