@@ -18,6 +18,8 @@ MIB = 1024 * 1024
 ROOMY = 256 * MIB
 SETTLED_WITHIN = 600.0
 """Seconds in which an open renewal usually has its outcome."""
+MOST_DOUBLES = 20
+"""Lines about accounts that share an identity."""
 TOLD_ELSEWHERE = frozenset(
     {"copied_store", "audit_waiting", "commit_retained", "install_retained", "disk_full"}
 )
@@ -72,6 +74,19 @@ async def leftover_checks(accounts: AccountStore, left: Leftovers, now: float) -
         mend = "look at the log for what keeps the store from taking them" if left.is_running else START
         checks.append(Check("leftovers", "warning", f"{_counted(left.spooled, 'file')} in the spool", mend))
     return checks or [Check("leftovers", "ok", "none")]
+
+
+async def identity_checks(accounts: AccountStore) -> list[Check]:
+    """Accounts that share one identity, as earlier versions could make them."""
+    return [
+        Check(
+            "identity",
+            "warning",
+            f"{older} and {name} are the same account at the provider; both are served",
+            f"remove the one that nobody uses: broker accounts remove {name}, or {older}",
+        )
+        for older, name in await accounts.doubles(MOST_DOUBLES)
+    ]
 
 
 def standing_checks(standing: Mapping[str, str]) -> list[Check]:

@@ -12,6 +12,7 @@ from broker.admin.state_checks import (
     Leftovers,
     audit_check_offline,
     clock_check,
+    identity_checks,
     leftover_checks,
     store_checks,
 )
@@ -193,6 +194,7 @@ async def _check_copy(settings: Settings, copy: Copy, clock: Clock) -> list[Chec
             statistics = await read_statistics(base.stores.accounts, base.clock.now())
             checks += store_checks(statistics, settings.store.path.parent)
             checks += await leftover_checks(base.stores.accounts, left, clock.now())
+            checks += await identity_checks(base.stores.accounts)
             checks += await provider_checks(base.providers.by_name)
     except StartRefused as exc:
         checks.append(_would_refuse(str(exc)))

@@ -11,6 +11,7 @@ from broker.admin.provider_checks import address_checks, provider_checks, reacha
 from broker.admin.state_checks import (
     Leftovers,
     audit_check,
+    identity_checks,
     leftover_checks,
     standing_checks,
     store_checks,
@@ -42,6 +43,7 @@ def build_check(
             *tls_checks(settings.server, now),
             *store_checks(await read_statistics(base.stores.accounts, now), settings.store.path.parent),
             *await leftover_checks(base.stores.accounts, _left(rooms), now),
+            *await identity_checks(base.stores.accounts),
             audit_check(settings.audit.path, base.audit.backlog),
             *standing_checks(base.health.standing),
             *address_checks(settings),

@@ -19,7 +19,8 @@ UNREDIRECTABLE: dict[Why, tuple[str, str]] = {
 GONE: dict[Gone, tuple[str, str, str]] = {
     "over": (
         "This question is over",
-        "It was answered already, too many wrong codes were typed, or ten minutes have passed.",
+        "It was answered already, too many wrong codes were typed, ten minutes have passed, or this browser did not"
+        " keep our cookie.",
         "If the app you came from says that it is connected, all is well. Else begin again there.",
     ),
     "cookies": (

@@ -36,10 +36,12 @@ BY_IDENTITY = f"""
 SELECT {COLUMNS} FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL ORDER BY name"""
 HOLDERS = """
 SELECT name FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL ORDER BY name"""
+# CROSS, so that SQLite begins with the few that are marked.
 DOUBLES = """
-SELECT a.name, b.name FROM accounts a JOIN accounts b
-    ON b.provider = a.provider AND b.external_id = a.external_id AND b.removed_at IS NULL AND b.name < a.name
- WHERE a.identity_double <> '' AND a.removed_at IS NULL ORDER BY b.name, a.name LIMIT $1"""
+SELECT a.name, b.name FROM accounts a CROSS JOIN accounts b
+ WHERE a.identity_double <> '' AND a.removed_at IS NULL
+   AND b.provider = a.provider AND b.external_id = a.external_id AND b.removed_at IS NULL AND b.name < a.name
+ ORDER BY b.name, a.name LIMIT $1"""
 INSERT = f"""
 INSERT INTO accounts ({COLUMNS}, next_at) VALUES ({PLACEHOLDERS}, ${WIDTH + 1}) ON CONFLICT (name) DO NOTHING"""
 REPLACE = f"""

@@ -10,6 +10,7 @@ from sqlite3 import connect as open_file
 
 import pytest
 
+from broker.admin.state_checks import identity_checks
 from broker.config.settings import FileKey
 from broker.keys.opening import open_ring
 from broker.model import Account, Secret
@@ -108,9 +109,11 @@ async def test_accounts_that_share_an_identity_go_on(old: Database) -> None:
     assert await stores.accounts.connect(again, expected=first.ref, next_at=None, grant=None, events=[])
     third = replace(again, name="third", epoch=1, generation=1)
     assert not await stores.accounts.connect(third, expected=None, next_at=None, grant=None, events=[])
-    pairs = await stores.accounts.doubles(9)
+    pairs, checks = await stores.accounts.doubles(9), await identity_checks(stores.accounts)
     for name in ("demo-kustomer", "imported"):
         await stores.accounts.remove(name, 1.0, [])
 
     assert [("demo-kit", "demo-kustomer"), ("demo-kit", "imported"), ("demo-kustomer", "imported")] == pairs
-    assert [] == await stores.accounts.doubles(9)
+    assert [("warning", "identity")] * 3 == [(check.level, check.what) for check in checks]
+    assert "demo-kit and imported are the same account" in checks[1].detail
+    assert [] == await identity_checks(stores.accounts)

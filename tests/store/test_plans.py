@@ -145,6 +145,8 @@ async def run_everything(stores: Stores) -> None:
     await accounts.next_due_at()
     await accounts.oldest_intent_at()
     await accounts.removed_before(now, 200)
+    await accounts.doubles(20)
+    await accounts.restore("acme", 0.0, now)
     await accounts.touch({"acme": (now, now)}, {("acme", "service"): now})
     await accounts.is_only_account("kit")
     await stores.installs.held_grants(now, 64)
