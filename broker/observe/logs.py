@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -34,6 +35,8 @@ QUIET = (
 ENCODER = json.JSONEncoder()
 PLAIN = frozenset({type(None), bool, int, float})
 MAX_FIELD = 500
+PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}
+"""Those of syslog(3), by the names of structlog's methods."""
 FRAMES = 8
 OF_ONE, OF_ALL = 20, 100
 """Lines a second of requests without a credential, of one address and of all: anybody can send such requests."""
@@ -43,8 +46,28 @@ CREDENTIAL = re.compile(
 """What looks like a key of ours, an Authorization or a JWT: the second line, behind `Secret`."""
 
 
-def configure(settings: LogSettings, stream: TextIO = sys.stderr) -> None:
-    """Send structlog and the standard library's logs to `stream`, as JSON or for a person."""
+def goes_to_journal(environ: Mapping[str, str], stream: TextIO = sys.stderr) -> bool:
+    """Whether `stream` is the one that systemd connected to the journal (systemd.exec(5), $JOURNAL_STREAM)."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def mark(level: str) -> str:
+    """What makes a line one of that priority for the journal (sd-daemon(3))."""
+    return f"<{PRIORITIES[level]}>"
+
+
+def configure(
+    settings: LogSettings, stream: TextIO = sys.stderr, *, environ: Mapping[str, str] | None = None
+) -> None:
+    """Send structlog and the standard library's logs to `stream`, as JSON or for a person.
+
+    Where `environ` says that the stream is the journal's, each line carries its priority.
+    """
+    marked = goes_to_journal(environ or {}, stream)
     console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     takes_json = not console and logging.getLevelNamesMapping()[settings.level.upper()] <= logging.INFO
     renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(_json)
@@ -55,9 +78,10 @@ def configure(settings: LogSettings, stream: TextIO = sys.stderr) -> None:
             _name_exception,
             _redact,
             renderer,
+            *([_marked] if marked else ()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(settings.level),
-        logger_factory=_LoggerFactory(Unfailing(stream), takes_json=takes_json),
+        logger_factory=_LoggerFactory(stream, takes_json=takes_json, marked=marked),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -70,9 +94,10 @@ def configure(settings: LogSettings, stream: TextIO = sys.stderr) -> None:
 class _LoggerFactory(structlog.WriteLoggerFactory):
     """Remembers where lines go, for the one that is not made by structlog."""
 
-    def __init__(self, stream: Unfailing, *, takes_json: bool) -> None:
-        super().__init__(cast(TextIO, stream))
-        self.stream, self.takes_json = stream, takes_json
+    def __init__(self, stream: TextIO, *, takes_json: bool, marked: bool) -> None:
+        self.stream, self.takes_json = Unfailing(stream, mark=mark("warning") if marked else ""), takes_json
+        super().__init__(cast(TextIO, self.stream))
+        self.mark = mark("info") if marked else ""
         self.seconds = SecondText(to_second)
         self.anonymous = Anonymous()
 
@@ -152,8 +177,8 @@ def log_answer(  # noqa: PLR0917 - named ones take longer
     at = time.time()  # noqa: TID251 - as structlog stamps the others
     what, who = _what(listener, route, method, status), _who(client, caller)
     factory.stream.write_soon(
-        f'{what}, "ms": {seconds * 1000:.1f}, "request_id": {encode_basestring_ascii(_text(request_id))}{who}'
-        f', "event": "request.answered", "level": "info"'
+        f'{factory.mark}{what}, "ms": {seconds * 1000:.1f}, "request_id": '
+        f'{encode_basestring_ascii(_text(request_id))}{who}, "event": "request.answered", "level": "info"'
         f', "timestamp": "{factory.seconds.of(at)}.{int(at % 1 * 1e6):06d}Z"}}\n'
     )
 
@@ -201,6 +226,10 @@ def _name_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutable
         event["error"] = type(exc).__name__
         event["at"] = _places(exc)
     return event
+
+
+def _marked(_: Any, method: str, line: str) -> str:
+    return f"{mark(method)}{line}"
 
 
 def _places(exc: BaseException) -> list[str]:

@@ -18,8 +18,8 @@ class Unfailing:
     one that is gone is an error.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, *, mark: str = "") -> None:
+        self._stream, self._mark = stream, mark
         self._socket = _socket_under(stream)
         self._lost, self._torn = 0, False
         self._waiting: list[str] = []
@@ -43,7 +43,7 @@ class Unfailing:
 
     def _write(self, lines: str, count: int) -> None:
         if self._lost:
-            notice = f'{{"event": "log.lines_lost", "level": "warning", "lines": {self._lost}}}\n'
+            notice = f'{self._mark}{{"event": "log.lines_lost", "level": "warning", "lines": {self._lost}}}\n'
             if not self._put(notice, 1):
                 self._lost = 0
         self._lost += count if self._lost else self._put(lines, count)

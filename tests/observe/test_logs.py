@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -223,6 +224,34 @@ def test_terminal_is_not_commanded(log: io.StringIO) -> None:
 
     assert 1 == log.getvalue().count("\n")
     assert [] == [one for one in ("\x1b]", "\x07", "\u202e") if one in log.getvalue()]
+
+
+def test_journal_is_told_the_priority_of_each_line(tmp_path: Path) -> None:
+    """`journalctl -p err` finds errors; an answered request, which is put together by hand, is information."""
+    with (tmp_path / "stream").open("w+") as stream:
+        found = os.fstat(stream.fileno())
+        environ = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+        logs.configure(LogSettings(format="json", level="debug"), stream, environ=environ)
+
+        log = structlog.get_logger()
+        for tell in (log.debug, log.info, log.warning, log.error, log.exception, log.critical):
+            tell("it.happened")
+        stream.flush()
+        written = (tmp_path / "stream").read_text().splitlines()
+
+    assert ["<7>", "<6>", "<4>", "<3>", "<3>", "<2>"] == [line[:3] for line in written]
+    assert all(json.loads(line[3:])["event"] == "it.happened" for line in written)
+
+
+@pytest.mark.parametrize("journal", [{}, {"JOURNAL_STREAM": "1:2"}])
+def test_other_streams_get_plain_lines(tmp_path: Path, journal: dict[str, str]) -> None:
+    """Under systemd, standard error may lead elsewhere."""
+    with (tmp_path / "stream").open("w+") as stream:
+        logs.configure(LogSettings(format="json", level="debug"), stream, environ=journal)
+        structlog.get_logger().error("it.happened")
+        stream.flush()
+
+    assert (tmp_path / "stream").read_text().startswith("{")
 
 
 CRASH = """
