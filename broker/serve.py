@@ -2,20 +2,24 @@
 
 import asyncio
 import gc
+import json
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
 
+from broker.admin.routes import RELOAD
 from broker.app import Broker, open_broker
 from broker.app.listeners import ListenerLimits
 from broker.clock import SystemClock
-from broker.config import ConfigError, load, reloadable, wipe_variables
+from broker.config import ConfigError, admin_socket_of, load, reloadable, wipe_variables
 from broker.config.settings import LogSettings, Settings, UnixListen
 from broker.demo import show_demo
 from broker.errors import StartRefused, StorageUnavailable
@@ -35,6 +39,9 @@ EXTEND_EVERY = 5.0
 COLLECT_AFTER = (10_000, 10, 10)
 """Objects that are looked through for cycles at a time: by default so few that a crowd of renewals is gone through
 again and again while it flies."""
+REFUSED = "The broker does not start:"
+STARTING = "The broker is starting; ask again in a moment."
+READY = "serving tokens"
 UNTIL_CONFIGURED = LogSettings(format="auto", level="info")
 
 
@@ -48,24 +55,32 @@ def run(
 ) -> int:
     """`broker serve`: run until SIGTERM or SIGINT; the exit code. `timings` and `watch` are for proofs."""
     harden()
-    logs.configure(UNTIL_CONFIGURED)
+    logs.configure(UNTIL_CONFIGURED, environ=environ)
     logs.take_crashes()
+    sockets = Sockets()
     try:
+        sockets = Sockets(passed_sockets(environ))
         settings = load(config_path, environ=environ, port=port)
-        logs.configure(settings.log)
+        logs.configure(settings.log, environ=environ)
         # `environ` is a copy, which a reload reads again.
         wipe_variables(settings.variables)
         for warning in settings.warnings:
             log.warning("config.doubtful", detail=warning)
-        service = Service(settings, environ=environ, port=port, timings=timings or Timings(), watch=watch)
+        service = Service(
+            settings, sockets, environ=environ, port=port, timings=timings or Timings(), watch=watch
+        )
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(service.run())
     except ConfigError as exc:
-        return _complain("The configuration is not valid:", *(f"  {problem}" for problem in exc.problems))
+        _answer_waiting(sockets, config_path, environ, f"{REFUSED} {'; '.join(exc.problems)}")
+        problems = (f"  {problem}" for problem in exc.problems)
+        return _complain(environ, "The configuration is not valid:", *problems)
     except StartRefused as exc:
-        return _complain(f"The broker does not start: {exc}")
+        _answer_waiting(sockets, config_path, environ, f"{REFUSED} {exc}")
+        return _complain(environ, f"{REFUSED} {exc}")
     except BaseException as exc:
         log.error("broker.crashed", exc_info=exc)
+        _answer_waiting(sockets, config_path, environ, f"{REFUSED} it crashed; see its log")
         # The store's threads would keep a process alive that serves nobody, and nobody would restart it.
         os._exit(1)
     return 0
@@ -77,13 +92,14 @@ class Service:
     def __init__(
         self,
         settings: Settings,
+        sockets: Sockets,
         *,
         environ: Mapping[str, str],
         port: int | None,
         timings: Timings,
         watch: Watch,
     ) -> None:
-        self._settings, self._environ, self._port = settings, environ, port
+        self._settings, self._sockets, self._environ, self._port = settings, sockets, environ, port
         self._timings, self._watch = timings, watch
         self._notifier = Notifier(environ)
         self._stop = asyncio.Event()
@@ -95,11 +111,11 @@ class Service:
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as closing:
             await closing.enter_async_context(_meanwhile(self._stay_alive()))
-            sockets = Sockets(passed_sockets(self._environ))
-            async with _meanwhile(self._extend()):
+            async with _meanwhile(self._extend()), _meanwhile(self._tell_starting()):
                 broker = await self._open(closing)
                 loop.add_signal_handler(signal.SIGHUP, self._reload, broker)
-                await self._listen(broker, sockets, closing)
+                await self._listen(broker, closing)
+            self._sockets.all_served()
             _spare_the_collector()
             await self._live(broker)
         log.info("broker.stopped")
@@ -123,7 +139,7 @@ class Service:
         recovery = asyncio.create_task(broker.tokens.recovery.renew(broker.left_open), name="recovery")
         alerts = asyncio.create_task(broker.alerts.run(), name="alerts")
         broker.base.health.starting = False
-        self._notifier.ready("serving tokens")
+        self._notifier.ready(READY)
         log.info("broker.started", left_open=len(broker.left_open))
         demo = asyncio.create_task(show_demo(broker, self._settings), name="demo")
         await self._stop.wait()
@@ -160,6 +176,12 @@ class Service:
             self._notifier.extend_timeout(3 * EXTEND_EVERY)
             await asyncio.sleep(EXTEND_EVERY)
 
+    async def _tell_starting(self) -> None:
+        """Operators who have waited for long, for a migration say, hear why; a usual start keeps them waiting."""
+        while True:
+            await asyncio.sleep(EXTEND_EVERY)
+            self._sockets.answer_waiting(self._settings.server.admin_socket, _not_started(STARTING))
+
     async def _start_sandbox(self, closing: AsyncExitStack) -> None:
         settings = self._settings
         if not settings.sandbox.enabled:
@@ -181,8 +203,11 @@ class Service:
             raise refused("sandbox.listen", settings.sandbox.listen, exc) from None
         closing.push_async_callback(sandbox.stop)
 
-    async def _listen(self, broker: Broker, sockets: Sockets, closing: AsyncExitStack) -> None:
-        server, listeners = self._settings.server, broker.listeners
+    async def _listen(self, broker: Broker, closing: AsyncExitStack) -> None:
+        """Take every address before any of them answers, so that nobody is served by a start that is refused."""
+        server, listeners, sites = self._settings.server, broker.listeners, list[web.BaseSite]()
+        reload: Callable[[], dict[str, Any]] = partial(self._reload_asked, broker)
+        listeners.admin[RELOAD] = reload
         admin = UnixListen(server.admin_socket, 0o660 if server.admin_group else 0o600, server.admin_group)
         for application, listens, files, key in (
             (listeners.admin, (admin,), None, "server.admin_socket"),
@@ -196,41 +221,47 @@ class Service:
             self._tls += [tls] if tls else []
             for listen in listens:
                 # A Unix socket does not leave the machine, and no certificate names it.
-                held = sockets.listening(listen, key=key)
+                held = self._sockets.listening(listen, key=key)
                 if tls and not isinstance(listen, UnixListen):
-                    await TlsSite(runner, held, tls.context).start()
+                    sites.append(TlsSite(runner, held, tls.context))
                 else:
-                    await web.SockSite(runner, held).start()
-        sockets.refuse_unclaimed()
+                    sites.append(web.SockSite(runner, held))
+        self._sockets.refuse_unclaimed()
+        for site in sites:
+            await site.start()
 
-    def _reload(self, broker: Broker) -> None:
-        """SIGHUP: take over what may change while running; a broken file keeps the old settings."""
+    def _reload_asked(self, broker: Broker) -> dict[str, Any]:
+        """`broker reload`: what is wrong with the file, or what of it needs a restart."""
+        problems, kept = self._reload(broker)
+        return {"config": str(self._settings.path), "problems": [*problems], "needs_restart": [*kept]}
+
+    def _reload(self, broker: Broker) -> tuple[Sequence[str], Sequence[str]]:
+        """Take over what may change while running; the file's problems, and the keys that need a restart.
+
+        A broken file keeps the old settings. SIGHUP and `broker reload` do this.
+        """
         self._notifier.reloading()
         try:
             new = load(self._settings.path, environ=self._environ, port=self._port)
             for tls in self._tls:
                 usable(tls.files, key=tls.key)
-        except ConfigError as exc:
-            self._refuse_reload(exc.problems)
-            return
-        except StartRefused as exc:
-            self._refuse_reload((str(exc),))
-            return
+        except (ConfigError, StartRefused) as exc:
+            problems = exc.problems if isinstance(exc, ConfigError) else (str(exc),)
+            for problem in problems:
+                log.error("reload.refused", problem=problem)
+            self._notifier.ready(f"reload refused: {problems[0]}")
+            return problems, ()
         for tls in self._tls:
             tls.reload()
         wipe_variables(new.variables)
         self._settings, kept = reloadable(self._settings, new)
         broker.use(self._settings)
-        logs.configure(self._settings.log)
+        logs.configure(self._settings.log, environ=self._environ)
         for line in kept:
             log.warning("reload.needs_restart", key=line)
         log.info("broker.reloaded")
-        self._notifier.ready("serving tokens")
-
-    def _refuse_reload(self, problems: Sequence[str]) -> None:
-        for problem in problems:
-            log.error("reload.refused", problem=problem)
-        self._notifier.ready(f"reload refused: {problems[0]}")
+        self._notifier.ready(f"{READY}; needs a restart: {', '.join(kept)}" if kept else READY)
+        return (), kept
 
 
 def _spare_the_collector() -> None:
@@ -269,6 +300,21 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _complain(*lines: str) -> int:
-    print(*lines, sep="\n", file=sys.stderr)  # noqa: T201 - there is no log yet, only a terminal
+def _complain(environ: Mapping[str, str], *lines: str) -> int:
+    mark = logs.mark("error") if logs.goes_to_journal(environ) else ""
+    for line in lines:
+        print(f"{mark}{line}", file=sys.stderr)  # noqa: T201 - there is no log yet, only a terminal
     return 1
+
+
+def _answer_waiting(sockets: Sockets, config: Path, environ: Mapping[str, str], why: str) -> None:
+    """Tell operators who wait at the admin socket, which systemd holds over restarts, why nobody serves them."""
+    with suppress(ConfigError):
+        sockets.answer_waiting(admin_socket_of(config, environ), _not_started(why))
+
+
+def _not_started(why: str) -> bytes:
+    """A whole HTTP answer, for a moment when there is no server."""
+    body = json.dumps({"code": "not_started", "status": 503, "detail": why}).encode()
+    head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Length: {len(body)}\r\nConnection: close"
+    return f"{head}\r\nContent-Type: application/problem+json\r\n\r\n".encode() + body

@@ -7,6 +7,8 @@ import resource
 import socket
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from broker.admin.socket import bind as bind_unix
 from broker.config.settings import Listen, TcpListen, UnixListen
@@ -14,6 +16,8 @@ from broker.errors import StartRefused
 
 BACKLOG = 512
 MOST_FILES = 65_536
+SHORTLY = 0.2
+LONGEST_REQUEST = 64 * 1024
 UNREAD = 30_000
 """Milliseconds after which the kernel gives up a connection whose peer takes nothing: also one that is closed here
 already, which would keep its file until the last byte is read."""
@@ -37,6 +41,7 @@ class Sockets:
 
     def __init__(self, passed: Sequence[socket.socket] = ()) -> None:
         self._passed = list(passed)
+        self._unserved = [one for one in passed if one.family == socket.AF_UNIX]
 
     def listening(self, listen: Listen, *, key: str) -> socket.socket:
         """A bound socket; raises StartRefused with the configuration's key and the next step."""
@@ -53,6 +58,28 @@ class Sockets:
                 return bind_unix(path, mode=mode, group=group, key=key)
             case TcpListen(host, port):
                 return _bind_tcp(host, port, key)
+
+    def answer_waiting(self, path: Path, answer: bytes) -> None:
+        """Send `answer` to those who wait at the Unix socket `path`, if systemd holds it.
+
+        Whoever connects during a start waits for it; without this, also for one that is refused again and again.
+        """
+        for held in self._unserved:
+            if not _is_at(held, UnixListen(path, 0, None)):
+                continue
+            held.setblocking(False)
+            with suppress(OSError):
+                for _ in range(BACKLOG):
+                    connection, _ = held.accept()
+                    with connection, suppress(OSError):
+                        connection.settimeout(SHORTLY)
+                        # A connection that is closed with something unread is reset.
+                        connection.recv(LONGEST_REQUEST)
+                        connection.sendall(answer)
+
+    def all_served(self) -> None:
+        """From now on nobody has to be answered here."""
+        self._unserved.clear()
 
     def refuse_unclaimed(self) -> None:
         """Whoever connected to a socket that nobody listens at would wait for ever; raises StartRefused."""

@@ -1,6 +1,7 @@
 """Which socket is whose: those that systemd holds, and those that are bound here."""
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +121,32 @@ def test_a_name_that_means_nothing_matches_nothing(held: socket.socket) -> None:
         sockets.listening(TcpListen("192.0.2.1", port_of(held)), key="server.internal")
 
     assert "cannot listen on 192.0.2.1" in str(refused.value)
+
+
+def test_those_who_wait_for_a_start_that_is_refused_are_told(admin: socket.socket, tmp_path: Path) -> None:
+    """Each of them, and nobody at another socket."""
+    sockets, clients = Sockets([admin]), [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    for client in clients:
+        client.settimeout(60)
+        client.connect(str(tmp_path / "admin.sock"))
+        client.send(b"GET /check HTTP/1.1\r\nHost: broker\r\n\r\n")
+
+    sockets.answer_waiting(tmp_path / "elsewhere.sock", b"not for them")
+    sockets.answer_waiting(tmp_path / "admin.sock", b"why")
+    told = [(client.recv(99), client.recv(99)) for client in clients]
+    for client in clients:
+        client.close()
+
+    assert 3 * [(b"why", b"")] == told
+
+
+def test_nobody_is_told_once_there_is_a_server(admin: socket.socket, tmp_path: Path) -> None:
+    """Who waits is the server's own."""
+    sockets = Sockets([admin])
+    sockets.all_served()
+
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "admin.sock"))
+        sockets.answer_waiting(tmp_path / "admin.sock", b"why")
+
+        assert [admin] == select.select([admin], [], [], 0)[0]

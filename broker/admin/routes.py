@@ -23,6 +23,8 @@ from broker.wire import caller_json, event_json, rfc3339
 
 EVENTS = 100
 VERIFY_BLOCK = 64 * 1024
+RELOAD: web.AppKey[Callable[[], dict[str, Any]]] = web.AppKey("reload")
+"""Takes over the configuration file; only the process that was started with one can."""
 
 
 class HealthRoutes:
@@ -111,6 +113,7 @@ class AdminRoutes:
             web.get("/events", self.events),
             web.get("/check", self.check),
             web.post("/adopt", self.adopt),
+            web.post("/reload", self.reload),
             web.get("/audit/verify", self.verify_files),
             web.post("/audit/verify", self.verify_lines),
             web.get("/version", self.version),
@@ -177,6 +180,12 @@ class AdminRoutes:
         copied_at = rfc3339(await self._adoption.copied_at())
         doubtful = await self._adoption.adopt(request[CALLER], request_id=request[REQUEST_ID])
         return answer({"adopted": doubtful is not None, "accounts": doubtful or [], "copied_at": copied_at})
+
+    async def reload(self, request: web.Request) -> web.StreamResponse:
+        await self._gate.require(
+            request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID], action="reload"
+        )
+        return answer(request.app[RELOAD]())
 
     async def verify_files(self, request: web.Request) -> web.StreamResponse:
         report = await self._audit.own_files(request[CALLER], request_id=request[REQUEST_ID])

@@ -10,7 +10,11 @@ from broker.audit.chain import Head
 JOURNAL = "/run/systemd/journal/socket"
 JOURNAL_PATIENCE = 2.0
 """Seconds that a full queue of the journal is waited for."""
-FIELDS = b"PRIORITY=6\nSYSLOG_IDENTIFIER=token-broker\nTOKEN_BROKER_AUDIT=1\nMESSAGE="
+FIELDS = (
+    b"PRIORITY=6\nSYSLOG_IDENTIFIER=token-broker\nTOKEN_BROKER_AUDIT=1\n"
+    # `journalctl -u` believes it of root, whose commands write to the chain while the service is stopped.
+    b"OBJECT_SYSTEMD_UNIT=token-broker.service\nMESSAGE="
+)
 
 
 class AuditSink(Protocol):

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import aiohttp
 
-from broker.cli.failed import Failed, NoBroker
+from broker.cli.failed import Failed, NoBroker, NotStarted
 
 BASE = "http://broker"
 PATIENCE = 180.0
@@ -173,7 +173,7 @@ class AdminSocket:
         if status < 400 and answer is not None:
             return answer
         if answer is not None and isinstance(answer.get("detail"), str):
-            raise Failed(sentence(answer))
+            raise (NotStarted if answer.get("code") == "not_started" else Failed)(sentence(answer))
         raise self._no_broker(status)
 
     def _no_broker(self, status: int) -> Failed:

@@ -106,10 +106,11 @@ def _ask_nobody(desk: Desk, lines: GivenLines | None, *, part: bool) -> dict[str
     from broker.observe import logs  # noqa: PLC0415 - the same
 
     try:
-        settings = load(desk.config_path, environ=desk.environ)
-        logs.configure(settings.log)
-        blocks = None if lines is None else lines.blocks()
-        return asyncio.run(verify_offline(settings, blocks, part=part)).json()
+        with desk.as_service() as environ:
+            settings = load(desk.config_path, environ=environ)
+            logs.configure(settings.log)
+            blocks = None if lines is None else lines.blocks()
+            return asyncio.run(verify_offline(settings, blocks, part=part)).json()
     except ConfigError as exc:
         raise Failed(exc.problems[0]) from None
     except StartRefused as exc:

@@ -1,6 +1,7 @@
 """What a command works with: the configuration's place, environment, clock, and the broker that answers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from broker.cli.admin_socket import AdminSocket
 from broker.cli.failed import Failed
 from broker.clock import Clock, SystemClock
 from broker.config import ConfigError, admin_socket_of, environment, locate
+from broker.systemd import ServiceState, loaded_credentials, run_command, service_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class Desk:
     """As given with `--config`."""
     environ: Mapping[str, str] = field(default_factory=environment)
     clock: Clock = field(default_factory=SystemClock)
+    systemd: Callable[..., bytes | None] = run_command
+    """Runs `systemctl` and its like."""
 
     def configured_by(self, config: str) -> "Desk":
         return replace(self, config=config)
@@ -25,6 +29,21 @@ class Desk:
     @property
     def config_path(self) -> Path:
         return locate(self.config, self.environ)
+
+    @property
+    def service(self) -> ServiceState | None:
+        """The systemd service that runs with this configuration, if there is one."""
+        return service_state(self.config_path, self.systemd)
+
+    @contextmanager
+    def as_service(self) -> Iterator[Mapping[str, str]]:
+        """The environment in which a command opens what the service opens: with the credentials of its unit."""
+        if "CREDENTIALS_DIRECTORY" in self.environ or self.service is None:
+            yield self.environ
+            return
+        with loaded_credentials(self.systemd) as folder:
+            # The audit goes where the service's goes.
+            yield {**self.environ, "CREDENTIALS_DIRECTORY": str(folder), "INVOCATION_ID": ""}
 
     @property
     def broker(self) -> AdminSocket:

@@ -21,3 +21,7 @@ class Failed(click.ClickException):
 
 class NoBroker(Failed):
     """Nobody answers at the admin socket."""
+
+
+class NotStarted(Failed):
+    """The broker is starting, or cannot start; the message says which."""

@@ -125,7 +125,10 @@ def _holder(desk: Desk) -> Iterator[KeyHolder]:
         # Only where no broker runs does a command open what a broker opens.
         from broker.app.alone import keys_alone  # noqa: PLC0415 - all of the server
 
-        with keys_alone(desk.config_path, desk.environ, failed=Failed) as alone:
+        with (
+            desk.as_service() as environ,
+            keys_alone(desk.config_path, environ, failed=Failed) as alone,
+        ):
             yield alone
     else:
         yield desk.broker

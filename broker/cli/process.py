@@ -6,9 +6,11 @@ from pathlib import Path
 import click
 
 from broker.cli import words
-from broker.cli.command import Command
+from broker.cli.command import Command, as_json
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed
+from broker.cli.tables import show_json
+from broker.cli.text import plain
 from broker.config.settings import TcpListen
 
 HIGHEST_PORT = 65533
@@ -25,12 +27,33 @@ HIGHEST_PORT = 65533
 def serve(context: click.Context, port: int | None) -> None:
     """Run the broker until SIGTERM or Ctrl-C.
 
-    SIGHUP reloads the configuration.
+    `broker reload` or SIGHUP reloads the configuration.
     """
     from broker.serve import run  # noqa: PLC0415 - all of the server, which no other command needs
 
     desk = context.ensure_object(Desk)
     context.exit(run(desk.config_path, desk.environ, port))
+
+
+@click.command("reload", cls=Command, example="broker reload")
+@as_json
+@click.pass_obj
+def reload(desk: Desk, as_json: bool) -> None:
+    """Take over the changed configuration file.
+
+    Providers, callers, alerts, log and renewed certificates; what else changed needs a restart and is named.
+    Fails with the problems of a broken file, and then everything stays as it was.
+    """
+    result = desk.broker.ask("POST", "/reload")
+    problems, restart = result["problems"], result["needs_restart"]
+    if as_json:
+        show_json(result)
+    if problems:
+        raise Failed(f"Nothing was reloaded from {result['config']}: {'; '.join(problems)}")
+    if not as_json:
+        click.echo(f"Reloaded {plain(result['config'])}.")
+        for key in restart:
+            click.echo(f"{plain(key)} has changed and needs a restart: systemctl restart token-broker")
 
 
 @click.command("sandbox", cls=Command, example="broker sandbox --listen 127.0.0.1:8089")

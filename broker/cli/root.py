@@ -15,7 +15,7 @@ from broker.cli.keys import keys
 from broker.cli.kustomer import kustomer
 from broker.cli.moving import export_accounts, import_accounts
 from broker.cli.plugin import plugin
-from broker.cli.process import sandbox, serve
+from broker.cli.process import reload, sandbox, serve
 from broker.cli.providers import providers
 from broker.cli.store import adopt, backup, migrate, restore
 from broker.cli.systemd import systemd
@@ -37,6 +37,7 @@ accounts.add_command(export_accounts)
 
 for command in (
     serve,
+    reload,
     check,
     token,
     install_link,

@@ -49,6 +49,9 @@ def backup(desk: Desk, dest: Path) -> None:
 def restore(desk: Desk, src: Path, force: bool) -> None:
     """Put the backup SRC in the place of the store; no broker may run.
 
+    Under systemd stop both units, because the socket alone starts the broker again:
+    systemctl stop token-broker.socket token-broker.service
+
     The restored store serves living tokens and renews nothing until `broker adopt`.
     """
     from broker.errors import StartRefused  # noqa: PLC0415 - as below
@@ -71,7 +74,8 @@ def restore(desk: Desk, src: Path, force: bool) -> None:
     if restored.kept is not None:
         click.echo(f"What was there is kept as {restored.kept}.")
     click.echo(f"It needs the master key {' and '.join(found.masters)}.")
-    click.echo("Start the broker: it serves living tokens and renews nothing until `broker adopt`.")
+    start = " with: systemctl start token-broker.socket token-broker.service" if desk.service else ""
+    click.echo(f"Start the broker{start}. It serves living tokens and renews nothing until `broker adopt`.")
 
 
 @click.command("adopt", cls=Command, example="broker adopt")
@@ -105,7 +109,8 @@ def migrate(desk: Desk, copy_from: str | None) -> None:
 
     `broker serve` does the same at its start. With --copy-from an empty PostgreSQL database
     that store.url names takes over everything from a SQLite store, on which no broker may run
-    then or ever after.
+    then or ever after. Under systemd stop both units first:
+    systemctl stop token-broker.socket token-broker.service
     """
     from broker.app.alone import copy_alone, migrate_alone  # noqa: PLC0415 - the store, which few commands need
 

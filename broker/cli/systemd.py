@@ -22,13 +22,22 @@ def systemd() -> None:
     metavar="DIR",
     help="Lay it below this folder, as packages do; default /.",
 )
-def install_unit(root: Path) -> None:
+@click.option(
+    "--exec",
+    "command",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The broker that the service runs; default this one, with --root /usr/local/bin/broker.",
+)
+def install_unit(root: Path, command: Path | None) -> None:
     """Write the service and the socket, and say what to do next.
 
     Older ones are kept as .bak.
     """
+    if command is not None and not command.is_absolute():
+        raise click.BadParameter(f"{command} is no absolute path, which systemd needs", param_hint="--exec")
     try:
-        lines = install(root)
+        lines = install(root, command)
     except OSError as exc:
         raise Failed(f"{exc.filename or root} cannot be written: {exc.strerror}; are you root?") from None
     for line in lines:

@@ -94,7 +94,9 @@ class SecretReader:
                 f'{{ credential = "{name}" }} without $CREDENTIALS_DIRECTORY; expected to run under systemd'
                 " with LoadCredential="
             )
-        return Path(folder) / name
+        path = Path(folder) / name
+        # Where a link leads, so that an error names the file that is to be mended.
+        return path.parent / path.readlink() if path.is_symlink() else path
 
     def _from_environment(self, name: str) -> str:
         if not VARIABLE.fullmatch(name):

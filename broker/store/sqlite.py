@@ -235,7 +235,8 @@ def take_lock(path: Path, flags: int = os.O_CREAT | os.O_RDWR) -> int:
     except OSError:
         os.close(handle)
         raise StartRefused(
-            f"another broker runs on the store {path}; stop it first, or use another store"
+            f"another broker runs on the store {path}; stop it first (under systemd: systemctl stop"
+            " token-broker.socket token-broker.service), or use another store"
         ) from None
     return handle
 

@@ -3,6 +3,16 @@
 from broker.systemd.activation import passed_sockets
 from broker.systemd.notify import Notifier
 from broker.systemd.rules import alert_rules
+from broker.systemd.service import ServiceState, loaded_credentials, run_command, service_state
 from broker.systemd.unit import install
 
-__all__ = ["Notifier", "alert_rules", "install", "passed_sockets"]
+__all__ = [
+    "Notifier",
+    "ServiceState",
+    "alert_rules",
+    "install",
+    "loaded_credentials",
+    "passed_sockets",
+    "run_command",
+    "service_state",
+]

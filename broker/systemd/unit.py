@@ -6,22 +6,27 @@ from pathlib import Path
 
 SERVICE, SOCKET = "token-broker.service", "token-broker.socket"
 PLACEHOLDER = "@BROKER@"
+ELSEWHERE = Path("/usr/local/bin/broker")
 FOLDER = Path("etc/systemd/system")
 
 
-def install(root: Path) -> list[str]:
+def install(root: Path, command: Path | None = None) -> list[str]:
     """Write the units under `root`; what was written and what to do next, in lines. Raises OSError.
 
-    Another unit of that name is kept beside it as .bak.
+    They start `command`; by default the broker that runs this, or `/usr/local/bin/broker` below another root, since
+    the machine that builds a package is not the one that runs it. Another unit of that name is kept beside it as .bak.
     """
     folder = root / FOLDER
-    laid = [*_lay(folder / SERVICE, unit_text()), *_lay(folder / SOCKET, _packaged(SOCKET))]
+    if command is None and root.resolve() != Path("/"):
+        command = ELSEWHERE
+    laid = [*_lay(folder / SERVICE, unit_text(command=command)), *_lay(folder / SOCKET, _packaged(SOCKET))]
     return [*laid, *_next_steps()]
 
 
-def unit_text(executable: Path | None = None) -> str:
-    """The service of the broker that belongs to the Python at `executable`, the running one by default."""
-    return _packaged(SERVICE).replace(PLACEHOLDER, _start_command(executable or Path(sys.executable)))
+def unit_text(executable: Path | None = None, *, command: Path | None = None) -> str:
+    """The service that runs `command`, or the broker of the Python at `executable`, the running one by default."""
+    start = _quoted(command) if command else _start_command(executable or Path(sys.executable))
+    return _packaged(SERVICE).replace(PLACEHOLDER, start)
 
 
 def _packaged(name: str) -> str:

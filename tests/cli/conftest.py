@@ -46,11 +46,11 @@ async def config(admin_socket: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def run(config: Path) -> Run:
+async def run(config: Path, stub: Stub) -> Run:
     """Runs one command as a person would type it, without a terminal."""
 
     async def run(*words: str) -> Result:
-        desk = Desk(config=str(config), environ={}, clock=FakeClock(NOW))
+        desk = Desk(config=str(config), environ={}, clock=FakeClock(NOW), systemd=stub.run_systemd)
         # The command has its own event loop, so it needs a thread of its own beside the stub's.
         return await asyncio.to_thread(CliRunner().invoke, command_line, list(words), obj=desk)
 

@@ -177,6 +177,11 @@ class Stub:
         self.plugin_is_on = True
         self.events: list[dict[str, Any]] = []
         self.checks: list[dict[str, Any]] = []
+        self.reloaded: dict[str, Any] = {"config": "config.toml", "problems": [], "needs_restart": []}
+        self.not_started = ""
+        """Why the broker does not start, if it does not."""
+        self.systemd: dict[str, bytes] = {}
+        """What commands of systemd print, by their first two words."""
         self.keys: dict[str, dict[str, Any]] = {KID: data_key(KID)}
         self.sealed, self.walked = 0, 0
         """How many records there are to be sealed anew, and how many of them were looked at."""
@@ -226,6 +231,7 @@ class Stub:
                 web.delete("/keys/{kid}", self.drop_key),
                 web.post("/backup", self.backup),
                 web.get("/version", self.version),
+                web.post("/reload", self.reload),
             ]
         )
         return app
@@ -372,6 +378,8 @@ class Stub:
 
     async def check(self, request: web.Request) -> web.Response:
         await self._note(request)
+        if self.not_started:
+            raise Refusal(503, "not_started", self.not_started)
         return web.json_response({"checks": self.checks})
 
     async def adopt(self, request: web.Request) -> web.Response:
@@ -423,8 +431,17 @@ class Stub:
         await self._note(request)
         return web.Response(body=self.store, content_type="application/vnd.sqlite3")
 
+    async def reload(self, request: web.Request) -> web.Response:
+        await self._note(request)
+        return web.json_response(self.reloaded)
+
+    def run_systemd(self, *words: str) -> bytes | None:
+        return self.systemd.get(" ".join(words[:2]))
+
     async def version(self, request: web.Request) -> web.Response:
         await self._note(request)
+        if self.not_started:
+            raise Refusal(503, "not_started", self.not_started)
         return web.json_response({"version": "9.9.9", "started_at": "2026-11-22T07:00:00Z"})
 
     async def _note(

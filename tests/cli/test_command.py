@@ -58,6 +58,7 @@ FIRST_DELIVERY = [
     "keys-rewrap",
     "keys-drop",
     "backup",
+    "reload",
     "restore",
     "migrate",
 ]

@@ -1,8 +1,15 @@
 """`broker providers`, `events`, `check`, `adopt` and `version` tell operators what is going on."""
 
+import asyncio
 import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
 
 from broker import __version__
+from broker.cli import broker as command_line
+from broker.cli.desk import Desk
 
 from .conftest import Run
 from .stub import Asked, Stub, account, event, provider
@@ -176,3 +183,171 @@ async def test_the_version_names_the_running_broker_too(run: Run) -> None:
     result = await run("version")
 
     assert f"token-broker {__version__}\nrunning 9.9.9, started 3 h ago\n" == result.stdout
+
+
+NOT_STARTED = "The broker does not start: systemd holds 127.0.0.1:9080, which no key of [server] names"
+
+
+def shown(config: Path, **properties: str) -> bytes:
+    """What `systemctl show` says of the service that was started with `config`."""
+    usual = {
+        "LoadState": "loaded",
+        "ActiveState": "active",
+        "SubState": "running",
+        "NRestarts": "0",
+        "ExecMainCode": "0",
+        "ExecMainStatus": "0",
+        "ExecStart": f"{{ path=/usr/local/bin/broker ; argv[]=broker --config {config} serve ; status=0/0 }}",
+    }
+    return "".join(f"{name}={value}\n" for name, value in {**usual, **properties}.items()).encode()
+
+
+async def test_a_broker_that_cannot_start_says_why(run: Run, stub: Stub, config: Path) -> None:
+    """`check` has the reason and what systemd did about it; `version` does not call it running."""
+    stub.not_started = NOT_STARTED
+    stub.systemd["systemctl show"] = shown(
+        config,
+        ActiveState="activating",
+        SubState="auto-restart",
+        NRestarts="7",
+        ExecMainCode="1",
+        ExecMainStatus="1",
+    )
+
+    checked, version = await run("check", "--json"), await run("version")
+
+    told = "token-broker.service is activating (auto-restart); systemd has started it again 7 times"
+    told += "; its last process exited with status 1"
+    assert [("broker", "problem", NOT_STARTED), ("systemd", "problem", told)] == [
+        (line["what"], line["level"], line["detail"]) for line in json.loads(checked.stdout)["checks"]
+    ]
+    assert (1, 0) == (checked.exit_code, version.exit_code)
+    assert f"token-broker {__version__}\nnot running: {NOT_STARTED}\n" == version.stdout
+
+
+@pytest.mark.parametrize(
+    ("properties", "level", "detail"),
+    [
+        ({}, "ok", "token-broker.service is active"),
+        (
+            {"NRestarts": "1"},
+            "warning",
+            "token-broker.service is active; systemd has started it again 1 time",
+        ),
+        ({"ActiveState": "inactive", "SubState": "dead"}, "warning", "token-broker.service is inactive"),
+        (
+            {"ActiveState": "failed", "SubState": "failed", "ExecMainCode": "2", "ExecMainStatus": "9"},
+            "problem",
+            "token-broker.service is failed; its last process was killed by signal 9",
+        ),
+    ],
+)
+async def test_a_check_says_how_the_service_is(
+    run: Run, stub: Stub, config: Path, properties: dict[str, str], level: str, detail: str
+) -> None:
+    """As systemd has it, which counts restarts."""
+    stub.systemd["systemctl show"] = shown(config, **properties)
+
+    result = await run("check", "--json")
+
+    [line] = json.loads(result.stdout)["checks"]
+    assert ("systemd", level, detail) == (line["what"], line["level"], line["detail"])
+    assert (line["next"] is None) == (level == "ok")
+
+
+@pytest.mark.parametrize(
+    "other", [{"LoadState": "not-found"}, {"ExecStart": "{ argv[]=broker --config /other serve }"}]
+)
+async def test_a_check_is_silent_about_another_service(
+    run: Run, stub: Stub, config: Path, other: dict[str, str]
+) -> None:
+    """A unit of that name that is not there, or runs with another configuration."""
+    stub.systemd["systemctl show"] = shown(config, **other)
+
+    result = await run("check", "--json")
+
+    assert (0, []) == (result.exit_code, json.loads(result.stdout)["checks"])
+
+
+async def test_a_reload_says_what_needs_a_restart(run: Run, stub: Stub) -> None:
+    """Each key, with the command."""
+    stub.reloaded["needs_restart"] = ["server.public_url"]
+
+    result = await run("reload")
+
+    assert (0, Asked("POST /reload", {})) == (result.exit_code, stub.last)
+    assert result.stdout == (
+        "Reloaded config.toml.\n"
+        "server.public_url has changed and needs a restart: systemctl restart token-broker\n"
+    )
+
+
+async def test_a_refused_reload_fails_with_every_problem(run: Run, stub: Stub) -> None:
+    """So `systemctl reload` fails as well."""
+    stub.reloaded["problems"] = ["refresh.ahead: found 5", "log.level: found 'loud'"]
+
+    result = await run("reload")
+
+    assert 1 == result.exit_code
+    problems = "refresh.ahead: found 5; log.level: found 'loud'"
+    assert f"Nothing was reloaded from config.toml: {problems}\n" == result.stderr
+
+
+UNIT = """
+[Service]
+LoadCredential=master-key:token-broker.master-key
+LoadCredential=forgotten:/nowhere
+LoadCredential=
+LoadCredential = master-key:{folder}/master-key
+LoadCredentialEncrypted=client-secret:{folder}/client-secret.cred
+"""
+
+
+async def test_without_a_broker_the_credentials_of_the_unit_are_read(stub: Stub, tmp_path: Path) -> None:
+    """Plain ones are linked to, encrypted ones decrypted into memory; the last line of the unit counts."""
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    (tmp_path / "master-key").write_text("plain")
+    stub.systemd = {
+        "systemctl show": shown(config),
+        "systemctl cat": UNIT.format(folder=tmp_path).encode(),
+        "systemd-creds decrypt": b"decrypted",
+    }
+    desk = Desk(config=str(config), environ={"LANG": "C"}, systemd=stub.run_systemd)
+
+    with desk.as_service() as environ:
+        folder = Path(environ["CREDENTIALS_DIRECTORY"])
+        found = {path.name: path.read_text() for path in folder.iterdir()}
+        links = all(path.is_symlink() for path in folder.iterdir())
+
+    assert {"master-key": "plain", "client-secret": "decrypted"} == found
+    assert (True, False) == (links, folder.exists())
+
+
+async def test_without_a_service_the_environment_is_as_it_is(stub: Stub, tmp_path: Path) -> None:
+    """No command of systemd has anything to say."""
+    desk = Desk(config=str(tmp_path / "config.toml"), environ={"LANG": "C"}, systemd=stub.run_systemd)
+
+    with desk.as_service() as environ:
+        assert {"LANG": "C"} == environ
+
+
+async def test_check_without_a_broker_says_so_first(stub: Stub, tmp_path: Path) -> None:
+    """And names the file of a credential that is not there, where the unit takes it from."""
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[server]\nadmin_socket = "none.sock"\n[keys]\nmaster = {{ credential = "master-key" }}\n'
+        f'[store]\nurl = "sqlite:{tmp_path}/broker.db"\n'
+    )
+    stub.systemd = {
+        "systemctl show": shown(config, ActiveState="inactive", SubState="dead"),
+        "systemctl cat": UNIT.format(folder=tmp_path).encode(),
+    }
+    desk = Desk(config=str(config), environ={}, systemd=stub.run_systemd)
+
+    result = await asyncio.to_thread(CliRunner().invoke, command_line, ["check", "--json"], obj=desk)
+
+    first, *others, last = json.loads(result.stdout)["checks"]
+    assert first["detail"].startswith(f"Not running. No broker answers at {tmp_path}/none.sock")
+    assert f"the master key {tmp_path}/master-key is missing" in str(others)
+    assert ("systemd", "warning") == (last["what"], last["level"])

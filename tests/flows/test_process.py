@@ -122,6 +122,22 @@ async def test_sighup_takes_a_good_file_and_keeps_the_old_for_a_broken_one(proce
     assert ["refresh.ahead"] == [line["key"] for line in process.events("reload.needs_restart")]
 
 
+async def test_reload_waits_and_fails_with_the_files_problems(process: Process) -> None:
+    """As an operator types it, and systemd; keys that need a restart are named there and in the status."""
+    await process.start()
+
+    process.write_config("[refresh]\nahead = 5\n[log]\nlevel = 'loud'")
+    refused = await process.run("reload")
+    process.write_config("[refresh]\nahead = '5m'")
+    taken = await process.run("reload")
+
+    assert (1, "") == refused[:2]
+    assert all(key in refused[2] for key in ("Nothing was reloaded from", "refresh.ahead", "log.level"))
+    assert (0, "") == (taken[0], taken[2])
+    assert "\nrefresh.ahead has changed and needs a restart: systemctl restart token-broker\n" in taken[1]
+    await process.until("needs a restart: refresh.ahead")
+
+
 async def test_files_are_for_their_owner_alone(process: Process) -> None:
     """Folder 0700, every file 0600."""
     await process.start()

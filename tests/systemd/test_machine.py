@@ -112,20 +112,29 @@ def test_secrets_reach_it_as_credentials_and_nowhere_else(machine: Machine) -> N
 def test_a_reload_takes_a_good_file_and_keeps_the_old_for_a_broken_one(
     service: Service, machine: Machine
 ) -> None:
-    """`systemctl status` says which; tokens go on either way."""
+    """`systemctl status` says which, and `systemctl reload` fails with the latter; tokens go on either way."""
     pid = machine.main_pid()
 
     service.configure(more="\n[refresh]\nahead = 5\n")
-    machine.run("systemctl", "reload", "token-broker")
-    machine.until(lambda: "refused" in machine.shown("StatusText")["StatusText"], "the refusal")
+    failed = machine.call("systemctl", "reload", "token-broker")
     refused, meanwhile = machine.shown("StatusText")["StatusText"], service.ask()
+    service.configure(more='\n[refresh]\nahead = "5m"\n')
+    machine.run("systemctl", "reload", "token-broker")
+    kept = machine.shown("StatusText")["StatusText"]
     service.configure(more='\n[log]\nlevel = "debug"\n')
     machine.run("systemctl", "reload", "token-broker")
-    machine.until(lambda: machine.shown("StatusText")["StatusText"] == "serving tokens", "the reload")
+    taken = machine.shown("StatusText")["StatusText"]
     service.configure()
     machine.run("systemctl", "reload", "token-broker")
+    machine.run("journalctl", "--sync")
+    errors = machine.run("journalctl", "-u", "token-broker", "-p", "err", "-o", "cat", "--no-pager")
 
+    assert 1 == failed.returncode
     assert refused.startswith("reload refused: refresh.ahead: found 5 ")
+    assert ("serving tokens; needs a restart: refresh.ahead", "serving tokens") == (kept, taken)
+    assert "Nothing was reloaded from" in told(machine)
+    assert '"event": "reload.refused"' in errors
+    assert "request.answered" not in errors
     assert 200 == meanwhile["status"]
     assert pid == machine.main_pid()
     assert ["refresh.ahead"] == [
@@ -216,6 +225,7 @@ def test_the_audit_is_in_the_journal(service: Service, machine: Machine) -> None
 
     machine.until(lambda: bool(records(machine, asked["id"])), "the record")
     [entry] = records(machine, asked["id"])
+    log = machine.run("journalctl", "-u", "token-broker", "_TRANSPORT=stdout", "-o", "cat", "--no-pager")
     verified = machine.run(
         "sh", "-c", "journalctl -u token-broker TOKEN_BROKER_AUDIT=1 -o cat | broker audit verify -"
     )
@@ -228,6 +238,8 @@ def test_the_audit_is_in_the_journal(service: Service, machine: Machine) -> None
         entry[name] for name in ("SYSLOG_IDENTIFIER", "_SYSTEMD_UNIT", "TOKEN_BROKER_AUDIT")
     )
     assert "The audit is whole" in verified
+    assert asked["id"] in log
+    assert '"decision"' not in log
 
 
 def records(machine: Machine, request: str) -> list[dict[str, str]]:
@@ -251,6 +263,52 @@ def test_without_the_journal_tokens_go_on_and_records_wait(service: Service, mac
     assert "the audit cannot be written" in ready["problems"][0]
     assert [1, 1, 1] == found
     assert pid == machine.main_pid()
+
+
+def test_a_service_that_cannot_start_is_not_called_running(
+    service: Service, machine: Machine, edited: Edit
+) -> None:
+    """`check` and `version` say why it is refused, however often systemd starts it."""
+    edited("token-broker.socket", "[Socket]\nListenStream=127.0.0.1:9081\n")
+    machine.call("systemctl", "restart", "token-broker.socket", "token-broker.service")
+    machine.until(lambda: machine.shown("NRestarts")["NRestarts"] not in ("", "0"), "the second start")
+
+    checked, version = machine.call("broker", "check", "--json"), machine.broker("version")
+
+    lines = {line["what"]: line for line in json.loads(checked.stdout)["checks"]}
+    why = "The broker does not start: systemd holds 127.0.0.1:9081, which no key of [server] names"
+    assert 1 == checked.returncode
+    assert lines["broker"]["detail"].startswith(why)
+    assert "systemd has started it again " in lines["systemd"]["detail"]
+    assert f"\nnot running: {why}" in version
+
+
+def test_a_stopped_service_is_looked_over_with_its_credentials(service: Service, machine: Machine) -> None:
+    """As root, from where the unit takes them, one of them encrypted; what `keys` does is in the service's audit."""
+    machine.run("mkdir", "-p", "/etc/credstore.encrypted")
+    hidden = "/etc/credstore.encrypted/token-broker.kit-client-secret"
+    machine.run("systemd-creds", "encrypt", "--name=kit-client-secret", "-", hidden, stdin=KIT_SECRET)
+    line = "LoadCredentialEncrypted=kit-client-secret:token-broker.kit-client-secret"
+    machine.drop_in(f"[Service]\n{line}\n", name=NAME)
+    machine.run("systemctl", "stop", "token-broker.socket", "token-broker.service")
+
+    checks = json.loads(machine.call("broker", "check", "--json").stdout)["checks"]
+    made = machine.broker("keys", "new")
+    machine.run("rm", f"/etc/systemd/system/token-broker.service.d/{NAME}.conf", hidden)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "token-broker.socket", "token-broker.service")
+    audit = "journalctl -u token-broker TOKEN_BROKER_AUDIT=1 -o cat"
+    machine.until(lambda: '"keys.new"' in machine.run("sh", "-c", audit), "the record")
+    verified = machine.run("sh", "-c", f"{audit} | broker audit verify -")
+
+    assert checks[0]["detail"].startswith("Not running.")
+    assert "token-broker.service is inactive" == checks[-1]["detail"]
+    assert [] == [
+        one for one in checks if "CREDENTIALS_DIRECTORY" in one["detail"] or "kit-client" in str(one)
+    ]
+    assert "is the active key" in made
+    assert 200 == service.ask()["status"]
+    assert "The audit is whole" in verified
 
 
 def test_an_upgrade_migrates_the_store(service: Service, machine: Machine) -> None:

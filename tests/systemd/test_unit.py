@@ -3,11 +3,14 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from broker.cli import broker
 from broker.config import Settings, load
 from broker.systemd import install
 from broker.systemd.unit import unit_text
@@ -17,6 +20,7 @@ from tests.systemd.service import chapter, steps, unix_listener, unix_listener_u
 FOLDER = "etc/systemd/system"
 SERVICE, SOCKET = f"{FOLDER}/token-broker.service", f"{FOLDER}/token-broker.socket"
 EXPOSURE = 1.5
+OURS = Path(sys.executable).with_name("broker")
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def test_without_a_script_the_interpreter_runs_the_module(tmp_path: Path) -> Non
     [
         ("Type", "notify"),
         ("NotifyAccess", "main"),
-        ("ExecReload", "/bin/kill -HUP $MAINPID"),
+        ("ExecReload", f"+{OURS} --config /etc/token-broker/config.toml reload"),
         ("Requires", "token-broker.socket"),
         ("Restart", "always"),
         ("RestartSec", "500ms"),
@@ -118,7 +122,7 @@ def test_peers_are_told_apart() -> None:
 
 def test_installing_writes_the_units_and_says_what_is_next(tmp_path: Path, private_umask: None) -> None:
     """Readable for all, whatever the umask; the lines lead to a running service."""
-    lines = install(tmp_path)
+    lines = install(tmp_path, OURS)
 
     unit = tmp_path / SERVICE
     assert (unit_text(), 0o644) == (unit.read_text(), unit.stat().st_mode & 0o777)
@@ -135,11 +139,40 @@ def test_installing_writes_the_units_and_says_what_is_next(tmp_path: Path, priva
         assert word in said
 
 
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ((), "/usr/local/bin/broker"),
+        (("--exec", "/opt/token broker/bin/broker"), '"/opt/token broker/bin/broker"'),
+    ],
+)
+def test_a_package_does_not_start_the_builders_own_broker(
+    tmp_path: Path, words: tuple[str, ...], command: str
+) -> None:
+    """Below another root it is the usual place, or what was said."""
+    result = CliRunner().invoke(broker, ["systemd", "install", "--root", str(tmp_path), *words])
+
+    unit = dict(directives((tmp_path / SERVICE).read_text()))
+    assert 0 == result.exit_code
+    assert f"{command} --config /etc/token-broker/config.toml serve" == unit["ExecStart"]
+    assert f"+{command} --config /etc/token-broker/config.toml reload" == unit["ExecReload"]
+
+
+def test_a_relative_command_is_refused(tmp_path: Path) -> None:
+    """systemd would not find it."""
+    result = CliRunner().invoke(
+        broker, ["systemd", "install", "--root", str(tmp_path), "--exec", "bin/broker"]
+    )
+
+    assert (2, []) == (result.exit_code, list(tmp_path.iterdir()))
+    assert "bin/broker is no absolute path" in result.stderr
+
+
 def test_installing_again_changes_nothing(tmp_path: Path) -> None:
     """The same units are not kept twice."""
-    install(tmp_path)
+    install(tmp_path, OURS)
 
-    lines = install(tmp_path)
+    lines = install(tmp_path, OURS)
 
     assert [f"{tmp_path / one} is already as it should be." for one in (SERVICE, SOCKET)] == lines[:2]
     assert {tmp_path / SERVICE, tmp_path / SOCKET} == set((tmp_path / FOLDER).iterdir())
@@ -151,9 +184,9 @@ def test_a_different_unit_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     unit.parent.mkdir(parents=True)
 
     unit.write_text("# first\n")
-    first = install(tmp_path)
+    first = install(tmp_path, OURS)
     unit.write_text("# second\n")
-    second = install(tmp_path)
+    second = install(tmp_path, OURS)
 
     assert f"Kept the old unit as {unit}.bak." == first[0]
     assert f"Kept the old unit as {unit}.bak2." == second[0]
@@ -176,7 +209,7 @@ def analyzed(*command: str) -> tuple[int, str]:
 
 def test_systemd_finds_nothing_wrong_with_them(tmp_path: Path, analyze: str) -> None:
     """Every directive is known and every value is allowed."""
-    install(tmp_path)
+    install(tmp_path, OURS)
 
     code, said = analyzed(analyze, "verify", "--man=no", str(tmp_path / SERVICE), str(tmp_path / SOCKET))
 
@@ -185,7 +218,7 @@ def test_systemd_finds_nothing_wrong_with_them(tmp_path: Path, analyze: str) -> 
 
 def test_systemd_finds_little_exposed(tmp_path: Path, analyze: str) -> None:
     """By its own measure, from 0 to 10; the README says how little."""
-    install(tmp_path)
+    install(tmp_path, OURS)
 
     _, said = analyzed(analyze, "security", "--offline=true", "--no-pager", str(tmp_path / SERVICE))
 
@@ -196,7 +229,7 @@ def test_systemd_finds_little_exposed(tmp_path: Path, analyze: str) -> None:
 
 def test_the_readme_says_what_the_units_say(tmp_path: Path) -> None:
     """Each directive of its table stands in a unit."""
-    install(tmp_path)
+    install(tmp_path, OURS)
     units = directives((tmp_path / SERVICE).read_text()) + directives((tmp_path / SOCKET).read_text())
 
     told = re.findall(r"`([A-Za-z]+=[^`]+)`", "".join(re.findall(r"^\| `.*? \|", chapter(), re.MULTILINE)))
@@ -218,7 +251,7 @@ def test_the_readme_names_the_credentials_of_the_unit() -> None:
 
 def test_the_readmes_configuration_is_what_the_units_hold(tmp_path: Path) -> None:
     """Its addresses are those of the socket unit, and its paths those the service may write to."""
-    install(tmp_path)
+    install(tmp_path, OURS)
     held = {value for name, value in directives((tmp_path / SOCKET).read_text()) if name == "ListenStream"}
 
     settings = readme_settings(tmp_path)
