@@ -38,11 +38,14 @@ def account_json(account: Account, *, next_renewal_at: float | None) -> dict[str
         "org": account.org,
         "scope": account.scope,
         "generation": account.generation,
+        "provider_expires_at": rfc3339(account.expires_at),
+        # Deprecated, for one release: in `/token` the same name is the end of caching.
         "expires_at": rfc3339(account.expires_at),
         "refreshed_at": rfc3339(account.refreshed_at),
         "last_used_at": rfc3339(account.last_used_at),
         "next_renewal_at": rfc3339(next_renewal_at),
         "created_at": rfc3339(account.created_at),
+        "removed_at": rfc3339(account.removed_at),
         "client_id": account.client_id,
     }
 
@@ -59,7 +62,12 @@ def event_json(event: Event) -> dict[str, Any]:
         "what_to_do": event.what_to_do,
         "generation": event.generation,
     }
-    more = {"subject": event.subject, "due_at": rfc3339(event.due_at), "detail": event.detail}
+    more = {
+        "subject": event.subject,
+        "due_at": rfc3339(event.due_at),
+        "detail": event.detail,
+        "actor": event.actor,
+    }
     return {**shown, **{name: value for name, value in more.items() if value is not None}}
 
 

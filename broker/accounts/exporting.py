@@ -10,7 +10,7 @@ from broker.callers.acl import covers
 from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.errors import InvalidRequest
-from broker.model import Account, Caller, Permission, Reason, Secret, is_glob
+from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Secret, is_glob
 from broker.sealing import TokenSeals
 from broker.store.import_interface import ImportStore
 from broker.store.interface import AccountQuery, AccountStore
@@ -82,7 +82,17 @@ class ExportService:
                 return LeftOut(name, "it was removed just now")
             if why := _why_not(account):
                 return LeftOut(name, why)
-            if await self._imports.freeze_idle(account.ref, Reason.EXPORTED, self._clock.now()):
+            now = self._clock.now()
+            done = Event(
+                now,
+                EventKind.FROZEN,
+                name,
+                account.provider,
+                Reason.EXPORTED,
+                account.generation,
+                actor=caller.name,
+            )
+            if await self._imports.freeze_idle(account.ref, Reason.EXPORTED, now, [done]):
                 return await self._frozen(account)
         return LeftOut(name, BUSY)
 

@@ -74,6 +74,7 @@ class AccountRoutes:
             status=Status.stored(status) if status else None,
             subject=request.query.get("subject"),
             expiring_before=None if within is None else self._clock.now() + within,
+            removed=_flag(request, "removed"),
             after=request.query.get("cursor", ""),
             limit=PAGE if limit is None else int(limit),
         )

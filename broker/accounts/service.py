@@ -171,14 +171,16 @@ class AccountService:
     async def freeze(self, caller: Caller, name: str, *, request_id: str) -> Account:
         """Renew it no more until it is unfrozen; a living token is still handed out."""
         await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.freeze")
-        await self._get(name)
-        await self._store.freeze(name, Reason.OPERATOR, self._clock.now())
+        account = await self._get(name)
+        done = [] if account.frozen else [self._done(EventKind.FROZEN, account, caller, Reason.OPERATOR)]
+        await self._store.freeze(name, Reason.OPERATOR, self._clock.now(), done)
         return await self._get(name)
 
     async def unfreeze(self, caller: Caller, name: str, *, request_id: str) -> Account:
         await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.unfreeze")
-        await self._get(name)
-        await self._store.freeze(name, None, self._clock.now())
+        account = await self._get(name)
+        done = [self._done(EventKind.UNFROZEN, account, caller)] if account.frozen else []
+        await self._store.freeze(name, None, self._clock.now(), done)
         return await self._get(name)
 
     async def remove(self, caller: Caller, name: str, *, purge: bool, revoke: bool, request_id: str) -> None:
@@ -190,11 +192,9 @@ class AccountService:
         account = await self._settled(name, removed_too=purge)
         if revoke:
             await self._revoke(account)
-        event = Event(
-            self._clock.now(), EventKind.DISCONNECTED, name, account.provider, generation=account.generation
-        )
         if account.removed_at is None:
-            await self._store.remove(name, self._clock.now(), [event])
+            done = self._done(EventKind.DISCONNECTED, account, caller)
+            await self._store.remove(name, self._clock.now(), [done])
         if purge:
             await self._purge(name)
         log.info("account.removed", account=name, purged=purge, revoked=revoke)
@@ -202,15 +202,16 @@ class AccountService:
     async def restore(self, caller: Caller, name: str, *, request_id: str) -> Account:
         """Undo a removal of the last 30 days."""
         await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.restore")
-        now = self._clock.now()
+        now, row = self._clock.now(), await self._store.get(name)
+        done = [self._done(EventKind.RESTORED, row, caller)] if row else []
         try:
-            restored = await self._store.restore(name, now - RESTORABLE_FOR, now)
+            restored = await self._store.restore(name, now - RESTORABLE_FOR, now, done)
         except IdentityTaken as exc:
             raise Conflict(
                 f"the account {exc} has the same identity at the provider; remove {exc} first, or leave {name} removed"
             ) from None
         if not restored:
-            if (row := await self._store.get(name)) is not None and row.removed_at is None:
+            if row is not None and row.removed_at is None:
                 raise Conflict(f"Account {name!r} is not removed.")
             raise UnknownAccount(f"No account {name!r} was removed in the last 30 days.")
         return await self._get(name)
@@ -235,6 +236,18 @@ class AccountService:
             return opens
         wanted = is_wanted(account, now=now, ahead=ahead, idle_renewal=idle)
         return now if wanted else next_look(account, now=max(now, opens), ahead=ahead, idle_renewal=idle)
+
+    def _done(self, kind: EventKind, account: Account, caller: Caller, reason: Reason | None = None) -> Event:
+        """What somebody did to an account, for its history."""
+        return Event(
+            self._clock.now(),
+            kind,
+            account.name,
+            account.provider,
+            reason,
+            account.generation,
+            actor=caller.name,
+        )
 
     async def _rename(self, name: str, new_name: str, *, label: str | None, subject: str | None) -> None:
         account = await self._settled(name)

@@ -51,6 +51,7 @@ def build_dashboard(base: Foundation, rooms: Rooms) -> Dashboard:
             tokens=rooms.tokens.service,
             installs=rooms.installs.service,
             overview=rooms.overview,
+            clock=base.steady,
         ),
         sessions=sessions,
         live=live,

@@ -19,7 +19,19 @@ COLUMNS = (
     Column("TOKEN ENDS"),
     Column("USED"),
 )
-TIMES = frozenset({"since", "expires_at", "refreshed_at", "last_used_at", "next_renewal_at", "created_at"})
+REMOVED = (*COLUMNS[:3], Column("REMOVED"))
+TIMES = frozenset(
+    (
+        "since",
+        "provider_expires_at",
+        "refreshed_at",
+        "last_used_at",
+        "next_renewal_at",
+        "created_at",
+        "removed_at",
+    )
+)
+DEPRECATED = frozenset({"expires_at"})
 
 
 @click.group("accounts", cls=Group)
@@ -34,6 +46,7 @@ def accounts() -> None:
 @click.option("--status", type=click.Choice([str(status) for status in Status]), help="Only of this status.")
 @click.option("--subject", help="Only of this person or customer at the company.")
 @click.option("--expiring-within", type=words.duration, help='Only with tokens that end so soon, as in "2h".')
+@click.option("--removed", is_flag=True, help="Those that `restore` can bring back, instead.")
 @as_json
 @click.pass_obj
 def list_accounts(
@@ -43,20 +56,22 @@ def list_accounts(
     status: str | None,
     subject: str | None,
     expiring_within: int | None,
+    removed: bool,
     as_json: bool,
 ) -> None:
     """List all accounts."""
-    found = _all(
-        desk,
-        {"provider": provider, "status": status, "subject": subject, "expiring_within": expiring_within},
-    )
+    asked = {"provider": provider, "status": status, "subject": subject, "expiring_within": expiring_within}
+    found = _all(desk, {**asked, "removed": 1 if removed else None})
     if as_json:
         show_json({"accounts": found, "next_cursor": None})
     elif found:
         now = desk.clock.now()
-        show_table(COLUMNS, (_row(account, now) for account in found))
-    elif any((provider, status, subject, expiring_within)):
+        columns = REMOVED if removed else COLUMNS
+        show_table(columns, (_row(account, now, removed=removed) for account in found))
+    elif any(asked.values()):
         click.echo("No account matches.")
+    elif removed:
+        click.echo("No account was removed in the last 30 days.")
     else:
         click.echo("No accounts yet. `broker install-link kit` prints a link that connects one.")
 
@@ -72,7 +87,7 @@ def show_account(desk: Desk, account: str, as_json: bool) -> None:
         show_json(found)
         return
     now = desk.clock.now()
-    show_facts((name, _fact(name, value, now)) for name, value in found.items())
+    show_facts((name, _fact(name, value, now)) for name, value in found.items() if name not in DEPRECATED)
 
 
 @accounts.command("refresh", example="broker accounts refresh acme")
@@ -147,7 +162,7 @@ def remove_account(desk: Desk, account: str, revoke: bool, purge: bool, yes: boo
 
 
 @accounts.command("restore", example="broker accounts restore acme")
-@click.argument("account", type=words.account)
+@click.argument("account", type=words.account, shell_complete=complete.removed)
 @click.pass_obj
 def restore_account(desk: Desk, account: str) -> None:
     """Bring back ACCOUNT, removed in the last 30 days."""
@@ -166,12 +181,13 @@ def _all(desk: Desk, query: dict[str, object | None]) -> list[dict[str, Any]]:
             return found
 
 
-def _row(account: dict[str, Any], now: float) -> tuple[object, ...]:
+def _row(account: dict[str, Any], now: float, *, removed: bool) -> tuple[object, ...]:
+    known = account["account"], account["provider"], Cell(account["status"], [account["reason"]])
+    if removed:
+        return *known, relative(account["removed_at"], now)
     return (
-        account["account"],
-        account["provider"],
-        Cell(account["status"], [account["reason"]]),
-        relative(account["expires_at"], now),
+        *known,
+        relative(account["provider_expires_at"], now),
         relative(account["last_used_at"], now),
     )
 

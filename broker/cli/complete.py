@@ -19,7 +19,16 @@ Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 def accounts(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Accounts whose names begin like that."""
-    query = {"limit": MOST, "cursor": _just_before(incomplete)}
+    return _accounts(context, incomplete, removed=None)
+
+
+def removed(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Accounts that can be restored."""
+    return _accounts(context, incomplete, removed=1)
+
+
+def _accounts(context: click.Context, incomplete: str, *, removed: int | None) -> list[CompletionItem]:
+    query = {"limit": MOST, "cursor": _just_before(incomplete), "removed": removed}
     found = _asked(context, "/accounts", "accounts", query)
     return [
         CompletionItem(one["account"], help=one["status"])

@@ -50,11 +50,22 @@ def events(
 
 
 def _row(event: Mapping[str, Any], now: float) -> tuple[object, ...]:
-    return event["id"], relative(event["at"], now), Cell(event["event"], [event["reason"]]), _about(event)
+    return (
+        event["id"],
+        relative(event["at"], now),
+        Cell(event["event"], [event["reason"], _by(event)]),
+        _about(event),
+    )
 
 
 def _about(event: Mapping[str, Any]) -> str:
     return plain(event["account"] or event["provider"])
+
+
+def _by(event: Mapping[str, Any]) -> str | None:
+    """Who did it, where somebody did."""
+    actor = event.get("actor")
+    return f"by {actor}" if actor else None
 
 
 def _show_line(event: Mapping[str, Any]) -> None:
@@ -62,7 +73,7 @@ def _show_line(event: Mapping[str, Any]) -> None:
         click.echo(f"Events up to {event['resumed_after']} are not kept any more.", err=True)
         return
     # Absolute here: a line that stays on the screen must stay true.
-    words = (event["at"], event["event"], _about(event), event["reason"])
+    words = (event["at"], event["event"], _about(event), event["reason"], _by(event))
     click.echo("  ".join(plain(word) for word in words if word is not None))
 
 

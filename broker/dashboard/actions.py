@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from broker.accounts.service import AccountService
 from broker.admin.overview import Overview
+from broker.clock import Clock
 from broker.errors import BrokerError, NotFound
 from broker.installs.service import InstallService
 from broker.model import Caller
+from broker.times import span
 from broker.tokens.service import TokenService
 from broker.wire import rfc3339
 
@@ -33,7 +35,9 @@ class Actions:
         tokens: TokenService,
         installs: InstallService,
         overview: Overview,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._accounts, self._tokens, self._installs, self._overview = accounts, tokens, installs, overview
         self._by_word: Mapping[str, Callable[[Caller, str, str], Awaitable[Done]]] = {
             "renew": self._renew,
@@ -63,8 +67,11 @@ class Actions:
         return Done(f"Renewed: generation {handout.account.generation}.")
 
     async def _freeze(self, actor: Caller, name: str, request_id: str) -> Done:
-        await self._accounts.freeze(actor, name, request_id=request_id)
-        return Done("Frozen: it is renewed no more. A living token is still handed out.")
+        account = await self._accounts.freeze(actor, name, request_id=request_id)
+        left = account.expires_at - self._clock.now()
+        if left < 1:
+            return Done("Frozen: it is renewed no more, and its token has expired.")
+        return Done(f"Frozen: it is renewed no more. Its token is handed out for another {span(left)}.")
 
     async def _unfreeze(self, actor: Caller, name: str, request_id: str) -> Done:
         await self._accounts.unfreeze(actor, name, request_id=request_id)
@@ -72,11 +79,11 @@ class Actions:
 
     async def _remove(self, actor: Caller, name: str, request_id: str) -> Done:
         await self._accounts.remove(actor, name, purge=False, revoke=False, request_id=request_id)
-        return Done("Removed. For 30 days it can be brought back.", gone=True)
+        return Done(f"{name} is removed. For 30 days it can be restored.", gone=True)
 
     async def _restore(self, actor: Caller, name: str, request_id: str) -> Done:
         await self._accounts.restore(actor, name, request_id=request_id)
-        return Done("It is back.")
+        return Done("It is restored.")
 
     async def _reconnect(self, actor: Caller, name: str, request_id: str) -> Done:
         account = await self._accounts.show(actor, name, request_id=request_id)

@@ -38,6 +38,7 @@ class Row:
     renewal: Moment
     since: Moment
     created: Moment
+    removed: Moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Happening:
     provider: str | None
     detail: Words | None
     generation: int | None
+    actor: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ def row(account: Account, *, next_renewal_at: float | None, now: float) -> Row:
         renewal=moment(next_renewal_at, now),
         since=moment(account.since, now),
         created=moment(account.created_at, now),
+        removed=moment(account.removed_at, now),
     )
 
 
@@ -117,6 +120,7 @@ def happening(event: Event, now: float) -> Happening:
         provider=event.provider,
         detail=_detail(event),
         generation=event.generation,
+        actor=event.actor,
     )
 
 

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from broker.callers.gate import Gate
 from broker.clock import Clock
-from broker.dashboard.actions import Actions, Done
+from broker.dashboard.actions import Actions
 from broker.dashboard.live import Live
 from broker.dashboard.service import DashboardService
 from broker.dashboard.session import LINK_LIFE, Session, Sessions
@@ -61,13 +61,14 @@ class DashboardRoutes:
     @public
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
         """Spend the one-time link, and go to the first page."""
-        response = web.Response(status=303, headers={"Location": "/", **self._pages.security_headers()})
+        response = self._go("/")
         if await self._sessions.sign_in(Secret(request.query.get("link", "")), response):
             return response
-        return self._signed_out(request, "This link has been used, or is older than a minute.")
+        used = "This link has been used, or is older than a minute."
+        return self._signed_out(request, used if "link" in request.query else "You are signed out.")
 
-    async def sign_out(self, request: web.Request, _: Session) -> web.StreamResponse:
-        response = self._signed_out(request, "You are signed out.")
+    async def sign_out(self, *_: object) -> web.StreamResponse:
+        response = self._go("/dashboard/sign-in")
         self._sessions.sign_out(response)
         return response
 
@@ -84,15 +85,19 @@ class DashboardRoutes:
         return self._render(request, session, "accounts.html", listing=listing, statuses=list(Status))
 
     async def account(self, request: web.Request, session: Session) -> web.StreamResponse:
-        return await self._portrait(request, session, None)
+        name = request.match_info["account"]
+        if not is_account_name(name):
+            raise UnknownAccount(f"There is no account {name[:64]!r}.")
+        portrait = await self._service.account(session.actor, name, request[REQUEST_ID])
+        return self._render(request, session, "account.html", portrait=portrait)
 
     async def act(self, request: web.Request, session: Session) -> web.StreamResponse:
-        """Do what was confirmed, and show the account as it is now."""
+        """Do what was confirmed, and go to the page that says so: reloading it does nothing again."""
         name, action = request.match_info["account"], request.match_info["action"]
         done = await self._actions.act(session.actor, name, action, request_id=request[REQUEST_ID])
-        if done.gone:
-            return self._render(request, session, "done.html", done=done, account=name)
-        return await self._portrait(request, session, done)
+        response = self._go("/dashboard/accounts?removed=1" if done.gone else f"/dashboard/accounts/{name}")
+        self._sessions.keep(done, session, response)
+        return response
 
     async def providers(self, request: web.Request, session: Session) -> web.StreamResponse:
         providers = await self._service.providers(session.actor, request[REQUEST_ID])
@@ -102,7 +107,7 @@ class DashboardRoutes:
         await self._actions.resume(
             session.actor, request.match_info["provider"], request_id=request[REQUEST_ID]
         )
-        return web.Response(status=303, headers={"Location": "/dashboard/providers"})
+        return self._go("/dashboard/providers")
 
     async def callers(self, request: web.Request, session: Session) -> web.StreamResponse:
         callers = await self._service.callers(session.actor, request[REQUEST_ID])
@@ -118,15 +123,6 @@ class DashboardRoutes:
 
     async def live(self, request: web.Request, _: Session) -> web.StreamResponse:
         return await self._live.follow(request)
-
-    async def _portrait(
-        self, request: web.Request, session: Session, done: Done | None
-    ) -> web.StreamResponse:
-        name = request.match_info["account"]
-        if not is_account_name(name):
-            raise UnknownAccount(f"There is no account {name[:64]!r}.")
-        portrait = await self._service.account(session.actor, name, request[REQUEST_ID])
-        return self._render(request, session, "account.html", portrait=portrait, done=done)
 
     def error(self, error: BrokerError, request: web.Request) -> web.StreamResponse:
         """An error as a page, with the navigation for whoever is signed in."""
@@ -167,7 +163,8 @@ class DashboardRoutes:
     def _render(
         self, request: web.Request, session: Session, template: str, **values: Any
     ) -> web.StreamResponse:
-        return self._pages.render(
+        done = self._sessions.kept(request, session)
+        response = self._pages.render(
             template,
             request_id=request[REQUEST_ID],
             live=True,
@@ -175,8 +172,15 @@ class DashboardRoutes:
             actor=session.actor.name,
             form=self._sessions.form_token(session),
             near=self._service.near,
+            done=done,
             **values,
         )
+        if done is not None:
+            self._sessions.forget_kept(response)
+        return response
+
+    def _go(self, path: str) -> web.Response:
+        return web.Response(status=303, headers={"Location": path, **self._pages.security_headers()})
 
     def _signed_out(self, request: web.Request, why: str) -> web.StreamResponse:
         page = Page(
@@ -217,6 +221,7 @@ def _query(request: web.Request) -> AccountQuery:
         status=Status.stored(status) if status in set(Status) else None,
         provider=request.query.get("provider") or None,
         search=search[:SEARCH_MOST] or None,
+        removed=request.query.get("removed") == "1",
         after=request.query.get("after", ""),
     )
 

@@ -3,13 +3,15 @@
 import hmac
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import jwt
 from aiohttp import web
 
 from broker import oauth
 from broker.clock import Clock
+from broker.dashboard.actions import Done
 from broker.errors import StorageUnavailable
 from broker.keyring import Keyring
 from broker.model import Caller, PendingLogin, Permission, Secret
@@ -19,6 +21,8 @@ PURPOSE = "dashboard"
 LINK_LIFE = 60.0
 SESSION_LIFE = 12 * 3600
 COOKIE = "broker_dashboard"
+DONE, DONE_LIFE = "_done", 60
+"""The cookie for what was done, beside that of the session."""
 ALGORITHM = "HS256"
 
 
@@ -88,19 +92,36 @@ class Sessions:
 
     def read(self, request: web.Request) -> Session | None:
         """Who is at the browser; None where nobody is signed in."""
-        try:
-            claims = jwt.decode(
-                request.cookies.get(self._cookie, ""),
-                self._key(),
-                algorithms=[ALGORITHM],
-                # The time is compared below, by the clock that was passed in.
-                options={"require": ["exp", "actor", "sid"], "verify_exp": False},
-            )
-        except (jwt.PyJWTError, ValueError):
-            return None
-        if claims["exp"] <= self._clock.now():
+        claims = self._claims(request, self._cookie)
+        if claims is None or "actor" not in claims:
             return None
         return Session(operator_of(str(claims["actor"])), str(claims["sid"]), float(claims["exp"]))
+
+    def keep(self, done: Done, session: Session, response: web.StreamResponse) -> None:
+        """Let the browser hold what was done until the next page says it."""
+        claims = {**asdict(done), "sid": session.id, "exp": int(self._clock.now()) + DONE_LIFE}
+        response.set_cookie(
+            self._cookie + DONE,
+            jwt.encode(claims, self._key(), algorithm=ALGORITHM),
+            max_age=DONE_LIFE,
+            path="/",
+            secure=self._https,
+            httponly=True,
+            samesite="Strict",
+        )
+
+    def kept(self, request: web.Request, session: Session) -> Done | None:
+        """What was done just now in this session and was not shown yet."""
+        claims = self._claims(request, self._cookie + DONE)
+        if claims is None or claims.get("sid") != session.id:
+            return None
+        return Done(claims["sentence"], good=claims["good"], link=claims["link"], gone=claims["gone"])
+
+    def forget_kept(self, response: web.StreamResponse) -> None:
+        """Let it be shown once."""
+        response.del_cookie(
+            self._cookie + DONE, path="/", secure=self._https, httponly=True, samesite="Strict"
+        )
 
     def form_token(self, session: Session) -> str:
         """What a form of this session must hold, so that no other site can send it."""
@@ -108,6 +129,19 @@ class Sessions:
 
     def is_own_form(self, session: Session, token: str) -> bool:
         return hmac.compare_digest(self.form_token(session).encode(), token.encode())
+
+    def _claims(self, request: web.Request, cookie: str) -> dict[str, Any] | None:
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                request.cookies.get(cookie, ""),
+                self._key(),
+                algorithms=[ALGORITHM],
+                # The time is compared below, by the clock that was passed in.
+                options={"require": ["exp", "sid"], "verify_exp": False},
+            )
+        except (jwt.PyJWTError, ValueError):
+            return None
+        return claims if claims["exp"] > self._clock.now() else None
 
     def _key(self) -> bytes:
         return self._keyring.derive("dashboard session", b"")

@@ -52,6 +52,7 @@ ACCOUNT = record(
         "frozen": {"type": "boolean"},
         "reason": {"type": ["string", "null"], "enum": [*map(str, Reason), None]},
         "since": MOMENT_OR_NULL,
+        "detail": TEXT_OR_NULL,
         "what_to_do": TEXT_OR_NULL,
         "subject": TEXT_OR_NULL,
         "external_id": TEXT_OR_NULL,
@@ -59,11 +60,17 @@ ACCOUNT = record(
         "org": TEXT_OR_NULL,
         "scope": TEXT_OR_NULL,
         "generation": COUNT,
-        "expires_at": MOMENT_OR_NULL,
+        "provider_expires_at": MOMENT_OR_NULL,
+        "expires_at": {
+            **MOMENT_OR_NULL,
+            "deprecated": True,
+            "description": "`provider_expires_at`; goes with the next release.",
+        },
         "refreshed_at": MOMENT_OR_NULL,
         "last_used_at": MOMENT_OR_NULL,
         "next_renewal_at": MOMENT_OR_NULL,
         "created_at": MOMENT_OR_NULL,
+        "removed_at": MOMENT_OR_NULL,
         "client_id": TEXT_OR_NULL,
     }
 )
@@ -74,6 +81,7 @@ ACCOUNT_EXAMPLE: JSON = {
     "frozen": False,
     "reason": None,
     "since": None,
+    "detail": None,
     "what_to_do": None,
     "subject": "user-42",
     "external_id": "123",
@@ -81,11 +89,13 @@ ACCOUNT_EXAMPLE: JSON = {
     "org": None,
     "scope": "public",
     "generation": 17,
+    "provider_expires_at": "2026-11-22T10:15:00Z",
     "expires_at": "2026-11-22T10:15:00Z",
     "refreshed_at": "2026-11-20T10:15:00Z",
     "last_used_at": "2026-11-20T12:00:00Z",
     "next_renewal_at": "2026-11-22T10:00:00Z",
     "created_at": "2026-10-01T08:00:00Z",
+    "removed_at": None,
     "client_id": "your-kit-client-id",
 }
 PROBLEM: JSON = {

@@ -132,6 +132,9 @@ ACCOUNTS = (
             query("status", "Of this status", {"type": "string", "enum": [str(status) for status in Status]}),
             query("subject", "Of this person", TEXT),
             query("expiring_within", "Whose token ends within so many seconds", {**WHOLE, "maximum": YEAR}),
+            query(
+                "removed", "1: those that can be restored, instead", {"type": "string", "enum": ["0", "1"]}
+            ),
             query("cursor", "`next_cursor` of the page before", TEXT),
             query("limit", "How many at most", {**WHOLE, "minimum": 1, "maximum": 1000}),
         ),

@@ -99,7 +99,7 @@ DASHBOARD = (
         "/dashboard/accounts/{account}/{action}",
         "Renew, freeze, unfreeze, remove, restore, reconnect",
         "dashboard",
-        {**page("What was done", "200", "413", "429"), **SIGNED_OUT},
+        {**redirect("The page that says what was done", "303"), **page("Too large", "413"), **SIGNED_OUT},
         (ACCOUNT, path_parameter("action", "Which", {"type": "string", "enum": ACTIONS}, "renew")),
         OWN_FORM,
         speaks_problems=False,

@@ -16,7 +16,10 @@ class EventKind(Labelled):
     RECOVERED = "recovered", "Recovered", "good"
     NEEDS_REAUTHORIZATION = "needs_reauthorization", "Needs a person", "bad"
     REAUTHORIZATION_DUE = "reauthorization_due", "Will need a person", "wait"
+    FROZEN = "frozen", "Frozen", "calm"
+    UNFROZEN = "unfrozen", "Unfrozen", "good"
     DISCONNECTED = "disconnected", "Removed", "calm"
+    RESTORED = "restored", "Restored", "good"
     PLUGIN_CONNECTED = "plugin_connected", "Plugin connected", "good"
     PLUGIN_DISCONNECTED = "plugin_disconnected", "Plugin disconnected", "calm"
     PROVIDER_REJECTED_CLIENT = "provider_rejected_client", "Provider refuses our client", "bad"
@@ -69,6 +72,8 @@ class Event:
     """When the grant will end, where that is foretold; epoch seconds."""
     detail: str | None = None
     """What was answered, or what failed below HTTP, in words; nothing of it is secret."""
+    actor: str | None = None
+    """Who did it: the name of an operator or a caller; None: it happened by itself."""
 
     @property
     def cause(self) -> Cause | None:

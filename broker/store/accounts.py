@@ -239,7 +239,7 @@ class Accounts(Renewals):
         self._changed(ref.name)
         return identified
 
-    async def freeze(self, name: str, reason: Reason | None, at: float) -> bool:
+    async def freeze(self, name: str, reason: Reason | None, at: float, events: Sequence[Event] = ()) -> bool:
         return await self._update(
             name,
             """UPDATE accounts SET frozen = $2,
@@ -250,6 +250,7 @@ class Accounts(Renewals):
             name,
             reason,
             at,
+            events=events,
         )
 
     async def relabel(self, name: str, *, label: str | None, subject: str | None) -> bool:
@@ -319,13 +320,15 @@ class Accounts(Renewals):
         self._changed(name)
         return removed
 
-    async def restore(self, name: str, since: float, at: float) -> bool:
+    async def restore(self, name: str, since: float, at: float, events: Sequence[Event] = ()) -> bool:
         async def work(transaction: Transaction) -> bool:
             rows = await transaction.fetch(f"SELECT {COLUMNS} FROM accounts WHERE name = $1", name)
             if rows and (holder := await _identity_holder(transaction, to_account(rows[0]))) is not None:
                 raise IdentityTaken(holder)
             restored = await transaction.execute(RESTORE, name, since, at)
-            await transaction.tell(name)
+            if restored:
+                await insert_events(transaction, list(events))
+                await transaction.tell(name)
             return restored == 1
 
         restored = await self._database.write(work)

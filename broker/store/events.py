@@ -6,7 +6,7 @@ from broker.model import Event
 from broker.store.database import Database, Transaction
 from broker.store.rows import insert_events, to_event
 
-EVENT = "id, at, event, account, provider, reason, generation, subject, due_at, detail"
+EVENT = "id, at, event, account, provider, reason, generation, subject, due_at, detail, actor"
 
 
 class Events:

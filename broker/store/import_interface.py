@@ -58,7 +58,7 @@ class ImportStore(Protocol):
         """What the account of that name was imported with, maybe in an earlier epoch."""
         ...
 
-    async def freeze_idle(self, ref: Ref, reason: Reason, at: float) -> bool:
+    async def freeze_idle(self, ref: Ref, reason: Reason, at: float, events: Sequence[Event] = ()) -> bool:
         """Freeze the account while it stands at `ref` and no renewal of it is under way anywhere, nor its outcome
         unknown. One statement: a renewal that comes later is refused by the frozen row."""
         ...

@@ -59,11 +59,18 @@ class Imports:
         )
         return ImportRecord(*rows[0]) if rows else None
 
-    async def freeze_idle(self, ref: Ref, reason: Reason, at: float) -> bool:
-        values = (ref.name, ref.epoch, ref.generation, reason, at)
-        changed = await self._database.write(lambda transaction: transaction.execute(FREEZE_IDLE, *values))
+    async def freeze_idle(self, ref: Ref, reason: Reason, at: float, events: Sequence[Event] = ()) -> bool:
+        async def work(transaction: Transaction) -> bool:
+            values = (ref.name, ref.epoch, ref.generation, reason, at)
+            if not await transaction.execute(FREEZE_IDLE, *values):
+                return False
+            await insert_events(transaction, list(events))
+            await transaction.tell(ref.name)
+            return True
+
+        changed = await self._database.write(work)
         self._changed(ref.name)
-        return changed == 1
+        return changed
 
 
 async def _insert(

@@ -255,7 +255,7 @@ class AccountStore(RefreshStore, Protocol):
         another account has the identity, so this one was frozen as its duplicate."""
         ...
 
-    async def freeze(self, name: str, reason: Reason | None, at: float) -> bool:
+    async def freeze(self, name: str, reason: Reason | None, at: float, events: Sequence[Event] = ()) -> bool:
         """Freeze with a reason, or unfreeze with None. False: no such account."""
         ...
 
@@ -276,7 +276,7 @@ class AccountStore(RefreshStore, Protocol):
 
     async def remove(self, name: str, at: float, events: Sequence[Event]) -> bool: ...
 
-    async def restore(self, name: str, since: float, at: float) -> bool:
+    async def restore(self, name: str, since: float, at: float, events: Sequence[Event] = ()) -> bool:
         """Undo a removal that is not older than `since`. Raises IdentityTaken."""
         ...
 

@@ -251,12 +251,13 @@ class Renewals:
             lambda transaction: transaction.execute("DELETE FROM spares WHERE id = $1", spare_id)
         )
 
-    async def _update(self, name: str, sql: str, *values: object) -> bool:
-        """One statement on one account; whether it changed the row."""
+    async def _update(self, name: str, sql: str, *values: object, events: Sequence[Event] = ()) -> bool:
+        """One statement on one account, and its events; whether it changed the row."""
 
         async def work(transaction: Transaction) -> int:
             changed = await transaction.execute(sql, *values)
             if changed:
+                await insert_events(transaction, list(events))
                 await transaction.tell(name)
             return changed
 

@@ -126,8 +126,8 @@ async def insert_events(transaction: Transaction, events: "tuple[Event, ...] | l
     for event in events:
         await transaction.execute("UPDATE event_ids SET last = last + 1")
         await transaction.execute(
-            """INSERT INTO events (id, at, event, account, provider, reason, generation, subject, due_at, detail)
-               SELECT last, $1, $2, $3, $4, $5, $6, $7, $8, $9 FROM event_ids""",
+            """INSERT INTO events (id, at, event, account, provider, reason, generation, subject, due_at, detail, actor)
+               SELECT last, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM event_ids""",
             event.at,
             event.kind,
             event.account,
@@ -137,12 +137,14 @@ async def insert_events(transaction: Transaction, events: "tuple[Event, ...] | l
             event.subject,
             event.due_at,
             event.detail,
+            event.actor,
         )
 
 
 def to_event(row: Row) -> Event:
-    """The event of a row (id, at, event, account, provider, reason, generation, subject, due_at, detail)."""
-    id_, at, kind, account, provider, reason, generation, subject, due_at, detail = row
+    """The event of a row, whose columns are in the order of `EVENT`."""
+    id_, at, kind, *named = row
+    account, provider, reason, generation, subject, due_at, detail, actor = named
     return Event(
-        at, EventKind.stored(kind), account, provider, reason, generation, id_, subject, due_at, detail
+        at, EventKind.stored(kind), account, provider, reason, generation, id_, subject, due_at, detail, actor
     )

@@ -19,6 +19,7 @@ SHAPE = [
     "frozen",
     "reason",
     "since",
+    "detail",
     "what_to_do",
     "subject",
     "external_id",
@@ -26,11 +27,13 @@ SHAPE = [
     "org",
     "scope",
     "generation",
+    "provider_expires_at",
     "expires_at",
     "refreshed_at",
     "last_used_at",
     "next_renewal_at",
     "created_at",
+    "removed_at",
     "client_id",
 ]
 

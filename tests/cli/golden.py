@@ -9,6 +9,7 @@ ACCOUNT: dict[str, Any] = {
     "frozen": "bool",
     "reason": "null",
     "since": "null",
+    "detail": "null",
     "what_to_do": "null",
     "subject": "null",
     "external_id": "str",
@@ -16,11 +17,13 @@ ACCOUNT: dict[str, Any] = {
     "org": "null",
     "scope": "str",
     "generation": "int",
+    "provider_expires_at": "str",
     "expires_at": "str",
     "refreshed_at": "str",
     "last_used_at": "null",
     "next_renewal_at": "str",
     "created_at": "str",
+    "removed_at": "null",
     "client_id": "str",
 }
 SHAPES: dict[str, Any] = {

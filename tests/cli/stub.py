@@ -26,6 +26,7 @@ def account(name: str, **members: Any) -> dict[str, Any]:
         "frozen": False,
         "reason": None,
         "since": None,
+        "detail": None,
         "what_to_do": None,
         "subject": None,
         "external_id": "12345",
@@ -33,11 +34,13 @@ def account(name: str, **members: Any) -> dict[str, Any]:
         "org": None,
         "scope": "public",
         "generation": 17,
+        "provider_expires_at": "2026-11-22T13:30:00Z",
         "expires_at": "2026-11-22T13:30:00Z",
         "refreshed_at": "2026-11-22T09:58:00Z",
         "last_used_at": None,
         "next_renewal_at": "2026-11-22T13:15:00Z",
         "created_at": "2026-11-01T10:00:00Z",
+        "removed_at": None,
         "client_id": "client-1",
         **members,
     }
@@ -251,12 +254,13 @@ class Stub:
 
     async def find(self, request: web.Request) -> web.Response:
         """Two accounts a page, whatever the limit, so that every list of more has pages."""
-        query = {"provider", "status", "subject", "expiring_within", "cursor", "limit"}
+        query = {"provider", "status", "subject", "expiring_within", "cursor", "limit", "removed"}
         await self._note(request, query=query)
         status = request.query.get("status")
-        names = [name for name, one in self.accounts.items() if status in (None, one["status"])]
+        accounts = self.removed if request.query.get("removed") == "1" else self.accounts
+        names = [name for name, one in accounts.items() if status in (None, one["status"])]
         rest = [name for name in sorted(names) if name > request.query.get("cursor", "")]
-        page = [self.accounts[name] for name in rest[:PAGE]]
+        page = [accounts[name] for name in rest[:PAGE]]
         cursor = rest[PAGE - 1] if len(rest) > PAGE else None
         return web.json_response({"accounts": page, "next_cursor": cursor})
 

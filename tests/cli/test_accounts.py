@@ -30,7 +30,7 @@ async def test_listing_fits_eighty_columns_and_cuts_nothing_off(run: Run, stub: 
         provider="p" * 32,
         status="needs_reauthorization",
         reason="revoked_or_expired",
-        expires_at="2025-11-22T09:58:00Z",
+        provider_expires_at="2025-11-22T09:58:00Z",
         last_used_at="2025-11-22T09:58:00Z",
     )
     stub.accounts = {LONG: worst, "acme": account("acme", status="refresh_failing")}
@@ -82,7 +82,7 @@ async def test_showing_tells_everything_with_times_both_ways(run: Run, stub: Stu
     result = await run("accounts", "show", "acme")
 
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert "expires_at in 3 h (2026-11-22T13:30:00Z)" in lines
+    assert "provider_expires_at in 3 h (2026-11-22T13:30:00Z)" in lines
     assert "last_used_at -" in lines
     assert "label Zoë\N{REPLACEMENT CHARACTER}[31m" in lines
     assert max(len(line) for line in result.stdout.splitlines()) <= 80
@@ -124,6 +124,18 @@ async def test_freezing_and_unfreezing_are_opposites(run: Run, stub: Stub) -> No
     thawed = await run("accounts", "unfreeze", "acme")
 
     assert ("acme is frozen.\n", "acme is active.\n") == (frozen.stdout, thawed.stdout)
+
+
+async def test_removed_accounts_are_listed(run: Run, stub: Stub) -> None:
+    """With the day of their removal; none is said in words."""
+    none = await run("accounts", "list", "--removed")
+    stub.removed = {"acme": account("acme", removed_at="2026-11-21T10:00:00Z")}
+
+    result = await run("accounts", "list", "--removed")
+
+    assert none.stdout == "No account was removed in the last 30 days.\n"
+    assert result.stdout.splitlines()[1].split() == ["acme", "kit", "active", "24", "h", "ago"]
+    assert ("1", 0) == (stub.last.query["removed"], result.exit_code)
 
 
 async def test_removing_tells_how_to_undo_it(run: Run, stub: Stub) -> None:

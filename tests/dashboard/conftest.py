@@ -37,6 +37,10 @@ class Visitor:
         token = await self.form_token() if form is None else form
         return await self._ask("POST", path, data={"form": token}, headers=headers)
 
+    async def do(self, path: str) -> Answer:
+        """Send such a form, and go where it leads."""
+        return await self.get((await self.post(path)).headers["Location"])
+
     async def form_token(self) -> str:
         [token, *_] = FORM.findall((await self.get("/")).body.decode())
         return str(token)

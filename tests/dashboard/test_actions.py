@@ -1,10 +1,12 @@
 """What an operator does: confirmed by a form of this session, done once, and audited."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.commanding import commands_at
 from tests.dashboard.conftest import Visitor
 
 ACTIONS = ["renew", "freeze", "unfreeze", "remove", "restore", "reconnect"]
@@ -17,7 +19,7 @@ def audited(visitor: Visitor) -> list[dict[str, object]]:
 
 async def test_renewal_by_hand(operator: Visitor) -> None:
     """It is done before the page comes, and stands in the audit under the operator's name."""
-    answer = await operator.post("/dashboard/accounts/acme/renew")
+    answer = await operator.do("/dashboard/accounts/acme/renew")
 
     assert 200 == answer.status
     assert b"Renewed: generation 2." in answer.body
@@ -36,19 +38,51 @@ async def test_freeze_and_back(operator: Visitor) -> None:
     assert (await operator.house.account()).frozen is None
 
 
-async def test_removed_account_can_be_brought_back(operator: Visitor) -> None:
-    """The page that says so has the button."""
-    removed = await operator.post("/dashboard/accounts/acme/remove")
+async def test_removed_account_is_listed_and_can_be_brought_back(operator: Visitor) -> None:
+    """Among the removed and nowhere else; its form brings it back."""
+    removed = await operator.get((await operator.post("/dashboard/accounts/acme/remove")).headers["Location"])
     gone = await operator.get("/dashboard/accounts/acme")
+    listed = await operator.get("/dashboard/accounts")
     back = await operator.post("/dashboard/accounts/acme/restore")
 
+    assert b"acme is removed" in removed.body
     assert b'action="/dashboard/accounts/acme/restore"' in removed.body
-    assert (404, 200) == (gone.status, back.status)
+    assert (404, True) == (gone.status, b"broker accounts restore acme" in gone.body)
+    assert b"accounts/acme" not in listed.body
+    assert (303, "/dashboard/accounts/acme") == (back.status, back.headers["Location"])
+    assert (await operator.house.account()).removed_at is None
+
+
+async def test_history_names_who_did_it(operator: Visitor) -> None:
+    """On the page and at the command line; what is so already is not done again."""
+    for action in ("freeze", "freeze", "unfreeze", "unfreeze", "remove", "restore"):
+        await operator.post(f"/dashboard/accounts/acme/{action}")
+
+    page = (await operator.get("/dashboard/accounts/acme")).body.decode()
+    async with commands_at(operator.house) as commands:
+        told = json.loads((await commands.run("events", "--account", "acme", "--json")).stdout)["events"]
+        listed = await commands.run("events", "--account", "acme")
+
+    expected = ["connected", "frozen", "unfrozen", "disconnected", "restored"]
+    assert expected == [event["event"] for event in told]
+    assert [None, *4 * ["uid:0"]] == [event.get("actor") for event in told]
+    shown = re.findall(r"<strong>(\w+)</strong> <span class=\"soft\">by uid:0<", page)
+    assert ["Restored", "Removed", "Unfrozen", "Frozen"] == shown
+    assert 4 == listed.stdout.count("by uid:0")
+
+
+async def test_reload_of_a_page_does_nothing_again(operator: Visitor) -> None:
+    """The form leads to a page by GET, which says what was done, once."""
+    posted = await operator.post("/dashboard/accounts/acme/renew")
+    shown = [await operator.get(posted.headers["Location"]) for _ in range(2)]
+
+    assert (303, 2) == (posted.status, (await operator.house.account()).generation)
+    assert [True, False] == [b"Renewed: generation 2." in page.body for page in shown]
 
 
 async def test_reconnect_link_connects(operator: Visitor) -> None:
     """For this account and no other."""
-    answer = await operator.post("/dashboard/accounts/acme/reconnect")
+    answer = await operator.do("/dashboard/accounts/acme/reconnect")
 
     assert f"{operator.house.public}/install/kit?ticket=".encode() in answer.body
 
@@ -58,7 +92,7 @@ async def test_what_is_refused_is_told(operator: Visitor) -> None:
     operator.house.sandbox.faults.set("kit", drop="before", times=1)
     await operator.post("/dashboard/accounts/acme/freeze")
 
-    answer = await operator.post("/dashboard/accounts/acme/renew")
+    answer = await operator.do("/dashboard/accounts/acme/renew")
 
     assert 200 == answer.status
     assert b'role="alert"' in answer.body

@@ -92,7 +92,7 @@ async def test_changed_cookie_is_nobody(operator: Visitor, cut: slice) -> None:
 
 async def test_signing_out_forgets(operator: Visitor) -> None:
     """The browser is nobody's again."""
-    answer = await operator.post("/dashboard/sign-out")
+    answer = await operator.do("/dashboard/sign-out")
 
     assert b"signed out" in answer.body
     assert 403 == (await operator.get("/")).status
