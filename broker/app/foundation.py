@@ -16,6 +16,7 @@ from broker.audit.waiting import Audit
 from broker.callers.gate import Gate
 from broker.clock import Clock, SteadyClock, SystemClock
 from broker.config.settings import NetworkSettings, ProviderSettings, Settings
+from broker.errors import StartRefused, StorageUnavailable
 from broker.keyring import Keyring
 from broker.keys.opening import open_ring
 from broker.keys.ring import LivingRing
@@ -113,11 +114,17 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
     opened = await open_database(settings.store, store_health, closing)
     reference = reference_of(opened.database, clock)
     steady = SteadyClock(clock, now=await reference())
-    async with opened.database.starting():
-        await migrate(opened.database)
-        keys = Keys(opened.database)
-        await refuse_moved(keys)
-        ring = await open_ring(keys, settings.master, clock, previous=settings.previous_master)
+    try:
+        async with opened.database.starting():
+            await migrate(opened.database)
+            keys = Keys(opened.database)
+            await refuse_moved(keys)
+            ring = await open_ring(keys, settings.master, clock, previous=settings.previous_master)
+    except StorageUnavailable as exc:
+        raise StartRefused(
+            f"{exc.detail}, and this start has to: a new version or a new master key was put in, or the store is"
+            " damaged. Free disk space, or restore a backup: broker restore BACKUP"
+        ) from None
     stores = guarded_stores_on(opened.database, ring)
     opened.join(stores.changes)
     audit, upkeep = _build_audit(settings, stores, ring.keyring, health, clock)

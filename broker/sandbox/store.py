@@ -69,13 +69,24 @@ class SandboxStore:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # It holds tokens in clear, if only the sandbox's own.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        try:
+            try:
+                self._open(path, "NORMAL")
+            except sqlite3.OperationalError:
+                # A full disk has no room for the shared memory beside the file; one connection can do without.
+                self._open(path, "EXCLUSIVE")
+        except sqlite3.DatabaseError as exc:
+            raise OSError(errno.EINVAL, str(exc), str(path)) from None
+
+    def _open(self, path: Path, locking: str) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         try:
+            self._connection.execute(f"PRAGMA locking_mode = {locking}")
             self._prepare()
-        except sqlite3.DatabaseError as exc:
+        except sqlite3.DatabaseError:
             self._connection.close()
-            raise OSError(errno.EINVAL, str(exc), str(path)) from None
+            raise
 
     def _prepare(self) -> None:
         tables = {row["name"] for row in self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}

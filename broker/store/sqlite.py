@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import aiosqlite
+import structlog
 
 from broker.errors import StartRefused, StorageUnavailable
 from broker.files import exposure, is_foreign, open_own, sync_folder
@@ -22,8 +23,9 @@ from broker.store.database import Dialect, Row, Work
 from broker.store.writer import Writer, kind_of, named
 
 T = TypeVar("T")
-
+log = structlog.get_logger()
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
+NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMOPEN", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMMAP"})
 BATCH = 64
 BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a file."""
@@ -50,7 +52,7 @@ class SqliteDatabase:
         self,
         *,
         writer: Writer,
-        reader: aiosqlite.Connection,
+        reader: aiosqlite.Connection | None,
         lock: int,
         observe: Callable[[bool, float], None],
     ) -> None:
@@ -73,12 +75,7 @@ class SqliteDatabase:
             _make(path)
             refuse_links(path)
             try:
-                writer = await Writer.open(path)
-                undo.push_async_callback(writer.close)
-                reader = await aiosqlite.connect(
-                    f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, isolation_level=None
-                )
-                undo.push_async_callback(reader.close)
+                writer, reader = await _connections(path, undo)
             except sqlite3.Error as exc:
                 raise StartRefused(f"the store {path} cannot be opened: {exc}") from None
             _check_modes(path)
@@ -93,6 +90,8 @@ class SqliteDatabase:
     async def read(self, sql: str, *values: object) -> list[Row]:
         self._refuse_when_closing()
         try:
+            if self._reader is None:
+                return await self._writer.read(sql, values)
             return list(await self._reader.execute_fetchall(sql, named(values)))
         except sqlite3.Error as exc:
             raise StorageUnavailable(f"the store cannot be read ({kind_of(exc)})", retry_after=1) from exc
@@ -114,7 +113,8 @@ class SqliteDatabase:
         self._closing = True
         self._queue.put_nowait(None)
         await asyncio.wait([self._task])
-        await self._reader.close()
+        if self._reader is not None:
+            await self._reader.close()
         await self._writer.close()
         os.close(self._lock)
 
@@ -157,6 +157,25 @@ class SqliteDatabase:
         self._observe(ended.is_stored, ended.seconds)
         for waiting, one in zip(batch, ended.each, strict=True):
             _answer(waiting.done, one.result, one.error)
+
+
+async def _connections(path: Path, undo: AsyncExitStack) -> tuple[Writer, aiosqlite.Connection | None]:
+    """The writing connection and the reading one; None where the disk has no room for what they would share."""
+    try:
+        writer = await Writer.open(path)
+    except sqlite3.Error as exc:
+        if kind_of(exc) not in NO_ROOM:
+            raise
+        writer = await Writer.open(path, alone=True)
+        undo.push_async_callback(writer.close)
+        log.warning("store.opened_without_room", path=str(path), why=kind_of(exc))
+        return writer, None
+    undo.push_async_callback(writer.close)
+    reader = await aiosqlite.connect(
+        f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, isolation_level=None
+    )
+    undo.push_async_callback(reader.close)
+    return writer, reader
 
 
 def _closed() -> StorageUnavailable:

@@ -34,8 +34,8 @@ SETTINGS = (
     "PRAGMA temp_store = MEMORY",
     "PRAGMA wal_autocheckpoint = 200",
     "PRAGMA journal_size_limit = 4194304",
-    f"PRAGMA application_id = {APPLICATION_ID}",
 )
+ALONE = "PRAGMA locking_mode = EXCLUSIVE"
 DURABLE = {"journal_mode": "wal", "synchronous": 2}
 """Read back after they were set: WAL silently stays off on some file systems, and NORMAL loses commits."""
 OWN_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
@@ -95,14 +95,23 @@ class Writer:
         self._transaction = _Transaction(connection)
 
     @classmethod
-    async def open(cls, path: Path) -> Self:
-        """Open or create the file at `path`; raises sqlite3.Error, StartRefused."""
+    async def open(cls, path: Path, *, alone: bool = False) -> Self:
+        """Open or create the file at `path`; raises sqlite3.Error, StartRefused.
+
+        `alone`: without the shared memory beside the file, so that no other connection can read.
+        """
         thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         try:
-            return cls(thread, await asyncio.get_running_loop().run_in_executor(thread, _configured, path))
+            return cls(
+                thread, await asyncio.get_running_loop().run_in_executor(thread, _configured, path, alone)
+            )
         except BaseException:
             thread.shutdown(wait=False)
             raise
+
+    async def read(self, sql: str, values: Sequence[object]) -> list[Row]:
+        """Rows, where there is no other connection to read them; raises sqlite3.Error."""
+        return await self._do(lambda: self._connection.execute(sql, named(values)).fetchall())
 
     async def commit(self, works: Sequence[Work[Any]]) -> Batch:
         """Do them in one transaction; nothing is returned before it is durable, or wholly undone."""
@@ -213,12 +222,15 @@ def kind_of(exc: sqlite3.Error) -> str:
     return getattr(exc, "sqlite_errorname", "") or type(exc).__name__
 
 
-def _configured(path: Path) -> sqlite3.Connection:
+def _configured(path: Path, alone: bool) -> sqlite3.Connection:
     """A connection whose commits are durable; raises StartRefused where they cannot be."""
     connection = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=rwc", uri=True, isolation_level=None)
     try:
-        for setting in SETTINGS:
+        for setting in (*([ALONE] if alone else []), *SETTINGS):
             connection.execute(setting).fetchall()
+        # Set once: it is a write, for which a full disk has no room.
+        if connection.execute("PRAGMA application_id").fetchall() != [(APPLICATION_ID,)]:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}").fetchall()
         for name, wanted in DURABLE.items():
             [(found,)] = connection.execute(f"PRAGMA {name}").fetchall()
             if found != wanted:

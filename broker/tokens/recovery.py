@@ -8,6 +8,7 @@ from dataclasses import replace
 import structlog
 
 from broker.clock import Clock
+from broker.errors import StorageUnavailable
 from broker.model import Account
 from broker.store.interface import RefreshStore
 from broker.tokens.flight import Flights
@@ -17,6 +18,7 @@ from broker.tokens.schedule import Timings, quarantine
 
 log = structlog.get_logger()
 AT_ONCE = 16
+AGAIN_AFTER = 1.0
 
 
 class Recovery:
@@ -38,18 +40,35 @@ class Recovery:
         self._clock, self._timings, self._owner = clock, timings, owner
         self._replica = replica
         """Whose earlier boots' leases are ours; None: everybody's, since the store is."""
+        self._is_late = False
+        """Whether the store took no write at the start; what was left open is taken over as soon as it does."""
 
     async def prepare(self) -> list[Account]:
         """Before READY: the spool is being committed and the leases of earlier boots are ours. Living tokens are
         served from now on. The accounts whose renewal was left open, newest first."""
         self._retained.recover()
-        opened = await self._store.take_over(self._owner, self._clock.now(), replica=self._replica)
-        return [await self._quarantined(account) for account in opened]
+        return await self._take_over()
 
     async def renew(self, accounts: Sequence[Account]) -> None:
         """After READY: renew what was left open, each after its quarantine, which counts from its intent."""
+        while self._is_late:
+            await self._clock.sleep(AGAIN_AFTER)
+            accounts = await self._take_over()
         places = asyncio.Semaphore(AT_ONCE)
         await asyncio.gather(*(self._renew(account, places) for account in accounts))
+
+    async def _take_over(self) -> list[Account]:
+        try:
+            opened = await self._store.take_over(self._owner, self._clock.now(), replica=self._replica)
+            left_open = [await self._quarantined(account) for account in opened]
+        except StorageUnavailable as exc:
+            # Until it succeeds, the leases of the earlier boot keep these accounts from being renewed.
+            if not self._is_late:
+                log.warning("recovery.waits_for_store", why=exc.detail)
+            self._is_late = True
+            return []
+        self._is_late = False
+        return left_open
 
     async def _quarantined(self, account: Account) -> Account:
         """No caller either may send the token again before the first request can no longer be processed."""

@@ -12,7 +12,7 @@ import pytest
 from broker.errors import StartRefused, StorageUnavailable
 from broker.store import Stores, stores_on
 from broker.store.interface import Committed
-from broker.store.migrate import migrate
+from broker.store.migrate import migrate, migrations
 from broker.store.spool import renewals_spool
 from broker.store.sqlite import SqliteDatabase
 from tests.missing import missing
@@ -105,22 +105,35 @@ async def test_store_that_filled_its_disk_opens_again_whole(small: Path) -> None
     assert (written, "ok") == (count, check)
 
 
-async def test_store_is_not_opened_on_a_full_disk(small: Path) -> None:
-    """One sentence says why; it opens once there is room."""
-    database = await SqliteDatabase.open(small / "broker.db")
+@pytest.mark.parametrize("killed", [False, True])
+async def test_store_is_opened_on_a_full_disk(small: Path, killed: bool) -> None:
+    """It reads, refuses writes in a sentence, and takes them once there is room; also what a kill left in its log."""
+    path = small / "broker.db"
+    database = await SqliteDatabase.open(path)
     await migrate(database)
+    await connect(stores_on(database))
+    log = path.with_name("broker.db-wal").read_bytes()
+    whole = path.read_bytes()
     await database.close()
-    room = os.statvfs(small)
-    (small / "ballast").write_bytes(b"x" * room.f_bavail * room.f_frsize)
+    if killed:
+        path.write_bytes(whole)
+        path.with_name("broker.db-wal").write_bytes(log)
+        path.with_name("broker.db-wal").chmod(0o600)
+    leave_no_byte(small / "ballast")
 
-    with pytest.raises(StartRefused, match="cannot be opened"):
-        await SqliteDatabase.open(small / "broker.db")
+    again = await SqliteDatabase.open(path)
+    stores = stores_on(again)
+    schema = await migrate(again)
+    found = await stores.accounts.get("acme")
+    with pytest.raises(StorageUnavailable, match="cannot be written"):
+        await stores.keys.set_meta("big", "x" * 50_000)
     (small / "ballast").unlink()
-    again = await SqliteDatabase.open(small / "broker.db")
+    await stores.keys.set_meta("big", "x" * 50_000)
     [(check,)] = await again.read("PRAGMA integrity_check")
     await again.close()
 
-    assert "ok" == check
+    assert found is not None
+    assert (max(migrations()), "ok") == (schema, check)
 
 
 def test_spool_leaves_nothing_unfinished_behind(small: Path) -> None:
