@@ -2,15 +2,20 @@
 
 import asyncio
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
 
 from broker.__main__ import main
 from broker.sandbox.faults import Mode
+from tests.house import open_house
 from tests.proof.stand import Stand, open_stand
+from tests.store.test_full_disk import file_system, leave_no_byte
 from tests.until import moment
 
+MIB = 1024 * 1024
 OVER_WITHIN = 60.0
 
 
@@ -59,3 +64,37 @@ async def test_operator_sees_it_everywhere(tmp_path: Path) -> None:
         assert "the store cannot be written" in " ".join(checked.split())
         assert ["store_failing"] == [line["problem"] for line in stand.process.events("broker.degraded")]
         assert 0 == renewed, err
+
+
+LEFT_OPEN = """
+UPDATE accounts SET intent_id = 'left', intent_generation = generation, intent_at = $1,
+       lease_owner = 'aaaaaaaaaaaaaaaa@earlier', lease_until = $1 + 120"""
+
+
+async def test_start_serves_and_recovers_later(tmp_path: Path) -> None:
+    """Nothing can be written: tokens go out; what was left open is renewed once there is room, and no copy is seen."""
+    with file_system(tmp_path / "disk", 48 * MIB) as disk:
+        async with open_house(disk / "house") as house:
+            await house.connect()
+            await house.close()
+            with closing(sqlite3.connect(house.folder / "var" / "broker.db")) as store, store:
+                store.execute(LEFT_OPEN, (house.clock.now(),))
+            leave_no_byte(disk / "ballast")
+
+            await house.open()
+            served, ready = await house.get("/token/acme"), (await house.get("/readyz")).json
+            renewing = asyncio.create_task(house.broker.tokens.recovery.renew(house.broker.left_open))
+            house.clock.advance(30)
+            await asyncio.sleep(0)
+            before = await house.account()
+            (disk / "ballast").unlink()
+            while not renewing.done():
+                house.clock.advance(1)
+                await asyncio.sleep(0.005)
+            after = await house.account()
+            await house.restart()
+
+            assert (200, "degraded", []) == (served.status, ready["status"], house.broker.left_open)
+            assert ("left", 1) == (before.intent and before.intent.id, before.generation)
+            assert (None, 2) == (after.intent, after.generation)
+            assert not house.broker.tokens.permit.copied_store

@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -24,9 +24,15 @@ SIZE = 1024 * 1024
 @pytest.fixture(name="small")
 def _small(tmp_path: Path) -> Iterator[Path]:
     """A file system of one MiB."""
-    folder = tmp_path / "small"
+    with file_system(tmp_path / "small", SIZE) as folder:
+        yield folder
+
+
+@contextmanager
+def file_system(folder: Path, size: int) -> Iterator[Path]:
+    """A file system of so many bytes of its own."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0700", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         missing("a small file system needs root: sudo make test")
     yield folder
