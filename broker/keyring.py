@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from broker.errors import Conflict
 from broker.model import Labelled, Secret
 
 MAGIC = b"TB1"
@@ -39,8 +40,11 @@ FRONT = 15
 """So many characters of a record say which key sealed it."""
 
 
-class SealBroken(Exception):
+class SealBroken(Conflict):
     """A record does not open: another place, another key, or damaged bytes."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"a stored secret cannot be decrypted ({detail}); `broker check` says what to do")
 
 
 class UnknownKey(SealBroken):

@@ -37,6 +37,10 @@ class TokenSeals:
         """Raises SealBroken."""
         return self._open(after(successor.parent), REFRESH, successor.sealed_refresh)
 
+    def successor_access_token(self, successor: Successor) -> Secret | None:
+        """Raises SealBroken."""
+        return self._open(after(successor.parent), ACCESS, successor.sealed_access)
+
     def seal_spare(self, parent: Ref, id_: str, token: Secret) -> str:
         return self._keyring.seal(spare_place(parent, id_), token)
 

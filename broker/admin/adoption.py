@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -82,9 +83,9 @@ class Adoption:
             return
         try:
             await self._incarnation.begin()
-        except (OSError, StorageUnavailable) as exc:
+        except StorageUnavailable as exc:
             # On a full disk the one before goes on.
-            log.warning("store.incarnation_kept", why=str(exc))
+            log.warning("store.incarnation_kept", why=exc.detail)
 
     async def look_again(self) -> None:
         """Another broker on the same database may have been told that it is the original."""
@@ -135,8 +136,10 @@ class Adoption:
 
     async def copied_at(self) -> float | None:
         """When `broker backup` made what this store was restored from; None: it was not, or copied by hand."""
-        written = await self._keys.meta(MADE_AT)
-        return float(written) if written else None
+        with suppress(ValueError):
+            written = await self._keys.meta(MADE_AT)
+            return float(written) if written else None
+        return None
 
     async def checks(self) -> list[Check]:
         """What `broker check` says of a copy: that it is one, and afterwards which accounts have not come back."""
@@ -197,7 +200,9 @@ def _listed(names: list[str], more: int) -> str:
 
 
 def _parsed(written: str | None) -> Adopted | None:
-    if written is None:
-        return None
-    members = json.loads(written)
-    return Adopted(members["at"], members["doubtful"], tuple(members["names"]))
+    """None where nothing was written, or nothing that can be read."""
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        members = json.loads(written or "null")
+        if members is not None:
+            return Adopted(float(members["at"]), int(members["doubtful"]), tuple(map(str, members["names"])))
+    return None

@@ -16,6 +16,7 @@ from broker.tokens.timekeeping import WORTH_TELLING, skew_told
 
 MIB = 1024 * 1024
 ROOMY = 256 * MIB
+MOST_NAMED = 10
 SETTLED_WITHIN = 600.0
 """Seconds in which an open renewal usually has its outcome."""
 MOST_DOUBLES = 20
@@ -57,7 +58,7 @@ def store_checks(statistics: Statistics, folder: Path) -> list[Check]:
 
 async def leftover_checks(accounts: AccountStore, left: Leftovers, now: float) -> list[Check]:
     """Renewals without an outcome, files in the spool, token sets that the store would not take."""
-    checks = []
+    checks = await _damage_checks(accounts)
     oldest = await accounts.oldest_intent_at()
     if oldest is not None:
         checks.append(_intent_check(max(0.0, now - oldest), is_running=left.is_running))
@@ -86,6 +87,22 @@ async def identity_checks(accounts: AccountStore) -> list[Check]:
             f"remove the one that nobody uses: broker accounts remove {name}, or {older}",
         )
         for older, name in await accounts.doubles(MOST_DOUBLES)
+    ]
+
+
+async def _damage_checks(accounts: AccountStore) -> list[Check]:
+    names = await accounts.damaged(MOST_NAMED + 1)
+    if not names:
+        return []
+    more = " and others" if len(names) > MOST_NAMED else ""
+    return [
+        Check(
+            "damaged records",
+            "problem",
+            f"the stored tokens of these cannot be decrypted: {', '.join(names[:MOST_NAMED])}{more}",
+            "look at the disk; then broker install-link PROVIDER --account NAME, or restore a backup that has the"
+            " missing key",
+        )
     ]
 
 

@@ -14,7 +14,7 @@ import structlog
 
 from broker.audit.chain import Head, parse_line
 from broker.errors import StartRefused
-from broker.files import exposure, open_own
+from broker.files import NOT_OURS, exposure, open_own
 
 log = structlog.get_logger()
 DAY = 86400.0
@@ -74,7 +74,11 @@ class FileSink:
             self._open()
         except HOPELESS as exc:
             raise StartRefused(f"audit.to: {self._path} cannot be written: {exc.strerror}") from None
-        except BlockingIOError:
+        except OSError as exc:
+            if exc.strerror == NOT_OURS:
+                raise StartRefused(f"audit.to: {self._path} cannot be written: {NOT_OURS}") from None
+            if not isinstance(exc, BlockingIOError):
+                raise
             raise StartRefused(
                 f"audit.to: another broker writes to {self._path}; give each a file of its own"
             ) from None
@@ -142,7 +146,9 @@ class FileSink:
         if self._regular:
             handle = open_own(self._path, flags | os.O_RDWR)
         else:
-            handle = os.open(self._path, flags | os.O_WRONLY)
+            # A FIFO that nobody reads would be waited for, for ever.
+            handle = os.open(self._path, flags | os.O_WRONLY | os.O_NONBLOCK)
+            os.set_blocking(handle, True)
         try:
             if self._regular:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,6 +17,7 @@ from broker.clock import Clock
 from broker.errors import Forbidden, InvalidRequest, NotFound, Overloaded, StorageUnavailable
 from broker.installs.connect import Connected, Connector
 from broker.installs.late import INSTALL_LIFE, RetryLater
+from broker.keyring import SealBroken
 from broker.model import (
     Caller,
     InstallOutcome,
@@ -249,7 +250,11 @@ class InstallService:
     async def identify_held(self) -> None:
         """Ask again for identities that could not be had; over restarts too."""
         for grant in await self._store.held_grants(self._clock.now(), 16):
-            await self._identify_again(grant)
+            try:
+                await self._identify_again(grant)
+            except SealBroken as exc:
+                # Those behind it go on.
+                log.error("install.record_damaged", provider=grant.install.provider, why=exc.detail)
 
     async def _begin(self, ticket: Ticket, browser: Secret, *, kit_return_url: str | None) -> str:
         state, verifier = oauth.new_secret(), oauth.new_secret(48)

@@ -42,6 +42,8 @@ def _read(source: FileKey, key: str, may_create: bool) -> bytes:
             )
         _create(path)
     try:
+        if not path.is_file():
+            raise StartRefused(f"{key}: the master key {path} is no file; put the key there")
         if source.created and (problem := mode_problem(path)):
             exposed, is_refused = problem
             if is_refused:

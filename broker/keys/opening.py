@@ -77,9 +77,10 @@ async def _wrap_anew(
 
 
 def _ring(keys: Sequence[WrappedKey], opened: dict[str, bytes]) -> Keyring:
-    active = [key.kid for key in keys if key.purpose is Purpose.DATA and key.active]
-    index = [key.kid for key in keys if key.purpose is Purpose.INDEX]
+    usable = [key for key in keys if key.kid in opened]
+    active = [key.kid for key in usable if key.purpose is Purpose.DATA and key.active]
+    index = [key.kid for key in usable if key.purpose is Purpose.INDEX]
     if not active or not index:
         raise StartRefused("the store holds records but no keys; restore it from a backup")
-    data = {key.kid: opened[key.kid] for key in keys if key.purpose is Purpose.DATA and key.kid in opened}
+    data = {key.kid: opened[key.kid] for key in usable if key.purpose is Purpose.DATA}
     return Keyring(active=active[-1], keys=data, index_key=opened[index[0]])

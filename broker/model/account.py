@@ -102,6 +102,11 @@ class Reason(Cause):
         "The store cannot be written.",
         "Free disk space, or mend the disk; then it goes on by itself.",
     )
+    RECORD_DAMAGED = (
+        "record_damaged",
+        "The stored tokens cannot be decrypted: their record is damaged, or its key is missing.",
+        "Look at the disk. Restore a backup with the missing key, or have the person connect again.",
+    )
     TOKEN_UNUSABLE = (
         "token_unusable",
         "The provider sent a token that no header can carry.",

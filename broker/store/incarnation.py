@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from broker.errors import StartRefused
+from broker.errors import StartRefused, StorageUnavailable
 from broker.files import read_own, write_own
 from broker.store.keys_interface import KeyStore
 
@@ -85,8 +85,16 @@ class Incarnation:
         """Write a new incarnation: at each start of an owned store, and when a copy is adopted.
 
         Until the store holds it the files list the one before as well, so that a crash anywhere leaves an original.
-        Raises OSError, StorageUnavailable, and then the one before holds.
+        Raises StorageUnavailable, and then the one before holds.
         """
+        try:
+            await self._begin()
+        except OSError as exc:
+            raise StorageUnavailable(
+                f"{exc.filename or self._sidecar} cannot be written: {exc.strerror}"
+            ) from None
+
+    async def _begin(self) -> None:
         before = (await self._store.meta(META) or "").partition(":")[0]
         incarnation = secrets.token_hex(16)
         both, alone = [*filter(None, [before]), incarnation], [incarnation]

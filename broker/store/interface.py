@@ -208,6 +208,10 @@ class AccountStore(RefreshStore, Protocol):
         """All accounts by what they are alike in; a group comes again for every page of the table."""
         ...
 
+    async def damaged(self, limit: int) -> list[str]:
+        """Accounts whose refresh token could not be decrypted when it was needed, by name."""
+        ...
+
     async def oldest_intent_at(self) -> float | None:
         """When the oldest renewal without an outcome was begun."""
         ...

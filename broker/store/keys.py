@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from broker.errors import StartRefused
 from broker.keyring import Purpose, WrappedKey
-from broker.store.database import Database, Transaction
+from broker.store.database import Database, Row, Transaction
 from broker.store.guarded import KEYS_CHANGE
 
 KEY = "kid, purpose, wrapped, master_id, active, created_at, retired_at"
@@ -26,10 +27,12 @@ class Keys:
 
     async def keys(self) -> list[WrappedKey]:
         rows = await self._database.read(f"SELECT {KEY} FROM keys ORDER BY created_at")
-        return [
-            WrappedKey(kid, Purpose.stored(purpose), wrapped, master_id, bool(active), created_at, retired_at)
-            for kid, purpose, wrapped, master_id, active, created_at, retired_at in rows
-        ]
+        try:
+            return [_wrapped_key(row) for row in rows]
+        except (TypeError, ValueError):
+            raise StartRefused(
+                "the keys in the store are damaged; restore a backup: broker restore BACKUP"
+            ) from None
 
     async def is_empty(self) -> bool:
         return not await self._database.read(SEALED_ANYTHING)
@@ -77,6 +80,14 @@ class Keys:
         sql = """INSERT INTO meta (key, value) VALUES ($1, $2)
                  ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
         await self._database.write(lambda transaction: transaction.execute(sql, key, value))
+
+
+def _wrapped_key(row: Row) -> WrappedKey:
+    kid, purpose, wrapped, master_id, active, created_at, retired_at = row
+    retired = None if retired_at is None else float(retired_at)
+    return WrappedKey(
+        kid, Purpose.stored(purpose), wrapped, master_id, bool(active), float(created_at), retired
+    )
 
 
 def _values(key: WrappedKey) -> tuple[object, ...]:

@@ -30,6 +30,10 @@ async def migrate(database: Database, known: Mapping[int, str] | None = None) ->
     await database.write(_prepare)
     [(version,)] = await database.read("SELECT COALESCE(MAX(version), 0) FROM schema_version")
     known = known or migrations()
+    if not isinstance(version, int):
+        raise StartRefused(
+            "the store's schema has no number: it is damaged; restore a backup: broker restore BACKUP"
+        )
     if version > max(known) and database.dialect.shared:
         log.warning("schema.newer", schema=version, known=max(known))
         return int(version)

@@ -194,6 +194,11 @@ class Renewals:
         [(at,)] = await self._database.read("SELECT MIN(intent_at) FROM accounts WHERE intent_id IS NOT NULL")
         return None if at is None else float(at)
 
+    async def damaged(self, limit: int) -> list[str]:
+        sql = f"""SELECT name FROM accounts
+                   WHERE removed_at IS NULL AND '{Reason.RECORD_DAMAGED}' IN (dead, trouble) ORDER BY name LIMIT $1"""
+        return [name for (name,) in await self._database.read(sql, limit)]
+
     async def schedule(self, ref: Ref, next_at: float | None) -> None:
         await self._database.write(lambda transaction: transaction.execute(SCHEDULE, *_key(ref), next_at))
 

@@ -7,14 +7,16 @@ import json
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
-from broker.files import write_own
+from broker.errors import StartRefused
+from broker.files import read_own, write_own
 from broker.model import InstallOutcome, PendingGrant, PendingInstall, Ref, Successor
 
 Record = TypeVar("Record", Successor, PendingGrant)
+Checked = TypeVar("Checked", Ref, Successor, PendingInstall, PendingGrant)
 
 
 class Spool(Generic[Record]):
@@ -35,11 +37,8 @@ class Spool(Generic[Record]):
 
     def read(self) -> list[tuple[Path, Record]]:
         """What lies in the spool; files that are not whole are left where they are."""
-        found = []
-        for path in self._files():
-            with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-                found.append((path, self._parse(json.loads(path.read_bytes()))))
-        return found
+        records = [(path, self._record_in(path)) for path in self._files()]
+        return [(path, record) for path, record in records if record is not None]
 
     def __len__(self) -> int:
         """How many files lie here, whole or not."""
@@ -50,17 +49,30 @@ class Spool(Generic[Record]):
         return [one for path in self._files() for one in self._sealed_in(path)]
 
     def _files(self) -> list[Path]:
-        folders = [folder for folder in self._folders if folder.is_dir()]
-        return [path for folder in folders for path in sorted(folder.glob(f"*{self._suffix}"))]
+        """Raises StartRefused where a folder cannot be listed: it may hold the only copies of token sets."""
+        found = []
+        for folder in self._folders:
+            try:
+                found += sorted(one for one in folder.iterdir() if one.name.endswith(self._suffix))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as exc:
+                raise StartRefused(
+                    f"the spool {folder} cannot be read ({exc.strerror}); give it to the broker's user"
+                ) from None
+        return found
 
     def _sealed_in(self, path: Path) -> list[str]:
-        try:
-            record = self._parse(json.loads(path.read_bytes()))
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return [""]
+        record = self._record_in(path)
+        if record is None:
+            return [""] if path.exists() else []
         return [one for one in (record.sealed_access, record.sealed_refresh) if one]
+
+    def _record_in(self, path: Path) -> Record | None:
+        """None where the file is not whole."""
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            return self._parse(json.loads(read_own(path)))
+        return None
 
     def remove(self, path: Path) -> None:
         """Forget a file whose content has become durable elsewhere."""
@@ -92,10 +104,23 @@ def _write(folder: Path, suffix: str, content: bytes) -> Path:
 
 
 def _successor(members: dict[str, Any]) -> Successor:
-    return Successor(**{**members, "parent": Ref(**members["parent"])})
+    return _typed(Successor(**{**members, "parent": _typed(Ref(**members["parent"]))}))
 
 
 def _grant(members: dict[str, Any]) -> PendingGrant:
     install = members["install"]
     outcome = None if install["outcome"] is None else InstallOutcome.stored(install["outcome"])
-    return PendingGrant(**{**members, "install": PendingInstall(**{**install, "outcome": outcome})})
+    return _typed(
+        PendingGrant(**{**members, "install": _typed(PendingInstall(**{**install, "outcome": outcome}))})
+    )
+
+
+def _typed(record: Checked) -> Checked:
+    """`record`, if every field is of its type; raises TypeError. What is stored is not looked at again."""
+    types = get_type_hints(type(record))
+    for field in fields(record):
+        value, wanted = getattr(record, field.name), types[field.name]
+        # JSON knows one kind of number.
+        if not isinstance(value, wanted) and not (type(value) is int and isinstance(0.0, wanted)):
+            raise TypeError(field.name)
+    return record

@@ -5,11 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import structlog
+
 from broker.errors import StorageUnavailable
+from broker.keyring import SealBroken
 from broker.sealing import TokenSeals
 from broker.store.interface import RefreshStore
 from broker.tokens.packing import Glimpse, OpenedAccount, Packed, glimpse, lean, pack, unpack
 
+log = structlog.get_logger()
 RECENT = 2_048
 """So many are held as objects; older ones are packed, or a full garbage collection would take a second."""
 UNPACKED = 16
@@ -55,7 +59,7 @@ class OpenedAccounts:
         """Left alone as soon as the row changes: what it brings may be old."""
 
     async def get(self, name: str) -> OpenedAccount | None:
-        """The account; None where there is none, or it was removed. Raises SealBroken, StorageUnavailable."""
+        """The account; None where there is none, or it was removed. Raises StorageUnavailable."""
         held = self._held(name)
         if held is None:
             return await self._read(name)
@@ -124,7 +128,12 @@ class OpenedAccounts:
             return None
         if unchanged and reading.opened is not None and self._are_heard():
             return reading.opened
-        token = self._seals.access_token(account)
+        try:
+            token = self._seals.access_token(account)
+        except SealBroken as exc:
+            # As if there were none: a renewal brings another, or finds that nothing can be decrypted.
+            log.error("record.does_not_open", account=name, why=str(exc))
+            account, token = replace(account, sealed_access=None), None
         opened = OpenedAccount(lean(account), token, self._seals.fingerprint(token))
         if unchanged:
             reading.opened = opened

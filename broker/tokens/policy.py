@@ -198,7 +198,7 @@ def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
             return Overloaded("too many renewals are waited for; ask again in a moment", retry_after=1)
         case None:
             return Overloaded("the broker is restarting; ask again in a moment", retry_after=1)
-        case Reason.STORAGE | Reason.COPIED_STORE:
+        case Reason.STORAGE | Reason.COPIED_STORE | Reason.RECORD_DAMAGED:
             return StorageUnavailable(hold.reason.happened, retry_after=wait or 5)
         case Reason.CLIENT_REFUSED | Reason.CLIENT_NOT_CONFIGURED | Reason.APP_NOT_INSTALLED:
             return ProviderRejectedClient(hold.reason.happened, reason=hold.reason, retry_after=wait or 60)

@@ -15,6 +15,7 @@ from broker import oauth
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings, Rotation
 from broker.errors import StorageUnavailable
+from broker.keyring import SealBroken, UnknownKey
 from broker.model import (
     Account,
     Event,
@@ -146,7 +147,10 @@ class Refresher:
         provider = self._providers.get(account.provider)
         if provider is None or not provider.knows_client(account.client_id):
             return await self._setbacks.client_not_configured(account)
-        token = self._seals.refresh_token(account)
+        try:
+            token = self._seals.refresh_token(account)
+        except SealBroken as exc:
+            return await self._refresh_token_damaged(account, provider, exc)
         if token is None:
             return await self._setbacks.without_refresh_token(account)
         self._watch(Step.GATE_PASSED)
@@ -156,10 +160,33 @@ class Refresher:
     async def _salvaged(self, account: Account, provider: Provider) -> Attempt | None:
         """A family dies with a replay of the old token: its successor, cut out of half an answer, goes first."""
         if account.trouble.ambiguous and self._permit.rotation(account) is Rotation.FAMILY:
-            for spare in await self._store.spares(account.name, account.epoch):
+            for spare, token in await self._spares(account):
                 if spare.generation == account.generation:
-                    return Attempt(account, provider, self._seals.spare_token(spare), spare, first=True)
+                    return Attempt(account, provider, token, spare, first=True)
         return None
+
+    async def _spares(self, account: Account) -> list[tuple[Spare, Secret]]:
+        """The spares that can be decrypted, newest first."""
+        opened = []
+        for spare in await self._store.spares(account.name, account.epoch):
+            try:
+                opened.append((spare, self._seals.spare_token(spare)))
+            except SealBroken as exc:
+                log.error("record.does_not_open", account=account.name, spare=spare.id, why=str(exc))
+        return opened
+
+    async def _refresh_token_damaged(
+        self, account: Account, provider: Provider, why: SealBroken
+    ) -> FlightEnd:
+        """Disk rot, or a key that is missing: a spare may still work."""
+        log.error("record.does_not_open", account=account.name, why=str(why))
+        for spare, token in await self._spares(account):
+            return await self._attempt(Attempt(account, provider, token, spare))
+        try:
+            self._seals.access_token(account)
+        except SealBroken:
+            account = replace(account, sealed_access=None)
+        return await self._setbacks.record_damaged(account, may_come_back=isinstance(why, UnknownKey))
 
     async def _attempt(self, attempt: Attempt) -> FlightEnd:
         """Send one token, and conclude from how that ended."""
@@ -354,8 +381,8 @@ class Refresher:
         return trouble.refusals >= needed and lasted >= span
 
     async def _next_spare_or_death(self, account: Account, provider: Provider) -> FlightEnd:
-        for spare in await self._store.spares(account.name, account.epoch):
-            return await self._attempt(Attempt(account, provider, self._seals.spare_token(spare), spare))
+        for spare, token in await self._spares(account):
+            return await self._attempt(Attempt(account, provider, token, spare))
         now = self._clock.now()
         if self._permit.breaker(account.provider).is_mass_dying(now):
             trouble = replace(

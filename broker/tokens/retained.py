@@ -2,12 +2,14 @@
 
 import asyncio
 import secrets
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from broker.clock import Clock
 from broker.errors import StorageUnavailable
+from broker.keyring import SealBroken
 from broker.model import Event, Incident, Ref, Spare, Successor
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
@@ -60,8 +62,12 @@ class RetainedCommits:
     def recover(self) -> None:
         """R10: go on with what an earlier boot left in the spool."""
         for path, successor in self._spool.read():
+            whole = self._readable(successor)
+            if whole is None:
+                self._leave_alone(path, successor.parent.name)
+                continue
             log.warning("commit.recovered_from_spool", account=successor.parent.name)
-            self._retry(successor, [], path)
+            self._retry(whole, [], path)
 
     async def settled(self) -> None:
         """Wait until nothing is retained."""
@@ -81,6 +87,25 @@ class RetainedCommits:
         for task in list(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _readable(self, successor: Successor) -> Successor | None:
+        """What can be decrypted of it; None where that cannot replace what the store holds, which may still work."""
+        refresh = None
+        try:
+            refresh = self._seals.successor_refresh_token(successor)
+            self._seals.successor_access_token(successor)
+        except SealBroken:
+            # A refresh token alone is enough: it brings the next access token.
+            return replace(successor, sealed_access=None, next_at=self._clock.now()) if refresh else None
+        return successor
+
+    def _leave_alone(self, path: Path, name: str) -> None:
+        log.error("spool.file_damaged", file=str(path), account=name)
+        self._health.raise_problem(
+            "spool_damaged",
+            f"a token set in the spool is damaged and was left alone: {path}; the tokens of {name} in the store"
+            " go on. Look at the disk, then move the file away",
+        )
 
     def _retry(self, successor: Successor, events: list[Event], path: Path | None) -> None:
         task = asyncio.create_task(self._commit(successor, events, path), name="retained commit")

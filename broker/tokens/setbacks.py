@@ -15,6 +15,8 @@ from broker.tokens.schedule import Timings, backoff, quarantine, settle_after, u
 from broker.tokens.steps import Step, Watch, unwatched
 
 log = structlog.get_logger()
+DAMAGED_AGAIN = 60.0
+"""Seconds until a record that could not be decrypted is tried again."""
 
 
 class Setbacks:
@@ -104,6 +106,14 @@ class Setbacks:
             return await self.die(account, Reason.NO_REFRESH_TOKEN)
         await self._store.schedule(account.ref, account.expires_at)
         return NotRenewed(Hold(Reason.NO_REFRESH_TOKEN, account.expires_at))
+
+    async def record_damaged(self, account: Account, *, may_come_back: bool) -> FlightEnd:
+        """The refresh token cannot be decrypted. `may_come_back`: its key is missing, and the record may be sound."""
+        if may_come_back or is_living(account, self._clock.now()):
+            return await self.back_off(
+                account, Reason.RECORD_DAMAGED, "does not open", at_least=DAMAGED_AGAIN
+            )
+        return await self.die(account, Reason.RECORD_DAMAGED)
 
     async def access_token_missing(self, account: Account) -> FlightEnd:
         """The successor is safe but there is nothing to serve: once more, after the quarantine."""

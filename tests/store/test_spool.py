@@ -1,5 +1,6 @@
 """The rescue spool: what the store would not take lies in a file of its own until it does."""
 
+import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,9 @@ def test_files_that_are_not_whole_are_left_alone(tmp_path: Path) -> None:
         "other.tokens": b'{"parent": {"name": "acme"}}',
         "binary.tokens": b"\xff\x00",
         "unfinished.part": whole,
+        "number.tokens": whole.replace(b'"generation": 7', b'"generation": "7"'),
+        "missing.tokens": whole.replace(b'"expires_at": ', b'"expires_at": null, "x": '),
+        "huge.tokens": b"[" * 2_000_000,
     }
     for name, content in others.items():
         (tmp_path / name).write_bytes(content)
@@ -96,3 +100,17 @@ def test_what_was_committed_is_removed_once(tmp_path: Path) -> None:
     spool.remove(gone)
 
     assert [(kept, SEALED)] == spool.read()
+
+
+def test_what_is_no_file_is_passed_by(tmp_path: Path) -> None:
+    """A FIFO would make the start wait for ever; a link may lead anywhere."""
+    spool = renewals_spool([tmp_path])
+    path = spool.write(SEALED)
+    assert path is not None
+    os.mkfifo(tmp_path / "fifo.tokens")
+    (tmp_path / "link.tokens").symlink_to(path)
+    (tmp_path / "folder.tokens").mkdir()
+
+    assert [(path, SEALED)] == spool.read()
+    assert 4 == len(spool)
+    assert 3 == spool.records().count("")

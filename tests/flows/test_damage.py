@@ -1,0 +1,217 @@
+"""What rots on the disk: a sentence, a status and a next step, never a crash, and nothing that works is given up."""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from broker.errors import StartRefused
+from broker.model import EventKind, Secret, Successor
+from broker.sealing import after
+from broker.store.spool import renewals_spool
+from tests.house import House
+
+LIFE = 172800
+ACCESS, REFRESH = "sealed_access", "sealed_refresh"
+
+
+async def _with_flipped_bits(house: House, *columns: str, front: bool = False) -> None:
+    """Stop, flip a bit in each of these records of acme, and start; `front`: in the id of its key."""
+    await house.close()
+    with closing(sqlite3.connect(house.folder / "var" / "broker.db")) as store, store:
+        for column in columns:
+            [(record,)] = store.execute(f"SELECT {column} FROM accounts")
+            place = 8 if front else len(record) // 2
+            flipped = "A" if record[place] != "A" else "B"
+            store.execute(
+                f"UPDATE accounts SET {column} = ?",
+                (record[:place] + flipped + record[place + 1 :],),
+            )
+    await house.open()
+
+
+async def _events(house: House) -> list[tuple[str, str | None]]:
+    await house.broker.alerts.standing.flush()
+    return [(one.kind, one.reason) for one in await house.broker.base.stores.events.last_events(10)]
+
+
+async def test_account_whose_records_are_damaged_needs_its_person(house: House) -> None:
+    """Callers hear what happened and what to do; an event, a line of the check; and connecting again mends it."""
+    await house.connect()
+    await _with_flipped_bits(house, ACCESS, REFRESH)
+
+    refused = await house.get("/token/acme")
+    account = await house.account()
+    damaged = await house.broker.base.stores.accounts.damaged(10)
+    events = await _events(house)
+    await house.connect()
+
+    assert (409, "needs_reauthorization", "record_damaged") == (
+        refused.status,
+        refused.json["code"],
+        refused.json["reason"],
+    )
+    assert "cannot be decrypted" in refused.json["detail"]
+    assert ("needs_reauthorization", "record_damaged") == (account.status, account.reason)
+    assert ["acme"] == damaged
+    assert (EventKind.NEEDS_REAUTHORIZATION, "record_damaged") in events
+    assert 200 == (await house.get("/token/acme")).status
+    assert [] == await house.broker.base.stores.accounts.damaged(10)
+
+
+async def test_damaged_access_token_is_renewed(house: House) -> None:
+    """The refresh token brings another, for the first who asks."""
+    await house.connect()
+    await _with_flipped_bits(house, ACCESS)
+
+    answer = await house.get("/token/acme")
+
+    assert (200, 2) == (answer.status, answer.json["generation"])
+
+
+async def test_damaged_refresh_token_is_told_while_the_access_token_is_served(house: House) -> None:
+    """As a failing renewal at first, and as the end when nothing is left."""
+    await house.connect()
+    await _with_flipped_bits(house, REFRESH)
+    forced = await house.post("/token/acme/refresh")
+    served, during = await house.get("/token/acme"), await house.account()
+    house.clock.advance(LIFE)
+    refused, at_last = await house.get("/token/acme"), await house.account()
+
+    assert (503, 200, 409) == (forced.status, served.status, refused.status)
+    assert ("refresh_failing", "record_damaged") == (during.status, during.reason)
+    assert ("needs_reauthorization", "record_damaged") == (at_last.status, at_last.reason)
+
+
+async def test_record_of_a_missing_key_may_come_back(house: House) -> None:
+    """It may be sound: nobody is declared dead, and a renewal is tried again."""
+    await house.connect()
+    await _with_flipped_bits(house, ACCESS, REFRESH, front=True)
+
+    refused, account = await house.get("/token/acme"), await house.account()
+
+    assert (503, "storage_unavailable") == (refused.status, refused.json["code"])
+    assert ("refresh_failing", "record_damaged", None) == (account.status, account.reason, account.dead)
+
+
+@pytest.mark.parametrize(("harmed", "generation"), [(REFRESH, 1), (ACCESS, 2)])
+async def test_damaged_spool_file_takes_no_working_token_away(
+    house: House, harmed: str, generation: int
+) -> None:
+    """Without a refresh token it is left where it is and told; one without an access token is as good as whole."""
+    account, now = await house.connect(), house.clock.now()
+    access, refresh = house.broker.base.seals.seal(after(account.ref), Secret("at-2"), Secret("rt-2"))
+    sealed = {ACCESS: access or "", REFRESH: refresh or ""}
+    sealed[harmed] = sealed[harmed][:40] + ("A" if sealed[harmed][40] != "A" else "B") + sealed[harmed][41:]
+    times = (now, now + LIFE, now, None, False)
+    successor = Successor(account.ref, sealed[ACCESS], sealed[REFRESH], "Bearer", "public", *times)
+    await house.close()
+    path = renewals_spool([house.folder / "var" / "broker.db.spool"]).write(successor)
+    assert path is not None
+
+    await house.open()
+    await house.broker.tokens.retained.settled()
+
+    told = " ".join(house.broker.base.health.problems)
+    assert generation == (await house.account()).generation
+    assert (path.exists(), str(path) in told) == (generation == 1, generation == 1)
+
+
+def _sql(statement: str) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        with closing(sqlite3.connect(folder / "broker.db")) as store, store:
+            store.execute(statement)
+
+    return harm
+
+
+def _fifo(name: str) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name, 0o600)
+
+    return harm
+
+
+def _gone(folder: Path) -> None:
+    (folder / "broker.db").unlink()
+
+
+def _lock_folder(folder: Path) -> None:
+    (folder / "broker.db.lock").unlink()
+    (folder / "broker.db.lock").mkdir()
+
+
+def _audit_link(folder: Path) -> None:
+    (folder / "audit.jsonl").rename(folder / "elsewhere")
+    (folder / "audit.jsonl").symlink_to(folder / "elsewhere")
+
+
+REFUSED = {
+    "store gone": (_gone, "there is no store .*broker restore BACKUP"),
+    "lock is a folder": (_lock_folder, "the lock .*no regular file"),
+    "lock is a FIFO": (_fifo("broker.db.lock"), "the lock .*no regular file"),
+    "master is a FIFO": (_fifo("master.key"), "the master key .* is no file"),
+    "audit is a link": (_audit_link, "audit.to: .*no regular file"),
+    "unknown purpose": (_sql("UPDATE keys SET purpose = 'x' WHERE purpose = 'data'"), "the store is damaged"),
+    "key without a date": (_sql("UPDATE keys SET created_at = 'x'"), "keys in the store are damaged"),
+    "index key lost": (_sql("UPDATE keys SET wrapped = '' WHERE purpose = 'index'"), "restore it from a"),
+    "key id of another form": (
+        _sql("UPDATE keys SET kid = 'zz' WHERE purpose = 'data'"),
+        "the store is damaged",
+    ),
+    "schema of another form": (_sql("UPDATE schema_version SET version = 'x' WHERE version = 2"), "damaged"),
+}
+
+
+@pytest.mark.parametrize(("harm", "sentence"), REFUSED.values(), ids=REFUSED.keys())
+async def test_start_on_damage_is_refused_in_a_sentence(
+    house: House, harm: Callable[[Path], None], sentence: str
+) -> None:
+    """Whichever file or row it is."""
+    await house.close()
+    harm(house.folder / "var")
+
+    with pytest.raises(StartRefused, match=sentence):
+        await house.open()
+    shutil.rmtree(house.folder / "var")
+    await house.open()
+
+
+def _sidecar(content: bytes) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        (folder / "broker.db.incarnation").write_bytes(content)
+
+    return harm
+
+
+PASSES = {
+    "sidecar nested": _sidecar(b"[" * 100_000),
+    "sidecar no text": _sidecar(b"\xff\xfe"),
+    "sidecar huge": _sidecar(b" " * 2_000_000 + b"[]"),
+    "sidecar is a FIFO": _fifo("broker.db.incarnation"),
+    "head of the audit": _sql("UPDATE meta SET value = '[[' WHERE key LIKE 'audit_head%'"),
+    "adoption": _sql("INSERT INTO meta VALUES ('adopted', '{}')"),
+    "time of the backup": _sql("INSERT INTO meta VALUES ('backup_at', 'x')"),
+    "files of the incarnation": _sql("UPDATE meta SET value = '[' WHERE key = 'incarnation_files'"),
+}
+
+
+@pytest.mark.parametrize("harm", PASSES.values(), ids=PASSES.keys())
+async def test_damage_that_no_token_hangs_on_stops_nothing(
+    house: House, harm: Callable[[Path], None]
+) -> None:
+    """Without its sidecar a store is a copy; everything else is only told."""
+    await house.connect()
+    await house.close()
+    harm(house.folder / "var")
+
+    await house.open()
+
+    assert 200 == (await house.get("/token/acme")).status
+    await house.broker.rooms.adoption.copied_at()
+    await house.broker.rooms.adoption.checks()
