@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import asyncpg
@@ -11,6 +12,7 @@ import asyncpg
 from broker.errors import BrokerError, InvalidRequest, StartRefused, StorageUnavailable
 from broker.model import Secret
 from broker.store.database import Dialect, Row, Work
+from broker.store.postgres_address import CONNECT_WITHIN, Address, read_address
 from broker.store.postgres_line import CHANNEL, LOST, Connection, Line
 
 T = TypeVar("T")
@@ -21,7 +23,6 @@ WITHIN = 10.0
 """Seconds for a transaction or a statement, its waiting for a connection included."""
 STARTING_WITHIN = 600.0
 """A migration may take its time."""
-CONNECT_WITHIN = 5.0
 TRIES = 5
 """Of a transaction that the database undid because it and another were in each other's way."""
 DIALECT = Dialect(
@@ -31,14 +32,14 @@ DIALECT = Dialect(
     floor="CAST(FLOOR({}) AS BIGINT)",
     text='TEXT COLLATE "C"',
 )
-SESSION = {
-    "application_name": "token-broker",
-    # A broker whose machine has vanished must not hold its name and its locks for hours.
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "3",
-    "tcp_keepalives_count": "3",
-    "idle_in_transaction_session_timeout": "15000",
-}
+SET = "SELECT set_config($1, $2, false)"
+"""Sent after connecting: a pooler refuses settings that come with the connection (PgBouncer: 08P01)."""
+SHARED_SESSIONS = ("42P05", "26000")
+"""What a prepared statement meets where a pooler shares a session: one of that name is there, or is not."""
+POOLED = (
+    "store.url leads through a pooler that shares sessions (PgBouncer in transaction or statement mode);"
+    " the broker needs a session for its locks and notifications: set pool_mode = session, or connect directly"
+)
 START_LOCK = "SELECT pg_advisory_lock(hashtextextended('token-broker start', 0))"
 ALONE = "SELECT pg_advisory_xact_lock(hashtextextended('token-broker ' || $1, 0))"
 BESIDE = "SELECT pg_advisory_xact_lock_shared(hashtextextended('token-broker ' || $1, 0))"
@@ -93,12 +94,12 @@ class PostgresDatabase:
     def __init__(
         self,
         *,
-        url: Secret,
+        address: Address,
         pool: "asyncpg.Pool[asyncpg.Record]",
         line: Line,
         observe: Callable[[bool, float], None],
     ) -> None:
-        self._url, self._pool, self.line, self._observe = url, pool, line, observe
+        self._address, self._pool, self.line, self._observe = address, pool, line, observe
         self._within = WITHIN
         self._closing = False
         self._running: set[asyncio.Task[Any]] = set()
@@ -114,28 +115,29 @@ class PostgresDatabase:
         """
         async with AsyncExitStack() as undo:
             try:
+                address = read_address(url)
                 pool = await asyncpg.create_pool(
-                    url.reveal(),
+                    address.dsn.reveal(),
                     # One that is kept ready would be complained of in the log while the server is away.
                     min_size=0,
                     max_size=POOL,
-                    init=_check_session,
+                    init=partial(_prepare, address),
                     connection_class=_Plain,
-                    server_settings=SESSION,
-                    timeout=CONNECT_WITHIN,
+                    timeout=address.timeout,
                     statement_cache_size=512,
                 )
                 undo.push_async_callback(pool.close)
-                line = Line(lambda: _connect(url), replica=replica)
+                # Before anything is locked, since a lock would stay in a shared session.
+                await _check_server(pool)
+                line = Line(lambda: _connect(address), replica=replica)
                 await line.begin()
                 undo.push_async_callback(line.close)
-                await _check_server(pool)
             except LOST as exc:
-                raise StartRefused(f"the database in store.url cannot be used: {_why(exc)}") from None
+                raise StartRefused(_refusal(exc)) from None
             except ValueError as exc:
                 raise StartRefused(f"store.url is no address of a PostgreSQL database: {exc}") from None
             undo.pop_all()
-        return cls(url=url, pool=pool, line=line, observe=observe)
+        return cls(address=address, pool=pool, line=line, observe=observe)
 
     def follow(self, *, heard: Callable[[str], None], changed: Callable[[bool], None]) -> None:
         """Tell of accounts that others change, and of the line's coming up and going down."""
@@ -155,9 +157,9 @@ class PostgresDatabase:
     @asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
         try:
-            connection = await _connect(self._url)
+            connection = await _connect(self._address)
         except LOST as exc:
-            raise StartRefused(f"the database in store.url cannot be used: {_why(exc)}") from None
+            raise StartRefused(_refusal(exc)) from None
         self._within = STARTING_WITHIN
         try:
             await connection.execute(START_LOCK)
@@ -309,12 +311,24 @@ def _why(exc: BaseException) -> str:
     return exc.strerror or type(exc).__name__ if isinstance(exc, OSError) else type(exc).__name__
 
 
-async def _connect(url: Secret) -> Connection:
-    connection = await asyncpg.connect(
-        url.reveal(), connection_class=_Plain, server_settings=SESSION, timeout=CONNECT_WITHIN
-    )
+def _refusal(exc: BaseException) -> str:
+    """Why a start cannot use the database, in a sentence."""
+    if getattr(exc, "sqlstate", None) in SHARED_SESSIONS or "pooling mode" in str(exc):
+        return POOLED
+    return f"the database in store.url cannot be used: {_why(exc)}"
+
+
+async def _prepare(address: Address, connection: Connection) -> None:
+    """Set up a new session; raises StartRefused where it would lose commits."""
+    for name, value in address.settings.items():
+        await connection.execute(SET, name, value)
+    await _check_session(connection)
+
+
+async def _connect(address: Address) -> Connection:
+    connection = await asyncpg.connect(address.dsn.reveal(), connection_class=_Plain, timeout=address.timeout)
     try:
-        await _check_session(connection)
+        await _prepare(address, connection)
     except BaseException:
         connection.terminate()
         raise
@@ -330,6 +344,9 @@ async def _check_session(connection: Connection) -> None:
 
 
 async def _check_server(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    async with pool.acquire() as one, pool.acquire() as other:
+        if await _is_shared(one, other):
+            raise StartRefused(POOLED)
     if await pool.fetchval("SELECT pg_is_in_recovery()"):
         raise StartRefused("the database in store.url is a standby that takes no writes; name the primary")
     encoding = await pool.fetchval("SHOW server_encoding")
@@ -337,3 +354,15 @@ async def _check_server(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         raise StartRefused(
             f"the database in store.url is encoded in {encoding}; make one with ENCODING 'UTF8'"
         )
+
+
+async def _is_shared(one: Any, other: Any) -> bool:
+    """Whether two connections meet in one session, as behind a pooler in transaction mode."""
+    first = await _session_of(one)
+    async with other.transaction():
+        # While this transaction holds one session, the first connection would be given another.
+        return first == await _session_of(other) or first != await _session_of(one)
+
+
+async def _session_of(connection: Any) -> int:
+    return int(await connection.fetchval("SELECT pg_backend_pid()"))

@@ -1,6 +1,14 @@
 """What only PostgreSQL has to promise: one start at a time, durable commits, notifications, errors by their kind."""
 
 import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +20,7 @@ from broker.store.changes import Changes
 from broker.store.database import Transaction
 from broker.store.migrate import migrate
 from broker.store.postgres import PostgresDatabase
+from tests.ports import free_port
 from tests.postgres import needs_postgres, new_database
 from tests.store.rows import FIRST, connect, install, intent
 
@@ -271,3 +280,65 @@ async def test_lease_is_counted_by_the_servers_clock() -> None:
 
         assert not taken
         assert 110 < left <= 120
+
+
+@asynccontextmanager
+async def pooler(mode: str, folder: Path) -> AsyncIterator[int]:
+    """PgBouncer with its usual settings before the server; the port."""
+    program = shutil.which("pgbouncer")
+    if program is None:
+        pytest.skip("type: apt-get install pgbouncer")
+    port, server = free_port(), needs_postgres()
+    folder.chmod(0o755)
+    ini = folder / "pgbouncer.ini"
+    ini.write_text(
+        f"[databases]\n* = host=127.0.0.1 port={server.port} user=broker\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+        f"listen_port = {port}\nauth_type = any\npool_mode = {mode}\nunix_socket_dir =\n"
+    )
+    user = "nobody" if os.geteuid() == 0 else None
+    with subprocess.Popen([program, "-q", str(ini)], stderr=subprocess.DEVNULL, user=user) as running:
+        try:
+            while running.poll() is None and not _listens(port):
+                await asyncio.sleep(0.01)
+            yield port
+        finally:
+            running.terminate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def test_pooler_in_session_mode_is_as_good_as_the_server(name: str) -> None:
+    """No setting comes with the connection, which it would refuse; all are made afterwards."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        async with pooler("session", Path(folder)) as port:
+            url = f"postgresql://broker@127.0.0.1:{port}/{name}?application_name=mine&statement_timeout=9s"
+            database = await PostgresDatabase.open(Secret(url), replica="a")
+            await migrate(database)
+            shown = [
+                (await database.read(f"SHOW {setting}"))[0][0]
+                for setting in (
+                    "application_name",
+                    "statement_timeout",
+                    "idle_in_transaction_session_timeout",
+                )
+            ]
+            await database.close()
+
+    assert ["mine", "9s", "15s"] == shown
+
+
+@pytest.mark.parametrize("mode", ["transaction", "statement"])
+async def test_pooler_that_shares_sessions_is_refused(name: str, mode: str) -> None:
+    """Locks and notifications would be lost in it; and at the second try as well."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        async with pooler(mode, Path(folder)) as port:
+            for _ in range(2):
+                url = Secret(f"postgresql://broker@127.0.0.1:{port}/{name}")
+                with pytest.raises(StartRefused, match="pool_mode = session, or connect directly"):
+                    await PostgresDatabase.open(url, replica="a")
+
+    database = await PostgresDatabase.open(address(name), replica="a")
+    await database.close()
