@@ -23,6 +23,7 @@ def _second(at: int) -> str:
 def account_json(account: Account, *, next_renewal_at: float | None) -> dict[str, Any]:
     """An account as the API shows it; never a token."""
     reason = account.reason
+    ends_at = None if account.is_endless else rfc3339(account.expires_at)
     return {
         "account": account.name,
         "provider": account.provider,
@@ -38,9 +39,9 @@ def account_json(account: Account, *, next_renewal_at: float | None) -> dict[str
         "org": account.org,
         "scope": account.scope,
         "generation": account.generation,
-        "provider_expires_at": rfc3339(account.expires_at),
+        "provider_expires_at": ends_at,
         # Deprecated, for one release: in `/token` the same name is the end of caching.
-        "expires_at": rfc3339(account.expires_at),
+        "expires_at": ends_at,
         "refreshed_at": rfc3339(account.refreshed_at),
         "last_used_at": rfc3339(account.last_used_at),
         "next_renewal_at": rfc3339(next_renewal_at),

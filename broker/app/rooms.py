@@ -206,6 +206,7 @@ def _installs(
         strangers=strangers,
         is_shared=base.stores.database.dialect.shared,
         is_stopping=lambda: base.health.stopping,
+        events=base.stores.events,
     )
     if settings.login is None:
         return InstallRoom(late, service, None, kept)

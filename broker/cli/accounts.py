@@ -99,8 +99,9 @@ def refresh_account(desk: Desk, account: str) -> None:
     Also one that is given up, or that waits for its next attempt.
     """
     answer = desk.broker.ask("POST", f"/token/{account}/refresh", body={})
-    left = moment(answer["provider_expires_at"]) - desk.clock.now()
-    click.echo(f"Renewed {account}: generation {answer['generation']}, lives {span(left)}.")
+    end = answer["provider_expires_at"]
+    lives = "has no stated end" if end is None else f"lives {span(moment(end) - desk.clock.now())}"
+    click.echo(f"Renewed {account}: generation {answer['generation']}, {lives}.")
 
 
 @accounts.command("rename", example="broker accounts rename kit-12345 acme")

@@ -89,7 +89,7 @@ def row(account: Account, *, next_renewal_at: float | None, now: float) -> Row:
         tone="wait" if status is Status.ACTIVE and reason else status.tone,
         happened=reason.happened if reason else None,
         todo=words(facts["what_to_do"]) if facts["what_to_do"] else None,
-        expires=moment(account.expires_at, now),
+        expires=moment(None if account.is_endless else account.expires_at, now),
         refreshed=moment(account.refreshed_at, now),
         used=moment(account.last_used_at, now),
         renewal=moment(next_renewal_at, now),

@@ -22,8 +22,9 @@ TOKEN = record(
         },
         "expires_at": {**MOMENT, "description": "The same, as a moment."},
         "provider_expires_at": {
-            **MOMENT,
-            "description": "The provider's own end: for the case that the broker is away, never for caching.",
+            **MOMENT_OR_NULL,
+            "description": "The provider's own end: for the case that the broker is away, never for caching."
+            " Null where the provider states none.",
         },
         "generation": {
             **COUNT,
@@ -52,7 +53,7 @@ ACCOUNT = record(
         "frozen": {"type": "boolean"},
         "reason": {"type": ["string", "null"], "enum": [*map(str, Reason), None]},
         "since": MOMENT_OR_NULL,
-        "detail": TEXT_OR_NULL,
+        "detail": {**TEXT_OR_NULL, "description": "What the provider answered last, or what failed."},
         "what_to_do": TEXT_OR_NULL,
         "subject": TEXT_OR_NULL,
         "external_id": TEXT_OR_NULL,

@@ -1,5 +1,6 @@
 """Makes a held grant the next epoch of an account: identity, name, seal, one statement."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import structlog
@@ -9,7 +10,7 @@ from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.errors import Conflict
 from broker.installs.naming import Becomes, Conflicts, Problem, derived_name, name_for
-from broker.keyring import Keyring
+from broker.keyring import Keyring, SealBroken
 from broker.model import (
     Account,
     Event,
@@ -20,12 +21,16 @@ from broker.model import (
     Reason,
     Ref,
     Secret,
+    Trouble,
 )
+from broker.providers.interface import Identified, Provider
 from broker.sealing import TokenSeals
 from broker.store.interface import AccountStore, InstallStore, TicketSpent
 
 log = structlog.get_logger()
 RACES = 5
+CUT = 200
+"""Characters to which earlier versions cut an identity before they stored it."""
 WINDOW_SHARE = 3
 
 
@@ -60,10 +65,16 @@ class Connector:
         self._keyring, self._clock, self._refresh = keyring, clock, refresh
 
     async def connect(
-        self, grant: PendingGrant, identity: Identity | None, *, identify_later: bool = False
+        self,
+        grant: PendingGrant,
+        identity: Identity | None,
+        *,
+        identify_later: bool = False,
+        beside: str | None = None,
     ) -> Connected | NotConnected:
         """Give the grant to the account it belongs to. `identify_later` keeps its access token with the install.
 
+        `beside`: an account that may have the same identity, which cannot be known.
         The first durable one of several at once wins an epoch; the next takes the one behind it.
         """
         for _ in range(RACES):
@@ -76,7 +87,7 @@ class Connector:
             if isinstance(naming, Conflicts):
                 return await self._refuse(grant, naming.problem, naming.name)
             try:
-                account = await self._store(grant, identity, naming, identify_later)
+                account = await self._store(grant, identity, naming, identify_later, beside)
             except TicketSpent:
                 return await self._refuse(grant, "link_used", naming.name)
             if account is not None:
@@ -85,6 +96,34 @@ class Connector:
                 )
                 return Connected(account)
         raise Conflict("the account is being connected by several people at once; try again")
+
+    async def is_unusable(self, name: str) -> bool:
+        """Whether the account's access token cannot be used."""
+        account = await self._living(name)
+        return account is not None and account.unusable
+
+    async def complete_identity(self, provider: Provider, identity: Identity) -> str | None:
+        """Store the whole identity of the account whose stored one may be a cut form of this one; its own token asks
+        for it. Return the account's name where that failed, so that nobody knows whether they are one."""
+        start = identity.external_id[:CUT]
+        stored = await self._accounts.by_identity(provider.name, start) if len(start) == CUT else None
+        if stored is None:
+            return None
+        access = None
+        with suppress(SealBroken):
+            access = self._seals.access_token(stored)
+        if access is not None and not stored.unusable:
+            outcome = await provider.identify(access, org=stored.org)
+            if isinstance(outcome, Identified) and outcome.identity.external_id.startswith(start):
+                await self._accounts.identify(
+                    stored.ref,
+                    external_id=outcome.identity.external_id,
+                    label=outcome.identity.label,
+                    at=self._clock.now(),
+                    grant="",
+                )
+                return None
+        return stored.name
 
     async def name_is_free(self, name: str) -> bool:
         """Whether nobody holds a grant under that name."""
@@ -107,20 +146,34 @@ class Connector:
         log.info("account.identified", account=account.name, duplicate=not is_its_own)
 
     async def _store(
-        self, grant: PendingGrant, identity: Identity | None, naming: Becomes, identify_later: bool
+        self,
+        grant: PendingGrant,
+        identity: Identity | None,
+        naming: Becomes,
+        identify_later: bool,
+        beside: str | None,
     ) -> Account | None:
         row = await self._accounts.get(naming.name)
         account = self._next_epoch(grant, identity, naming.name, row, await self._floor(naming.name, row))
-        event = Event(
-            self._clock.now(), EventKind.CONNECTED, account.name, account.provider, None, account.generation
+        about = (account.name, account.provider)
+        detail = (
+            None if beside is None else f"the identity stored for {beside} was cut, so it may be the same"
         )
+        connected = EventKind.CONNECTED
+        events = [Event(self._clock.now(), connected, *about, None, account.generation, detail=detail)]
+        if account.unusable:
+            trouble, failing = account.trouble, EventKind.REFRESH_FAILING
+            at = self._clock.now()
+            events.append(
+                Event(at, failing, *about, trouble.reason, account.generation, detail=trouble.detail)
+            )
         window = min(self._refresh.ahead, account.life / WINDOW_SHARE)
         stored = await self._accounts.connect(
             account,
             expected=row.ref if row else None,
             next_at=account.expires_at - window,
             grant=grant.install.state_hash,
-            events=[event],
+            events=events,
             keep_grant=identify_later,
         )
         return account if stored else None
@@ -152,9 +205,12 @@ class Connector:
             subject=install.subject or (old.subject if old else None),
             org=install.org,
             last_used_at=old.last_used_at if old else None,
-            unusable=access is not None and not oauth.is_usable(access, grant.token_type),
             grant_ends_at=grant.grant_ends_at,
         )
+        if access is not None and not oauth.is_usable(access, grant.token_type):
+            why = oauth.why_unusable(grant.token_type)
+            trouble = Trouble(Reason.TOKEN_UNUSABLE, since=now, detail=why)
+            fresh = replace(fresh, unusable=True, trouble=trouble)
         if old is not None and old.frozen is not None and old.frozen is not Reason.DUPLICATE_IDENTITY:
             return replace(fresh, frozen=old.frozen, frozen_since=old.frozen_since)
         return fresh

@@ -1,11 +1,13 @@
 """Which account a new grant becomes. Pure: the rules of identity in one table."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Literal
 
 from broker.model import Account, Identity, PendingInstall
 
+MOST_NAME = 128
 Problem = Literal["other_name", "other_subject", "other_identity", "no_name", "link_used"]
 
 
@@ -30,7 +32,11 @@ Naming = Becomes | Conflicts
 
 def derived_name(provider: str, external_id: str) -> str:
     """`kit-123`: lower-cased, with `-` for what a name cannot hold."""
-    return re.sub(r"[^a-z0-9._-]", "-", f"{provider}-{external_id}".lower(), flags=re.ASCII)[:128]
+    name = re.sub(r"[^a-z0-9._-]", "-", f"{provider}-{external_id}".lower(), flags=re.ASCII)
+    if len(name) <= MOST_NAME:
+        return name
+    # Two long ids may differ only behind the cut.
+    return f"{name[: MOST_NAME - 13]}-{hashlib.sha256(external_id.encode()).hexdigest()[:12]}"
 
 
 def name_for(

@@ -48,6 +48,12 @@ FAILURES = {
         "Have an administrator of your organisation install it from Kustomer's App Directory, then open the link"
         " again.",
     ),
+    "token_unusable": (
+        "The provider's token cannot be used",
+        "The provider agreed, but sent an access token that no program can use. Nothing works with it yet; the broker"
+        " tries again when that token ends.",
+        "Whoever runs this service finds the reason at the account. Then open a new link.",
+    ),
     "provider": (
         "The provider did not answer as it should",
         "Nothing was connected, and an earlier connection of this account, if there is one, goes on.",

@@ -1,7 +1,9 @@
 """Connecting an account in a browser: ticket, trip to the provider, exchange, identity, account."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import urlsplit
@@ -20,6 +22,8 @@ from broker.installs.late import INSTALL_LIFE, RetryLater
 from broker.keyring import SealBroken
 from broker.model import (
     Caller,
+    Event,
+    EventKind,
     InstallOutcome,
     PendingGrant,
     PendingInstall,
@@ -31,6 +35,7 @@ from broker.model import (
 )
 from broker.observe.metrics import Metrics
 from broker.providers.interface import (
+    NO_ENDPOINT,
     ClientRefused,
     Grant,
     Granted,
@@ -41,9 +46,10 @@ from broker.providers.interface import (
     Provider,
     TokenOutcome,
     TokenRequest,
+    cause_of,
 )
 from broker.sealing import VERIFIER, TokenSeals
-from broker.store.interface import InstallStore
+from broker.store.interface import EventStore, InstallStore
 
 log = structlog.get_logger()
 TICKET_LIFE = 3600.0
@@ -60,6 +66,7 @@ PROVIDER_ERRORS = frozenset(
 )
 """Of RFC 6749 4.1.2.1, those that are no decision of the person."""
 KNOWN_ERRORS = PROVIDER_ERRORS | {"access_denied"}
+TOLD_EVERY = 60.0
 LOOK_EVERY, LOOKS = 0.5, 240
 LONGEST_EXCHANGE = 120.0
 """Seconds after which another broker's exchange is over, noted or not."""
@@ -75,6 +82,8 @@ class Visit:
     why: str | None = None
     """A word for the page: `client`, `not_installed`, `provider`, `storage`, or what was in the way."""
     without_refresh_token: bool = False
+    detail: str | None = None
+    """What the provider answered, or what failed below HTTP; for the log and the event, not for the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +125,15 @@ class InstallService:
         strangers: Strangers,
         is_shared: bool,
         is_stopping: Callable[[], bool],
+        events: EventStore,
     ) -> None:
         self._store, self._connector, self._providers = store, connector, providers
         self._seals, self._gate, self._clock, self._metrics = seals, gate, clock, metrics
         self._public_url, self._later, self._browser_matches = public_url, later, browser_matches
         self._kept, self._strangers = kept, strangers
-        self._is_shared, self._is_stopping = is_shared, is_stopping
+        self._is_shared, self._is_stopping, self._events = is_shared, is_stopping, events
+        self._told_at: dict[str, float] = {}
+        """When a stranger's failed install last made an event, by provider."""
         self._exchanges: dict[str, asyncio.Task[Visit]] = {}
         """Those under way, by the hash of their state."""
 
@@ -221,12 +233,12 @@ class InstallService:
         running = self._exchanges.get(install.state_hash)
         if running is None:
             if install.outcome is not None:
-                return Visit(install, install.outcome, install.outcome_account)
+                return await self._again(install, install.outcome)
             if install.expires_at <= self._clock.now():
                 raise LinkUnusable("expired")
             if not is_stored and returned.code is None:
                 # Nothing is written, so that a stranger who only goes to and fro leaves nothing behind.
-                return self._told(_declined(install, returned.error), returned.error)
+                return await self._told(_declined(install, returned.error), returned.error)
             if self._is_stopping():
                 raise Overloaded(
                     "the service is being restarted; load this page again in a minute", retry_after=60
@@ -349,14 +361,14 @@ class InstallService:
             await self._finish(install, visit.outcome)
         else:
             visit = await self._exchange(install, returned.code)
-        return self._told(visit, returned.error)
+        return await self._told(visit, returned.error)
 
     async def _of_another(self, install: PendingInstall) -> Visit:
         """How the install ended that was begun by an earlier request, maybe at another broker, where it may go on."""
         for _ in range(LOOKS if self._is_shared else 1):
             row = await self._store.install(install.state_hash)
             if row is not None and row.outcome is not None:
-                return Visit(row, row.outcome, row.outcome_account)
+                return await self._again(row, row.outcome)
             if (
                 not self._is_shared
                 or row is None
@@ -366,11 +378,46 @@ class InstallService:
             await self._clock.sleep(LOOK_EVERY)
         raise LinkUnusable("unfinished")
 
-    def _told(self, visit: Visit, error: str | None) -> Visit:
-        provider = visit.install.provider
-        self._metrics.installs.labels(provider, visit.outcome).inc()
-        log.info("install.ended", provider=provider, outcome=visit.outcome, why=visit.why or error)
+    async def _again(self, install: PendingInstall, outcome: InstallOutcome) -> Visit:
+        """How an install ended, for a page that is loaded again."""
+        account = install.outcome_account
+        if outcome is InstallOutcome.CONNECTED and account and await self._connector.is_unusable(account):
+            return Visit(install, InstallOutcome.FAILED, account, "token_unusable")
+        return Visit(install, outcome, account)
+
+    async def _told(self, visit: Visit, error: str | None) -> Visit:
+        install, why = visit.install, visit.why or error
+        self._metrics.installs.labels(install.provider, visit.outcome).inc()
+        level = logging.WARNING if visit.outcome is InstallOutcome.FAILED else logging.INFO
+        log.log(
+            level,
+            "install.ended",
+            provider=install.provider,
+            account=visit.account,
+            outcome=visit.outcome,
+            why=why,
+            detail=visit.detail,
+        )
+        is_news = why == "no_name" or (visit.outcome is InstallOutcome.FAILED and why != "token_unusable")
+        if is_news and self._may_tell(install):
+            now, detail = self._clock.now(), visit.detail or why
+            event = Event(
+                now, EventKind.INSTALL_FAILED, install.account, install.provider, None, detail=detail
+            )
+            # The log has it where the store does not.
+            with suppress(StorageUnavailable):
+                await self._events.add_events([event])
         return visit
+
+    def _may_tell(self, install: PendingInstall) -> bool:
+        """Whether a failure makes an event: each of an announced install, of strangers' one a minute."""
+        if install.ticket_hash is not None:
+            return True
+        now, last = self._clock.now(), self._told_at.get(install.provider)
+        if last is not None and 0 <= now - last < TOLD_EVERY:
+            return False
+        self._told_at[install.provider] = now
+        return True
 
     def _ended(self, state_hash: str, task: "asyncio.Task[Visit]") -> None:
         del self._exchanges[state_hash]
@@ -383,7 +430,9 @@ class InstallService:
         outcome = await self._redeem(install, code)
         if not isinstance(outcome, Granted):
             await self._finish(install, InstallOutcome.FAILED)
-            return Visit(install, InstallOutcome.FAILED, install.account, _why(outcome))
+            return Visit(
+                install, InstallOutcome.FAILED, install.account, _why(outcome), detail=cause_of(outcome)
+            )
         grant = self._sealed(install, outcome.tokens)
         try:
             await self._store.hold_grant(grant)
@@ -443,10 +492,19 @@ class InstallService:
         return await self._provider(install.provider).identify(access, org=install.org)
 
     async def _connect(self, grant: PendingGrant, outcome: Identified | IdentityUnknown) -> Visit:
+        install, beside = grant.install, None
         identity = outcome.identity if isinstance(outcome, Identified) else None
-        connected = await self._connector.connect(grant, identity)
+        detail = outcome.why if isinstance(outcome, IdentityUnknown) else None
+        if identity is not None:
+            provider = self._provider(install.provider)
+            beside = await self._connector.complete_identity(provider, identity)
+        if beside is not None:
+            log.warning("identity.cut", account=beside, provider=install.provider)
+        if detail and detail != NO_ENDPOINT:
+            log.warning("identity.unknown", provider=install.provider, account=install.account, why=detail)
+        connected = await self._connector.connect(grant, identity, beside=beside)
         if isinstance(connected, Connected):
-            account, install = connected.account, grant.install
+            account = connected.account
             await self._gate.note(
                 Caller(install.created_by, (), frozenset(), credential="install"),
                 "accounts.connect",
@@ -454,13 +512,16 @@ class InstallService:
                 install.provider,
                 request_id=install.state_hash[:16],
             )
+            if account.unusable:
+                why = account.trouble.detail
+                return Visit(install, InstallOutcome.FAILED, account.name, "token_unusable", detail=why)
             return Visit(
-                grant.install,
+                install,
                 InstallOutcome.CONNECTED,
                 account.name,
-                without_refresh_token=account.sealed_refresh is None,
+                without_refresh_token=account.sealed_refresh is None and not account.is_endless,
             )
-        return Visit(grant.install, InstallOutcome.CONFLICT, grant.install.account, connected.problem)
+        return Visit(install, InstallOutcome.CONFLICT, install.account, connected.problem, detail=detail)
 
     async def _postpone(self, grant: PendingGrant) -> Visit:
         """A free name takes the grant meanwhile; a taken one keeps its old grant until the identity is known."""

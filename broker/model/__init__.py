@@ -1,6 +1,6 @@
 """The vocabulary: frozen values that every room shares and that import nothing of ours."""
 
-from broker.model.account import Account, Intent, Reason, Ref, Status, Trouble, is_account_name
+from broker.model.account import ENDLESS, Account, Intent, Reason, Ref, Status, Trouble, is_account_name
 from broker.model.callers import (
     Caller,
     CallerKey,
@@ -23,7 +23,7 @@ from broker.model.plugin import (
     RememberedPerson,
 )
 from broker.model.secret import Secret
-from broker.model.tokens import ENDLESS, Identity, Spare, Successor, TokenSet
+from broker.model.tokens import Identity, Spare, Successor, TokenSet
 
 __all__ = [
     "ENDLESS",

@@ -8,6 +8,9 @@ from broker.model.choice import Cause, Labelled
 
 ACCOUNT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}", re.ASCII)
 
+ENDLESS = 100 * 366 * 86400.0
+"""The life of a token whose end nobody stated and that cannot be renewed: it is good until the provider rejects it."""
+
 
 def is_account_name(text: str) -> bool:
     """Whether `text` may name an account: lower-case ASCII, digits, `. _ -`, at most 128."""
@@ -109,8 +112,8 @@ class Reason(Cause):
     )
     TOKEN_UNUSABLE = (
         "token_unusable",
-        "The provider sent a token that no header can carry.",
-        "Report it to the provider.",
+        "The provider sent an access token that cannot be used: no header can carry it, or it is no Bearer token.",
+        "See the detail in `broker events`. If its tokens are Bearer tokens, set the provider's token_type.",
     )
     DUPLICATE_IDENTITY = (
         "duplicate_identity",
@@ -246,6 +249,11 @@ class Account:
         return max(1.0, self.expires_at - self.issued_at)
 
     @property
+    def is_endless(self) -> bool:
+        """Whether nobody stated an end of the access token."""
+        return self.expires_at - self.issued_at >= ENDLESS / 2
+
+    @property
     def status(self) -> Status:
         if self.dead:
             return Status.NEEDS_REAUTHORIZATION
@@ -264,7 +272,7 @@ class Account:
 
     @property
     def reason(self) -> Reason | None:
-        without = Reason.NO_REFRESH_TOKEN if self.sealed_refresh is None else None
+        without = Reason.NO_REFRESH_TOKEN if self.sealed_refresh is None and not self.is_endless else None
         return self.dead or self.frozen or self.trouble.reason or without
 
     @property

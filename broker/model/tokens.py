@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from broker.model.account import Ref
 from broker.model.secret import Secret
 
-ENDLESS = 100 * 366 * 86400.0
-"""The life of a token whose end nobody stated and that cannot be renewed: it is good until the provider rejects it."""
-
 
 @dataclass(frozen=True, slots=True)
 class TokenSet:

@@ -105,6 +105,7 @@ class IdentityLater:
     why: str
 
 
+NO_ENDPOINT = "there is no identity endpoint"
 IdentityOutcome = Identified | IdentityUnknown | IdentityLater
 
 

@@ -18,6 +18,7 @@ from broker.providers.classify import classify, cleaned
 from broker.providers.client import Answer, Lost, ProviderClient
 from broker.providers.dead_errors import dead_errors_of
 from broker.providers.interface import (
+    NO_ENDPOINT,
     BeforeSend,
     Grant,
     Granted,
@@ -168,7 +169,7 @@ class OAuth2Provider:
 
     async def identify(self, access_token: Secret, *, org: str | None) -> IdentityOutcome:
         if self._endpoints.identity is None:
-            return IdentityUnknown("there is no identity endpoint")
+            return IdentityUnknown(NO_ENDPOINT)
         if not oauth.is_usable(access_token, "Bearer"):
             return IdentityUnknown("the access token cannot be put into a header")
         reply = await self._http.get(

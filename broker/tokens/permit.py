@@ -60,6 +60,14 @@ class Permit:
         """A caller says that the provider's API refused this generation's access token."""
         self._rejected[account.name] = account.generation
 
+    def is_rejected(self, account: Account) -> bool:
+        """Whether a caller said so since the last answer to that."""
+        return self._rejected.get(account.name) == account.generation
+
+    def settle_rejection(self, account: Account) -> None:
+        """The report was looked into."""
+        self._rejected.pop(account.name, None)
+
     def settings_changed(self, settings: Mapping[str, ProviderSettings]) -> None:
         """The configuration was reloaded: a refused client may be mended."""
         self._settings = settings
@@ -99,7 +107,7 @@ class Permit:
             self.rotation(account),
             account.trouble.ambiguous,
             living=is_living(account, now) and not is_misdated(account, now),
-            rejected=self._rejected.get(account.name) == account.generation,
+            rejected=self.is_rejected(account),
         ):
             reason = account.trouble.reason or Reason.UNCERTAIN
             return Hold(reason, account.expires_at, detail=account.trouble.detail)

@@ -19,6 +19,8 @@ from broker.model import Account, Reason, TokenSet
 from broker.times import span
 from broker.wire import rfc3339
 
+CACHING = 3600
+"""For how long a token without a stated end may be kept without asking again."""
 SHORT = 5
 """What a living token is served for, at most, while its renewal is impossible."""
 LAST_USED_WITHIN = 24 * 3600.0
@@ -116,7 +118,10 @@ def is_pausing(not_before: float | None, now: float) -> bool:
 
 def is_living(account: Account, now: float) -> bool:
     """Whether there is a token that can be handed out and lives a whole second longer."""
-    return account.sealed_access is not None and not account.unusable and account.expires_at - now >= 1
+    if account.sealed_access is None or account.unusable:
+        return False
+    # A token without a stated end ends when its grant is found to be dead.
+    return account.expires_at - now >= 1 and not (account.dead and account.is_endless)
 
 
 def is_young(account: Account, now: float) -> bool:
@@ -128,6 +133,8 @@ def as_usual(account: Account, *, now: float, ahead: float, min_ttl: float) -> S
     """The answer where nothing has to be decided: a living token outside its window, whatever holds renewals up."""
     if is_misdated(account, now):
         return None
+    if account.is_endless and is_living(account, now):
+        return Serve(CACHING, now + CACHING)
     opens = window_opens(believed(account, now), ahead)
     if opens - now >= 1 and account.expires_at - now >= min_ttl and is_living(account, now):
         return Serve(floor(opens - now), opens)

@@ -6,6 +6,7 @@ this, and nothing here hands a token to anybody: what is durable is read back fr
 
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -32,11 +33,13 @@ from broker.model import (
 )
 from broker.observe.metrics import Metrics
 from broker.providers.interface import (
+    NO_ENDPOINT,
     Ambiguous,
     ClientRefused,
     Declined,
     Grant,
     Granted,
+    IdentityUnknown,
     NotSent,
     Paused,
     Provider,
@@ -64,6 +67,8 @@ from broker.tokens.steps import Step, Watch, unwatched
 log = structlog.get_logger()
 
 
+REPORTS_WITHIN = 86400.0
+"""How far apart two reports of a rejected token may be to count together."""
 SPARE_NEEDS, UNUSUAL_SPARE_NEEDS = 2, 3
 """Refusals that end a spare, in the standard's word and in others."""
 
@@ -151,11 +156,33 @@ class Refresher:
             token = self._seals.refresh_token(account)
         except SealBroken as exc:
             return await self._refresh_token_damaged(account, provider, exc)
+        if token is None and account.is_endless and self._permit.is_rejected(account):
+            return await self._look_into_rejection(account, provider)
         if token is None:
             return await self._setbacks.without_refresh_token(account)
         self._watch(Step.GATE_PASSED)
         salvaged = await self._salvaged(account, provider)
         return await self._attempt(salvaged or Attempt(account, provider, token))
+
+    async def _look_into_rejection(self, account: Account, provider: Provider) -> FlightEnd:
+        """A token without a stated end is over when the identity endpoint rejects it, too; where there is none, at a
+        second report a minute later. One faulty caller must not end it."""
+        self._permit.settle_rejection(account)
+        access, now, outcome = None, self._clock.now(), None
+        with suppress(SealBroken):
+            access = self._seals.access_token(account)
+        if access is not None:
+            outcome = await provider.identify(access, org=account.org)
+        first = account.trouble.first_refused_at
+        is_over = isinstance(outcome, IdentityUnknown) and outcome.status == 401
+        if isinstance(outcome, IdentityUnknown) and outcome.why == NO_ENDPOINT:
+            if first is None or not 0 <= now - first <= REPORTS_WITHIN:
+                first = now
+            is_over = now - first >= self._timings.confirm_uncertain
+        if is_over:
+            return await self._setbacks.die(account, Reason.REVOKED_OR_EXPIRED)
+        trouble = since_trouble(account, Reason.REJECTED, now)
+        return await self._setbacks.note_rejection(account, replace(trouble, first_refused_at=first))
 
     async def _salvaged(self, account: Account, provider: Provider) -> Attempt | None:
         """A family dies with a replay of the old token: its successor, cut out of half an answer, goes first."""
@@ -435,7 +462,8 @@ class Refresher:
         if successor.unusable:
             if was is not Reason.TOKEN_UNUSABLE:
                 reason = Reason.TOKEN_UNUSABLE
-                events.append(Event(now, EventKind.REFRESH_FAILING, *about, reason, generation))
+                why = oauth.why_unusable(successor.token_type)
+                events.append(Event(now, EventKind.REFRESH_FAILING, *about, reason, generation, detail=why))
         elif account.status is not Status.ACTIVE and was is not Reason.REFUSED_ONCE:
             events.append(Event(now, EventKind.RECOVERED, *about, was, generation))
         return events

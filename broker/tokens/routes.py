@@ -7,7 +7,7 @@ from aiohttp import web
 
 from broker.clock import Clock
 from broker.errors import InvalidRequest
-from broker.model import Account, Caller, Secret
+from broker.model import ENDLESS, Account, Caller, Secret
 from broker.tokens.packing import Glimpse
 from broker.tokens.policy import is_living
 from broker.tokens.service import Handout, TokenService
@@ -121,10 +121,11 @@ def token_parts(
 ) -> tuple[str, str]:
     """That JSON up to the seconds that are left, and from there on: what is the same for a while."""
     warned = "" if warning is None else f',"warning":{quoted(warning)}'
+    ends = "null" if account.life >= ENDLESS / 2 else f'"{rfc3339(account.expires_at)}"'
     return (
         f'{{"account":{quoted(account.name)},"provider":{quoted(account.provider)}'
         f',"access_token":{quoted(token.reveal())},"token_type":{quoted(account.token_type)}'
         f',"scope":{quoted(account.scope)},"expires_in":',
-        f',"expires_at":"{rfc3339(expires_at)}","provider_expires_at":"{rfc3339(account.expires_at)}"'
+        f',"expires_at":"{rfc3339(expires_at)}","provider_expires_at":{ends}'
         f',"generation":{account.generation}{warned}}}',
     )

@@ -115,6 +115,20 @@ class Setbacks:
             )
         return await self.die(account, Reason.RECORD_DAMAGED)
 
+    async def note_rejection(self, account: Account, trouble: Trouble) -> FlightEnd:
+        """A token without a stated end was reported as rejected, and may be good all the same."""
+        now = self._clock.now()
+        await self._store.settle(
+            account.ref,
+            trouble=trouble,
+            keep_intent=True,
+            dead=None,
+            next_at=account.expires_at,
+            at=now,
+            events=[],
+        )
+        return NotRenewed(Hold(Reason.REJECTED, now + self._timings.backoff_most))
+
     async def access_token_missing(self, account: Account) -> FlightEnd:
         """The successor is safe but there is nothing to serve: once more, after the quarantine."""
         current = await self._store.get(account.name)
