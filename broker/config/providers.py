@@ -26,7 +26,7 @@ ENDPOINT_SETS: Mapping[Kind, tuple[str, ...]] = {
     "oauth2": (),
 }
 ROTATIONS: Mapping[Kind, Rotation] = {
-    "kit": Rotation.ON_USE,
+    "kit": Rotation.STRICT,
     "kustomer": Rotation.STRICT,
     "oauth2": Rotation.FAMILY,
 }

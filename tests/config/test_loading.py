@@ -449,7 +449,7 @@ def test_providers_have_their_own_defaults(tmp_path: Path) -> None:
 
     found = settings(tmp_path, text).providers
 
-    assert (Rotation.ON_USE, Rotation.STRICT, Rotation.FAMILY) == tuple(
+    assert (Rotation.STRICT, Rotation.STRICT, Rotation.FAMILY) == tuple(
         one.rotation for one in found.values()
     )
     assert (172800, 86400, 3600) == tuple(one.default_expires_in for one in found.values())

@@ -7,9 +7,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 from yarl import URL
 
-from broker.model import Account, Secret, Status
+from broker.model import Account, EventKind, Reason, Secret, Status
 from broker.oauth import hashed
 from broker.sandbox import visitor
 from broker.store.interface import AccountQuery
@@ -421,6 +422,102 @@ async def test_exchange_that_fails_leaves_the_old_grant(house: House) -> None:
 
     assert (502, before) == (failed.status, await house.account())
     assert 200 == (await visitor.install(await link(house))).status
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (
+            {"status": 400, "body": '{"error":"invalid_scope","error_description":"no\\nread"}'},
+            "answered 400 (invalid_scope): no read",
+        ),
+        ({"status": 404, "body": "<html>"}, "answered 404 without an OAuth error"),
+        ({"status": 301, "headers": {"Location": "/x"}}, "redirected (301)"),
+        ({"status": 429, "body": "slow"}, "answered 429"),
+        ({"status": 401, "body": '{"error":"invalid_client"}'}, "answered 401 (invalid_client)"),
+        ({"status": 200, "body": "<html>"}, "the answer is not JSON"),
+        ({"status": 200, "body": '{"error":"bad_verification_code"}'}, "bad_verification_code, status 200"),
+        ({"drop": "before"}, "no answer ("),
+    ],
+)
+async def test_failed_install_says_why(house: House, fault: dict[str, object], cause: str) -> None:
+    """In the event as in the log: what the provider answered, or what failed."""
+    house.sandbox.faults.set("kit", **fault)
+
+    with capture_logs() as lines:
+        visit = await visitor.install(await link(house))
+    events = await house.broker.base.stores.events.last_events(5)
+
+    assert 502 == visit.status
+    [event] = [one for one in events if one.kind is EventKind.INSTALL_FAILED]
+    assert ("acme", "kit") == (event.account, event.provider)
+    assert cause in (event.detail or "")
+    [line] = [line for line in lines if line["event"] == "install.ended"]
+    assert ("warning", event.detail) == (line["log_level"], line["detail"])
+
+
+@pytest.mark.parametrize(
+    "members", [{"access_token": "a b"}, {"token_type": "MAC"}, {"access_token": "\u00fc"}]
+)
+async def test_install_with_a_token_that_cannot_be_used(house: House, members: dict[str, object]) -> None:
+    """The page does not say that all is well, nor when it is loaded again; the account and an event say why."""
+    house.sandbox.faults.set("kit", members=members, times=1)
+    visit = await visitor.install(await link(house))
+    account = await house.account()
+    events = await house.broker.base.stores.events.last_events(5)
+
+    assert 502 == visit.status
+    assert "cannot be used" in visit.text
+    assert (Status.REFRESH_FAILING, Reason.TOKEN_UNUSABLE) == (account.status, account.reason)
+    [event] = [one for one in events if one.kind is EventKind.REFRESH_FAILING]
+    assert event.detail
+
+
+@pytest.mark.parametrize("status", [302, 204, 404])
+async def test_identity_endpoint_that_fails_for_good_is_told(house: House, status: int) -> None:
+    """It is not asked again, and whoever looks into the log finds what it answered."""
+    house.sandbox.faults.set("kit", identity_status=status)
+
+    with capture_logs() as lines:
+        visit = await visitor.install(await link(house))
+
+    assert 200 == visit.status
+    [line] = [line for line in lines if line["event"] == "identity.unknown"]
+    assert f"answered {status}" in line["why"]
+
+
+async def test_identity_that_was_cut_is_completed_by_its_own_token(house: House) -> None:
+    """An earlier version stored 200 characters: the account's own token tells the rest, before anything is compared."""
+    whole = "7" * 250
+    before = await house.connect("kit", "acme", account=whole)
+    accounts = house.broker.base.stores.accounts
+    await accounts.identify(before.ref, external_id=whole[:200], label=None, at=0.0, grant="")
+
+    await visitor.install(await link(house, None), answers={"account": whole})
+    again = await house.account()
+    await visitor.install(await link(house, None), answers={"account": whole[:200] + "8"})
+    names = {row["account"] for row in (await house.get("/accounts")).json["accounts"]}
+
+    assert (whole, before.epoch + 1) == (again.external_id, again.epoch)
+    assert 2 == len(names)
+
+
+async def test_identity_that_was_cut_is_matched_by_no_prefix(house: House) -> None:
+    """Where the account's own token tells nothing, a new account is made, and the event says what is not known."""
+    whole = "7" * 250
+    before = await house.connect("kit", "acme", account=whole)
+    accounts = house.broker.base.stores.accounts
+    await accounts.identify(before.ref, external_id=whole[:200], label=None, at=0.0, grant="")
+    body = {"provider": "kit", "external_id": whole}
+    async with house.session.post(f"{house.sandbox.base_url}/_sandbox/revoke", json=body) as answer:
+        assert 200 == answer.status
+
+    await visitor.install(await link(house, None), answers={"account": whole})
+    events = await house.broker.base.stores.events.last_events(2)
+
+    assert before.epoch == (await house.account()).epoch
+    assert "acme" != events[-1].account
+    assert "stored for acme was cut" in (events[-1].detail or "")
 
 
 @pytest.mark.parametrize(

@@ -158,10 +158,17 @@ def test_grant_becomes_an_account_or_nobodys(
         ("../../etc", "kit-..-..-etc"),
         ("ÄÖ", "kit---"),
         ("\u212a", "kit-k"),  # the Kelvin sign is a k in lower case
-        ("x" * 300, "kit-" + "x" * 124),
+        ("x" * 124, "kit-" + "x" * 124),
+        ("x" * 200, "kit-" + "x" * 111 + "-aa20c23e3201"),
     ],
 )
 def test_name_is_derived_from_the_id(external_id: str, name: str) -> None:
     """Lower-cased, with a hyphen for what a name cannot hold, and always a name."""
     assert name == derived_name("kit", external_id)
     assert is_account_name(derived_name("kit", external_id))
+
+
+@pytest.mark.parametrize("tail", ["a", "b" * 50, "", "\u00e9"])
+def test_long_ids_that_differ_at_their_end_get_names_of_their_own(tail: str) -> None:
+    """A name holds 128 characters, an id may hold many more."""
+    assert derived_name("kit", "x" * 200 + tail) != derived_name("kit", "x" * 200 + "c" + tail)

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from broker.errors import RefreshUncertain
+from broker.errors import BrokerError, RefreshUncertain
 from broker.model import Account, EventKind, Reason, Spare, Status
+from broker.providers.oauth2 import OAuth2Provider
 from broker.tokens.flight import NotRenewed, Renewed
 from tests.house import OPERATOR, House, open_house
 from tests.until import moment
@@ -564,3 +567,145 @@ async def test_r10_boot_waits_out_the_quarantine_for_everybody(house: House, acm
     assert (Status.UNCERTAIN, 1) == (uncertain.status, uncertain.trouble.ambiguous)
     assert (200, 2) == (answer.status, answer.json["generation"])
     assert 1 == await house.refreshes()
+
+
+@pytest.mark.parametrize("configured", ["on-use", "strict"])
+async def test_kit_becomes_strict_in_mid_life(tmp_path: Path, configured: str) -> None:
+    """Answers are lost before and after: while Kit is lenient that costs nothing, then only what nobody could save;
+    and the broker decides the same whichever it was told."""
+    steps: list[tuple[object, ...]] = []
+    extra = f'[providers.kit]\nrotation = "{configured}"'
+    async with open_house(tmp_path / "house", extra=extra) as house:
+        await house.connect()
+        for mode, fault in (("D", {"drop": "after"}), ("S", {"truncate": -1}), ("S", {"drop": "after"})):
+            house.clock.advance(LIFE)
+            house.sandbox.faults.set("kit", rotation=mode)
+            house.sandbox.faults.set("kit", times=1, **fault)
+            for _ in range(6):
+                account = await renew(house)
+                wait = account.trouble.not_before or house.broker.base.steady.now()
+                left = round(wait - house.broker.base.steady.now())
+                steps.append((account.status, account.reason, account.trouble.refusals, left))
+                if account.dead or account.status is Status.ACTIVE:
+                    break
+                await until_next(house)
+
+    unknown, active = (Status.UNCERTAIN, Reason.UNCERTAIN), (Status.ACTIVE, None, 0, 0)
+    assert [(*unknown, 0, 3), active] == steps[:2]
+    assert [(*unknown, 0, 3), (*unknown, 1, 2), (*unknown, 2, 58), active] == steps[2:6]
+    assert [(*unknown, 0, 3), (*unknown, 1, 2), (*unknown, 2, 58)] == steps[6:9]
+    assert (Status.NEEDS_REAUTHORIZATION, Reason.LOST_ROTATION) == steps[9][:2]
+    assert 10 == len(steps)
+
+
+async def endless(house: House, **members: object) -> Account:
+    house.sandbox.faults.set("kit", members={"refresh_token": None, "expires_in": 0, **members}, times=1)
+    return await house.connect()
+
+
+async def reported(house: House) -> tuple[int, str | None]:
+    """What a caller hears who reports a 401."""
+    generation = (await house.account()).generation
+    answer = await house.post("/token/acme/refresh", {"rejected_generation": generation})
+    return answer.status, answer.json.get("reason")
+
+
+@pytest.mark.parametrize("life", [0, None, -1, "0", "never"])
+async def test_token_without_a_stated_end_is_served(house: House, life: object) -> None:
+    """It cannot be renewed, and nobody said that it ends; what a caller may keep it for is stated."""
+    account = await endless(house, expires_in=life)
+    house.clock.advance(400 * 86400)
+
+    token = (await house.get("/token/acme")).json
+    shown = (await house.get("/accounts/acme")).json
+
+    assert account.is_endless
+    assert (3600, None) == (token["expires_in"], token["provider_expires_at"])
+    assert ("active", None, None) == (shown["status"], shown["reason"], shown["expires_at"])
+    assert shown["next_renewal_at"] is None
+
+
+async def test_endless_token_ends_when_the_identity_endpoint_rejects_it_too(house: House) -> None:
+    """One faulty caller does not end it; what ends it is kept, and an operator may try it again."""
+    await endless(house)
+    house.clock.advance(3600)
+
+    heard = await reported(house)
+    still = (await house.get("/token/acme")).status
+    house.sandbox.faults.set("kit", identity_status=401)
+    house.clock.advance(1)
+    ended = await reported(house)
+    account, answer = await house.account(), await house.get("/token/acme")
+    house.sandbox.faults.set("kit", identity_status=None)
+    with suppress(BrokerError):
+        await house.broker.tokens.service.override(OPERATOR, "acme", request_id="test")
+
+    assert ((503, "rejected_by_provider"), 200) == (heard, still)
+    assert (409, "revoked_or_expired") == ended
+    assert (Reason.REVOKED_OR_EXPIRED, True, 409) == (
+        account.dead,
+        account.sealed_access is not None,
+        answer.status,
+    )
+    assert 200 == (await house.get("/token/acme")).status
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 302])
+async def test_identity_endpoint_that_does_not_confirm_ends_nothing(house: House, status: int) -> None:
+    """Only a 401 of its own says that the token is dead."""
+    await endless(house)
+    house.sandbox.faults.set("kit", identity_status=status)
+
+    for _ in range(3):
+        house.clock.advance(700)
+        assert (503, "rejected_by_provider") == await reported(house)
+
+    assert 200 == (await house.get("/token/acme")).status
+
+
+@pytest.mark.parametrize(("pause", "ends"), [(30.0, False), (61.0, True), (3600.0, True), (90000.0, False)])
+async def test_two_reports_end_an_endless_token_without_an_identity_endpoint(
+    house: House, pause: float, ends: bool
+) -> None:
+    """At least a minute apart, and not so far that they have nothing to do with each other."""
+    await endless(house)
+    house.clock.advance(3600)
+    provider = house.broker.base.providers.by_name["kit"]
+    assert isinstance(provider, OAuth2Provider)
+    provider._endpoints = replace(provider._endpoints, identity=None)
+
+    await reported(house)
+    house.clock.advance(pause)
+    await reported(house)
+
+    assert ends is ((await house.account()).dead is not None)
+
+
+@pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "a b", "\u00fc", "x" * 65_537])
+async def test_token_that_cannot_be_used_is_shown(house: House, acme: Account, token: str) -> None:
+    """The account says so, once, until a token comes that can be."""
+    if len(token) < 65_000:
+        house.sandbox.faults.set("kit", members={"access_token": token})
+    else:
+        house.sandbox.faults.set("kit", members={"token_type": "DPoP"})
+
+    await renew(house)
+    shown = (await house.get("/accounts/acme")).json
+    house.clock.advance(LIFE)
+    await renew(house)
+    house.sandbox.faults.set("kit", members={})
+    house.clock.advance(LIFE)
+    after = await renew(house)
+    told = [
+        (one.kind, one.reason)
+        for one in await house.broker.base.stores.events.last_events(50)
+        if one.kind is not EventKind.RENEWED
+    ]
+
+    assert ("refresh_failing", "token_unusable") == (shown["status"], shown["reason"])
+    assert (Status.ACTIVE, None) == (after.status, after.reason)
+    assert [
+        (EventKind.CONNECTED, None),
+        (EventKind.REFRESH_FAILING, Reason.TOKEN_UNUSABLE),
+        (EventKind.RECOVERED, Reason.TOKEN_UNUSABLE),
+    ] == told
