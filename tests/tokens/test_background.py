@@ -1,10 +1,12 @@
 """Renewing before anybody has to wait, and keeping the unused alive."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import pytest
 
+from broker.store.database import Transaction
 from tests.house import House
 
 LIFE = 172800
@@ -103,3 +105,33 @@ async def test_jump_of_the_wall_clock_is_told(running: House) -> None:
 
     assert 0 == await running.refreshes()
     assert "clock" in str((await running.get("/readyz")).json["problems"])
+
+
+async def insert(transaction: Transaction, *, sql: str, many: Sequence[tuple[object, float]]) -> None:
+    await transaction.execute_all(sql, many)
+
+
+async def test_what_is_old_is_forgotten_in_one_round(running: House) -> None:
+    """However much of it there is: requests that ended, links, codes of plugins, events."""
+    database, end = running.broker.base.stores.database, running.clock.now() - 400 * DAY
+    old = {
+        "INSERT INTO claims (hash, expires_at) VALUES ($1, $2)": "claims",
+        "INSERT INTO logins (challenge_hash, browser_hash, purpose, payload, expires_at)"
+        " VALUES ($1, '', '', '', $2)": "logins",
+        "INSERT INTO plugin_codes (hash, client, subject, scope, expires_at)"
+        " VALUES ($1, '', '', '', $2)": "plugin_codes",
+        "INSERT INTO events (id, at, event) VALUES (1000 + $1, $2, 'connected')": "events",
+    }
+    for sql, table in old.items():
+        names = range(1050) if table == "events" else [f"old-{number}" for number in range(1050)]
+        many = [(name, end) for name in names]
+        await database.write(partial(insert, sql=sql, many=many))
+
+    earlier = running.broker.background._purging
+    while (purging := running.broker.background._purging) is earlier:
+        await beats(running, 20)
+    assert purging is not None
+    await purging
+
+    left = [await database.read(f"SELECT COUNT(*) FROM {table}") for table in old.values()]
+    assert [[(0,)]] * 4 == left
