@@ -227,6 +227,9 @@ class InstallService:
         Once an exchange is under way, whoever comes with the same state waits for its end, and a stop does too.
         """
         install, is_stored = await self._found(provider, returned.state, browser, cookies)
+        if not is_stored:
+            # Before anything is logged, too.
+            self._strangers.admit(site)
         if returned.iss is not None and not self._provider(provider).is_issuer(returned.iss, install.org):
             log.warning("install.foreign_issuer", provider=provider, iss=returned.iss[:200])
             raise LinkUnusable("issuer")
@@ -243,8 +246,6 @@ class InstallService:
                 raise Overloaded(
                     "the service is being restarted; load this page again in a minute", retry_after=60
                 )
-            if not is_stored:
-                self._strangers.admit(site)
             running = asyncio.create_task(self._end(install, returned, is_stored=is_stored), name="exchange")
             self._exchanges[install.state_hash] = running
             running.add_done_callback(partial(self._ended, install.state_hash))

@@ -157,12 +157,13 @@ async def test_one_address_cannot_go_on_for_ever(anyone: House) -> None:
     url = f"{anyone.public}/callback/kit?code=x&state={consent['state']}"
 
     refused, sent = await browser.open(url), await codes_sent(anyone)
+    declined = await browser.open(url.replace("code=x", "error=access_denied"))
     anyone.clock.advance(600)
     consent = await query_of(browser, f"{anyone.public}/install/kit")
     later = await browser.open(f"{anyone.public}/callback/kit?code=x&state={consent['state']}")
     await browser.close()
 
-    assert (429, 0, 502) == (refused.status, sent, later.status)
+    assert (429, 429, 0, 502) == (refused.status, declined.status, sent, later.status)
     assert "Too many people" in refused.text
 
 
