@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import hmac
-from email.utils import parsedate_to_datetime
 
 import aiohttp
 
@@ -11,6 +10,7 @@ from broker import __version__
 from broker.alerts.interface import Alert, Delivered, Failed, Gone, Outcome
 from broker.clock import Clock
 from broker.config.settings import NetworkSettings, WebhookSettings
+from broker.providers import lives
 from broker.providers.network import Resolver, proxy_for, trusting
 
 TIMEOUT = 15.0
@@ -95,11 +95,7 @@ def signed_headers(alert: Alert, at: int, keys: tuple[bytes, ...]) -> dict[str, 
 
 def _seconds(retry_after: str | None, now: float) -> float | None:
     """Retry-After is seconds or a date (RFC 9110 10.2.3)."""
-    if retry_after is None or len(retry_after) > 40:
+    if retry_after is None:
         return None
-    if retry_after.isascii() and retry_after.isdigit():
-        return float(retry_after)
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
+    seconds = lives.seconds_until(retry_after.strip(), now)
+    return None if seconds is None else max(0.0, seconds)

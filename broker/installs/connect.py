@@ -70,11 +70,11 @@ class Connector:
         identity: Identity | None,
         *,
         identify_later: bool = False,
-        beside: str | None = None,
+        note: str | None = None,
     ) -> Connected | NotConnected:
         """Give the grant to the account it belongs to. `identify_later` keeps its access token with the install.
 
-        `beside`: an account that may have the same identity, which cannot be known.
+        `note`: what its event tells beside the connection.
         The first durable one of several at once wins an epoch; the next takes the one behind it.
         """
         for _ in range(RACES):
@@ -87,7 +87,7 @@ class Connector:
             if isinstance(naming, Conflicts):
                 return await self._refuse(grant, naming.problem, naming.name)
             try:
-                account = await self._store(grant, identity, naming, identify_later, beside)
+                account = await self._store(grant, identity, naming, identify_later, note)
             except TicketSpent:
                 return await self._refuse(grant, "link_used", naming.name)
             if account is not None:
@@ -151,16 +151,13 @@ class Connector:
         identity: Identity | None,
         naming: Becomes,
         identify_later: bool,
-        beside: str | None,
+        note: str | None,
     ) -> Account | None:
         row = await self._accounts.get(naming.name)
         account = self._next_epoch(grant, identity, naming.name, row, await self._floor(naming.name, row))
         about = (account.name, account.provider)
-        detail = (
-            None if beside is None else f"the identity stored for {beside} was cut, so it may be the same"
-        )
         connected = EventKind.CONNECTED
-        events = [Event(self._clock.now(), connected, *about, None, account.generation, detail=detail)]
+        events = [Event(self._clock.now(), connected, *about, None, account.generation, detail=note)]
         if account.unusable:
             trouble, failing = account.trouble, EventKind.REFRESH_FAILING
             at = self._clock.now()

@@ -499,11 +499,14 @@ class InstallService:
         if identity is not None:
             provider = self._provider(install.provider)
             beside = await self._connector.complete_identity(provider, identity)
+        note = None
         if beside is not None:
+            note = f"the identity stored for {beside} was cut, so it may be the same"
             log.warning("identity.cut", account=beside, provider=install.provider)
-        if detail and detail != NO_ENDPOINT:
+        elif detail and detail != NO_ENDPOINT:
+            note = f"connected without an identity: {detail}"
             log.warning("identity.unknown", provider=install.provider, account=install.account, why=detail)
-        connected = await self._connector.connect(grant, identity, beside=beside)
+        connected = await self._connector.connect(grant, identity, note=note)
         if isinstance(connected, Connected):
             account = connected.account
             await self._gate.note(

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -102,9 +103,13 @@ async def test_failed_alert_is_tried_again_on_schedule(told: House, receiver: Re
     assert 4 == len({one.headers["webhook-timestamp"] for one in receiver.received})
 
 
-async def test_retry_after_is_heard(told: House, receiver: Receiver) -> None:
-    """A receiver that wants a minute gets a minute."""
-    receiver.answer(429, Retry_After="60")
+@pytest.mark.parametrize("form", ["60", "59.5", "60s", "date"])
+async def test_retry_after_is_heard(told: House, receiver: Receiver, form: str) -> None:
+    """A receiver that wants a minute gets a minute, in whatever form it says so."""
+    if form == "date":
+        at = datetime.fromtimestamp(told.clock.now() + 60, UTC)
+        form = at.strftime("%a %b %d %H:%M:%S %Y")
+    receiver.answer(429, Retry_After=form)
     await happen(told, "acme")
     await rounds(told)
 

@@ -484,6 +484,8 @@ async def test_identity_endpoint_that_fails_for_good_is_told(house: House, statu
     assert 200 == visit.status
     [line] = [line for line in lines if line["event"] == "identity.unknown"]
     assert f"answered {status}" in line["why"]
+    [event] = await house.broker.base.stores.events.last_events(1)
+    assert f"answered {status}" in (event.detail or "")
 
 
 async def test_identity_that_was_cut_is_completed_by_its_own_token(house: House) -> None:
