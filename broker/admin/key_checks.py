@@ -43,7 +43,7 @@ def _active_check(key: WrappedKey, now: float) -> Check:
         "keys",
         "warning",
         f"the master key opens the store; key {key.kid} has sealed everything for {days} days",
-        "once a year: broker keys new, broker keys rewrap, broker keys drop",
+        "once a year: broker keys add, broker keys rewrap, broker keys remove",
     )
 
 
@@ -53,7 +53,10 @@ def _old_check(key: WrappedKey, records: int) -> Check | None:
         return Check("keys", "warning", sealed, "broker keys rewrap")
     if key.retired_at is None:
         return Check(
-            "keys", "warning", f"nothing is sealed with key {key.kid} any more", f"broker keys drop {key.kid}"
+            "keys",
+            "warning",
+            f"nothing is sealed with key {key.kid} any more",
+            f"broker keys remove {key.kid}",
         )
     return None
 

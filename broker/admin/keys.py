@@ -90,7 +90,7 @@ class KeyDesk:
         if key.retired_at is not None:
             raise Conflict(f"key {kid} was dropped already")
         if key.active:
-            raise Conflict(f"key {kid} is the active one; `broker keys new` makes another first")
+            raise Conflict(f"key {kid} is the active one; `broker keys add` makes another first")
         return key
 
 

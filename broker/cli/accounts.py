@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from broker.cli import complete, words
-from broker.cli.command import Group, as_json, confirm, yes
+from broker.cli.command import Group, as_json, confirm, say, yes
 from broker.cli.desk import Desk
 from broker.cli.tables import Cell, Column, show_facts, show_json, show_table
 from broker.model import Status
@@ -92,8 +92,9 @@ def show_account(desk: Desk, account: str, as_json: bool) -> None:
 
 @accounts.command("refresh", example="broker accounts refresh acme")
 @click.argument("account", type=words.account, shell_complete=complete.accounts)
+@as_json
 @click.pass_obj
-def refresh_account(desk: Desk, account: str) -> None:
+def refresh_account(desk: Desk, account: str, as_json: bool) -> None:
     """Renew the token of ACCOUNT now.
 
     Also one that is given up, or that waits for its next attempt.
@@ -101,41 +102,45 @@ def refresh_account(desk: Desk, account: str) -> None:
     answer = desk.broker.ask("POST", f"/token/{account}/refresh", body={})
     end = answer["provider_expires_at"]
     lives = "has no stated end" if end is None else f"lives {span(moment(end) - desk.clock.now())}"
-    click.echo(f"Renewed {account}: generation {answer['generation']}, {lives}.")
+    shown = {name: answer[name] for name in ("account", "generation", "provider_expires_at")}
+    say(f"Renewed {account}: generation {answer['generation']}, {lives}.", shown, as_json=as_json)
 
 
 @accounts.command("rename", example="broker accounts rename kit-12345 acme")
 @click.argument("account", type=words.account, shell_complete=complete.accounts)
 @click.argument("new_name", type=words.account)
+@as_json
 @click.pass_obj
-def rename_account(desk: Desk, account: str, new_name: str) -> None:
+def rename_account(desk: Desk, account: str, new_name: str, as_json: bool) -> None:
     """Call ACCOUNT NEW_NAME from now on.
 
     Services must ask for the new name at once.
     """
-    desk.broker.ask("PATCH", f"/accounts/{account}", body={"name": new_name})
-    click.echo(f"{account} is {new_name} now.")
+    found = desk.broker.ask("PATCH", f"/accounts/{account}", body={"name": new_name})
+    say(f"{account} is {new_name} now.", found, as_json=as_json)
 
 
 @accounts.command("freeze", example="broker accounts freeze acme")
 @click.argument("account", type=words.account, shell_complete=complete.accounts)
+@as_json
 @click.pass_obj
-def freeze_account(desk: Desk, account: str) -> None:
+def freeze_account(desk: Desk, account: str, as_json: bool) -> None:
     """Renew ACCOUNT no more until it is unfrozen.
 
     A living token is still handed out.
     """
-    desk.broker.ask("POST", f"/accounts/{account}/freeze")
-    click.echo(f"{account} is frozen.")
+    found = desk.broker.ask("POST", f"/accounts/{account}/freeze")
+    say(f"{account} is frozen.", found, as_json=as_json)
 
 
 @accounts.command("unfreeze", example="broker accounts unfreeze acme")
 @click.argument("account", type=words.account, shell_complete=complete.accounts)
+@as_json
 @click.pass_obj
-def unfreeze_account(desk: Desk, account: str) -> None:
+def unfreeze_account(desk: Desk, account: str, as_json: bool) -> None:
     """Renew ACCOUNT again."""
     found = desk.broker.ask("POST", f"/accounts/{account}/unfreeze")
-    click.echo(f"{account} is {found['status']}.")
+    say(f"{account} is {found['status']}.", found, as_json=as_json)
 
 
 @accounts.command(
@@ -147,8 +152,9 @@ def unfreeze_account(desk: Desk, account: str) -> None:
 )
 @click.option("--purge", is_flag=True, help="Forget it at once; it cannot be restored.")
 @yes
+@as_json
 @click.pass_obj
-def remove_account(desk: Desk, account: str, revoke: bool, purge: bool, yes: bool) -> None:
+def remove_account(desk: Desk, account: str, *, revoke: bool, purge: bool, yes: bool, as_json: bool) -> None:
     """Hand out no more tokens of ACCOUNT.
 
     For 30 days `broker accounts restore` undoes it.
@@ -156,19 +162,19 @@ def remove_account(desk: Desk, account: str, revoke: bool, purge: bool, yes: boo
     confirm(_question(account, revoke=revoke, purge=purge), yes=yes)
     query = {"revoke": 1 if revoke else None, "purge": 1 if purge else None}
     desk.broker.ask("DELETE", f"/accounts/{account}", query=query)
-    if purge:
-        click.echo(f"{account} is forgotten.")
-    else:
-        click.echo(f"{account} is removed; for 30 days `broker accounts restore {account}` brings it back.")
+    way_back = f"for 30 days `broker accounts restore {account}` brings it back"
+    sentence = f"{account} is forgotten." if purge else f"{account} is removed; {way_back}."
+    say(sentence, {"account": account, "purged": purge, "revoked": revoke}, as_json=as_json)
 
 
 @accounts.command("restore", example="broker accounts restore acme")
 @click.argument("account", type=words.account, shell_complete=complete.removed)
+@as_json
 @click.pass_obj
-def restore_account(desk: Desk, account: str) -> None:
+def restore_account(desk: Desk, account: str, as_json: bool) -> None:
     """Bring back ACCOUNT, removed in the last 30 days."""
     found = desk.broker.ask("POST", f"/accounts/{account}/restore")
-    click.echo(f"{account} is back: {found['status']}.")
+    say(f"{account} is back: {found['status']}.", found, as_json=as_json)
 
 
 def _all(desk: Desk, query: dict[str, object | None]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from broker.cli import complete, words
-from broker.cli.command import Group, as_json, confirm, yes
+from broker.cli.command import Group, as_json, confirm, say, yes
 from broker.cli.desk import Desk
 from broker.cli.tables import Cell, Column, show_json, show_table
 from broker.cli.text import counted
@@ -42,9 +42,16 @@ def callers() -> None:
     help="What it may do; repeatable. Default: token.",
 )
 @click.option("--expires", type=words.duration, help='When the key ends, as in "90d"; never without it.')
+@as_json
 @click.pass_obj
 def add_caller(
-    desk: Desk, name: str, globs: tuple[str, ...], permissions: tuple[str, ...], expires: int | None
+    desk: Desk,
+    *,
+    name: str,
+    globs: tuple[str, ...],
+    permissions: tuple[str, ...],
+    expires: int | None,
+    as_json: bool,
 ) -> None:
     """Let the service NAME in and print its key.
 
@@ -56,7 +63,8 @@ def add_caller(
         "permissions": list(permissions),
         "expires_in": expires,
     }
-    click.echo(desk.broker.ask("POST", "/callers", body=body)["key"])
+    answer = desk.broker.ask("POST", "/callers", body=body)
+    say(answer["key"], answer, as_json=as_json)
 
 
 @callers.command("list", example="broker callers list")
@@ -77,24 +85,27 @@ def list_callers(desk: Desk, as_json: bool) -> None:
 @callers.command("rotate", example="broker callers rotate reporting")
 @click.argument("name", type=words.caller, shell_complete=complete.callers)
 @click.option("--now", is_flag=True, help="End the older of two keys at once, to make room.")
+@as_json
 @click.pass_obj
-def rotate_caller(desk: Desk, name: str, now: bool) -> None:
+def rotate_caller(desk: Desk, name: str, now: bool, as_json: bool) -> None:
     """Print a new key for the service NAME.
 
     The old one works 24 hours longer. While two keys work, a third is made only with --now.
     """
-    click.echo(desk.broker.ask("POST", f"/callers/{name}/rotate", body={"now": now})["key"])
+    answer = desk.broker.ask("POST", f"/callers/{name}/rotate", body={"now": now})
+    say(answer["key"], answer, as_json=as_json)
 
 
 @callers.command("remove", example="broker callers remove reporting")
 @click.argument("name", type=words.caller, shell_complete=complete.callers)
 @yes
+@as_json
 @click.pass_obj
-def remove_caller(desk: Desk, name: str, yes: bool) -> None:
+def remove_caller(desk: Desk, name: str, yes: bool, as_json: bool) -> None:
     """Shut the service NAME out, at once."""
     confirm(f"Remove {name}, whose keys stop working at once?", yes=yes)
     desk.broker.ask("DELETE", f"/callers/{name}")
-    click.echo(f"{name} is removed.")
+    say(f"{name} is removed.", {"name": name}, as_json=as_json)
 
 
 def _row(caller: dict[str, Any], now: float) -> tuple[object, ...]:

@@ -1,11 +1,13 @@
 """What all commands have in common: `--config` on either side of the name, an example in the help."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from broker.cli.desk import Desk
+from broker.cli.tables import show_json
 
 
 def _take_config(context: click.Context, _: click.Parameter, value: str | None) -> None:
@@ -45,12 +47,27 @@ class Group(click.Group):
     command_class = Command
     group_class = type
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, former: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        """`former`: names that commands had before, which still work and are not shown."""
         super().__init__(*args, **kwargs)
         self.params.append(_config_option())
+        self._former = former or {}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, self._former.get(cmd_name, cmd_name))
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, in the API's shapes.")
+
+
+def say(sentence: str, value: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what was done, for people or for programs."""
+    if as_json:
+        show_json(value)
+    else:
+        click.echo(sentence)
+
+
 yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
 

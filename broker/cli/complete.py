@@ -5,8 +5,9 @@ from contextlib import suppress
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import CompletionItem, get_completion_class
 
+from broker.cli.command import Command
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed
 
@@ -14,7 +15,26 @@ PATIENCE = 1.0
 """Seconds that a person at the Tab key is kept waiting, at most."""
 MOST = 100
 
+SHELLS = ("bash", "zsh", "fish")
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+@click.command(
+    "completion", cls=Command, example='eval "$(broker completion bash)"\nbroker completion fish | source'
+)
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print what makes the Tab key complete commands in SHELL.
+
+    Put the example's line into ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish.
+    """
+    found = get_completion_class(shell)
+    if found is None:
+        raise Failed(f"There is no completion for {shell}.")
+    # Not source(), which starts bash to look at its version.
+    script = found(context.find_root().command, {}, "broker", "_BROKER_COMPLETE")
+    click.echo(script.source_template % script.source_vars())
 
 
 def accounts(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:

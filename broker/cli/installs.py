@@ -3,7 +3,7 @@
 import click
 
 from broker.cli import complete, words
-from broker.cli.command import Command
+from broker.cli.command import Command, as_json, say
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed
 
@@ -20,6 +20,7 @@ from broker.cli.failed import Failed
 @click.option("--return-to", metavar="URL", help="Where the browser goes in the end.")
 @click.option("--replace", is_flag=True, help="Allow another identity to take the account's place.")
 @click.option("--from-kit", is_flag=True, help="Kit's own page for the app, where the person clicks Install.")
+@as_json
 @click.pass_obj
 def install_link(
     desk: Desk,
@@ -30,6 +31,7 @@ def install_link(
     return_to: str | None,
     replace: bool,
     from_kit: bool,
+    as_json: bool,
 ) -> None:
     """Print a link that connects an account of PROVIDER.
 
@@ -38,7 +40,8 @@ def install_link(
     if from_kit:
         if account or org or return_to or replace:
             raise click.UsageError("--from-kit goes without other options: Kit's page knows none of them")
-        click.echo(_kit_page(desk, provider))
+        address = _kit_page(desk, provider)
+        say(address, {"install_url": address, "expires_at": None}, as_json=as_json)
         return
     body = {
         "provider": provider,
@@ -47,7 +50,8 @@ def install_link(
         "return_to": return_to,
         "replace": replace,
     }
-    click.echo(desk.broker.ask("POST", "/installs", body=body)["install_url"])
+    link = desk.broker.ask("POST", "/installs", body=body)
+    say(link["install_url"], link, as_json=as_json)
 
 
 def _kit_page(desk: Desk, provider: str) -> str:

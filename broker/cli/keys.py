@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import click
 
 from broker.cli import words
-from broker.cli.command import Group, as_json, confirm, yes
+from broker.cli.command import Group, as_json, confirm, say, yes
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed, NoBroker
 from broker.cli.progress import progress
@@ -34,7 +34,7 @@ class KeyHolder(Protocol):
     def ask(self, method: str, target: str, *, body: Object | None = None) -> Object: ...
 
 
-@click.group("keys", cls=Group)
+@click.group("keys", cls=Group, former={"new": "add", "drop": "remove"})
 def keys() -> None:
     """The data keys that everything in the store is sealed with.
 
@@ -56,21 +56,23 @@ def list_keys(desk: Desk, as_json: bool) -> None:
     show_table(COLUMNS, (_row(key, now) for key in answer["keys"]))
 
 
-@keys.command("new", example="broker keys new")
+@keys.command("add", example="broker keys add")
+@as_json
 @click.pass_obj
-def new_key(desk: Desk) -> None:
+def new_key(desk: Desk, as_json: bool) -> None:
     """Make a new key; everything is sealed with it from now on.
 
     What is sealed already still opens. `broker keys rewrap` seals it anew.
     """
     with _holder(desk) as holder:
-        kid = holder.ask("POST", "/keys")["kid"]
-    click.echo(f"{plain(kid)} is the active key. Next: broker keys rewrap")
+        key = holder.ask("POST", "/keys")
+    say(f"{plain(key['kid'])} is the active key. Next: broker keys rewrap", key, as_json=as_json)
 
 
 @keys.command("rewrap", example="broker keys rewrap")
+@as_json
 @click.pass_obj
-def rewrap(desk: Desk) -> None:
+def rewrap(desk: Desk, as_json: bool) -> None:
     """Seal everything with the active key.
 
     Nobody waits for it, and it may be broken off: the next one goes on.
@@ -78,7 +80,11 @@ def rewrap(desk: Desk) -> None:
     with _holder(desk) as holder:
         total = sum(key["records"] for key in holder.ask("GET", "/keys")["keys"])
         done, unreadable = _rewrap_all(holder, total)
-    click.echo(f"{counted(done, 'record')} sealed anew.")
+    say(
+        f"{counted(done, 'record')} sealed anew.",
+        {"resealed": done, "unreadable": unreadable},
+        as_json=as_json,
+    )
     if unreadable:
         raise Failed(
             f"{counted(len(unreadable), 'record')} cannot be opened and stay as they are:"
@@ -86,19 +92,20 @@ def rewrap(desk: Desk) -> None:
         )
 
 
-@keys.command("drop", example="broker keys drop 00112233445566ff")
+@keys.command("remove", example="broker keys remove 00112233445566ff")
 @click.argument("kid", type=words.kid)
 @yes
+@as_json
 @click.pass_obj
-def drop(desk: Desk, kid: str, yes: bool) -> None:
+def drop(desk: Desk, kid: str, yes: bool, as_json: bool) -> None:
     """Retire the key KID, with which nothing is sealed any more.
 
     It is kept wrapped for 400 days, in case that something sealed with it turns up.
     """
     confirm(f"Retire the key {kid}?", yes=yes)
     with _holder(desk) as holder:
-        holder.ask("DELETE", f"/keys/{kid}")
-    click.echo(f"{kid} is retired.")
+        key = holder.ask("DELETE", f"/keys/{kid}")
+    say(f"{kid} is retired.", key, as_json=as_json)
 
 
 def _rewrap_all(holder: KeyHolder, total: int) -> tuple[int, list[str]]:

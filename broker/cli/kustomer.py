@@ -11,7 +11,7 @@ import aiohttp
 import click
 
 from broker.cli import words
-from broker.cli.command import Group, as_json
+from broker.cli.command import Group, as_json, say
 from broker.cli.failed import Failed
 from broker.cli.tables import show_facts, show_json
 from broker.files import write_own
@@ -56,7 +56,7 @@ def kustomer() -> None:
 @click.option(
     "--title", default="Token broker", show_default=True, help="What people read when they allow it."
 )
-@click.option("--version", "number", default="0.0.1", show_default=True, type=words.version)
+@click.option("--app-version", "number", default="0.0.1", show_default=True, type=words.version)
 @click.option(
     "--visibility",
     type=click.Choice(["private", "public"]),
@@ -79,7 +79,7 @@ def register_app(
     """Register APP at Kustomer and print its client id.
 
     Asks for an API key with the roles org.admin.apps and org.permission.apps, on the terminal or on standard
-    input. A version that was registered stays for ever; change something, and raise --version.
+    input. A version that was registered stays for ever; change something, and raise --app-version.
     """
     definition = {
         "app": app,
@@ -97,7 +97,7 @@ def register_app(
     show_facts(shown.items())
     click.echo(
         "\nNext: install it from Kustomer's App Directory (before that Kustomer answers “Invalid Client”), then\n"
-        f"broker kustomer create-secret {found['name']} --version {number} --secret-file PATH"
+        f"broker kustomer create-secret {found['name']} --app-version {number} --secret-file PATH"
     )
 
 
@@ -105,14 +105,15 @@ def register_app(
     "create-secret", example="broker kustomer create-secret tokenbroker_5f0c --secret-file kustomer-secret"
 )
 @click.argument("app", type=words.kustomer_app)
-@click.option("--version", "number", default="0.0.1", show_default=True, type=words.version)
+@click.option("--app-version", "number", default="0.0.1", show_default=True, type=words.version)
 @click.option(
     "--secret-file",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write it there, 0600, for client_secret = { file = … }; else it is printed alone.",
 )
 @api_url
-def create_secret(*, app: str, number: str, secret_file: Path | None, api_url: str) -> None:
+@as_json
+def create_secret(*, app: str, number: str, secret_file: Path | None, api_url: str, as_json: bool) -> None:
     """Make a new client secret for APP, the full name that register-app printed.
 
     It is shown once; the one before stops working. Asks for an API key as register-app does.
@@ -127,10 +128,11 @@ def create_secret(*, app: str, number: str, secret_file: Path | None, api_url: s
     if not isinstance(secret, str) or not secret:
         raise Failed("Kustomer's answer holds no secret; is the app installed in the organisation?")
     if secret_file is None:
-        click.echo(secret)
+        say(secret, {"client_id": found.get("clientId"), "client_secret": secret}, as_json=as_json)
         return
     _write(secret_file, secret)
-    click.echo(f"The secret of client {found.get('clientId')} is in {secret_file}.")
+    shown = {"client_id": found.get("clientId"), "secret_file": str(secret_file)}
+    say(f"The secret of client {found.get('clientId')} is in {secret_file}.", shown, as_json=as_json)
 
 
 def _key() -> str:
@@ -189,7 +191,7 @@ def _attributes(status: int, answer: Any) -> dict[str, Any]:
             raise Failed(f"Kustomer knows no such app{told}; give the full name that register-app printed.")
         case 409:
             raise Failed(
-                f"Kustomer has that version already{told}; versions are permanent, so raise --version."
+                f"Kustomer has that version already{told}; versions are permanent, so raise --app-version."
             )
         case _:
             raise Failed(f"Kustomer answered {status}{told}.")

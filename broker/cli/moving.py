@@ -13,7 +13,7 @@ import click
 
 from broker.cli import complete
 from broker.cli.admin_socket import Ask, sentence
-from broker.cli.command import Command, as_json, confirm, yes
+from broker.cli.command import Command, as_json, confirm, say, yes
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed
 from broker.cli.files import read_objects
@@ -94,8 +94,9 @@ def import_accounts(desk: Desk, file: Path, yes: bool, as_json: bool) -> None:
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @yes
+@as_json
 @click.pass_obj
-def export_accounts(desk: Desk, globs: tuple[str, ...], file: Path, yes: bool) -> None:
+def export_accounts(desk: Desk, globs: tuple[str, ...], *, file: Path, yes: bool, as_json: bool) -> None:
     """Write the refresh tokens of accounts to the new FILE, for another system.
 
     Each account is frozen here first, so that never two systems renew it; its living token is still
@@ -111,8 +112,12 @@ def export_accounts(desk: Desk, globs: tuple[str, ...], file: Path, yes: bool) -
         exported, left_out, clients = _export_to(desk, globs, file)
     except OSError as exc:
         raise Failed(f"{file} cannot be written: {exc.strerror or exc}.") from None
-    click.echo(f"{file} holds {counted(exported, 'account')}, frozen here.")
-    if len(clients) > 1:
+    say(
+        f"{file} holds {counted(exported, 'account')}, frozen here.",
+        {"file": str(file), "accounts": exported, "left_out": dict(left_out), "clients": sorted(clients)},
+        as_json=as_json,
+    )
+    if len(clients) > 1 and not as_json:
         click.echo(f"They are of several OAuth clients: {', '.join(map(plain, sorted(clients)))}.")
     if left_out:
         raise Failed(f"{counted(len(left_out), 'account')} left out: {_listed(left_out)}")

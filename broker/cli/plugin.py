@@ -6,7 +6,7 @@ import click
 
 from broker.cli import words
 from broker.cli.admin_socket import Object
-from broker.cli.command import Group, as_json, confirm, yes
+from broker.cli.command import Group, as_json, confirm, say, yes
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed, NoBroker
 from broker.cli.tables import Cell, Column, show_json, show_table
@@ -23,21 +23,23 @@ COLUMNS = (
 )
 
 
-@click.group("plugin", cls=Group)
+@click.group("plugin", cls=Group, former={"revoke": "remove"})
 def plugin() -> None:
     """Clients that sign in to us, as Kit does for its plugins."""
 
 
 @plugin.command("connect-code", example="broker plugin connect-code --subject user-42")
 @click.option("--subject", required=True, help="Who the person is to you.")
+@as_json
 @click.pass_obj
-def connect_code(desk: Desk, subject: str) -> None:
+def connect_code(desk: Desk, subject: str, as_json: bool) -> None:
     """Print a code with which a person says who they are.
 
     It is good once, for ten minutes; give it to that person only. Where [login] is configured, people sign in
     there and need none.
     """
-    click.echo(_ask(desk, "POST", "/plugin/connect-codes", body={"subject": subject})["connect_code"])
+    code = _ask(desk, "POST", "/plugin/connect-codes", body={"subject": subject})
+    say(code["connect_code"], code, as_json=as_json)
 
 
 @plugin.command("grants", example="broker plugin grants --subject user-42")
@@ -56,18 +58,19 @@ def grants(desk: Desk, subject: str | None, as_json: bool) -> None:
         click.echo("No grants.")
 
 
-@plugin.command("revoke", example="broker plugin revoke 0123456789abcdef")
+@plugin.command("remove", example="broker plugin remove 0123456789abcdef")
 @click.argument("grant", type=words.grant)
 @yes
+@as_json
 @click.pass_obj
-def revoke(desk: Desk, grant: str, yes: bool) -> None:
+def revoke(desk: Desk, grant: str, yes: bool, as_json: bool) -> None:
     """End GRANT, at once.
 
     The client is not told; its next call here is refused. Uninstall at Kit is the ordinary way.
     """
     confirm(f"End {grant}, whose tokens stop working at once?", yes=yes)
     _ask(desk, "DELETE", f"/plugin/grants/{grant}")
-    click.echo(f"{grant} is ended.")
+    say(f"{grant} is ended.", {"grant": grant}, as_json=as_json)
 
 
 def _all(desk: Desk, subject: str | None) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from broker.cli import complete, words
-from broker.cli.command import Group, as_json
+from broker.cli.command import Group, as_json, say
 from broker.cli.desk import Desk
 from broker.cli.tables import Cell, Column, Lines, show_json, show_table
 from broker.cli.text import plain
@@ -45,11 +45,12 @@ def list_providers(desk: Desk, as_json: bool) -> None:
 
 @providers.command("resume", example="broker providers resume kit")
 @click.argument("provider", type=words.provider, shell_complete=complete.providers)
+@as_json
 @click.pass_obj
-def resume_provider(desk: Desk, provider: str) -> None:
+def resume_provider(desk: Desk, provider: str, as_json: bool) -> None:
     """Close the breaker of PROVIDER, so that it is asked again."""
-    desk.broker.ask("POST", f"/providers/{provider}/resume")
-    click.echo(f"{provider} is asked again.")
+    found = desk.broker.ask("POST", f"/providers/{provider}/resume")
+    say(f"{provider} is asked again.", found, as_json=as_json)
 
 
 def _row(provider: dict[str, Any], now: float) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ from broker.cli.audit import audit
 from broker.cli.callers import callers
 from broker.cli.check import check
 from broker.cli.command import Group
+from broker.cli.complete import completion
 from broker.cli.dashboard import dashboard
 from broker.cli.events import events
 from broker.cli.installs import install_link
@@ -24,7 +25,7 @@ from broker.cli.version import version
 
 
 @click.version_option(__version__, prog_name="token-broker", message="%(prog)s %(version)s")
-@click.group("broker", cls=Group)
+@click.group("broker", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def broker() -> None:
     """Keeps OAuth connections to Kit and Kustomer alive and hands out fresh tokens.
 
@@ -57,5 +58,6 @@ for command in (
     sandbox,
     systemd,
     version,
+    completion,
 ):
     broker.add_command(command)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
-from broker.cli.command import Command
+from broker.cli.command import Command, as_json, say
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed, NoBroker
 from broker.cli.progress import progress
+from broker.cli.tables import show_json
 from broker.cli.text import counted, plain
 from broker.config import ConfigError, store_of, store_path_of
 from broker.files import new_file
@@ -16,8 +17,9 @@ from broker.times import both, span
 
 @click.command("backup", cls=Command, example="broker backup /backup/broker-2026-11-22.db")
 @click.argument("dest", type=click.Path(path_type=Path))
+@as_json
 @click.pass_obj
-def backup(desk: Desk, dest: Path) -> None:
+def backup(desk: Desk, dest: Path, as_json: bool) -> None:
     """Copy the store of the running broker to the new file DEST.
 
     The file is 0600 and holds everything sealed; keep the master key somewhere else. A backup of
@@ -37,16 +39,22 @@ def backup(desk: Desk, dest: Path) -> None:
         raise Failed("No broker runs; copy its folder then, or start it and type this again.") from None
     except (OSError, NotAStore) as exc:
         raise Failed(f"The backup cannot be written to {dest}: {exc}") from None
-    click.echo(f"{dest} holds {counted(found.accounts, 'account')}.")
+    say(
+        f"{dest} holds {counted(found.accounts, 'account')}.",
+        {"file": str(dest), "accounts": found.accounts},
+        as_json=as_json,
+    )
 
 
 @click.command("restore", cls=Command, example="broker restore /backup/broker-2026-11-22.db")
 @click.argument("src", type=click.Path(path_type=Path))
 @click.option(
-    "--force", is_flag=True, help="Replace a store that holds accounts; it is kept beside the new one."
+    "--yes", "-y", is_flag=True, help="Replace a store that holds accounts; it is kept beside the new one."
 )
+@click.option("--force", is_flag=True, hidden=True, help="What --yes was called.")
+@as_json
 @click.pass_obj
-def restore(desk: Desk, src: Path, force: bool) -> None:
+def restore(desk: Desk, src: Path, *, yes: bool, force: bool, as_json: bool) -> None:
     """Put the backup SRC in the place of the store; no broker may run.
 
     Under systemd stop both units, because the socket alone starts the broker again:
@@ -61,7 +69,7 @@ def restore(desk: Desk, src: Path, force: bool) -> None:
     now = desk.clock.now()
     try:
         store = store_path_of(desk.config_path, desk.environ)
-        restored = put_in_place(src, store, force=force, at=now)
+        restored = put_in_place(src, store, force=yes or force, at=now)
     except ConfigError as exc:
         raise Failed(exc.problems[0]) from None
     except (NotAStore, StartRefused) as exc:
@@ -69,6 +77,12 @@ def restore(desk: Desk, src: Path, force: bool) -> None:
     except OSError as exc:
         raise Failed(f"Nothing was restored: {exc.filename or src}: {exc.strerror}") from None
     found = restored.found
+    if as_json:
+        kept = None if restored.kept is None else str(restored.kept)
+        show_json(
+            {"store": str(store), "accounts": found.accounts, "kept": kept, "masters": list(found.masters)}
+        )
+        return
     age = f", made {span(now - found.made_at)} ago" if found.made_at is not None else ""
     click.echo(f"Restored {counted(found.accounts, 'account')}{age}, into {store}.")
     if restored.kept is not None:
@@ -79,8 +93,9 @@ def restore(desk: Desk, src: Path, force: bool) -> None:
 
 
 @click.command("adopt", cls=Command, example="broker adopt")
+@as_json
 @click.pass_obj
-def adopt(desk: Desk) -> None:
+def adopt(desk: Desk, as_json: bool) -> None:
     """Renew from this store although it is a copy.
 
     Say so only if no other broker runs on the original. A store that was copied or restored
@@ -88,6 +103,9 @@ def adopt(desk: Desk) -> None:
     grants would kill them.
     """
     answer = desk.broker.ask("POST", "/adopt")
+    if as_json:
+        show_json(answer)
+        return
     if not answer["adopted"]:
         click.echo("There is nothing to adopt: this store is no copy, and is renewed from already.")
         return
@@ -103,8 +121,9 @@ def adopt(desk: Desk) -> None:
 
 @click.command("migrate", cls=Command, example="broker migrate")
 @click.option("--copy-from", metavar="sqlite:PATH", help="Move this SQLite store to PostgreSQL.")
+@as_json
 @click.pass_obj
-def migrate(desk: Desk, copy_from: str | None) -> None:
+def migrate(desk: Desk, copy_from: str | None, as_json: bool) -> None:
     """Bring the store up to date.
 
     `broker serve` does the same at its start. With --copy-from an empty PostgreSQL database
@@ -124,10 +143,14 @@ def migrate(desk: Desk, copy_from: str | None) -> None:
             raise click.BadParameter("expected sqlite:PATH", param_hint="--copy-from")
         source = desk.config_path.absolute().parent / path
         counts = copy_alone(source, store, failed=Failed)
+        if as_json:
+            show_json({"source": str(source), "rows": counts})
+            return
         for table, count in counts.items():
             click.echo(f"{table:22}{count:>9}")
         click.echo(f"All of it is in PostgreSQL now; {source} has moved and starts no broker any more.")
         click.echo("Every broker there needs the same master key.")
         return
     what = "The database" if store.postgres else str(store.path)
-    click.echo(f"{what} has schema {migrate_alone(store, failed=Failed)}.")
+    schema = migrate_alone(store, failed=Failed)
+    say(f"{what} has schema {schema}.", {"schema": schema}, as_json=as_json)

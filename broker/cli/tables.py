@@ -1,6 +1,7 @@
 """Prints tables for people, eighty columns wide where nobody knows better, and JSON for programs."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.cli.text import plain
+from broker.config import environment
 
+UNWRAPPED = 1 << 16
 STYLES: Mapping[str, str] = {
     "active": "green",
     "closed": "green",
@@ -78,13 +81,22 @@ def _text(cell: object) -> Text:
     match cell:
         case Cell(word, notes):
             styled = Text(plain(word), style=STYLES.get(str(word), ""))
-            return Text("\n").join([styled, *(Text(plain(note), style="dim") for note in notes if note)])
+            return _below([styled, *(Text(plain(note), style="dim") for note in notes if note)])
         case Lines(values):
-            return Text("\n").join([Text(plain(value)) for value in values])
+            return _below([Text(plain(value)) for value in values])
         case _:
             return Text(plain(cell))
 
 
+def _below(lines: list[Text]) -> Text:
+    """One below the other for people; for programs on one line, so that a row is a line."""
+    return Text("\n" if _is_for_people() else ", ").join(lines)
+
+
+def _is_for_people() -> bool:
+    return sys.stdout.isatty() or "COLUMNS" in environment()
+
+
 def _print(table: Table) -> None:
-    # Where there is no terminal, rich takes eighty columns.
-    Console(highlight=False).print(table)
+    # In a pipe nothing is wrapped, whatever its length.
+    Console(highlight=False, width=None if _is_for_people() else UNWRAPPED).print(table)

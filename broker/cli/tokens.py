@@ -6,7 +6,7 @@ from typing import Any, assert_never
 import click
 
 from broker.cli import complete, words
-from broker.cli.command import Command
+from broker.cli.command import Command, as_json
 from broker.cli.desk import Desk
 from broker.cli.tables import show_json
 from broker.cli.text import one_line
@@ -23,7 +23,7 @@ class Format(StrEnum):
 @click.command(
     "token",
     cls=Command,
-    example='curl -H "$(broker token acme --format header)" https://api.kit.com/v4/account',
+    example="broker token acme --format header | curl -H @- https://api.kit.com/v4/account",
 )
 @click.argument("account", type=words.account, shell_complete=complete.accounts)
 @click.option(
@@ -39,13 +39,17 @@ class Format(StrEnum):
     default=Format.TOKEN,
     help="Default: token.",
 )
+@as_json
 @click.pass_obj
-def token(desk: Desk, account: str, min_ttl: int | None, shape: Format) -> None:
-    """Print a fresh token of ACCOUNT, and nothing else."""
+def token(desk: Desk, account: str, min_ttl: int | None, shape: Format, as_json: bool) -> None:
+    """Print a fresh token of ACCOUNT, and nothing else.
+
+    Pass it on through a pipe, never as an argument: every user of the machine can list those.
+    """
     answer = desk.broker.ask("GET", f"/token/{account}", query={"min_ttl": min_ttl})
     if warning := answer.get("warning"):
         click.echo(one_line(f"Warning: {warning}"), err=True)
-    _print(answer, shape)
+    _print(answer, Format.JSON if as_json else shape)
 
 
 def _print(answer: dict[str, Any], shape: Format) -> None:

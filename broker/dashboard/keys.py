@@ -48,4 +48,4 @@ def _row(key: Mapping[str, Any]) -> KeyRow:
 def _todo(key: Mapping[str, Any]) -> str | None:
     if key["state"] != KeyState.OLD:
         return None
-    return "`broker keys rewrap`" if key["records"] else f"`broker keys drop {key['kid']}`"
+    return "`broker keys rewrap`" if key["records"] else f"`broker keys remove {key['kid']}`"

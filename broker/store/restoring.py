@@ -93,10 +93,10 @@ def _require_empty(copy: Path, store: Path) -> None:
         held = examine(copy)
     except NotAStore as exc:
         why = str(exc).replace(str(copy), str(store))
-        raise NotAStore(f"{why}. With --force it is replaced, and kept beside the new one") from None
+        raise NotAStore(f"{why}. With --yes it is replaced, and kept beside the new one") from None
     if not held.is_empty:
         raise NotAStore(
-            f"the store {store} holds {held.accounts} accounts; with --force it is replaced, and kept"
+            f"the store {store} holds {held.accounts} accounts; with --yes it is replaced, and kept"
             " beside the new one"
         )
 

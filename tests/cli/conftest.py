@@ -14,6 +14,7 @@ from tests.fakes.clock import FakeClock
 
 from .stub import NOW, Stub
 
+EIGHTY = {"COLUMNS": "80"}
 Run = Callable[..., Awaitable[Result]]
 
 
@@ -47,11 +48,11 @@ async def config(admin_socket: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def run(config: Path, stub: Stub) -> Run:
-    """Runs one command as a person would type it, without a terminal."""
+    """Runs one command as a person would type it, eighty columns wide, but without a terminal."""
 
     async def run(*words: str) -> Result:
         desk = Desk(config=str(config), environ={}, clock=FakeClock(NOW), systemd=stub.run_systemd)
         # The command has its own event loop, so it needs a thread of its own beside the stub's.
-        return await asyncio.to_thread(CliRunner().invoke, command_line, list(words), obj=desk)
+        return await asyncio.to_thread(CliRunner(env=EIGHTY).invoke, command_line, list(words), obj=desk)
 
     return run

@@ -27,6 +27,7 @@ FIRST_DELIVERY = [
     "sandbox",
     "events",
     "dashboard",
+    "completion",
     "audit-verify",
     "version",
     "adopt",
@@ -50,13 +51,13 @@ FIRST_DELIVERY = [
     "systemd-alerts",
     "plugin-connect-code",
     "plugin-grants",
-    "plugin-revoke",
+    "plugin-remove",
     "kustomer-register-app",
     "kustomer-create-secret",
     "keys-list",
-    "keys-new",
+    "keys-add",
     "keys-rewrap",
-    "keys-drop",
+    "keys-remove",
     "backup",
     "reload",
     "restore",
@@ -99,6 +100,50 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     assert "--config PATH" in help_text
     assert re.search(rf"broker (--config \S+ )?{' '.join(path)}\b", example)
     assert max(len(line) for line in out.splitlines()) <= 80
+
+
+SILENT = {"serve", "sandbox", "completion", "systemd"}
+"""Commands that stay, and those that print files for other programs."""
+
+
+@pytest.mark.parametrize("path", [path for path in COMMANDS if path[0] not in SILENT], ids=" ".join)
+def test_every_command_that_prints_something_has_json(path: tuple[str, ...]) -> None:
+    """And only the root says its own version."""
+    options = {option for parameter in COMMANDS[path].params for option in parameter.opts}
+
+    assert "--json" in options
+    assert "--version" not in options
+
+
+@pytest.mark.parametrize(
+    ("former", "name"),
+    [(("keys", "new"), "add"), (("keys", "drop"), "remove"), (("plugin", "revoke"), "remove")],
+)
+def test_former_names_still_work(former: tuple[str, str], name: str) -> None:
+    """They are not shown any more."""
+    code, out, _ = invoke(*former, "-h")
+
+    assert (0, True) == (code, f"broker {former[0]} {name}" in out)
+    assert f"  {former[1]} " not in invoke(former[0], "-h")[1]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_the_script(shell: str) -> None:
+    """As click makes it."""
+    code, out, _ = invoke("completion", shell)
+
+    assert (0, True) == (code, f"_BROKER_COMPLETE={shell}_complete" in out)
+
+
+async def test_table_in_a_pipe_has_a_line_for_each_row(config: Path, stub: Stub) -> None:
+    """However long: what reads it goes by lines."""
+    stub.accounts = {"a" * 128: account("a" * 128, status="frozen", reason="operator")}
+
+    runner, words = CliRunner(env={"COLUMNS": None}), ("accounts", "list", "--config", str(config))
+    result = await asyncio.to_thread(runner.invoke, command_line, words, obj=Desk(environ={}))
+
+    [_, row] = result.stdout.splitlines()
+    assert ["a" * 128, "kit", "frozen,", "operator"] == row.split()[:4]
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

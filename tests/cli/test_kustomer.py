@@ -73,7 +73,7 @@ async def test_next_steps_are_told(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--version", "x"), "is not a version"),
+        (("--app-version", "x"), "is not a version"),
         (("--api-url", "ftp://x"), "is not an address"),
         (("--redirect-uri", "http://broker.example.com/callback"), "is not an address"),
     ],
@@ -91,7 +91,7 @@ async def test_version_twice_is_told(sandbox: Sandbox) -> None:
 
     result = await run(*registering(sandbox))
 
-    assert (1, True) == (result.exit_code, "raise --version" in result.stderr)
+    assert (1, True) == (result.exit_code, "raise --app-version" in result.stderr)
 
 
 async def test_unknown_app_is_told(sandbox: Sandbox) -> None:
@@ -185,7 +185,7 @@ async def test_newer_spelling_of_the_path_is_tried(sandbox: Sandbox, tmp_path: P
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     api = f"http://127.0.0.1:{runner.addresses[0][1]}"
 
-    result = await run("create-secret", "app_1", "--version", "0.0.2", "--api-url", api)
+    result = await run("create-secret", "app_1", "--app-version", "0.0.2", "--api-url", api)
     await runner.cleanup()
 
     assert "s\n" == result.stdout

@@ -79,7 +79,7 @@ async def test_account_page_tells_its_history_and_who_uses_it(operator: Visitor)
 
 
 async def test_keys_page_tells_what_each_seals_and_what_to_do(operator: Visitor) -> None:
-    """After `keys new` the older one has records, until `keys rewrap`; no key is ever shown."""
+    """After `keys add` the older one has records, until `keys rewrap`; no key is ever shown."""
     desk = operator.house.broker.rooms.keys.desk
     old = operator.house.broker.base.keyring.active
     await desk.new(OPERATOR, request_id="test")
@@ -90,7 +90,7 @@ async def test_keys_page_tells_what_each_seals_and_what_to_do(operator: Visitor)
 
     assert old in page
     assert "<code>broker keys rewrap</code>" in page.split(old)[1].split("</tr>")[0]
-    assert f"<code>broker keys drop {old}</code>" in rewrapped
+    assert f"<code>broker keys remove {old}</code>" in rewrapped
 
 
 async def test_callers_page_tells_how_each_proves_itself_and_when_it_was_there(operator: Visitor) -> None:

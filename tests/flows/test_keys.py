@@ -103,7 +103,7 @@ async def test_backup_restore_and_adoption(process: Process) -> None:
     assert f"{backup} holds 1 account.\n" == made.stdout
     assert (1, True) == (running.exit_code, "another broker runs on the store" in running.stderr)
     assert "systemctl stop token-broker.socket token-broker.service" in running.stderr
-    assert (1, True) == (plain.exit_code, "with --force it is replaced" in plain.stderr)
+    assert (1, True) == (plain.exit_code, "with --yes it is replaced" in plain.stderr)
     assert "Restored 1 account" in restored.stdout
     assert (200, 1) == (served.status, checked.exit_code)
     assert "broker adopt" in " ".join(checked.stdout.split())

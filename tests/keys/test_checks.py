@@ -37,13 +37,13 @@ def test_key_is_replaced_once_a_year(settings: Settings) -> None:
     [(level, next_)] = told(settings, replace(ACTIVE, created_at=NOW - YEAR))
 
     assert "warning" == level
-    assert "once a year: broker keys new, broker keys rewrap, broker keys drop" == next_
+    assert "once a year: broker keys add, broker keys rewrap, broker keys remove" == next_
 
 
 def test_older_key_is_to_be_emptied_then_dropped(settings: Settings) -> None:
     """Each state has its next step; a retired one that is empty has none."""
     assert ("warning", "broker keys rewrap") == told(settings, ACTIVE, OLD, **{OLD.kid: 1})[1]
-    assert ("warning", f"broker keys drop {OLD.kid}") == told(settings, ACTIVE, OLD)[1]
+    assert ("warning", f"broker keys remove {OLD.kid}") == told(settings, ACTIVE, OLD)[1]
     assert [("ok", None)] == told(settings, ACTIVE, RETIRED)
     assert ("warning", "broker keys rewrap") == told(settings, ACTIVE, RETIRED, **{RETIRED.kid: 1})[1]
 

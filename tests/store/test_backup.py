@@ -147,7 +147,7 @@ async def test_store_with_accounts_is_replaced_by_force_only(path: Path, tmp_pat
     path.write_bytes(whole)
     path.with_name("broker.db-wal").write_bytes(log)
 
-    with pytest.raises(NotAStore, match=r"holds 1 accounts; with --force it is replaced, and kept"):
+    with pytest.raises(NotAStore, match=r"holds 1 accounts; with --yes it is replaced, and kept"):
         restore(tmp_path / "source" / "broker.db", path, force=False, at=NOW)
     unchanged = names_in(path)
     path.write_bytes(whole)
@@ -171,7 +171,7 @@ async def test_damaged_store_is_kept_as_it_is(path: Path, tmp_path: Path) -> Non
     path.write_bytes(b"no store at all" * 100)
     path.with_name("broker.db-wal").write_bytes(b"its log")
 
-    with pytest.raises(NotAStore, match="With --force"):
+    with pytest.raises(NotAStore, match="With --yes"):
         restore(tmp_path / "source" / "broker.db", path, force=False, at=NOW)
     kept = restore(tmp_path / "source" / "broker.db", path, force=True, at=NOW).kept
 
