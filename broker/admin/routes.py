@@ -27,6 +27,12 @@ RELOAD: web.AppKey[Callable[[], dict[str, Any]]] = web.AppKey("reload")
 """Takes over the configuration file; only the process that was started with one can."""
 
 
+@public
+async def alive(_: web.Request) -> web.StreamResponse:
+    """Say that the event loop is alive, and nothing else: on the public listener anybody may ask."""
+    return answer({"status": "ok"})
+
+
 class HealthRoutes:
     """`/healthz`, `/readyz`, `/metrics`; none of them calls a provider."""
 
@@ -44,14 +50,10 @@ class HealthRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/healthz", self.alive),
+            web.get("/healthz", alive),
             web.get("/readyz", self.ready),
             web.get("/metrics", self.metrics),
         ]
-
-    @public
-    async def alive(self, _: web.Request) -> web.StreamResponse:
-        return answer({"status": "ok"})
 
     @public
     async def ready(self, _: web.Request) -> web.StreamResponse:

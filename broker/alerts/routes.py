@@ -15,7 +15,7 @@ from broker.callers.gate import Gate
 from broker.clock import Clock, within
 from broker.errors import BrokerError, InvalidRequest, Overloaded, StorageUnavailable
 from broker.model import Caller, Permission, is_account_name
-from broker.web import CALLER, REQUEST_ID
+from broker.web import CALLER, REQUEST_ID, event_stream
 from broker.wire import event_json
 
 LOOK_EVERY = 0.5
@@ -68,16 +68,14 @@ class Streams:
         if self._open.total() >= MOST_STREAMS:
             raise Overloaded
         begin = await self._feed.beginning(last_id)
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
-        )
+        response = event_stream()
         reader = Reader(request, response, account, begin.after, self._clock.monotonic())
         first = _gap(last_id, begin.after) if begin.missed else f"id: {begin.after}\n\n"
         stopped = asyncio.ensure_future(self._feed.stopping.wait())
         self._open[caller] += 1
         try:
             await response.prepare(request)
-            await self._write(reader, f"retry: 2000\n{first}")
+            await self._write(reader, f": open\nretry: 2000\n{first}")
             while reader.is_there and not stopped.done() and await self._tell(reader):
                 await within(self._clock, LOOK_EVERY, stopped)
         except (ConnectionError, BrokerError):

@@ -10,7 +10,7 @@ from broker.accounts.routes import AccountRoutes
 from broker.admin.backup_routes import BackupRoutes
 from broker.admin.checks import Check
 from broker.admin.key_routes import KeyRoutes
-from broker.admin.routes import AdminRoutes, HealthRoutes
+from broker.admin.routes import AdminRoutes, HealthRoutes, alive
 from broker.admin.socket import by_peer
 from broker.alerts.feed import Feed
 from broker.alerts.routes import EventRoutes, Streams
@@ -238,7 +238,7 @@ def _public(base: Foundation, rooms: Rooms, limits: Limits) -> tuple[InstallRout
         # A proxy's connections are those of everybody behind it.
         limits=replace(limits, uncapped=(*limits.uncapped, *settings.server.trusted_proxies)),
     )
-    application.add_routes([*install_routes.routes(), *pages.routes()])
+    application.add_routes([*install_routes.routes(), *pages.routes(), web.get("/healthz", alive)])
     purposes: dict[str, Continue] = {PURPOSE: install_routes.signed_in}
     if plugin is not None:
         consent = consent_routes(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import jwt
@@ -23,6 +23,10 @@ FRESH = 600.0
 STALE = 24 * 3600.0
 """Seconds for which a set is used while its issuer cannot be asked."""
 UNKNOWN_KID_EVERY = 30.0
+"""Seconds until a key that the issuer did not have is looked for again."""
+NEW_KID_EVERY = 4.0
+"""Seconds between two fetches for keys that were not looked for yet: whoever invents some delays a real one by that."""
+REMEMBERED_KIDS = 64
 """Seconds between two fetches that an unknown `kid` brings about."""
 RETRY_EVERY = 10.0
 TIMEOUT = 5.0
@@ -64,6 +68,8 @@ class _Cached:
     tried_at: float = float("-inf")
     failing: bool = False
     fetching: asyncio.Task[None] | None = None
+    unknown: dict[str | None, float] = field(default_factory=dict)
+    """Keys that the issuer did not have, and when that was."""
 
 
 class JwksCache:
@@ -80,7 +86,7 @@ class JwksCache:
         if self._age(cached) >= FRESH:
             await self._refresh(url, cached, RETRY_EVERY if cached.failing else 0.0)
         elif cached.keys is not None and not cached.keys.fitting(algorithm, kid):
-            await self._refresh(url, cached, UNKNOWN_KID_EVERY)
+            await self._look_for(url, cached, algorithm, kid)
         return cached.keys if self._age(cached) < STALE else None
 
     def is_current(self, url: str, keys: KeySet) -> bool:
@@ -100,19 +106,32 @@ class JwksCache:
     def _age(self, cached: _Cached) -> float:
         return self._clock.monotonic() - cached.fetched_at
 
-    async def _refresh(self, url: str, cached: _Cached, every: float) -> None:
-        """Join the fetch under way, or begin one, unless the last began less than `every` seconds ago."""
+    async def _look_for(self, url: str, cached: _Cached, algorithm: str, kid: str | None) -> None:
+        """Fetch the set anew for a key that it does not hold, unless that was done a moment ago."""
+        now = self._clock.monotonic()
+        if now - cached.unknown.get(kid, float("-inf")) < UNKNOWN_KID_EVERY:
+            return
+        is_first = await self._refresh(url, cached, NEW_KID_EVERY)
+        if is_first and cached.keys is not None and not cached.keys.fitting(algorithm, kid):
+            if len(cached.unknown) >= REMEMBERED_KIDS:
+                cached.unknown.clear()
+            cached.unknown[kid] = now
+
+    async def _refresh(self, url: str, cached: _Cached, every: float) -> bool:
+        """Join the fetch under way, or begin one, unless the last began less than `every` s ago; whether it began."""
+        is_first = cached.fetching is None
         if cached.fetching is None:
             if self._clock.monotonic() - cached.tried_at < every:
-                return
+                return False
             cached.tried_at = self._clock.monotonic()
             cached.fetching = asyncio.create_task(self._fetch(url, cached), name="jwks")
             self._tasks.add(cached.fetching)
             cached.fetching.add_done_callback(self._tasks.discard)
         if cached.failing and self._age(cached) < STALE:
             # Nobody waits for an issuer that was away a moment ago while its old set will do.
-            return
+            return is_first
         await asyncio.shield(cached.fetching)
+        return is_first
 
     async def _fetch(self, url: str, cached: _Cached) -> None:
         try:

@@ -7,6 +7,7 @@ from aiohttp import web
 from broker.clock import Clock, within
 from broker.errors import Overloaded, StorageUnavailable
 from broker.store.interface import EventStore
+from broker.web import event_stream
 
 LOOK_EVERY = 1.0
 TICK_EVERY = 15
@@ -32,9 +33,7 @@ class Live:
             return web.Response(content_type="text/event-stream")
         if self._open >= MOST_OPEN:
             raise Overloaded
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
-        )
+        response = event_stream()
         await response.prepare(request)
         self._open += 1
         try:
@@ -44,8 +43,8 @@ class Live:
         return response
 
     async def _tell(self, response: web.StreamResponse) -> None:
+        await response.write(b": open\nretry: 2000\n\n")
         newest, looks = await self._newest(0), 0
-        await response.write(b"retry: 2000\n\n")
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             while not await within(self._clock, LOOK_EVERY, stopping):

@@ -190,8 +190,24 @@ async def test_quiet_stream_is_kept_alive(house: House) -> None:
         for _ in range(8):
             await stream.beat(5)
 
-    assert 2 == stream.comments
+    # One more says that the stream is open.
+    assert 1 + 2 == stream.comments
     assert ([], "2") == (stream.told, stream.last_id)
+
+
+async def test_proxy_is_told_to_hold_nothing_back(house: House) -> None:
+    """Headers and a first line come before there is any event: a proxy or a client may wait for them."""
+    for path in ("/events", "/events?account=acme"):
+        async with house.session.get(
+            house.internal + path, headers={"Authorization": f"Bearer {house.key}"}
+        ) as answer:
+            first = await answer.content.readline()
+
+        assert b": open\n" == first
+        assert ("no", "no-store, no-transform") == (
+            answer.headers["X-Accel-Buffering"],
+            answer.headers["Cache-Control"],
+        )
 
 
 async def test_streams_end_when_the_broker_stops(house: House) -> None:

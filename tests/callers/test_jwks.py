@@ -96,6 +96,41 @@ async def test_unknown_kid_asks_again_once_in_thirty_seconds(
     assert (["k1", "k2"], 2, 3) == (new, held, issuer.fetches)
 
 
+@pytest.mark.parametrize("invented", [["flood"], ["a", "b"], [f"k-{number}" for number in range(70)]])
+async def test_invented_kids_delay_a_new_key_by_seconds(
+    cache: JwksCache, issuer: Issuer, clock: FakeClock, invented: list[str]
+) -> None:
+    """Whoever asks for them all the time, one or many, is answered from memory; the issuer is left in peace."""
+    await kids(cache, issuer)
+    clock.advance(30)
+    for kid in invented:
+        await kids(cache, issuer, kid)
+    issuer.keys = [KEY, OTHER]
+    waited = 0
+
+    while "k2" not in await kids(cache, issuer, "k2"):
+        for kid in invented:
+            await kids(cache, issuer, kid)
+        clock.advance(1)
+        waited += 1
+
+    assert waited <= 5
+    assert issuer.fetches <= 4
+
+
+async def test_same_unknown_kid_is_looked_for_once_in_thirty_seconds(
+    cache: JwksCache, issuer: Issuer, clock: FakeClock
+) -> None:
+    """A service that is set up wrongly asks all day."""
+    await kids(cache, issuer)
+    clock.advance(30)
+    for _ in range(58):
+        await kids(cache, issuer, "k9")
+        clock.advance(1)
+
+    assert 3 == issuer.fetches
+
+
 @pytest.mark.parametrize(
     "trouble",
     [

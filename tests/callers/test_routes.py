@@ -100,6 +100,7 @@ BY_LINK = {("GET", "/dashboard/sign-in"), ("GET", "/")}
 METADATA = ("GET", "/.well-known/oauth-authorization-server")
 PUBLIC = {
     METADATA,
+    ("GET", "/healthz"),
     ("GET", "/plugin/authorize"),
     ("POST", "/plugin/authorize"),
     ("POST", "/plugin/token"),
@@ -275,13 +276,13 @@ async def test_public_routes_are_these(house: House) -> None:
 async def test_public_routes_give_nothing_to_who_brings_nothing(house: House) -> None:
     """No ticket, no state, no sign-in: a refusal, whatever credential for services comes with it."""
     refused = {}
-    for method, path in PUBLIC - {METADATA} - DESCRIPTION:
+    for method, path in PUBLIC - {METADATA, ("GET", "/healthz")} - DESCRIPTION:
         url = house.public + path.replace("{provider}", "kustomer")
         headers = {"Authorization": f"Bearer {house.key}"}
         async with house.session.request(method, url, headers=headers) as answer:
             refused[method, path] = 400 <= answer.status < 500
 
-    assert dict.fromkeys(PUBLIC - {METADATA} - DESCRIPTION, True) == refused
+    assert dict.fromkeys(PUBLIC - {METADATA, ("GET", "/healthz")} - DESCRIPTION, True) == refused
 
 
 async def test_nothing_of_one_listener_answers_on_another(house: House) -> None:

@@ -171,7 +171,7 @@ async def test_stream_tells_of_changes(operator: Visitor) -> None:
     """A renewal is told within a look; the broker's stop ends the stream."""
     house = operator.house
     async with operator.session.get(f"{house.internal}/dashboard/live") as stream:
-        retry = await stream.content.readline()
+        opened, retry = [await stream.content.readline() for _ in range(2)]
         await house.post("/token/acme/refresh")
         await house.clock.settle()
         house.clock.advance(1.1)
@@ -181,7 +181,8 @@ async def test_stream_tells_of_changes(operator: Visitor) -> None:
         house.clock.advance(1.1)
         await stream.content.read()
 
-    assert b"retry: 2000\n" == retry
+    assert (b": open\n", b"retry: 2000\n") == (opened, retry)
+    assert "no" == stream.headers["X-Accel-Buffering"]
     assert b"event: changed\n" in lines
     assert stream.content.at_eof()
 
