@@ -1,22 +1,44 @@
-"""Free loopback ports, handed out so that parallel test workers do not meet."""
+"""Free loopback ports, handed out so that neither workers nor whole runs on one machine meet."""
 
+import fcntl
 import itertools
 import os
 import socket
+import tempfile
+from functools import cache
+from pathlib import Path
 
-FIRST, EACH = 12_000, 5_000
-"""Below the ports that the kernel gives to clients; so many for each worker, used again in turn."""
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw") or 0) % 4
-_next = itertools.count(os.getpid() * 37)
+FIRST, EACH, SHARES = 12_000, 500, 40
+"""Below the ports that the kernel gives to clients; so many for each process, used again in turn."""
+_next = itertools.count()
 
 
 def free_port() -> int:
     """A port that nobody listens on just now."""
     while True:
-        port = FIRST + EACH * _WORKER + next(_next) % EACH
+        port = FIRST + EACH * _share() + next(_next) % EACH
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
+
+
+@cache
+def _share() -> int:
+    """The number of a share that no other process has; a lock on a file keeps it until this one ends."""
+    for number in range(SHARES):
+        try:
+            lock = os.open(
+                Path(tempfile.gettempdir()) / f"token-broker-ports-{number}", os.O_CREAT | os.O_RDWR
+            )
+        except PermissionError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            return number
+    return os.getpid() % SHARES

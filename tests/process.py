@@ -24,7 +24,7 @@ from tests.forking import Main, Running, fork
 from tests.house import Answer
 from tests.ports import free_port
 
-READY_WITHIN = 20.0
+READY_WITHIN = 60.0
 BROKER = (sys.executable, "-X", "dev", "-W", "error", "-m", "broker")
 
 

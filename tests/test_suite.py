@@ -14,7 +14,9 @@ CONTRIBUTING = (TESTS.parent / "CONTRIBUTING.md").read_text()
 LEAST = 10.0
 """Seconds that a time-out around something awaited has at least: the machine may be busy."""
 WAITS = {"timeout", "wait_for", "wait", "join", "result", "communicate", "run", "settimeout", "ClientTimeout"}
-"""Functions that wait for something, whose time-out is then read; those of `httpx` and `requests` besides."""
+"""Functions that wait for something, whose time-out is then read; those of the clients besides."""
+CLIENTS = {"httpx", "requests"}
+NAMES = WAITS | {"sleep", "time", "monotonic", "perf_counter", "process_time"}
 
 REAL_TIME = {
     "tests/until.py": "the one place that waits between two looks",
@@ -45,11 +47,18 @@ def excepted(path: str, names: dict[str, str]) -> bool:
     return any(path == name or (name.endswith("/") and path.startswith(name)) for name in names)
 
 
+def calls(tree: ast.Module) -> Iterator[ast.Call]:
+    """The calls of functions that are named like one which waits."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            module = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            if node.func.attr in NAMES or module in CLIENTS:
+                yield node
+
+
 def sleeps(tree: ast.Module) -> Iterator[str]:
     """Lines that let real time pass, or ask how much has passed; `sleep(0)` is one turn of the loop."""
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
+    for node in calls(tree):
         name = ast.unparse(node.func)
         slept = name in ("asyncio.sleep", "time.sleep") and ast.unparse(node.args[0]) != "0"
         if slept or re.fullmatch(r"time\.(perf_counter|monotonic|process_time)|.*loop(\(\))?\.time", name):
@@ -60,12 +69,10 @@ def short_waits(tree: ast.Module) -> Iterator[str]:
     """Lines that give up on something awaited after less than ten seconds."""
     assigned = [node for node in tree.body if isinstance(node, ast.Assign)]
     constants = {ast.unparse(node.targets[0]): node.value for node in assigned}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
+    for node in calls(tree):
         name = ast.unparse(node.func)
         last = name.rpartition(".")[2]
-        if last not in WAITS and not name.startswith(("httpx.", "requests.")):
+        if last not in WAITS and name.partition(".")[0] not in CLIENTS:
             continue
         given = [one.value for one in node.keywords if one.arg in ("timeout", "total")]
         given += (
@@ -94,17 +101,18 @@ def modules() -> list[tuple[str, ast.Module]]:
 def is_slow(node: ast.AST) -> bool:
     """Whether `pytest.mark.slow` is somewhere in it."""
     return any(
-        isinstance(one, ast.Attribute) and ast.unparse(one) == "pytest.mark.slow" for one in ast.walk(node)
+        isinstance(one, ast.Attribute) and one.attr == "slow" and ast.unparse(one) == "pytest.mark.slow"
+        for one in ast.walk(node)
     )
 
 
 def slow_tests(tree: ast.Module) -> list[str]:
-    """The tests of a module whose decorator makes them slow."""
+    """The tests of a module that a decorator makes slow, whole or with some parameters."""
     functions = [one for one in tree.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
     return [
         one.name
         for one in functions
-        if any(ast.unparse(by) == "pytest.mark.slow" for by in one.decorator_list)
+        if one.name.startswith("test_") and any(is_slow(by) for by in one.decorator_list)
     ]
 
 

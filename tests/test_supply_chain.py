@@ -154,7 +154,7 @@ async def audit(*, tools: Path = Path(sys.executable).parent, **environ: str) ->
 
 @pytest.mark.parametrize(
     ("hole", "code", "words"),
-    [(None, 0, "no known vulnerability"), ("aiohttp", 1, "OSV-2026-1")],
+    [pytest.param(None, 0, "no known vulnerability", marks=pytest.mark.slow), ("aiohttp", 1, "OSV-2026-1")],
 )
 async def test_audit_fails_on_a_known_vulnerability_only(hole: str | None, code: int, words: str) -> None:
     """The real pip-audit, and a service that knows of one hole or of none; each pin is asked about."""
@@ -181,6 +181,7 @@ async def test_audit_fails_on_a_known_vulnerability_only(hole: str | None, code:
     assert set(asked) <= pinned().keys()
 
 
+@pytest.mark.slow
 async def test_audit_is_skipped_with_one_line_where_nobody_answers() -> None:
     """CI does not fail only because it has no network."""
     code, output = await audit(PIP_AUDIT_OSV_URL=f"http://127.0.0.1:{free_port()}/")
@@ -200,6 +201,7 @@ async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None
     writer.close()
 
 
+@pytest.mark.slow
 async def test_audit_does_not_wait_for_ever() -> None:
     """Whatever the service does, `make check` ends."""
     server = await asyncio.start_server(trickle, "127.0.0.1", port := free_port())

@@ -262,13 +262,11 @@ def take_lock(path: Path, flags: int = os.O_CREAT | os.O_RDWR) -> int:
 
 def _file_system(folder: Path) -> str:
     """The type of the file system that holds `folder`, from the kernel's table of mounts."""
-    best, kind = "", ""
+    best, kind, place = "", "", str(folder.resolve())
     with suppress(OSError), Path("/proc/mounts").open() as table:
         for line in table:
             _, mount, fs_type, *_ = line.split()
-            inside = str(folder.resolve()) == mount or str(folder.resolve()).startswith(
-                mount.rstrip("/") + "/"
-            )
+            inside = place == mount or place.startswith(mount.rstrip("/") + "/")
             if inside and len(mount) >= len(best):
                 best, kind = mount, fs_type
     return kind

@@ -122,19 +122,6 @@ async def test_ctrl_c_ends_following_as_done(stub: Stub, config: Path) -> None:
     assert (0, "", "") == await ended(process)
 
 
-async def test_serve_refuses_a_broken_configuration(tmp_path: Path) -> None:
-    """Every mistake is told at once, without a traceback."""
-    config = tmp_path / "config.toml"
-    config.write_text("[server]\nintenral = 1\npublic = 2\n")
-
-    code, out, err = await run(tmp_path, "serve", "--config", str(config))
-
-    assert (1, "") == (code, out)
-    assert "server.intenral" in err
-    assert "server.public" in err
-    assert "Traceback" not in err
-
-
 async def test_check_works_where_no_broker_runs(tmp_path: Path) -> None:
     """Mistakes in the configuration are problems of the check; the exit code says so."""
     config = tmp_path / "config.toml"

@@ -192,21 +192,18 @@ async def until(condition: Callable[[], bool]) -> None:
             await moment()
 
 
-async def test_malformed_requests_get_one_constant_answer(process: Process) -> None:
+async def test_malformed_requests_get_one_constant_answer(house: House) -> None:
     """A 4xx of our own that quotes nothing and names no version; the broker goes on serving."""
-    driver = await new_driver(process)
-    await driver.install(await driver.link("acme"))
+    await house.connect()
 
-    answers = [
-        await raw(process.internal_port, request.replace(b"%s", b"x")) for request in MALFORMED.values()
-    ]
+    answers = [await raw(house.internal_port, request.replace(b"%s", b"x")) for request in MALFORMED.values()]
 
     for name, answer in zip(MALFORMED, answers, strict=True):
         assert re.match(rb"HTTP/\d\.\d 4\d\d ", answer), (name, answer)
         assert b'"code":"' in answer, (name, answer)
         assert b"Server: token-broker\r\n" in answer, (name, answer)
         assert not re.search(rb"aiohttp|Python", answer), (name, answer)
-    assert 200 == (await process.get("/token/acme")).status
+    assert 200 == (await house.get("/token/acme")).status
 
 
 @pytest.fixture(name="log")

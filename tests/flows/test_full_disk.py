@@ -90,7 +90,7 @@ async def test_start_serves_and_recovers_later(tmp_path: Path) -> None:
             (disk / "ballast").unlink()
             while not renewing.done():
                 house.clock.advance(1)
-                await asyncio.sleep(0.005)
+                await moment()
             after = await house.account()
             await house.restart()
 

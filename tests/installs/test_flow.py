@@ -15,6 +15,7 @@ from broker.oauth import hashed
 from broker.sandbox import visitor
 from broker.store.interface import AccountQuery
 from tests.house import OPERATOR, House
+from tests.until import moment
 
 KIT_RETURN = "https://app.kit.com/apps/717?success=true"
 
@@ -714,7 +715,7 @@ async def codes(house: House) -> list[object]:
 
 async def until_sent(house: House) -> None:
     while not await codes(house):
-        await asyncio.sleep(0.01)
+        await moment()
 
 
 async def test_stop_waits_for_an_exchange(house: House, browser: Browser) -> None:

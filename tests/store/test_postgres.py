@@ -23,6 +23,7 @@ from broker.store.postgres import PostgresDatabase
 from tests.ports import free_port
 from tests.postgres import needs_postgres, new_database
 from tests.store.rows import FIRST, connect, install, intent
+from tests.until import moment
 
 pytestmark = pytest.mark.slow
 
@@ -299,7 +300,7 @@ async def pooler(mode: str, folder: Path) -> AsyncIterator[int]:
     with subprocess.Popen([program, "-q", str(ini)], stderr=subprocess.DEVNULL, user=user) as running:
         try:
             while running.poll() is None and not _listens(port):
-                await asyncio.sleep(0.01)
+                await moment()
             yield port
         finally:
             running.terminate()

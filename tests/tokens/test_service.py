@@ -30,21 +30,6 @@ async def test_living_token_is_served_at_once_while_it_is_renewed(house: House) 
     assert during.json["access_token"] != after.json["access_token"]
 
 
-async def test_three_renewals_in_a_row_across_restarts(house: House) -> None:
-    """A rotated token is stored where the next renewal finds it, also after a restart."""
-    for provider in ("kit", "kustomer"):
-        await house.connect(provider, f"{provider}-1")
-    seen: dict[str, set[str]] = {"kit-1": set(), "kustomer-1": set()}
-
-    for _ in range(3):
-        for name, tokens in seen.items():
-            tokens.add((await house.get(f"/token/{name}")).json["access_token"])
-        house.clock.advance(LIFE)
-        await house.restart()
-
-    assert {3} == {len(tokens) for tokens in seen.values()}
-
-
 async def test_caller_who_hangs_up_changes_nothing(house: House) -> None:
     """The flight goes on, and whoever asks next gets what it brought; one POST in all."""
     await house.connect()
