@@ -4,6 +4,7 @@ aiohttp would quote the offending line, `Authorization` included, in its log and
 """
 
 import asyncio
+import re
 import secrets
 import socket
 import ssl
@@ -19,13 +20,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 from broker.door import Door, peer_at, peer_of
 from broker.errors import BrokerError, InvalidRequest, TooLarge
 from broker.observe.logs import log_malformed
-from broker.web import HEADERS, LIMITS, SAFE, SHORTCUT, Limits, Shortcut, problem
+from broker.web import BASE, HAS_BASES, HEADERS, LIMITS, SAFE, SHORTCUT, Limits, Shortcut, problem
 
 log = structlog.get_logger()
 SHUTDOWN = 5.0
 LINGER = 1.0
 """Seconds for a peer that is turned away to read why; closing at once would reset the connection."""
 LINGERING = 64
+BASED = re.compile(r"/~[0-9a-f]{32}(?=/)", re.ASCII)
 VERSIONS = (HttpVersion10, HttpVersion11)
 HEAR_OUT = 0.5
 """Seconds that a stop gives those who are about to ask; some browsers connect and never do."""
@@ -181,7 +183,10 @@ class QuietRunner(web.AppRunner):
         usual = await super()._make_server()
         headers = self.app.get(HEADERS, SAFE)
         handle = _quoting_nothing(usual.request_handler, headers, self.app.get(SHORTCUT, _no_shortcut))
-        server = QuietServer(handle, request_factory=usual.request_factory, **self._options)
+        make = usual.request_factory
+        if self.app.get(HAS_BASES) and make is not None:
+            make = _without_base(make)
+        server = QuietServer(handle, request_factory=make, **self._options)
         server.headers = headers
         return server
 
@@ -293,6 +298,21 @@ def _quoting_nothing(handle: Handle, headers: Mapping[str, str], shortcut: Short
             return _refused(request, exc.status, exc, headers)
 
     return quietly
+
+
+def _without_base(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Take the BASE off a request's path before the application looks at it."""
+
+    def made(message: Any, *others: Any) -> web.BaseRequest:
+        base = BASED.match(message.path) if message.path.startswith("/~") else None
+        if base is None:
+            return make(message, *others)
+        url = message.url.with_path(message.url.raw_path[base.end() :], encoded=True, keep_query=True)
+        request = make(message._replace(path=message.path[base.end() :], url=url), *others)
+        request[BASE] = base[0]
+        return request
+
+    return made
 
 
 def _is_coded(request: web.BaseRequest) -> bool:

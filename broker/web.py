@@ -87,6 +87,10 @@ class Limits:
     """Seconds since its last request for which a kept connection is likely to bring another one; a stop waits."""
 
 
+BASE: web.RequestKey[str] = web.RequestKey("base", str)
+"""What stood before the path that the application sees: a segment that only one browser knows."""
+HAS_BASES: web.AppKey[bool] = web.AppKey("has_bases", bool)
+"""Whether the application takes requests with a BASE."""
 LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
 Shortcut = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]]
 SHORTCUT: web.AppKey[Shortcut] = web.AppKey("shortcut")

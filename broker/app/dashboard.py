@@ -35,7 +35,7 @@ def build_dashboard(base: Foundation, rooms: Rooms) -> Dashboard:
     url = base.settings.server.internal_url
     https = url.startswith("https://")
     pages = Pages(sandbox=base.settings.sandbox.enabled, https=https, room=ROOM)
-    sessions = Sessions(store=base.stores.installs, keyring=base.keyring, clock=base.clock, https=https)
+    sessions = Sessions(store=base.stores.installs, keyring=base.keyring, clock=base.clock, url=url)
     live = Live(events=base.stores.events, clock=base.clock)
     routes = DashboardRoutes(
         service=DashboardService(

@@ -32,6 +32,7 @@ from broker.tokens.hot import HotTokens
 from broker.tokens.routes import TokenRoutes
 from broker.web import (
     CALLER,
+    HAS_BASES,
     HEADERS,
     REQUEST_ID,
     SHORTCUT,
@@ -167,6 +168,7 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
         application.add_routes(rooms.plugin.api.routes())
     application.add_routes(health.routes())
     application.add_routes(dashboard.routes)
+    application[HAS_BASES] = True
     _describe(application, base, "For services", base.settings.server.internal_url)
     return application
 

@@ -1,6 +1,7 @@
 """Tells open pages that something has changed; they fetch themselves again, so that nothing is drawn twice."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -27,8 +28,8 @@ class Live:
         """End every stream."""
         self._stopping.set()
 
-    async def follow(self, request: web.Request) -> web.StreamResponse:
-        """One browser's stream, until it goes or the broker stops."""
+    async def follow(self, request: web.Request, still: Callable[[], Awaitable[bool]]) -> web.StreamResponse:
+        """One browser's stream, until it goes, is signed out (no longer `still` there) or the broker stops."""
         if request.method == "HEAD":
             return web.Response(content_type="text/event-stream")
         if self._open >= MOST_OPEN:
@@ -37,18 +38,20 @@ class Live:
         await response.prepare(request)
         self._open += 1
         try:
-            await self._tell(response)
+            await self._tell(response, still)
         finally:
             self._open -= 1
         return response
 
-    async def _tell(self, response: web.StreamResponse) -> None:
+    async def _tell(self, response: web.StreamResponse, still: Callable[[], Awaitable[bool]]) -> None:
         await response.write(b": open\nretry: 2000\n\n")
         newest, looks = await self._newest(0), 0
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             while not await within(self._clock, LOOK_EVERY, stopping):
                 looks += 1
+                if looks % TICK_EVERY == 0 and not await still():
+                    return
                 seen = await self._newest(newest)
                 if seen != newest or looks % TICK_EVERY == 0:
                     newest = seen

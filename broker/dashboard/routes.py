@@ -1,5 +1,6 @@
 """The dashboard's HTTP, on the internal listener. It has a login of its own: no route here asks for a caller."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -11,18 +12,22 @@ from broker.clock import Clock
 from broker.dashboard.actions import Actions
 from broker.dashboard.live import Live
 from broker.dashboard.service import DashboardService
-from broker.dashboard.session import LINK_LIFE, Session, Sessions
+from broker.dashboard.session import LINK_LIFE, SESSION_LIFE, Session, Sessions
 from broker.errors import BrokerError, Forbidden, InvalidRequest, UnknownAccount
 from broker.model import Permission, Secret, Status, is_account_name
 from broker.pages import Page, Pages, error_page
 from broker.store.interface import AccountQuery
-from broker.web import CALLER, REQUEST_ID, answer, public, read_body
+from broker.web import BASE, CALLER, REQUEST_ID, answer, public, read_body
 from broker.wire import rfc3339
 
 SignedIn = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
 NOBODY = "Nobody is signed in in this browser."
 MOST_FIELDS = 8
 SEARCH_MOST = 100
+SHOWN = 12
+"""Characters of a session's id that are shown."""
+SESSION_ID = re.compile(rf"[0-9a-f]{{{SHOWN}}}", re.ASCII)
+PAGE_LINK = re.compile(r'( (?:href|action)=")/(?!static/)')
 
 
 class DashboardRoutes:
@@ -62,14 +67,20 @@ class DashboardRoutes:
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
         """Spend the one-time link, and go to the first page."""
         response = self._go("/")
-        if await self._sessions.sign_in(Secret(request.query.get("link", "")), response):
+        base = await self._sessions.sign_in(Secret(request.query.get("link", "")), response)
+        if base is not None:
+            response.headers["Location"] = f"{base}/"
             return response
         used = "This link has been used, or is older than a minute."
         return self._signed_out(request, used if "link" in request.query else "You are signed out.")
 
-    async def sign_out(self, *_: object) -> web.StreamResponse:
+    async def sign_out(self, request: web.Request, session: Session) -> web.StreamResponse:
         response = self._go("/dashboard/sign-in")
-        self._sessions.sign_out(response)
+        await self._sessions.sign_out(request, response, session)
+        if "everywhere" in await _fields(request):
+            for one in await self._sessions.sessions():
+                if one.actor.name == session.actor.name:
+                    await self._sessions.end(one.id)
         return response
 
     async def start(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -96,7 +107,7 @@ class DashboardRoutes:
         name, action = request.match_info["account"], request.match_info["action"]
         done = await self._actions.act(session.actor, name, action, request_id=request[REQUEST_ID])
         response = self._go("/dashboard/accounts?removed=1" if done.gone else f"/dashboard/accounts/{name}")
-        self._sessions.keep(done, session, response)
+        self._sessions.keep(done, request, session, response)
         return response
 
     async def providers(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -122,13 +133,17 @@ class DashboardRoutes:
         return self._render(request, session, "activity.html", recent=recent)
 
     async def live(self, request: web.Request, _: Session) -> web.StreamResponse:
-        return await self._live.follow(request)
+        async def still() -> bool:
+            return await self._sessions.read(request) is not None
+
+        return await self._live.follow(request, still)
 
     def error(self, error: BrokerError, request: web.Request) -> web.StreamResponse:
         """An error as a page, with the navigation for whoever is signed in."""
-        session, page = self._sessions.read(request), error_page(error)
+        session, page = self._sessions.remembered(request), error_page(error)
         if session is not None:
-            return self._render(request, session, "error.html", status=page.status, page=page)
+            shown = self._render(request, session, "error.html", status=page.status, page=page)
+            return _below(request.get(BASE, ""), shown)
         # To nobody it is not told which pages there are.
         if error.status == 404:
             return self._signed_out(request, NOBODY)
@@ -139,10 +154,10 @@ class DashboardRoutes:
 
         @public
         async def page(request: web.Request) -> web.StreamResponse:
-            session = self._sessions.read(request)
+            session = await self._sessions.read(request)
             if session is None:
                 return self._signed_out(request, NOBODY)
-            return await handler(request, session)
+            return _below(request.get(BASE, ""), await handler(request, session))
 
         return page
 
@@ -176,7 +191,7 @@ class DashboardRoutes:
             **values,
         )
         if done is not None:
-            self._sessions.forget_kept(response)
+            self._sessions.forget_kept(request, response)
         return response
 
     def _go(self, path: str) -> web.Response:
@@ -200,18 +215,63 @@ class LinkRoute:
         self._sessions, self._gate, self._clock, self._url = sessions, gate, clock, url
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.post("/dashboard-links", self.create)]
+        return [
+            web.post("/dashboard-links", self.create),
+            web.get("/dashboard-sessions", self.sessions),
+            web.delete("/dashboard-sessions", self.end),
+        ]
+
+    async def sessions(self, request: web.Request) -> web.StreamResponse:
+        """Who is signed in; never the cookie."""
+        await self._require(request, "dashboard.sessions")
+        found = await self._sessions.sessions()
+        return answer({"sessions": [_session_json(session) for session in found]})
+
+    async def end(self, request: web.Request) -> web.StreamResponse:
+        """Sign out everybody, or the one browser of `id`."""
+        id_ = request.query.get("id")
+        if id_ is not None and not SESSION_ID.fullmatch(id_):
+            raise InvalidRequest("id is that of a session, as GET /dashboard-sessions shows it")
+        await self._require(request, "dashboard.sign_out")
+        ends = [one.id for one in await self._sessions.sessions() if id_ and one.id.startswith(id_)]
+        ended = sum([await self._sessions.end(one) for one in ends]) if id_ else await self._sessions.end()
+        return answer({"ended": ended})
+
+    async def _require(self, request: web.Request, action: str) -> None:
+        # Reads, so that an operator gets in to see why the audit cannot be written, and out.
+        await self._gate.require(
+            request[CALLER],
+            Permission.ADMIN,
+            None,
+            action=action,
+            reads=True,
+            request_id=request[REQUEST_ID],
+        )
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        actor, request_id = request[CALLER], request[REQUEST_ID]
-        # A read, so that an operator gets in to see why the audit cannot be written.
-        await self._gate.require(
-            actor, Permission.ADMIN, None, action="dashboard.link", reads=True, request_id=request_id
-        )
+        await self._require(request, "dashboard.link")
         expires_at = rfc3339(self._clock.now() + LINK_LIFE)
-        link = await self._sessions.new_link(actor)
+        link = await self._sessions.new_link(request[CALLER])
         url = f"{self._url}/dashboard/sign-in?link={link.reveal()}"
         return answer({"url": url, "expires_at": expires_at}, status=201)
+
+
+def _session_json(session: Session) -> dict[str, str | None]:
+    return {
+        "id": session.id[:SHOWN],
+        "actor": session.actor.name,
+        "signed_in_at": rfc3339(session.expires_at - SESSION_LIFE),
+        "expires_at": rfc3339(session.expires_at),
+    }
+
+
+def _below(base: str, response: web.StreamResponse) -> web.StreamResponse:
+    """The response with `base` before the path of every link to a page of the dashboard."""
+    if base and response.headers.get("Location", "").startswith("/"):
+        response.headers["Location"] = base + response.headers["Location"]
+    if base and isinstance(response, web.Response) and response.content_type == "text/html":
+        response.text = PAGE_LINK.sub(rf"\1{base}/", response.text or "")
+    return response
 
 
 def _query(request: web.Request) -> AccountQuery:

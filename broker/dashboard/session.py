@@ -1,10 +1,15 @@
-"""Signing in without passwords: a one-time link from the command line, then twelve hours in one browser."""
+"""Signing in without passwords: a one-time link from the command line, then twelve hours in one browser.
+
+The cookie is a random text of which the store keeps the hash, so a session can be ended and cannot be made from the
+keys. A browser sends cookies to every port of a host, whoever listens there. Where TLS does not keep others away, the
+pages lie below a random path that only this browser knows, and the cookie is sent below that path alone.
+"""
 
 import hmac
 import json
 import secrets
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from urllib.parse import urlsplit
 
 import jwt
 from aiohttp import web
@@ -16,14 +21,17 @@ from broker.errors import StorageUnavailable
 from broker.keyring import Keyring
 from broker.model import Caller, PendingLogin, Permission, Secret
 from broker.store.interface import InstallStore
+from broker.web import BASE
 
 PURPOSE = "dashboard"
+SIGNED_IN = "dashboard session"
 LINK_LIFE = 60.0
 SESSION_LIFE = 12 * 3600
 COOKIE = "broker_dashboard"
 DONE, DONE_LIFE = "_done", 60
 """The cookie for what was done, beside that of the session."""
 ALGORITHM = "HS256"
+REMEMBERED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +40,26 @@ class Session:
 
     actor: Caller
     id: str
+    """The hash of its cookie."""
     expires_at: float
 
 
 class Sessions:
-    """Makes one-time links, and knows a browser again by its signed cookie; any replica can read it."""
+    """Makes one-time links, and knows a browser again by its cookie; so does every replica."""
 
-    def __init__(self, *, store: InstallStore, keyring: Keyring, clock: Clock, https: bool) -> None:
-        self._store, self._keyring, self._clock, self._https = store, keyring, clock, https
-        self._cookie = f"__Host-{COOKIE}" if https else COOKIE
+    def __init__(self, *, store: InstallStore, keyring: Keyring, clock: Clock, url: str) -> None:
+        self._store, self._keyring, self._clock = store, keyring, clock
+        address = urlsplit(url)
+        self._https = address.scheme == "https"
+        port = address.port or (443 if self._https else 80)
+        # Brokers on other ports of this host have cookies of their own.
+        self._cookie = f"{'__Host-' if self._https else ''}{COOKIE}_{port}"
         self._kept: dict[str, PendingLogin] = {}
         """Links that could not be stored; a full disk is when an operator wants to look."""
+        self._remembered: dict[str, Session] = {}
+        """Sessions of this process, for while the store cannot be asked."""
+        self._unstored: set[str] = set()
+        """Those that it did not take."""
 
     async def new_link(self, actor: Caller) -> Secret:
         """What opens the dashboard once, within a minute, in the name of `actor`."""
@@ -61,23 +78,33 @@ class Sessions:
             self._kept[link.challenge_hash] = link
         return secret
 
-    async def sign_in(self, link: Secret, response: web.StreamResponse) -> bool:
-        """Spend a link and set the cookie; False where it is unknown, used or too old."""
+    async def sign_in(self, link: Secret, response: web.StreamResponse) -> str | None:
+        """Spend a link and set the cookie; the BASE of its path, None where the link is unknown, used or too old."""
         login = await self._take(oauth.hashed(link))
         if login is None or login.purpose != PURPOSE:
-            return False
-        now = int(self._clock.now())
-        claims = {"actor": json.loads(login.payload), "sid": secrets.token_hex(16), "exp": now + SESSION_LIFE}
+            return None
+        cookie, base = oauth.new_secret(), "" if self._https else f"/~{secrets.token_hex(16)}"
+        signed_in = replace(
+            login,
+            challenge_hash=oauth.hashed(cookie),
+            purpose=SIGNED_IN,
+            expires_at=self._clock.now() + SESSION_LIFE,
+        )
+        self._remember(_session(signed_in))
+        try:
+            await self._store.begin_login(signed_in)
+        except StorageUnavailable:
+            self._unstored.add(signed_in.challenge_hash)
         response.set_cookie(
             self._cookie,
-            jwt.encode(claims, self._key(), algorithm=ALGORITHM),
+            cookie.reveal(),
             max_age=SESSION_LIFE,
-            path="/",
+            path=base or "/",
             secure=self._https,
             httponly=True,
             samesite="Strict",
         )
-        return True
+        return base
 
     async def _take(self, link_hash: str) -> PendingLogin | None:
         now = self._clock.now()
@@ -86,25 +113,68 @@ class Sessions:
             return kept if kept.expires_at > now else None
         return await self._store.take_login(link_hash, now)
 
-    def sign_out(self, response: web.StreamResponse) -> None:
-        """Make the browser forget; the cookie is what signs in."""
-        response.del_cookie(self._cookie, path="/", secure=self._https, httponly=True, samesite="Strict")
+    async def sign_out(self, request: web.Request, response: web.StreamResponse, session: Session) -> None:
+        """End the session, and make the browser forget its cookie. Raises StorageUnavailable."""
+        await self.end(session.id)
+        path = request.get(BASE) or "/"
+        response.del_cookie(self._cookie, path=path, secure=self._https, httponly=True, samesite="Strict")
 
-    def read(self, request: web.Request) -> Session | None:
+    async def end(self, id_: str | None = None) -> int:
+        """End that session, or all; how many it were. Raises StorageUnavailable, and then this process ended them."""
+        ended = [one for one in self._remembered if id_ in {None, one}]
+        for one in ended:
+            del self._remembered[one]
+            self._unstored.discard(one)
+        return max(len(ended), await self._store.end_logins(SIGNED_IN, id_))
+
+    async def sessions(self) -> list[Session]:
+        """All that have not ended, the newest first. Raises StorageUnavailable."""
+        stored = {one.id: one for one in map(_session, await self._store.logins(SIGNED_IN))}
+        living = [
+            one for one in {**self._remembered, **stored}.values() if one.expires_at > self._clock.now()
+        ]
+        return sorted(living, key=lambda one: -one.expires_at)
+
+    async def read(self, request: web.Request) -> Session | None:
         """Who is at the browser; None where nobody is signed in."""
-        claims = self._claims(request, self._cookie)
-        if claims is None or "actor" not in claims:
+        hash_ = self._hash(request)
+        if hash_ is None:
             return None
-        return Session(operator_of(str(claims["actor"])), str(claims["sid"]), float(claims["exp"]))
+        try:
+            stored = await self._store.logins(SIGNED_IN, hash_)
+        except StorageUnavailable:
+            return self.remembered(request)
+        if stored:
+            self._remember(_session(stored[0]))
+        elif hash_ not in self._unstored:
+            self._remembered.pop(hash_, None)
+        return self.remembered(request)
 
-    def keep(self, done: Done, session: Session, response: web.StreamResponse) -> None:
+    def remembered(self, request: web.Request) -> Session | None:
+        """Who was at the browser when it was last asked."""
+        session = self._remembered.get(self._hash(request) or "")
+        return session if session is not None and session.expires_at > self._clock.now() else None
+
+    def _hash(self, request: web.Request) -> str | None:
+        cookie = request.cookies.get(self._cookie, "")
+        return oauth.hashed(Secret(cookie)) if cookie else None
+
+    def _remember(self, session: Session) -> None:
+        self._remembered.pop(session.id, None)
+        if len(self._remembered) >= REMEMBERED:
+            oldest = next(iter(self._remembered))
+            del self._remembered[oldest]
+            self._unstored.discard(oldest)
+        self._remembered[session.id] = session
+
+    def keep(self, done: Done, request: web.Request, session: Session, response: web.StreamResponse) -> None:
         """Let the browser hold what was done until the next page says it."""
-        claims = {**asdict(done), "sid": session.id, "exp": int(self._clock.now()) + DONE_LIFE}
+        claims = {**asdict(done), "exp": int(self._clock.now()) + DONE_LIFE}
         response.set_cookie(
             self._cookie + DONE,
-            jwt.encode(claims, self._key(), algorithm=ALGORITHM),
+            jwt.encode(claims, self._done_key(session), algorithm=ALGORITHM),
             max_age=DONE_LIFE,
-            path="/",
+            path=request.get(BASE) or "/",
             secure=self._https,
             httponly=True,
             samesite="Strict",
@@ -112,16 +182,29 @@ class Sessions:
 
     def kept(self, request: web.Request, session: Session) -> Done | None:
         """What was done just now in this session and was not shown yet."""
-        claims = self._claims(request, self._cookie + DONE)
-        if claims is None or claims.get("sid") != session.id:
+        try:
+            claims = jwt.decode(
+                request.cookies.get(self._cookie + DONE, ""),
+                self._done_key(session),
+                algorithms=[ALGORITHM],
+                # The time is compared below, by the clock that was passed in.
+                options={"require": ["exp"], "verify_exp": False},
+            )
+        except (jwt.PyJWTError, ValueError):
+            return None
+        if claims["exp"] <= self._clock.now():
             return None
         return Done(claims["sentence"], good=claims["good"], link=claims["link"], gone=claims["gone"])
 
-    def forget_kept(self, response: web.StreamResponse) -> None:
+    def forget_kept(self, request: web.Request, response: web.StreamResponse) -> None:
         """Let it be shown once."""
+        path = request.get(BASE) or "/"
         response.del_cookie(
-            self._cookie + DONE, path="/", secure=self._https, httponly=True, samesite="Strict"
+            self._cookie + DONE, path=path, secure=self._https, httponly=True, samesite="Strict"
         )
+
+    def _done_key(self, session: Session) -> bytes:
+        return self._keyring.derive("dashboard done", session.id.encode())
 
     def form_token(self, session: Session) -> str:
         """What a form of this session must hold, so that no other site can send it."""
@@ -130,21 +213,9 @@ class Sessions:
     def is_own_form(self, session: Session, token: str) -> bool:
         return hmac.compare_digest(self.form_token(session).encode(), token.encode())
 
-    def _claims(self, request: web.Request, cookie: str) -> dict[str, Any] | None:
-        try:
-            claims: dict[str, Any] = jwt.decode(
-                request.cookies.get(cookie, ""),
-                self._key(),
-                algorithms=[ALGORITHM],
-                # The time is compared below, by the clock that was passed in.
-                options={"require": ["exp", "sid"], "verify_exp": False},
-            )
-        except (jwt.PyJWTError, ValueError):
-            return None
-        return claims if claims["exp"] > self._clock.now() else None
 
-    def _key(self) -> bytes:
-        return self._keyring.derive("dashboard session", b"")
+def _session(login: PendingLogin) -> Session:
+    return Session(operator_of(str(json.loads(login.payload))), login.challenge_hash, login.expires_at)
 
 
 def operator_of(name: str) -> Caller:

@@ -47,6 +47,7 @@ SHOWN = INSTALL.replace(
 )
 PURGE_LOGINS = """
 DELETE FROM logins WHERE challenge_hash IN (SELECT challenge_hash FROM logins WHERE expires_at < $1 LIMIT $2)"""
+LOGINS = "FROM logins WHERE purpose = $1 AND (CAST($2 AS TEXT) IS NULL OR challenge_hash = $2)"
 
 
 class Installs:
@@ -177,6 +178,16 @@ class Installs:
             return login if login is not None and login.expires_at > now else None
 
         return await self._database.write(work)
+
+    async def logins(self, purpose: str, challenge_hash: str | None = None) -> list[PendingLogin]:
+        sql = f"SELECT challenge_hash, browser_hash, purpose, payload, expires_at {LOGINS}"
+        return [PendingLogin(*row) for row in await self._database.read(sql, purpose, challenge_hash)]
+
+    async def end_logins(self, purpose: str, challenge_hash: str | None = None) -> int:
+        sql = f"DELETE {LOGINS}"
+        return await self._database.write(
+            lambda transaction: transaction.execute(sql, purpose, challenge_hash)
+        )
 
     async def claim(self, hash_: str, expires_at: float) -> bool:
         return (

@@ -356,6 +356,14 @@ class InstallStore(Protocol):
         """Take a sign-in, once, while it has not expired."""
         ...
 
+    async def logins(self, purpose: str, challenge_hash: str | None = None) -> list[PendingLogin]:
+        """Those of one purpose, all or the one with that hash, also expired ones; they stay."""
+        ...
+
+    async def end_logins(self, purpose: str, challenge_hash: str | None = None) -> int:
+        """Forget them; how many they were."""
+        ...
+
     async def claim(self, hash_: str, expires_at: float) -> bool:
         """Use up, once, something that a browser kept for us: True for exactly one caller until it is purged."""
         ...

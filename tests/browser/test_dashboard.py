@@ -13,9 +13,11 @@ pytestmark = pytest.mark.browser
 PAGES = ("/", "/accounts", f"/accounts/{DEAD}", "/providers", "/callers", "/keys", "/activity")
 
 
-async def enter(house: House, page: Page) -> None:
+async def enter(house: House, page: Page) -> str:
+    """The address below which the pages of this browser lie."""
     await page.goto(await dashboard_link(house))
     await expect(page.get_by_role("heading", level=1)).to_be_visible()
+    return page.url.removesuffix("/")
 
 
 async def test_every_page_fits(house: House, new_page: NewPage) -> None:
@@ -25,9 +27,9 @@ async def test_every_page_fits(house: House, new_page: NewPage) -> None:
 
     for dark, size in enumerate(SIZES.values()):
         page = (await new_page(**size, dark=bool(dark))).page
-        await enter(house, page)
+        base = await enter(house, page)
         for path in PAGES:
-            await page.goto(f"{house.internal}{'' if path == '/' else '/dashboard'}{path}")
+            await page.goto(f"{base}{'' if path == '/' else '/dashboard'}{path}")
             if await page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
                 odd.append(f"{path} scrolls sideways at {size['width']}")
             if await page.get_by_role("heading", level=1).count() != 1:
@@ -58,8 +60,7 @@ async def test_what_is_broken_is_first_and_mended_from_there(house: House, new_p
 async def test_page_changes_while_one_looks(house: House, new_page: NewPage) -> None:
     """A connection that is made meanwhile appears without a reload."""
     page = (await new_page()).page
-    await enter(house, page)
-    await page.goto(f"{house.internal}/dashboard/accounts")
+    await page.goto(f"{await enter(house, page)}/dashboard/accounts")
     await expect(page.locator("#live")).to_have_text("Live")
 
     await house.connect("kit", "newcomer")

@@ -90,6 +90,8 @@ ADMIN = (
     Route(P.ADMIN, "POST", "/backup"),
     Route(P.MANAGE, "POST", "/exports"),
     Route(P.ADMIN, "POST", "/dashboard-links"),
+    Route(P.ADMIN, "GET", "/dashboard-sessions"),
+    Route(P.ADMIN, "DELETE", "/dashboard-sessions"),
     Route(P.PLUGIN, "GET", "/plugin/grants"),
     Route(P.PLUGIN, "DELETE", "/plugin/grants/{grant}"),
     Route(P.ADMIN, "GET", "/version"),

@@ -88,6 +88,8 @@ async def test_commands_and_broker_understand_each_other(run: Run) -> None:
         (("providers", "resume", "kit"), "kit is asked again."),
         (("plugin", "connect-code", "--subject", "user-42"), ""),
         (("plugin", "grants"), "No grants."),
+        (("dashboard", "--sessions"), "SESSION "),
+        (("dashboard", "--sign-out"), "Signed out: 0."),
         (("events",), "ID "),
         (("check",), "WHAT "),
         (("version",), "token-broker "),

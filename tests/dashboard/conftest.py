@@ -20,6 +20,8 @@ class Visitor:
 
     house: House
     session: aiohttp.ClientSession
+    base: str = ""
+    """Below it lie the pages of this browser; tests name and read their paths without it."""
 
     async def link(self) -> str:
         """A one-time link, as `broker dashboard` prints it."""
@@ -28,6 +30,7 @@ class Visitor:
     async def sign_in(self) -> None:
         answer = await self.get(await self.link())
         assert 303 == answer.status
+        self.base = answer.headers["Location"].removesuffix("/")
 
     async def get(self, path: str) -> Answer:
         return await self._ask("GET", path)
@@ -46,9 +49,12 @@ class Visitor:
         return str(token)
 
     async def _ask(self, method: str, path: str, **more: Any) -> Answer:
-        url = path if path.startswith("http") else self.house.internal + path
+        url = path if path.startswith("http") else self.house.internal + self.base + path
         async with self.session.request(method, url, allow_redirects=False, **more) as response:
-            return Answer(response.status, response.headers.copy(), await response.read())
+            headers, body = response.headers.copy(), await response.read()
+        if self.base and "Location" in headers:
+            headers["Location"] = headers["Location"].removeprefix(self.base)
+        return Answer(response.status, headers, body.replace(self.base.encode(), b"") if self.base else body)
 
 
 async def dashboard_link(house: House) -> str:

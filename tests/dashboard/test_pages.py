@@ -170,7 +170,7 @@ async def test_pages_run_no_foreign_script(operator: Visitor) -> None:
 async def test_stream_tells_of_changes(operator: Visitor) -> None:
     """A renewal is told within a look; the broker's stop ends the stream."""
     house = operator.house
-    async with operator.session.get(f"{house.internal}/dashboard/live") as stream:
+    async with operator.session.get(f"{house.internal}{operator.base}/dashboard/live") as stream:
         opened, retry = [await stream.content.readline() for _ in range(2)]
         await house.post("/token/acme/refresh")
         await house.clock.settle()

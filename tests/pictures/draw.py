@@ -41,8 +41,9 @@ async def photograph(house: House, browser: Browser) -> None:
     context = await browser.new_context(viewport={"width": 1200, "height": 760})
     page = await context.new_page()
     await page.goto(await dashboard_link(house))
+    base = page.url.removesuffix("/")
     for name, path in PAGES.items():
-        await page.goto(house.internal + path)
+        await page.goto(base + path)
         await page.screenshot(path=HERE / name)
     await context.close()
 

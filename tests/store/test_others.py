@@ -96,6 +96,28 @@ async def test_sign_in_is_taken_once_and_in_time(stores: Stores) -> None:
     assert await stores.installs.take_login("challenge", 100.0) is None
 
 
+async def test_sign_ins_of_one_purpose_are_read_and_ended(stores: Stores) -> None:
+    """One or all of them; those of another purpose stay."""
+    for hash_, purpose in (("a", "session"), ("b", "session"), ("c", "session"), ("d", "link")):
+        await stores.installs.begin_login(PendingLogin(hash_, "", purpose, "{}", 100.0))
+
+    [one] = await stores.installs.logins("session", "b")
+    others = [
+        await stores.installs.logins("session", "d"),
+        await stores.installs.logins("link", "b"),
+        await stores.installs.logins("nothing"),
+    ]
+    ended = [
+        await stores.installs.end_logins("session", "b"),
+        await stores.installs.end_logins("session", "d"),
+        await stores.installs.end_logins("session"),
+    ]
+
+    assert ("b", "session", [[], [], []]) == (one.challenge_hash, one.purpose, others)
+    assert [1, 0, 2] == ended
+    assert ["d"] == [left.challenge_hash for left in await stores.installs.logins("link")]
+
+
 async def test_callers_have_two_keys_at_most(stores: Stores) -> None:
     """A new key ends the oldest at once, and the other in time."""
     assert await stores.callers.add_caller(caller(), key())

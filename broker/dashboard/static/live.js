@@ -20,7 +20,7 @@ async function draw() {
   if (focused !== null) content().querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
-const stream = new EventSource("/dashboard/live");
+const stream = new EventSource(document.querySelector(".wordmark").getAttribute("href") + "dashboard/live");
 stream.addEventListener("open", () => { live().textContent = "Live"; live().className = "live on"; });
 stream.addEventListener("error", () => { live().textContent = "The broker does not answer; trying again"; live().className = "live off"; });
 stream.addEventListener("changed", () => { draw().catch(() => undefined); });
