@@ -44,19 +44,22 @@ LEAKY: tuple[dict[str, Any], ...] = (
     {"status": 500, "body": f"<html>{CANARY}</html>", "headers": HTML},
     {"status": 302, "headers": {"Location": f"http://127.0.0.1:1/?token={CANARY}"}},
     {"status": 403, "body": f"<html>{CANARY}</html>", "headers": {**HTML, "X-Token": CANARY}},
-    {"status": 400, "body": f'{{"error":"invalid_scope","error_description":"{CANARY} sandbox-kit-secret"}}'},
-    {"status": 400, "body": f'{{"error":"invalid_grant","error_description":"{CANARY}"}}'},
+    {
+        "status": 400,
+        "body": '{"error":"invalid_scope","error_description":"Unknown scope sandbox-kit-secret"}',
+    },
+    {"status": 400, "body": '{"error":"invalid_grant","error_description":"Revoked."}'},
     {"members": {"expires_in": CANARY, "id_token": CANARY}},
     {"truncate": -1},
     {"drop": "after"},
     # The last two stop the provider: nothing is sent to it after them.
     {
         "status": 401,
-        "body": f'{{"error":"invalid_client","error_description":"{CANARY} sandbox-kit-secret"}}',
+        "body": '{"error":"invalid_client","error_description":"Unknown secret sandbox-kit-secret"}',
     },
     {"status": 429, "body": CANARY, "headers": {"Retry-After": "3", "X-Token": CANARY}},
 )
-"""Answers of every class, and what is in them is nobody's business."""
+"""Answers of every class. A description is shown to operators, without our secret; the rest is kept nowhere."""
 
 
 @dataclass(slots=True)
