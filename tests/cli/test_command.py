@@ -1,9 +1,12 @@
 """What holds for every command: where the configuration comes from, how commands fail, what their help shows."""
 
 import asyncio
+import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import click
@@ -11,6 +14,7 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner
 
+from broker.__main__ import main
 from broker.cli import broker as command_line
 from broker.cli.command import Command
 from broker.cli.desk import Desk
@@ -326,3 +330,53 @@ async def test_a_web_server_that_is_no_broker_is_told_in_one_sentence(
 
     await runner.cleanup()
     assert (1, "", f"What answers at {path} does not talk like a broker (status {status}).\n") == told
+
+
+@pytest.mark.parametrize("args", [["--help"], ["version"], ["systemd", "alerts"], ["callers", "--help"]])
+def test_full_device_is_told(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """In a sentence, and with the exit code of a failure."""
+    with Path("/dev/full").open("w") as full, redirect_stdout(full), pytest.raises(SystemExit) as ended:
+        main(args)
+
+    assert 1 == ended.value.code
+    assert "Standard output cannot be written: No space left on device.\n" == capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "koi8-r"])
+def test_every_locale_is_good_enough(tmp_path: Path, encoding: str) -> None:
+    """A letter that it does not have is written by its number."""
+    args = ["--config", str(tmp_path / "\u2192\udcff.toml"), "check"]
+    said = tmp_path / "said"
+    with said.open("w", encoding=encoding) as out, redirect_stdout(out), redirect_stderr(out):
+        with pytest.raises(SystemExit) as ended:
+            main(args)
+        out.flush()
+
+    assert 1 == ended.value.code
+    assert b"cannot be read" in said.read_bytes()
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
+def test_what_is_closed_is_no_reason_to_fail(closed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As under a supervisor that closes all three."""
+    before = getattr(sys, closed)
+    try:
+        setattr(sys, closed, None)
+        with pytest.raises(SystemExit) as ended:
+            main(["version"])
+    finally:
+        setattr(sys, closed, before)
+
+    assert 0 == ended.value.code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_reader_that_goes_away_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """As `broker … | head` does."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as pipe, redirect_stdout(pipe), pytest.raises(SystemExit) as ended:
+        main(["systemd", "alerts"])
+
+    assert 1 == ended.value.code
+    assert "" == capsys.readouterr().err
