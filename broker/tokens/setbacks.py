@@ -104,6 +104,9 @@ class Setbacks:
     async def without_refresh_token(self, account: Account) -> FlightEnd:
         if not is_living(account, self._clock.now()):
             return await self.die(account, Reason.NO_REFRESH_TOKEN)
+        if account.is_endless:
+            # There is nothing to renew, and what there is goes on.
+            return Renewed()
         await self._store.schedule(account.ref, account.expires_at)
         return NotRenewed(Hold(Reason.NO_REFRESH_TOKEN, account.expires_at))
 

@@ -619,7 +619,10 @@ async def test_token_without_a_stated_end_is_served(house: House, life: object) 
     token = (await house.get("/token/acme")).json
     shown = (await house.get("/accounts/acme")).json
 
+    forced = await house.post("/token/acme/refresh", {})
+
     assert account.is_endless
+    assert (200, token["access_token"]) == (forced.status, forced.json["access_token"])
     assert (3600, None) == (token["expires_in"], token["provider_expires_at"])
     assert ("active", None, None) == (shown["status"], shown["reason"], shown["expires_at"])
     assert shown["next_renewal_at"] is None
