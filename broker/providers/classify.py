@@ -22,7 +22,9 @@ from broker.providers.interface import (
 
 ERROR_WORD = re.compile(r"[A-Za-z_.]{1,64}|\d{1,8}", re.ASCII)
 """What may go to the log of a provider's `error`; it could as well have echoed a token."""
-TOKEN_LIKE = re.compile(r"[A-Za-z0-9_.~+/=-]{24,}", re.ASCII)
+PLAIN_WORD = re.compile(r"[A-Za-z_./:-]{1,23}|[\d.:/-]{1,23}|[A-Z]{2,8}\d{2,8}", re.ASCII)
+"""A word, a number or a date, or an error's number (AADSTS700082); a token is none of these."""
+TOKEN_LIKE = re.compile(r"[A-Za-z0-9_.~+/=-]{8,}", re.ASCII)
 MIN_PAUSE, MAX_PAUSE, DEFAULT_PAUSE = 1.0, 3600.0, 30.0
 RESETS = ("x-ratelimit-reset", "ratelimit-reset", "x-rate-limit-reset", "x-ratelimit-reset-after")
 
@@ -126,7 +128,7 @@ def cleaned(text: str, *hidden: str) -> str:
     for secret in hidden:
         text = text.replace(secret, "…") if secret else text
     text = " ".join("".join(char if char.isprintable() else " " for char in text[:1000]).split())
-    return TOKEN_LIKE.sub("…", text)[:200]
+    return TOKEN_LIKE.sub(lambda found: found[0] if PLAIN_WORD.fullmatch(found[0]) else "…", text)[:200]
 
 
 def pause_seconds(headers: Mapping[str, str], now: float) -> float:

@@ -16,7 +16,7 @@ from broker.config.settings import DeadError
 from broker.model import ENDLESS, Reason, Secret, TokenSet
 from broker.oauth import is_usable
 from broker.providers.answers import Reading
-from broker.providers.classify import classify, pause_seconds
+from broker.providers.classify import classify, cleaned, pause_seconds
 from broker.providers.client import Answer, Lost, Reply
 from broker.providers.dead_errors import dead_errors_of
 from broker.providers.interface import Ambiguous, Granted, Paused, Refused, TokenOutcome, cause_of
@@ -233,6 +233,24 @@ def test_words_of_one_provider(url: str, error: dict[str, object], refused: bool
     outcome = classify(answer(200, body(**error)), reading=reading, issued_at=NOW, now=NOW)
 
     assert refused is isinstance(outcome, Refused)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("The redirect_uri must match.", "The redirect_uri must match."),
+        ("AADSTS700082: expired on 2026-11-30", "AADSTS700082: expired on 2026-11-30"),
+        ("Token ya29.a0Af is bad", "Token … is bad"),
+        ("bad: xoxe-1-abcdefg", "bad: …"),
+        ("key=0a1b2c3d, sorry", "…, sorry"),
+        ("abcdefghijklmnopqrstuvwxyz", "…"),
+        ("a\x00b\r\n\tc\u202e", "a b c"),
+        ("word " * 100, ("word " * 100)[:200]),
+    ],
+)
+def test_providers_text_is_cleaned(text: str, told: str) -> None:
+    """What may be a token is left out, since some providers quote what they were sent."""
+    assert told == cleaned(text)
 
 
 def test_unknown_error_is_named() -> None:
