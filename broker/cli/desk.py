@@ -9,7 +9,7 @@ from broker.cli.admin_socket import AdminSocket
 from broker.cli.failed import Failed
 from broker.clock import Clock, SystemClock
 from broker.config import ConfigError, admin_socket_of, environment, locate
-from broker.systemd import ServiceState, loaded_credentials, run_command, service_state
+from broker.systemd import ServiceState, run_command, service_state, service_variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,12 @@ class Desk:
 
     @contextmanager
     def as_service(self) -> Iterator[Mapping[str, str]]:
-        """The environment in which a command opens what the service opens: with the credentials of its unit."""
+        """The environment in which a command opens what the service opens: with what systemd sets for that."""
         if "CREDENTIALS_DIRECTORY" in self.environ or self.service is None:
             yield self.environ
             return
-        with loaded_credentials(self.systemd) as folder:
-            # The audit goes where the service's goes.
-            yield {**self.environ, "CREDENTIALS_DIRECTORY": str(folder), "INVOCATION_ID": ""}
+        with service_variables(self.systemd) as variables:
+            yield {**self.environ, **variables}
 
     @property
     def broker(self) -> AdminSocket:

@@ -3,7 +3,7 @@
 from broker.systemd.activation import passed_sockets
 from broker.systemd.notify import Notifier
 from broker.systemd.rules import alert_rules
-from broker.systemd.service import ServiceState, loaded_credentials, run_command, service_state
+from broker.systemd.service import ServiceState, run_command, service_state, service_variables
 from broker.systemd.unit import install
 
 __all__ = [
@@ -11,8 +11,8 @@ __all__ = [
     "ServiceState",
     "alert_rules",
     "install",
-    "loaded_credentials",
     "passed_sockets",
     "run_command",
     "service_state",
+    "service_variables",
 ]

@@ -3,7 +3,7 @@
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ ENDS = {"1": "exited with status", "2": "was killed by signal", "3": "dumped cor
 CREDENTIAL = re.compile(r"^(LoadCredential(?:Encrypted)?)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 CONFIG = re.compile(r"--config[ =](\S+)")
 STORES = tuple(Path(folder) for folder in ("/etc/credstore", "/run/credstore", "/usr/lib/credstore"))
+LOGS = "/var/log/token-broker"
 WITHIN = 10.0
 
 Run = Callable[..., bytes | None]
@@ -61,10 +62,10 @@ def service_state(config: Path, run: Run = run_command) -> ServiceState | None:
 
 
 @contextmanager
-def loaded_credentials(run: Run = run_command) -> Iterator[Path]:
-    """A folder with the credentials that the unit would get, for a command that takes the service's place.
+def service_variables(run: Run = run_command) -> Iterator[Mapping[str, str]]:
+    """What systemd sets for the service, for a command that takes its place: credentials, logs, the journal.
 
-    It holds links only: to the files, or to the memory where an encrypted one was decrypted.
+    The folder of credentials holds links only: to the files, or to the memory where an encrypted one was decrypted.
     """
     unit = run("systemctl", "cat", SERVICE) or b""
     handles = list[int]()
@@ -78,7 +79,7 @@ def loaded_credentials(run: Run = run_command) -> Iterator[Path]:
                         handles.append(_in_memory(text))
                         path = Path(f"/proc/self/fd/{handles[-1]}")
                 Path(folder, name).symlink_to(path)
-            yield Path(folder)
+            yield {"CREDENTIALS_DIRECTORY": folder, "LOGS_DIRECTORY": LOGS, "INVOCATION_ID": ""}
     finally:
         for handle in handles:
             os.close(handle)
