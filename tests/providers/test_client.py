@@ -5,10 +5,12 @@ import base64
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from broker.admin.provider_checks import provider_checks
 from broker.clock import SystemClock
 from broker.config import load
 from broker.config.settings import OAuthClient, ProviderSettings
@@ -37,6 +39,7 @@ from tests.ports import free_port
 
 SECRET, REFRESH = "canary-client-secret", "canary-refresh-token"
 REQUEST = TokenRequest(Grant.REFRESH, Secret(REFRESH), "c")
+UNUSED: Any = None
 TOKENS = {"access_token": "at", "refresh_token": "rt", "expires_in": 100}
 
 
@@ -514,3 +517,33 @@ async def test_connection_is_closed_where_the_intent_is_refused(http: ProviderCl
             await ended.wait()
 
     assert ended.is_set()
+
+
+PROXY = f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "route"),
+    [
+        ({}, ""),
+        ({"proxy": PROXY.replace("//", "//u:canary@")}, f"through the proxy {PROXY}"),
+        ({"proxy": PROXY, "no_proxy": ["x.example"]}, "directly"),
+        ({"proxy": PROXY, "token_url": "https://{org}.y.example/t"}, f"through the proxy {PROXY}"),
+        ({"proxy": PROXY, "token_url": "http://127.0.0.1:1/t"}, "directly"),
+        ({"no_proxy": ["x.example"]}, ""),
+    ],
+)
+def test_way_to_a_provider(tmp_path: Path, keys: dict[str, Any], route: str) -> None:
+    """In words, without a password."""
+    one = settings(tmp_path, **keys)
+
+    assert route == OAuth2Provider(settings=one, http=UNUSED, clock=SystemClock(), timeout=1.0).route
+
+
+async def test_check_says_which_way_it_went(tmp_path: Path, http: ProviderClient) -> None:
+    """Whoever reads that a provider cannot be reached must know where to look."""
+    one = provider(settings(tmp_path, proxy=PROXY, token_url="https://x.example/t"), http)
+
+    [check] = await provider_checks({"p": one})
+
+    assert check.detail.startswith(f"not reached (through the proxy {PROXY}): ")
