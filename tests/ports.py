@@ -18,6 +18,8 @@ def free_port() -> int:
     while True:
         port = FIRST + EACH * _share() + next(_next) % EACH
         with socket.socket() as probe:
+            # As servers do: a connection that has ended here does not keep the port for a minute.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
