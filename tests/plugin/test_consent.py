@@ -330,3 +330,63 @@ async def test_either_registered_address_may_be_asked_with(stand: Stand, person:
     step = await person.decide(await person.question(redirect_uri=APPS))
 
     assert APPS == step.location.partition("?")[0]
+
+
+@pytest.mark.parametrize("more", ["&utm_source=x", "&ck_subscriber_id=1&x=1&x=2", "&consent=x&login_hint=me"])
+async def test_unknown_parameters_are_ignored(stand: Stand, person: Person, more: str) -> None:
+    """RFC 6749 3.1: where the client asks, on the way back from the sign-in, and where the question is shown."""
+    asked = await person.authorize(urlencode(GOOD) + more)
+    signed = await person.open(
+        asked.location, "POST", data={"login_challenge": asked.told["login_challenge"], "login_as": "u"}
+    )
+    back = await person.open(signed.location + more.replace("&consent=x", ""))
+    question = await person.open(f"{stand.house.public}{back.location}{more.replace('&consent=x', '')}")
+    step = await person.decide(question)
+
+    assert [303, 303, 200, 303] == [asked.status, back.status, question.status, step.status]
+    assert "s" == step.told["state"]
+
+
+async def test_sign_in_counts_once(stand: Stand, person: Person) -> None:
+    """Ten loads of the way back open one question; another browser opens none."""
+    asked, other = await person.authorize(), Person(stand.house)
+    signed = await person.open(
+        asked.location, "POST", data={"login_challenge": asked.told["login_challenge"], "login_as": "u"}
+    )
+    await other.authorize()
+
+    foreign = await other.open(signed.location)
+    steps = await asyncio.gather(*[person.open(signed.location) for _ in range(10)])
+    await other.close()
+
+    assert (400, True) == (foreign.status, "another browser" in foreign.text)
+    assert [303] + [400] * 9 == sorted(step.status for step in steps)
+    assert 9 == sum("was used already" in step.text for step in steps)
+
+
+@pytest.mark.parametrize("decision", ["deny", "allow"])
+async def test_question_to_a_stranger_counts_once(codes: Stand, decision: str) -> None:
+    """A no, too: ten clicks are one line in the audit, and the question is over afterwards."""
+    page, code = await codes.person.question(), await connect_code(codes, "user-11")
+    before = len(codes.audited())
+
+    steps = await asyncio.gather(
+        *[codes.person.decide(page, decision, typed={"connect_code": code}) for _ in range(10)]
+    )
+    again = await codes.person.open(page.url)
+
+    assert [303] + [410] * 9 == sorted(step.status for step in steps)
+    assert (1, 200) == (len(codes.audited()) - before, again.status)
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]", "plugin.lan"])
+async def test_browser_that_came_by_another_name_is_sent_on(stand: Stand, person: Person, host: str) -> None:
+    """To the public address, with all that the client asked; a wrong client is told here."""
+    url = f"{stand.house.public}/plugin/authorize?"
+    headers = {"Host": f"{host}:{stand.house.public_port}"}
+
+    step = await person.open(url + urlencode(GOOD), headers=headers)
+    wrong = await person.open(url + urlencode({**GOOD, "client_id": "nobody"}), headers=headers)
+
+    assert (302, f"{url}moved=1&{urlencode(GOOD)}") == (step.status, step.location)
+    assert (400, "") == (wrong.status, wrong.location)
