@@ -150,3 +150,33 @@ def test_nobody_is_told_once_there_is_a_server(admin: socket.socket, tmp_path: P
         sockets.answer_waiting(tmp_path / "admin.sock", b"why")
 
         assert [admin] == select.select([admin], [], [], 0)[0]
+
+
+def test_socket_of_a_running_broker_is_not_taken(tmp_path: Path) -> None:
+    """Also where its queue is full; one that a crash left is replaced."""
+    listen = UnixListen(tmp_path / "admin.sock", 0o600, None)
+    with Sockets().listening(listen, key="server.admin_socket") as running:
+        with pytest.raises(
+            StartRefused, match=r"server\.admin_socket: another broker answers at .*admin\.sock"
+        ):
+            Sockets().listening(listen, key="server.admin_socket")
+        # What has asked already fills it.
+        running.listen(0)
+        with pytest.raises(StartRefused, match="another broker answers"):
+            Sockets().listening(listen, key="server.admin_socket")
+
+    with Sockets().listening(listen, key="server.admin_socket") as again:
+        assert str(listen.path) == again.getsockname()
+
+
+def test_socket_is_no_way_to_change_another_file(tmp_path: Path) -> None:
+    """A link in its place is refused, and what it leads to keeps its mode."""
+    victim = tmp_path / "victim"
+    victim.write_text("")
+    victim.chmod(0o600)
+    (tmp_path / "admin.sock").symlink_to(victim)
+
+    with pytest.raises(StartRefused, match="cannot listen"):
+        Sockets().listening(UnixListen(tmp_path / "admin.sock", 0o660, None), key="server.admin_socket")
+
+    assert 0o600 == victim.stat().st_mode & 0o777

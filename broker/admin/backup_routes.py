@@ -1,9 +1,16 @@
 """The HTTP of `broker backup`, on the admin socket alone."""
 
+import asyncio
+
+import structlog
 from aiohttp import web
 
 from broker.admin.backup import BackupDesk, chunks
 from broker.web import CALLER, REQUEST_ID
+
+log = structlog.get_logger()
+STUCK_AFTER = 60.0
+"""Seconds for which a client may read nothing."""
 
 
 class BackupRoutes:
@@ -23,5 +30,13 @@ class BackupRoutes:
             response.content_length = path.stat().st_size
             await response.prepare(request)
             async for chunk in chunks(path):
-                await response.write(chunk)
+                try:
+                    async with asyncio.timeout(STUCK_AFTER):
+                        await response.write(chunk)
+                except TimeoutError:
+                    # The copy takes room beside the store for as long as somebody reads it.
+                    log.warning("backup.not_read", seconds=STUCK_AFTER)
+                    if request.transport is not None:
+                        request.transport.abort()
+                    break
         return response

@@ -13,6 +13,7 @@ from broker.errors import StartRefused, Unauthenticated
 from broker.model import Caller, Permission
 from broker.web import CALLER, Handler
 
+BACKLOG = 512
 LONGEST_PATH = 107
 
 
@@ -43,26 +44,49 @@ def bind(path: Path, *, mode: int, group: str | None, key: str) -> socket.socket
         )
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.is_socket():
-        # The store's lock says that no other broker runs here, so this one was left by a crash.
-        path.unlink()
+        _remove_stale(path, key)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
+    # A mode from the start: to change it afterwards could reach what somebody laid there meanwhile.
+    before = os.umask(0o177 if group is not None else 0o777 & ~mode)
     try:
         bound.bind(str(path))
+        # At once, or another start would take it for one that a crash left.
+        bound.listen(BACKLOG)
     except OSError as exc:
         bound.close()
         raise StartRefused(f"{key}: cannot listen on {path}: {exc.strerror}") from None
     finally:
         os.umask(before)
     if group is not None:
-        _give_to(path, group, key)
-    path.chmod(mode)
+        _give_to(path, group, mode, key)
     return bound
 
 
-def _give_to(path: Path, group: str, key: str) -> None:
+def _remove_stale(path: Path, key: str) -> None:
+    """Remove a socket that a crash left; raises StartRefused where somebody listens on it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            # Its queue is full, or it is another kind of socket: it is somebody's.
+            pass
+    raise StartRefused(
+        f"{key}: another broker answers at {path}; stop that one, or set {key} to a path of this broker's own"
+    )
+
+
+def _give_to(path: Path, group: str, mode: int, key: str) -> None:
     try:
-        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        os.chown(path, -1, grp.getgrnam(group).gr_gid, follow_symlinks=False)
+        if path.is_symlink():
+            raise PermissionError
+        path.chmod(mode)
     except (KeyError, PermissionError):
         raise StartRefused(
             f"{key}: the socket cannot be given to the group {group}; does it exist?"

@@ -146,7 +146,7 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
 
     streams = Streams(feed=rooms.alerts.service.feed, clock=base.clock, still=still)
     application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady, still=still).routes())
-    application[SHORTCUT] = HotTokens(
+    hot = HotTokens(
         callers=entrance.remembered,
         opened=rooms.tokens.opened,
         service=rooms.tokens.service,
@@ -159,7 +159,9 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
         headers=application[HEADERS],
         trusted_proxies=base.settings.server.trusted_proxies,
         is_stopping=lambda: base.health.stopping,
-    ).answer
+    )
+    base.stores.changes.listen(hot.forget, hot.forget_all)
+    application[SHORTCUT] = hot.answer
     application.add_routes(EventRoutes(streams=streams, gate=base.gate).routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
     application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())

@@ -231,7 +231,12 @@ def _accounts(base: Foundation, tokens: TokenRoom, installs: InstallRoom) -> Acc
         providers=base.providers.by_name,
         refresh=base.settings.refresh,
         flush_uses=tokens.uses.flush,
-        forget_besides=(tokens.service.forget, tokens.retained.forget, installs.late.forget),
+        forget_besides=(
+            tokens.service.forget,
+            tokens.permit.forget,
+            tokens.retained.forget,
+            installs.late.forget,
+        ),
     )
 
 

@@ -48,22 +48,30 @@ class SqliteBackup:
     def __init__(self, store: Path) -> None:
         self._store = store
         self._one_at_a_time = asyncio.Lock()
+        self._in_use: set[str] = set()
 
     @asynccontextmanager
     async def copy(self, at: float) -> AsyncIterator[Path]:
         """A sound copy of the store as it is now, beside it and gone afterwards; raises StorageUnavailable."""
-        async with self._one_at_a_time:
-            # What a crash left; nobody else makes them now.
-            for left in self._store.parent.glob(f"{self._store.name}.backup-*"):
-                left.unlink()
-            self._require_room()
-            path = self._store.with_name(f"{self._store.name}.backup-{secrets.token_hex(4)}")
-            try:
+        path = self._store.with_name(f"{self._store.name}.backup-{secrets.token_hex(4)}")
+        self._in_use.add(path.name)
+        try:
+            # Made one after another; who reads one slowly keeps nobody from making the next.
+            async with self._one_at_a_time:
+                self._remove_left()
+                self._require_room()
                 await self._make(path, at)
-                yield path
-            finally:
-                for end in ("", "-journal", "-wal", "-shm"):
-                    path.with_name(path.name + end).unlink(missing_ok=True)
+            yield path
+        finally:
+            self._in_use.discard(path.name)
+            for end in ("", "-journal", "-wal", "-shm"):
+                path.with_name(path.name + end).unlink(missing_ok=True)
+
+    def _remove_left(self) -> None:
+        """Remove what a crash left."""
+        for left in self._store.parent.glob(f"{self._store.name}.backup-*"):
+            if not any(left.name.startswith(name) for name in self._in_use):
+                left.unlink()
 
     async def _make(self, path: Path, at: float) -> None:
         try:

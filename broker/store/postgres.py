@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Self, TypeVar
 
 import asyncpg
+import structlog
 
 from broker.errors import BrokerError, InvalidRequest, StartRefused, StorageUnavailable
 from broker.model import Secret
@@ -40,6 +41,9 @@ POOLED = (
     "store.url leads through a pooler that shares sessions (PgBouncer in transaction or statement mode);"
     " the broker needs a session for its locks and notifications: set pool_mode = session, or connect directly"
 )
+log = structlog.get_logger()
+WAITS_SILENTLY = 3.0
+"""Seconds that a start waits for another's before it says so."""
 START_LOCK = "SELECT pg_advisory_lock(hashtextextended('token-broker start', 0))"
 ALONE = "SELECT pg_advisory_xact_lock(hashtextextended('token-broker ' || $1, 0))"
 BESIDE = "SELECT pg_advisory_xact_lock_shared(hashtextextended('token-broker ' || $1, 0))"
@@ -161,10 +165,13 @@ class PostgresDatabase:
         except LOST as exc:
             raise StartRefused(_refusal(exc)) from None
         self._within = STARTING_WITHIN
+        waiting = asyncio.get_running_loop().call_later(WAITS_SILENTLY, _tell_waiting)
         try:
             await connection.execute(START_LOCK)
+            waiting.cancel()
             yield
         finally:
+            waiting.cancel()
             self._within = WITHIN
             connection.terminate()
 
@@ -366,3 +373,11 @@ async def _is_shared(one: Any, other: Any) -> bool:
 
 async def _session_of(connection: Any) -> int:
     return int(await connection.fetchval("SELECT pg_backend_pid()"))
+
+
+def _tell_waiting() -> None:
+    log.warning(
+        "start.waits",
+        detail="another broker on this database is starting, and holds the lock for that; this one goes on when it"
+        " has started or ended. See pg_locks for the advisory lock, if it hangs",
+    )

@@ -110,6 +110,13 @@ class ProviderBreaker:
         for times in (self._tried, self._dying, self._counted):
             times.update({ref: at + seconds for ref, at in times.items()})
 
+    def forget(self, account: str) -> None:
+        """Remember nothing of this account."""
+        self._refused = [name for name in self._refused if name != account]
+        for times in (self._tried, self._dying, self._counted):
+            for ref in [ref for ref in times if ref.name == account]:
+                del times[ref]
+
     def resume(self) -> None:
         """Close everything by hand."""
         self.paused_until = 0.0

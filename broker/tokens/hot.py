@@ -74,6 +74,14 @@ class HotTokens:
         self._made: dict[str, tuple[OpenedAccount, _Made]] = {}
         """While that very object is in memory, nothing about the account has changed."""
 
+    def forget(self, name: str) -> None:
+        """The row of this name has changed; a purged account's token must not stay in memory."""
+        self._made.pop(name, None)
+
+    def forget_all(self) -> None:
+        """Any row may have changed."""
+        self._made.clear()
+
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse | None:
         """The answer; None where the application has to be asked."""
         path = request.raw_path

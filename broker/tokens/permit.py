@@ -74,6 +74,12 @@ class Permit:
         for breaker in self._breakers.values():
             breaker.resume()
 
+    async def forget(self, name: str) -> None:
+        """Remember nothing of an account that was purged."""
+        self._rejected.pop(name, None)
+        for breaker in self._breakers.values():
+            breaker.forget(name)
+
     def shift(self, seconds: float) -> None:
         """The clock was set by so much; what is remembered was noted by the old time."""
         for breaker in self._breakers.values():

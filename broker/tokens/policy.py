@@ -201,6 +201,11 @@ def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
         return frozen(account, now)
     wait = None if hold.until is None else max(1.0, hold.until - now)
     match hold.reason:
+        # The renewal has just found the row so; `account` is as it was before another broker changed it.
+        case Reason.OPERATOR | Reason.EXPORTED | Reason.DUPLICATE_IDENTITY:
+            return Frozen()
+        case Reason.LOST_ROTATION | Reason.REVOKED_OR_EXPIRED | Reason.RECORD_DAMAGED if hold.until is None:
+            return needs_reauthorization(replace(account, dead=hold.reason, dead_since=now))
         case None if hold.is_busy:
             return Overloaded("too many renewals are waited for; ask again in a moment", retry_after=1)
         case None:

@@ -1,5 +1,6 @@
 """What `?purge=1` leaves behind: a keyed hash of the name, and the audit; nothing of the person."""
 
+import gc
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from broker.store.migrate import migrate
 from broker.store.rows import insert_events
 from broker.store.spool import grants_spool, renewals_spool
 from broker.store.sqlite import SqliteDatabase
+from broker.tokens.packing import OpenedAccount
 from tests.house import OPERATOR, House
 from tests.store import rows
 
@@ -199,3 +201,21 @@ async def test_log_that_somebody_reads_is_scrubbed_later(house: House) -> None:
 
     assert "label" in during
     assert set() == found(house.folder / "var", JANE)
+
+
+async def test_purged_token_is_nowhere_in_memory(house: House) -> None:
+    """Neither opened, nor made ready for the next request, nor as a name that a breaker remembers."""
+    await house.connect()
+    for _ in range(3):
+        await house.get("/token/acme")
+    house.broker.tokens.permit.note_rejection(account := await house.account())
+    breaker = house.broker.tokens.permit.breaker("kit")
+    breaker.client_refused("acme", house.clock.now(), only_account=True)
+    breaker.refused(account.ref, house.clock.now())
+
+    await house.broker.rooms.accounts.remove(OPERATOR, "acme", purge=True, revoke=False, request_id="test")
+    gc.collect()
+
+    kept = [one for one in gc.get_objects() if isinstance(one, OpenedAccount) and one.account.name == "acme"]
+    assert [] == kept
+    assert "acme" not in f"{vars(house.broker.tokens.permit)} {breaker}"

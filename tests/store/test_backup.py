@@ -93,6 +93,17 @@ async def test_backup_leaves_nothing_beside_the_store(stores: Stores, path: Path
     assert [one for one in before if "backup" not in one.name] == sorted(path.parent.iterdir())
 
 
+async def test_backup_that_nobody_reads_holds_up_no_other(stores: Stores, path: Path) -> None:
+    """And the other does not take it for one that a crash left."""
+    await connect(stores, "acme")
+    backups = SqliteBackup(path)
+
+    async with backups.copy(NOW) as slow:
+        async with backups.copy(NOW) as quick:
+            found = examine(quick)
+        assert (1, 1) == (found.accounts, examine(slow).accounts)
+
+
 def test_backup_leaves_room_for_renewals(small: Path) -> None:
     """Refused where the copy would fill the disk, before anything is written."""
     (small / "broker.db").write_bytes(b"x" * 4096)

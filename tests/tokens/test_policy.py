@@ -165,3 +165,24 @@ def test_idle_renewal_can_be_off() -> None:
 
     assert not is_wanted(idle, now=NOW, ahead=AHEAD, idle_renewal=0)
     assert next_look(idle, now=NOW, ahead=AHEAD, idle_renewal=0) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        (Reason.EXPORTED, "frozen"),
+        (Reason.OPERATOR, "frozen"),
+        (Reason.DUPLICATE_IDENTITY, "frozen"),
+        (Reason.REVOKED_OR_EXPIRED, "needs_reauthorization"),
+        (Reason.LOST_ROTATION, "needs_reauthorization"),
+        (Reason.RECORD_DAMAGED, "needs_reauthorization"),
+    ],
+)
+def test_what_another_broker_has_just_changed_is_said_as_that(reason: Reason, code: str) -> None:
+    """The row in memory is old, and the renewal found why there is none."""
+    old = account(age=2 * DAY, life=DAY)
+
+    found = decide(old, now=NOW, ahead=AHEAD, min_ttl=0, hold=Hold(reason, None))
+
+    assert isinstance(found, Refuse)
+    assert (409, code) == (found.error.status, found.error.code)
