@@ -519,7 +519,8 @@ async def test_connection_is_closed_where_the_intent_is_refused(http: ProviderCl
     assert ended.is_set()
 
 
-PROXY = f"http://127.0.0.1:{free_port()}"
+PROXY = "http://127.0.0.1:1"
+"""Nobody listens there."""
 
 
 @pytest.mark.parametrize(
