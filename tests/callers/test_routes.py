@@ -81,6 +81,7 @@ ADMIN = (
     Route(P.ACCOUNTS, "GET", "/events"),
     Route(P.ADMIN, "GET", "/check"),
     Route(P.ADMIN, "POST", "/adopt"),
+    Route(P.ADMIN, "POST", "/reload"),
     Route(P.ADMIN, "GET", "/audit/verify"),
     Route(P.ADMIN, "POST", "/audit/verify"),
     Route(P.ADMIN, "GET", "/keys"),
