@@ -1,5 +1,6 @@
 """What a newcomer sees: demo accounts connected through the real install flow, and one line to paste."""
 
+import shutil
 import sys
 from contextlib import suppress
 
@@ -7,7 +8,8 @@ import structlog
 
 from broker.admin.socket import operator
 from broker.app import Broker
-from broker.config.settings import Settings, TcpListen
+from broker.app.dashboard import typed
+from broker.config.settings import Settings, UnixListen
 from broker.errors import BrokerError, NotFound
 from broker.model import Permission, Secret
 from broker.sandbox import visitor
@@ -31,7 +33,7 @@ async def show_demo(broker: Broker, settings: Settings) -> None:
     except (BrokerError, OSError, visitor.LostError) as exc:
         log.error("demo.failed", error=type(exc).__name__, why=str(exc)[:200])
         return
-    sys.stdout.write(_banner(settings, key, links, way_in))
+    sys.stdout.write(_banner(settings, key, links, way_in, has_curl=shutil.which("curl") is not None))
     sys.stdout.flush()
 
 
@@ -79,22 +81,37 @@ async def _install_link(broker: Broker, provider: str) -> str:
     return url
 
 
-def _banner(settings: Settings, key: Secret, links: list[str], way_in: Secret) -> str:
-    listen = next((one for one in settings.server.internal if isinstance(one, TcpListen)), None)
+def _banner(settings: Settings, key: Secret, links: list[str], way_in: Secret, *, has_curl: bool) -> str:
+    listen = next(iter(sorted(settings.server.internal, key=lambda one: isinstance(one, UnixListen))))
     scheme = "https" if settings.server.internal_tls else "http"
+    where = (
+        f"--unix-socket {listen.path} http://broker"
+        if isinstance(listen, UnixListen)
+        else f"{scheme}://{listen}"
+    )
     kit, kustomer = links
+    command = typed(settings.path)
+    instead = (
+        ""
+        if has_curl
+        else f"""
+  curl is not installed here (apt-get install curl). This line needs nothing:
+
+{command} token demo-kit --json
+"""
+    )
     return f"""
   token-broker is running, with a sandbox that plays Kit and Kustomer. Nothing here is real.
 
   The dashboard, for a minute:       {settings.server.internal_url}/dashboard/sign-in?link={way_in.reveal()}
-                                     (later: broker --config {settings.path.name} dashboard)
+  A new link to it, at any time:     {command} dashboard
   Connect another Kit account:       {kit}
   Connect another Kustomer account:  {kustomer}
   The sandbox and its switches:      http://{settings.sandbox.listen}/
 
-  demo-kit and demo-kustomer are connected. This line fetches a token; paste it into another terminal:
+  demo-kit and demo-kustomer are connected. This line fetches a token with curl; paste it into another terminal:
 
-curl -sS -H 'Authorization: Bearer {key.reveal()}' {scheme}://{listen}/token/demo-kit
-
+curl -sS -H 'Authorization: Bearer {key.reveal()}' {where}/token/demo-kit
+{instead}
   Ctrl-C stops it.
 """

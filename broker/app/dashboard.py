@@ -1,5 +1,7 @@
 """The dashboard, on the same rooms as the API."""
 
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +59,15 @@ def build_dashboard(base: Foundation, rooms: Rooms) -> Dashboard:
         live=live,
         pages=pages,
         origin=url,
+        command=f"{typed(base.settings.path) if base.settings.sandbox.enabled else 'broker'} dashboard",
     )
     links = LinkRoute(sessions=sessions, gate=base.gate, clock=base.clock, url=url)
     static = [web.get(route.path, public(route.handler)) for route in pages.routes()]
     return Dashboard([*routes.routes(), *static], links.routes(), sessions, live, routes.error)
+
+
+def typed(config: Path) -> str:
+    """How this very program is called from any folder, ready to be pasted."""
+    script = Path(sys.executable).with_name("broker")
+    program = [str(script)] if script.exists() else [sys.executable, "-m", "broker"]
+    return shlex.join([*program, "--config", str(config.absolute())])

@@ -42,7 +42,10 @@ class DashboardRoutes:
         live: Live,
         pages: Pages,
         origin: str,
+        command: str,
     ) -> None:
+        self._command = command
+        """What to type for a link."""
         self._service, self._actions, self._sessions = service, actions, sessions
         self._live, self._pages, self._origin = live, pages, origin
 
@@ -201,8 +204,8 @@ class DashboardRoutes:
         page = Page(
             title="Sign in from the command line",
             tone="wait",
-            lines=(why, "On the broker's machine, type: broker dashboard"),
-            hint="It prints a link that opens this dashboard once, within a minute.",
+            lines=(why, f"On the broker's machine, type: {self._command}"),
+            hint="`broker dashboard` prints a link that opens this dashboard once, within a minute.",
             status=403,
         )
         return self._pages.message(page, request_id=request[REQUEST_ID])

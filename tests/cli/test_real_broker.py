@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from asyncio.subprocess import PIPE
@@ -43,10 +42,10 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
             *(sys.executable, "-m", "broker", "serve", "--config", str(config)),
             stdout=PIPE,
             stderr=log,
-            env={"PATH": os.environ["PATH"]},
+            env={"PATH": "/nowhere"},
         )
     assert process.stdout
-    await process.stdout.readuntil(b"Ctrl-C stops it.")
+    (tmp_path / "banner").write_bytes(await process.stdout.readuntil(b"Ctrl-C stops it."))
 
     async def run(*words: str) -> Result:
         desk = Desk(config=str(config), environ={})
@@ -98,3 +97,22 @@ async def test_commands_and_broker_understand_each_other(run: Run) -> None:
 
         assert (0, "") == (result.exit_code, result.stderr), words
         assert result.stdout.startswith(expected), result.stdout
+
+
+async def test_banner_prints_what_works_as_pasted(run: Run, tmp_path: Path) -> None:
+    """From any folder, with nothing of ours on the PATH; curl is not needed where it is missing."""
+    banner = (tmp_path / "banner").read_text().splitlines()
+    commands = {line.split()[-1]: line.partition(":")[2] or line for line in banner if "--config" in line}
+
+    pasted = {}
+    for last, line in commands.items():
+        process = await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", line, cwd="/", env={"PATH": "/nowhere"}, stdout=PIPE
+        )
+        pasted[last] = (await process.communicate())[0].decode()
+
+    assert ["dashboard", "--json"] == list(commands)
+    assert any(line.startswith("curl -sS ") for line in banner)
+    assert any("curl is not installed here" in line for line in banner)
+    assert "/dashboard/sign-in?link=" in pasted["dashboard"]
+    assert "demo-kit" == json.loads(pasted["--json"])["account"]
