@@ -3,6 +3,8 @@
 import re
 from urllib.parse import unquote, urlsplit
 
+from broker.providers.kit import KIT
+
 ALLOWED_HOST = "app.kit.com"
 PLAIN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,2048}", re.ASCII)
 """Visible ASCII without quotes and backslashes."""
@@ -21,10 +23,15 @@ def from_raw_query(raw_query: str) -> str | None:
     return unquote(value) if value[:9].lower().startswith("https%3a") else value
 
 
-def is_allowed(url: str) -> bool:
-    """Whether the browser may be sent there: https, exactly Kit's host, below /apps, nothing clever."""
+def is_allowed(url: str, kit: str = KIT) -> bool:
+    """Whether the browser may be sent there: https, exactly Kit's host, below /apps, nothing clever.
+
+    `kit`: where a sandbox plays Kit; its pages are allowed as well.
+    """
     if not PLAIN.fullmatch(url):
         return False
+    if kit != KIT and url.startswith((f"{kit}/apps/", f"{kit}/apps?")):
+        return "/.." not in unquote(url)
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -18,7 +18,7 @@ from broker.login.remembered import RememberedPeople
 from broker.login.service import LoginService, SignedIn
 from broker.model import InstallOutcome, Secret
 from broker.pages import Action, Pages
-from broker.providers.kit import APP_PAGE, APPS_PAGE
+from broker.providers.kit import KIT, pages_of
 from broker.web import CALLER, CLIENT, REQUEST_ID, answer, read_body, read_object
 from broker.wire import rfc3339
 
@@ -207,7 +207,9 @@ class InstallRoutes:
         """Kit's `redirect`, the ticket's `return_to`, or a page."""
         install = visit.install
         back = install.kit_return_url
-        if back is not None and not kit_return.is_allowed(back):
+        if back is not None and not kit_return.is_allowed(
+            back, pages_of(self._settings[install.provider].authorize_url)
+        ):
             back = None
         if visit.outcome in (InstallOutcome.CONNECTED, InstallOutcome.IDENTITY_PENDING) and back is not None:
             return web.Response(status=303, headers={"Location": back, "Referrer-Policy": "no-referrer"})
@@ -228,9 +230,13 @@ def _kit_return_url(request: web.Request, settings: ProviderSettings) -> str:
     """Kit's `redirect` if it may be followed, else the app's page at Kit."""
     _, _, raw_query = request.raw_path.partition("?")
     given = kit_return.from_raw_query(raw_query)
-    if given is not None and len(given) <= LONGEST_RETURN and kit_return.is_allowed(given):
+    if (
+        given is not None
+        and len(given) <= LONGEST_RETURN
+        and kit_return.is_allowed(given, pages_of(settings.authorize_url))
+    ):
         return given
-    return APP_PAGE.format(app_id=settings.app_id) if settings.app_id is not None else APPS_PAGE
+    return f"{KIT}/apps" + (f"/{settings.app_id}" if settings.app_id is not None else "")
 
 
 def _returned(parameters: Mapping[str, str]) -> Returned:

@@ -19,8 +19,6 @@ SETS = {
 }
 KIT = "https://app.kit.com"
 INSTALL_PAGE = "{kit}/apps/{app_id}/install?k_app_id=k_{app_id}"
-APP_PAGE = "https://app.kit.com/apps/{app_id}"
-APPS_PAGE = "https://app.kit.com/apps"
 
 
 class KitProvider(OAuth2Provider):
@@ -53,3 +51,10 @@ class KitProvider(OAuth2Provider):
         # The name can be empty in live answers.
         label = at_pointer(body, "/account/name") or at_pointer(body, "/account/primary_email_address")
         return Identity(account_id, label or f"Kit account {account_id}")
+
+
+def pages_of(authorize_url: str | None) -> str:
+    """Where Kit's pages are: at Kit, or in the sandbox that plays it, which is on this machine and so without TLS."""
+    if authorize_url is not None and authorize_url.startswith("http://"):
+        return authorize_url.removesuffix("/oauth/authorize")
+    return KIT

@@ -98,7 +98,8 @@ class Kit:
         """Kit's app store: Install leads through the plugin, if there is one, to the app's Authorization URL."""
         app_id = request.match_info["id"]
         app_id = app_id if app_id.isdecimal() else str(KIT_APP_ID)
-        return page("kit_app.html", app_id=app_id, link=f"/kit/apps/{app_id}/start")
+        installed = request.query.get("success") == "true"
+        return page("kit_app.html", app_id=app_id, link=f"/kit/apps/{app_id}/start", installed=installed)
 
     async def revoke(self, request: web.Request) -> web.Response:
         """RFC 7009: the whole grant goes; 200 for unknown tokens too."""

@@ -67,7 +67,7 @@ class PluginClient:
         """Install was clicked: the plugin comes first, then the API, as Kit's page on authentication draws it."""
         app_id = _app_id(request)
         if not await self._has_plugin():
-            return self._api_half(app_id)
+            return self._api_half(request, app_id)
         state = secrets.token_urlsafe(16)
         self._stage.store.write("INSERT INTO plugin_trips VALUES (?, ?)", state, app_id)
         asked = {
@@ -106,7 +106,7 @@ class PluginClient:
         self._stage.store.write(
             ADD, *_pair(heard.document), heard.document.get("scope"), *_times(heard.document)
         )
-        return self._api_half(trip["app_id"] if trip is not None else str(KIT_APP_ID))
+        return self._api_half(request, trip["app_id"] if trip is not None else str(KIT_APP_ID))
 
     async def refresh(self, request: web.Request) -> web.Response:
         """Kit renews, without a secret; `{"lose_answer": true}`: and forgets what it heard."""
@@ -186,9 +186,9 @@ class PluginClient:
     def _url(self, setting: str, path: str) -> str:
         return str(getattr(self._setup, setting) or f"{self._stage.broker_public_url}/plugin/{path}")
 
-    def _api_half(self, app_id: str) -> web.Response:
+    def _api_half(self, request: web.Request, app_id: str) -> web.Response:
         """Kit's own link holds the redirect unencoded, with its nested question mark."""
-        back = f"https://app.kit.com/apps/{app_id}?success=true"
+        back = f"{_own(request)}/kit/apps/{app_id}?success=true"
         return _to(f"{self._stage.broker_public_url}/install/kit?redirect={back}")
 
     def _refuse(self, step: str, complaint: str) -> web.Response:

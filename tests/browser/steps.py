@@ -4,7 +4,10 @@ from playwright.async_api import Page
 
 from tests.house import House
 
-KIT_RETURN = "https://app.kit.com/apps/717?success=true"
+
+def kit_return(house: House) -> str:
+    """The app's page at Kit, as the sandbox plays it: where an install that begins at Kit ends."""
+    return f"{house.sandbox.base_url}/kit/apps/717?success=true"
 
 
 async def link(house: House, account: str = "acme", provider: str = "kit") -> str:
@@ -25,7 +28,7 @@ async def allow(page: Page) -> None:
 
 async def sign_in(house: House, page: Page) -> None:
     """Begin at Kit and sign in at the company's app; Kit's consent comes next."""
-    await page.goto(f"{house.public}/install/kit?redirect={KIT_RETURN}")
+    await page.goto(f"{house.public}/install/kit?redirect={kit_return(house)}")
     await press(page, "Sign in")
 
 

@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Page, ViewportSize
 
 from tests.browser.conftest import NewPage
-from tests.browser.steps import KIT_RETURN, allow, link, press, sign_in
+from tests.browser.steps import allow, kit_return, link, press, sign_in
 from tests.house import House
 
 pytestmark = pytest.mark.browser
@@ -57,11 +57,11 @@ async def denied_on_the_way_from_kit(house: House, page: Page) -> None:
 
 
 async def company_sign_in(house: House, page: Page) -> None:
-    await page.goto(f"{house.public}/install/kit?redirect={KIT_RETURN}")
+    await page.goto(f"{house.public}/install/kit?redirect={kit_return(house)}")
 
 
 async def not_signed_in(house: House, page: Page) -> None:
-    await page.goto(f"{house.public}/install/kit?redirect={KIT_RETURN}")
+    await page.goto(f"{house.public}/install/kit?redirect={kit_return(house)}")
     await press(page, "Refuse")
 
 

@@ -5,7 +5,7 @@ from playwright.async_api import Page
 
 from broker.model import Status
 from tests.browser.conftest import NewPage
-from tests.browser.steps import KIT_RETURN, allow, heading, link, press, sign_in
+from tests.browser.steps import allow, heading, kit_return, link, press, sign_in
 from tests.house import House
 
 pytestmark = pytest.mark.browser
@@ -57,15 +57,15 @@ async def test_install_that_begins_at_kit_ends_at_kit(house: House, new_page: Ne
     """Sign-in at the company's app, consent at Kit, and back to exactly the address that Kit gave."""
     watched = await new_page()
     page = watched.page
-    await page.goto(f"{house.public}/install/kit?redirect={KIT_RETURN}")
+    await page.goto(f"{house.public}/install/kit?redirect={kit_return(house)}")
     assert f"{house.sandbox.base_url}/company/login" == page.url.partition("?")[0]
 
     await page.locator("input[name=login_as]").fill("user-42")
     await press(page, "Sign in")
-    async with page.expect_event("requestfailed"):
+    async with page.expect_navigation(url=kit_return(house)):
         await page.get_by_role("button", name="Allow").click()
 
-    assert [KIT_RETURN] == watched.at_kit
+    assert [kit_return(house)] == watched.at_kit
     assert "user-42" == (await house.account("kit-29")).subject
 
 
@@ -87,7 +87,7 @@ async def test_deny_on_the_way_from_kit_offers_the_way_back(house: House, new_pa
     await sign_in(house, page)
     await press(page, "Deny")
 
-    assert KIT_RETURN == await page.get_by_role("link", name="Back to Kit").get_attribute("href")
+    assert kit_return(house) == await page.get_by_role("link", name="Back to Kit").get_attribute("href")
     assert [] == (await house.get("/accounts")).json["accounts"]
 
 
@@ -95,7 +95,7 @@ async def test_sign_in_refused(house: House, new_page: NewPage) -> None:
     """Who does not sign in does not reach Kit."""
     page = (await new_page()).page
 
-    await page.goto(f"{house.public}/install/kit?redirect={KIT_RETURN}")
+    await page.goto(f"{house.public}/install/kit?redirect={kit_return(house)}")
     await press(page, "Refuse")
 
     assert "You are not signed in" == await heading(page)
@@ -188,15 +188,15 @@ async def test_keyboard_alone_connects(house: House, new_page: NewPage) -> None:
     """Tab and Enter are enough, from sign-in to Kit."""
     watched = await new_page()
     page = watched.page
-    await page.goto(f"{house.public}/install/kit?redirect={KIT_RETURN}")
+    await page.goto(f"{house.public}/install/kit?redirect={kit_return(house)}")
 
     await tab_to(page, "Sign in")
     await enter(page)
     await tab_to(page, "Allow")
-    async with page.expect_event("requestfailed"):
+    async with page.expect_navigation(url=kit_return(house)):
         await page.keyboard.press("Enter")
 
-    assert [KIT_RETURN] == watched.at_kit
+    assert [kit_return(house)] == watched.at_kit
 
 
 async def test_keyboard_alone_denies_and_goes_back(house: House, new_page: NewPage) -> None:
@@ -208,7 +208,7 @@ async def test_keyboard_alone_denies_and_goes_back(house: House, new_page: NewPa
     await tab_to(page, "Deny")
     await enter(page)
     await tab_to(page, "Back to Kit")
-    async with page.expect_event("requestfailed"):
+    async with page.expect_navigation(url=kit_return(house)):
         await page.keyboard.press("Enter")
 
-    assert [KIT_RETURN] == watched.at_kit
+    assert [kit_return(house)] == watched.at_kit

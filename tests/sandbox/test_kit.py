@@ -396,5 +396,5 @@ async def test_the_app_store_links_to_the_broker_unencoded(app: App) -> None:
     """Install leads there with the redirect and its nested question mark, as Kit's own link does."""
     page, answer = [await app.get(f"/kit/apps/717/{name}") for name in ("install", "start")]
 
-    link = "http://127.0.0.1:8081/install/kit?redirect=https://app.kit.com/apps/717?success=true"
+    link = f"http://127.0.0.1:8081/install/kit?redirect={app.base}/kit/apps/717?success=true"
     assert ('href="/kit/apps/717/start"' in page.text, link) == (True, answer.headers["Location"])

@@ -131,7 +131,7 @@ async def test_code_is_redeemed_as_in_kits_documents(kit: Sandbox, server: Serve
         "code": "the-code",
         "redirect_uri": f"{kit.base_url}/kit/apps",
     } == json.loads(body)
-    back = "https://app.kit.com/apps/717?success=true"
+    back = f"{kit.base_url}/kit/apps/717?success=true"
     assert (302, f"{server.base}/install/kit?redirect={back}") == (status, location)
 
 
@@ -240,7 +240,7 @@ async def test_without_a_server_the_api_half_is_all(kit: Sandbox, server: Server
     await post(kit, "/_sandbox/plugin", {"enabled": False})
     _, off, _ = await get(kit, "/kit/apps/717/start")
 
-    link = f"{server.base}/install/kit?redirect=https://app.kit.com/apps/717?success=true"
+    link = f"{server.base}/install/kit?redirect={kit.base_url}/kit/apps/717?success=true"
     assert [link, link] == [absent, off]
 
 
