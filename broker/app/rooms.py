@@ -30,6 +30,7 @@ from broker.callers.service import CallerService
 from broker.callers.throttle import Strangers
 from broker.config.settings import CallerSettings
 from broker.installs.connect import Connector
+from broker.installs.exchange import Exchange
 from broker.installs.late import RetryLater
 from broker.installs.service import InstallService
 from broker.keys.census import Census
@@ -191,16 +192,25 @@ def _installs(
         clock=base.steady,
         refresh=settings.refresh,
     )
-    service = InstallService(
+    exchange = Exchange(
         store=base.stores.installs,
         connector=connector,
         providers=base.providers.by_name,
         seals=base.seals,
         gate=base.gate,
         clock=base.steady,
+        later=late,
+    )
+    service = InstallService(
+        store=base.stores.installs,
+        connector=connector,
+        exchange=exchange,
+        providers=base.providers.by_name,
+        seals=base.seals,
+        gate=base.gate,
+        clock=base.steady,
         metrics=base.metrics,
         public_url=settings.server.public_url,
-        later=late,
         browser_matches=is_same_browser,
         kept=kept,
         strangers=strangers,

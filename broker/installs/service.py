@@ -1,4 +1,4 @@
-"""Connecting an account in a browser: ticket, trip to the provider, exchange, identity, account."""
+"""Links, tickets and the callback: the part of an install that meets the browser."""
 
 import asyncio
 import logging
@@ -16,37 +16,24 @@ from broker.callers.acl import covers
 from broker.callers.gate import Gate
 from broker.callers.throttle import Strangers
 from broker.clock import Clock
-from broker.errors import Forbidden, InvalidRequest, NotFound, Overloaded, StorageUnavailable
-from broker.installs.connect import Connected, Connector
-from broker.installs.late import INSTALL_LIFE, RetryLater
-from broker.keyring import SealBroken
+from broker.errors import Forbidden, InvalidRequest, Overloaded, StorageUnavailable
+from broker.installs.connect import Connector
+from broker.installs.exchange import Exchange, Visit, provider_named
+from broker.installs.late import INSTALL_LIFE
 from broker.model import (
     Caller,
     Event,
     EventKind,
     InstallOutcome,
-    PendingGrant,
     PendingInstall,
     Permission,
     Secret,
     Ticket,
-    TokenSet,
     is_account_name,
 )
 from broker.observe.metrics import Metrics
 from broker.providers.interface import (
-    NO_ENDPOINT,
-    ClientRefused,
-    Grant,
-    Granted,
-    Identified,
-    IdentityLater,
-    IdentityOutcome,
-    IdentityUnknown,
     Provider,
-    TokenOutcome,
-    TokenRequest,
-    cause_of,
 )
 from broker.sealing import VERIFIER, TokenSeals
 from broker.store.interface import EventStore, InstallStore
@@ -70,20 +57,6 @@ TOLD_EVERY = 60.0
 LOOK_EVERY, LOOKS = 0.5, 240
 LONGEST_EXCHANGE = 120.0
 """Seconds after which another broker's exchange is over, noted or not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """How a callback ended, for whoever draws the page."""
-
-    install: PendingInstall
-    outcome: InstallOutcome
-    account: str | None
-    why: str | None = None
-    """A word for the page: `client`, `not_installed`, `provider`, `storage`, or what was in the way."""
-    without_refresh_token: bool = False
-    detail: str | None = None
-    """What the provider answered, or what failed below HTTP; for the log and the event, not for the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +86,13 @@ class InstallService:
         *,
         store: InstallStore,
         connector: Connector,
+        exchange: Exchange,
         providers: Mapping[str, Provider],
         seals: TokenSeals,
         gate: Gate,
         clock: Clock,
         metrics: Metrics,
         public_url: str,
-        later: RetryLater,
         browser_matches: Callable[[Secret | None, str], bool],
         kept: KeptRequests,
         strangers: Strangers,
@@ -127,9 +100,10 @@ class InstallService:
         is_stopping: Callable[[], bool],
         events: EventStore,
     ) -> None:
-        self._store, self._connector, self._providers = store, connector, providers
+        self._store, self._connector, self._exchange = store, connector, exchange
+        self._providers = providers
         self._seals, self._gate, self._clock, self._metrics = seals, gate, clock, metrics
-        self._public_url, self._later, self._browser_matches = public_url, later, browser_matches
+        self._public_url, self._browser_matches = public_url, browser_matches
         self._kept, self._strangers = kept, strangers
         self._is_shared, self._is_stopping, self._events = is_shared, is_stopping, events
         self._told_at: dict[str, float] = {}
@@ -140,6 +114,7 @@ class InstallService:
     def use(self, providers: Mapping[str, Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
         self._providers = providers
+        self._exchange.use(providers)
 
     async def create(
         self,
@@ -230,7 +205,9 @@ class InstallService:
         if not is_stored:
             # Before anything is logged, too.
             self._strangers.admit(site)
-        if returned.iss is not None and not self._provider(provider).is_issuer(returned.iss, install.org):
+        if returned.iss is not None and not provider_named(self._providers, provider).is_issuer(
+            returned.iss, install.org
+        ):
             log.warning("install.foreign_issuer", provider=provider, iss=returned.iss[:200])
             raise LinkUnusable("issuer")
         running = self._exchanges.get(install.state_hash)
@@ -261,13 +238,8 @@ class InstallService:
         return len(self._exchanges)
 
     async def identify_held(self) -> None:
-        """Ask again for identities that could not be had; over restarts too."""
-        for grant in await self._store.held_grants(self._clock.now(), 16):
-            try:
-                await self._identify_again(grant)
-            except SealBroken as exc:
-                # Those behind it go on.
-                log.error("install.record_damaged", provider=grant.install.provider, why=exc.detail)
+        """Ask again for identities that the provider could not tell; grants survive restarts."""
+        await self._exchange.identify_held()
 
     async def _begin(self, ticket: Ticket, browser: Secret, *, kit_return_url: str | None) -> str:
         state, verifier = oauth.new_secret(), oauth.new_secret(48)
@@ -284,7 +256,7 @@ class InstallService:
         return PendingInstall(
             state_hash=oauth.hashed(state),
             provider=ticket.provider,
-            client_id=self._provider(ticket.provider).client_id,
+            client_id=provider_named(self._providers, ticket.provider).client_id,
             browser_hash=oauth.hashed(browser),
             ticket_hash=ticket.hash or None,
             account=ticket.account,
@@ -301,7 +273,7 @@ class InstallService:
         )
 
     def _authorize_url(self, install: PendingInstall, state: Secret, verifier: Secret) -> str:
-        return self._provider(install.provider).authorize_url(
+        return provider_named(self._providers, install.provider).authorize_url(
             redirect_uri=install.redirect_uri,
             state=state,
             verifier=verifier,
@@ -359,9 +331,9 @@ class InstallService:
             return await self._of_another(install)
         if returned.code is None:
             visit = _declined(install, returned.error)
-            await self._finish(install, visit.outcome)
+            await self._exchange.finish(install, visit.outcome)
         else:
-            visit = await self._exchange(install, returned.code)
+            visit = await self._exchange.redeem(install, returned.code)
         return await self._told(visit, returned.error)
 
     async def _of_another(self, install: PendingInstall) -> Visit:
@@ -426,153 +398,6 @@ class InstallService:
         if not task.cancelled() and isinstance(exc := task.exception(), Exception):
             log.info("install.not_ended", error=type(exc).__name__)
 
-    async def _exchange(self, install: PendingInstall, code: Secret) -> Visit:
-        """Redeem the code, once; hold what came durably before anything else is asked."""
-        outcome = await self._redeem(install, code)
-        if not isinstance(outcome, Granted):
-            await self._finish(install, InstallOutcome.FAILED)
-            return Visit(
-                install, InstallOutcome.FAILED, install.account, _why(outcome), detail=cause_of(outcome)
-            )
-        grant = self._sealed(install, outcome.tokens)
-        try:
-            await self._store.hold_grant(grant)
-        except StorageUnavailable:
-            await self._later.store(grant)
-            return Visit(install, InstallOutcome.IDENTITY_PENDING, install.account, "storage")
-        return await self._identify(grant)
-
-    async def _redeem(self, install: PendingInstall, code: Secret) -> TokenOutcome:
-        provider = self._provider(install.provider)
-        verifier = self._seals.open_pending(install.state_hash, VERIFIER, install.sealed_verifier)
-        request = TokenRequest(
-            grant=Grant.CODE,
-            token=code,
-            client_id=install.client_id,
-            org=install.org,
-            redirect_uri=install.redirect_uri,
-            verifier=verifier,
-        )
-        outcome = await provider.request_token(request, before_send=_at_once)
-        if isinstance(outcome, ClientRefused) and provider.secrets_of(install.client_id) > 1:
-            return await provider.request_token(replace(request, secret_index=1), before_send=_at_once)
-        return outcome
-
-    def _sealed(self, install: PendingInstall, tokens: TokenSet) -> PendingGrant:
-        return PendingGrant(
-            install=install,
-            sealed_access=self._seals.seal_pending(install.state_hash, "access_token", tokens.access_token),
-            sealed_refresh=self._seals.seal_pending(
-                install.state_hash, "refresh_token", tokens.refresh_token
-            ),
-            token_type=tokens.token_type,
-            scope=tokens.scope or "",
-            issued_at=tokens.issued_at,
-            expires_at=tokens.expires_at,
-            # A crash between here and the account leaves the grant to be identified by the next boot.
-            next_at=self._clock.now() + 5,
-            grant_ends_at=tokens.refresh_expires_at,
-        )
-
-    async def _identify(self, grant: PendingGrant) -> Visit:
-        identity = await self._ask_identity(grant)
-        match identity:
-            case Identified(who):
-                return await self._connect(grant, Identified(who))
-            case IdentityUnknown():
-                return await self._connect(grant, identity)
-            case IdentityLater(why):
-                log.warning("identity.postponed", provider=grant.install.provider, why=why)
-                return await self._postpone(grant)
-
-    async def _ask_identity(self, grant: PendingGrant) -> IdentityOutcome:
-        install = grant.install
-        access = self._seals.open_pending(install.state_hash, "access_token", grant.sealed_access)
-        if access is None:
-            return IdentityUnknown("there is no access token to ask with")
-        return await self._provider(install.provider).identify(access, org=install.org)
-
-    async def _connect(self, grant: PendingGrant, outcome: Identified | IdentityUnknown) -> Visit:
-        install, beside = grant.install, None
-        identity = outcome.identity if isinstance(outcome, Identified) else None
-        detail = outcome.why if isinstance(outcome, IdentityUnknown) else None
-        if identity is not None:
-            provider = self._provider(install.provider)
-            beside = await self._connector.complete_identity(provider, identity)
-        note = None
-        if beside is not None:
-            note = f"the identity stored for {beside} was cut, so it may be the same"
-            log.warning("identity.cut", account=beside, provider=install.provider)
-        elif detail and detail != NO_ENDPOINT:
-            note = f"connected without an identity: {detail}"
-            log.warning("identity.unknown", provider=install.provider, account=install.account, why=detail)
-        connected = await self._connector.connect(grant, identity, note=note)
-        if isinstance(connected, Connected):
-            account = connected.account
-            await self._gate.note(
-                Caller(install.created_by, (), frozenset(), credential="install"),
-                "accounts.connect",
-                account.name,
-                install.provider,
-                request_id=install.state_hash[:16],
-            )
-            if account.unusable:
-                why = account.trouble.detail
-                return Visit(install, InstallOutcome.FAILED, account.name, "token_unusable", detail=why)
-            return Visit(
-                install,
-                InstallOutcome.CONNECTED,
-                account.name,
-                without_refresh_token=account.sealed_refresh is None and not account.is_endless,
-            )
-        return Visit(install, InstallOutcome.CONFLICT, install.account, connected.problem, detail=detail)
-
-    async def _postpone(self, grant: PendingGrant) -> Visit:
-        """A free name takes the grant meanwhile; a taken one keeps its old grant until the identity is known."""
-        install = grant.install
-        pending = Visit(install, InstallOutcome.IDENTITY_PENDING, install.account)
-        if install.account is None or not await self._connector.name_is_free(install.account):
-            return pending
-        connected = await self._connector.connect(grant, None, identify_later=True)
-        return (
-            pending if isinstance(connected, Connected) else await self._connect(grant, IdentityUnknown(""))
-        )
-
-    async def _identify_again(self, grant: PendingGrant) -> None:
-        now = self._clock.now()
-        outcome = await self._ask_identity(grant)
-        if isinstance(outcome, IdentityLater):
-            wait = min(300.0, max(5.0, (now - grant.install.created_at) / 2))
-            # When the access token has died there is nothing left to ask with.
-            await self._store.retry_grant(
-                grant.install.state_hash, now + wait if now < grant.expires_at else None
-            )
-            if now < grant.expires_at:
-                return
-            outcome = IdentityUnknown("the access token died before the identity was known")
-        if grant.install.outcome is InstallOutcome.CONNECTED:
-            await self._connector.identify(
-                grant, outcome.identity if isinstance(outcome, Identified) else None
-            )
-        else:
-            await self._connect(grant, outcome)
-
-    async def _finish(self, install: PendingInstall, outcome: InstallOutcome) -> None:
-        await self._store.finish_install(
-            install.state_hash,
-            outcome,
-            account=install.account,
-            spend=False,
-            drop_grant=True,
-            at=self._clock.now(),
-        )
-
-    def _provider(self, name: str) -> Provider:
-        provider = self._providers.get(name)
-        if provider is None:
-            raise NotFound(f"there is no provider {name[:32]!r} in the configuration")
-        return provider
-
     def _check_provider(self, name: str, org: str | None) -> None:
         """Raises InvalidRequest where the provider is unknown, or needs an org and got none."""
         if name not in self._providers:
@@ -604,17 +429,6 @@ def _declined(install: PendingInstall, error: str | None) -> Visit:
     if error in PROVIDER_ERRORS:
         return Visit(install, InstallOutcome.FAILED, install.account, error)
     return Visit(install, InstallOutcome.REFUSED, install.account)
-
-
-def _why(outcome: TokenOutcome) -> str:
-    """The word for the page."""
-    if isinstance(outcome, ClientRefused):
-        return "not_installed" if outcome.not_installed else "client"
-    return "provider"
-
-
-async def _at_once() -> None:
-    """An install's code needs no intent: its state was taken durably before."""
 
 
 def _covers_derived_names(caller: Caller, provider: str) -> bool:

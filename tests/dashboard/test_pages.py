@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 
 from broker.dashboard.figures import happening, row
+from broker.installs.exchange import Visit
 from broker.installs.pages import visit_page
-from broker.installs.service import Visit
 from broker.model import Account, Event, EventKind, Incident, InstallOutcome, Reason, Status, Trouble
 from broker.sandbox.faults import Mode
 from broker.wire import account_json, event_json

@@ -1,0 +1,238 @@
+"""The exchange: redeems an authorization code, asks who the account is, and connects it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import structlog
+
+from broker.callers.gate import Gate
+from broker.clock import Clock
+from broker.errors import NotFound, StorageUnavailable
+from broker.installs.connect import Connected, Connector
+from broker.installs.late import RetryLater
+from broker.keyring import SealBroken
+from broker.model import Caller, InstallOutcome, PendingGrant, PendingInstall, Secret, TokenSet
+from broker.providers.interface import (
+    NO_ENDPOINT,
+    ClientRefused,
+    Grant,
+    Granted,
+    Identified,
+    IdentityLater,
+    IdentityOutcome,
+    IdentityUnknown,
+    Provider,
+    TokenOutcome,
+    TokenRequest,
+    cause_of,
+)
+from broker.sealing import VERIFIER, TokenSeals
+from broker.store.interface import InstallStore
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """How a callback ended, for whoever draws the page."""
+
+    install: PendingInstall
+    outcome: InstallOutcome
+    account: str | None
+    why: str | None = None
+    """A word for the page: `client`, `not_installed`, `provider`, `storage`, or what was in the way."""
+    without_refresh_token: bool = False
+    detail: str | None = None
+    """What the provider answered, or what failed below HTTP; for the log and the event, not for the page."""
+
+
+class Exchange:
+    """The part of an install that calls the provider, from the authorization code to the account."""
+
+    def __init__(
+        self,
+        *,
+        store: InstallStore,
+        connector: Connector,
+        providers: Mapping[str, Provider],
+        seals: TokenSeals,
+        gate: Gate,
+        clock: Clock,
+        later: RetryLater,
+    ) -> None:
+        self._store, self._connector, self._providers = store, connector, providers
+        self._seals, self._gate, self._clock, self._later = seals, gate, clock, later
+
+    def use(self, providers: Mapping[str, Provider]) -> None:
+        """Go on with other providers: the configuration was reloaded."""
+        self._providers = providers
+
+    async def redeem(self, install: PendingInstall, code: Secret) -> Visit:
+        """Redeem the code, once; hold what came durably before anything else is asked."""
+        outcome = await self._request(install, code)
+        if not isinstance(outcome, Granted):
+            await self.finish(install, InstallOutcome.FAILED)
+            return Visit(
+                install, InstallOutcome.FAILED, install.account, _why(outcome), detail=cause_of(outcome)
+            )
+        grant = self._sealed(install, outcome.tokens)
+        try:
+            await self._store.hold_grant(grant)
+        except StorageUnavailable:
+            await self._later.store(grant)
+            return Visit(install, InstallOutcome.IDENTITY_PENDING, install.account, "storage")
+        return await self._identify(grant)
+
+    async def identify_held(self) -> None:
+        """Ask again for identities that could not be had; over restarts too."""
+        for grant in await self._store.held_grants(self._clock.now(), 16):
+            try:
+                await self._identify_again(grant)
+            except SealBroken as exc:
+                # Those behind it go on.
+                log.error("install.record_damaged", provider=grant.install.provider, why=exc.detail)
+
+    async def finish(self, install: PendingInstall, outcome: InstallOutcome) -> None:
+        """Note how an install ended that connected nothing."""
+        await self._store.finish_install(
+            install.state_hash,
+            outcome,
+            account=install.account,
+            spend=False,
+            drop_grant=True,
+            at=self._clock.now(),
+        )
+
+    async def _request(self, install: PendingInstall, code: Secret) -> TokenOutcome:
+        provider = provider_named(self._providers, install.provider)
+        verifier = self._seals.open_pending(install.state_hash, VERIFIER, install.sealed_verifier)
+        request = TokenRequest(
+            grant=Grant.CODE,
+            token=code,
+            client_id=install.client_id,
+            org=install.org,
+            redirect_uri=install.redirect_uri,
+            verifier=verifier,
+        )
+        outcome = await provider.request_token(request, before_send=_at_once)
+        if isinstance(outcome, ClientRefused) and provider.secrets_of(install.client_id) > 1:
+            return await provider.request_token(replace(request, secret_index=1), before_send=_at_once)
+        return outcome
+
+    def _sealed(self, install: PendingInstall, tokens: TokenSet) -> PendingGrant:
+        return PendingGrant(
+            install=install,
+            sealed_access=self._seals.seal_pending(install.state_hash, "access_token", tokens.access_token),
+            sealed_refresh=self._seals.seal_pending(
+                install.state_hash, "refresh_token", tokens.refresh_token
+            ),
+            token_type=tokens.token_type,
+            scope=tokens.scope or "",
+            issued_at=tokens.issued_at,
+            expires_at=tokens.expires_at,
+            # A crash between here and the account leaves the grant to be identified by the next boot.
+            next_at=self._clock.now() + 5,
+            grant_ends_at=tokens.refresh_expires_at,
+        )
+
+    async def _identify(self, grant: PendingGrant) -> Visit:
+        identity = await self._ask_identity(grant)
+        match identity:
+            case Identified(who):
+                return await self._connect(grant, Identified(who))
+            case IdentityUnknown():
+                return await self._connect(grant, identity)
+            case IdentityLater(why):
+                log.warning("identity.postponed", provider=grant.install.provider, why=why)
+                return await self._postpone(grant)
+
+    async def _ask_identity(self, grant: PendingGrant) -> IdentityOutcome:
+        install = grant.install
+        access = self._seals.open_pending(install.state_hash, "access_token", grant.sealed_access)
+        if access is None:
+            return IdentityUnknown("there is no access token to ask with")
+        return await provider_named(self._providers, install.provider).identify(access, org=install.org)
+
+    async def _connect(self, grant: PendingGrant, outcome: Identified | IdentityUnknown) -> Visit:
+        install, beside = grant.install, None
+        identity = outcome.identity if isinstance(outcome, Identified) else None
+        detail = outcome.why if isinstance(outcome, IdentityUnknown) else None
+        if identity is not None:
+            provider = provider_named(self._providers, install.provider)
+            beside = await self._connector.complete_identity(provider, identity)
+        note = None
+        if beside is not None:
+            note = f"the identity stored for {beside} was cut, so it may be the same"
+            log.warning("identity.cut", account=beside, provider=install.provider)
+        elif detail and detail != NO_ENDPOINT:
+            note = f"connected without an identity: {detail}"
+            log.warning("identity.unknown", provider=install.provider, account=install.account, why=detail)
+        connected = await self._connector.connect(grant, identity, note=note)
+        if isinstance(connected, Connected):
+            account = connected.account
+            await self._gate.note(
+                Caller(install.created_by, (), frozenset(), credential="install"),
+                "accounts.connect",
+                account.name,
+                install.provider,
+                request_id=install.state_hash[:16],
+            )
+            if account.unusable:
+                why = account.trouble.detail
+                return Visit(install, InstallOutcome.FAILED, account.name, "token_unusable", detail=why)
+            return Visit(
+                install,
+                InstallOutcome.CONNECTED,
+                account.name,
+                without_refresh_token=account.sealed_refresh is None and not account.is_endless,
+            )
+        return Visit(install, InstallOutcome.CONFLICT, install.account, connected.problem, detail=detail)
+
+    async def _postpone(self, grant: PendingGrant) -> Visit:
+        """A free name takes the grant meanwhile; a taken one keeps its old grant until the identity is known."""
+        install = grant.install
+        pending = Visit(install, InstallOutcome.IDENTITY_PENDING, install.account)
+        if install.account is None or not await self._connector.name_is_free(install.account):
+            return pending
+        connected = await self._connector.connect(grant, None, identify_later=True)
+        return (
+            pending if isinstance(connected, Connected) else await self._connect(grant, IdentityUnknown(""))
+        )
+
+    async def _identify_again(self, grant: PendingGrant) -> None:
+        now = self._clock.now()
+        outcome = await self._ask_identity(grant)
+        if isinstance(outcome, IdentityLater):
+            wait = min(300.0, max(5.0, (now - grant.install.created_at) / 2))
+            # When the access token has died there is nothing left to ask with.
+            await self._store.retry_grant(
+                grant.install.state_hash, now + wait if now < grant.expires_at else None
+            )
+            if now < grant.expires_at:
+                return
+            outcome = IdentityUnknown("the access token died before the identity was known")
+        if grant.install.outcome is InstallOutcome.CONNECTED:
+            await self._connector.identify(
+                grant, outcome.identity if isinstance(outcome, Identified) else None
+            )
+        else:
+            await self._connect(grant, outcome)
+
+
+def provider_named(providers: Mapping[str, Provider], name: str) -> Provider:
+    """Return the configured provider of this name. Raises NotFound."""
+    provider = providers.get(name)
+    if provider is None:
+        raise NotFound(f"there is no provider {name[:32]!r} in the configuration")
+    return provider
+
+
+def _why(outcome: TokenOutcome) -> str:
+    """The word for the page."""
+    if isinstance(outcome, ClientRefused):
+        return "not_installed" if outcome.not_installed else "client"
+    return "provider"
+
+
+async def _at_once() -> None:
+    """An install's code needs no intent: its state was taken durably before."""
