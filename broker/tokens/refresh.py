@@ -26,20 +26,17 @@ from broker.model import (
     Ref,
     Secret,
     Spare,
-    Status,
     Successor,
     TokenSet,
     Trouble,
 )
 from broker.observe.metrics import Metrics
 from broker.providers.interface import (
-    NO_ENDPOINT,
     Ambiguous,
     ClientRefused,
     Declined,
     Grant,
     Granted,
-    IdentityUnknown,
     NotSent,
     Paused,
     Provider,
@@ -67,8 +64,6 @@ from broker.tokens.steps import Step, Watch, unwatched
 log = structlog.get_logger()
 
 
-REPORTS_WITHIN = 86400.0
-"""How far apart two reports of a rejected token may be to count together."""
 SPARE_NEEDS, UNUSUAL_SPARE_NEEDS = 2, 3
 """Refusals that end a spare, in the standard's word and in others."""
 
@@ -157,32 +152,12 @@ class Refresher:
         except SealBroken as exc:
             return await self._refresh_token_damaged(account, provider, exc)
         if token is None and account.is_endless and self._permit.is_rejected(account):
-            return await self._look_into_rejection(account, provider)
+            return await self._setbacks.look_into_rejection(account, provider, self._access_token(account))
         if token is None:
             return await self._setbacks.without_refresh_token(account)
         self._watch(Step.GATE_PASSED)
         salvaged = await self._salvaged(account, provider)
         return await self._attempt(salvaged or Attempt(account, provider, token))
-
-    async def _look_into_rejection(self, account: Account, provider: Provider) -> FlightEnd:
-        """A token without a stated end is over when the identity endpoint rejects it, too; where there is none, at a
-        second report a minute later. One faulty caller must not end it."""
-        self._permit.settle_rejection(account)
-        access, now, outcome = None, self._clock.now(), None
-        with suppress(SealBroken):
-            access = self._seals.access_token(account)
-        if access is not None:
-            outcome = await provider.identify(access, org=account.org)
-        first = account.trouble.first_refused_at
-        is_over = isinstance(outcome, IdentityUnknown) and outcome.status == 401
-        if isinstance(outcome, IdentityUnknown) and outcome.why == NO_ENDPOINT:
-            if first is None or not 0 <= now - first <= REPORTS_WITHIN:
-                first = now
-            is_over = now - first >= self._timings.confirm_uncertain
-        if is_over:
-            return await self._setbacks.die(account, Reason.REVOKED_OR_EXPIRED)
-        trouble = since_trouble(account, Reason.REJECTED, now)
-        return await self._setbacks.note_rejection(account, replace(trouble, first_refused_at=first))
 
     async def _salvaged(self, account: Account, provider: Provider) -> Attempt | None:
         """A family dies with a replay of the old token: its successor, cut out of half an answer, goes first."""
@@ -209,11 +184,14 @@ class Refresher:
         log.error("record.does_not_open", account=account.name, why=str(why))
         for spare, token in await self._spares(account):
             return await self._attempt(Attempt(account, provider, token, spare))
-        try:
-            self._seals.access_token(account)
-        except SealBroken:
+        if self._access_token(account) is None:
             account = replace(account, sealed_access=None)
         return await self._setbacks.record_damaged(account, may_come_back=isinstance(why, UnknownKey))
+
+    def _access_token(self, account: Account) -> Secret | None:
+        with suppress(SealBroken):
+            return self._seals.access_token(account)
+        return None
 
     async def _attempt(self, attempt: Attempt) -> FlightEnd:
         """Send one token, and conclude from how that ended."""
@@ -291,7 +269,7 @@ class Refresher:
         """R6: durable first; only the store's change feed lets anybody see the new generation."""
         account = attempt.account
         successor = self._successor(attempt, tokens)
-        events = self._renewal_events(account, successor)
+        events = self._setbacks.events_of_success(account, successor)
         try:
             committed = await self._store.commit(successor, events)
         except StorageUnavailable:
@@ -451,22 +429,6 @@ class Refresher:
         await self._store.add_spare(
             Spare(id_, parent.name, parent.epoch, parent.generation, sealed, self._clock.now())
         )
-
-    def _renewal_events(self, account: Account, successor: Successor) -> list[Event]:
-        now, generation = self._clock.now(), account.generation + 1
-        events = [Event(now, EventKind.RENEWED, account.name, account.provider, None, generation)]
-        if self._permit.breaker(account.provider).client_refused_since is not None:
-            reason = Reason.CLIENT_REFUSED
-            events.append(Event(now, EventKind.RECOVERED, provider=account.provider, reason=reason))
-        about, was = (account.name, account.provider), account.reason
-        if successor.unusable:
-            if was is not Reason.TOKEN_UNUSABLE:
-                reason = Reason.TOKEN_UNUSABLE
-                why = oauth.why_unusable(successor.token_type)
-                events.append(Event(now, EventKind.REFRESH_FAILING, *about, reason, generation, detail=why))
-        elif account.status is not Status.ACTIVE and was is not Reason.REFUSED_ONCE:
-            events.append(Event(now, EventKind.RECOVERED, *about, was, generation))
-        return events
 
     def _count(self, account: Account, outcome: str) -> None:
         self._metrics.refreshes.labels(account.provider, outcome).inc()

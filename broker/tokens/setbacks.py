@@ -1,12 +1,13 @@
-"""How an attempt that brought no token is noted: R7's quarantine, R9's pauses, the backoff, the end."""
+"""How the end of an attempt is noted: R7's quarantine, R9's pauses, the backoff, rejections, and its events."""
 
 from dataclasses import replace
 
 import structlog
 
+from broker import oauth
 from broker.clock import Clock
-from broker.model import Account, Event, EventKind, Reason, Status, Trouble
-from broker.providers.interface import Ambiguous, cause_of
+from broker.model import Account, Event, EventKind, Reason, Secret, Status, Successor, Trouble
+from broker.providers.interface import NO_ENDPOINT, Ambiguous, IdentityUnknown, Provider, cause_of
 from broker.store.interface import RefreshStore
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.permit import Permit
@@ -15,6 +16,8 @@ from broker.tokens.schedule import Timings, backoff, quarantine, settle_after, u
 from broker.tokens.steps import Step, Watch, unwatched
 
 log = structlog.get_logger()
+REPORTS_WITHIN = 86400.0
+"""How far apart two reports of a rejected token may be to count together."""
 DAMAGED_AGAIN = 60.0
 """Seconds until a record that could not be decrypted is tried again."""
 
@@ -118,12 +121,27 @@ class Setbacks:
             )
         return await self.die(account, Reason.RECORD_DAMAGED)
 
-    async def note_rejection(self, account: Account, trouble: Trouble) -> FlightEnd:
-        """A token without a stated end was reported as rejected, and may be good all the same."""
-        now = self._clock.now()
+    async def look_into_rejection(
+        self, account: Account, provider: Provider, access: Secret | None
+    ) -> FlightEnd:
+        """A token without a stated end is over when the identity endpoint rejects it, too; where there is none, at a
+        second report a minute later. One faulty caller must not end it."""
+        self._permit.settle_rejection(account)
+        now, outcome = self._clock.now(), None
+        if access is not None:
+            outcome = await provider.identify(access, org=account.org)
+        first = account.trouble.first_refused_at
+        is_over = isinstance(outcome, IdentityUnknown) and outcome.status == 401
+        if isinstance(outcome, IdentityUnknown) and outcome.why == NO_ENDPOINT:
+            if first is None or not 0 <= now - first <= REPORTS_WITHIN:
+                first = now
+            is_over = now - first >= self._timings.confirm_uncertain
+        if is_over:
+            return await self.die(account, Reason.REVOKED_OR_EXPIRED)
+        trouble = since_trouble(account, Reason.REJECTED, now)
         await self._store.settle(
             account.ref,
-            trouble=trouble,
+            trouble=replace(trouble, first_refused_at=first),
             keep_intent=True,
             dead=None,
             next_at=account.expires_at,
@@ -195,6 +213,23 @@ class Setbacks:
         )
         self._watch(Step.SETTLED)
         return NotRenewed(Hold(trouble.reason, trouble.not_before, detail=trouble.detail))
+
+    def events_of_success(self, account: Account, successor: Successor) -> list[Event]:
+        """The renewal, and the end of whatever trouble came before it."""
+        now, generation = self._clock.now(), account.generation + 1
+        events = [Event(now, EventKind.RENEWED, account.name, account.provider, None, generation)]
+        if self._permit.breaker(account.provider).client_refused_since is not None:
+            reason = Reason.CLIENT_REFUSED
+            events.append(Event(now, EventKind.RECOVERED, provider=account.provider, reason=reason))
+        about, was = (account.name, account.provider), account.reason
+        if successor.unusable:
+            if was is not Reason.TOKEN_UNUSABLE:
+                reason = Reason.TOKEN_UNUSABLE
+                why = oauth.why_unusable(successor.token_type)
+                events.append(Event(now, EventKind.REFRESH_FAILING, *about, reason, generation, detail=why))
+        elif account.status is not Status.ACTIVE and was is not Reason.REFUSED_ONCE:
+            events.append(Event(now, EventKind.RECOVERED, *about, was, generation))
+        return events
 
     def _failure_events(self, account: Account, trouble: Trouble, now: float) -> list[Event]:
         # A first refusal is confirmed within seconds; only what stays is worth telling.
