@@ -151,8 +151,8 @@ BREAKAGES = (
     Breakage(
         "boot forgets what was left open",
         "broker/tokens/recovery.py",
-        "return [await self._quarantined(account) for account in opened]",
-        "return []",
+        "left_open = [await self._quarantined(account) for account in opened]",
+        "left_open: list[Account] = []",
         # The lease alone would keep a second request away; that nobody renews it at all is what is seen.
         "tests/tokens/test_refresh.py::test_r10_boot_waits_out_the_quarantine_for_everybody",
     ),
