@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from broker.errors import BrokerError
 from broker.sandbox import visitor
 from broker.sandbox.faults import Mode
+from broker.store.incarnation import sidecar_of
 from broker.tokens.background import until_cancelled
 from broker.tokens.steps import Step
 from tests.house import OPERATOR, Answer, House, open_house
@@ -45,6 +46,8 @@ class Image:
     def take(cls, store: Path) -> Self:
         with closing(read_only(store)) as connection:
             content = connection.serialize()
+        _kept(store).unlink(missing_ok=True)
+        _kept(store).hardlink_to(sidecar_of(store))
         return cls(store, content, {path: path.read_bytes() for path in _spool(store) if path.is_file()})
 
     def restore(self) -> None:
@@ -52,6 +55,7 @@ class Image:
         for suffix in ("-wal", "-shm"):
             self.store.with_name(self.store.name + suffix).unlink(missing_ok=True)
         self.store.write_bytes(self.content)
+        _kept(self.store).replace(sidecar_of(self.store))
         for path in _spool(self.store):
             path.unlink()
         for path, content in self.beside.items():
@@ -268,6 +272,11 @@ def read_only(path: Path) -> sqlite3.Connection:
 
 def _provider(mode: Mode) -> str:
     return f"[providers.kit]\n{ROTATIONS[mode]}\n"
+
+
+def _kept(store: Path) -> Path:
+    """Another name for the sidecar at the death: a stop replaces the file, and another file would be a copy (R13)."""
+    return store.with_name(store.name + ".sidecar")
 
 
 def _spool(store: Path) -> list[Path]:
