@@ -84,7 +84,7 @@ async def test_stop_ends_streams_and_waiting(process: Process) -> None:
         waited = await waiting
 
     assert (0, 0) == (code, await process.wait())
-    assert first.startswith(b"retry: ")
+    assert first.startswith(b": open\nretry: ")
     assert b"data" not in rest
     assert 304 == waited
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -197,22 +198,32 @@ async def test_every_internal_answer_is_safe(house: House) -> None:
         assert "frame-ancestors 'none'" in seen.headers["Content-Security-Policy"], name
 
 
+async def cookies(house: House) -> list[str]:
+    """The cookies of an install that begins at Kit, for a browser at the public address."""
+    host = {"Host": urlsplit(house.broker.base.settings.server.public_url).netloc}
+    path = "/install/kit?redirect=https://app.kit.com/apps/717"
+    async with house.session.get(house.public + path, headers=host, allow_redirects=False) as answer:
+        return answer.headers.getall("Set-Cookie")
+
+
 async def test_cookies_are_bound_to_the_host_on_https(https: House) -> None:
     """`__Host-`, Secure, HttpOnly, SameSite=Lax, for the whole host and no other."""
-    seen = await ask(https, https.public, "GET", "/install/kit?redirect=https://app.kit.com/apps/717")
+    seen = await cookies(https)
 
-    cookie = seen.headers["Set-Cookie"]
-    assert cookie.startswith("__Host-broker_browser=")
-    assert {"Secure", "HttpOnly", "SameSite=Lax", "Path=/"} <= set(cookie.split("; "))
-    assert "Domain" not in cookie
+    assert len(seen) == 2
+    for cookie in seen:
+        assert cookie.startswith(("__Host-broker_browser=", "__Host-broker_flow_"))
+        assert {"Secure", "HttpOnly", "SameSite=Lax", "Path=/"} <= set(cookie.split("; "))
+        assert "Domain" not in cookie
 
 
 async def test_cookies_on_loopback_are_plain(house: House) -> None:
     """A browser drops `__Host-` and Secure on http."""
-    seen = await ask(house, house.public, "GET", "/install/kit?redirect=https://app.kit.com/apps/717")
+    browser, kept = await cookies(house)
 
-    assert seen.headers["Set-Cookie"].startswith("broker_browser=")
-    assert "Secure" not in seen.headers["Set-Cookie"]
+    assert browser.startswith("broker_browser=")
+    assert kept.startswith("broker_flow_")
+    assert "Secure" not in browser + kept
 
 
 def audited(house: House) -> Iterator[str | None]:
@@ -268,9 +279,12 @@ async def test_scheme_and_host_come_from_public_url_alone(house: House) -> None:
 
     made = await house.ask("POST", "/installs", headers=lies, json={"provider": "kit", "account": "acme"})
     async with house.session.get(made.json["install_url"], headers=lies, allow_redirects=False) as answer:
+        moved = answer.headers["Location"]
+    async with house.session.get(moved, headers=lies, allow_redirects=False) as answer:
         location, cookie = answer.headers["Location"], answer.headers["Set-Cookie"]
 
     assert made.json["install_url"].startswith(house.public + "/install/kit?")
+    assert moved.startswith(house.public + "/install/kit?")
     assert "evil.example" not in location
     assert cookie.startswith("broker_browser=")
 
