@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,11 +15,21 @@ from broker.providers import lives
 from broker.providers.pointers import pointed
 
 NON_POSITIVE_LIFE = 60.0
-OTHER_SCHEMES = frozenset({"mac", "dpop", "pop", "n_a", "hmac", "hoba", "signature", "basic", "digest"})
-"""Token types that a Bearer header would be wrong for; N_A (RFC 8693) is no access token at all."""
+OTHER_SCHEMES = frozenset({"mac", "n_a", "hoba", "hok", "gnap", "signature", "basic", "digest", "negotiate"})
+PROVEN = frozenset({"dpop", "pop", "hmac"})
+"""Token types that a Bearer header would be wrong for, the latter anywhere in a name; N_A (RFC 8693) is no access token
+at all."""
 WHOLE_STRING = r'"\s*:\s*"((?:[^"\\\x00-\x1f]|\\.){1,65536})"'
 WHOLE_PAIR = re.compile(rb"(?:^|[&?\s])refresh_token=([^&\s\"'<>{}]{1,65536})[&\r\n]")
-FORM = re.compile(r"\s*[\w.%+\[\]-]{1,64}=[^<>{}\"\x00-\x1f]*\s*", re.ASCII)
+FORM = re.compile(r"[\s&?]*[\w.:%+\[\]-]{1,256}=[^<>\x00-\x09\x0b\x0c\x0e-\x1f]*", re.ASCII)
+WRAPPED = re.compile(
+    r"(?:\)\]\}',?|while\s*\(1\);|for\s*\(;;\);|[\w.$]{1,64}\()\s*(\{.*\})[\s);]*", re.ASCII | re.DOTALL
+)
+"""JSON in a call (QQ's `callback({…});`), or behind what keeps browsers from running it."""
+ELEMENT = re.compile(
+    r"<((?:access|refresh)_?token|expires_?in|token_?type)>\s*([^<>&]+?)\s*</\1>", re.IGNORECASE
+)
+"""Of an answer in XML, as Salesforce can give."""
 ERROR_MEMBERS = ("error", "code", "error_code")
 DESCRIPTIONS = (
     "error_description",
@@ -31,7 +41,9 @@ DESCRIPTIONS = (
     "detail",
     "resource",
 )
-TOKEN_NAMES = frozenset({"accesstoken", "refreshtoken"})
+TOKEN_NAME = re.compile("(.*access|.*refresh|id|bearer|oauth|auth|jwt)?token|jwt")
+BLAMES_OTHERS = frozenset({"server_error", "temporarily_unavailable", "invalid_client"})
+"""Errors of the provider's state or of our client: beside one, nothing is concluded about the grant."""
 
 
 class Unreadable(Exception):
@@ -155,7 +167,7 @@ def refusal_in(body: bytes, dead_errors: tuple[DeadError, ...]) -> OAuthError | 
     provider's own state.
     """
     errors = stated_errors(body)
-    if any(one.error in ("server_error", "temporarily_unavailable") for one in errors) or holds_token(body):
+    if any(one.error in BLAMES_OTHERS for one in errors) or holds_token(body):
         return None
     for said in errors:
         for dead in dead_errors:
@@ -165,15 +177,20 @@ def refusal_in(body: bytes, dead_errors: tuple[DeadError, ...]) -> OAuthError | 
 
 
 def holds_token(body: bytes) -> bool:
-    """Whether any member of an answer is a token."""
+    """Whether any member of an answer may be a token, also in JSON inside a string."""
     try:
-        objects = _objects(read_value(body))
+        objects = list(_objects(read_value(body)))
     except Unreadable:
         return salvage_refresh_token(body) is not None
     return any(
-        plain in TOKEN_NAMES and _storable(value)
+        (TOKEN_NAME.fullmatch(lives.plain_name(name)) and any(_storable(text) for text in _texts(value)))
+        or (
+            isinstance(value, str)
+            and value.lstrip()[:1] in ("{", "[")
+            and holds_token(value.encode("utf-8", "replace"))
+        )
         for one in objects
-        for plain, value in ((lives.plain_name(name), value) for name, value in one.items())
+        for name, value in one.items()
     )
 
 
@@ -201,30 +218,39 @@ def read_value(body: bytes, *, forms: bool = True) -> Any:
     problem = ""
     for encoding in dict.fromkeys(("utf-8-sig", json.detect_encoding(body), "latin-1")):
         try:
-            text = body.decode(encoding)
+            text = body.decode(encoding).strip("\ufeff\x00 \t\r\n")
         except UnicodeError as exc:
             problem = problem or type(exc).__name__
             continue
         try:
-            value = _ANSWERS.decode(text)
+            wrapped = WRAPPED.fullmatch(text)
+            value = _ANSWERS.decode(wrapped[1] if wrapped else text)
             # JSON in a JSON string, of servers that encode twice.
             return _ANSWERS.decode(value) if isinstance(value, str) and value.strip()[:1] == "{" else value
         except (ValueError, RecursionError, OverflowError) as exc:
             if forms and FORM.fullmatch(text):
-                return _members(parse_qsl(text.strip(), keep_blank_values=True, max_num_fields=256))
+                return _members(_pairs(text))
+            if forms and text.startswith("<") and _has_token(elements := dict(ELEMENT.findall(text))):
+                return elements
             problem = problem or type(exc).__name__
     raise Unreadable(f"the answer is not JSON ({problem})")
 
 
-def _objects(value: object, depth: int = 0) -> Iterator[dict[str, Any]]:
+def _objects(value: object) -> Iterator[dict[str, Any]]:
     """Every object in a JSON value, outermost first."""
-    if depth > 32:
-        return
-    if isinstance(value, dict):
-        yield value
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for one in inner:
-        yield from _objects(one, depth + 1)
+    level = [value]
+    while level:
+        yield from (one for one in level if isinstance(one, dict))
+        level = [inner for one in level for inner in _inner(one)]
+
+
+def _inner(value: object) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _texts(value: object) -> Iterator[object]:
+    """A value, and what a list holds."""
+    yield from value if isinstance(value, list) else [value]
 
 
 def _tokens_of(value: object, pointer: str) -> dict[str, Any] | None:
@@ -233,6 +259,10 @@ def _tokens_of(value: object, pointer: str) -> dict[str, Any] | None:
         found = pointed(value, pointer)
         if isinstance(found, dict) and _has_token(found):
             return found
+        around = pointed(value, pointer.rpartition("/")[0])
+        if _storable(found) and isinstance(around, dict):
+            # The access token itself, under a name of the provider's own.
+            return {**around, "access_token": found}
     if isinstance(value, dict) and _has_token(value):
         return value
     inner = [one for one in _objects(value) if _has_token(one)]
@@ -255,7 +285,14 @@ def _descriptions(one: Mapping[str, Any]) -> list[str]:
     return [text for name in DESCRIPTIONS if isinstance(text := one.get(name), str) and text] or [""]
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """The fields of a form, also on lines of their own; the last name of `data[access_token]`, and no quotes."""
+    text = re.sub(r"[\r\n]+", "&", text.strip().lstrip("&?"))
+    pairs = parse_qsl(text, keep_blank_values=True, separator="&" if "&" in text else ";")
+    return [(re.sub(r".*\[(.+)\]", r"\1", name), value.strip('"')) for name, value in pairs]
+
+
+def _members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """The last of repeated members counts, but an empty repetition must not cost a token."""
     members: dict[str, Any] = {}
     for name, value in pairs:
@@ -275,6 +312,7 @@ def _storable(value: object) -> bool:
 
 
 _ANSWERS = json.JSONDecoder(
+    strict=False,
     object_pairs_hook=_members,
     parse_constant=lambda _: None,
     # Python refuses integers of more than 4,300 digits; a neighbour's digits must not cost the token.
@@ -319,11 +357,15 @@ def _life(
 
 def _token_type(value: object, flags: list[str]) -> str:
     """Bearer, unless another scheme is really meant: `BearerToken`, `jwt` and nonsense are names for the same."""
-    if value in (None, "") or (isinstance(value, str) and value.lower() == "bearer"):
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    name = value.strip() if isinstance(value, str) else ""
+    if value is None or (isinstance(value, str) and name.lower() in ("", "bearer")):
         return "Bearer"
     flags.append("token_type_unknown")
-    if isinstance(value, str) and re.split(r"[-/ ]", value.lower())[0] in OTHER_SCHEMES:
-        return value[:32] if oauth.USABLE_TOKEN.fullmatch(value) else "unknown"
+    words = re.findall(r"n_a|[a-z0-9]+", name.lower())
+    if words and "bearer" not in words and (words[0] in OTHER_SCHEMES or PROVEN & set(words)):
+        return name[:32] if oauth.USABLE_TOKEN.fullmatch(name) else "unknown"
     return "Bearer"
 
 

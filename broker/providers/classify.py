@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from broker.config.settings import DeadError
 from broker.model import Reason
 from broker.providers import answers, lives
 from broker.providers.answers import OAuthError, Reading
@@ -27,6 +28,8 @@ PLAIN_WORD = re.compile(r"[A-Za-z_./:-]{1,23}|[\d.:/-]{1,23}|[A-Z]{2,8}\d{2,8}",
 TOKEN_LIKE = re.compile(r"[A-Za-z0-9_.~+/=-]{8,}", re.ASCII)
 MIN_PAUSE, MAX_PAUSE, DEFAULT_PAUSE = 1.0, 3600.0, 30.0
 RESETS = ("x-ratelimit-reset", "ratelimit-reset", "x-rate-limit-reset", "x-ratelimit-reset-after")
+RESET_OF_A_LIMIT = re.compile(r"\b(?:reset|t)=(\d{1,9})\b", re.ASCII)
+"""In `RateLimit` of the drafts of the IETF."""
 
 
 def classify(reply: Reply, *, reading: Reading, issued_at: float, now: float) -> TokenOutcome:
@@ -88,7 +91,7 @@ def _error(status: int, body: bytes, reading: Reading) -> TokenOutcome:
     is_client_error = 400 <= status < 500
     description = cleaned(error.description) if error else ""
     if is_client_error and error is not None and error.error == "invalid_grant":
-        if answers.holds_token(body):
+        if answers.refusal_in(body, (DeadError("invalid_grant"),)) is None:
             return Ambiguous(
                 _answered(status, error), timed_out=False, salvage=answers.salvage_refresh_token(body)
             )
@@ -133,10 +136,13 @@ def cleaned(text: str, *hidden: str) -> str:
 
 def pause_seconds(headers: Mapping[str, str], now: float) -> float:
     """Retry-After in seconds or as a date, or when the rate limit resets; clamped to 1 s … 1 h."""
-    text = headers.get("Retry-After", "").strip()
+    texts = (headers.get(name, "").strip() for name in ("Retry-After", *RESETS))
+    text = next(filter(None, texts), "")
+    seconds = lives.seconds_until(re.split("[,;]", text)[0].strip() if text[:1].isdigit() else text, now)
     if not text:
-        text = next((value for name in RESETS if (value := headers.get(name, "").strip())), "")
-    seconds = lives.seconds_until(text.split(",")[0].strip() if text[:1].isdigit() else text, now)
+        in_milliseconds = lives.as_number(headers.get("Retry-After-Ms") or headers.get("X-Ms-Retry-After-Ms"))
+        limit = RESET_OF_A_LIMIT.search(headers.get("RateLimit", ""))
+        seconds = float(limit[1]) if limit else None if in_milliseconds is None else in_milliseconds / 1000.0
     if seconds is None or (seconds <= 0 and text.startswith("-")):
         seconds = DEFAULT_PAUSE
     return min(max(float(math.ceil(seconds)), MIN_PAUSE), MAX_PAUSE)

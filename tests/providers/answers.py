@@ -130,6 +130,12 @@ def unreadable() -> list[Case]:
     ]
 
 
+def _nested(value: dict[str, object], depth: int) -> dict[str, object]:
+    for _ in range(depth):
+        value = {"x": value}
+    return value
+
+
 def encodings() -> list[Case]:
     """Tokens in any encoding and nesting; a token is ASCII, so a neighbour's encoding must not cost it."""
     plain = json.dumps({"access_token": "at", "refresh_token": TOKEN, "name": "Zoë"}, ensure_ascii=False)
@@ -155,6 +161,22 @@ def encodings() -> list[Case]:
         "deeper inside": body(response={"result": [{"accessToken": "at", "refreshToken": TOKEN}]}),
         "in a list": json.dumps([{"access_token": "at", "refresh_token": TOKEN}]).encode(),
         "beside an error": body(error="invalid_grant", refresh_token=TOKEN),
+        "form with many fields": f"{form}&{'&'.join(f'x{n}={n}' for n in range(2_000))}".encode(),
+        "form with JSON in it": f'{form}&user={{"id":1}}'.encode(),
+        "form behind a question mark": f"?{form}".encode(),
+        "form of objects": f"data[access_token]=at&data[refresh_token]={TOKEN}".encode(),
+        "form in quotes": f'access_token="at"&refresh_token="{TOKEN}"'.encode(),
+        "form with semicolons": form.replace("&", ";").encode(),
+        "form on lines": form.replace("&", "\r\n").encode(),
+        "form with a colon in a name": f"x:y=1&{form}".encode(),
+        "a call": b"callback( " + plain.encode() + b" );",
+        "kept from running": b")]}',\n" + plain.encode(),
+        "kept in a loop": b"for(;;);" + plain.encode(),
+        "NULs behind it": plain.encode() + b"\x00\x00",
+        "two marks": b"\xef\xbb\xbf" + plain.encode("utf-8-sig"),
+        "control characters": b'{"x":"a\tb\nc","refresh_token":"' + TOKEN.encode() + b'"}',
+        "very deep inside": body(**_nested({"refresh_token": TOKEN}, 100)),
+        "XML": f"<OAuth><access_token>at</access_token>\n<refreshToken>{TOKEN}</refreshToken></OAuth>".encode(),
     }
     cases = [Case(f"200 {name}", answer(200, content), "Granted") for name, content in contents.items()]
     whole = plain.encode()
@@ -188,6 +210,11 @@ def own_words() -> list[Case]:
         "standard word in a list": (422, body(errors=[{"code": "x"}, {"error_code": "invalid_grant"}])),
         "standard word in UTF-16": (400, '[{"error":"invalid_grant"}]'.encode("utf-16")),
         "null beside it": (400, body(error=None, code="invalid_grant")),
+        "standard word far inside": (400, body(**_nested({"error": "invalid_grant"}, 100))),
+        "standard word in a call": (400, b'callback({"error":"invalid_grant"})'),
+        "GitHub's word in a 500": (500, body(error="bad_refresh_token")),
+        "Slack's word in a 404": (404, body(error={"error": "invalid_refresh_token"})),
+        "false beside it": (422, body(error=False, error_code="bad_refresh_token")),
     }
     return [Case(f"own words: {name}", answer(*content), "Refused") for name, content in contents.items()]
 
@@ -208,6 +235,26 @@ def never_kills() -> list[Case]:
         "a text": (400, b"invalid_grant", "Ambiguous"),
         "a token beside it": (400, body(error="invalid_grant", access_token="at"), "Ambiguous"),
         "a token inside": (400, body(error="invalid_grant", data={"refreshToken": "rt"}), "Ambiguous"),
+        "a token far inside": (
+            400,
+            body(error="invalid_grant", x=_nested({"access_token": "at"}, 100)),
+            "Ambiguous",
+        ),
+        "another token": (400, body(error="invalid_grant", new_access_token="at"), "Ambiguous"),
+        "an id token": (400, body(error="invalid_grant", id_token="at"), "Ambiguous"),
+        "tokens": (400, body(error="invalid_grant", access_token=["at"]), "Ambiguous"),
+        "a token as an object": (400, body(error="invalid_grant", access_token={"token": "at"}), "Ambiguous"),
+        "a text with a token": (400, body(error="invalid_grant", data='{"access_token":"at"}'), "Ambiguous"),
+        "a form's object": (400, b"error=invalid_grant&data[access_token]=at", "Ambiguous"),
+        "XML": (400, b"<OAuth><error>invalid_grant</error></OAuth>", "Ambiguous"),
+        "a text with an error": (400, body(message='{"error":"invalid_grant"}'), "Ambiguous"),
+        "the provider's state inside": (
+            400,
+            body(error="invalid_grant", x={"code": "server_error"}),
+            "Ambiguous",
+        ),
+        "our client beside it": (200, body(error="invalid_client", code="invalid_grant"), "ClientRefused"),
+        "our client inside": (401, body(code="invalid_grant", x={"error": "invalid_client"}), "Declined"),
         "a token in the form": (400, b"refresh_token=rt&error=invalid_grant", "Ambiguous"),
         "408": (408, dead, "Ambiguous"),
         "425": (425, dead, "Ambiguous"),
