@@ -18,45 +18,11 @@ from typing import Any
 
 MOST_LIFE = 3660 * 86400.0
 """Ten years; what is longer, nobody means as a number of seconds."""
-STATED = frozenset(
-    {
-        "expiresin",
-        "expires",
-        "expiresat",
-        "expireson",
-        "expiresinsec",
-        "expiresinseconds",
-        "expirytime",
-        "expiry",
-        "expirydate",
-        "expireat",
-        "expirein",
-        "expiretime",
-        "expiration",
-        "expirationdate",
-        "expirationtime",
-        "expireddate",
-        "expiredin",
-        "exp",
-        "validuntil",
-        "tokenexpiresin",
-        "tokenexpiresat",
-        "tokenexpires",
-        "tokenexpiry",
-        "tokenexpiration",
-        "accesstokenexpiresin",
-        "accesstokenexpiresat",
-        "accesstokenexpireson",
-        "accesstokenexpires",
-        "accesstokenexpiry",
-        "accesstokenexpirydate",
-        "accesstokenexpiration",
-        "accesstokenexpirationtime",
-        "accesstokenexpirationdate",
-        "accesstokenexpireat",
-        "accesstokenexpirein",
-        "accesstokenvaliduntil",
-    }
+STATED = re.compile(
+    "(x|oauth|access|bearer|user|accesstoken|oauthtoken|bearertoken|token)?"
+    "(expir(e|es|ed|y|ing|ation)(in|at|on|after|date|time|datetime|timestamp|utc|dateutc|timeutc|sec)?|exp"
+    "|ttl|lifetime|validuntil|validto|validtill|validfor|notafter|remindin)"
+    "(in)?(s|sec|secs|seconds|ms|millis|milliseconds)?"
 )
 """Names for the access token's life or end, without case and punctuation. Not `ext_expires_in` (Microsoft's for an
 outage), and nothing that says refresh, id or code."""
@@ -67,11 +33,20 @@ REFRESH_STATED = (
     "refreshtokenexpiresat",
 )
 """How providers say how long a refresh token lives: Google and GitHub, Keycloak, Intuit, Square."""
-MOST_EPOCH = 1e11
-"""An epoch above this counts milliseconds or less: in seconds it would be in the year 5138."""
+MOST_EPOCH = 253402300800.0
+"""An epoch from here on counts milliseconds or less. In seconds it is the end of the year 9999, which means never."""
 SKEW = 86400.0
-DURATION = re.compile("in(sec|seconds)?$")
-US_DATE = re.compile(r"(\d\d?)/(\d\d?)/(\d{4}) (\d\d?):(\d\d):(\d\d) ?(AM|PM)?(?: ?\+00:00| UTC)?", re.ASCII)
+DURATION = re.compile(".*(in|after|for|ttl|lifetime)(s|sec|secs|seconds|ms|millis|milliseconds)?")
+MILLISECONDS = re.compile(".*(ms|millis|milliseconds)")
+UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0}
+UNITS |= {"h": 3600.0, "hr": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0}
+NUMBER = re.compile(r"([+-]?\d{1,18}(?:\.\d{0,9})?) ?([a-z]*)", re.ASCII)
+SPAN = re.compile(r"P?(?:(\d{1,5})D)?T?(?:(\d{1,5})H)?(?:(\d{1,6})M)?(?:(\d{1,9})(?:\.\d+)?S)?", re.ASCII)
+CLOCK = re.compile(r"(?:(\d{1,5})\.)?(\d\d):(\d\d):(\d\d)(?:\.\d+)?", re.ASCII)
+"""How long: `PT1H` (ISO 8601), `1h30m` (Go), `01:00:00` (.NET)."""
+US_DATE = re.compile(
+    r"(\d\d?)/(\d\d?)/(\d{4}),? (\d\d?):(\d\d):(\d\d) ?(AM|PM)?(?: ?\+00:00| UTC)?", re.ASCII
+)
 
 
 def plain_name(name: str) -> str:
@@ -84,8 +59,12 @@ def stated_lives(
 ) -> Iterator[tuple[str, float]]:
     """Every readable life that the answer states, by the member's name, in seconds from `issued_at`."""
     for name, value in answer.items():
-        if plain_name(name) in STATED:
-            seconds = seconds_until(value, issued_at, is_end=not DURATION.search(plain_name(name)))
+        plain = plain_name(name)
+        if STATED.fullmatch(plain):
+            is_end = not DURATION.fullmatch(plain)
+            number = as_number(value) if MILLISECONDS.fullmatch(plain) and not is_end else None
+            told = value if number is None else number / 1000.0
+            seconds = seconds_until(told, issued_at, is_end=is_end)
             if seconds is not None:
                 yield name, seconds
     claimed = None if token is None else _claimed_life(token, issued_at)
@@ -120,9 +99,21 @@ def seconds_until(value: object, now: float, *, is_end: bool = True) -> float | 
 
 
 def as_number(value: object) -> float | None:
-    """A number, or a text that is one, with `s` behind it or not."""
-    if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}(\.\d{1,9})?s?", value, re.ASCII):
-        return float(value.removesuffix("s"))
+    """A number, or a text that is one, with a unit or not, or a span of time in seconds."""
+    if isinstance(value, str) and len(value) <= 64:
+        text = value.strip()
+        if number := NUMBER.fullmatch(text.lower()):
+            unit = UNITS.get(number[2]) or UNITS.get(number[2].removesuffix("s"))
+            return None if unit is None else float(number[1]) * unit
+        if span := SPAN.fullmatch(text.upper()) or CLOCK.fullmatch(text):
+            return (
+                sum(
+                    int(part or 0) * unit
+                    for part, unit in zip(span.groups(), (86400.0, 3600.0, 60.0, 1.0), strict=True)
+                )
+                or None
+            )
+        return None
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     return None
@@ -134,17 +125,21 @@ def seconds_until_date(text: str, now: float) -> float | None:
         return None
     for read in (_iso_date, _us_date, email.utils.parsedate_to_datetime):
         try:
-            date = read(text.strip())
-            return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+            # RFC 9110 allows a leap second, which Python does not know.
+            date = read(re.sub(r"(\d\d:\d\d):60\b", r"\1:59", text.strip()))
+            end = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+            # The first day of an epoch, 1970 or the year 1, says that there is no end.
+            return end - now if end > SKEW else 0.0
         except (ValueError, TypeError, IndexError, OverflowError):
             continue
     return None
 
 
 def _iso_date(text: str) -> datetime:
-    if not re.match(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+    text = re.sub(r"^(\d{4})/(\d\d)/", r"\1-\2-", text.upper())
+    if not re.match(r"\d{4}-?\d\d-?\d\d", text, re.ASCII):
         raise ValueError("not ISO 8601")
-    return datetime.fromisoformat(text.removesuffix(" UTC"))
+    return datetime.fromisoformat(re.sub(r" (UTC|GMT)$|\[.*\]$", "", text))
 
 
 def _us_date(text: str) -> datetime:
@@ -152,6 +147,8 @@ def _us_date(text: str) -> datetime:
     if found is None:
         raise ValueError("not Azure's form")
     month, day, year, hour, minute, second = map(int, found.groups()[:6])
+    if month > 12:
+        month, day = day, month
     # App Service writes 00 PM.
     if found[7] == "PM" and hour < 12:
         hour += 12
