@@ -204,18 +204,25 @@ async def test_log_that_somebody_reads_is_scrubbed_later(house: House) -> None:
 
 
 async def test_purged_token_is_nowhere_in_memory(house: House) -> None:
-    """Neither opened, nor made ready for the next request, nor as a name that a breaker remembers."""
-    await house.connect()
+    """Neither opened, nor made ready for the next request, nor as a name that a breaker remembers.
+
+    The name is this test's own, because earlier tests of the process may have left objects behind.
+    """
+    await house.connect("kit", "only-here")
     for _ in range(3):
-        await house.get("/token/acme")
-    house.broker.tokens.permit.note_rejection(account := await house.account())
+        await house.get("/token/only-here")
+    house.broker.tokens.permit.note_rejection(account := await house.account("only-here"))
     breaker = house.broker.tokens.permit.breaker("kit")
-    breaker.client_refused("acme", house.clock.now(), only_account=True)
+    breaker.client_refused("only-here", house.clock.now(), only_account=True)
     breaker.refused(account.ref, house.clock.now())
 
-    await house.broker.rooms.accounts.remove(OPERATOR, "acme", purge=True, revoke=False, request_id="test")
+    await house.broker.rooms.accounts.remove(
+        OPERATOR, "only-here", purge=True, revoke=False, request_id="test"
+    )
     gc.collect()
 
-    kept = [one for one in gc.get_objects() if isinstance(one, OpenedAccount) and one.account.name == "acme"]
+    kept = [
+        one for one in gc.get_objects() if isinstance(one, OpenedAccount) and one.account.name == "only-here"
+    ]
     assert [] == kept
-    assert "acme" not in f"{vars(house.broker.tokens.permit)} {breaker}"
+    assert "only-here" not in f"{vars(house.broker.tokens.permit)} {breaker}"
