@@ -1,13 +1,20 @@
 """How providers say in their own words that a refresh token is dead, each with its source.
 
-Most say `invalid_grant`, at one status or another: Google, Microsoft (blobfile/blobfile#93), Atlassian with 403
-(ParabolInc/parabol#5690), Auth0 with 403, Box (support.box.com, 360049133654), Zoom beside a `reason`
-(raycast/extensions#10896), Spotify (spotify/web-api#313), Okta, Keycloak (openid/AppAuth-iOS#843), Bluesky
-(ChimeHQ/OAuthenticator#23), Xero, Intuit, Salesforce, Dropbox, Kit. That word needs no entry.
+Most say `invalid_grant`, at one status or another, so that they need no entry:
+
+* with 400: Google (porjo/youtubeuploader#181), Microsoft (blobfile/blobfile#93), Spotify (spotify/web-api#313),
+  Intuit (intuit/oauth-jsclient#77), Discord (discord/discord-api-docs#8391), Meetup (meetuparchive/api#110),
+  TikTok (developers.tiktok.com/doc/oauth-error-handling), Kick (KickEngineering/KickDevDocs#239),
+  Bluesky (ChimeHQ/OAuthenticator#23), Zoom beside a `reason` (raycast/extensions#10896), Dropbox, Kit, Salesforce,
+  Xero; and of servers that many run: Keycloak (openid/AppAuth-iOS#843), Okta, WSO2 (wso2/product-is#9346),
+  Django OAuth Toolkit (django-oauth/django-oauth-toolkit#1342), league/oauth2-server since 9
+* with 401: Tesla's owners' API (timdorr/tesla-api#233), Planning Center (planningcenter/developers#602)
+* with 403: Atlassian (ParabolInc/parabol#5690), Auth0; Box (support.box.com, 360049133654)
 
 A word stands here without a host only where it names the refresh token, so that it can mean nothing else.
-HubSpot (`status`), Fitbit (`errorType`) and Square (`type`) use other members, and Twitch only a sentence; their
-answers are no refusals, by rule.
+HubSpot (`status`), Fitbit (`errorType`) and Square (`type`) use other members, WeChat too (`errcode`), and Twitch and
+Webex only a sentence; their answers are no refusals, by rule. Tesla's `login_required`
+(teslamotors/vehicle-command#160) and Xee's bare `invalid_request` (xee-lab/xee-api-docs#82) can mean other things.
 """
 
 from urllib.parse import urlsplit
@@ -24,7 +31,7 @@ ANYWHERE = (
     DeadError("INVALID_REFRESH_TOKEN"),
     # Tencent CloudBase: docs.cloudbase.net/en/error-code/basic/REFRESH_TOKEN_EXPIRED
     DeadError("REFRESH_TOKEN_EXPIRED"),
-    # OpenAI, in `error.code`: decolua/9router#1821
+    # OpenAI, in `error.code`: decolua/9router#1821, Wei-Shaw/sub2api#2374, Wei-Shaw/sub2api#3467
     DeadError("refresh_token_expired"),
     DeadError("refresh_token_reused"),
     DeadError("refresh_token_invalidated"),
@@ -36,6 +43,9 @@ ANYWHERE = (
     DeadError("unauthorized_client", "Old refresh token used"),
     # DeviantArt: wix-incubator/DeviantArt-API#58
     DeadError("invalid_request", "The refresh_token is invalid."),
+    # Laravel Passport and others on league/oauth2-server before 9, with 401: laravel/passport#1605,
+    # thephpleague/oauth2-server, src/Exception/OAuthServerException.php
+    DeadError("invalid_request", "The refresh token is invalid."),
     # Authlib's servers before 0.11: lepture/authlib#112
     DeadError("invalid_request", 'Invalid "refresh_token" in request.'),
     # Dub, in `error.code`: speakeasy-api/gram#5638
@@ -43,14 +53,33 @@ ANYWHERE = (
     # Strava, in `errors`: dreeveapp/dreeve#1449
     DeadError("invalid", "RefreshToken"),
 )
+LARK = (DeadError("20026"), DeadError("20037"), DeadError("20064"), DeadError("20073"))
+"""Invalid, expired, revoked and used, in `code`: larksuite/cli#2135; larksuite/openclaw-lark, auth-errors.ts"""
+X = (DeadError("invalid_request", "Value passed for the token was invalid."),)
+"""transitive-bullshit/chatgpt-twitter-bot, src/twitter.ts; of codes it says “for the authorization code”
+(plhery/node-twitter-api-v2#496)."""
 AT_HOSTS = {
     # With 200: schmorrison/Zoho#18, Weble/ZohoBooksApi#84
     "accounts.zoho": (DeadError("invalid_code"),),
     # In `error.code`, with 401: Wei-Shaw/sub2api#3696
     "auth.openai.com": (DeadError("token_expired"),),
-    # Invalid and expired, in `code`: larksuite/cli#2135
-    "open.feishu.cn": (DeadError("20026"), DeadError("20037")),
-    "open.larksuite.com": (DeadError("20026"), DeadError("20037")),
+    "open.feishu.cn": LARK,
+    "open.larksuite.com": LARK,
+    "open.larkoffice.com": LARK,
+    "api.x.com": X,
+    "api.twitter.com": X,
+    # With 403, besides invalid_grant: raycast/extensions#11836
+    "auth.atlassian.com": (DeadError("unauthorized_client", "refresh_token is invalid"),),
+    # EVE Online: ccpgames/sso-issues#54
+    "login.eveonline.com": (DeadError("invalid_grant: Token is expired or invalid."),),
+    # Firebase, in `error`: awinogrodzki/next-firebase-auth-edge#21, firebase.google.com/docs/reference/rest/auth
+    "securetoken.googleapis.com": (
+        DeadError("400", "TOKEN_EXPIRED"),
+        DeadError("400", "INVALID_REFRESH_TOKEN"),
+        DeadError("400", "USER_NOT_FOUND"),
+    ),
+    # Baidu: AlistGo/alist#9558
+    "openapi.baidu.com": (DeadError("expired_token", "refresh token has been used"),),
 }
 
 

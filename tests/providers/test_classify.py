@@ -257,6 +257,27 @@ def test_tokens_are_where_the_pointer_says(pointer: str, content: bytes) -> None
     assert Secret("at") == outcome.tokens.access_token
 
 
+X_TOKEN = {"error": "invalid_request", "error_description": "Value passed for the token was invalid."}
+X_CODE = {
+    "error": "invalid_request",
+    "error_description": "Value passed for the authorization code was invalid.",
+}
+ATLASSIAN = {"error": "unauthorized_client", "error_description": "refresh_token is invalid"}
+EVE = {"error": "invalid_grant: Token is expired or invalid."}
+
+
+def firebase(message: str) -> dict[str, object]:
+    return {"error": {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}}
+
+
+def baidu(description: str) -> dict[str, object]:
+    return {"error": "expired_token", "error_description": description}
+
+
+def passport(message: str) -> dict[str, object]:
+    return {"error": "invalid_request", "message": message, "hint": "Token has been revoked"}
+
+
 @pytest.mark.parametrize(
     ("url", "error", "refused"),
     [
@@ -265,6 +286,25 @@ def test_tokens_are_where_the_pointer_says(pointer: str, content: bytes) -> None
         ("https://open.feishu.cn/token", {"code": 20037, "msg": "expired"}, True),
         ("https://open.feishu.cn/token", {"code": 20050, "msg": "try again"}, False),
         ("https://auth.openai.com/token", {"error": {"code": "token_expired"}}, True),
+        ("https://open.larksuite.com/token", {"code": 20064, "message": "revoked"}, True),
+        ("https://open.larkoffice.com/token", {"code": "20073"}, True),
+        ("https://api.x.com/2/oauth2/token", X_TOKEN, True),
+        ("https://api.twitter.com/2/oauth2/token", X_TOKEN, True),
+        ("https://x.example/token", X_TOKEN, False),
+        ("https://api.x.com/2/oauth2/token", X_CODE, False),
+        ("https://auth.atlassian.com/oauth/token", ATLASSIAN, True),
+        ("https://id.example/token", ATLASSIAN, False),
+        ("https://auth.atlassian.com/oauth/token", {"error": "unauthorized_client"}, False),
+        ("https://login.eveonline.com/v2/oauth/token", EVE, True),
+        ("https://login.eveonline.com/v2/oauth/token", {"error": f"{EVE['error']} "}, False),
+        ("https://securetoken.googleapis.com/v1/token?key=k", firebase("TOKEN_EXPIRED"), True),
+        ("https://securetoken.googleapis.com/v1/token?key=k", firebase("USER_NOT_FOUND"), True),
+        ("https://securetoken.googleapis.com/v1/token?key=k", firebase("INVALID_GRANT_TYPE"), False),
+        ("https://id.example/token", firebase("TOKEN_EXPIRED"), False),
+        ("https://openapi.baidu.com/oauth/2.0/token", baidu("refresh token has been used"), True),
+        ("https://openapi.baidu.com/oauth/2.0/token", baidu("access token expired"), False),
+        ("https://passport.example/token", passport("The refresh token is invalid."), True),
+        ("https://passport.example/token", passport("The request is missing a parameter."), False),
         ("https://own.example/token", {"error": "grant_gone"}, True),
         ("https://own.example/token", {"error": "invalid_request", "message": "Gone."}, True),
         ("https://own.example/token", {"error": "invalid_request", "message": "Gone"}, False),
