@@ -13,7 +13,7 @@ from broker.config.settings import OAuthClient, ProviderSettings
 from broker.errors import InvalidRequest
 from broker.model import Identity, Secret
 from broker.providers import lives
-from broker.providers.answers import Reading
+from broker.providers.answers import Reading, Unreadable, read_value
 from broker.providers.classify import classify, cleaned
 from broker.providers.client import Answer, Lost, ProviderClient
 from broker.providers.dead_errors import dead_errors_of
@@ -308,8 +308,8 @@ def join_api(api_url: str | None, path: str) -> str | None:
 def at_pointer(body: bytes, pointer: str) -> str | None:
     """The text or number at a JSON pointer of a JSON body, as text and whole; None where there is none."""
     try:
-        value = pointed(json.loads(body), pointer)
-    except (ValueError, RecursionError):
+        value = pointed(read_value(body, forms=False), pointer)
+    except Unreadable:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None

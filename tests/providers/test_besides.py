@@ -186,11 +186,20 @@ async def test_kits_tenant_is_the_accounts_name(
     assert ([tenant] if tenant else None) == query.get("tenant_name")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"user": [{"id": 7}]}',
+        b'{"user": [{"id": "7", "name": "Zo\xeb"}]}',
+        b'{"user": [{"id": 7, "name": "a\tb"}]}',
+        '{"user": [{"id": 7}]}'.encode("utf-16"),
+    ],
+)
 async def test_identity_of_any_provider_is_at_its_pointer(
-    tmp_path: Path, http: ProviderClient, upstream: Upstream
+    tmp_path: Path, http: ProviderClient, upstream: Upstream, body: bytes
 ) -> None:
     """By configuration alone; the token goes into the header and nowhere else."""
-    upstream.script([json_answer({"user": [{"id": 7}]})])
+    upstream.script([Answer(200, JSON, body)])
     url = upstream.url.replace("/token", "/me")
     lines = f"""authorize_url = "{upstream.url}"
 token_url = "{upstream.url}"
