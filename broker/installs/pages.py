@@ -168,7 +168,8 @@ def visit_page(visit: Visit, provider_label: str, back: Action | None) -> Page:
             title, line, hint = CONFLICTS.get(visit.why or "", CONFLICTS["other_name"])
             return Page(title=title, tone="bad", lines=(line,), hint=hint, action=back, status=409)
         case InstallOutcome.FAILED if visit.why in PROVIDER_ERRORS:
-            line = f"{provider_label} answered with the error {visit.why}. Nothing was connected."
+            said = _plain(visit.detail or visit.why, 200)
+            line = f"{provider_label} answered with the error {said}. Nothing was connected."
             hint = "Begin again. If it happens again, tell whoever runs this service."
             return Page(
                 title="The provider reports an error",

@@ -1,6 +1,7 @@
 """The HTTP of installs: links and callbacks for browsers, `POST /installs` for services."""
 
 import json
+import re
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
@@ -14,11 +15,12 @@ from broker.errors import InvalidRequest
 from broker.installs import kit_return
 from broker.installs.exchange import Visit
 from broker.installs.pages import provider_error_page, unusable_page, visit_page
-from broker.installs.service import KNOWN_ERRORS, InstallService, LinkUnusable, Returned
+from broker.installs.service import DECISION, KNOWN_ERRORS, InstallService, LinkUnusable, Returned
 from broker.login.remembered import RememberedPeople
 from broker.login.service import LoginService, SignedIn
 from broker.model import InstallOutcome, Secret
 from broker.pages import Action, Pages
+from broker.providers.classify import answered
 from broker.providers.kit import KIT, pages_of
 from broker.web import CALLER, CLIENT, REQUEST_ID, answer, read_body, read_object
 from broker.wire import rfc3339
@@ -26,6 +28,8 @@ from broker.wire import rfc3339
 PURPOSE = "install"
 RETURNED, TOLD = ("code", "state", "error", "iss"), ("error_description",)
 """What a callback may hold for us (RFC 6749 4.1.2, RFC 9207); the rest is ignored."""
+TICKET = re.compile(r"[\w-]+", re.ASCII)
+"""A ticket without the full stop, the blank or the second `?utm_source=…` that mail programs put behind a link."""
 LONGEST_RETURN = 512
 """Characters of an address at Kit that a browser can keep for us."""
 LABELS = {"kit": "Kit", "kustomer": "Kustomer"}
@@ -100,6 +104,8 @@ class InstallRoutes:
         browser = self._cookie.read_or_new(request)
         # Whatever else is in the address: mail programs and Kit append parameters of their own.
         ticket = request.query.get("ticket")
+        if ticket is not None and (alone := TICKET.match(ticket)):
+            ticket = alone[0]
         kept = None
         try:
             if is_elsewhere(request, self._public_url):
@@ -248,7 +254,14 @@ def _returned(parameters: Mapping[str, str]) -> Returned:
     return Returned(
         state=Secret(parameters["state"]),
         code=None if code is None else Secret(code),
-        # For the log and the page: one of RFC 6749 4.1.2.1, else `other`; it comes from the browser.
-        error=error if error is None or error in KNOWN_ERRORS else "other",
+        # For the log and the page: it comes from the browser.
+        error=None if error is None else _kind_of(error),
         iss=parameters.get("iss"),
+        detail=None if error is None else answered(error, parameters.get("error_description", "")),
     )
+
+
+def _kind_of(error: str) -> str:
+    if error in KNOWN_ERRORS:
+        return error
+    return "denied" if DECISION.search(error) else "other"

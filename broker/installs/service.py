@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -49,10 +50,13 @@ PROVIDER_ERRORS = frozenset(
         "temporarily_unavailable",
         "unauthorized_client",
         "unsupported_response_type",
+        "other",
     }
 )
-"""Of RFC 6749 4.1.2.1, those that are no decision of the person."""
+"""Of RFC 6749 4.1.2.1, those that are no decision of the person, and any other word."""
 KNOWN_ERRORS = PROVIDER_ERRORS | {"access_denied"}
+DECISION = re.compile("denied|declined|rejected|cancel", re.IGNORECASE)
+"""A person's decision in a provider's own words: `user_denied`, `user_cancelled_authorize` (LinkedIn)."""
 TOLD_EVERY = 60.0
 LOOK_EVERY, LOOKS = 0.5, 240
 LONGEST_EXCHANGE = 120.0
@@ -66,8 +70,10 @@ class Returned:
     state: Secret
     code: Secret | None
     error: str | None
-    """One of RFC 6749 4.1.2.1, or `other`."""
+    """One of RFC 6749 4.1.2.1, `denied` for a person's decision in other words, or `other`."""
     iss: str | None
+    detail: str | None = None
+    """The provider's error and description, cleaned."""
 
 
 class LinkUnusable(Exception):
@@ -218,7 +224,7 @@ class InstallService:
                 raise LinkUnusable("expired")
             if not is_stored and returned.code is None:
                 # Nothing is written, so that a stranger who only goes to and fro leaves nothing behind.
-                return await self._told(_declined(install, returned.error), returned.error)
+                return await self._told(_declined(install, returned), returned.error)
             if self._is_stopping():
                 raise Overloaded(
                     "the service is being restarted; load this page again in a minute", retry_after=60
@@ -330,7 +336,7 @@ class InstallService:
         if not is_ours:
             return await self._of_another(install)
         if returned.code is None:
-            visit = _declined(install, returned.error)
+            visit = _declined(install, returned)
             await self._exchange.finish(install, visit.outcome)
         else:
             visit = await self._exchange.redeem(install, returned.code)
@@ -424,11 +430,11 @@ def _unannounced(provider: str, subject: str | None) -> Ticket:
     )
 
 
-def _declined(install: PendingInstall, error: str | None) -> Visit:
+def _declined(install: PendingInstall, returned: Returned) -> Visit:
     """An answer without a code: the person said no, or the provider names another cause."""
-    if error in PROVIDER_ERRORS:
-        return Visit(install, InstallOutcome.FAILED, install.account, error)
-    return Visit(install, InstallOutcome.REFUSED, install.account)
+    if returned.error in PROVIDER_ERRORS:
+        return Visit(install, InstallOutcome.FAILED, install.account, returned.error, detail=returned.detail)
+    return Visit(install, InstallOutcome.REFUSED, install.account, detail=returned.detail)
 
 
 def _covers_derived_names(caller: Caller, provider: str) -> bool:

@@ -122,6 +122,11 @@ def _answered(status: int, error: OAuthError | None) -> str:
     return f"answered {status} ({_word(error) if error else 'no OAuth error'})"
 
 
+def answered(error: str, description: str) -> str:
+    """A provider's error and its description, for the log."""
+    return ": ".join(filter(None, (_word(OAuthError(error)), cleaned(description))))
+
+
 def _word(error: OAuthError) -> str:
     return error.error if ERROR_WORD.fullmatch(error.error) else "an error that is no word"
 

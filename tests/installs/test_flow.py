@@ -555,6 +555,11 @@ TRACKED = [
     "{link}&ck_subscriber_id=12345",
     "{link}&utm_source=mail&utm_medium=email&fbclid=x",
     "{link}&x=1&x=2&x=",
+    "{link}?utm_source=mail",
+    "{link}.",
+    "{link}%20",
+    "{link};x=1",
+    "{link}%3E",
     "{link}&redirect=https://app.kit.com/apps/717&account=other&replace=true",
     "{front}?mc_eid=1&{query}",
 ]
@@ -654,7 +659,27 @@ async def test_error_without_state_is_told(
     assert said is None or f"“{said}”" in step.text
 
 
-@pytest.mark.parametrize("error", ["server_error", "temporarily_unavailable", "invalid_scope"])
+@pytest.mark.parametrize("error", ["user_denied", "user_cancelled_login", "access_denied"])
+async def test_decision_of_a_person_is_told_as_one(house: House, browser: Browser, error: str) -> None:
+    """Also in a provider's own words."""
+    state = await state_of(browser, await link(house))
+
+    page = await browser.open(f"{house.public}/callback/kit?error={error}&state={state}")
+
+    assert (200, True) == (page.status, "said no" in page.text)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "server_error",
+        "temporarily_unavailable",
+        "invalid_scope",
+        "consent_required",
+        "login_required",
+        "admin_policy_enforced",
+    ],
+)
 async def test_error_of_the_provider_is_no_refusal(house: House, browser: Browser, error: str) -> None:
     """The person did not say no; the page and `return_to` say what it was."""
     states = [
@@ -663,10 +688,17 @@ async def test_error_of_the_provider_is_no_refusal(house: House, browser: Browse
     ]
 
     page, away = [
-        await browser.open(f"{house.public}/callback/kit?error={error}&state={state}") for state in states
+        await browser.open(
+            f"{house.public}/callback/kit?error={error}&error_description=ask+your+admin&state={state}"
+        )
+        for state in states
     ]
 
-    assert (502, True, False) == (page.status, error in page.text, "said no" in page.text)
+    assert (502, True, False) == (
+        page.status,
+        f"{error}: ask your admin" in page.text,
+        "said no" in page.text,
+    )
     assert "https://app.example.com/?account=other&status=failed" == away.location
 
 
