@@ -18,6 +18,8 @@ from tests.fakes.clock import FakeClock
 from tests.house import OPERATOR, Answer, House
 from tests.until import moment
 
+pytestmark = pytest.mark.slow
+
 LATENCY = 3600.0
 PATIENCE = 10.0
 LIFE = 172_800

@@ -11,6 +11,8 @@ from tests.proof.stand import Stand, open_stand
 from tests.proof.tracing import traced
 from tests.until import moment
 
+pytestmark = pytest.mark.slow
+
 WRITES = "trace=pwrite64,fdatasync,write,writev,sendto,sendmsg"
 MOST = 40
 """More than any renewal makes of one kind."""

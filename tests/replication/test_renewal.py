@@ -2,10 +2,14 @@
 
 import asyncio
 
+import pytest
+
 from tests.house import Answer
 from tests.replicas import Replicas
 from tests.tokens.test_refresh import revoke
 from tests.until import moment
+
+pytestmark = pytest.mark.slow
 
 LIFE = 172_800
 
