@@ -5,14 +5,14 @@ import os
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from broker.errors import StorageUnavailable
 from broker.store.migrate import migrations
-from broker.store.writer import APPLICATION_ID
+from broker.store.writer import APPLICATION_ID, kind_of
 
 LEAST_LEFT = 64 * 1024 * 1024
 """Room that a backup leaves beside the store, for renewals."""
@@ -126,11 +126,18 @@ def _opened(path: Path) -> sqlite3.Connection:
     uri = f"file:{quote(os.fsencode(path))}?mode=ro"
     if not path.exists():
         raise NotAStore(f"there is no {path}")
-    connection = sqlite3.connect(uri, uri=True)
-    with suppress(sqlite3.OperationalError):
+    connection = sqlite3.connect(uri, uri=True, timeout=1.0)
+    try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except sqlite3.OperationalError as exc:
+        connection.close()
+        # A broker that started without room holds its store alone; `immutable` would leave out what its log holds.
+        if kind_of(exc) == "SQLITE_BUSY":
+            raise NotAStore(
+                f"{path} is held by one connection, as after a start on a full disk; try again in a minute"
+            ) from None
+    else:
         return connection
-    connection.close()
     # A copy in WAL mode on a medium that takes no file beside it.
     return sqlite3.connect(f"{uri}&immutable=1", uri=True)
 

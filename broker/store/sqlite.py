@@ -26,6 +26,9 @@ T = TypeVar("T")
 log = structlog.get_logger()
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
 NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMOPEN", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMMAP"})
+SHARED = 256 * 1024
+"""Bytes that have to be free before the shared memory beside a file is tried again."""
+SHARE_EVERY = 1.0
 BATCH = 64
 BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a file."""
@@ -51,12 +54,13 @@ class SqliteDatabase:
     def __init__(
         self,
         *,
+        path: Path,
         writer: Writer,
         reader: aiosqlite.Connection | None,
         lock: int,
         observe: Callable[[bool, float], None],
     ) -> None:
-        self._writer, self._reader, self._lock = writer, reader, lock
+        self._path, self._writer, self._reader, self._lock = path, writer, reader, lock
         self._observe = observe
         self._queue: asyncio.Queue[_Waiting | _Scrub | None] = asyncio.Queue()
         self._closing = False
@@ -80,7 +84,7 @@ class SqliteDatabase:
                 raise StartRefused(f"the store {path} cannot be opened: {exc}") from None
             _check_modes(path)
             undo.pop_all()
-        return cls(writer=writer, reader=reader, lock=lock, observe=observe)
+        return cls(path=path, writer=writer, reader=reader, lock=lock, observe=observe)
 
     @asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
@@ -136,15 +140,25 @@ class SqliteDatabase:
     async def _write_until_closed(self) -> None:
         closing = False
         while not closing:
-            batch = [await self._queue.get()]
+            batch = [await self._next()]
             while len(batch) < BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             closing = None in batch
             if waiting := [one for one in batch if isinstance(one, _Waiting)]:
                 await self._commit(waiting)
+            if self._reader is None:
+                await self._share()
             for scrub in batch:
                 if isinstance(scrub, _Scrub):
                     _answer(scrub.done, await self._writer.truncate_log(), None)
+
+    async def _next(self) -> _Waiting | _Scrub | None:
+        while self._reader is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SHARE_EVERY):
+                    return await self._queue.get()
+            await self._share()
+        return await self._queue.get()
 
     async def _commit(self, batch: list[_Waiting]) -> None:
         """Do the batch in one transaction; nobody hears of success before the commit is durable."""
@@ -157,6 +171,14 @@ class SqliteDatabase:
         self._observe(ended.is_stored, ended.seconds)
         for waiting, one in zip(batch, ended.each, strict=True):
             _answer(waiting.done, one.result, one.error)
+
+    async def _share(self) -> None:
+        """Let other connections read as soon as there is room; a backup needs one."""
+        with suppress(sqlite3.Error, OSError):
+            room = os.statvfs(self._path.parent)
+            if room.f_bavail * room.f_frsize >= SHARED and await self._writer.share(self._path):
+                self._reader = await _reading(self._path)
+                log.info("store.reopened_with_room", path=str(self._path))
 
 
 async def _connections(path: Path, undo: AsyncExitStack) -> tuple[Writer, aiosqlite.Connection | None]:
@@ -171,11 +193,14 @@ async def _connections(path: Path, undo: AsyncExitStack) -> tuple[Writer, aiosql
         log.warning("store.opened_without_room", path=str(path), why=kind_of(exc))
         return writer, None
     undo.push_async_callback(writer.close)
-    reader = await aiosqlite.connect(
-        f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, isolation_level=None
-    )
+    reader = await _reading(path)
     undo.push_async_callback(reader.close)
     return writer, reader
+
+
+async def _reading(path: Path) -> aiosqlite.Connection:
+    uri = f"file:{quote(os.fsencode(path))}?mode=ro"
+    return await aiosqlite.connect(uri, uri=True, isolation_level=None)
 
 
 def _closed() -> StorageUnavailable:

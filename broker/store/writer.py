@@ -121,6 +121,10 @@ class Writer:
         """Whether nothing is left in the log that the file does not hold; False: somebody reads just now."""
         return await self._do(self._truncate_log)
 
+    async def share(self, path: Path) -> bool:
+        """Reopen a file that was opened `alone`; False: there is no room for the shared memory yet."""
+        return await self._do(lambda: self._share(path))
+
     async def close(self) -> None:
         """Let go of the file once everything before is done."""
         await self._do(self._connection.close)
@@ -128,6 +132,16 @@ class Writer:
 
     async def _do(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job)
+
+    def _share(self, path: Path) -> bool:
+        self._connection.close()
+        for alone in (False, True):
+            # Where neither opens, reads and writes fail until the next attempt.
+            with suppress(sqlite3.Error, StartRefused):
+                self._connection = _configured(path, alone)
+                self._transaction = _Transaction(self._connection)
+                return not alone
+        return False
 
     def _commit(self, works: Sequence[Work[Any]]) -> Batch:
         began = time.perf_counter()

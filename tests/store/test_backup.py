@@ -16,6 +16,7 @@ from broker.store.backup import NotAStore, SqliteBackup, examine
 from broker.store.migrate import migrate, migrations
 from broker.store.restoring import restore
 from broker.store.sqlite import SqliteDatabase
+from broker.store.writer import Writer
 from tests.store.rows import connect
 from tests.store.test_full_disk import _small as small_fixture
 
@@ -116,6 +117,18 @@ def test_backup_leaves_room_for_renewals(small: Path) -> None:
         asyncio.run(copy())
 
     assert ["broker.db"] == [one.name for one in small.iterdir()]
+
+
+async def test_backup_is_refused_while_one_connection_holds_the_store(path: Path) -> None:
+    """A copy without what the log holds would be older than it says."""
+    path.parent.mkdir()
+    alone = await Writer.open(path, alone=True)
+    await alone.commit([lambda one: one.execute("CREATE TABLE late (id TEXT)")])
+
+    with pytest.raises(StorageUnavailable, match=r"broker\.db is held by one connection"):
+        async with SqliteBackup(path).copy(NOW):
+            pytest.fail("it was made")
+    await alone.close()
 
 
 async def test_backup_never_passes_for_its_store(stores: Stores, path: Path, tmp_path: Path) -> None:

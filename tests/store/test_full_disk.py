@@ -11,6 +11,7 @@ import pytest
 
 from broker.errors import StartRefused, StorageUnavailable
 from broker.store import Stores, stores_on
+from broker.store.backup import copy_whole, examine
 from broker.store.interface import Committed
 from broker.store.migrate import migrate, migrations
 from broker.store.spool import renewals_spool
@@ -113,7 +114,10 @@ async def test_store_that_filled_its_disk_opens_again_whole(small: Path) -> None
 
 @pytest.mark.parametrize("killed", [False, True])
 async def test_store_is_opened_on_a_full_disk(small: Path, killed: bool) -> None:
-    """It reads, refuses writes in a sentence, and takes them once there is room; also what a kill left in its log."""
+    """It reads, refuses writes in a sentence, and takes them once there is room; also what a kill left in its log.
+
+    From then on another connection can read it, as a backup does.
+    """
     path = small / "broker.db"
     database = await SqliteDatabase.open(path)
     await migrate(database)
@@ -135,10 +139,13 @@ async def test_store_is_opened_on_a_full_disk(small: Path, killed: bool) -> None
         await stores.keys.set_meta("big", "x" * 50_000)
     (small / "ballast").unlink()
     await stores.keys.set_meta("big", "x" * 50_000)
-    [(check,)] = await again.read("PRAGMA integrity_check")
+    await stores.keys.set_meta("small", "x")
+    await asyncio.to_thread(copy_whole, path, small / "copy.db")
+    copy, [(check,)] = examine(small / "copy.db"), await again.read("PRAGMA integrity_check")
     await again.close()
 
     assert found is not None
+    assert 1 == copy.accounts
     assert (max(migrations()), "ok") == (schema, check)
 
 
