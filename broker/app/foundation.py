@@ -41,9 +41,9 @@ class Providers:
 
     def __init__(self, *, clock: Clock, timeout: float, closing: AsyncExitStack) -> None:
         self._clock, self._timeout, self._closing = clock, timeout, closing
-        self._clients: dict[tuple[str, NetworkSettings], ProviderClient] = {}
+        self._clients: dict[str, tuple[NetworkSettings, ProviderClient]] = {}
         """One for each provider, so that one's dead name server holds up no other. A replaced one stays open for
-        what is under way."""
+        what is under way. The way is compared, for a proxy is a secret and has no hash."""
         self.by_name: Mapping[str, OAuth2Provider] = {}
 
     def build(self, settings: Mapping[str, ProviderSettings]) -> None:
@@ -67,10 +67,12 @@ class Providers:
         return kind(settings=settings, http=http, clock=self._clock, timeout=self._timeout)
 
     def _client(self, name: str, network: NetworkSettings) -> ProviderClient:
-        client = self._clients.get((name, network))
-        if client is None:
-            client = self._clients[name, network] = ProviderClient(network=network)
-            self._closing.push_async_callback(client.close)
+        kept = self._clients.get(name)
+        if kept is not None and kept[0] == network:
+            return kept[1]
+        client = ProviderClient(network=network)
+        self._clients[name] = network, client
+        self._closing.push_async_callback(client.close)
         return client
 
 

@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from broker.alerts.webhook import WebhookClient
+from broker.app.foundation import Providers
+from broker.clock import SystemClock
+from broker.config import load
 from broker.config.settings import NetworkSettings
 from broker.model import Secret
 from broker.providers.client import Answer, Lost, ProviderClient, Reply, Unsent
@@ -42,6 +45,24 @@ class Proxy:
                 upstream, to_upstream = await asyncio.open_connection("127.0.0.1", self.target)
                 with closing(to_upstream):
                     await asyncio.gather(_copy(reader, to_upstream), _copy(upstream, writer))
+
+
+async def test_providers_are_built_behind_a_proxy_with_a_password(tmp_path: Path) -> None:
+    """And built anew at a reload, with the same client where the way is the same."""
+    made = []
+    for port in ("3128", "3128", "3129"):
+        lines = f'[network]\nproxy = {{ env = "PROXY" }}\n[providers.kit]\nclient_id = "c"\nclient_secret = "{port}"\n'
+        (tmp_path / "config.toml").write_text(lines)
+        made.append(load(tmp_path / "config.toml", environ={"PROXY": f"http://u:p@proxy.example:{port}"}))
+    async with AsyncExitStack() as stack:
+        providers = Providers(clock=SystemClock(), timeout=1.0, closing=stack)
+        clients = []
+        for settings in made:
+            providers.build(settings.providers)
+            clients.append(providers.by_name["kit"]._http)
+
+        assert (True, False) == (clients[0] is clients[1], clients[1] is clients[2])
+        assert "through the proxy http://proxy.example:3129" == providers.by_name["kit"].route
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
