@@ -189,7 +189,7 @@ def _dead_errors(table: Table) -> tuple[DeadError, ...]:
         pair = {"error": one} if isinstance(one, str) else one
         if not _is_dead_error(pair):
             table.wrong("dead_errors", as_written(one), DEAD_ERROR)
-        elif pair["error"] in NEVER_ALONE and not pair.get("description"):
+        elif pair["error"].strip().lower() in NEVER_ALONE and not pair.get("description"):
             table.wrong("dead_errors", quoted(pair["error"]), NEVER_ALONE_WITHOUT)
         else:
             errors.append(DeadError(pair["error"], pair.get("description", "")))
@@ -233,6 +233,9 @@ def _client_auth(table: Table, client: OAuthClient) -> Literal["post", "basic", 
         case "post" | "basic" | "basic-raw":
             if not client.secrets and not table.has("client_secret"):
                 table.wrong("client_auth", quoted(given), '"none", or a client_secret')
+            if given == "basic-raw" and ":" in client.client_id:
+                # The first colon ends the name (RFC 7617).
+                table.wrong("client_auth", quoted(given), '"basic", for the client_id holds a colon')
             return given
         case _:
             return "none"

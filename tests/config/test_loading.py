@@ -108,6 +108,12 @@ def problems(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -
         (KIT + "dead_errors = [{ word = 'x' }]", "providers.kit.dead_errors", "words, or tables"),
         (KIT + "dead_errors = [{ description = 'x' }]", "providers.kit.dead_errors", "words, or tables"),
         (KIT + "dead_errors = ['invalid_request']", "providers.kit.dead_errors", "exact description"),
+        (KIT + "dead_errors = ['Server_Error']", "providers.kit.dead_errors", "exact description"),
+        (
+            "[providers.kit]\nclient_id = 'a:b'\nclient_secret = 's'\nclient_auth = 'basic-raw'",
+            "providers.kit.client_auth",
+            "colon",
+        ),
         (
             KIT + "dead_errors = [{ error = 'access_denied' }]",
             "providers.kit.dead_errors",
