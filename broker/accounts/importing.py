@@ -105,9 +105,8 @@ class ImportService:
             raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
         provider = self._providers.get(grant.provider)
         if provider is None:
-            raise InvalidRequest(
-                f"there is no such provider; there are: {', '.join(sorted(self._providers)) or 'none'}"
-            )
+            known = ", ".join(sorted(self._providers)) or "none"
+            raise InvalidRequest(f"there is no provider {grant.provider!r}; there are: {known}")
         if not grant.refresh_token.reveal().strip():
             raise InvalidRequest("refresh_token is missing; without one nothing can be kept alive")
         provider.check_org(grant.org)

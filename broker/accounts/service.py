@@ -271,7 +271,9 @@ class AccountService:
         if not await self._store.rename(
             account.ref, renamed, spares=spares, next_at=look, old_name_hash=self._name_hash(name)
         ):
-            raise Conflict("the new name is taken, or the account was just renewed; look, and try again")
+            raise Conflict(
+                f"the name {new_name!r} is taken, or {name!r} was just renewed; look, and try again"
+            )
 
     async def _purge(self, name: str) -> None:
         """Forget the account everywhere, also in the files where its rows were."""

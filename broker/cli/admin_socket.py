@@ -89,11 +89,27 @@ class AdminSocket:
     async def _send(
         self, target: str, blocks: Callable[[], AsyncIterator[bytes]], query: Mapping[str, str]
     ) -> Object:
-        async with (
-            self._session(aiohttp.ClientTimeout(total=None)) as session,
-            session.post(BASE + target, params=query, data=blocks()) as response,
-        ):
-            return self._read(response.status, await response.read())
+        unread = list[OSError]()
+
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                async for block in blocks():
+                    yield block
+            except OSError as exc:
+                unread.append(exc)
+                raise
+
+        try:
+            async with (
+                self._session(aiohttp.ClientTimeout(total=None)) as session,
+                session.post(BASE + target, params=query, data=body()) as response,
+            ):
+                return self._read(response.status, await response.read())
+        except Failed:
+            # The client calls it a broken connection.
+            if unread:
+                raise unread[0] from None
+            raise
 
     async def _lines(self, target: str, body: Mapping[str, object], show: Callable[[Object], None]) -> None:
         timeout = aiohttp.ClientTimeout(total=None, sock_read=SLOWEST)

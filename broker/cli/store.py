@@ -38,7 +38,8 @@ def backup(desk: Desk, dest: Path, as_json: bool) -> None:
     except NoBroker:
         raise Failed("No broker runs; copy its folder then, or start it and type this again.") from None
     except (OSError, NotAStore) as exc:
-        raise Failed(f"The backup cannot be written to {dest}: {exc}") from None
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise Failed(f"The backup cannot be written to {dest}: {why}.") from None
     say(
         f"{dest} holds {counted(found.accounts, 'account')}.",
         {"file": str(dest), "accounts": found.accounts},

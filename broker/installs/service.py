@@ -408,7 +408,7 @@ class InstallService:
         """Raises InvalidRequest where the provider is unknown, or needs an org and got none."""
         if name not in self._providers:
             raise InvalidRequest(
-                f"there is no such provider; there are: {', '.join(sorted(self._providers))}"
+                f"there is no provider {name!r}; there are: {', '.join(sorted(self._providers))}"
             )
         self._providers[name].authorize_url(
             redirect_uri=self._public_url, state=Secret("s"), verifier=Secret("v"), org=org, account=None

@@ -72,7 +72,9 @@ async def test_running_broker_verifies_its_files(process: Process) -> None:
     await ask(process, 1)
     path_of(process).write_bytes(before)
     cut = await process.run("audit", "verify")
+    missing = await process.run("audit", "verify", "nowhere.jsonl")
 
+    assert (1, "", "nowhere.jsonl cannot be read: No such file or directory.\n") == missing
     assert (0, "") == (whole[0], whole[2])
     assert whole[1].startswith(f"The audit is whole: {len(lines) + 1} lines of 2 starts, from 20")
     last = lines[starts[1] - 1]

@@ -65,6 +65,7 @@ async def test_broken_backup_is_not_left_behind(run: Run, stub: Stub, tmp_path: 
 
     assert [1, 1] == [short.exit_code, nowhere.exit_code]
     assert "The backup cannot be written to" in short.stderr
+    assert f"{tmp_path / 'none' / 'b.db'}: No such file or directory.\n" in nowhere.stderr
     assert [] == list((tmp_path / "to").iterdir())
 
 
