@@ -29,7 +29,13 @@ class AuditCheck:
         if not files:
             raise Conflict(IN_THE_JOURNAL)
         verifier = Verifier(self._key_of)
-        await read_files(verifier, files)
+        try:
+            await read_files(verifier, files)
+        except OSError as exc:
+            raise Conflict(f"{exc.filename} cannot be read: {exc.strerror}") from None
+        finally:
+            for file in files:
+                file.close()
         return verifier.finish([head])
 
     async def given_lines(

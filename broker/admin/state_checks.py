@@ -10,6 +10,7 @@ from typing import Literal
 from broker.admin.checks import Check
 from broker.admin.statistics import Statistics
 from broker.audit.waiting import Backlog
+from broker.files import exposure, open_own
 from broker.store.health import LEAST_FREE
 from broker.store.interface import AccountStore
 from broker.tokens.timekeeping import WORTH_TELLING, skew_told
@@ -142,8 +143,17 @@ def audit_check_offline(path: Path | None) -> Check:
         if JOURNAL.exists():
             return Check("audit", "ok", "goes to the journal")
         return Check("audit", "problem", f"{JOURNAL} is missing", 'set audit.to = { path = "…" }')
-    there = next((one for one in (path, *path.parents) if one.exists()), path)
-    if os.access(there, os.W_OK):
+    there = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
+    if there == path and not (path.is_relative_to("/dev") or path.is_fifo()):
+        try:
+            handle = open_own(path, os.O_RDWR)
+        except OSError as exc:
+            return Check("audit", "problem", f"{path} cannot be written", exc.strerror)
+        with os.fdopen(handle):
+            exposed = exposure(path, handle)
+        if exposed:
+            return Check("audit", "problem", f"{path} is open to others", exposed.command)
+    if os.access(there, os.W_OK) and (there == path or there.is_dir()):
         return Check("audit", "ok", f"{path} can be written")
     return Check("audit", "problem", f"{there} cannot be written", "give it to the broker's user")
 

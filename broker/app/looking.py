@@ -67,7 +67,8 @@ def copied(settings: Settings) -> Iterator[Copy]:
 @contextmanager
 def _locked(store: Path) -> Iterator[None]:
     """The instance lock, where there is one to take."""
-    if not store.with_name(store.name + ".lock").exists():
+    # A link that leads nowhere stops a start too.
+    if not os.path.lexists(store.with_name(store.name + ".lock")):
         yield
         return
     handle = take_lock(store, os.O_RDONLY)

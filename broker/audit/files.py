@@ -48,12 +48,16 @@ class AuditFile:
 
     def blocks(self) -> Iterator[bytes]:
         """Its content, piece by piece; raises OSError."""
-        file = self.content.open("rb") if isinstance(self.content, Path) else self.content
-        with file:
+        with _opened(self.content) if isinstance(self.content, Path) else self.content as file:
             left = float("inf") if self.size is None else self.size
             while left > 0 and (block := file.read(int(min(BLOCK, left)))):
                 left -= len(block)
                 yield block
+
+    def close(self) -> None:
+        """Close what was open already, where it was not read to its end."""
+        if not isinstance(self.content, Path):
+            self.content.close()
 
 
 class FileSink:
@@ -231,11 +235,16 @@ def last_lines(path: Path, most: int) -> list[bytes]:
 
 def _tail(path: Path, most: int = TAIL) -> bytes:
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - most))
+        with _opened(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - most))
             return file.read()
     except FileNotFoundError:
         return b""
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file of the audit, which is no FIFO that would be waited for; raises OSError."""
+    return open(open_own(path, os.O_RDONLY), "rb")  # noqa: PTH123 - a handle
 
 
 def _cut_torn_line(handle: int) -> None:

@@ -145,9 +145,13 @@ def witness_of(store: Path, outside: Path | None) -> Path | None:
 
 def refuse_vanished(store: Path, *, outside: Path | None, others: Sequence[Path] = ()) -> None:
     """Raises StartRefused where no store is, and one of its files, or of `others`, tells of one."""
-    with suppress(FileNotFoundError):
+    try:
         if store.stat().st_size:
             return
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        raise StartRefused(f"the store {store} cannot be opened: {exc.strerror}") from None
     witnesses = (sidecar_of(store), witness_of(store, outside))
     found = [*others, *(one for one in witnesses if one is not None and one.exists())]
     if found:

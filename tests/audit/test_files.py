@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from broker.admin.state_checks import audit_check_offline
 from broker.audit.files import AuditFile, FileSink, files_at, last_head
 from broker.audit.reading import read_files
 from broker.audit.verify import Report, Verifier
-from broker.errors import StartRefused
+from broker.errors import Conflict, StartRefused
 from tests.audit.lines import Book, first_problem, key_of
 from tests.house import OPERATOR, House
 
@@ -172,20 +173,35 @@ def test_last_line_is_found_in_the_file_before(tmp_path: Path) -> None:
     [
         (lambda path: path.mkdir(), "cannot be written: Is a directory"),
         (lambda path: (path.touch(), path.chmod(0o644)), "chmod 600"),
+        (lambda path: path.symlink_to("nowhere"), "no regular file"),
         (lambda path: path.parent.joinpath("blocker").touch(), "cannot be written: File exists"),
     ],
-    ids=["folder", "open to others", "below a file"],
+    ids=["folder", "open to others", "link", "below a file"],
 )
 def test_path_that_cannot_be_is_told_at_the_start(tmp_path: Path, prepare, told: str) -> None:  # type: ignore[no-untyped-def]  # lambdas of whatever they return
-    """Waiting would not mend it."""
+    """Waiting would not mend it, and the check says it before the start does."""
     path = tmp_path / "audit.jsonl"
     prepare(path)
     path = tmp_path / "blocker" / "audit.jsonl" if "File exists" in told else path
+
+    assert "problem" == audit_check_offline(path).level
 
     with pytest.raises(StartRefused, match=told):
         FileSink(path).open()
 
     assert not list(tmp_path.glob("audit-*"))
+
+
+async def test_ended_file_that_is_a_pipe_is_not_waited_for(house: House) -> None:
+    """Whoever may write to the folder could hold up root's `broker audit verify`."""
+    pipe = house.folder / "var" / "audit-000001-2027-01-15.jsonl"
+    os.mkfifo(pipe, 0o600)
+
+    [file, _] = files_at(house.folder / "var" / "audit.jsonl")
+    with pytest.raises(OSError, match="no regular file"):
+        list(file.blocks())
+    with pytest.raises(Conflict, match=f"{pipe.name} cannot be read: it is no regular file"):
+        await own(house)
 
 
 def test_two_brokers_do_not_share_a_file(tmp_path: Path) -> None:

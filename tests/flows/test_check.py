@@ -30,7 +30,10 @@ async def _process(tmp_path: Path) -> AsyncIterator[Process]:
 def lying(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Everything below `folder`, as it lies there."""
     return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        str(path.relative_to(folder)): (
+            path.lstat().st_mtime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
         for path in folder.rglob("*")
         if not path.is_socket()
     }
@@ -106,12 +109,24 @@ def newer(var: Path) -> None:
     connection.close()
 
 
+def link_for_lock(var: Path) -> None:
+    (var / "broker.db.lock").unlink()
+    (var / "broker.db.lock").symlink_to("nowhere")
+
+
+def link_to_itself(var: Path) -> None:
+    (var / "broker.db").unlink()
+    (var / "broker.db").symlink_to("broker.db")
+
+
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no key": (lambda var: (var / "master.key").unlink(), "/var/master.key is missing"),
     "another key": (lambda var: (var / "master.key").write_text("A" * 43 + "=\n"), "master key"),
     "open key": (lambda var: (var / "master.key").chmod(0o644), "chmod 600"),
     "no database": (garbage, "/var/broker.db cannot be opened"),
     "newer schema": (newer, "newer"),
+    "link to itself": (link_to_itself, "/var/broker.db cannot be opened: Too many levels"),
+    "link for a lock": (link_for_lock, "/var/broker.db.lock cannot be opened: it is no regular file"),
     "open folder": (lambda var: var.chmod(0o755), "chmod 700"),
 }
 
@@ -128,6 +143,7 @@ async def test_what_would_stop_the_start_is_told_by_its_own_name(house: House, n
     [*_, start] = [check for check in await looked(config) if check.what == "start"]
     (house.folder / "var").chmod(0o700)
     for path, content in kept.items():
+        path.unlink(missing_ok=True)
         path.write_bytes(content)
         path.chmod(0o600)
     await house.open()
