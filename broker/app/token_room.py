@@ -130,6 +130,7 @@ def _listening(base: Foundation) -> tuple[OpenedAccounts, Waiters]:
         seals=base.seals,
         limit=base.settings.store.memory,
         are_heard=changes.are_heard,
+        set_back=base.health.set_back,
     )
     waiters = Waiters(clock=base.clock)
     changes.listen(opened.forget, opened.forget_all)

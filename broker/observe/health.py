@@ -1,6 +1,6 @@
 """What is wrong with the broker just now, in words an operator can act on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
@@ -28,6 +28,17 @@ class Health:
         if self._problems.pop(key, None) is not None:
             log.info("broker.recovered", problem=key)
             self._tell(key, False)
+
+    def set_back(self, names: Collection[str]) -> None:
+        """Note that the rows of these accounts are older than what this process has seen; none: it is over."""
+        if not names:
+            self.clear("store_set_back")
+            return
+        self.raise_problem(
+            "store_set_back",
+            f"the database holds an older generation of {min(names)!r} than before ({len(names)} in all), as after"
+            " a failover; where its provider replaces refresh tokens, connect it again",
+        )
 
     def listen(self, listener: Callable[[str, bool], None]) -> None:
         """`listener(key, standing)` hears of problems that begin and end."""

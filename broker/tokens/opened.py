@@ -1,7 +1,7 @@
 """Accounts whose seal was opened, held in memory: the most recently used, dropped when their row changes."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -9,6 +9,7 @@ import structlog
 
 from broker.errors import StorageUnavailable
 from broker.keyring import SealBroken
+from broker.model import Account
 from broker.sealing import TokenSeals
 from broker.store.interface import RefreshStore
 from broker.tokens.packing import Glimpse, OpenedAccount, Packed, glimpse, lean, pack, unpack
@@ -24,6 +25,10 @@ AT_ONCE = 256
 
 def _alone() -> bool:
     return True
+
+
+def _ignore(_: Collection[str]) -> None:
+    pass
 
 
 @dataclass(slots=True)
@@ -46,11 +51,17 @@ class OpenedAccounts:
         limit: int,
         recent: int = RECENT,
         are_heard: Callable[[], bool] = _alone,
+        set_back: Callable[[Collection[str]], None] = _ignore,
     ) -> None:
         self._store, self._seals, self._limit = store, seals, limit
         self._most_recent = min(recent, limit)
         self._are_heard = are_heard
         """Whether changes by other brokers are heard; while not, every request looks at the row."""
+        self._report_set_back = set_back
+        """Receives the names of all accounts whose rows are older than what was in memory before an outage."""
+        self._set_back: set[str] = set()
+        self._before: dict[str, tuple[int, int]] = {}
+        """Epoch and generation of recent accounts when the memory was last dropped, until the row is read again."""
         self._recent: OrderedDict[str, OpenedAccount] = OrderedDict()
         self._older: dict[str, Packed] = {}
         """In the order in which they were last used, as `_recent`."""
@@ -84,6 +95,8 @@ class OpenedAccounts:
 
     def forget_all(self) -> None:
         """Any row may have changed."""
+        recent = {name: (held.account.epoch, held.account.generation) for name, held in self._recent.items()}
+        self._before = {**recent, **{name: self._before[name] for name in self._set_back}}
         self._recent.clear()
         self._older.clear()
         self._reading.clear()
@@ -109,8 +122,10 @@ class OpenedAccounts:
                 del self._older[last]
 
     async def _checked(self, held: OpenedAccount) -> OpenedAccount | None:
+        account = held.account
+        self._before.setdefault(account.name, (account.epoch, account.generation))
         try:
-            return await self._read(held.account.name)
+            return await self._read(account.name)
         except StorageUnavailable:
             return replace(held, unchecked=True)
 
@@ -124,6 +139,8 @@ class OpenedAccounts:
             unchanged = self._reading.get(name) is reading
             if unchanged and not reading.under_way:
                 del self._reading[name]
+        if unchanged and name in self._before:
+            self._compare(name, account)
         if account is None or account.removed_at is not None:
             return None
         if unchanged and reading.opened is not None and self._are_heard():
@@ -139,3 +156,17 @@ class OpenedAccounts:
             reading.opened = opened
             self._hold(name, opened)
         return opened
+
+    def _compare(self, name: str, account: Account | None) -> None:
+        """Compare a row with what was in memory: a failover can forget the last commits of the old server."""
+        epoch, generation = self._before[name]
+        if account is not None and account.epoch == epoch and account.generation < generation:
+            if name not in self._set_back:
+                log.error("store.set_back", account=name, store=account.generation, seen=generation)
+                self._set_back.add(name)
+                self._report_set_back(self._set_back)
+            return
+        del self._before[name]
+        if name in self._set_back:
+            self._set_back.remove(name)
+            self._report_set_back(self._set_back)

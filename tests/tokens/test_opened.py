@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.model import Account, Ref, Secret
+from broker.observe.health import Health
 from broker.sealing import TokenSeals
 from broker.store import Stores, stores_on
 from broker.store.migrate import migrate
@@ -63,6 +64,39 @@ async def test_what_is_held_has_no_sealed_texts_and_shares_its_words(stores: Sto
     assert one.access_token == Secret("token of a")
     assert one.account.client_id is other.account.client_id
     assert one.account.trouble is other.account.trouble
+
+
+async def test_row_that_an_outage_set_back_is_a_problem(stores: Stores) -> None:
+    """Until it has caught up; a row that has moved on is none."""
+    for name in ("a", "b"):
+        await put(stores, name)
+    health = Health()
+    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=2, set_back=health.set_back)
+    await set_generation(stores, 2)
+    await opened.get("a")
+    await opened.get("b")
+
+    await set_generation(stores, 1)
+    opened.forget_all()
+    served = await opened.get("a")
+    behind = health.problems
+    opened.forget_all()
+    await opened.get("a")
+    again = health.problems
+    await set_generation(stores, 2)
+    opened.forget_all()
+    for name in ("a", "b"):
+        await opened.get(name)
+
+    assert served is not None
+    assert 1 == served.account.generation
+    assert behind == again
+    assert [True] == ["older generation of 'a' than before (1 in all)" in one for one in behind]
+    assert [] == health.problems
+
+
+async def set_generation(stores: Stores, generation: int) -> None:
+    await stores.database.write(lambda one: one.execute("UPDATE accounts SET generation = $1", generation))
 
 
 async def test_a_changed_row_is_read_again(stores: Stores) -> None:
