@@ -26,9 +26,7 @@ WRAPPED = re.compile(
     r"(?:\)\]\}',?|while\s*\(1\);|for\s*\(;;\);|[\w.$]{1,64}\()\s*(\{.*\})[\s);]*", re.ASCII | re.DOTALL
 )
 """JSON in a call (QQ's `callback({…});`), or behind what keeps browsers from running it."""
-ELEMENT = re.compile(
-    r"<((?:access|refresh)_?token|expires_?in|token_?type)>\s*([^<>&]+?)\s*</\1>", re.IGNORECASE
-)
+ELEMENT = re.compile(r"<((?:access|refresh)_?token|expires_?in|token_?type)>([^<>&]*)</\1>", re.IGNORECASE)
 """Of an answer in XML, as Salesforce can give."""
 ERROR_MEMBERS = ("error", "code", "error_code")
 DESCRIPTIONS = (
@@ -182,15 +180,19 @@ def holds_token(body: bytes) -> bool:
         objects = list(_objects(read_value(body)))
     except Unreadable:
         return salvage_refresh_token(body) is not None
-    return any(
-        (TOKEN_NAME.fullmatch(lives.plain_name(name)) and any(_storable(text) for text in _texts(value)))
-        or (
-            isinstance(value, str)
-            and value.lstrip()[:1] in ("{", "[")
-            and holds_token(value.encode("utf-8", "replace"))
-        )
-        for one in objects
-        for name, value in one.items()
+    return any(_may_be_token(name, value) for one in objects for name, value in one.items())
+
+
+def _may_be_token(name: str, value: object) -> bool:
+    plain = lives.plain_name(name)
+    if plain in ("accesstoken", "refreshtoken") and _storable(value):
+        return True
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        return holds_token(value.encode("utf-8", "replace"))
+    texts = value if isinstance(value, list) else [value]
+    # A sentence about a token is none: `{"errors": {"refresh_token": ["It has expired."]}}`.
+    return bool(TOKEN_NAME.fullmatch(plain)) and any(
+        isinstance(text, str) and oauth.USABLE_TOKEN.fullmatch(text) for text in texts
     )
 
 
@@ -230,7 +232,11 @@ def read_value(body: bytes, *, forms: bool = True) -> Any:
         except (ValueError, RecursionError, OverflowError) as exc:
             if forms and FORM.fullmatch(text):
                 return _members(_pairs(text))
-            if forms and text.startswith("<") and _has_token(elements := dict(ELEMENT.findall(text))):
+            if (
+                forms
+                and text.startswith("<")
+                and _has_token(elements := {name: value.strip() for name, value in ELEMENT.findall(text)})
+            ):
                 return elements
             problem = problem or type(exc).__name__
     raise Unreadable(f"the answer is not JSON ({problem})")
@@ -246,11 +252,6 @@ def _objects(value: object) -> Iterator[dict[str, Any]]:
 
 def _inner(value: object) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-def _texts(value: object) -> Iterator[object]:
-    """A value, and what a list holds."""
-    yield from value if isinstance(value, list) else [value]
 
 
 def _tokens_of(value: object, pointer: str) -> dict[str, Any] | None:
@@ -289,7 +290,10 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     """The fields of a form, also on lines of their own; the last name of `data[access_token]`, and no quotes."""
     text = re.sub(r"[\r\n]+", "&", text.strip().lstrip("&?"))
     pairs = parse_qsl(text, keep_blank_values=True, separator="&" if "&" in text else ";")
-    return [(re.sub(r".*\[(.+)\]", r"\1", name), value.strip('"')) for name, value in pairs]
+    return [
+        (name.removesuffix("]").rpartition("[")[2] or name if name.endswith("]") else name, value.strip('"'))
+        for name, value in pairs
+    ]
 
 
 def _members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

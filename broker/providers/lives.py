@@ -19,7 +19,7 @@ from typing import Any
 MOST_LIFE = 3660 * 86400.0
 """Ten years; what is longer, nobody means as a number of seconds."""
 STATED = re.compile(
-    "(x|oauth|access|bearer|user|accesstoken|oauthtoken|bearertoken|token)?"
+    "(x|oauth|access|bearer|accesstoken|oauthtoken|bearertoken|token)?"
     "(expir(e|es|ed|y|ing|ation)(in|at|on|after|date|time|datetime|timestamp|utc|dateutc|timeutc|sec)?|exp"
     "|ttl|lifetime|validuntil|validto|validtill|validfor|notafter|remindin)"
     "(in)?(s|sec|secs|seconds|ms|millis|milliseconds)?"

@@ -121,6 +121,9 @@ def unreadable() -> list[Case]:
         "tokens of two": (body(a={"access_token": "at"}, b={"access_token": "at"}), False),
         "unknown error": (body(error="consent_required"), False),
         "temporary error": (body(error="temporarily_unavailable"), False),
+        "XML of blanks": (b"<access_token>" + b" " * 60_000, False),
+        "form of brackets": (b"a=b&" + b"[" * 60_000 + b"]=c", False),
+        "call of braces": (b"call(" + b"{}" * 30_000, False),
         "no error": (body(error=None, code=0, error_code=False), False),
     }
     return [
@@ -214,6 +217,10 @@ def own_words() -> list[Case]:
         "standard word in a call": (400, b'callback({"error":"invalid_grant"})'),
         "GitHub's word in a 500": (500, body(error="bad_refresh_token")),
         "Slack's word in a 404": (404, body(error={"error": "invalid_refresh_token"})),
+        "a sentence beside it": (
+            400,
+            body(error="invalid_grant", errors={"refresh_token": ["It has expired."]}),
+        ),
         "false beside it": (422, body(error=False, error_code="bad_refresh_token")),
     }
     return [Case(f"own words: {name}", answer(*content), "Refused") for name, content in contents.items()]
