@@ -202,16 +202,21 @@ async def test_r8_two_refusals_in_own_words_harm_nobody(house: House, acme: Acco
     assert (Status.ACTIVE, False) == (after.status, after.trouble.unusual)
 
 
+async def leave_only_a_spare(house: House) -> None:
+    """The successor came in half an answer, and the account's own token has been refused twice since."""
+    await house.connect("kustomer")
+    house.clock.advance(LIFE)
+    house.sandbox.faults.set("kustomer", truncate=-1, times=1)
+    await renew(house)
+    for _ in range(2):
+        await until_next(house)
+        await renew(house)
+
+
 async def test_r8_spare_refused_in_own_words_is_tried_three_times(tmp_path: Path) -> None:
     """It may be the living successor, so it is given up no sooner than the token itself."""
     async with open_house(tmp_path / "house") as house:
-        await house.connect("kustomer")
-        house.clock.advance(LIFE)
-        house.sandbox.faults.set("kustomer", truncate=-1, times=1)
-        await renew(house)
-        for _ in range(2):
-            await until_next(house)
-            await renew(house)
+        await leave_only_a_spare(house)
         house.sandbox.faults.set("kustomer", status=200, body='{"error":"invalid_grant"}', times=4)
         seen = []
         for _ in range(3):
@@ -360,13 +365,7 @@ async def test_r9_mass_refusal_declares_nobody_dead(house: House) -> None:
 async def test_r8_first_refusal_of_a_spare_is_not_believed(tmp_path: Path) -> None:
     """The provider refuses everything once, wrongly, when only the spare is left: the spare is tried again."""
     async with open_house(tmp_path / "house") as house:
-        await house.connect("kustomer")
-        house.clock.advance(LIFE)
-        house.sandbox.faults.set("kustomer", truncate=-1, times=1)
-        await renew(house)
-        for _ in range(2):
-            await until_next(house)
-            await renew(house)
+        await leave_only_a_spare(house)
         house.sandbox.faults.set("kustomer", status=400, body='{"error":"invalid_grant"}', times=2)
         await until_next(house)
         refused = await renew(house)
