@@ -3,7 +3,7 @@
 import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -167,6 +167,18 @@ def test_socket_of_a_running_broker_is_not_taken(tmp_path: Path) -> None:
 
     with Sockets().listening(listen, key="server.admin_socket") as again:
         assert str(listen.path) == again.getsockname()
+
+
+@pytest.mark.parametrize("lay", [Path.touch, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_socket_is_told_and_stays(tmp_path: Path, lay: Callable[[Path], object]) -> None:
+    """No program has its address in use."""
+    path = tmp_path / "admin.sock"
+    lay(path)
+
+    with pytest.raises(StartRefused, match=r"admin\.sock: it is no socket; move it away"):
+        Sockets().listening(UnixListen(path, 0o600, None), key="server.admin_socket")
+
+    assert os.path.lexists(path)
 
 
 def test_socket_is_no_way_to_change_another_file(tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ def bind(path: Path, *, mode: int, group: str | None, key: str) -> socket.socket
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.is_socket():
         _remove_stale(path, key)
+    elif os.path.lexists(path):
+        raise StartRefused(
+            f"{key}: {path} exists and is no socket; move it away, or set {key} to another path"
+        )
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # A mode from the start: to change it afterwards could reach what somebody laid there meanwhile.
     before = os.umask(0o177 if group is not None else 0o777 & ~mode)
