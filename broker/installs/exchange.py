@@ -1,5 +1,6 @@
-"""The exchange: redeems an authorization code, asks who the account is, and connects it."""
+"""The exchange: reads the authorization response, redeems its code, asks who the account is, and connects it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,34 @@ from broker.sealing import VERIFIER, TokenSeals
 from broker.store.interface import InstallStore
 
 log = structlog.get_logger()
+PROVIDER_ERRORS = frozenset(
+    {
+        "invalid_request",
+        "invalid_scope",
+        "server_error",
+        "temporarily_unavailable",
+        "unauthorized_client",
+        "unsupported_response_type",
+        "other",
+    }
+)
+"""Of RFC 6749 4.1.2.1, those that are no decision of the person, and any other word."""
+KNOWN_ERRORS = PROVIDER_ERRORS | {"access_denied"}
+DECISION = re.compile("denied|declined|rejected|cancel", re.IGNORECASE)
+"""A person's decision in a provider's own words: `user_denied`, `user_cancelled_authorize` (LinkedIn)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What came back with the browser (RFC 6749 4.1.2, RFC 9207)."""
+
+    state: Secret
+    code: Secret | None
+    error: str | None
+    """One of RFC 6749 4.1.2.1, `denied` for a person's decision in other words, or `other`."""
+    iss: str | None
+    detail: str | None = None
+    """The provider's error and description, cleaned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +254,13 @@ def provider_named(providers: Mapping[str, Provider], name: str) -> Provider:
     if provider is None:
         raise NotFound(f"there is no provider {name[:32]!r} in the configuration")
     return provider
+
+
+def declined(install: PendingInstall, returned: Returned) -> Visit:
+    """An answer without a code: the person said no, or the provider names another cause."""
+    if returned.error in PROVIDER_ERRORS:
+        return Visit(install, InstallOutcome.FAILED, install.account, returned.error, detail=returned.detail)
+    return Visit(install, InstallOutcome.REFUSED, install.account, detail=returned.detail)
 
 
 def _why(outcome: TokenOutcome) -> str:

@@ -3,8 +3,7 @@
 import re
 from typing import assert_never
 
-from broker.installs.exchange import Visit
-from broker.installs.service import PROVIDER_ERRORS
+from broker.installs.exchange import PROVIDER_ERRORS, Visit
 from broker.model import InstallOutcome
 from broker.pages import Action, Page
 

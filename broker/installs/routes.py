@@ -13,9 +13,9 @@ from broker.callers.peer import site_of
 from broker.config.settings import ProviderSettings
 from broker.errors import InvalidRequest
 from broker.installs import kit_return
-from broker.installs.exchange import Visit
+from broker.installs.exchange import DECISION, KNOWN_ERRORS, Returned, Visit
 from broker.installs.pages import provider_error_page, unusable_page, visit_page
-from broker.installs.service import DECISION, KNOWN_ERRORS, InstallService, LinkUnusable, Returned
+from broker.installs.service import InstallService, LinkUnusable
 from broker.login.remembered import RememberedPeople
 from broker.login.service import LoginService, SignedIn
 from broker.model import InstallOutcome, Secret

@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -19,7 +18,7 @@ from broker.callers.throttle import Strangers
 from broker.clock import Clock
 from broker.errors import Forbidden, InvalidRequest, Overloaded, StorageUnavailable
 from broker.installs.connect import Connector
-from broker.installs.exchange import Exchange, Visit, provider_named
+from broker.installs.exchange import Exchange, Returned, Visit, declined, provider_named
 from broker.installs.late import INSTALL_LIFE
 from broker.model import (
     Caller,
@@ -42,38 +41,10 @@ from broker.store.interface import EventStore, InstallStore
 log = structlog.get_logger()
 TICKET_LIFE = 3600.0
 KEPT_FOR = "install"
-PROVIDER_ERRORS = frozenset(
-    {
-        "invalid_request",
-        "invalid_scope",
-        "server_error",
-        "temporarily_unavailable",
-        "unauthorized_client",
-        "unsupported_response_type",
-        "other",
-    }
-)
-"""Of RFC 6749 4.1.2.1, those that are no decision of the person, and any other word."""
-KNOWN_ERRORS = PROVIDER_ERRORS | {"access_denied"}
-DECISION = re.compile("denied|declined|rejected|cancel", re.IGNORECASE)
-"""A person's decision in a provider's own words: `user_denied`, `user_cancelled_authorize` (LinkedIn)."""
 TOLD_EVERY = 60.0
 LOOK_EVERY, LOOKS = 0.5, 240
 LONGEST_EXCHANGE = 120.0
 """Seconds after which another broker's exchange is over, noted or not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """What came back with the browser (RFC 6749 4.1.2, RFC 9207)."""
-
-    state: Secret
-    code: Secret | None
-    error: str | None
-    """One of RFC 6749 4.1.2.1, `denied` for a person's decision in other words, or `other`."""
-    iss: str | None
-    detail: str | None = None
-    """The provider's error and description, cleaned."""
 
 
 class LinkUnusable(Exception):
@@ -224,7 +195,7 @@ class InstallService:
                 raise LinkUnusable("expired")
             if not is_stored and returned.code is None:
                 # Nothing is written, so that a stranger who only goes to and fro leaves nothing behind.
-                return await self._told(_declined(install, returned), returned.error)
+                return await self._told(declined(install, returned), returned.error)
             if self._is_stopping():
                 raise Overloaded(
                     "the service is being restarted; load this page again in a minute", retry_after=60
@@ -336,7 +307,7 @@ class InstallService:
         if not is_ours:
             return await self._of_another(install)
         if returned.code is None:
-            visit = _declined(install, returned)
+            visit = declined(install, returned)
             await self._exchange.finish(install, visit.outcome)
         else:
             visit = await self._exchange.redeem(install, returned.code)
@@ -428,13 +399,6 @@ def _unannounced(provider: str, subject: str | None) -> Ticket:
         created_by="unannounced" if subject is None else "login",
         expires_at=0,
     )
-
-
-def _declined(install: PendingInstall, returned: Returned) -> Visit:
-    """An answer without a code: the person said no, or the provider names another cause."""
-    if returned.error in PROVIDER_ERRORS:
-        return Visit(install, InstallOutcome.FAILED, install.account, returned.error, detail=returned.detail)
-    return Visit(install, InstallOutcome.REFUSED, install.account, detail=returned.detail)
 
 
 def _covers_derived_names(caller: Caller, provider: str) -> bool:
