@@ -47,7 +47,7 @@ def bind(path: Path, *, mode: int, group: str | None, key: str) -> socket.socket
         _remove_stale(path, key)
     elif os.path.lexists(path):
         raise StartRefused(
-            f"{key}: {path} exists and is no socket; move it away, or set {key} to another path"
+            f"{key}: cannot listen on {path}: it is no socket; move it away, or set {key} to another path"
         )
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # A mode from the start: to change it afterwards could reach what somebody laid there meanwhile.
