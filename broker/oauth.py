@@ -74,7 +74,7 @@ def why_unusable(token_type: str) -> str:
     """Return why a token that is not usable is not, in words."""
     if token_type == "Bearer":  # noqa: S105 - a type
         return "the access token holds characters that no header can carry, or is longer than 64 KiB"
-    return f"the provider's token_type is {token_type}, and a {token_type} token is no Bearer token"
+    return f"the provider's token_type is {token_type}, and a {token_type} token is not sent as Bearer"
 
 
 def is_usable(token: Secret, token_type: str) -> bool:

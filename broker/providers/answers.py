@@ -343,6 +343,10 @@ def _life(
     """The shortest life that the answer states; without one, the default, or none where the token cannot be renewed."""
     stated = dict(lives.stated_lives(answer, access.reveal() if access else None, issued_at))
     positive = [seconds for seconds in stated.values() if seconds > 0]
+    if not reading.renewable and positive and min(positive) > lives.MOST_LIFE:
+        # The year 9999, or 2**31 - 1 seconds: nobody who renews nothing means an end by that.
+        flags.append("expires_in_clamped")
+        return min(reading.default_life, lives.MOST_LIFE) if reading.default_is_stated else ENDLESS
     if positive:
         most = oauth.MAX_LIFE if reading.renewable else lives.MOST_LIFE
         if min(positive) > most:
