@@ -1,7 +1,7 @@
 """The parts that every room stands on: what watches, the store, the keys, the gate, the providers."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -186,8 +186,10 @@ def _build_audit(
 
 
 def audits_of(settings: Settings) -> list[Path]:
-    """The audit's file, if lines were written to it."""
-    return [file for file in filter(None, [settings.audit.path]) if file.is_file() and last_head(file)]
+    """The audit's file, if lines were written to it. One that cannot be read is refused where it is opened."""
+    with suppress(OSError):
+        return [file for file in filter(None, [settings.audit.path]) if file.is_file() and last_head(file)]
+    return []
 
 
 def audit_key(keyring: Keyring) -> KeyOf:

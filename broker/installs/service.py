@@ -378,9 +378,9 @@ class InstallService:
     def _check_provider(self, name: str, org: str | None) -> None:
         """Raises InvalidRequest where the provider is unknown, or needs an org and got none."""
         if name not in self._providers:
-            raise InvalidRequest(
-                f"there is no provider {name!r}; there are: {', '.join(sorted(self._providers))}"
-            )
+            # Anything else may be a secret in the wrong place.
+            named = f"provider {name!r}" if is_account_name(name) else "such provider"
+            raise InvalidRequest(f"there is no {named}; there are: {', '.join(sorted(self._providers))}")
         self._providers[name].authorize_url(
             redirect_uri=self._public_url, state=Secret("s"), verifier=Secret("v"), org=org, account=None
         )

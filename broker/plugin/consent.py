@@ -1,6 +1,7 @@
 """Asks a person whether a client may act for them; a yes becomes a code, and is remembered for a moment."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -65,6 +66,7 @@ class ConsentService:
         self._kept, self._strangers = kept, strangers
         self._store, self._clients, self._connect_codes = store, clients, connect_codes
         self._gate, self._clock, self.issuer = gate, clock, issuer
+        self._being_decided: set[str] = set()
 
     async def begin(self, ask: Ask, browser: Secret, subject: str) -> Secret:
         """Open a question to a person who has signed in; the handle is its CSRF token."""
@@ -107,6 +109,21 @@ class ConsentService:
         if client is None or consent.redirect_uri not in client.redirect_uris:
             raise ConsentGone("over")
         return consent
+
+    @contextmanager
+    def deciding(self, handle: Secret) -> Iterator[None]:
+        """Handle one answer to a question at a time: a second click is told that it is over.
+
+        Raises ConsentGone.
+        """
+        hash_ = oauth.hashed(handle)
+        if hash_ in self._being_decided:
+            raise ConsentGone("over")
+        self._being_decided.add(hash_)
+        try:
+            yield
+        finally:
+            self._being_decided.discard(hash_)
 
     async def store(self, consent: PluginConsent, site: str) -> None:
         """Write down a question that only the browser has kept so far, once, before it is answered.

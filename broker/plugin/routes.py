@@ -93,9 +93,11 @@ class ConsentRoutes:
         if decision not in ("allow", "deny"):
             return await self._question(request, handle, None)
         try:
-            consent = await self._service.look(Secret(handle), self._cookie.read(request), request.cookies)
-            await self._service.store(consent, site_of(request.get(CLIENT)))
-            return await self._decided(request, consent, form)
+            with self._service.deciding(Secret(handle)):
+                browser = self._cookie.read(request)
+                consent = await self._service.look(Secret(handle), browser, request.cookies)
+                await self._service.store(consent, site_of(request.get(CLIENT)))
+                return await self._decided(request, consent, form)
         except ConsentGone as exc:
             return self._pages.message(gone_page(exc.why), request_id=request[REQUEST_ID])
         except WrongConnectCode:

@@ -129,7 +129,7 @@ class Driver:
             ("GET", f"/token/acme?min_ttl={CANARY}", None),
             ("GET", f"/{CANARY}?token={CANARY}", None),
             ("POST", "/installs", f'{{"provider": "{CANARY}", "x": "{CANARY}"}}'),
-            ("POST", "/installs", f'{{"provider": "{CANARY}"}}'),
+            ("POST", "/installs", f'{{"provider": "{CANARY}!"}}'),
             ("POST", "/installs", f'{{"provider": "kit", "return_to": "{CANARY}"}}'),
             ("POST", "/installs", f'{{"refresh_token": "{CANARY}", '),
             ("POST", "/token/acme/refresh", f'{{"rejected_generation": "{CANARY}"}}'),

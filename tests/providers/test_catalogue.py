@@ -45,23 +45,25 @@ async def _upstream() -> AsyncIterator[Upstream]:
 
 
 @pytest.fixture(name="ask")
-async def _ask(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Ask]:
-    """Renew at a Kustomer that answers as scripted."""
+async def _ask(tmp_path: Path, upstream: Upstream, request: pytest.FixtureRequest) -> AsyncIterator[Ask]:
+    """Renew at a Kustomer that answers as scripted; the parameter is the time-out in seconds."""
     (tmp_path / "config.toml").write_text(
         f'[providers.kustomer]\nclient_id = "c"\nclient_secret = "s"\ntoken_url = "{upstream.url}"\n'
         f'authorize_url = "{upstream.url}"\n'
     )
     settings = load(tmp_path / "config.toml", environ={}).providers["kustomer"]
     http = ProviderClient()
-    provider = KustomerProvider(settings=settings, http=http, clock=SystemClock(), timeout=1.0)
-    request = TokenRequest(Grant.REFRESH, Secret(OLD), "c", scope="a b")
+    provider = KustomerProvider(
+        settings=settings, http=http, clock=SystemClock(), timeout=getattr(request, "param", 60.0)
+    )
+    renewal = TokenRequest(Grant.REFRESH, Secret(OLD), "c", scope="a b")
 
     async def before_send() -> None:
         pass
 
     async def ask(scripted: Scripted) -> TokenOutcome:
         upstream.script([scripted])
-        return await provider.request_token(request, before_send=before_send)
+        return await provider.request_token(renewal, before_send=before_send)
 
     yield ask
     await http.close()
@@ -270,6 +272,7 @@ async def test_dropped_after_sending_is_ambiguous(ask: Ask) -> None:
     assert not outcome.timed_out
 
 
+@pytest.mark.parametrize("ask", [0.5], indirect=True)
 async def test_timeout_after_sending_is_ambiguous(ask: Ask, upstream: Upstream) -> None:
     """And told apart: the provider may still be at it."""
     outcome = await ask(Stall())
