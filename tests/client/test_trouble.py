@@ -75,7 +75,7 @@ async def test_passing_refusal_is_waited_out(asker: Asker, code: str) -> None:
 
 async def test_token_after_a_passing_refusal(new: NewAsker) -> None:
     """Who waits gets it when the broker has it."""
-    asker = new(patience=600.0)
+    asker = new(patience=1e6)
     asker.fake.refuse("acme", "refresh_uncertain", retry_after=60)
     asked = asyncio.create_task(asker.token())
     while len(asker.clock.pauses) < 3:
