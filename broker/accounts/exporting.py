@@ -12,8 +12,9 @@ from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Secret, is_glob
 from broker.sealing import TokenSeals
-from broker.store.import_interface import ImportStore
-from broker.store.interface import AccountQuery, AccountStore
+from broker.store.account_queries import AccountQuery
+from broker.store.accounts import AccountStore
+from broker.store.imports import ImportStore
 from broker.tokens.flight import Flights
 
 log = structlog.get_logger()

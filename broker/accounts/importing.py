@@ -16,8 +16,8 @@ from broker.keyring import Keyring
 from broker.model import Account, Caller, Event, EventKind, Permission, Ref, Secret, is_account_name
 from broker.providers.interface import Provider
 from broker.sealing import TokenSeals
-from broker.store.import_interface import Added, GrantHeld, ImportStore, NameTaken
-from broker.store.interface import AccountStore
+from broker.store.accounts import AccountStore
+from broker.store.imports import Added, GrantHeld, ImportStore, NameTaken
 from broker.tokens.flight import Flights, NotRenewed, Renewed
 from broker.tokens.policy import Hold, describe, window_opens
 from broker.tokens.service import SOON

@@ -6,7 +6,7 @@ from broker.accounts.service import AccountService
 from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.model import Account, Caller, Status
-from broker.store.interface import AccountQuery
+from broker.store.account_queries import AccountQuery
 from broker.web import CALLER, REQUEST_ID, answer, query_number, read_object
 from broker.wire import account_json
 

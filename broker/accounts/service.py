@@ -15,7 +15,8 @@ from broker.keyring import Keyring
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Ref, Spare, is_account_name
 from broker.providers.interface import Provider
 from broker.sealing import TokenSeals
-from broker.store.interface import AccountQuery, AccountStore, IdentityTaken
+from broker.store.account_queries import AccountQuery
+from broker.store.accounts import AccountStore, IdentityTaken
 from broker.tokens.flight import Flights
 from broker.tokens.policy import is_wanted, next_look, window_opens
 

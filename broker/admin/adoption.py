@@ -15,10 +15,11 @@ from broker.config.settings import ProviderSettings, Rotation
 from broker.errors import StorageUnavailable
 from broker.model import Account, Caller, Permission
 from broker.observe.health import Health
+from broker.store.account_queries import AccountQuery
+from broker.store.accounts import AccountStore
 from broker.store.backup import MADE_AT
 from broker.store.incarnation import Ownership
-from broker.store.interface import AccountQuery, AccountStore
-from broker.store.keys_interface import KeyStore
+from broker.store.keys import KeyStore
 from broker.tokens.permit import Permit
 from broker.tokens.policy import window_opens
 

@@ -13,7 +13,8 @@ from broker.errors import NotFound
 from broker.model import Caller, Event, Permission, Reason, Status
 from broker.observe.metrics import Metrics
 from broker.providers.kit import INSTALL_PAGE, KIT
-from broker.store.interface import AccountStore, EventStore
+from broker.store.accounts import AccountStore
+from broker.store.events import EventStore
 from broker.tokens.permit import Permit
 from broker.wire import rfc3339
 

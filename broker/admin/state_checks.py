@@ -11,8 +11,8 @@ from broker.admin.checks import Check
 from broker.admin.statistics import Statistics
 from broker.audit.waiting import Backlog
 from broker.files import exposure, open_own
+from broker.store.accounts import AccountStore
 from broker.store.health import LEAST_FREE
-from broker.store.interface import AccountStore
 from broker.tokens.timekeeping import WORTH_TELLING, skew_told
 
 MIB = 1024 * 1024

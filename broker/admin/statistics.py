@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from broker.model import Status
-from broker.store.interface import AccountStore
+from broker.store.accounts import AccountStore
 
 SPAN = 6 * 3600.0
 """In which the ends of access tokens are counted together."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from broker.callers.acl import covers
 from broker.clock import Clock
 from broker.model import Caller, Event
-from broker.store.interface import EventStore
+from broker.store.events import EventStore
 
 FRESH_FOR = 0.4
 PAGE = 100

@@ -19,7 +19,7 @@ from broker.store.changes import Changes
 from broker.store.database import Database
 from broker.store.health import StoreHealth
 from broker.store.incarnation import Incarnation, Ownership, ServerIdentity
-from broker.store.keys import Keys
+from broker.store.keys import KeyStore
 from broker.store.sqlite import SqliteDatabase
 
 
@@ -41,7 +41,7 @@ async def open_database(settings: StoreSettings, health: StoreHealth, closing: A
         return await _open_postgres(settings, settings.postgres, health, closing)
     database = await SqliteDatabase.open(settings.path, observe=health.observe)
     closing.push_async_callback(database.close)
-    ownership = Incarnation(store=Keys(database), path=settings.path, outside=settings.outside)
+    ownership = Incarnation(store=KeyStore(database), path=settings.path, outside=settings.outside)
     return Opened(database, ownership, lambda _: None, partial(_path_of, settings))
 
 
@@ -93,5 +93,5 @@ async def _open_postgres(
         changes.are_heard = lambda: line.hears
         database.follow(heard=changes.publish, changed=turned)
 
-    ownership = ServerIdentity(store=Keys(database), identity=database.identity)
+    ownership = ServerIdentity(store=KeyStore(database), identity=database.identity)
     return Opened(database, ownership, join, database.identity)

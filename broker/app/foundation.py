@@ -31,7 +31,7 @@ from broker.store import Stores, guarded_stores_on
 from broker.store.database import Database
 from broker.store.health import StoreHealth
 from broker.store.incarnation import Ownership, refuse_vanished
-from broker.store.keys import Keys
+from broker.store.keys import KeyStore
 from broker.store.migrate import migrate
 from broker.store.moving import refuse_moved
 
@@ -119,7 +119,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
     try:
         async with opened.database.starting():
             await migrate(opened.database)
-            keys = Keys(opened.database)
+            keys = KeyStore(opened.database)
             await refuse_moved(keys)
             ring = await open_ring(keys, settings.master, clock, previous=settings.previous_master)
     except StorageUnavailable as exc:

@@ -13,7 +13,7 @@ from broker.audit.record import Stakes, Times, expired_body
 from broker.audit.waiting import Audit, Backlog
 from broker.clock import Clock
 from broker.errors import AuditUnavailable, StorageUnavailable
-from broker.store.keys_interface import KeyStore
+from broker.store.keys import KeyStore
 
 log = structlog.get_logger()
 LOOK_EVERY = 1.0

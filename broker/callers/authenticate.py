@@ -11,7 +11,7 @@ from typing import Protocol
 from broker.clock import Clock
 from broker.errors import StorageUnavailable, Unauthenticated
 from broker.model import Caller, CallerKey, CallerRecord, Secret
-from broker.store.interface import CallerStore
+from broker.store.callers import CallerStore
 
 KEY = re.compile(r"tbk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})", re.ASCII)
 REMEMBERED = 10_000

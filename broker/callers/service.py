@@ -11,7 +11,7 @@ from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.errors import Conflict, InvalidRequest, NotFound, StorageUnavailable
 from broker.model import Caller, CallerKey, CallerRecord, Permission, Secret, is_caller_name, is_glob
-from broker.store.interface import CallerStore
+from broker.store.callers import CallerStore
 from broker.wire import rfc3339
 
 ROTATION_OVERLAP = 24 * 3600.0

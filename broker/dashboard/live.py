@@ -7,7 +7,7 @@ from aiohttp import web
 
 from broker.clock import Clock, within
 from broker.errors import Overloaded, StorageUnavailable
-from broker.store.interface import EventStore
+from broker.store.events import EventStore
 from broker.web import event_stream
 
 LOOK_EVERY = 1.0

@@ -16,7 +16,7 @@ from broker.dashboard.session import LINK_LIFE, SESSION_LIFE, Session, Sessions
 from broker.errors import BrokerError, Forbidden, InvalidRequest, UnknownAccount
 from broker.model import Permission, Secret, Status, is_account_name
 from broker.pages import Page, Pages, error_page
-from broker.store.interface import AccountQuery
+from broker.store.account_queries import AccountQuery
 from broker.web import BASE, CALLER, REQUEST_ID, answer, public, read_body
 from broker.wire import rfc3339
 

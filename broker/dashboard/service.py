@@ -16,7 +16,7 @@ from broker.dashboard.figures import Chart, Happening, Moment, Row, chart, momen
 from broker.dashboard.keys import KeyRow, key_rows
 from broker.model import Account, Caller, Status, Tone
 from broker.observe.health import Health
-from broker.store.interface import AccountQuery
+from broker.store.account_queries import AccountQuery
 from broker.times import relative
 from broker.wire import caller_json
 

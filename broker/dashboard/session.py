@@ -20,7 +20,7 @@ from broker.dashboard.actions import Done
 from broker.errors import StorageUnavailable
 from broker.keyring import Keyring
 from broker.model import Caller, PendingLogin, Permission, Secret
-from broker.store.interface import InstallStore
+from broker.store.installs import InstallStore
 from broker.web import BASE
 
 PURPOSE = "dashboard"

@@ -25,7 +25,8 @@ from broker.model import (
 )
 from broker.providers.interface import Identified, Provider
 from broker.sealing import TokenSeals
-from broker.store.interface import AccountStore, InstallStore, TicketSpent
+from broker.store.accounts import AccountStore, TicketSpent
+from broker.store.installs import InstallStore
 
 log = structlog.get_logger()
 RACES = 5

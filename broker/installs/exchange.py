@@ -28,7 +28,7 @@ from broker.providers.interface import (
     cause_of,
 )
 from broker.sealing import VERIFIER, TokenSeals
-from broker.store.interface import InstallStore
+from broker.store.installs import InstallStore
 
 log = structlog.get_logger()
 PROVIDER_ERRORS = frozenset(

@@ -9,7 +9,7 @@ from broker.clock import Clock
 from broker.errors import StorageUnavailable
 from broker.model import PendingGrant
 from broker.observe.health import Health
-from broker.store.interface import InstallStore
+from broker.store.installs import InstallStore
 from broker.store.spool import Spool
 
 log = structlog.get_logger()

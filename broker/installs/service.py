@@ -36,7 +36,8 @@ from broker.providers.interface import (
     Provider,
 )
 from broker.sealing import VERIFIER, TokenSeals
-from broker.store.interface import EventStore, InstallStore
+from broker.store.events import EventStore
+from broker.store.installs import InstallStore
 
 log = structlog.get_logger()
 TICKET_LIFE = 3600.0

@@ -10,7 +10,7 @@ from broker.errors import StartRefused
 from broker.keyring import Keyring, Master, Purpose, WrappedKey, WrongMaster, new_key, new_kid
 from broker.keys.masters import read_master
 from broker.keys.ring import LivingRing, unwrapped
-from broker.store.keys_interface import KeyStore
+from broker.store.keys import KeyStore
 
 log = structlog.get_logger()
 

@@ -6,7 +6,7 @@ import structlog
 
 from broker.clock import Clock
 from broker.keyring import Keyring, Master, Purpose, WrappedKey, WrongMaster, new_key, new_kid
-from broker.store.keys_interface import KeyStore
+from broker.store.keys import KeyStore
 
 log = structlog.get_logger()
 

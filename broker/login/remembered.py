@@ -6,7 +6,7 @@ from broker import oauth
 from broker.clock import Clock
 from broker.errors import StorageUnavailable
 from broker.model import Secret
-from broker.store.plugin_interface import PeopleStore
+from broker.store.plugin import PluginStore
 
 log = structlog.get_logger()
 
@@ -14,7 +14,7 @@ log = structlog.get_logger()
 class RememberedPeople:
     """People who said yes to a client minutes ago; each is good for one install."""
 
-    def __init__(self, *, store: PeopleStore, clock: Clock) -> None:
+    def __init__(self, *, store: PluginStore, clock: Clock) -> None:
         self._store, self._clock = store, clock
 
     async def take(self, person: Secret | None) -> str | None:

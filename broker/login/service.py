@@ -13,7 +13,7 @@ from broker.browser import Kept, KeptRequests
 from broker.clock import Clock
 from broker.config.settings import LoginSettings
 from broker.model import Secret
-from broker.store.interface import InstallStore
+from broker.store.installs import InstallStore
 
 PURPOSE = "login"
 LIFE = 600.0

@@ -9,7 +9,7 @@ from broker.clock import Clock
 from broker.errors import InvalidRequest, Overloaded
 from broker.keyring import Keyring
 from broker.model import Caller, ConnectCode, Permission, Secret
-from broker.store.plugin_interface import PluginStore
+from broker.store.plugin import PluginStore
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's: nothing in it is taken for something else."""

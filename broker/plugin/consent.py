@@ -17,7 +17,7 @@ from broker.plugin.authorize import Ask, Bounce, answer_location, ask_from_text,
 from broker.plugin.clients import Clients
 from broker.plugin.connect_codes import ConnectCodes, Typed
 from broker.plugin.service import as_caller
-from broker.store.plugin_interface import PluginStore
+from broker.store.plugin import PluginStore
 
 log = structlog.get_logger()
 KEPT_FOR = "consent"

@@ -28,7 +28,7 @@ from broker.observe.metrics import Metrics
 from broker.plugin.issued import Tokens, new_tokens, open_for_replay, seal_for_replay
 from broker.plugin.policy import Again, Good, Replayed, Worthless, judge_code, judge_refresh_token
 from broker.plugin.refusals import Refused, bad_grant
-from broker.store.plugin_interface import PluginStore
+from broker.store.plugin import PluginStore
 
 log = structlog.get_logger()
 NOTED_EVERY = 300.0

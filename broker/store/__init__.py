@@ -1,22 +1,28 @@
-"""The store: accounts, installs, callers, events and keys, made durable; `Stores` holds them all."""
+"""The store: accounts, installs, callers, events and keys, made durable; `Stores` holds them all.
+
+Every method raises StorageUnavailable while the store cannot do its work. A write that returned is durable. Writes
+conditioned on a `Ref` change something only while the row is still at that epoch and generation, and say whether they
+did; nothing ever overwrites another generation. Ciphertext is opaque here. `tests/store` runs one suite over every
+database.
+"""
 
 from dataclasses import dataclass
 
 from broker.sealing import Reseals
-from broker.store.accounts import Accounts
-from broker.store.alerts import Alerts
-from broker.store.callers import Callers
+from broker.store.accounts import AccountStore
+from broker.store.alerts import AlertStore
+from broker.store.callers import CallerStore
 from broker.store.changes import Changes
 from broker.store.database import Database
-from broker.store.events import Events
+from broker.store.events import EventStore
 from broker.store.guarded import GuardedDatabase, Ring
-from broker.store.imports import Imports
-from broker.store.installs import Installs
-from broker.store.keys import Keys
-from broker.store.plugin import Plugin
+from broker.store.imports import ImportStore
+from broker.store.installs import InstallStore
+from broker.store.keys import KeyStore
+from broker.store.plugin import PluginStore
 from broker.store.plugin_purge import PluginPurge
 from broker.store.resealing import ResealingAccounts, ResealingImports, ResealingInstalls
-from broker.store.sealed import SealedRecords
+from broker.store.sealed import RecordStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +31,16 @@ class Stores:
 
     database: Database
     changes: Changes
-    accounts: Accounts
-    imports: Imports
-    installs: Installs
-    callers: Callers
-    events: Events
-    keys: Keys
-    plugin: Plugin
+    accounts: AccountStore
+    imports: ImportStore
+    installs: InstallStore
+    callers: CallerStore
+    events: EventStore
+    keys: KeyStore
+    plugin: PluginStore
     plugin_purge: PluginPurge
-    records: SealedRecords
-    alerts: Alerts
+    records: RecordStore
+    alerts: AlertStore
 
 
 def stores_on(database: Database) -> Stores:
@@ -43,16 +49,16 @@ def stores_on(database: Database) -> Stores:
     return Stores(
         database=database,
         changes=changes,
-        accounts=Accounts(database, changed=changes.publish),
-        imports=Imports(database, changed=changes.publish),
-        installs=Installs(database),
-        callers=Callers(database),
-        events=Events(database),
-        keys=Keys(database),
-        plugin=Plugin(database),
+        accounts=AccountStore(database, changed=changes.publish),
+        imports=ImportStore(database, changed=changes.publish),
+        installs=InstallStore(database),
+        callers=CallerStore(database),
+        events=EventStore(database),
+        keys=KeyStore(database),
+        plugin=PluginStore(database),
         plugin_purge=PluginPurge(database),
-        records=SealedRecords(database),
-        alerts=Alerts(database),
+        records=RecordStore(database),
+        alerts=AlertStore(database),
     )
 
 
@@ -65,11 +71,11 @@ def guarded_stores_on(database: Database, ring: Ring) -> Stores:
         accounts=ResealingAccounts(guarded, changed=changes.publish, reseals=reseals),
         imports=ResealingImports(guarded, changed=changes.publish, reseals=reseals),
         installs=ResealingInstalls(guarded, reseals=reseals),
-        callers=Callers(guarded),
-        events=Events(guarded),
-        keys=Keys(guarded),
-        records=SealedRecords(guarded),
-        plugin=Plugin(guarded),
+        callers=CallerStore(guarded),
+        events=EventStore(guarded),
+        keys=KeyStore(guarded),
+        records=RecordStore(guarded),
+        plugin=PluginStore(guarded),
         plugin_purge=PluginPurge(guarded),
-        alerts=Alerts(guarded),
+        alerts=AlertStore(guarded),
     )

@@ -1,26 +1,23 @@
-"""Accounts, as looking after them sees them: connect, find, freeze, rename, remove, purge."""
+"""The accounts as their management needs them: connect, find, freeze, rename, remove, purge."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from broker.model import Account, Event, InstallOutcome, Reason, Ref, Spare, Status
+from broker.store.account_queries import AccountGroup, AccountQuery, find_sql, reach_sql
 from broker.store.database import Transaction
-from broker.store.interface import AccountGroup, AccountQuery, IdentityTaken, TicketSpent
-from broker.store.renewals import Renewals, insert_spare
+from broker.store.events import insert_events
+from broker.store.renewals import RefreshStore, insert_spare
 from broker.store.rows import (
     ASSIGNMENTS,
     COLUMNS,
     PLACEHOLDERS,
     STATUS_SQL,
-    TROUBLED_SQL,
     WIDTH,
-    insert_events,
     to_account,
     to_values,
 )
 
-SEARCHED = """
-lower(name || ' ' || COALESCE(label, '') || ' ' || COALESCE(subject, '') || ' ' || COALESCE(external_id, ''))"""
 USERS = "SELECT caller, last_used_at FROM uses WHERE account = $1 ORDER BY last_used_at DESC, caller"
 GONE = "gone"
 GROUPED_AT_ONCE = 1000
@@ -96,71 +93,36 @@ UPDATE accounts SET removed_at = NULL,
  WHERE name = $1 AND removed_at >= $2"""
 
 
-class _Conditions:
-    """The conditions of a query of accounts, and their values."""
+class TicketSpent(Exception):
+    """The install's ticket has connected an account already, or a newer link took its place."""
 
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._values: list[object] = []
 
-    @classmethod
-    def by_index(cls, query: AccountQuery) -> "_Conditions":
-        """Those for which an index says which rows they leave, in the order of the names."""
-        conditions = cls()
-        if query.subject is not None:
-            conditions.add("subject = {}", query.subject)
-        elif query.status not in {None, Status.ACTIVE}:
-            conditions.add(f"({TROUBLED_SQL}) AND {STATUS_SQL} = {{}}", query.status)
-        # One bound each: of two an index would take either.
-        if query.after >= query.low:
-            conditions.add("name > {}", query.after)
-        else:
-            conditions.add("name >= {}", query.low)
-        conditions.add("name <= {}", query.high)
-        return conditions
-
-    def add(self, text: str, value: object) -> None:
-        self._values.append(value)
-        self._texts.append(text.format(f"${len(self._values)}"))
-
-    def select(self, columns: str, limit: int) -> tuple[str, list[object]]:
-        """The statement that reads the first rows in the order of the names, and its values."""
-        where, number = " AND ".join(self._texts), len(self._values) + 1
-        sql = f"SELECT {columns} FROM accounts WHERE {where} ORDER BY name LIMIT ${number}"
-        return sql, [*self._values, limit]
+class IdentityTaken(Exception):
+    """Another account has the identity at the provider; the message is its name."""
 
 
 class _NameTaken(Exception):
     """Somebody connected an account under the new name while another was being renamed to it."""
 
 
-class Accounts(Renewals):
-    """The `AccountStore`, on any database."""
+class AccountStore(RefreshStore):
+    """The accounts, as the use cases that manage them need them."""
 
     async def find(self, query: AccountQuery) -> list[Account]:
-        conditions = _Conditions.by_index(query)
-        conditions.add("(removed_at IS NULL) = (CAST({} AS BIGINT) = 0)", int(query.removed))
-        if query.provider is not None:
-            conditions.add("provider = {}", query.provider)
-        if query.status is not None:
-            conditions.add(f"{STATUS_SQL} = {{}}", query.status)
-        if query.expiring_before is not None:
-            conditions.add("expires_at <= {}", query.expiring_before)
-        if query.search is not None:
-            conditions.add(f"{SEARCHED} LIKE {{}} ESCAPE '!'", _like(query.search))
-        sql, values = conditions.select(COLUMNS, query.limit)
+        """The first accounts of a query, `limit` at most; it may have to read any number of rows for them."""
+        sql, values = find_sql(query)
         return [to_account(row) for row in await self._database.read(sql, *values)]
 
     async def reach(self, query: AccountQuery, rows: int) -> tuple[int, str]:
-        names, values = _Conditions.by_index(query).select("name", rows)
-        [(count, last)] = await self._database.read(
-            f"SELECT COUNT(*), MAX(name) FROM ({names}) AS page", *values
-        )
+        """How many rows `find` has to read for the query, counted up to so many, and the last one's name."""
+        sql, values = reach_sql(query, rows)
+        [(count, last)] = await self._database.read(sql, *values)
         return int(count), last or ""
 
     async def groups(
         self, *, used_since: float, span: float, at_once: int = GROUPED_AT_ONCE
     ) -> AsyncIterator[AccountGroup]:
+        """All accounts by what they are alike in; a group comes again for every page of the table."""
         sql = GROUPS.format(span=self._database.dialect.floor.format("expires_at / $4"))
         after = ""
         while rows := await self._database.read(sql, after, at_once, used_since, span):
@@ -170,13 +132,16 @@ class Accounts(Renewals):
             after = max(str(row[-1]) for row in rows)
 
     async def users(self, name: str) -> list[tuple[str, float]]:
+        """Which callers were handed the account's tokens, and when last; the latest first."""
         return [(str(caller), float(at)) for caller, at in await self._database.read(USERS, name)]
 
     async def by_identity(self, provider: str, external_id: str) -> Account | None:
+        """The account, not removed, that belongs to that identity."""
         rows = await self._database.read(BY_IDENTITY, provider, external_id)
         return to_account(rows[0]) if rows else None
 
     async def doubles(self, limit: int) -> list[tuple[str, str]]:
+        """Pairs of accounts that share one identity since before that was refused."""
         return [(str(older), str(name)) for name, older in await self._database.read(DOUBLES, limit)]
 
     async def connect(
@@ -189,6 +154,13 @@ class Accounts(Renewals):
         events: Sequence[Event],
         keep_grant: bool = False,
     ) -> bool:
+        """Make `account` with its new grant the row of its name. `expected` is the row it was built from, None where
+        there was none. False if that has changed meanwhile, or another account has the identity: read again, decide
+        and seal again.
+
+        `grant` is the install that it came with: in the same transaction its ticket is spent, its outcome noted, and
+        its grant forgotten unless `keep_grant`. Raises TicketSpent, and then nothing was changed."""
+
         async def work(transaction: Transaction) -> bool:
             if await _identity_holder(transaction, account) is not None:
                 return False
@@ -205,7 +177,7 @@ class Accounts(Renewals):
             )
             if grant is not None:
                 await _end_install(transaction, grant, account, keep_grant=keep_grant)
-            await insert_events(transaction, list(events))
+            await insert_events(transaction, events)
             await transaction.tell(account.name)
             return True
 
@@ -222,6 +194,9 @@ class Accounts(Renewals):
         at: float,
         grant: str,
     ) -> bool:
+        """Pin a late identity to the grant `ref` belongs to (whatever its generation), and forget `grant`. False:
+        another account has the identity, so this one was frozen as its duplicate."""
+
         async def work(transaction: Transaction) -> bool:
             rows = await transaction.fetch(f"SELECT {COLUMNS} FROM accounts WHERE name = $1", ref.name)
             is_double = False
@@ -240,6 +215,7 @@ class Accounts(Renewals):
         return identified
 
     async def freeze(self, name: str, reason: Reason | None, at: float, events: Sequence[Event] = ()) -> bool:
+        """Freeze with a reason, or unfreeze with None. False: no such account."""
         return await self._update(
             name,
             """UPDATE accounts SET frozen = $2,
@@ -271,6 +247,9 @@ class Accounts(Renewals):
         next_at: float | None,
         old_name_hash: str,
     ) -> bool:
+        """Move the row at `ref` to its new name, its tokens and `spares` sealed anew. False if the row has moved on,
+        has an intent, or the new name is taken. The old name keeps a record of its generations under its hash."""
+
         async def work(transaction: Transaction) -> bool:
             taken = await transaction.fetch("SELECT 1 FROM accounts WHERE name = $1", renamed.name)
             if taken:
@@ -312,7 +291,7 @@ class Accounts(Renewals):
                 at,
             )
             if changed:
-                await insert_events(transaction, list(events))
+                await insert_events(transaction, events)
                 await transaction.tell(name)
             return changed == 1
 
@@ -321,13 +300,15 @@ class Accounts(Renewals):
         return removed
 
     async def restore(self, name: str, since: float, at: float, events: Sequence[Event] = ()) -> bool:
+        """Undo a removal that is not older than `since`. Raises IdentityTaken."""
+
         async def work(transaction: Transaction) -> bool:
             rows = await transaction.fetch(f"SELECT {COLUMNS} FROM accounts WHERE name = $1", name)
             if rows and (holder := await _identity_holder(transaction, to_account(rows[0]))) is not None:
                 raise IdentityTaken(holder)
             restored = await transaction.execute(RESTORE, name, since, at)
             if restored:
-                await insert_events(transaction, list(events))
+                await insert_events(transaction, events)
                 await transaction.tell(name)
             return restored == 1
 
@@ -336,6 +317,9 @@ class Accounts(Renewals):
         return restored
 
     async def purge(self, name: str, name_hash: str) -> bool:
+        """Forget the row, its spares, events, tickets and installs, but for its last epoch and generation under
+        `name_hash`."""
+
         async def work(transaction: Transaction) -> bool:
             # Changes nothing, but from here on nobody commits a generation that would not be remembered.
             await transaction.execute("UPDATE accounts SET name = name WHERE name = $1", name)
@@ -352,9 +336,11 @@ class Accounts(Renewals):
         return purged
 
     async def scrub(self) -> bool:
+        """Take what was purged out of the store's files too. False: it could not be done just now; ask again."""
         return await self._database.scrub()
 
     async def purged(self, name_hash: str) -> tuple[int, int] | None:
+        """Last epoch and generation of a purged name."""
         rows = await self._database.read(
             "SELECT epoch, generation FROM purged_names WHERE name_hash = $1", name_hash
         )
@@ -401,9 +387,3 @@ async def _remember_name(transaction: Transaction, name_hash: str, epoch: int, g
         epoch,
         generation,
     )
-
-
-def _like(search: str) -> str:
-    """A pattern for LIKE that holds the text itself, whatever is in it."""
-    plain = search.lower().replace("!", "!!").replace("%", "!%").replace("_", "!_")
-    return f"%{plain}%"

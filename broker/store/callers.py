@@ -14,13 +14,15 @@ USED = "caller used: "
 """Before the name of a caller that the configuration names: it has no row of its own."""
 
 
-class Callers:
-    """The `CallerStore`, on any database."""
+class CallerStore:
+    """Callers with keys."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def add_caller(self, caller: CallerRecord, key: CallerKey) -> bool:
+        """False: the name is taken."""
+
         async def work(transaction: Transaction) -> bool:
             added = await transaction.execute(
                 f"INSERT INTO callers ({CALLER}) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING",
@@ -36,6 +38,9 @@ class Callers:
         return await self._database.write(work)
 
     async def add_key(self, key: CallerKey, *, expire_others_at: float) -> bool:
+        """Give a caller another key; its others work until `expire_others_at` at the longest, at most one of them.
+        False: no such caller."""
+
         async def work(transaction: Transaction) -> bool:
             await transaction.alone(f"caller {key.caller}")
             if not await transaction.fetch("SELECT 1 FROM callers WHERE name = $1", key.caller):
@@ -93,6 +98,8 @@ class Callers:
             await self._database.write(work)
 
     async def touch_callers(self, uses: Mapping[str, float]) -> None:
+        """When callers that the configuration names were last used, by name."""
+
         async def work(transaction: Transaction) -> None:
             for name, at in sorted(uses.items()):
                 await transaction.execute(

@@ -8,7 +8,7 @@ from broker.clock import Clock
 from broker.errors import StorageUnavailable
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
-from broker.store.keys_interface import KeyStore
+from broker.store.keys import KeyStore
 
 LEAST_FREE = 32 * 1024 * 1024
 LOOK_EVERY = 1.0

@@ -1,12 +1,13 @@
 """Grants that come from another system, and those that go to one."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from broker.model import Account, Event, Reason, Ref
 from broker.store.accounts import INSERT, REPLACE
 from broker.store.database import Database, Transaction
-from broker.store.import_interface import Added, AddOutcome, GrantHeld, ImportRecord, NameTaken
-from broker.store.rows import insert_events, to_values
+from broker.store.events import insert_events
+from broker.store.rows import to_values
 
 REMOVED_ONLY = f"{REPLACE} AND removed_at IS NOT NULL"
 HOLDER = """
@@ -22,8 +23,39 @@ UPDATE accounts SET frozen = $4, frozen_since = COALESCE(frozen_since, $5), next
    AND intent_id IS NULL AND ambiguous = 0 AND dead IS NULL AND removed_at IS NULL"""
 
 
-class Imports:
-    """The `ImportStore`, on any database."""
+@dataclass(frozen=True, slots=True)
+class Added:
+    """The imported grant is durable, under its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameTaken:
+    """The row of that name is not the one that was expected, or no longer removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrantHeld:
+    """The same grant was imported under another name; two accounts of one grant would kill it."""
+
+    by: str
+
+
+AddOutcome = Added | NameTaken | GrantHeld
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRecord:
+    """What an account was imported with."""
+
+    epoch: int
+    generation: int
+    """The account's, before the first renewal here."""
+    grant_hash: str
+    """Keyed hash of the refresh token in the import."""
+
+
+class ImportStore:
+    """The accounts, as the use cases that import and export grants need them."""
 
     def __init__(self, database: Database, *, changed: Callable[[str], None]) -> None:
         self._database = database
@@ -38,6 +70,9 @@ class Imports:
         grant_hash: str,
         events: Sequence[Event],
     ) -> AddOutcome:
+        """Make `account` the row of its name, and remember its grant, in one transaction. `expected` is the removed
+        row that it replaces, None where there was none."""
+
         async def work(transaction: Transaction) -> AddOutcome:
             if held := await transaction.fetch(HOLDER, grant_hash, account.name):
                 return GrantHeld(str(held[0][0]))
@@ -46,7 +81,7 @@ class Imports:
             await transaction.execute(REMEMBER, account.name, account.epoch, account.generation, grant_hash)
             # A new grant ends whatever a removed one left behind.
             await transaction.execute("DELETE FROM spares WHERE account = $1", account.name)
-            await insert_events(transaction, list(events))
+            await insert_events(transaction, events)
             return Added()
 
         outcome = await self._database.write(work)
@@ -54,17 +89,21 @@ class Imports:
         return outcome
 
     async def record(self, name: str) -> ImportRecord | None:
+        """What the account of that name was imported with, maybe in an earlier epoch."""
         rows = await self._database.read(
             "SELECT epoch, generation, grant_hash FROM imports WHERE account = $1", name
         )
         return ImportRecord(*rows[0]) if rows else None
 
     async def freeze_idle(self, ref: Ref, reason: Reason, at: float, events: Sequence[Event] = ()) -> bool:
+        """Freeze the account while it stands at `ref` and no renewal of it is under way anywhere, nor its outcome
+        unknown. One statement: a renewal that comes later is refused by the frozen row."""
+
         async def work(transaction: Transaction) -> bool:
             values = (ref.name, ref.epoch, ref.generation, reason, at)
             if not await transaction.execute(FREEZE_IDLE, *values):
                 return False
-            await insert_events(transaction, list(events))
+            await insert_events(transaction, events)
             await transaction.tell(ref.name)
             return True
 

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from broker.errors import StartRefused, StorageUnavailable
 from broker.files import read_own, write_own
-from broker.store.keys_interface import KeyStore
+from broker.store.keys import KeyStore
 
 META = "incarnation"
 FILES = "incarnation_files"

@@ -50,13 +50,15 @@ DELETE FROM logins WHERE challenge_hash IN (SELECT challenge_hash FROM logins WH
 LOGINS = "FROM logins WHERE purpose = $1 AND (CAST($2 AS TEXT) IS NULL OR challenge_hash = $2)"
 
 
-class Installs:
-    """The `InstallStore`, on any database."""
+class InstallStore:
+    """Tickets, trips to a provider, grants that wait for their identity, sign-ins under way."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def add_ticket(self, ticket: Ticket) -> None:
+        """One live ticket an account: an older one of the same account is forgotten."""
+
         async def work(transaction: Transaction) -> None:
             if ticket.account is not None:
                 await transaction.alone(f"tickets of {ticket.account}")
@@ -76,6 +78,8 @@ class Installs:
         return _to_ticket(rows[0]) if rows else None
 
     async def begin_install(self, install: PendingInstall) -> None:
+        """Store an install. Of one ticket only the newest 32 that have not come back are kept."""
+
         async def work(transaction: Transaction) -> None:
             if install.ticket_hash is not None:
                 await transaction.execute(TOO_MANY, install.ticket_hash)
@@ -84,17 +88,21 @@ class Installs:
         await self._database.write(work)
 
     async def claim_install(self, install: PendingInstall) -> bool:
+        """Store an install that a browser kept so far, with its state taken. False: that was done before."""
         sql, values = f"{ADD} ON CONFLICT (state_hash) DO NOTHING", _install_values(install)
         return await self._database.write(lambda transaction: transaction.execute(sql, *values)) == 1
 
     async def install(self, state_hash: str) -> PendingInstall | None:
+        """The install; one whose grant waits for its identity has the outcome IDENTITY_PENDING."""
         rows = await self._database.read(f"SELECT {SHOWN} FROM installs WHERE state_hash = $1", state_hash)
         return _to_install(rows[0]) if rows else None
 
     async def take_install(self, state_hash: str, at: float) -> bool:
+        """Take the state, once: True for exactly one caller, also under a race and after a restart."""
         return await self._database.write(lambda transaction: transaction.execute(TAKE, state_hash, at)) == 1
 
     async def hold_grant(self, grant: PendingGrant) -> None:
+        """Seal a new grant durably with its install, before anything else is asked."""
         meta = json.dumps(
             [grant.token_type, grant.scope, grant.issued_at, grant.expires_at, grant.grant_ends_at]
         )
@@ -113,6 +121,7 @@ class Installs:
     async def held_grants(
         self, due_before: float, limit: int, *, claim_until: float | None = None
     ) -> list[PendingGrant]:
+        """Grants whose identity is to be asked for again; `claim_until` as for `due`."""
         if claim_until is None:
             return [_to_grant(row) for row in await self._database.read(HELD, due_before, limit)]
         unlocked = self._database.dialect.unlocked
@@ -138,6 +147,8 @@ class Installs:
         drop_grant: bool,
         at: float,
     ) -> None:
+        """Note how the trip ended; `spend` its ticket; `drop_grant` forgets the held tokens."""
+
         async def work(transaction: Transaction) -> None:
             await transaction.execute(
                 "UPDATE installs SET outcome = $2, outcome_account = $3, sealed_verifier = NULL WHERE state_hash = $1",
@@ -168,6 +179,8 @@ class Installs:
         await self._database.write(lambda transaction: transaction.execute(sql, *values))
 
     async def take_login(self, challenge_hash: str, now: float) -> PendingLogin | None:
+        """Take a sign-in, once, while it has not expired."""
+
         async def work(transaction: Transaction) -> PendingLogin | None:
             rows = await transaction.fetch(
                 """DELETE FROM logins WHERE challenge_hash = $1
@@ -180,21 +193,26 @@ class Installs:
         return await self._database.write(work)
 
     async def logins(self, purpose: str, challenge_hash: str | None = None) -> list[PendingLogin]:
+        """Those of one purpose, all or the one with that hash, also expired ones; they stay."""
         sql = f"SELECT challenge_hash, browser_hash, purpose, payload, expires_at {LOGINS}"
         return [PendingLogin(*row) for row in await self._database.read(sql, purpose, challenge_hash)]
 
     async def end_logins(self, purpose: str, challenge_hash: str | None = None) -> int:
+        """Forget them; how many they were."""
         sql = f"DELETE {LOGINS}"
         return await self._database.write(
             lambda transaction: transaction.execute(sql, purpose, challenge_hash)
         )
 
     async def claim(self, hash_: str, expires_at: float) -> bool:
+        """Use up, once, something that a browser kept for us: True for exactly one caller until it is purged."""
         return (
             await self._database.write(lambda transaction: transaction.execute(CLAIM, hash_, expires_at)) == 1
         )
 
     async def purge_expired(self, before: float, limit: int) -> int:
+        """Forget what ended before; at most `limit` of each kind. How many it were."""
+
         async def work(transaction: Transaction) -> int:
             counts = [
                 await transaction.execute(sql, before, limit)

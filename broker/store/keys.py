@@ -19,8 +19,8 @@ SELECT 1 FROM keys UNION ALL SELECT 1 FROM accounts UNION ALL SELECT 1 FROM inst
 LIMIT 1"""
 
 
-class Keys:
-    """The `KeyStore`, on any database."""
+class KeyStore:
+    """Wrapped keys, and what the store says of itself."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -35,9 +35,12 @@ class Keys:
             ) from None
 
     async def is_empty(self) -> bool:
+        """Whether the store holds nothing that a key was needed for."""
         return not await self._database.read(SEALED_ANYTHING)
 
     async def add_first_keys(self, keys: Sequence[WrappedKey]) -> bool:
+        """Store the first keys. False if the store holds keys or anything sealed already."""
+
         async def work(transaction: Transaction) -> bool:
             await transaction.alone("first keys")
             if await transaction.fetch(SEALED_ANYTHING):
@@ -49,6 +52,8 @@ class Keys:
         return await self._database.write(work)
 
     async def add_key(self, key: WrappedKey) -> None:
+        """Store a key and make it the active one of its purpose."""
+
         async def work(transaction: Transaction) -> None:
             await transaction.alone(KEYS_CHANGE)
             await transaction.execute("UPDATE keys SET active = 0 WHERE purpose = $1", key.purpose)
@@ -57,12 +62,16 @@ class Keys:
         await self._database.write(work)
 
     async def retire_key(self, kid: str, at: float) -> bool:
+        """Seal nothing with that data key any more. False: it is active, retired already, or there is none."""
         return await self._database.write(lambda one: one.execute(RETIRE, kid, at, Purpose.DATA)) == 1
 
     async def forget_retired_keys(self, before: float) -> int:
+        """Forget the keys that were retired before then; their ids stay, so that none comes back. How many."""
         return await self._database.write(lambda transaction: transaction.execute(FORGET, before))
 
     async def rewrap_keys(self, old: Sequence[WrappedKey], new: Sequence[WrappedKey]) -> None:
+        """Replace how keys are wrapped, all or none; whoever was faster has done the same."""
+
         async def work(transaction: Transaction) -> None:
             for before, after in zip(old, new, strict=True):
                 await transaction.execute(REWRAP, before.kid, after.wrapped, after.master_id, before.wrapped)
@@ -70,6 +79,7 @@ class Keys:
         await self._database.write(work)
 
     async def has_no_accounts(self) -> bool:
+        """Whether there is not one account, removed ones included."""
         return not await self._database.read("SELECT 1 FROM accounts LIMIT 1")
 
     async def meta(self, key: str) -> str | None:

@@ -8,7 +8,7 @@ from broker.errors import StartRefused
 from broker.store.database import Database, Transaction
 from broker.store.incarnation import FILES
 from broker.store.incarnation import META as INCARNATION
-from broker.store.keys import Keys
+from broker.store.keys import KeyStore
 from broker.store.migrate import migrations
 
 MOVED_TO = "moved_to"
@@ -21,7 +21,7 @@ AT_ONCE = 500
 COLUMNS = "SELECT name FROM pragma_table_info($1) ORDER BY cid"
 
 
-async def refuse_moved(keys: Keys) -> None:
+async def refuse_moved(keys: KeyStore) -> None:
     """Raises StartRefused where the store has moved away, or was not moved here whole."""
     if await keys.meta(MOVED_TO):
         raise StartRefused(
@@ -40,16 +40,16 @@ async def move(source: Database, target: Database, *, where: str) -> Mapping[str
     Until the last step nothing starts on the target, and from the one before it nothing on the source. Broken off
     before that, the target is to be made anew; broken off after it, the same call ends what was begun.
     """
-    moved = await Keys(source).meta(MOVED_TO)
+    moved = await KeyStore(source).meta(MOVED_TO)
     if moved is None:
         await _require_empty(target)
-        await Keys(target).set_meta(UNFINISHED, "yes")
+        await KeyStore(target).set_meta(UNFINISHED, "yes")
         for table in tables():
             await _copy(source, target, table)
-    elif moved != where or not await Keys(target).meta(UNFINISHED):
+    elif moved != where or not await KeyStore(target).meta(UNFINISHED):
         raise StartRefused("the source was moved already")
     counts = await _compared(source, target)
-    await Keys(source).set_meta(MOVED_TO, where)
+    await KeyStore(source).set_meta(MOVED_TO, where)
     sql = "DELETE FROM meta WHERE key = $1"
     await target.write(lambda transaction: transaction.execute(sql, UNFINISHED))
     return counts
@@ -61,7 +61,7 @@ def tables() -> tuple[str, ...]:
 
 
 async def _require_empty(target: Database) -> None:
-    await refuse_moved(Keys(target))
+    await refuse_moved(KeyStore(target))
     for table, count in (await _counts(target)).items():
         if count and table not in SEEDED:
             raise StartRefused(

@@ -14,8 +14,8 @@ from broker.model import (
     RememberedPerson,
 )
 from broker.store.database import Database, Row, Transaction
+from broker.store.events import insert_events
 from broker.store.installs import CLAIM
-from broker.store.rows import insert_events
 
 MOST_TRIES = 5
 
@@ -62,8 +62,8 @@ SELECT o.id FROM plugin_grants g
  WHERE g.id = $1 AND o.id <> g.id AND o.revoked_at IS NULL"""
 
 
-class Plugin:
-    """The `PluginStore`, on any database."""
+class PluginStore:
+    """What clients that sign in to us were given. Everything that may be had once is taken by one statement."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -72,6 +72,8 @@ class Plugin:
         await self._execute(ADD_CONSENT, *_values(consent))
 
     async def claim_consent(self, consent: PluginConsent) -> bool:
+        """Store a question that a browser kept so far. False: that was done before, whatever became of it."""
+
         async def work(transaction: Transaction) -> bool:
             if not await transaction.execute(CLAIM, consent.hash, consent.expires_at):
                 return False
@@ -81,9 +83,11 @@ class Plugin:
         return await self._database.write(work)
 
     async def is_claimed(self, consent_hash: str) -> bool:
+        """Whether `claim_consent` has stored the question, even if it was answered since."""
         return bool(await self._database.read("SELECT 1 FROM claims WHERE hash = $1", consent_hash))
 
     async def consent(self, consent_hash: str, now: float) -> PluginConsent | None:
+        """A question that is still open."""
         rows = await self._database.read(
             f"SELECT {', '.join(CONSENT)} FROM plugin_consents WHERE hash = $1 AND expires_at > $2",
             consent_hash,
@@ -92,6 +96,7 @@ class Plugin:
         return _to_consent(rows[0]) if rows else None
 
     async def deny(self, consent_hash: str, now: float) -> bool:
+        """Close the question. False: it was closed already."""
         return await self._execute(TAKE_CONSENT, consent_hash, now) == 1
 
     async def allow(
@@ -103,6 +108,9 @@ class Plugin:
         connect_code: str | None,
         now: float,
     ) -> bool:
+        """Close the question, spend the connect code of that handle, and store what came of it, all in one.
+        False: the question was closed already, or the connect code is spent; then nothing was issued."""
+
         async def work(transaction: Transaction) -> bool:
             if not await transaction.execute(TAKE_CONSENT, consent_hash, now):
                 return False
@@ -115,6 +123,7 @@ class Plugin:
         return await self._database.write(work)
 
     async def add_connect_code(self, code: ConnectCode) -> bool:
+        """False: the handle is taken."""
         added = await self._execute(
             """INSERT INTO plugin_connect_codes (handle, digest, subject, created_by, expires_at, tries)
                VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT (handle) DO NOTHING""",
@@ -125,6 +134,9 @@ class Plugin:
     async def try_connect_code(
         self, consent_hash: str, handle: str, digest: str, now: float
     ) -> ConnectCode | None:
+        """The connect code, unspent; None counts a wrong try against it and against the question, and the fifth
+        ends either."""
+
         async def work(transaction: Transaction) -> ConnectCode | None:
             # Guesses at one code count one after the other, wherever they come in.
             await transaction.alone(f"connect code {handle}")
@@ -154,12 +166,14 @@ class Plugin:
         return PluginCode(*rows[0]) if rows else None
 
     async def redeem(self, grant: PluginGrant, pair: PluginPair, events: Sequence[Event]) -> bool:
+        """Spend the grant's code and store what it gave. False: it was spent already, or is too old."""
+
         async def work(transaction: Transaction) -> bool:
             if not await transaction.execute(REDEEM, grant.code_hash, grant.id, grant.created_at):
                 return False
             await transaction.execute(ADD_GRANT, *_values(grant))
             await transaction.execute(ADD_PAIR, *_values(pair))
-            await insert_events(transaction, list(events))
+            await insert_events(transaction, events)
             return True
 
         return await self._database.write(work)
@@ -171,6 +185,9 @@ class Plugin:
         return await self._find("p.access_hash", access_hash)
 
     async def rotate(self, old: str, pair: PluginPair, sealed: str) -> bool:
+        """Let `pair` follow the one of the refresh hash `old`, with the new tokens `sealed` for a replay.
+        False: it has a successor already, or the grant was revoked."""
+
         async def work(transaction: Transaction) -> bool:
             grant, at = pair.grant_id, pair.created_at
             # The grant first: one that was revoked meanwhile must not get tokens again.
@@ -184,6 +201,8 @@ class Plugin:
         return await self._database.write(work)
 
     async def note_use(self, pair: PluginPair, at: float) -> None:
+        """One of the pair's tokens was presented."""
+
         async def work(transaction: Transaction) -> None:
             # The grant first, as everywhere, so that nobody waits for each other.
             await transaction.execute(TOUCH, pair.grant_id, at, at)
@@ -196,13 +215,15 @@ class Plugin:
         await self._database.write(work)
 
     async def revoke(self, grant_id: str, at: float, events: Sequence[Event]) -> bool:
+        """End a grant and forget its tokens. False: it had ended already."""
+
         async def work(transaction: Transaction) -> bool:
             revoked = await transaction.execute(
                 "UPDATE plugin_grants SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL", grant_id, at
             )
             if revoked:
                 await transaction.execute("DELETE FROM plugin_pairs WHERE grant_id = $1", grant_id)
-                await insert_events(transaction, list(events))
+                await insert_events(transaction, events)
             return revoked == 1
 
         return await self._database.write(work)
@@ -214,6 +235,7 @@ class Plugin:
         return PluginGrant(*rows[0]) if rows else None
 
     async def grants(self, *, subject: str | None, now: float, after: str, limit: int) -> list[PluginGrant]:
+        """Living grants in the order of their ids."""
         rows = await self._database.read(
             f"""SELECT {", ".join(GRANT)} FROM plugin_grants
                  WHERE id > $1 AND revoked_at IS NULL AND expires_at > $2
@@ -226,6 +248,7 @@ class Plugin:
         return [PluginGrant(*row) for row in rows]
 
     async def take_person(self, person_hash: str, now: float) -> str | None:
+        """The person's subject, once and in time."""
         # First a look: whoever makes such a cookie up does not make the broker write.
         if not await self._database.read("SELECT 1 FROM plugin_people WHERE hash = $1", person_hash):
             return None
@@ -243,6 +266,9 @@ class Plugin:
         return await self._database.write(work)
 
     async def join_account(self, browser_hash: str, subject: str, account: str, at: float) -> None:
+        """The account was connected in the same install as the grant that the person, taken in this browser,
+        gave: note it there, and end the grants of earlier installs of the same account."""
+
         async def work(transaction: Transaction) -> None:
             await transaction.alone(f"install of {subject}")
             rows = await transaction.fetch(INSTALLED_WITH, browser_hash, subject)

@@ -1,15 +1,15 @@
-"""Accounts, as renewing them sees them: intent, commit, settlement, spares, what is due."""
+"""The accounts as renewals need them: intent, commit, settlement, spares, due renewals."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from operator import itemgetter
 
 from broker.model import Account, Event, Intent, Reason, Ref, Spare, Successor, Trouble
 from broker.store.database import Database, Transaction
-from broker.store.gathered import GatheredReads
-from broker.store.interface import CommitOutcome, Committed, EpochMoved, GenerationMoved
-from broker.store.rows import COLUMNS, insert_events, to_account, trouble_values
+from broker.store.events import insert_events
+from broker.store.rows import COLUMNS, GatheredReads, to_account, trouble_values
 
 TOUCHED_AT_ONCE = 256
 BOOT_WIDTH = 16
@@ -109,8 +109,26 @@ SELECT name, CAST($2 AS TEXT), CAST($3 AS DOUBLE PRECISION) FROM accounts WHERE 
 ON CONFLICT (account, caller) DO UPDATE SET last_used_at = excluded.last_used_at"""
 
 
-class Renewals:
-    """The `RefreshStore`, on any database."""
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The successor is durable and current."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationMoved:
+    """Another renewal of the same grant won; ours was not written."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochMoved:
+    """The person connected again, or the name was purged; ours belongs to a grant that is gone."""
+
+
+CommitOutcome = Committed | GenerationMoved | EpochMoved
+
+
+class RefreshStore:
+    """The accounts, as the use cases that renew tokens need them."""
 
     def __init__(self, database: Database, *, changed: Callable[[str], None]) -> None:
         self._database = database
@@ -119,14 +137,20 @@ class Renewals:
         """Told the name of every account whose row changed, after the change is durable."""
 
     async def get(self, name: str) -> Account | None:
+        """The row of that name, removed ones included."""
         return await self._reads.account(name)
 
     async def begin(self, ref: Ref, intent: Intent) -> bool:
+        """R3: write the intent, which is the lease. False unless the row stands at `ref`, is neither dead, frozen
+        nor removed, and no other process holds a lease that has not run out."""
         sql = BEGIN.format(now=self._database.dialect.now("$5"))
         values = (*_key(ref), intent.id, intent.at, intent.owner, intent.until - intent.at)
         return await self._update(ref.name, sql, *values)
 
     async def commit(self, successor: Successor, events: Sequence[Event]) -> CommitOutcome:
+        """R6: make the successor current: generation + 1, intent, lease and trouble cleared, death undone.
+
+        Conditioned on the parent alone, not on the lease; removed rows take it too."""
         outcome = await self._database.write(lambda transaction: _commit(transaction, successor, events))
         self._changed(successor.parent.name)
         return outcome
@@ -144,6 +168,11 @@ class Renewals:
         intent: str | None = None,
         free_after: float | None = None,
     ) -> bool:
+        """Note how an attempt on `ref` ended without a new token. `dead` ends the account.
+
+        `intent` is the one that must stand there, "" for none: somebody else's attempt is not settled with ours.
+        `free_after`: where the intent is kept, its lease is nobody's from now on, and may be had after so many
+        seconds (R7's quarantine)."""
         values = (*_key(ref), *trouble_values(trouble), dead, at, next_at, intent)
         free_lease = FREE_LEASE.format(now=self._database.dialect.now("$4"))
 
@@ -154,7 +183,7 @@ class Renewals:
                 await transaction.execute(CLEAR_INTENT, *_key(ref))
             elif free_after is not None:
                 await transaction.execute(free_lease, *_key(ref), at, free_after)
-            await insert_events(transaction, list(events))
+            await insert_events(transaction, events)
             await transaction.tell(ref.name)
             return True
 
@@ -163,6 +192,11 @@ class Renewals:
         return settled
 
     async def take_over(self, owner: str, at: float, *, replica: str | None = None) -> list[Account]:
+        """R10: make the leases of earlier boots ours; the accounts whose renewal they left open, newest first.
+
+        Each of these counts as one ambiguous attempt. `replica`: of that one's earlier boots alone; without it
+        all are, which is for a store that this process owns alone."""
+
         async def work(transaction: Transaction) -> list[Account]:
             await transaction.execute(TAKE_OVER, owner, Reason.UNCERTAIN, at, replica)
             return [to_account(row) for row in await transaction.fetch(OPEN_INTENTS, owner)]
@@ -170,10 +204,14 @@ class Renewals:
         return await self._database.write(work)
 
     async def orphaned(self, ref: Ref, intent: str, owner: str, *, at: float, not_before: float) -> bool:
+        """Count an attempt whose outcome nobody noted as ambiguous, and free its lease: one of `owner`, or one whose
+        lease has run out. False where it is another's and has not, or something else stands there."""
         sql = ORPHANED.format(now=self._database.dialect.now("$5"))
         return await self._update(ref.name, sql, *_key(ref), intent, at, not_before, owner)
 
     async def due(self, now: float, limit: int, *, claim_until: float | None = None) -> list[Account]:
+        """Accounts whose `next_at` has come, the earliest first; by index, never a scan. With `claim_until` they
+        are due again only then: of several brokers each looks after other accounts."""
         if claim_until is None:
             return [to_account(row) for row in await self._database.read(DUE, now, limit)]
         unlocked = self._database.dialect.unlocked
@@ -187,22 +225,28 @@ class Renewals:
         return await self._database.write(work)
 
     async def next_due_at(self) -> float | None:
+        """The earliest `next_at` of all."""
         [(at,)] = await self._database.read(NEXT_DUE)
         return None if at is None else float(at)
 
     async def oldest_intent_at(self) -> float | None:
+        """When the oldest renewal without an outcome was begun."""
         [(at,)] = await self._database.read("SELECT MIN(intent_at) FROM accounts WHERE intent_id IS NOT NULL")
         return None if at is None else float(at)
 
     async def damaged(self, limit: int) -> list[str]:
+        """Accounts whose refresh token could not be decrypted when it was needed, by name."""
         sql = f"""SELECT name FROM accounts
                    WHERE removed_at IS NULL AND '{Reason.RECORD_DAMAGED}' IN (dead, trouble) ORDER BY name LIMIT $1"""
         return [name for (name,) in await self._database.read(sql, limit)]
 
     async def schedule(self, ref: Ref, next_at: float | None) -> None:
+        """Set when the background looks at the account again."""
         await self._database.write(lambda transaction: transaction.execute(SCHEDULE, *_key(ref), next_at))
 
     async def shift_times(self, by: float, *, since: float, until: float) -> None:
+        """The clock was set by `by` seconds: move what was noted from `since` to `until` along with it."""
+
         async def work(transaction: Transaction) -> None:
             await transaction.execute(SHIFT_ATTEMPTS, by, since, until, until + MOST_AHEAD)
             await transaction.execute(SHIFT_TOKENS, by, since, until)
@@ -210,17 +254,23 @@ class Renewals:
         await self._database.write(work)
 
     async def make_due(self, now: float, *, issued_after: float, paused_until: float) -> None:
+        """Let the background look now at accounts whose token was issued later than that, or that wait for longer
+        than that: their times were noted by a wrong clock."""
         await self._database.write(
             lambda transaction: transaction.execute(MAKE_DUE, now, issued_after, paused_until)
         )
 
     async def newest_at(self) -> float | None:
+        """When the store was last written to, as far as renewals and events say; None: never."""
         [(at,)] = await self._database.read(NEWEST)
         return None if at is None else float(at)
 
     async def touch(
         self, uses: Mapping[str, tuple[float, float]], callers: Mapping[tuple[str, str], float]
     ) -> None:
+        """Note by name when accounts were last handed out, and bring their next look forward to the second
+        number: what is used is renewed when its window opens, not only before it would die of idleness.
+        `callers`: when each (account, caller) was last served."""
         touched = ((name, *times) for name, times in uses.items())
         used_by = ((*key, used_at) for key, used_at in callers.items())
         for sql, rows in ((TOUCH, touched), (USED_BY, used_by)):
@@ -229,16 +279,19 @@ class Renewals:
                 await self._database.write(partial(_execute_all, sql, some))
 
     async def is_only_account(self, provider: str) -> bool:
+        """Whether the provider has one account at most, removed ones left out."""
         rows = await self._database.read(
             "SELECT 1 FROM accounts WHERE provider = $1 AND removed_at IS NULL LIMIT 2", provider
         )
         return len(rows) < 2
 
     async def add_spare(self, spare: Spare) -> None:
+        """Keep a refresh token that is not current; it reopens a dead account. Adding the same id twice keeps one."""
         await self._database.write(lambda transaction: insert_spare(transaction, spare))
         self._changed(spare.account)
 
     async def spares(self, name: str, epoch: int) -> list[Spare]:
+        """Spares of that grant, newest first."""
         rows = await self._database.read(
             """SELECT id, account, epoch, generation, sealed, received_at, refusals FROM spares
                 WHERE account = $1 AND epoch = $2 ORDER BY received_at DESC""",
@@ -248,10 +301,12 @@ class Renewals:
         return [Spare(*row) for row in rows]
 
     async def refuse_spare(self, spare_id: str) -> None:
+        """Note that the provider refused it."""
         sql = "UPDATE spares SET refusals = refusals + 1 WHERE id = $1"
         await self._database.write(lambda transaction: transaction.execute(sql, spare_id))
 
     async def drop_spare(self, spare_id: str) -> None:
+        """Forget a spare that was tried or whose grant is gone."""
         await self._database.write(
             lambda transaction: transaction.execute("DELETE FROM spares WHERE id = $1", spare_id)
         )
@@ -262,7 +317,7 @@ class Renewals:
         async def work(transaction: Transaction) -> int:
             changed = await transaction.execute(sql, *values)
             if changed:
-                await insert_events(transaction, list(events))
+                await insert_events(transaction, events)
                 await transaction.tell(name)
             return changed
 
@@ -298,7 +353,7 @@ async def _commit(transaction: Transaction, successor: Successor, events: Sequen
         int(successor.grant_ages),
     )
     if changed:
-        await insert_events(transaction, list(events))
+        await insert_events(transaction, events)
         await transaction.tell(successor.parent.name)
         return Committed()
     rows = await transaction.fetch("SELECT epoch FROM accounts WHERE name = $1", successor.parent.name)

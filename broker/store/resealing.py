@@ -9,12 +9,11 @@ from broker.errors import StorageUnavailable
 from broker.keyring import KeyNotActive, SealBroken
 from broker.model import Account, Event, PendingGrant, PendingInstall, Ref, Spare, Successor
 from broker.sealing import Reseals
-from broker.store.accounts import Accounts
+from broker.store.accounts import AccountStore
 from broker.store.database import Database
-from broker.store.import_interface import AddOutcome
-from broker.store.imports import Imports
-from broker.store.installs import Installs
-from broker.store.interface import CommitOutcome
+from broker.store.imports import AddOutcome, ImportStore
+from broker.store.installs import InstallStore
+from broker.store.renewals import CommitOutcome
 
 V = TypeVar("V")
 R = TypeVar("R")
@@ -23,7 +22,7 @@ TRIES = 3
 log = structlog.get_logger()
 
 
-class ResealingAccounts(Accounts):
+class ResealingAccounts(AccountStore):
     """The `AccountStore` on a guarded database."""
 
     def __init__(self, database: Database, *, changed: Callable[[str], None], reseals: Reseals) -> None:
@@ -73,7 +72,7 @@ class ResealingAccounts(Accounts):
         )
 
 
-class ResealingImports(Imports):
+class ResealingImports(ImportStore):
     """The `ImportStore` on a guarded database."""
 
     def __init__(self, database: Database, *, changed: Callable[[str], None], reseals: Reseals) -> None:
@@ -97,7 +96,7 @@ class ResealingImports(Imports):
         )
 
 
-class ResealingInstalls(Installs):
+class ResealingInstalls(InstallStore):
     """The `InstallStore` on a guarded database."""
 
     def __init__(self, database: Database, *, reseals: Reseals) -> None:

@@ -72,8 +72,8 @@ SEALED: Sequence[SealedColumn] = (
 """All of it; `tests/store/test_sealed.py` holds it against the schema."""
 
 
-class SealedRecords:
-    """The `RecordStore`, on any database."""
+class RecordStore:
+    """Every encrypted record, whatever it is for."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -11,7 +11,7 @@ from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.errors import StorageUnavailable
 from broker.model import Account, Ref
-from broker.store.interface import RefreshStore
+from broker.store.renewals import RefreshStore
 from broker.tokens.flight import Flights
 from broker.tokens.permit import Permit
 from broker.tokens.policy import is_wanted, next_look

@@ -10,7 +10,7 @@ import structlog
 from broker.clock import Clock, within
 from broker.model import Account, Intent
 from broker.store.changes import Changes
-from broker.store.interface import RefreshStore
+from broker.store.renewals import RefreshStore
 from broker.tokens.schedule import Timings, quarantine
 
 log = structlog.get_logger()

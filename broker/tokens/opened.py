@@ -11,7 +11,7 @@ from broker.errors import StorageUnavailable
 from broker.keyring import SealBroken
 from broker.model import Account
 from broker.sealing import TokenSeals
-from broker.store.interface import RefreshStore
+from broker.store.renewals import RefreshStore
 from broker.tokens.packing import Glimpse, OpenedAccount, Packed, glimpse, lean, pack, unpack
 
 log = structlog.get_logger()

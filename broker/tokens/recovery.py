@@ -10,7 +10,7 @@ import structlog
 from broker.clock import Clock
 from broker.errors import StorageUnavailable
 from broker.model import Account
-from broker.store.interface import RefreshStore
+from broker.store.renewals import RefreshStore
 from broker.tokens.flight import Flights
 from broker.tokens.permit import Permit
 from broker.tokens.retained import RetainedCommits

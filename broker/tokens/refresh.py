@@ -46,7 +46,7 @@ from broker.providers.interface import (
     cause_of,
 )
 from broker.sealing import TokenSeals
-from broker.store.interface import Committed, EpochMoved, GenerationMoved, RefreshStore
+from broker.store.renewals import Committed, EpochMoved, GenerationMoved, RefreshStore
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.leases import LeaseLost, Leases
 from broker.tokens.permit import Permit

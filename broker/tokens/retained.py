@@ -14,7 +14,7 @@ from broker.model import Event, Incident, Ref, Spare, Successor
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.sealing import LATE, TokenSeals
-from broker.store.interface import CommitOutcome, Committed, EpochMoved, GenerationMoved, RefreshStore
+from broker.store.renewals import CommitOutcome, Committed, EpochMoved, GenerationMoved, RefreshStore
 from broker.store.spool import Spool
 from broker.tokens.schedule import Timings
 from broker.tokens.steps import Step, Watch, unwatched

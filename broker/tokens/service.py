@@ -19,7 +19,7 @@ from broker.errors import (
 )
 from broker.model import Account, Caller, Permission, Reason, Secret, is_account_name
 from broker.observe.metrics import Metrics
-from broker.store.interface import RefreshStore
+from broker.store.renewals import RefreshStore
 from broker.tokens.flight import FlightEnd, Flights, NotRenewed
 from broker.tokens.opened import OpenedAccounts
 from broker.tokens.packing import OpenedAccount

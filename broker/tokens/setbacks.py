@@ -8,7 +8,7 @@ from broker import oauth
 from broker.clock import Clock
 from broker.model import Account, Event, EventKind, Reason, Secret, Status, Successor, Trouble
 from broker.providers.interface import NO_ENDPOINT, Ambiguous, IdentityUnknown, Provider, cause_of
-from broker.store.interface import RefreshStore
+from broker.store.renewals import RefreshStore
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.permit import Permit
 from broker.tokens.policy import Hold, is_living

@@ -8,7 +8,7 @@ import structlog
 from broker.clock import Clock, SteadyClock
 from broker.errors import StorageUnavailable
 from broker.observe.health import Health
-from broker.store.interface import RefreshStore
+from broker.store.renewals import RefreshStore
 from broker.times import span
 from broker.tokens.permit import Permit
 from broker.tokens.policy import CLOCKS_DIFFER, LONGEST_PAUSE

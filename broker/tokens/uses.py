@@ -1,7 +1,7 @@
 """When accounts were last handed out, and to whom: noted in memory, stored together a little later."""
 
 from broker.errors import StorageUnavailable
-from broker.store.interface import RefreshStore
+from broker.store.renewals import RefreshStore
 
 
 class Uses:

@@ -8,7 +8,7 @@ import pytest
 from broker.accounts.service import MOST_OPENED
 from broker.callers.acl import covers
 from broker.model import Caller, Permission, Status
-from broker.store.interface import AccountQuery
+from broker.store.account_queries import AccountQuery
 from tests.house import House
 
 LIFE = 172800

@@ -9,8 +9,8 @@ from broker.model import Account, Event, EventKind, PendingGrant, Spare, Success
 from broker.sandbox import visitor
 from broker.store import stores_on
 from broker.store.database import Transaction
+from broker.store.events import insert_events
 from broker.store.migrate import migrate
-from broker.store.rows import insert_events
 from broker.store.spool import grants_spool, renewals_spool
 from broker.store.sqlite import SqliteDatabase
 from broker.tokens.packing import OpenedAccount

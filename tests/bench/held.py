@@ -15,7 +15,7 @@ from typing import cast
 from broker.keyring import Keyring
 from broker.model import Account, Ref, Secret
 from broker.sealing import TokenSeals
-from broker.store.interface import RefreshStore
+from broker.store.renewals import RefreshStore
 from broker.tokens.opened import OpenedAccounts
 
 KID = "0123456789abcdef"

@@ -7,11 +7,11 @@ import pytest
 from broker.callers.authenticate import KeyAuthenticator
 from broker.errors import Unauthenticated
 from broker.model import CallerKey, CallerRecord, Secret
-from broker.store.callers import Callers
+from broker.store.callers import CallerStore
 from tests.house import House
 
 
-class SlowStore(Callers):
+class SlowStore(CallerStore):
     """The real one; it counts, and keeps an answer back until it is let go."""
 
     asked = 0

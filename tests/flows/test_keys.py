@@ -22,7 +22,7 @@ from broker.keys.opening import open_ring
 from broker.model import Account, Ref, Secret
 from broker.sealing import TokenSeals
 from broker.store import guarded_stores_on
-from broker.store.keys import Keys
+from broker.store.keys import KeyStore
 from broker.store.sqlite import SqliteDatabase
 from tests.process import Process, new_process
 from tests.store import rows
@@ -114,7 +114,7 @@ async def _fill(process: Process, count: int) -> None:
     """So many frozen accounts beside those that are connected, sealed as the broker seals them."""
     path = process.folder / "var" / "broker.db"
     database = await SqliteDatabase.open(path)
-    ring = await open_ring(Keys(database), FileKey(path.with_name("master.key")), SystemClock())
+    ring = await open_ring(KeyStore(database), FileKey(path.with_name("master.key")), SystemClock())
     stores, seals = guarded_stores_on(database, ring), TokenSeals(ring.keyring)
 
     def sealed(number: int) -> Account:
@@ -135,7 +135,7 @@ async def _opened(process: Process, count: int) -> set[str]:
     """The ids of the keys that seal them, once every one of them has opened to what it was."""
     path = process.folder / "var" / "broker.db"
     database = await SqliteDatabase.open(path)
-    ring = await open_ring(Keys(database), FileKey(path.with_name("master.key")), SystemClock())
+    ring = await open_ring(KeyStore(database), FileKey(path.with_name("master.key")), SystemClock())
     stores, seals = guarded_stores_on(database, ring), TokenSeals(ring.keyring)
     kids = set()
     for number in range(count):

@@ -13,7 +13,7 @@ from yarl import URL
 from broker.model import Account, EventKind, Reason, Secret, Status
 from broker.oauth import hashed
 from broker.sandbox import visitor
-from broker.store.interface import AccountQuery
+from broker.store.account_queries import AccountQuery
 from tests.house import OPERATOR, House
 from tests.until import moment
 

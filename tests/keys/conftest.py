@@ -13,7 +13,7 @@ from broker.keys.ring import LivingRing
 from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spare, Successor
 from broker.sealing import LATE, VERIFIER, TokenSeals, after
 from broker.store import Stores, guarded_stores_on
-from broker.store.keys import Keys
+from broker.store.keys import KeyStore
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
 from tests.fakes.clock import FakeClock
@@ -40,7 +40,7 @@ class Sealed:
 
     async def other(self) -> "Sealed":
         """The same store as another process sees it: a ring of its own, read now."""
-        ring = await open_ring(Keys(self.database), self.source, self.clock)
+        ring = await open_ring(KeyStore(self.database), self.source, self.clock)
         return Sealed(self.database, ring, guarded_stores_on(self.database, ring), self.clock, self.source)
 
     def account(self, name: str = "acme", generation: int = 1) -> Account:
@@ -124,6 +124,6 @@ async def sealed(tmp_path: Path) -> AsyncIterator[Sealed]:
     database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
     await migrate(database)
     clock, source = FakeClock(), FileKey(tmp_path / "master.key")
-    ring = await open_ring(Keys(database), source, clock)
+    ring = await open_ring(KeyStore(database), source, clock)
     yield Sealed(database, ring, guarded_stores_on(database, ring), clock, source)
     await database.close()

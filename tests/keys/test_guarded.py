@@ -8,8 +8,8 @@ import pytest
 from broker.errors import StorageUnavailable
 from broker.keyring import KeyNotActive, kid_of
 from broker.model import Secret, Spare
-from broker.store.interface import Committed
-from broker.store.keys import Keys
+from broker.store.keys import KeyStore
+from broker.store.renewals import Committed
 from tests.keys.conftest import Sealed
 from tests.store.rows import FIRST
 
@@ -137,7 +137,7 @@ async def test_unknown_key_makes_the_ring_read_the_store(sealed: Sealed) -> None
 async def test_key_under_a_strange_master_ends_in_a_clear_error(sealed: Sealed) -> None:
     """The active key cannot be had here: the store is unavailable to this process, and nothing is written."""
     await sealed.connect()
-    keys = Keys(sealed.database)
+    keys = KeyStore(sealed.database)
     other = await sealed.other()
     strange = replace(await other.ring.add_key(), wrapped="x" * 80, master_id="00000000")
     await sealed.database.write(

@@ -9,7 +9,8 @@ import pytest
 from broker.admin.statistics import read_statistics
 from broker.model import Event, EventKind, InstallOutcome, PendingGrant, Reason, Ref, Spare, Status, Trouble
 from broker.store import Stores
-from broker.store.interface import AccountQuery, IdentityTaken, TicketSpent
+from broker.store.account_queries import AccountQuery
+from broker.store.accounts import IdentityTaken, TicketSpent
 from tests.store.rows import FIRST, account, connect, install, intent, successor, ticket
 
 

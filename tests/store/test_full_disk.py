@@ -12,8 +12,8 @@ import pytest
 from broker.errors import StartRefused, StorageUnavailable
 from broker.store import Stores, stores_on
 from broker.store.backup import copy_whole, examine
-from broker.store.interface import Committed
 from broker.store.migrate import migrate, migrations
+from broker.store.renewals import Committed
 from broker.store.spool import renewals_spool
 from broker.store.sqlite import SqliteDatabase
 from tests.missing import missing

@@ -8,8 +8,8 @@ import pytest
 
 from broker.errors import StorageUnavailable
 from broker.store import Stores, stores_on
-from broker.store.gathered import GatheredReads
 from broker.store.migrate import migrate
+from broker.store.rows import GatheredReads
 from broker.store.sqlite import SqliteDatabase
 from tests.store.rows import connect
 from tests.store.test_plans import Recording

@@ -8,7 +8,7 @@ import pytest
 from broker.errors import StartRefused
 from broker.model import Event, EventKind, Secret, Spare
 from broker.store import Stores, stores_on
-from broker.store.keys import Keys
+from broker.store.keys import KeyStore
 from broker.store.migrate import migrate
 from broker.store.moving import MOVED_TO, UNFINISHED, move, refuse_moved
 from broker.store.postgres import PostgresDatabase
@@ -61,21 +61,21 @@ async def test_source_starts_no_broker_any_more(source: Stores, target: Postgres
     await move(source.database, target, where="there")
 
     with pytest.raises(StartRefused, match="was moved to PostgreSQL"):
-        await refuse_moved(Keys(source.database))
+        await refuse_moved(KeyStore(source.database))
     with pytest.raises(StartRefused, match="moved already"):
         await move(source.database, target, where="there")
-    await refuse_moved(Keys(target))
+    await refuse_moved(KeyStore(target))
 
 
 async def test_half_a_copy_is_refused(source: Stores, target: PostgresDatabase) -> None:
     """By a broker that would start on it, and by another copy into it; the source is as it was."""
-    await Keys(target).set_meta(UNFINISHED, "yes")
+    await KeyStore(target).set_meta(UNFINISHED, "yes")
 
     with pytest.raises(StartRefused, match="half a store"):
-        await refuse_moved(Keys(target))
+        await refuse_moved(KeyStore(target))
     with pytest.raises(StartRefused, match="half a store"):
         await move(source.database, target, where="there")
-    assert await Keys(source.database).meta(MOVED_TO) is None
+    assert await KeyStore(source.database).meta(MOVED_TO) is None
 
 
 async def test_copy_goes_into_an_empty_database_only(source: Stores, target: PostgresDatabase) -> None:
@@ -84,18 +84,18 @@ async def test_copy_goes_into_an_empty_database_only(source: Stores, target: Pos
 
     with pytest.raises(StartRefused, match="1 rows in accounts"):
         await move(source.database, target, where="there")
-    assert await Keys(source.database).meta(MOVED_TO) is None
+    assert await KeyStore(source.database).meta(MOVED_TO) is None
 
 
 async def test_move_that_broke_off_at_the_end_is_ended(source: Stores, target: PostgresDatabase) -> None:
     """The source has moved and the copy is whole: the same call takes the last step."""
     await move(source.database, target, where="there")
-    await Keys(target).set_meta(UNFINISHED, "yes")
+    await KeyStore(target).set_meta(UNFINISHED, "yes")
 
     counts = await move(source.database, target, where="there")
 
     assert 3 == counts["accounts"]
-    await refuse_moved(Keys(target))
+    await refuse_moved(KeyStore(target))
 
 
 async def test_row_that_is_lost_on_the_way_stops_the_move(source: Stores, target: PostgresDatabase) -> None:
@@ -109,8 +109,8 @@ async def test_row_that_is_lost_on_the_way_stops_the_move(source: Stores, target
         with pytest.raises(StartRefused, match="accounts has 3 rows in the source and 2 in the copy"):
             await move(source.database, target, where="there")
         with pytest.raises(StartRefused, match="half a store"):
-            await refuse_moved(Keys(target))
-        assert await Keys(source.database).meta(MOVED_TO) is None
+            await refuse_moved(KeyStore(target))
+        assert await KeyStore(source.database).meta(MOVED_TO) is None
     finally:
         await target.write(lambda one: one.execute("DROP RULE lose ON accounts"))
 

@@ -10,8 +10,8 @@ import pytest
 
 from broker.model import Status
 from broker.store import Stores, stores_on
+from broker.store.account_queries import AccountQuery
 from broker.store.database import Dialect, Row, Transaction, Work
-from broker.store.interface import AccountQuery
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
 

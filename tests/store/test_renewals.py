@@ -8,7 +8,7 @@ import pytest
 from broker.model import Event, EventKind, Reason, Ref, Spare, Trouble
 from broker.store import Stores
 from broker.store.database import Transaction
-from broker.store.interface import Committed, EpochMoved, GenerationMoved
+from broker.store.renewals import Committed, EpochMoved, GenerationMoved
 from tests.store.rows import FIRST, account, connect, install, intent, successor
 
 

@@ -11,7 +11,7 @@ from broker.observe.health import Health
 from broker.sealing import TokenSeals
 from broker.store import Stores, stores_on
 from broker.store.migrate import migrate
-from broker.store.renewals import Renewals
+from broker.store.renewals import RefreshStore
 from broker.store.sqlite import SqliteDatabase
 from broker.tokens.opened import UNPACKED, OpenedAccounts
 from broker.tokens.packing import Glimpse, OpenedAccount
@@ -171,7 +171,7 @@ async def test_packed_account_is_forgotten_like_any_other(stores: Stores) -> Non
     assert [None, None] == [opened.at_hand("a"), opened.at_hand("b")]
 
 
-class Slow(Renewals):
+class Slow(RefreshStore):
     """Rows that come when the test lets them, one reading after the other."""
 
     def __init__(self, stores: Stores) -> None:
