@@ -117,7 +117,7 @@ async def open_broker(
         await rooms.tokens.timekeeper.begin()
         if not base.stores.database.dialect.shared:
             closing.push_async_callback(rooms.adoption.renew)
-        rooms.installs.late.recover()
+        await rooms.installs.late.recover()
         yield Broker(
             base=base,
             rooms=rooms,

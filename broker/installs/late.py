@@ -41,11 +41,9 @@ class RetryLater:
         self._retry(grant, path)
         log.error("install.retained", provider=grant.install.provider, spooled=path is not None)
 
-    def recover(self) -> None:
-        """R10: go on with what an earlier boot left in the spool."""
-        for path, grant in self._spool.read():
-            log.warning("install.recovered_from_spool", provider=grant.install.provider)
-            self._retry(grant, path)
+    async def recover(self) -> None:
+        """R10: go on with what an earlier boot left in the spool; what the store refuses waits, and delays nobody."""
+        await asyncio.gather(*(self._recover(path, grant) for path, grant in self._spool.read()))
 
     async def settled(self) -> None:
         """Wait until nothing is retained."""
@@ -66,6 +64,19 @@ class RetryLater:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def _recover(self, path: Path, grant: PendingGrant) -> None:
+        try:
+            if await self._is_held(grant, path):
+                log.warning("install.recovered_from_spool", provider=grant.install.provider)
+            else:
+                self._retry(grant, path)
+        except Exception as exc:
+            # Times, say, that no column takes: nothing but the tokens is sealed.
+            log.error("spool.file_not_stored", file=str(path), exc_info=exc)
+            self._health.raise_problem(
+                "spool_damaged", f"a new connection in the spool is damaged and was left alone: {path}"
+            )
+
     def _retry(self, grant: PendingGrant, path: Path | None) -> None:
         self._health.raise_problem("install_retained", "a new connection cannot be stored; free disk space")
         task = asyncio.create_task(self._hold(grant, path), name="retained install")
@@ -74,17 +85,21 @@ class RetryLater:
 
     async def _hold(self, grant: PendingGrant, path: Path | None) -> None:
         wait = FIRST
-        while True:
-            try:
-                await self._store.hold_grant(grant)
-                break
-            except StorageUnavailable:
-                await self._clock.sleep(wait)
-                wait = min(2 * wait, MOST)
+        while not await self._is_held(grant, path):
+            await self._clock.sleep(wait)
+            wait = min(2 * wait, MOST)
             if path is None:
                 path = await asyncio.to_thread(self._spool.write, grant)
+
+    async def _is_held(self, grant: PendingGrant, path: Path | None) -> bool:
+        """Try once, and forget the file where it went well."""
+        try:
+            await self._store.hold_grant(grant)
+        except StorageUnavailable:
+            return False
         if path is not None:
             await asyncio.to_thread(self._spool.remove, path)
+        return True
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.pop(task, None)

@@ -44,9 +44,9 @@ class Recovery:
         """Whether the store took no write at the start; what was left open is taken over as soon as it does."""
 
     async def prepare(self) -> list[Account]:
-        """Before READY: the spool is being committed and the leases of earlier boots are ours. Living tokens are
-        served from now on. The accounts whose renewal was left open, newest first."""
-        self._retained.recover()
+        """Before READY: the spool is committed, where the store takes it, and the leases of earlier boots are ours.
+        Living tokens are served from now on. The accounts whose renewal was left open, newest first."""
+        await self._retained.recover()
         return await self._take_over()
 
     async def renew(self, accounts: Sequence[Account]) -> None:

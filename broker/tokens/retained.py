@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,15 +60,9 @@ class RetainedCommits:
         self._retry(successor, events, path)
         log.error("commit.retained", account=successor.parent.name, spooled=path is not None)
 
-    def recover(self) -> None:
-        """R10: go on with what an earlier boot left in the spool."""
-        for path, successor in self._spool.read():
-            whole = self._readable(successor)
-            if whole is None:
-                self._leave_alone(path, successor.parent.name)
-                continue
-            log.warning("commit.recovered_from_spool", account=successor.parent.name)
-            self._retry(whole, [], path)
+    async def recover(self) -> None:
+        """R10: store what an earlier boot left in the spool; what the store refuses waits, and delays nobody."""
+        await asyncio.gather(*(self._recover(path, successor) for path, successor in self._spool.read()))
 
     async def settled(self) -> None:
         """Wait until nothing is retained."""
@@ -87,6 +82,20 @@ class RetainedCommits:
         for task in list(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _recover(self, path: Path, successor: Successor) -> None:
+        whole = self._readable(successor)
+        try:
+            if whole is None:
+                self._leave_alone(path, successor.parent.name)
+            elif await self._is_stored(whole, [], path):
+                log.warning("commit.recovered_from_spool", account=successor.parent.name)
+            else:
+                self._retry(whole, [], path)
+        except Exception as exc:
+            # Times, say, that no column takes: nothing but the tokens is sealed.
+            log.error("spool.file_not_stored", file=str(path), exc_info=exc)
+            self._leave_alone(path, successor.parent.name)
 
     def _readable(self, successor: Successor) -> Successor | None:
         """What can be decrypted of it; None where that cannot replace what the store holds, which may still work."""
@@ -127,18 +136,22 @@ class RetainedCommits:
 
     async def _commit(self, successor: Successor, events: list[Event], path: Path | None) -> None:
         wait = self._timings.retain_first
-        while True:
-            try:
-                await self._store_once(successor, events)
-                break
-            except StorageUnavailable:
-                await self._clock.sleep(wait)
-                wait = min(2 * wait, self._timings.retain_most)
+        while not await self._is_stored(successor, events, path):
+            await self._clock.sleep(wait)
+            wait = min(2 * wait, self._timings.retain_most)
             if path is None:
                 path = await asyncio.to_thread(self._spool.write, successor)
+        log.info("commit.stored_late", account=successor.parent.name)
+
+    async def _is_stored(self, successor: Successor, events: list[Event], path: Path | None) -> bool:
+        """Try once, and forget the file where it went well."""
+        try:
+            await self._store_once(successor, events)
+        except StorageUnavailable:
+            return False
         if path is not None:
             await asyncio.to_thread(self._spool.remove, path)
-        log.info("commit.stored_late", account=successor.parent.name)
+        return True
 
     async def _store_once(self, successor: Successor, events: list[Event]) -> None:
         outcome: CommitOutcome = await self._store.commit(successor, events)
@@ -155,9 +168,10 @@ class RetainedCommits:
         current = await self._store.get(successor.parent.name)
         if current is None or successor.sealed_refresh is None:
             return
-        # Compared in clear: the one or the other may have been sealed anew since.
-        if self._seals.successor_refresh_token(successor) == self._seals.refresh_token(current):
-            return
+        # Compared in clear: the one or the other may have been sealed anew since. What cannot be decrypted is another.
+        with suppress(SealBroken):
+            if self._seals.successor_refresh_token(successor) == self._seals.refresh_token(current):
+                return
         await self._store.add_spare(
             Spare(
                 id=f"{LATE}{secrets.token_hex(8)}",

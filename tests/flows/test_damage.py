@@ -5,7 +5,9 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,27 +100,76 @@ async def test_record_of_a_missing_key_may_come_back(house: House) -> None:
     assert ("refresh_failing", "record_damaged", None) == (account.status, account.reason, account.dead)
 
 
+async def _successor(house: House) -> Successor:
+    """A token set that acme's provider issued and the store has not taken."""
+    account, now = await house.account(), house.clock.now()
+    access, refresh = house.broker.base.seals.seal(after(account.ref), Secret("at-2"), Secret("rt-2"))
+    times = (now, now + LIFE, now, None, False)
+    return Successor(account.ref, access, refresh, "Bearer", "public", *times)
+
+
+async def _opened_with(house: House, spooled: Successor) -> Path:
+    """Stop, put this into the spool, and start."""
+    await house.close()
+    path = renewals_spool([house.folder / "var" / "broker.db.spool"]).write(spooled)
+    assert path is not None
+    await house.open()
+    return path
+
+
+async def test_spool_is_stored_before_anybody_asks(house: House) -> None:
+    """Whoever demands a renewal right after the start gets one, and nothing says that the store is in trouble."""
+    await house.connect()
+
+    path = await _opened_with(house, await _successor(house))
+    waiting, problems = len(house.broker.tokens.retained), house.broker.base.health.problems
+
+    assert (0, [], False) == (waiting, problems, path.exists())
+    assert 2 == (await house.account()).generation
+
+
 @pytest.mark.parametrize(("harmed", "generation"), [(REFRESH, 1), (ACCESS, 2)])
 async def test_damaged_spool_file_takes_no_working_token_away(
     house: House, harmed: str, generation: int
 ) -> None:
     """Without a refresh token it is left where it is and told; one without an access token is as good as whole."""
-    account, now = await house.connect(), house.clock.now()
-    access, refresh = house.broker.base.seals.seal(after(account.ref), Secret("at-2"), Secret("rt-2"))
-    sealed = {ACCESS: access or "", REFRESH: refresh or ""}
-    sealed[harmed] = sealed[harmed][:40] + ("A" if sealed[harmed][40] != "A" else "B") + sealed[harmed][41:]
-    times = (now, now + LIFE, now, None, False)
-    successor = Successor(account.ref, sealed[ACCESS], sealed[REFRESH], "Bearer", "public", *times)
-    await house.close()
-    path = renewals_spool([house.folder / "var" / "broker.db.spool"]).write(successor)
-    assert path is not None
+    await house.connect()
+    successor = await _successor(house)
+    record = getattr(successor, harmed)
+    flipped = record[:40] + ("A" if record[40] != "A" else "B") + record[41:]
 
-    await house.open()
-    await house.broker.tokens.retained.settled()
+    path = await _opened_with(house, replace(successor, **{harmed: flipped}))
 
     told = " ".join(house.broker.base.health.problems)
     assert generation == (await house.account()).generation
     assert (path.exists(), str(path) in told) == (generation == 1, generation == 1)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"expires_at": float("nan")}, {"issued_at": 10**400}, {"scope": "\ud800"}], ids=str
+)
+async def test_spool_file_that_no_column_takes_is_left_alone(house: House, changed: dict[str, Any]) -> None:
+    """It is told as damaged, and the start goes on."""
+    await house.connect()
+
+    path = await _opened_with(house, replace(await _successor(house), **changed))
+
+    told = " ".join(house.broker.base.health.problems)
+    assert (True, True) == (path.exists(), str(path) in told)
+    assert 200 == (await house.get("/token/acme")).status
+
+
+async def test_late_set_is_kept_where_the_current_one_cannot_be_decrypted(house: House) -> None:
+    """The row has moved on and rotted since: what the spool holds is a spare, and may reopen the account."""
+    await house.connect()
+    late = await _successor(house)
+    await house.post("/token/acme/refresh")
+    await _with_flipped_bits(house, ACCESS, REFRESH)
+
+    path = await _opened_with(house, late)
+
+    spares = await house.broker.base.stores.accounts.spares("acme", late.parent.epoch)
+    assert ([late.sealed_refresh], False) == ([one.sealed for one in spares], path.exists())
 
 
 def _sql(statement: str) -> Callable[[Path], None]:
