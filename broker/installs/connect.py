@@ -9,7 +9,7 @@ from broker import oauth
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.errors import Conflict
-from broker.installs.naming import Becomes, Conflicts, Problem, derived_name, name_for
+from broker.installs.naming import Becomes, Conflicts, Problem, name_for, wanted_name
 from broker.keyring import Keyring, SealBroken
 from broker.model import (
     Account,
@@ -72,19 +72,19 @@ class Connector:
         *,
         identify_later: bool = False,
         note: str | None = None,
+        maybe: tuple[str, ...] = (),
     ) -> Connected | NotConnected:
         """Give the grant to the account it belongs to. `identify_later` keeps its access token with the install.
 
-        `note`: what its event tells beside the connection.
+        `note`: what its event tells beside the connection. `maybe`: what `complete_identity` returned.
         The first durable one of several at once wins an epoch; the next takes the one behind it.
         """
         for _ in range(RACES):
             install = grant.install
             known = await self._known(install.provider, identity)
-            wanted = install.account or (
-                derived_name(install.provider, identity.external_id) if identity else ""
-            )
-            naming = name_for(install, identity, known=known, named=await self._living(wanted))
+            wanted = wanted_name(install, identity, maybe)
+            named = await self._living(wanted) if wanted else None
+            naming = name_for(install, identity, known=known, named=named, maybe=maybe)
             if isinstance(naming, Conflicts):
                 return await self._refuse(grant, naming.problem, naming.name)
             try:
@@ -103,28 +103,32 @@ class Connector:
         account = await self._living(name)
         return account is not None and account.unusable
 
-    async def complete_identity(self, provider: Provider, identity: Identity) -> str | None:
-        """Store the whole identity of the account whose stored one may be a cut form of this one; its own token asks
-        for it. Return the account's name where that failed, so that nobody knows whether they are one."""
+    async def complete_identity(self, provider: Provider, identity: Identity) -> tuple[str, ...]:
+        """Store the whole identity of each account whose stored one may be a cut form of this one; its own token asks
+        for it. Return the names of those where that failed, so that nobody knows whether they are this one's."""
         start = identity.external_id[:CUT]
-        stored = await self._accounts.by_identity(provider.name, start) if len(start) == CUT else None
-        if stored is None:
-            return None
+        if len(start) < CUT or await self._known(provider.name, identity) is not None:
+            return ()
+        stored = await self._accounts.maybe_cut(provider.name, start)
+        return tuple([one.name for one in stored if not await self._complete(provider, one, start)])
+
+    async def _complete(self, provider: Provider, stored: Account, start: str) -> bool:
         access = None
         with suppress(SealBroken):
             access = self._seals.access_token(stored)
-        if access is not None and not stored.unusable:
-            outcome = await provider.identify(access, org=stored.org)
-            if isinstance(outcome, Identified) and outcome.identity.external_id.startswith(start):
-                await self._accounts.identify(
-                    stored.ref,
-                    external_id=outcome.identity.external_id,
-                    label=outcome.identity.label,
-                    at=self._clock.now(),
-                    grant="",
-                )
-                return None
-        return stored.name
+        if access is None or stored.unusable:
+            return False
+        outcome = await provider.identify(access, org=stored.org)
+        if not isinstance(outcome, Identified) or not outcome.identity.external_id.startswith(start):
+            return False
+        await self._accounts.identify(
+            stored.ref,
+            external_id=outcome.identity.external_id,
+            label=outcome.identity.label,
+            at=self._clock.now(),
+            grant="",
+        )
+        return True
 
     async def name_is_free(self, name: str) -> bool:
         """Whether nobody holds a grant under that name."""

@@ -12,7 +12,7 @@ from broker.errors import NotFound, StorageUnavailable
 from broker.installs.connect import Connected, Connector
 from broker.installs.late import RetryLater
 from broker.keyring import SealBroken
-from broker.model import Caller, InstallOutcome, PendingGrant, PendingInstall, Secret, TokenSet
+from broker.model import Caller, Identity, InstallOutcome, PendingGrant, PendingInstall, Secret, TokenSet
 from broker.providers.interface import (
     NO_ENDPOINT,
     ClientRefused,
@@ -183,20 +183,17 @@ class Exchange:
         return await provider_named(self._providers, install.provider).identify(access, org=install.org)
 
     async def _connect(self, grant: PendingGrant, outcome: Identified | IdentityUnknown) -> Visit:
-        install, beside = grant.install, None
+        install = grant.install
         identity = outcome.identity if isinstance(outcome, Identified) else None
         detail = outcome.why if isinstance(outcome, IdentityUnknown) else None
-        if identity is not None:
-            provider = provider_named(self._providers, install.provider)
-            beside = await self._connector.complete_identity(provider, identity)
+        maybe = await self._maybe(install, identity)
         note = None
-        if beside is not None:
-            note = f"the identity stored for {beside} was cut, so it may be the same"
-            log.warning("identity.cut", account=beside, provider=install.provider)
+        if maybe:
+            note = f"the identity stored for {', '.join(maybe)} was cut, so it may be the same"
         elif detail and detail != NO_ENDPOINT:
             note = f"connected without an identity: {detail}"
             log.warning("identity.unknown", provider=install.provider, account=install.account, why=detail)
-        connected = await self._connector.connect(grant, identity, note=note)
+        connected = await self._connector.connect(grant, identity, note=note, maybe=maybe)
         if isinstance(connected, Connected):
             account = connected.account
             await self._gate.note(
@@ -216,6 +213,16 @@ class Exchange:
                 without_refresh_token=account.sealed_refresh is None and not account.is_endless,
             )
         return Visit(install, InstallOutcome.CONFLICT, install.account, connected.problem, detail=detail)
+
+    async def _maybe(self, install: PendingInstall, identity: Identity | None) -> tuple[str, ...]:
+        """Accounts that may have this identity, where nobody can tell."""
+        if identity is None:
+            return ()
+        provider = provider_named(self._providers, install.provider)
+        maybe = await self._connector.complete_identity(provider, identity)
+        for name in maybe:
+            log.warning("identity.cut", account=name, provider=install.provider)
+        return maybe
 
     async def _postpone(self, grant: PendingGrant) -> Visit:
         """A free name takes the grant meanwhile; a taken one keeps its old grant until the identity is known."""
@@ -241,9 +248,9 @@ class Exchange:
                 return
             outcome = IdentityUnknown("the access token died before the identity was known")
         if grant.install.outcome is InstallOutcome.CONNECTED:
-            await self._connector.identify(
-                grant, outcome.identity if isinstance(outcome, Identified) else None
-            )
+            identity = outcome.identity if isinstance(outcome, Identified) else None
+            await self._maybe(grant.install, identity)
+            await self._connector.identify(grant, identity)
         else:
             await self._connect(grant, outcome)
 

@@ -39,24 +39,38 @@ def derived_name(provider: str, external_id: str) -> str:
     return f"{name[: MOST_NAME - 13]}-{hashlib.sha256(external_id.encode()).hexdigest()[:12]}"
 
 
+def wanted_name(install: PendingInstall, identity: Identity | None, maybe: tuple[str, ...] = ()) -> str:
+    """The name that the ticket gives, or that follows from the identity; empty where there is neither."""
+    if install.account is not None or identity is None:
+        return install.account or ""
+    name = derived_name(install.provider, identity.external_id)
+    # An identity has no line break, so this one is nobody else's.
+    return derived_name(install.provider, f"{identity.external_id}\n") if name in maybe else name
+
+
 def name_for(
-    install: PendingInstall, identity: Identity | None, *, known: Account | None, named: Account | None
+    install: PendingInstall,
+    identity: Identity | None,
+    *,
+    known: Account | None,
+    named: Account | None,
+    maybe: tuple[str, ...] = (),
 ) -> Naming:
     """Where the grant belongs.
 
-    `known`: the account that already belongs to the identity. `named`: the row, if any, of the name that the
-    ticket gives, or that would be derived.
+    `known`: the account that already belongs to the identity. `named`: the row, if any, of `wanted_name`. `maybe`:
+    accounts whose identity may be this one; nobody knows.
     """
     if known is not None:
         if install.account not in (None, known.name):
             return Conflicts("other_name", known.name)
         return _with_subject(install, known)
-    if install.account is None and identity is None:
+    name = wanted_name(install, identity, maybe)
+    if not name:
         return Conflicts("no_name", None)
-    name = install.account or derived_name(install.provider, identity.external_id if identity else "")
     if named is None:
         return Becomes(name)
-    if not install.replace and _is_other_identity(install, identity, named):
+    if not install.replace and (name in maybe or _is_other_identity(install, identity, named)):
         return Conflicts("other_identity", named.name)
     return _with_subject(install, named)
 

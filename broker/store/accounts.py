@@ -10,6 +10,7 @@ from broker.store.events import insert_events
 from broker.store.renewals import RefreshStore, insert_spare
 from broker.store.rows import (
     ASSIGNMENTS,
+    COLUMN_NUMBER,
     COLUMNS,
     PLACEHOLDERS,
     STATUS_SQL,
@@ -29,26 +30,34 @@ SELECT provider, status, used, span, COUNT(*), MIN(expires_at), MAX(name) FROM (
          {{span}} AS span
     FROM accounts WHERE name > $1 ORDER BY name LIMIT $2) AS page
  GROUP BY provider, status, used, span"""
-BY_IDENTITY = f"""
-SELECT {COLUMNS} FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL ORDER BY name"""
-HOLDERS = """
-SELECT name FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL ORDER BY name"""
+CUT = "identity_double LIKE 'cut %'"
+"""The stored identity has the length to which an earlier version cut, and nobody has confirmed it (0014)."""
+OF_IDENTITY = "FROM accounts WHERE provider = $1 AND external_id = $2 AND removed_at IS NULL"
+BY_IDENTITY = f"SELECT {COLUMNS} {OF_IDENTITY} AND NOT {CUT} ORDER BY identity_double, name"
+MAYBE_CUT = f"SELECT {COLUMNS} {OF_IDENTITY} AND {CUT} ORDER BY name LIMIT 5"
+HOLDERS = f"SELECT name {OF_IDENTITY} AND NOT {CUT} ORDER BY identity_double, name"
+MARK = "SELECT identity_double FROM accounts WHERE name = $1"
 # CROSS, so that SQLite begins with the few that are marked.
-DOUBLES = """
+DOUBLES = f"""
 SELECT a.name, b.name FROM accounts a CROSS JOIN accounts b
- WHERE a.identity_double <> '' AND a.removed_at IS NULL
-   AND b.provider = a.provider AND b.external_id = a.external_id AND b.removed_at IS NULL AND b.name < a.name
+ WHERE a.identity_double <> '' AND NOT a.{CUT} AND a.removed_at IS NULL
+   AND b.provider = a.provider AND b.external_id = a.external_id AND b.removed_at IS NULL AND NOT b.{CUT}
+   AND (b.name < a.name OR b.identity_double = '')
  ORDER BY b.name, a.name LIMIT $1"""
 INSERT = f"""
-INSERT INTO accounts ({COLUMNS}, next_at) VALUES ({PLACEHOLDERS}, ${WIDTH + 1}) ON CONFLICT (name) DO NOTHING"""
+INSERT INTO accounts ({COLUMNS}, next_at, identity_double) VALUES ({PLACEHOLDERS}, ${WIDTH + 1}, ${WIDTH + 2})
+    ON CONFLICT (name) DO NOTHING"""
 REPLACE = f"""
-UPDATE accounts SET {ASSIGNMENTS}, next_at = ${WIDTH + 1}
+UPDATE accounts SET {ASSIGNMENTS}, next_at = ${WIDTH + 1},
+       identity_double = CASE WHEN external_id = ${COLUMN_NUMBER["external_id"]} AND NOT {CUT} THEN identity_double
+                              ELSE '' END
  WHERE name = ${WIDTH + 2} AND epoch = ${WIDTH + 3} AND generation = ${WIDTH + 4}"""
 IDENTIFY = """
 UPDATE accounts
    SET external_id = COALESCE($3, external_id), label = COALESCE($4, label),
        frozen = COALESCE($5, frozen),
-       frozen_since = CASE WHEN CAST($5 AS TEXT) IS NULL THEN frozen_since ELSE CAST($6 AS DOUBLE PRECISION) END
+       frozen_since = CASE WHEN CAST($5 AS TEXT) IS NULL THEN frozen_since ELSE CAST($6 AS DOUBLE PRECISION) END,
+       identity_double = COALESCE($7, identity_double)
  WHERE name = $1 AND epoch = $2"""
 SPEND_TICKET = "UPDATE tickets SET spent_at = $2 WHERE hash = $1 AND spent_at IS NULL"
 CONNECTED = f"""
@@ -140,6 +149,11 @@ class AccountStore(RefreshStore):
         rows = await self._database.read(BY_IDENTITY, provider, external_id)
         return to_account(rows[0]) if rows else None
 
+    async def maybe_cut(self, provider: str, start: str) -> list[Account]:
+        """Accounts, not removed, whose identity an earlier version may have cut to `start`; `by_identity` finds none
+        of them until `identify` has stored the whole value."""
+        return [to_account(row) for row in await self._database.read(MAYBE_CUT, provider, start)]
+
     async def doubles(self, limit: int) -> list[tuple[str, str]]:
         """Pairs of accounts that share one identity since before that was refused."""
         return [(str(older), str(name)) for name, older in await self._database.read(DOUBLES, limit)]
@@ -165,7 +179,7 @@ class AccountStore(RefreshStore):
             if await _identity_holder(transaction, account) is not None:
                 return False
             if expected is None:
-                changed = await transaction.execute(INSERT, *to_values(account), next_at)
+                changed = await transaction.execute(INSERT, *to_values(account), next_at, "")
             else:
                 key = (expected.name, expected.epoch, expected.generation)
                 changed = await transaction.execute(REPLACE, *to_values(account), next_at, *key)
@@ -195,20 +209,24 @@ class AccountStore(RefreshStore):
         grant: str,
     ) -> bool:
         """Pin a late identity to the grant `ref` belongs to (whatever its generation), and forget `grant`. False:
-        another account has the identity, so this one was frozen as its duplicate."""
+        another account has the identity, so this one was frozen as its duplicate. One of `maybe_cut` is pinned and
+        goes on all the same; where another has the identity, they are `doubles`."""
 
         async def work(transaction: Transaction) -> bool:
             rows = await transaction.fetch(f"SELECT {COLUMNS} FROM accounts WHERE name = $1", ref.name)
-            is_double = False
+            pinned, mark, frozen = external_id, None, None
             if rows and external_id is not None:
                 identified = replace(to_account(rows[0]), external_id=external_id)
                 is_double = await _identity_holder(transaction, identified) is not None
-            pinned = None if is_double else external_id
-            frozen = Reason.DUPLICATE_IDENTITY if is_double else None
-            await transaction.execute(IDENTIFY, ref.name, ref.epoch, pinned, label, frozen, at)
+                if _is_cut(await _mark(transaction, ref.name)):
+                    # It was served before this was known, so it goes on; `broker check` lists it.
+                    mark = ref.name if is_double else ""
+                elif is_double:
+                    pinned, frozen = None, Reason.DUPLICATE_IDENTITY
+            await transaction.execute(IDENTIFY, ref.name, ref.epoch, pinned, label, frozen, at, mark)
             await transaction.execute(DROP_GRANT, grant)
             await transaction.tell(ref.name)
-            return not is_double
+            return frozen is None
 
         identified = await self._database.write(work)
         self._changed(ref.name)
@@ -251,9 +269,9 @@ class AccountStore(RefreshStore):
         has an intent, or the new name is taken. The old name keeps a record of its generations under its hash."""
 
         async def work(transaction: Transaction) -> bool:
-            taken = await transaction.fetch("SELECT 1 FROM accounts WHERE name = $1", renamed.name)
-            if taken:
+            if await transaction.fetch(MARK, renamed.name):
                 return False
+            mark = await _mark(transaction, ref.name)
             changed = await transaction.execute(
                 "DELETE FROM accounts WHERE name = $1 AND epoch = $2 AND generation = $3 AND intent_id IS NULL",
                 ref.name,
@@ -262,7 +280,7 @@ class AccountStore(RefreshStore):
             )
             if not changed:
                 return False
-            if not await transaction.execute(INSERT, *to_values(renamed), next_at):
+            if not await transaction.execute(INSERT, *to_values(renamed), next_at, mark):
                 raise _NameTaken
             await transaction.execute("DELETE FROM spares WHERE account = $1", ref.name)
             # What tells of the account goes with it, so that a purge finds it under the new name.
@@ -304,7 +322,11 @@ class AccountStore(RefreshStore):
 
         async def work(transaction: Transaction) -> bool:
             rows = await transaction.fetch(f"SELECT {COLUMNS} FROM accounts WHERE name = $1", name)
-            if rows and (holder := await _identity_holder(transaction, to_account(rows[0]))) is not None:
+            if (
+                rows
+                and not _is_cut(await _mark(transaction, name))
+                and (holder := await _identity_holder(transaction, to_account(rows[0]))) is not None
+            ):
                 raise IdentityTaken(holder)
             restored = await transaction.execute(RESTORE, name, since, at)
             if restored:
@@ -364,6 +386,15 @@ async def _identity_holder(transaction: Transaction, account: Account) -> str | 
     await transaction.alone(f"identity {account.provider} {account.external_id}")
     names = [str(name) for (name,) in await transaction.fetch(HOLDERS, account.provider, account.external_id)]
     return None if account.name in names else next(iter(names), None)
+
+
+async def _mark(transaction: Transaction, name: str) -> str:
+    """What leaves the account apart from the index of identities: nothing, a double's name, or that of a cut one."""
+    return "".join([str(mark) for (mark,) in await transaction.fetch(MARK, name)])
+
+
+def _is_cut(mark: str) -> bool:
+    return mark.startswith("cut ")
 
 
 async def _end_install(

@@ -116,6 +116,6 @@ async def _insert(
     transaction: Transaction, account: Account, expected: Ref | None, next_at: float | None
 ) -> bool:
     if expected is None:
-        return await transaction.execute(INSERT, *to_values(account), next_at) == 1
+        return await transaction.execute(INSERT, *to_values(account), next_at, "") == 1
     key = (expected.name, expected.epoch, expected.generation)
     return await transaction.execute(REMOVED_ONLY, *to_values(account), next_at, *key) == 1

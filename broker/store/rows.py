@@ -49,6 +49,7 @@ _ALL = (*_PLAIN, *_STATE, *_LAST, *_INTENT, *_TROUBLE)
 COLUMNS = ", ".join(_ALL)
 PLACEHOLDERS = ", ".join(f"${number}" for number in range(1, len(_ALL) + 1))
 ASSIGNMENTS = ", ".join(f"{column} = ${number}" for number, column in enumerate(_ALL, 1))
+COLUMN_NUMBER = {column: number for number, column in enumerate(_ALL, 1)}
 WIDTH = len(_ALL)
 
 STATUS_SQL = f"""CASE

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 from yarl import URL
 
+from broker.installs.naming import derived_name
 from broker.model import Account, EventKind, Reason, Secret, Status
 from broker.oauth import hashed
 from broker.sandbox import visitor
@@ -489,38 +490,70 @@ async def test_identity_endpoint_that_fails_for_good_is_told(house: House, statu
     assert f"answered {status}" in (event.detail or "")
 
 
-async def test_identity_that_was_cut_is_completed_by_its_own_token(house: House) -> None:
+CUT = "7" * 200
+STORED_BY_0_1_0 = (
+    "UPDATE accounts SET external_id = substr(external_id, 1, 200), identity_double = 'cut ' || name"
+)
+
+
+async def stored_by_an_earlier_version(
+    house: House, whole: str, *, name: str = "acme", answers: bool = True
+) -> Account:
+    """Connect an account and leave its identity as 0.1.0 and the migration do; its own token `answers`, or not."""
+    before = await house.connect("kit", name, account=whole)
+    await house.broker.base.stores.database.write(lambda one: one.execute(STORED_BY_0_1_0))
+    if not answers:
+        body = {"provider": "kit", "external_id": whole}
+        async with house.session.post(f"{house.sandbox.base_url}/_sandbox/revoke", json=body) as answer:
+            assert 200 == answer.status
+    return before
+
+
+@pytest.mark.parametrize("whole", [CUT, CUT + "7" * 50])
+async def test_identity_that_was_cut_is_completed_by_its_own_token(house: House, whole: str) -> None:
     """An earlier version stored 200 characters: the account's own token tells the rest, before anything is compared."""
-    whole = "7" * 250
-    before = await house.connect("kit", "acme", account=whole)
-    accounts = house.broker.base.stores.accounts
-    await accounts.identify(before.ref, external_id=whole[:200], label=None, at=0.0, grant="")
+    before = await stored_by_an_earlier_version(house, whole)
 
     await visitor.install(await link(house, None), answers={"account": whole})
     again = await house.account()
-    await visitor.install(await link(house, None), answers={"account": whole[:200] + "8"})
+    await visitor.install(await link(house, None), answers={"account": CUT + "8"})
     names = {row["account"] for row in (await house.get("/accounts")).json["accounts"]}
 
     assert (whole, before.epoch + 1) == (again.external_id, again.epoch)
     assert 2 == len(names)
 
 
-async def test_identity_that_was_cut_is_matched_by_no_prefix(house: House) -> None:
+@pytest.mark.parametrize("whole", [CUT, CUT + "7" * 50])
+async def test_identity_that_was_cut_is_matched_by_no_prefix(house: House, whole: str) -> None:
     """Where the account's own token tells nothing, a new account is made, and the event says what is not known."""
-    whole = "7" * 250
-    before = await house.connect("kit", "acme", account=whole)
-    accounts = house.broker.base.stores.accounts
-    await accounts.identify(before.ref, external_id=whole[:200], label=None, at=0.0, grant="")
-    body = {"provider": "kit", "external_id": whole}
-    async with house.session.post(f"{house.sandbox.base_url}/_sandbox/revoke", json=body) as answer:
-        assert 200 == answer.status
+    before = await stored_by_an_earlier_version(house, whole, answers=False)
 
     await visitor.install(await link(house, None), answers={"account": whole})
-    events = await house.broker.base.stores.events.last_events(2)
+    [*_, event] = await house.broker.base.stores.events.last_events(2)
+    await visitor.install(await link(house, None), answers={"account": whole})
+    [first, second] = await accounts(house)
 
-    assert before.epoch == (await house.account()).epoch
-    assert "acme" != events[-1].account
-    assert "stored for acme was cut" in (events[-1].detail or "")
+    assert ("acme", before.ref) == (first.name, first.ref)
+    assert (event.account, 2, whole) == (second.name, second.epoch, second.external_id)
+    assert "stored for acme was cut" in (event.detail or "")
+
+
+async def test_name_of_an_identity_that_was_cut_is_not_taken(house: House) -> None:
+    """Not by a link that names the account, unless that says `replace`; one without a name makes another."""
+    name = derived_name("kit", CUT)
+    before = await stored_by_an_earlier_version(house, CUT, name=name, answers=False)
+
+    named = await visitor.install(await link(house, name), answers={"account": CUT})
+    unnamed = await visitor.install(await link(house, None), answers={"account": CUT})
+    both = await accounts(house)
+    await house.broker.base.stores.accounts.remove(
+        next(one.name for one in both if one.name != name), 0.0, []
+    )
+    replaced = await visitor.install(await link(house, name, replace=True), answers={"account": CUT})
+    again = await visitor.install(await link(house, None), answers={"account": CUT})
+
+    assert (409, 200, 2, 200, 200) == (named.status, unnamed.status, len(both), replaced.status, again.status)
+    assert [(name, before.epoch + 2)] == [(one.name, one.epoch) for one in await accounts(house)]
 
 
 @pytest.mark.parametrize(

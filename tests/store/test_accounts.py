@@ -353,6 +353,58 @@ async def test_removed_account_is_not_restored_beside_its_double(
             await stores.accounts.restore("acme", 0.0, 9.0)
 
 
+async def test_identity_that_may_be_cut_is_confirmed(stores: Stores) -> None:
+    """Until then nobody finds it, it is in nobody's way, and rename, removal and restoring keep it so."""
+    of = stores.accounts
+    for name in ("acme", "beta"):
+        await connect(stores, name)
+    await stores.database.write(
+        lambda one: one.execute("UPDATE accounts SET identity_double = 'cut ' || name")
+    )
+    await stores.database.write(lambda one: one.execute("UPDATE accounts SET external_id = 'cut'"))
+    new = replace(account("new"), external_id="cut")
+
+    assert await of.by_identity("kit", "cut") is None
+    assert await of.connect(new, expected=None, next_at=None, grant=None, events=[])
+    renamed = replace(account("alef"), external_id="cut")
+    assert await of.rename(FIRST, renamed, spares=[], next_at=None, old_name_hash="h")
+    assert await of.remove("alef", 5.0, [])
+    assert await of.restore("alef", 0.0, 9.0)
+    assert ["alef", "beta"] == [one.name for one in await of.maybe_cut("kit", "cut")]
+    assert [] == await of.doubles(9)
+    for name, whole in (("alef", "cut"), ("beta", "cut off")):
+        ref = Ref(name, 1, 1)
+        assert await of.identify(ref, external_id=whole, label=None, at=9.0, grant="")
+    assert (new, []) == (await of.by_identity("kit", "cut"), await of.maybe_cut("kit", "cut"))
+    assert "beta" == getattr(await of.by_identity("kit", "cut off"), "name", None)
+    assert [("new", "alef")] == await of.doubles(9)
+    assert (renamed.frozen, renamed.external_id) == (None, getattr(await of.get("alef"), "external_id", ""))
+
+
+async def test_double_is_renamed_and_gives_up_its_identity(stores: Stores) -> None:
+    """One left by an earlier version keeps its mark under another name, and loses it with the identity."""
+    of = stores.accounts
+    for name in ("acme", "beta"):
+        await connect(stores, name)
+    await stores.database.write(
+        lambda one: one.execute(
+            "UPDATE accounts SET external_id = 'x', identity_double = 'd' WHERE name = 'acme'"
+        )
+    )
+    await stores.database.write(lambda one: one.execute("UPDATE accounts SET external_id = 'x'"))
+    renamed = replace(account("gamma"), external_id="x")
+
+    assert await of.rename(FIRST, renamed, spares=[], next_at=None, old_name_hash="h")
+    assert [("beta", "gamma")] == await of.doubles(9)
+    other = replace(account("gamma", epoch=2, generation=2), external_id="y")
+    assert await of.connect(other, expected=renamed.ref, next_at=None, grant=None, events=[])
+    third = replace(account("third"), external_id="y")
+    assert not await of.connect(third, expected=None, next_at=None, grant=None, events=[])
+    assert [] == await of.doubles(9)
+    [mark] = await stores.database.read("SELECT identity_double FROM accounts WHERE name = 'gamma'")
+    assert ("",) == tuple(mark)
+
+
 @pytest.mark.parametrize(
     "how", ["connected twice", "replaced by a newer link", "connected while its grant waited"]
 )

@@ -117,3 +117,22 @@ async def test_accounts_that_share_an_identity_go_on(old: Database) -> None:
     assert [("warning", "identity")] * 3 == [(check.level, check.what) for check in checks]
     assert "demo-kit and imported are the same account" in checks[1].detail
     assert [] == await identity_checks(stores.accounts)
+
+
+@pytest.mark.parametrize(("length", "is_cut"), [(199, False), (200, True), (201, False)])
+async def test_identity_of_the_length_of_a_cut_is_not_believed(
+    old: Database, length: int, is_cut: bool
+) -> None:
+    """Version 0.1.0 stored at most 200 characters, so of exactly these nobody knows whether they are all."""
+    stored = "ж" * length
+    await old.write(
+        lambda one: one.execute("UPDATE accounts SET external_id = $1 WHERE provider = 'kit'", stored)
+    )
+    await migrate(old)
+    stores = stores_on(old)
+
+    cut = [one.name for one in await stores.accounts.maybe_cut("kit", stored)]
+    found = await stores.accounts.by_identity("kit", stored)
+
+    assert (is_cut, is_cut) == ("demo-kit" in cut, found is None)
+    assert [] == await stores.accounts.doubles(9)
