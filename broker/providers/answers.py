@@ -15,7 +15,12 @@ from broker.providers import lives
 from broker.providers.pointers import pointed
 
 NON_POSITIVE_LIFE = 60.0
-OTHER_SCHEMES = frozenset({"mac", "n_a", "hoba", "hok", "gnap", "signature", "basic", "digest", "negotiate"})
+OTHER_SCHEMES = frozenset(
+    re.findall(
+        r"\w+",
+        "mac n_a hoba hok gnap signature basic digest negotiate hawk httpsig mutual scram vapid privatetoken",
+    )
+)
 PROVEN = frozenset({"dpop", "pop", "hmac"})
 """Token types that a Bearer header would be wrong for, the latter anywhere in a name; N_A (RFC 8693) is no access token
 at all."""
@@ -26,8 +31,11 @@ WRAPPED = re.compile(
     r"(?:\)\]\}',?|while\s*\(1\);|for\s*\(;;\);|[\w.$]{1,64}\()\s*(\{.*\})[\s);]*", re.ASCII | re.DOTALL
 )
 """JSON in a call (QQ's `callback({…});`), or behind what keeps browsers from running it."""
-ELEMENT = re.compile(r"<((?:access|refresh)_?token|expires_?in|token_?type)>([^<>&]*)</\1>", re.IGNORECASE)
-"""Of an answer in XML, as Salesforce can give."""
+BEHIND_TEXT = re.compile(r"(?:\{\}\s*&&)?[^{}]{0,4096}(\{.*\})[\s);*/]*", re.ASCII | re.DOTALL)
+"""JSON behind a warning of PHP, `{}&&`, an assignment or the beginning of a comment."""
+ELEMENT = re.compile(r"<([\w.:-]{1,64})(?:\s[^<>]*)?>(?:<!\[CDATA\[)?([^<>&]*?)(?:\]\]>)?</\1>", re.ASCII)
+"""Of an answer in XML, as Salesforce and Concur can give."""
+SCHEME = re.compile(r"bearer\s+(?=\S)", re.IGNORECASE)
 ERROR_MEMBERS = ("error", "code", "error_code")
 DESCRIPTIONS = (
     "error_description",
@@ -84,8 +92,9 @@ def parse_token_answer(body: bytes, reading: Reading, *, issued_at: float, forms
             raise Unreadable("the answer is JSON, but not an object")
         raise Unreadable("the answer holds neither an access token nor a refresh token")
     if isinstance(value, dict):
-        # What is said around the tokens is said of them.
-        found = {**value, **found}
+        # What is said around the tokens is said of them, and so is what an access token's own object says.
+        own = _member(found, "access_token")
+        found = {**(own if isinstance(own, dict) else {}), **value, **found}
     flags: list[str] = []
     access, refresh = _token(found, "access_token", flags), _token(found, "refresh_token", flags)
     if refresh is not None:
@@ -121,7 +130,7 @@ def salvage_refresh_token(prefix: bytes) -> Secret | None:
     pair = WHOLE_PAIR.search(prefix)
     if pair is None:
         return None
-    value = dict(parse_qsl(f"refresh_token={pair[1].decode('latin-1')}")).get("refresh_token")
+    value = dict(_pairs(f"refresh_token={pair[1].decode('latin-1')}")).get("refresh_token")
     return Secret(value) if value is not None and _storable(value) else None
 
 
@@ -189,7 +198,7 @@ def _may_be_token(name: str, value: object) -> bool:
         return True
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         return holds_token(value.encode("utf-8", "replace"))
-    texts = value if isinstance(value, list) else [value]
+    texts = value if isinstance(value, list) else [_bare(value)]
     # A sentence about a token is none: `{"errors": {"refresh_token": ["It has expired."]}}`.
     return bool(TOKEN_NAME.fullmatch(plain)) and any(
         isinstance(text, str) and oauth.USABLE_TOKEN.fullmatch(text) for text in texts
@@ -232,14 +241,31 @@ def read_value(body: bytes, *, forms: bool = True) -> Any:
         except (ValueError, RecursionError, OverflowError) as exc:
             if forms and FORM.fullmatch(text):
                 return _members(_pairs(text))
-            if (
-                forms
-                and text.startswith("<")
-                and _has_token(elements := {name: value.strip() for name, value in ELEMENT.findall(text)})
-            ):
-                return elements
+            if forms and (found := _amid_text(text)) is not None:
+                return found
             problem = problem or type(exc).__name__
     raise Unreadable(f"the answer is not JSON ({problem})")
+
+
+def _amid_text(text: str) -> object | None:
+    """Tokens in XML, or in JSON behind text."""
+    if text.startswith("<") and _has_token(
+        elements := {name: value.strip() for name, value in ELEMENT.findall(text)}
+    ):
+        return elements
+    ending = BEHIND_TEXT.fullmatch(text)
+    value = _written(ending[1]) if ending else None
+    return value if _tokens_of(value, "") else None
+
+
+def _written(text: object) -> Any:
+    """The value of a string that is JSON, or None."""
+    if not isinstance(text, str) or text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        return _ANSWERS.decode(text.strip())
+    except (ValueError, RecursionError, OverflowError):
+        return None
 
 
 def _objects(value: object) -> Iterator[dict[str, Any]]:
@@ -258,6 +284,7 @@ def _tokens_of(value: object, pointer: str) -> dict[str, Any] | None:
     """The object that holds the tokens: at the pointer, else the outermost; where several inner ones do, none."""
     if pointer:
         found = pointed(value, pointer)
+        found = _written(found) or found
         if isinstance(found, dict) and _has_token(found):
             return found
         around = pointed(value, pointer.rpartition("/")[0])
@@ -267,11 +294,23 @@ def _tokens_of(value: object, pointer: str) -> dict[str, Any] | None:
     if isinstance(value, dict) and _has_token(value):
         return value
     inner = [one for one in _objects(value) if _has_token(one)]
+    if not inner:
+        texts = [_written(text) for one in _objects(value) for text in one.values()]
+        inner = [one for one in _objects(texts) if _has_token(one)]
     return inner[0] if len(inner) == 1 else None
 
 
 def _has_token(answer: Mapping[str, Any]) -> bool:
-    return any(_storable(_member(answer, name)) for name in ("access_token", "refresh_token"))
+    return any(_storable(_bare(_member(answer, name))) for name in ("access_token", "refresh_token"))
+
+
+def _bare(value: Any) -> Any:
+    """A token that is alone in a list, or named again in an object of its own."""
+    if isinstance(value, list) and len(value) == 1:
+        return value[0]
+    if isinstance(value, dict):
+        return next((value[name] for name in ("token", "value") if name in value), None)
+    return value
 
 
 def _member(answer: Mapping[str, Any], name: str) -> Any:
@@ -290,9 +329,18 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     """The fields of a form, also on lines of their own; the last name of `data[access_token]`, and no quotes."""
     text = re.sub(r"[\r\n]+", "&", text.strip().lstrip("&?"))
     pairs = parse_qsl(text, keep_blank_values=True, separator="&" if "&" in text else ";")
+    names = [
+        name.removesuffix("]").rpartition("[")[2] or name if name.endswith("]") else name for name, _ in pairs
+    ]
+    # No token holds a blank, so this was a `+` that nobody encoded.
     return [
-        (name.removesuffix("]").rpartition("[")[2] or name if name.endswith("]") else name, value.strip('"'))
-        for name, value in pairs
+        (
+            name,
+            value.strip('"').replace(" ", "+")
+            if lives.plain_name(name).endswith("token")
+            else value.strip('"'),
+        )
+        for name, (_, value) in zip(names, pairs, strict=True)
     ]
 
 
@@ -325,9 +373,10 @@ _ANSWERS = json.JSONDecoder(
 
 
 def _token(answer: Mapping[str, Any], member: str, flags: list[str]) -> Secret | None:
-    value = _member(answer, member)
+    value = _bare(_member(answer, member))
     if _storable(value):
-        return Secret(str(value))
+        # A refresh token goes back as it came; around an access token a header could carry none of this.
+        return Secret(SCHEME.sub("", value.strip(), count=1) if member == "access_token" else value)
     if value not in (None, ""):
         flags.append(f"{member}_unusable")
     return None

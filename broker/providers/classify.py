@@ -141,13 +141,19 @@ def cleaned(text: str, *hidden: str) -> str:
 
 def pause_seconds(headers: Mapping[str, str], now: float) -> float:
     """Retry-After in seconds or as a date, or when the rate limit resets; clamped to 1 s … 1 h."""
-    texts = (headers.get(name, "").strip() for name in ("Retry-After", *RESETS))
-    text = next(filter(None, texts), "")
-    seconds = lives.seconds_until(re.split("[,;]", text)[0].strip() if text[:1].isdigit() else text, now)
-    if not text:
+    for name in ("Retry-After", "X-Retry-After", *RESETS):
+        text = headers.get(name, "").strip().strip('"')
+        seconds = lives.seconds_until(re.split("[,;]", text)[0].strip() if text[:1].isdigit() else text, now)
+        if seconds is not None and not text.startswith("-"):
+            break
+    else:
         in_milliseconds = lives.as_number(headers.get("Retry-After-Ms") or headers.get("X-Ms-Retry-After-Ms"))
         limit = RESET_OF_A_LIMIT.search(headers.get("RateLimit", ""))
-        seconds = float(limit[1]) if limit else None if in_milliseconds is None else in_milliseconds / 1000.0
-    if seconds is None or (seconds <= 0 and text.startswith("-")):
-        seconds = DEFAULT_PAUSE
+        seconds = (
+            float(limit[1])
+            if limit
+            else DEFAULT_PAUSE
+            if in_milliseconds is None
+            else in_milliseconds / 1000.0
+        )
     return min(max(float(math.ceil(seconds)), MIN_PAUSE), MAX_PAUSE)

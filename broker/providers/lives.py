@@ -15,14 +15,16 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 MOST_LIFE = 3660 * 86400.0
 """Ten years; what is longer, nobody means as a number of seconds."""
 STATED = re.compile(
     "(x|oauth|access|bearer|accesstoken|oauthtoken|bearertoken|token)?"
-    "(expir(e|es|ed|y|ing|ation)(in|at|on|after|date|time|datetime|timestamp|utc|dateutc|timeutc|sec)?|exp"
-    "|ttl|lifetime|validuntil|validto|validtill|validfor|notafter|remindin)"
-    "(in)?(s|sec|secs|seconds|ms|millis|milliseconds)?"
+    "((expir(e|es|ed|y|ing|ation)(in|at|on|after|date|time|datetime|timestamp|sec)?|exp|validuntil|validto|validtill"
+    "|validthrough|notafter)(utc)?"
+    "|ttl|lifetime|timetolive|maxage|validity|validityperiod|validfor|remindin|secondsto(expiry|expire))"
+    "(in)?(s|sec|secs|seconds|ms|millis|milliseconds|minutes|hours|days)?"
 )
 """Names for the access token's life or end, without case and punctuation. Not `ext_expires_in` (Microsoft's for an
 outage), and nothing that says refresh, id or code."""
@@ -36,16 +38,34 @@ REFRESH_STATED = (
 MOST_EPOCH = 253402300800.0
 """An epoch from here on counts milliseconds or less. In seconds it is the end of the year 9999, which means never."""
 SKEW = 86400.0
-DURATION = re.compile(".*(in|after|for|ttl|lifetime)(s|sec|secs|seconds|ms|millis|milliseconds)?")
-MILLISECONDS = re.compile(".*(ms|millis|milliseconds)")
-UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0}
+DURATION = re.compile(
+    ".*((in|after|for|ttl|lifetime|timetolive|maxage|validity|validityperiod|secondsto(expiry|expire))"
+    "(s|sec|secs|seconds|ms|millis|milliseconds)?|minutes|hours|days)"
+)
+UNIT_OF_NAME = re.compile(".*?(ms|millis|milliseconds|minutes|hours|days)")
+UNITS = {
+    "": 1.0,
+    "ms": 0.001,
+    "milli": 0.001,
+    "millisecond": 0.001,
+    "s": 1.0,
+    "sec": 1.0,
+    "second": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "minute": 60.0,
+}
 UNITS |= {"h": 3600.0, "hr": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0}
-NUMBER = re.compile(r"([+-]?\d{1,18}(?:\.\d{0,9})?) ?([a-z]*)", re.ASCII)
+NUMBER = re.compile(r"([+-]?(?:\d{1,3}(?:,\d{3}){1,4}|\d{1,40})(?:\.\d{0,9})?) ?([a-z]*)", re.ASCII)
+WCF_DATE = re.compile(r"\\?/Date\((-?\d{1,17})(?:[+-]\d{4})?\)\\?/", re.ASCII)
 SPAN = re.compile(r"P?(?:(\d{1,5})D)?T?(?:(\d{1,5})H)?(?:(\d{1,6})M)?(?:(\d{1,9})(?:\.\d+)?S)?", re.ASCII)
 CLOCK = re.compile(r"(?:(\d{1,5})\.)?(\d\d):(\d\d):(\d\d)(?:\.\d+)?", re.ASCII)
 """How long: `PT1H` (ISO 8601), `1h30m` (Go), `01:00:00` (.NET)."""
 US_DATE = re.compile(
     r"(\d\d?)/(\d\d?)/(\d{4}),? (\d\d?):(\d\d):(\d\d) ?(AM|PM)?(?: ?\+00:00| UTC)?", re.ASCII
+)
+TWELVE_HOURS = re.compile(
+    r"(\w{1,9}) (\w{1,9}),? (\d{4}),? (\d\d?):(\d\d(?::\d\d)?)\s([AP]M)(?: (?:UTC|GMT))?", re.IGNORECASE
 )
 
 
@@ -62,8 +82,11 @@ def stated_lives(
         plain = plain_name(name)
         if STATED.fullmatch(plain):
             is_end = not DURATION.fullmatch(plain)
-            number = as_number(value) if MILLISECONDS.fullmatch(plain) and not is_end else None
-            told = value if number is None else number / 1000.0
+            unit = None if is_end else UNIT_OF_NAME.fullmatch(plain)
+            told = _stated(value)
+            number = as_number(told) if unit else None
+            if unit and number is not None and str(told).strip().strip("+-.0123456789") == "":
+                told = number * (_seconds_of(unit[1]) or 1.0)
             seconds = seconds_until(told, issued_at, is_end=is_end)
             if seconds is not None:
                 yield name, seconds
@@ -98,13 +121,33 @@ def seconds_until(value: object, now: float, *, is_end: bool = True) -> float | 
     return end - now if is_end or now - SKEW <= end <= now + MOST_LIFE else number
 
 
+def _stated(value: object) -> object:
+    """The number or text in what libraries make of a date: Mongo's, Protobuf's and PHP's objects, and WCF's text."""
+    for _ in range(2):
+        if isinstance(value, dict):
+            named = {plain_name(name): inner for name, inner in value.items()}
+            inner = next(
+                (named[name] for name in ("date", "numberlong", "seconds", "epochsecond") if name in named),
+                None,
+            )
+            zone = named.get("timezone")
+            value = f"{inner}[{zone}]" if isinstance(inner, str) and isinstance(zone, str) else inner
+    if isinstance(value, str) and (found := WCF_DATE.fullmatch(value.strip())):
+        return int(found[1]) / 1000.0
+    return value
+
+
+def _seconds_of(unit: str) -> float | None:
+    return UNITS.get(unit) or UNITS.get(unit.removesuffix("s"))
+
+
 def as_number(value: object) -> float | None:
     """A number, or a text that is one, with a unit or not, or a span of time in seconds."""
     if isinstance(value, str) and len(value) <= 64:
         text = value.strip()
         if number := NUMBER.fullmatch(text.lower()):
-            unit = UNITS.get(number[2]) or UNITS.get(number[2].removesuffix("s"))
-            return None if unit is None else float(number[1]) * unit
+            unit = _seconds_of(number[2])
+            return None if unit is None else float(number[1].replace(",", "")) * unit
         if span := SPAN.fullmatch(text.upper()) or CLOCK.fullmatch(text):
             return (
                 sum(
@@ -123,7 +166,7 @@ def seconds_until_date(text: str, now: float) -> float | None:
     """A date less `now`: ISO 8601, the three of RFC 9110, or Azure's; UTC where it names no zone; None for others."""
     if len(text) > 64:
         return None
-    for read in (_iso_date, _us_date, email.utils.parsedate_to_datetime):
+    for read in (_iso_date, _us_date, _named_month):
         try:
             # RFC 9110 allows a leap second, which Python does not know.
             date = read(re.sub(r"(\d\d:\d\d):60\b", r"\1:59", text.strip()))
@@ -136,10 +179,34 @@ def seconds_until_date(text: str, now: float) -> float | None:
 
 
 def _iso_date(text: str) -> datetime:
-    text = re.sub(r"^(\d{4})/(\d\d)/", r"\1-\2-", text.upper())
+    text, _, zone = re.sub(r"^(\d{4})/(\d\d)/", r"\1-\2-", text).removesuffix("]").partition("[")
     if not re.match(r"\d{4}-?\d\d-?\d\d", text, re.ASCII):
         raise ValueError("not ISO 8601")
-    return datetime.fromisoformat(re.sub(r" (UTC|GMT)$|\[.*\]$", "", text))
+    date = datetime.fromisoformat(re.sub(r" (UTC|GMT)$", "", text.upper()))
+    if date.tzinfo is None and zone.upper() not in ("", "Z", "UTC", "GMT"):
+        return (
+            datetime.fromisoformat(f"{date.isoformat()}{zone}") if zone[0] in "+-" else _in_zone(date, zone)
+        )
+    return date
+
+
+def _in_zone(date: datetime, zone: str) -> datetime:
+    try:
+        return date.replace(tzinfo=ZoneInfo(zone))
+    except (ZoneInfoNotFoundError, OSError) as exc:
+        raise ValueError("no zone of this machine") from exc
+
+
+def _named_month(text: str) -> datetime:
+    """One of the dates of RFC 9110, or of RFC 5322; with AM or PM, Java's `Jan 15, 2027 8:10:00 AM`."""
+    clock = TWELVE_HOURS.fullmatch(text)
+    if clock is None:
+        return email.utils.parsedate_to_datetime(text)
+    one, other, year, hour, rest, half = clock.groups()
+    month, day = (one, other) if other.isdigit() else (other, one)
+    return email.utils.parsedate_to_datetime(
+        f"{day} {month[:3]} {year} {int(hour) % 12 + 12 * (half.upper() == 'PM')}:{rest} GMT"
+    )
 
 
 def _us_date(text: str) -> datetime:

@@ -133,6 +133,29 @@ def iso(seconds: float, form: str) -> str:
         ({"expires_at": iso(600, "%Y-%m-%dt%H:%M:%Sz")}, 600),
         ({"expires_at": iso(600, "%Y-%m-%dT%H:%M:%SZ[UTC]")}, 600),
         ({"expires_on": iso(600, "%d/%m/%Y %H:%M:%S")}, 600),
+        ({"validity": 600}, 600),
+        ({"accessTokenValidity": "600"}, 600),
+        ({"time_to_live": 600}, 600),
+        ({"max_age": 600}, 600),
+        ({"expires_in_minutes": 10}, 600),
+        ({"expiryHours": "2"}, 7200),
+        ({"expires_at_utc": iso(600, "%Y-%m-%d %H:%M:%S")}, 600),
+        ({"seconds_to_expire": 600}, 600),
+        ({"expires_in": "1,200"}, 1200),
+        ({"expires_at": f"/Date({int(NOW + 600) * 1000})/"}, 600),
+        ({"expires_at": f"/Date({int(NOW + 600) * 1000}+0200)/"}, 600),
+        ({"expires_at": {"seconds": int(NOW + 600), "nanos": 0}}, 600),
+        ({"expires_at": {"$date": iso(600, "%Y-%m-%dT%H:%M:%SZ")}}, 600),
+        ({"expires_at": {"$date": {"$numberLong": str(int(NOW + 600) * 1000)}}}, 600),
+        ({"expires_at": {"date": iso(600, "%Y-%m-%d %H:%M:%S.000000"), "timezone": "UTC"}}, 600),
+        ({"expires_at": {"date": iso(7800, "%Y-%m-%d %H:%M:%S"), "timezone": "+02:00"}}, 600),
+        ({"expires_at": {"date": iso(7800, "%Y-%m-%d %H:%M:%S"), "timezone": "Africa/Maputo"}}, 600),
+        ({"expires_at": {"date": iso(600, "%Y-%m-%d %H:%M:%S"), "timezone": "Mars/Phobos"}}, 3600),
+        ({"expires_at": iso(600, "%b %d, %Y %I:%M:%S %p")}, 600),
+        ({"expires_at": iso(600, "%b %d, %Y, %I:%M:%S\u202f%p")}, 600),
+        ({"expires_at": iso(57000, "%B %d, %Y %I:%M:%S %p")}, 57000),
+        ({"expires_at": iso(57000, "%d %b %Y %I:%M:%S %p")}, 57000),
+        ({"access_token": {"token": "at", "expires_in": 600}}, 600),
         ({"session_expires_in": 10, "device_ttl": 10, "rate_limit_exp": 10}, 3600),
         ({"expires_in": "10 parsecs", "ttl": "PT", "lifetime": "::"}, 3600),
         ({"access_token": jwt(exp=NOW + 600)}, 600),
@@ -215,6 +238,11 @@ def test_life_of_a_token_that_cannot_be_renewed(members: dict[str, object], life
         ("OAuth", "Bearer"),
         ("none", "Bearer"),
         (" DPoP", "DPoP"),
+        ("Hawk", "Hawk"),
+        ("HTTPSig", "HTTPSig"),
+        ("PrivateToken", "PrivateToken"),
+        ("OAuth2.0", "Bearer"),
+        ("null", "Bearer"),
         ("dpop+jwt", "dpop+jwt"),
         (["DPoP"], "DPoP"),
         ("urn:ietf:params:oauth:pop", "urn:ietf:params:oauth:pop"),
@@ -245,6 +273,8 @@ def test_token_is_bearer_unless_another_scheme_is_meant(value: object, kind: str
         ("/nowhere", body(access_token="at")),
         ("/data/token", body(data={"token": "at", "refreshToken": "rt"}, access_token="other")),
         ("/jwt", body(jwt="at", expires_in=600)),
+        ("/body", body(body=json.dumps({"access_token": "at"}), x={"access_token": "other"})),
+        ("/Token", b"<Access_Token><Token>at</Token><Refresh_Token>rt</Refresh_Token></Access_Token>"),
         ("/a~1b", json.dumps({"a/b": {"access_token": "at"}, "c": {"access_token": "other"}}).encode()),
     ],
 )
@@ -374,6 +404,28 @@ def test_token_that_no_header_can_carry_is_kept_and_not_served(token: str) -> No
     assert not is_usable(tokens.access_token, tokens.token_type)
 
 
+@pytest.mark.parametrize(
+    ("content", "access"),
+    [
+        (body(access_token=" at\n", refresh_token=TOKEN), "at"),
+        (body(access_token="Bearer at", refresh_token=TOKEN), "at"),
+        (body(access_token="bearer  at", refresh_token=TOKEN), "at"),
+        (body(access_token="Bearer", refresh_token=TOKEN), "Bearer"),
+        (body(access_token=["at"], refresh_token=[TOKEN]), "at"),
+        (body(access_token={"value": "at"}, refresh_token={"token": TOKEN}), "at"),
+        (body(tokens={"accessToken": {"token": "at"}, "refreshToken": TOKEN}), "at"),
+        (f"access_token=a+t/=&refresh_token={TOKEN}".encode(), "a+t/="),
+    ],
+)
+def test_token_in_odd_wrapping(content: bytes, access: str) -> None:
+    """What no header can carry around an access token is left out; `+` in a form is not a blank in a token."""
+    outcome = outcome_of(answer(200, content))
+
+    assert isinstance(outcome, Granted)
+    assert Secret(access) == outcome.tokens.access_token
+    assert Secret(TOKEN) == outcome.tokens.refresh_token
+
+
 def test_scope_is_a_set() -> None:
     """Order means nothing; what is missing or new is flagged."""
     assert () == tuple(flag for flag in granted(access_token="a", scope="public", expires_in=1).flags)
@@ -415,6 +467,12 @@ def test_scope_is_a_set() -> None:
         ({"RateLimit": "limit=9, remaining=0, reset=90"}, 90),
         ({"RateLimit": '"default";r=0;t=90'}, 90),
         ({"Retry-After": "9" * 400}, 30),
+        ({"Retry-After": "9" * 20}, 3600),
+        ({"Retry-After": '"120"'}, 120),
+        ({"Retry-After": "1,200"}, 1),
+        ({"Retry-After": "soon", "x-ratelimit-reset": "90"}, 90),
+        ({"Retry-After": "", "RateLimit": "limit=9, remaining=0, reset=90"}, 90),
+        ({"X-Retry-After": "90"}, 90),
         ({}, 30),
     ],
 )
