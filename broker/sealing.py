@@ -1,6 +1,8 @@
 """Seals token sets for their place in the store, and opens them again."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, TypeVar, assert_never
 
 from broker.keyring import Keyring, Place
 from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spare, Successor
@@ -9,6 +11,10 @@ VERIFIER = "verifier"
 ACCESS, REFRESH = "access_token", "refresh_token"
 LATE = "late:"
 """How the id of a spare begins that was sealed as a successor and came too late."""
+
+Encrypted = Account | Successor | Spare | PendingInstall | PendingGrant
+"""The values that hold encrypted records."""
+E = TypeVar("E", bound=Encrypted)
 
 
 class TokenSeals:
@@ -64,40 +70,37 @@ class TokenSeals:
         return None if record is None else self._keyring.open(token_place(ref, field), record)
 
 
-class Reseals:
-    """The same secrets in the same places under the active key; every method raises SealBroken."""
+def records_in(value: Encrypted) -> Mapping[str, tuple[Place, str]]:
+    """The encrypted records that a value holds, and their places, by the field."""
+    match value:
+        case Account():
+            places = _places_of_tokens(value.ref)
+        case Successor():
+            places = _places_of_tokens(after(value.parent))
+        case Spare():
+            places = {"sealed": spare_place(Ref(value.account, value.epoch, value.generation), value.id)}
+        case PendingInstall():
+            places = {"sealed_verifier": pending_place(value.state_hash, VERIFIER)}
+        case PendingGrant():
+            state_hash = value.install.state_hash
+            places = {
+                "sealed_access": pending_place(state_hash, ACCESS),
+                "sealed_refresh": pending_place(state_hash, REFRESH),
+            }
+        case _:
+            assert_never(value)
+    records = ((field, place, getattr(value, field)) for field, place in places.items())
+    return {field: (place, record) for field, place, record in records if record is not None}
 
-    def __init__(self, keyring: Keyring) -> None:
-        self._keyring = keyring
 
-    def account(self, account: Account) -> Account:
-        access, refresh = self._both(account.ref, account.sealed_access, account.sealed_refresh)
-        return replace(account, sealed_access=access, sealed_refresh=refresh)
+def encrypted_anew(value: E, keyring: Keyring) -> E:
+    """The same value with its secrets encrypted with the active key; raises SealBroken."""
+    fields: dict[str, Any] = {field: keyring.reseal(*where) for field, where in records_in(value).items()}
+    return replace(value, **fields)
 
-    def successor(self, successor: Successor) -> Successor:
-        ref = after(successor.parent)
-        access, refresh = self._both(ref, successor.sealed_access, successor.sealed_refresh)
-        return replace(successor, sealed_access=access, sealed_refresh=refresh)
 
-    def spare(self, spare: Spare) -> Spare:
-        place = spare_place(Ref(spare.account, spare.epoch, spare.generation), spare.id)
-        return replace(spare, sealed=self._keyring.reseal(place, spare.sealed))
-
-    def install(self, install: PendingInstall) -> PendingInstall:
-        verifier = self._again(pending_place(install.state_hash, VERIFIER), install.sealed_verifier)
-        return replace(install, sealed_verifier=verifier)
-
-    def grant(self, grant: PendingGrant) -> PendingGrant:
-        state_hash = grant.install.state_hash
-        access = self._again(pending_place(state_hash, ACCESS), grant.sealed_access)
-        refresh = self._again(pending_place(state_hash, REFRESH), grant.sealed_refresh)
-        return replace(grant, sealed_access=access, sealed_refresh=refresh)
-
-    def _both(self, ref: Ref, access: str | None, refresh: str | None) -> tuple[str | None, str | None]:
-        return self._again(token_place(ref, ACCESS), access), self._again(token_place(ref, REFRESH), refresh)
-
-    def _again(self, place: Place, record: str | None) -> str | None:
-        return None if record is None else self._keyring.reseal(place, record)
+def _places_of_tokens(ref: Ref) -> dict[str, Place]:
+    return {"sealed_access": token_place(ref, ACCESS), "sealed_refresh": token_place(ref, REFRESH)}
 
 
 def after(parent: Ref) -> Ref:

@@ -27,7 +27,7 @@ from broker.providers.kit import KitProvider
 from broker.providers.kustomer import KustomerProvider
 from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import TokenSeals
-from broker.store import Stores, guarded_stores_on
+from broker.store import Stores, stores_on
 from broker.store.database import Database
 from broker.store.health import StoreHealth
 from broker.store.incarnation import Ownership, refuse_vanished
@@ -127,7 +127,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
             f"{exc.detail}, and this start has to: a new version or a new master key was put in, or the store is"
             " damaged. Free disk space, or restore a backup: broker restore BACKUP"
         ) from None
-    stores = guarded_stores_on(opened.database, ring)
+    stores = stores_on(opened.database, keyring=ring.keyring, catch_up=ring.catch_up)
     opened.join(stores.changes)
     audit, upkeep = _build_audit(settings, stores, ring.keyring, health, clock)
     closing.push_async_callback(upkeep.close)

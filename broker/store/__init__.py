@@ -6,22 +6,21 @@ did; nothing ever overwrites another generation. Ciphertext is opaque here. `tes
 database.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from broker.sealing import Reseals
+from broker.keyring import Keyring
 from broker.store.accounts import AccountStore
 from broker.store.alerts import AlertStore
 from broker.store.callers import CallerStore
 from broker.store.changes import Changes
 from broker.store.database import Database
 from broker.store.events import EventStore
-from broker.store.guarded import GuardedDatabase, Ring
 from broker.store.imports import ImportStore
 from broker.store.installs import InstallStore
-from broker.store.keys import KeyStore
+from broker.store.keys import KeyStore, RecordKeys
 from broker.store.plugin import PluginStore
 from broker.store.plugin_purge import PluginPurge
-from broker.store.resealing import ResealingAccounts, ResealingImports, ResealingInstalls
 from broker.store.sealed import RecordStore
 
 
@@ -43,39 +42,23 @@ class Stores:
     alerts: AlertStore
 
 
-def stores_on(database: Database) -> Stores:
-    """All stores on an open, migrated database."""
-    changes = Changes()
+def stores_on(database: Database, *, keyring: Keyring, catch_up: Callable[[], Awaitable[None]]) -> Stores:
+    """Return all stores on an open, migrated database.
+
+    `catch_up` reads the keys in the store into `keyring`, after another process has added one.
+    """
+    changes, keys = Changes(), RecordKeys(database, keyring=keyring, catch_up=catch_up)
     return Stores(
         database=database,
         changes=changes,
-        accounts=AccountStore(database, changed=changes.publish),
-        imports=ImportStore(database, changed=changes.publish),
-        installs=InstallStore(database),
+        accounts=AccountStore(database, keys=keys, changed=changes.publish),
+        imports=ImportStore(database, keys=keys, changed=changes.publish),
+        installs=InstallStore(database, keys=keys),
         callers=CallerStore(database),
         events=EventStore(database),
         keys=KeyStore(database),
         plugin=PluginStore(database),
         plugin_purge=PluginPurge(database),
-        records=RecordStore(database),
+        records=RecordStore(database, keys=keys),
         alerts=AlertStore(database),
-    )
-
-
-def guarded_stores_on(database: Database, ring: Ring) -> Stores:
-    """The same, where everything that is sealed must be sealed with the active key of this store."""
-    guarded, changes, reseals = GuardedDatabase(database, ring), Changes(), Reseals(ring.keyring)
-    return Stores(
-        database=guarded,
-        changes=changes,
-        accounts=ResealingAccounts(guarded, changed=changes.publish, reseals=reseals),
-        imports=ResealingImports(guarded, changed=changes.publish, reseals=reseals),
-        installs=ResealingInstalls(guarded, reseals=reseals),
-        callers=CallerStore(guarded),
-        events=EventStore(guarded),
-        keys=KeyStore(guarded),
-        records=RecordStore(guarded),
-        plugin=PluginStore(guarded),
-        plugin_purge=PluginPurge(guarded),
-        alerts=AlertStore(guarded),
     )

@@ -120,7 +120,7 @@ class AccountStore(RefreshStore):
     async def find(self, query: AccountQuery) -> list[Account]:
         """The first accounts of a query, `limit` at most; it may have to read any number of rows for them."""
         sql, values = find_sql(query)
-        return [to_account(row) for row in await self._database.read(sql, *values)]
+        return await self._read(sql, *values)
 
     async def reach(self, query: AccountQuery, rows: int) -> tuple[int, str]:
         """How many rows `find` has to read for the query, counted up to so many, and the last one's name."""
@@ -146,13 +146,12 @@ class AccountStore(RefreshStore):
 
     async def by_identity(self, provider: str, external_id: str) -> Account | None:
         """The account, not removed, that belongs to that identity."""
-        rows = await self._database.read(BY_IDENTITY, provider, external_id)
-        return to_account(rows[0]) if rows else None
+        return next(iter(await self._read(BY_IDENTITY, provider, external_id)), None)
 
     async def maybe_cut(self, provider: str, start: str) -> list[Account]:
         """Accounts, not removed, whose identity an earlier version may have cut to `start`; `by_identity` finds none
         of them until `identify` has stored the whole value."""
-        return [to_account(row) for row in await self._database.read(MAYBE_CUT, provider, start)]
+        return await self._read(MAYBE_CUT, provider, start)
 
     async def doubles(self, limit: int) -> list[tuple[str, str]]:
         """Pairs of accounts that share one identity since before that was refused."""
@@ -175,7 +174,7 @@ class AccountStore(RefreshStore):
         `grant` is the install that it came with: in the same transaction its ticket is spent, its outcome noted, and
         its grant forgotten unless `keep_grant`. Raises TicketSpent, and then nothing was changed."""
 
-        async def work(transaction: Transaction) -> bool:
+        async def work(transaction: Transaction, account: Account) -> bool:
             if await _identity_holder(transaction, account) is not None:
                 return False
             if expected is None:
@@ -195,7 +194,7 @@ class AccountStore(RefreshStore):
             await transaction.tell(account.name)
             return True
 
-        connected = await self._database.write(work)
+        connected = await self._keys.write([account], work)
         self._changed(account.name)
         return connected
 
@@ -268,7 +267,7 @@ class AccountStore(RefreshStore):
         """Move the row at `ref` to its new name, its tokens and `spares` sealed anew. False if the row has moved on,
         has an intent, or the new name is taken. The old name keeps a record of its generations under its hash."""
 
-        async def work(transaction: Transaction) -> bool:
+        async def work(transaction: Transaction, renamed: Account, *spares: Spare) -> bool:
             if await transaction.fetch(MARK, renamed.name):
                 return False
             mark = await _mark(transaction, ref.name)
@@ -294,7 +293,7 @@ class AccountStore(RefreshStore):
             return True
 
         try:
-            done = await self._database.write(work)
+            done = await self._keys.write([renamed, *spares], work)
         except _NameTaken:
             return False
         self._changed(ref.name)

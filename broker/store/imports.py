@@ -7,6 +7,7 @@ from broker.model import Account, Event, Reason, Ref
 from broker.store.accounts import INSERT, REPLACE
 from broker.store.database import Database, Transaction
 from broker.store.events import insert_events
+from broker.store.keys import RecordKeys
 from broker.store.rows import to_values
 
 REMOVED_ONLY = f"{REPLACE} AND removed_at IS NOT NULL"
@@ -57,8 +58,8 @@ class ImportRecord:
 class ImportStore:
     """The accounts, as the use cases that import and export grants need them."""
 
-    def __init__(self, database: Database, *, changed: Callable[[str], None]) -> None:
-        self._database = database
+    def __init__(self, database: Database, *, keys: RecordKeys, changed: Callable[[str], None]) -> None:
+        self._database, self._keys = database, keys
         self._changed = changed
 
     async def add(
@@ -73,7 +74,7 @@ class ImportStore:
         """Make `account` the row of its name, and remember its grant, in one transaction. `expected` is the removed
         row that it replaces, None where there was none."""
 
-        async def work(transaction: Transaction) -> AddOutcome:
+        async def work(transaction: Transaction, account: Account) -> AddOutcome:
             if held := await transaction.fetch(HOLDER, grant_hash, account.name):
                 return GrantHeld(str(held[0][0]))
             if not await _insert(transaction, account, expected, next_at):
@@ -84,7 +85,7 @@ class ImportStore:
             await insert_events(transaction, events)
             return Added()
 
-        outcome = await self._database.write(work)
+        outcome = await self._keys.write([account], work)
         self._changed(account.name)
         return outcome
 

@@ -1,9 +1,11 @@
 """Tickets, trips to a provider, grants that wait for their identity, and sign-ins under way."""
 
 import json
+from itertools import chain
 
 from broker.model import InstallOutcome, PendingGrant, PendingInstall, PendingLogin, Ticket
 from broker.store.database import Database, Row, Transaction
+from broker.store.keys import RecordKeys
 
 TICKET = "hash, provider, account, org, return_to, allow_replace, subject, created_by, expires_at, spent_at"
 INSTALL = (
@@ -18,6 +20,7 @@ def _placeholders(columns: str) -> str:
 
 
 ADD = f"INSERT INTO installs ({INSTALL}) VALUES ({_placeholders(INSTALL)})"
+CLAIM_INSTALL = f"{ADD} ON CONFLICT (state_hash) DO NOTHING"
 OPEN_AT_ONCE = 32
 """Installs of one link that may be under way; more would let whoever has the link fill the store."""
 GRANT = "sealed_access, sealed_refresh, grant_meta, next_at"
@@ -25,6 +28,9 @@ TAKE = "UPDATE installs SET taken_at = $2 WHERE state_hash = $1 AND taken_at IS 
 HELD = f"""
 SELECT {INSTALL}, {GRANT} FROM installs
  WHERE next_at IS NOT NULL AND next_at <= $1 ORDER BY next_at LIMIT $2"""
+HOLD = """
+UPDATE installs SET sealed_access = $2, sealed_refresh = $3, grant_meta = $4, next_at = $5
+ WHERE state_hash = $1 AND outcome IS NULL"""
 RETRY = "UPDATE installs SET next_at = $2 WHERE state_hash = $1"
 PURGE_INSTALLS = """
 DELETE FROM installs WHERE state_hash IN (
@@ -53,8 +59,8 @@ LOGINS = "FROM logins WHERE purpose = $1 AND (CAST($2 AS TEXT) IS NULL OR challe
 class InstallStore:
     """Tickets, trips to a provider, grants that wait for their identity, sign-ins under way."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, *, keys: RecordKeys) -> None:
+        self._database, self._keys = database, keys
 
     async def add_ticket(self, ticket: Ticket) -> None:
         """One live ticket an account: an older one of the same account is forgotten."""
@@ -80,22 +86,27 @@ class InstallStore:
     async def begin_install(self, install: PendingInstall) -> None:
         """Store an install. Of one ticket only the newest 32 that have not come back are kept."""
 
-        async def work(transaction: Transaction) -> None:
+        async def work(transaction: Transaction, install: PendingInstall) -> None:
             if install.ticket_hash is not None:
                 await transaction.execute(TOO_MANY, install.ticket_hash)
             await transaction.execute(ADD, *_install_values(install))
 
-        await self._database.write(work)
+        await self._keys.write([install], work)
 
     async def claim_install(self, install: PendingInstall) -> bool:
         """Store an install that a browser kept so far, with its state taken. False: that was done before."""
-        sql, values = f"{ADD} ON CONFLICT (state_hash) DO NOTHING", _install_values(install)
-        return await self._database.write(lambda transaction: transaction.execute(sql, *values)) == 1
+
+        async def work(transaction: Transaction, install: PendingInstall) -> int:
+            return await transaction.execute(CLAIM_INSTALL, *_install_values(install))
+
+        return await self._keys.write([install], work) == 1
 
     async def install(self, state_hash: str) -> PendingInstall | None:
         """The install; one whose grant waits for its identity has the outcome IDENTITY_PENDING."""
         rows = await self._database.read(f"SELECT {SHOWN} FROM installs WHERE state_hash = $1", state_hash)
-        return _to_install(rows[0]) if rows else None
+        found = [_to_install(row) for row in rows]
+        await self._keys.learn(one.sealed_verifier for one in found)
+        return next(iter(found), None)
 
     async def take_install(self, state_hash: str, at: float) -> bool:
         """Take the state, once: True for exactly one caller, also under a race and after a restart."""
@@ -106,33 +117,38 @@ class InstallStore:
         meta = json.dumps(
             [grant.token_type, grant.scope, grant.issued_at, grant.expires_at, grant.grant_ends_at]
         )
-        await self._database.write(
-            lambda transaction: transaction.execute(
-                """UPDATE installs SET sealed_access = $2, sealed_refresh = $3, grant_meta = $4, next_at = $5
-                    WHERE state_hash = $1 AND outcome IS NULL""",
+
+        async def work(transaction: Transaction, grant: PendingGrant) -> None:
+            await transaction.execute(
+                HOLD,
                 grant.install.state_hash,
                 grant.sealed_access,
                 grant.sealed_refresh,
                 meta,
                 grant.next_at,
             )
-        )
+
+        await self._keys.write([grant], work)
 
     async def held_grants(
         self, due_before: float, limit: int, *, claim_until: float | None = None
     ) -> list[PendingGrant]:
         """Grants whose identity is to be asked for again; `claim_until` as for `due`."""
-        if claim_until is None:
-            return [_to_grant(row) for row in await self._database.read(HELD, due_before, limit)]
         unlocked = self._database.dialect.unlocked
 
-        async def work(transaction: Transaction) -> list[PendingGrant]:
+        async def work(transaction: Transaction) -> list[Row]:
             rows = await transaction.fetch(f"{HELD} {unlocked}", due_before, limit)
             for row in rows:
                 await transaction.execute(RETRY, row[0], claim_until)
-            return [_to_grant(row) for row in rows]
+            return rows
 
-        return await self._database.write(work)
+        if claim_until is None:
+            rows = await self._database.read(HELD, due_before, limit)
+        else:
+            rows = await self._database.write(work)
+        grants = [_to_grant(row) for row in rows]
+        await self._keys.learn(chain.from_iterable((one.sealed_access, one.sealed_refresh) for one in grants))
+        return grants
 
     async def retry_grant(self, state_hash: str, next_at: float | None) -> None:
         await self._database.write(lambda transaction: transaction.execute(RETRY, state_hash, next_at))

@@ -1,18 +1,28 @@
-"""Wrapped keys, and what the store says of itself."""
+"""Wrapped keys, what the store says of itself, and the rule that nothing is stored under a key that is not active."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
 
-from broker.errors import StartRefused
-from broker.keyring import Purpose, WrappedKey
-from broker.store.database import Database, Row, Transaction
-from broker.store.guarded import KEYS_CHANGE
+import structlog
 
+from broker.errors import StartRefused, StorageUnavailable
+from broker.keyring import KeyNotActive, Keyring, Purpose, SealBroken, WrappedKey, kid_at_front
+from broker.sealing import Encrypted, encrypted_anew, records_in
+from broker.store.database import Database, Row, Transaction, Work
+
+T = TypeVar("T")
+log = structlog.get_logger()
+TRIES = 3
+KEYS_CHANGE = "active key"
+"""No record is stored while the active key is being replaced."""
 KEY = "kid, purpose, wrapped, master_id, active, created_at, retired_at"
 INSERT = f"INSERT INTO keys ({KEY}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
 REWRAP = "UPDATE keys SET wrapped = $2, master_id = $3 WHERE kid = $1 AND wrapped = $4"
 RETIRE = """
 UPDATE keys SET retired_at = $2
  WHERE kid = $1 AND purpose = $3 AND active = 0 AND retired_at IS NULL"""
+STATES = "SELECT kid, active FROM keys WHERE purpose = $1"
 FORGET = "UPDATE keys SET wrapped = '' WHERE retired_at < $1 AND wrapped <> ''"
 SEALED_ANYTHING = """
 SELECT 1 FROM keys UNION ALL SELECT 1 FROM accounts UNION ALL SELECT 1 FROM installs UNION ALL SELECT 1 FROM spares
@@ -90,6 +100,70 @@ class KeyStore:
         sql = """INSERT INTO meta (key, value) VALUES ($1, $2)
                  ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
         await self._database.write(lambda transaction: transaction.execute(sql, key, value))
+
+
+class RecordKeys:
+    """The data keys, for the stores that hold encrypted records: these write through it, and show it what they read."""
+
+    def __init__(
+        self, database: Database, *, keyring: Keyring, catch_up: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._database, self._keyring = database, keyring
+        self._catch_up = catch_up
+        """Reads the keys in the store again; raises StorageUnavailable."""
+
+    async def write(self, values: Sequence[Encrypted], work: Callable[..., Awaitable[T]]) -> T:
+        """Run `work(transaction, *values)` and return its result once it is durable.
+
+        Where the active key has been replaced, the values are encrypted anew first. Raises StorageUnavailable.
+        """
+        for _ in range(TRIES):
+            records = [record for value in values for _, record in records_in(value).values()]
+            try:
+                return await self.write_records(records, partial(_run, work, values))
+            except KeyNotActive as exc:
+                log.info("record.sealed_anew", why=str(exc))
+                try:
+                    values = [encrypted_anew(value, self._keyring) for value in values]
+                except SealBroken as broken:
+                    raise StorageUnavailable("a record cannot be sealed anew", retry_after=1) from broken
+        raise StorageUnavailable("the active data key cannot be opened here", retry_after=1)
+
+    async def write_records(self, records: Iterable[str], work: Work[T]) -> T:
+        """Run `work`, which stores these records, and return its result once it is durable.
+
+        Raises KeyNotActive, and then the keyring has the active key if it can be opened here.
+        """
+        kids = {kid for record in records if (kid := kid_at_front(record))}
+
+        async def checked(transaction: Transaction) -> T:
+            await _require_active(transaction, kids)
+            return await work(transaction)
+
+        try:
+            return await self._database.write(checked if kids else work)
+        except KeyNotActive:
+            await self._catch_up()
+            raise
+
+    async def learn(self, records: Iterable[str | None]) -> None:
+        """Read the keys in the store again if one of these records was encrypted with a key unknown here."""
+        holds = self._keyring.holds
+        kids = (kid_at_front(record) for record in records if record)
+        if not all(holds(kid) for kid in kids if kid):
+            await self._catch_up()
+
+
+async def _run(work: Callable[..., Awaitable[T]], values: Sequence[Encrypted], transaction: Transaction) -> T:
+    return await work(transaction, *values)
+
+
+async def _require_active(transaction: Transaction, kids: Iterable[str]) -> None:
+    await transaction.beside(KEYS_CHANGE)
+    keys = {kid: bool(active) for kid, active in await transaction.fetch(STATES, Purpose.DATA)}
+    # An id that the store never had was no key's: the text only looks like a record.
+    if late := [kid for kid in kids if not keys.get(kid, True)]:
+        raise KeyNotActive(f"key {late[0]} takes no new records")
 
 
 def _wrapped_key(row: Row) -> WrappedKey:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 
 from broker.model import Account, Event, Intent, Reason, Ref, Spare, Successor, Trouble
 from broker.store.database import Database, Transaction
 from broker.store.events import insert_events
+from broker.store.keys import RecordKeys
 from broker.store.rows import COLUMNS, GatheredReads, to_account, trouble_values
 
 TOUCHED_AT_ONCE = 256
@@ -130,9 +131,9 @@ CommitOutcome = Committed | GenerationMoved | EpochMoved
 class RefreshStore:
     """The accounts, as the use cases that renew tokens need them."""
 
-    def __init__(self, database: Database, *, changed: Callable[[str], None]) -> None:
-        self._database = database
-        self._reads = GatheredReads(database)
+    def __init__(self, database: Database, *, keys: RecordKeys, changed: Callable[[str], None]) -> None:
+        self._database, self._keys = database, keys
+        self._reads = GatheredReads(self._read, shared=database.dialect.shared)
         self._changed = changed
         """Told the name of every account whose row changed, after the change is durable."""
 
@@ -151,7 +152,7 @@ class RefreshStore:
         """R6: make the successor current: generation + 1, intent, lease and trouble cleared, death undone.
 
         Conditioned on the parent alone, not on the lease; removed rows take it too."""
-        outcome = await self._database.write(lambda transaction: _commit(transaction, successor, events))
+        outcome = await self._keys.write([successor], partial(_commit, events))
         self._changed(successor.parent.name)
         return outcome
 
@@ -201,7 +202,7 @@ class RefreshStore:
             await transaction.execute(TAKE_OVER, owner, Reason.UNCERTAIN, at, replica)
             return [to_account(row) for row in await transaction.fetch(OPEN_INTENTS, owner)]
 
-        return await self._database.write(work)
+        return await self._learnt(await self._database.write(work))
 
     async def orphaned(self, ref: Ref, intent: str, owner: str, *, at: float, not_before: float) -> bool:
         """Count an attempt whose outcome nobody noted as ambiguous, and free its lease: one of `owner`, or one whose
@@ -213,7 +214,7 @@ class RefreshStore:
         """Accounts whose `next_at` has come, the earliest first; by index, never a scan. With `claim_until` they
         are due again only then: of several brokers each looks after other accounts."""
         if claim_until is None:
-            return [to_account(row) for row in await self._database.read(DUE, now, limit)]
+            return await self._read(DUE, now, limit)
         unlocked = self._database.dialect.unlocked
 
         async def work(transaction: Transaction) -> list[Account]:
@@ -222,7 +223,7 @@ class RefreshStore:
                 await transaction.execute(CLAIM, account.name, claim_until)
             return due
 
-        return await self._database.write(work)
+        return await self._learnt(await self._database.write(work))
 
     async def next_due_at(self) -> float | None:
         """The earliest `next_at` of all."""
@@ -287,7 +288,7 @@ class RefreshStore:
 
     async def add_spare(self, spare: Spare) -> None:
         """Keep a refresh token that is not current; it reopens a dead account. Adding the same id twice keeps one."""
-        await self._database.write(lambda transaction: insert_spare(transaction, spare))
+        await self._keys.write([spare], insert_spare)
         self._changed(spare.account)
 
     async def spares(self, name: str, epoch: int) -> list[Spare]:
@@ -298,7 +299,9 @@ class RefreshStore:
             name,
             epoch,
         )
-        return [Spare(*row) for row in rows]
+        spares = [Spare(*row) for row in rows]
+        await self._keys.learn(spare.sealed for spare in spares)
+        return spares
 
     async def refuse_spare(self, spare_id: str) -> None:
         """Note that the provider refused it."""
@@ -310,6 +313,17 @@ class RefreshStore:
         await self._database.write(
             lambda transaction: transaction.execute("DELETE FROM spares WHERE id = $1", spare_id)
         )
+
+    async def _read(self, sql: str, *values: object) -> list[Account]:
+        """The accounts of a statement that reads `COLUMNS`."""
+        return await self._learnt([to_account(row) for row in await self._database.read(sql, *values)])
+
+    async def _learnt(self, accounts: list[Account]) -> list[Account]:
+        """The same accounts, once the keys of their tokens are known as far as the store has them."""
+        await self._keys.learn(
+            chain.from_iterable((one.sealed_access, one.sealed_refresh) for one in accounts)
+        )
+        return accounts
 
     async def _update(self, name: str, sql: str, *values: object, events: Sequence[Event] = ()) -> bool:
         """One statement on one account, and its events; whether it changed the row."""
@@ -336,7 +350,7 @@ async def _execute_all(sql: str, rows: Sequence[tuple[object, ...]], transaction
     await transaction.execute_all(sql, sorted(rows, key=itemgetter(0, 1)))
 
 
-async def _commit(transaction: Transaction, successor: Successor, events: Sequence[Event]) -> CommitOutcome:
+async def _commit(events: Sequence[Event], transaction: Transaction, successor: Successor) -> CommitOutcome:
     changed = await transaction.execute(
         COMMIT,
         *_key(successor.parent),

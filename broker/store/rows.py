@@ -1,13 +1,13 @@
 """How an account is stored in its row, and reads of many rows in one statement."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields
 from operator import attrgetter
 
 from broker.errors import StorageUnavailable
 from broker.model import Account, Intent, Reason, Status, Trouble
-from broker.store.database import Database, Row
+from broker.store.database import Row
 
 # In the order of the fields, so that a row becomes an account without looking at names.
 _PLAIN = (
@@ -137,8 +137,11 @@ def trouble_values(trouble: Trouble) -> tuple[object, ...]:
 class GatheredReads:
     """Reads accounts: together what is asked for in one turn of the loop, or while a read is under way."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, read: Callable[..., Awaitable[list[Account]]], *, shared: bool) -> None:
+        self._read = read
+        """Reads the accounts of a statement and its values."""
+        self._shared = shared
+        """Whether the database answers several reads at once: there nobody waits behind one that is under way."""
         self._asked: dict[str, list[asyncio.Future[Account | None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_taken_care_of = False
@@ -156,12 +159,10 @@ class GatheredReads:
         return await asked
 
     async def _read_all(self) -> None:
-        # A shared database answers several at once: there nobody waits behind a read that is under way.
-        beside = self._database.dialect.shared
         while self._asked:
             names = list(self._asked)[:MOST_NAMES]
             asked = {name: self._asked.pop(name) for name in names}
-            self._is_taken_care_of = not beside or bool(self._asked)
+            self._is_taken_care_of = not self._shared or bool(self._asked)
             await self._answer(asked)
         self._is_taken_care_of = False
 
@@ -196,7 +197,7 @@ class GatheredReads:
     async def _found(self, names: list[str]) -> Mapping[str, Account]:
         size = next(size for size in SIZES if size >= len(names))
         padded = names + names[-1:] * (size - len(names))
-        return {row[0]: to_account(row) for row in await self._database.read(BY_NAMES[size], *padded)}
+        return {account.name: account for account in await self._read(BY_NAMES[size], *padded)}
 
 
 def _refuse(asked: "_Asked", exc: Exception) -> None:

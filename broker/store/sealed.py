@@ -9,6 +9,7 @@ from broker.keyring import FRONT, Place, kid_at_front
 from broker.model import Ref
 from broker.sealing import ACCESS, REFRESH, VERIFIER, pending_place, spare_place, token_place
 from broker.store.database import Database, Transaction
+from broker.store.keys import RecordKeys
 
 UNKNOWN = "unknown"
 """Counted for what is no record of ours."""
@@ -75,8 +76,8 @@ SEALED: Sequence[SealedColumn] = (
 class RecordStore:
     """Every encrypted record, whatever it is for."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, *, keys: RecordKeys) -> None:
+        self._database, self._keys = database, keys
 
     async def counts(self) -> Mapping[str, Mapping[str, int]]:
         """How many records lie in each column by the id of their key; in pages, so that nobody waits long."""
@@ -90,6 +91,7 @@ class RecordStore:
             after,
             limit,
         )
+        await self._keys.learn(record for _, record, *_ in rows)
         return [SealedRecord(key, record, column.place(*told)) for key, record, *told in rows]
 
     async def replace(self, column: SealedColumn, resealed: Sequence[tuple[SealedRecord, str]]) -> int:
@@ -107,7 +109,7 @@ class RecordStore:
             ]
             return sum(changed)
 
-        return await self._database.write(work) if resealed else 0
+        return await self._keys.write_records((new for _, new in resealed), work)
 
     async def _count(self, column: SealedColumn) -> Mapping[str, int]:
         found: Counter[str] = Counter()

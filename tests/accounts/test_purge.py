@@ -7,7 +7,6 @@ from pathlib import Path
 
 from broker.model import Account, Event, EventKind, PendingGrant, Spare, Successor
 from broker.sandbox import visitor
-from broker.store import stores_on
 from broker.store.database import Transaction
 from broker.store.events import insert_events
 from broker.store.migrate import migrate
@@ -16,6 +15,7 @@ from broker.store.sqlite import SqliteDatabase
 from broker.tokens.packing import OpenedAccount
 from tests.house import OPERATOR, House
 from tests.store import rows
+from tests.store.rows import plain_stores
 
 JANE = {
     "name": "jane-doe-shop",
@@ -163,7 +163,7 @@ async def test_pages_that_were_split_and_merged_keep_nothing(tmp_path: Path) -> 
     folder = tmp_path / "store"
     database = await SqliteDatabase.open(folder / "broker.db")
     await migrate(database)
-    stores = stores_on(database)
+    stores = plain_stores(database)
     for number in range(300):
         name = f"account-{number:03}" if number != 150 else JANE["name"]
         one = replace(rows.account(name), label=JANE["label"] if number == 150 else "L" * (number % 90))

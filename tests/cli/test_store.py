@@ -3,11 +3,10 @@
 import stat
 from pathlib import Path
 
-from broker.store import stores_on
 from broker.store.backup import SqliteBackup
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
-from tests.store.rows import connect
+from tests.store.rows import connect, plain_stores
 
 from .conftest import Run
 from .stub import NOW, Stub
@@ -18,7 +17,7 @@ async def store_with(path: Path, *names: str) -> None:
     database = await SqliteDatabase.open(path)
     await migrate(database)
     for name in names:
-        await connect(stores_on(database), name)
+        await connect(plain_stores(database), name)
     await database.close()
 
 

@@ -21,7 +21,7 @@ from broker.keyring import kid_of
 from broker.keys.opening import open_ring
 from broker.model import Account, Ref, Secret
 from broker.sealing import TokenSeals
-from broker.store import guarded_stores_on
+from broker.store import stores_on
 from broker.store.keys import KeyStore
 from broker.store.sqlite import SqliteDatabase
 from tests.process import Process, new_process
@@ -115,7 +115,10 @@ async def _fill(process: Process, count: int) -> None:
     path = process.folder / "var" / "broker.db"
     database = await SqliteDatabase.open(path)
     ring = await open_ring(KeyStore(database), FileKey(path.with_name("master.key")), SystemClock())
-    stores, seals = guarded_stores_on(database, ring), TokenSeals(ring.keyring)
+    stores, seals = (
+        stores_on(database, keyring=ring.keyring, catch_up=ring.catch_up),
+        TokenSeals(ring.keyring),
+    )
 
     def sealed(number: int) -> Account:
         name = f"filled-{number:06}"
@@ -136,7 +139,10 @@ async def _opened(process: Process, count: int) -> set[str]:
     path = process.folder / "var" / "broker.db"
     database = await SqliteDatabase.open(path)
     ring = await open_ring(KeyStore(database), FileKey(path.with_name("master.key")), SystemClock())
-    stores, seals = guarded_stores_on(database, ring), TokenSeals(ring.keyring)
+    stores, seals = (
+        stores_on(database, keyring=ring.keyring, catch_up=ring.catch_up),
+        TokenSeals(ring.keyring),
+    )
     kids = set()
     for number in range(count):
         account = await stores.accounts.get(f"filled-{number:06}")

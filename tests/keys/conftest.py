@@ -12,7 +12,7 @@ from broker.keys.rewrap import Rewrapper
 from broker.keys.ring import LivingRing
 from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spare, Successor
 from broker.sealing import LATE, VERIFIER, TokenSeals, after
-from broker.store import Stores, guarded_stores_on
+from broker.store import Stores, stores_on
 from broker.store.keys import KeyStore
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
@@ -22,7 +22,7 @@ from tests.store import rows
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A guarded store, its ring, and what a test seals by hand."""
+    """A store, its ring, and what a test seals by hand."""
 
     database: SqliteDatabase
     ring: LivingRing
@@ -41,7 +41,7 @@ class Sealed:
     async def other(self) -> "Sealed":
         """The same store as another process sees it: a ring of its own, read now."""
         ring = await open_ring(KeyStore(self.database), self.source, self.clock)
-        return Sealed(self.database, ring, guarded_stores_on(self.database, ring), self.clock, self.source)
+        return _opened(self.database, ring, self.clock, self.source)
 
     def account(self, name: str = "acme", generation: int = 1) -> Account:
         one = rows.account(name, generation=generation)
@@ -119,11 +119,16 @@ class Sealed:
         return found
 
 
+def _opened(database: SqliteDatabase, ring: LivingRing, clock: FakeClock, source: FileKey) -> Sealed:
+    stores = stores_on(database, keyring=ring.keyring, catch_up=ring.catch_up)
+    return Sealed(database, ring, stores, clock, source)
+
+
 @pytest.fixture
 async def sealed(tmp_path: Path) -> AsyncIterator[Sealed]:
     database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
     await migrate(database)
     clock, source = FakeClock(), FileKey(tmp_path / "master.key")
     ring = await open_ring(KeyStore(database), source, clock)
-    yield Sealed(database, ring, guarded_stores_on(database, ring), clock, source)
+    yield _opened(database, ring, clock, source)
     await database.close()

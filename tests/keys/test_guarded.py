@@ -1,15 +1,22 @@
 """Nothing is stored under a key that is not active, and nobody notices."""
 
+import ast
+import importlib
+import inspect
+import pkgutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
+from broker import store
 from broker.errors import StorageUnavailable
 from broker.keyring import KeyNotActive, kid_of
-from broker.model import Secret, Spare
+from broker.model import Secret, Spare, Successor
+from broker.store.imports import Added
 from broker.store.keys import KeyStore
 from broker.store.renewals import Committed
+from broker.store.sealed import SEALED
 from tests.keys.conftest import Sealed
 from tests.store.rows import FIRST
 
@@ -41,17 +48,37 @@ async def _begin_install(here: Sealed) -> None:
     await here.stores.installs.begin_install(here.install("new"))
 
 
+async def _claim_install(here: Sealed) -> None:
+    assert await here.stores.installs.claim_install(here.install("new"))
+
+
+async def _import(here: Sealed) -> None:
+    one = here.account("globex")
+    assert Added() == await here.stores.imports.add(
+        one, expected=None, next_at=None, grant_hash="h", events=[]
+    )
+
+
 async def _hold_grant(here: Sealed) -> None:
     await here.stores.installs.hold_grant(here.grant(here.install("known")))
 
 
 @pytest.mark.parametrize(
-    ("store", "records"),
-    [(_commit, 2), (_add_spare, 1), (_connect, 2), (_rename, 3), (_begin_install, 1), (_hold_grant, 2)],
+    ("put", "records"),
+    [
+        (_commit, 2),
+        (_add_spare, 1),
+        (_connect, 2),
+        (_rename, 3),
+        (_begin_install, 1),
+        (_hold_grant, 2),
+        (_claim_install, 1),
+        (_import, 2),
+    ],
     ids=lambda one: getattr(one, "__name__", str(one)),
 )
 async def test_what_was_sealed_too_early_is_sealed_anew(
-    sealed: Sealed, store: Callable[[Sealed], Awaitable[None]], records: int
+    sealed: Sealed, put: Callable[[Sealed], Awaitable[None]], records: int
 ) -> None:
     """Another process made a key active; a write of this one, which knows nothing of it, lies under that key."""
     await sealed.connect()
@@ -59,7 +86,7 @@ async def test_what_was_sealed_too_early_is_sealed_anew(
     other = await sealed.other()
     new = (await other.ring.add_key()).kid
 
-    await store(sealed)
+    await put(sealed)
 
     assert new == sealed.ring.keyring.active
     assert records == (await sealed.totals())[new]
@@ -79,32 +106,100 @@ async def _everything_opens(here: Sealed) -> bool:
     return True
 
 
+async def _require_refused(here: Sealed, late: Successor) -> None:
+    """As a replacement, which the store itself does not encrypt anew."""
+    [current] = await here.stores.records.page(SEALED[0], "", 9)
+    assert late.sealed_access is not None
+    with pytest.raises(KeyNotActive):
+        await here.stores.records.replace(SEALED[0], [(current, late.sealed_access)])
+
+
+def writers(source: str, constants: dict[str, object]) -> dict[str, bool]:
+    """The methods of a store module that store a record, and whether they write through the keys."""
+    columns = [(one.table, one.column) for one in SEALED]
+
+    def stores_one(sql: object) -> bool:
+        return isinstance(sql, str) and any(
+            f"INSERT INTO {table} " in sql or f"{column} = $" in sql for table, column in columns
+        )
+
+    tree = ast.parse(source)
+    storing = {name for name, value in constants.items() if stores_one(value)} | {"insert_spare"}
+    helpers = [one for one in tree.body if isinstance(one, ast.AsyncFunctionDef)]
+    storing |= {one.name for one in helpers if _uses(one, storing, stores_one)}
+    methods = (one for kind in tree.body if isinstance(kind, ast.ClassDef) for one in kind.body)
+    return {
+        one.name: "self._keys.write" in ast.unparse(one)
+        for one in methods
+        if isinstance(one, ast.AsyncFunctionDef) and _uses(one, storing, stores_one)
+    }
+
+
+def _uses(function: ast.AST, names: set[str], is_sql: Callable[[object], bool]) -> bool:
+    return any(
+        (isinstance(node, ast.Name) and node.id in names)
+        or (isinstance(node, ast.Constant) and is_sql(node.value))
+        for node in ast.walk(function)
+    )
+
+
+def test_whatever_stores_a_record_writes_through_the_keys() -> None:
+    """So that no statement stores one without the check of the active key."""
+    found: dict[str, bool] = {}
+    for found_module in pkgutil.iter_modules(store.__path__):
+        module = importlib.import_module(f"broker.store.{found_module.name}")
+        found |= writers(inspect.getsource(module), vars(module))
+
+    assert (
+        dict.fromkeys(
+            (
+                "connect",
+                "rename",
+                "add",
+                "begin_install",
+                "claim_install",
+                "hold_grant",
+                "commit",
+                "add_spare",
+            ),
+            True,
+        )
+        == found
+    )
+
+
+def test_write_beside_the_keys_is_seen() -> None:
+    """The reader of the modules knows one when there is one."""
+    source = """
+class Store:
+    async def put(self, record):
+        await self._database.write(lambda one: one.execute("UPDATE accounts SET sealed_access = $1", record))
+"""
+
+    assert {"put": False} == writers(source, {})
+
+
 async def test_store_itself_refuses_a_key_that_is_not_active(sealed: Sealed) -> None:
-    """Whatever the statement; the row is as it was."""
+    """The row is as it was."""
     await sealed.connect()
     before = await sealed.stores.accounts.get("acme")
     late = sealed.successor(FIRST)
     await sealed.ring.add_key()
 
-    with pytest.raises(KeyNotActive):
-        await sealed.stores.database.write(
-            lambda one: one.execute("UPDATE accounts SET sealed_access = $1", late.sealed_access)
-        )
+    await _require_refused(sealed, late)
 
     assert before == await sealed.stores.accounts.get("acme")
 
 
 async def test_retired_and_forgotten_keys_are_refused_too(sealed: Sealed) -> None:
     """For ever: the id stays when the key is forgotten."""
+    await sealed.connect()
     late, old = sealed.successor(FIRST), sealed.ring.keyring.active
     await sealed.ring.add_key()
     assert await sealed.stores.keys.retire_key(old, 1.0)
     assert 1 == await sealed.stores.keys.forget_retired_keys(2.0)
 
-    with pytest.raises(KeyNotActive):
-        await sealed.stores.database.write(
-            lambda one: one.execute("UPDATE accounts SET sealed_access = $1", late.sealed_access)
-        )
+    await _require_refused(sealed, late)
 
     assert [""] == [key.wrapped for key in await sealed.stores.keys.keys() if key.kid == old]
 

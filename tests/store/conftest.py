@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from broker.store import Stores, stores_on
+from broker.store import Stores
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
 from tests.postgres import needs_postgres, new_database
+from tests.store.rows import plain_stores
 
 
 @pytest.fixture(name="stores", params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 async def _stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
     async with AsyncExitStack() as closing:
         if request.param == "postgres":
-            yield stores_on(await closing.enter_async_context(new_database(needs_postgres())))
+            yield plain_stores(await closing.enter_async_context(new_database(needs_postgres())))
             return
         database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
         closing.push_async_callback(database.close)
         await migrate(database)
-        yield stores_on(database)
+        yield plain_stores(database)

@@ -1,5 +1,6 @@
 """Rows that the store's tests begin with."""
 
+from broker.keyring import Keyring
 from broker.model import (
     Account,
     CallerKey,
@@ -11,7 +12,20 @@ from broker.model import (
     Successor,
     Ticket,
 )
-from broker.store import Stores
+from broker.store import Stores, stores_on
+from broker.store.database import Database
+
+KEYRING = Keyring(active="00" * 8, keys={"00" * 8: b"k" * 32}, index_key=b"i" * 32)
+
+
+def plain_stores(database: Database) -> Stores:
+    """The stores on a database, for tests in which no key is added."""
+
+    async def catch_up() -> None:
+        pass
+
+    return stores_on(database, keyring=KEYRING, catch_up=catch_up)
+
 
 FIRST = Ref("acme", 1, 1)
 

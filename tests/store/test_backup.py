@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from broker.errors import StartRefused, StorageUnavailable
-from broker.store import Stores, stores_on
+from broker.store import Stores
 from broker.store.backup import NotAStore, SqliteBackup, examine
 from broker.store.migrate import migrate, migrations
 from broker.store.restoring import restore
 from broker.store.sqlite import SqliteDatabase
 from broker.store.writer import Writer
-from tests.store.rows import connect
+from tests.store.rows import connect, plain_stores
 from tests.store.test_full_disk import _small as small_fixture
 
 small = small_fixture
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 async def stores(path: Path) -> AsyncIterator[Stores]:
     database = await SqliteDatabase.open(path)
     await migrate(database)
-    yield stores_on(database)
+    yield plain_stores(database)
     await database.close()
 
 
@@ -49,7 +49,7 @@ async def closed_with(path: Path, *names: str) -> None:
     database = await SqliteDatabase.open(path)
     await migrate(database)
     for name in names:
-        await connect(stores_on(database), name)
+        await connect(plain_stores(database), name)
     await database.close()
 
 

@@ -15,13 +15,14 @@ from broker.config.settings import FileKey
 from broker.keys.opening import open_ring
 from broker.model import Account, Secret
 from broker.sealing import TokenSeals
-from broker.store import Stores, stores_on
+from broker.store import Stores
 from broker.store.database import Database, Transaction
 from broker.store.migrate import migrate, migrations
 from broker.store.postgres import PostgresDatabase
 from broker.store.sqlite import SqliteDatabase
 from tests.fakes.clock import FakeClock
 from tests.postgres import needs_postgres
+from tests.store.rows import plain_stores
 
 FIXTURE = Path(__file__).parent / "store-0.1.0.tar.gz"
 SCHEMA = 9
@@ -88,7 +89,7 @@ async def test_old_store_goes_on(old: Database, unpacked: Path) -> None:
     """Every account is there, and its tokens are decrypted with the keys that were there."""
     await migrate(old)
 
-    stores = stores_on(old)
+    stores = plain_stores(old)
     ring = await open_ring(stores.keys, FileKey(unpacked / "master.key"), FakeClock())
     imported = await account(stores, "imported")
     generations = [(await account(stores, name)).generation for name in ("demo-kit", "demo-kustomer")]
@@ -102,7 +103,7 @@ async def test_accounts_that_share_an_identity_go_on(old: Database) -> None:
     """All are served and connected again as before; they are listed, and no further one comes to them."""
     await old.write(lambda one: one.execute(TWINS))
     await migrate(old)
-    stores = stores_on(old)
+    stores = plain_stores(old)
 
     first = await account(stores, "demo-kit")
     again = replace(first, epoch=first.epoch + 1, generation=first.generation + 1)
@@ -129,7 +130,7 @@ async def test_identity_of_the_length_of_a_cut_is_not_believed(
         lambda one: one.execute("UPDATE accounts SET external_id = $1 WHERE provider = 'kit'", stored)
     )
     await migrate(old)
-    stores = stores_on(old)
+    stores = plain_stores(old)
 
     cut = [one.name for one in await stores.accounts.maybe_cut("kit", stored)]
     found = await stores.accounts.by_identity("kit", stored)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from broker.errors import StartRefused, StorageUnavailable
-from broker.store import Stores, stores_on
+from broker.store import Stores
 from broker.store.backup import copy_whole, examine
 from broker.store.migrate import migrate, migrations
 from broker.store.renewals import Committed
 from broker.store.spool import renewals_spool
 from broker.store.sqlite import SqliteDatabase
 from tests.missing import missing
-from tests.store.rows import FIRST, connect, intent, successor
+from tests.store.rows import FIRST, connect, intent, plain_stores, successor
 
 SIZE = 1024 * 1024
 
@@ -62,7 +62,7 @@ async def test_commit_waits_out_a_full_disk(small: Path) -> None:
         small / "broker.db", observe=lambda succeeded, _: observed.append(succeeded)
     )
     await migrate(database)
-    stores = stores_on(database)
+    stores = plain_stores(database)
     await connect(stores)
     await stores.accounts.begin(FIRST, intent())
     before = await stores.accounts.get("acme")
@@ -96,7 +96,7 @@ async def test_store_that_filled_its_disk_opens_again_whole(small: Path) -> None
     (small / "ballast").write_bytes(b"x" * 200_000)
     database = await SqliteDatabase.open(small / "broker.db")
     await migrate(database)
-    written = await fill(stores_on(database))
+    written = await fill(plain_stores(database))
     await database.close()
     leave_no_byte(small / "rest")
 
@@ -121,7 +121,7 @@ async def test_store_is_opened_on_a_full_disk(small: Path, killed: bool) -> None
     path = small / "broker.db"
     database = await SqliteDatabase.open(path)
     await migrate(database)
-    await connect(stores_on(database))
+    await connect(plain_stores(database))
     log = path.with_name("broker.db-wal").read_bytes()
     whole = path.read_bytes()
     await database.close()
@@ -132,7 +132,7 @@ async def test_store_is_opened_on_a_full_disk(small: Path, killed: bool) -> None
     leave_no_byte(small / "ballast")
 
     again = await SqliteDatabase.open(path)
-    stores = stores_on(again)
+    stores = plain_stores(again)
     schema = await migrate(again)
     found = await stores.accounts.get("acme")
     with pytest.raises(StorageUnavailable, match="cannot be written"):

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from broker.errors import StorageUnavailable
-from broker.store import Stores, stores_on
+from broker.store import Stores
 from broker.store.migrate import migrate
-from broker.store.rows import GatheredReads
 from broker.store.sqlite import SqliteDatabase
-from tests.store.rows import connect
+from tests.store.rows import connect, plain_stores
 from tests.store.test_plans import Recording
 
 NAMES = [f"account-{number}" for number in range(100)]
@@ -23,7 +22,7 @@ async def _recording(tmp_path: Path) -> AsyncIterator[Recording]:
     await migrate(database)
     recording = Recording(database)
     for name in NAMES:
-        await connect(stores_on(recording), name)
+        await connect(plain_stores(recording), name)
     recording.asked.clear()
     yield recording
     await recording.close()
@@ -31,7 +30,7 @@ async def _recording(tmp_path: Path) -> AsyncIterator[Recording]:
 
 async def test_rows_asked_for_at_once_share_a_read(recording: Recording) -> None:
     """Each asker gets its own account, or None, however many there are and whoever else asks for it."""
-    accounts = stores_on(recording).accounts
+    accounts = plain_stores(recording).accounts
 
     found = await asyncio.gather(*(accounts.get(name) for name in [*NAMES, "nobody", "account-7"]))
 
@@ -54,7 +53,7 @@ async def test_row_is_as_it_is_when_asked_for(stores: Stores) -> None:
 
 async def test_whoever_asks_when_a_read_has_just_ended_is_answered(recording: Recording) -> None:
     """In whichever turn of the loop that is."""
-    accounts = stores_on(recording).accounts
+    accounts = plain_stores(recording).accounts
 
     async def ask_on(turns: int) -> None:
         for name in NAMES[:20]:
@@ -70,7 +69,7 @@ async def test_whoever_asks_when_a_read_has_just_ended_is_answered(recording: Re
 
 async def test_who_gives_up_takes_nobody_along(recording: Recording) -> None:
     """Others get the same row, and its neighbours'."""
-    accounts = stores_on(recording).accounts
+    accounts = plain_stores(recording).accounts
     asking = [asyncio.create_task(accounts.get(name)) for name in ("account-1", "account-1", "account-2")]
     await asyncio.sleep(0)
 
@@ -83,12 +82,12 @@ async def test_who_gives_up_takes_nobody_along(recording: Recording) -> None:
 
 async def test_name_that_cannot_be_asked_for_spoils_only_its_own_read(recording: Recording) -> None:
     """A lone surrogate is no text to SQLite."""
-    reads = GatheredReads(recording)
+    reads = plain_stores(recording).accounts
 
     ended = await asyncio.gather(
-        reads.account("account-1"),
-        reads.account("\ud800"),
-        reads.account("account-2"),
+        reads.get("account-1"),
+        reads.get("\ud800"),
+        reads.get("account-2"),
         return_exceptions=True,
     )
 
@@ -100,17 +99,17 @@ async def test_store_that_cannot_be_read_says_so_to_everybody(tmp_path: Path) ->
     """And at once."""
     database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
     await database.close()
-    reads = GatheredReads(database)
+    reads = plain_stores(database).accounts
 
-    ended = await asyncio.gather(*(reads.account(name) for name in NAMES), return_exceptions=True)
+    ended = await asyncio.gather(*(reads.get(name) for name in NAMES), return_exceptions=True)
 
     assert {StorageUnavailable} == {type(one) for one in ended}
 
 
 async def test_nobody_waits_for_a_reader_that_was_cancelled(recording: Recording) -> None:
     """So a loop that breaks down ends, and whoever still asks afterwards is answered."""
-    reads = GatheredReads(recording)
-    asking = [asyncio.create_task(reads.account(name)) for name in NAMES]
+    reads = plain_stores(recording).accounts
+    asking = [asyncio.create_task(reads.get(name)) for name in NAMES]
     await asyncio.sleep(0)
 
     for task in asyncio.all_tasks():
@@ -119,6 +118,6 @@ async def test_nobody_waits_for_a_reader_that_was_cancelled(recording: Recording
 
     async with asyncio.timeout(60):
         ended = await asyncio.gather(*asking, return_exceptions=True)
-        again = await reads.account("account-1")
+        again = await reads.get("account-1")
     assert {StorageUnavailable} == {type(one) for one in ended}
     assert again is not None

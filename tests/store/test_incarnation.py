@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from broker.errors import StartRefused
-from broker.store import stores_on
 from broker.store.incarnation import Incarnation, birth_of, refuse_vanished, witness_of
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
-from tests.store.rows import connect
+from tests.store.rows import connect, plain_stores
 
 
 class Killed(BaseException):
@@ -50,7 +49,7 @@ async def is_copy(
     database = await SqliteDatabase.open(path)
     try:
         await migrate(database)
-        stores = stores_on(database)
+        stores = plain_stores(database)
         if await stores.keys.has_no_accounts():
             await connect(stores)
         keys = DyingStore(stores.keys, before=before, after=after)
@@ -69,8 +68,8 @@ async def new_store(tmp_path: Path, outside: Path | None = None) -> tuple[Path, 
     path = folder / "broker.db"
     database = await SqliteDatabase.open(path)
     await migrate(database)
-    await Incarnation(store=stores_on(database).keys, path=path, outside=outside).begin()
-    await connect(stores_on(database))
+    await Incarnation(store=plain_stores(database).keys, path=path, outside=outside).begin()
+    await connect(plain_stores(database))
     await database.close()
     shutil.copytree(folder, tmp_path / "backup", copy_function=shutil.copy2)
     assert not await is_copy(path, outside)
@@ -213,7 +212,7 @@ async def test_store_of_an_older_program_is_taken(tmp_path: Path) -> None:
     outside.mkdir()
     path, _ = await new_store(tmp_path, outside)
     database = await SqliteDatabase.open(path)
-    await stores_on(database).keys.set_meta("incarnation", f"older:{path.stat().st_ino}")
+    await plain_stores(database).keys.set_meta("incarnation", f"older:{path.stat().st_ino}")
     await database.close()
     sidecar = path.with_name("broker.db.incarnation")
     [now] = [one for one in sidecar.read_text().split('"') if len(one) == 32]

@@ -7,14 +7,14 @@ import pytest
 
 from broker.errors import StartRefused
 from broker.model import Event, EventKind, Secret, Spare
-from broker.store import Stores, stores_on
+from broker.store import Stores
 from broker.store.keys import KeyStore
 from broker.store.migrate import migrate
 from broker.store.moving import MOVED_TO, UNFINISHED, move, refuse_moved
 from broker.store.postgres import PostgresDatabase
 from broker.store.sqlite import SqliteDatabase
 from tests.postgres import needs_postgres, new_database
-from tests.store.rows import account, caller, connect, install, key, ticket
+from tests.store.rows import account, caller, connect, install, key, plain_stores, ticket
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ async def _source(tmp_path: Path) -> AsyncIterator[Stores]:
     """A store with something in most tables."""
     database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
     await migrate(database)
-    stores = stores_on(database)
+    stores = plain_stores(database)
     for number in range(3):
         await connect(stores, f"acme-{number}")
     await stores.accounts.add_spare(Spare("s", "acme-1", 1, 1, "sealed", 5.0))
@@ -47,7 +47,7 @@ async def test_every_row_arrives_as_it_was(source: Stores, target: PostgresDatab
     """Counted by table, and alike in every field."""
     counts = await move(source.database, target, where="there")
 
-    there = stores_on(target)
+    there = plain_stores(target)
     assert (3, 1, 1, 1) == (counts["accounts"], counts["spares"], counts["uses"], counts["events"])
     assert account("acme-0") == await there.accounts.get("acme-0")
     assert await source.accounts.spares("acme-1", 1) == await there.accounts.spares("acme-1", 1)
@@ -80,7 +80,7 @@ async def test_half_a_copy_is_refused(source: Stores, target: PostgresDatabase) 
 
 async def test_copy_goes_into_an_empty_database_only(source: Stores, target: PostgresDatabase) -> None:
     """What is there already would be mixed up with what comes."""
-    await connect(stores_on(target), "other")
+    await connect(plain_stores(target), "other")
 
     with pytest.raises(StartRefused, match="1 rows in accounts"):
         await move(source.database, target, where="there")

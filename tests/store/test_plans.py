@@ -9,11 +9,12 @@ from typing import TypeVar
 import pytest
 
 from broker.model import Status
-from broker.store import Stores, stores_on
+from broker.store import Stores
 from broker.store.account_queries import AccountQuery
 from broker.store.database import Dialect, Row, Transaction, Work
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
+from tests.store.rows import plain_stores
 
 T = TypeVar("T")
 SMALL = {"keys", "callers", "caller_keys", "meta"}
@@ -90,7 +91,7 @@ async def test_what_runs_at_the_start_and_in_loops_finds_its_rows_by_index(
     recording: Recording, tmp_path: Path
 ) -> None:
     """SQLite's own plan of each statement has no scan of a table that grows."""
-    await run_everything(stores_on(recording))
+    await run_everything(plain_stores(recording))
 
     scans = whole_tables(tmp_path / "store" / "broker.db", recording.asked)
 
@@ -125,7 +126,7 @@ async def test_list_of_accounts_reads_a_range_of_an_index(
     recording: Recording, tmp_path: Path, query: AccountQuery, index: str
 ) -> None:
     """In the order of the names, so that nothing is sorted; also what counts the rows."""
-    accounts = stores_on(recording).accounts
+    accounts = plain_stores(recording).accounts
     await accounts.find(query)
     await accounts.reach(query, 10)
 

@@ -15,14 +15,14 @@ import pytest
 from broker.errors import InvalidRequest, StartRefused, StorageUnavailable
 from broker.keyring import Master, Purpose
 from broker.model import Reason, Ref, Secret
-from broker.store import Stores, stores_on
+from broker.store import Stores
 from broker.store.changes import Changes
 from broker.store.database import Transaction
 from broker.store.migrate import migrate
 from broker.store.postgres import PostgresDatabase
 from tests.ports import free_port
 from tests.postgres import needs_postgres, new_database
-from tests.store.rows import FIRST, connect, install, intent
+from tests.store.rows import FIRST, connect, install, intent, plain_stores
 from tests.until import moment
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ async def test_brokers_that_start_at_once_agree(name: str) -> None:
             key = Master(b"m" * 32).wrap(
                 b"k" * 32, kid=f"{replica:0>16}", purpose=Purpose.DATA, created_at=1.0
             )
-            first = await stores_on(database).keys.add_first_keys([key])
+            first = await plain_stores(database).keys.add_first_keys([key])
         await database.close()
         return first
 
@@ -104,7 +104,7 @@ async def test_names_are_ordered_byte_by_byte() -> None:
     """As SQLite does, whatever language the server speaks: pages must neither skip nor repeat anybody."""
     async with new_database(needs_postgres()) as database:
         for key in ("a-b", "aB", "ab", "a_b", "Z"):
-            await stores_on(database).keys.set_meta(key, "x")
+            await plain_stores(database).keys.set_meta(key, "x")
 
         rows = await database.read("SELECT key FROM meta ORDER BY key")
 
@@ -114,7 +114,7 @@ async def test_names_are_ordered_byte_by_byte() -> None:
 async def test_character_that_cannot_be_stored_is_the_callers_mistake() -> None:
     """PostgreSQL knows no NUL in texts."""
     async with new_database(needs_postgres()) as database:
-        stores = stores_on(database)
+        stores = plain_stores(database)
         await connect(stores)
 
         with pytest.raises(InvalidRequest, match="NUL"):
@@ -124,7 +124,7 @@ async def test_character_that_cannot_be_stored_is_the_callers_mistake() -> None:
 async def test_transactions_in_each_others_way_are_run_again() -> None:
     """The database undoes one of the two; its caller never hears of it."""
     async with new_database(needs_postgres()) as database:
-        stores = stores_on(database)
+        stores = plain_stores(database)
         both = asyncio.Barrier(2)
         runs = 0
 
@@ -158,7 +158,7 @@ async def test_other_brokers_hear_of_a_change_once_it_is_durable() -> None:
         own: list[str] = []
         one.follow(heard=own.append, changed=lambda _: None)
         other.follow(heard=heard.put_nowait, changed=lambda _: None)
-        stores = stores_on(one)
+        stores = plain_stores(one)
 
         await connect(stores)
         await stores.accounts.begin(Ref("acme", 1, 9), intent())
@@ -199,7 +199,7 @@ async def test_line_that_is_cut_comes_back_and_says_so() -> None:
 async def test_write_to_a_lost_database_fails_at_once() -> None:
     """And what was open is undone."""
     async with new_database(needs_postgres()) as database:
-        stores = stores_on(database)
+        stores = plain_stores(database)
         await connect(stores)
         [(pid,)] = await database.read("SELECT pg_backend_pid()")
 
@@ -238,7 +238,7 @@ async def test_statement_that_is_about_to_begin_fails_as_all_do(name: str, turns
 async def test_due_accounts_are_shared_out() -> None:
     """Two that ask at once get different ones, each once."""
     async with new_database(needs_postgres()) as database:
-        stores = stores_on(database)
+        stores = plain_stores(database)
         for number in range(20):
             await connect(stores, f"a{number:02}", next_at=float(number))
 
@@ -252,7 +252,7 @@ async def test_due_accounts_are_shared_out() -> None:
 async def test_held_grants_are_shared_out() -> None:
     """An identity is asked for by one broker at a time."""
     async with new_database(needs_postgres()) as database:
-        stores: Stores = stores_on(database)
+        stores: Stores = plain_stores(database)
         await stores.installs.begin_install(install())
         await database.write(
             lambda one: one.execute(
@@ -270,7 +270,7 @@ async def test_held_grants_are_shared_out() -> None:
 async def test_lease_is_counted_by_the_servers_clock() -> None:
     """Whatever the brokers' own clocks say: one that is an hour fast takes nothing from anybody."""
     async with new_database(needs_postgres()) as database:
-        stores = stores_on(database)
+        stores = plain_stores(database)
         await connect(stores)
         await stores.accounts.begin(FIRST, intent("me", at=10.0, until=130.0))
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from broker.errors import StartRefused, StorageUnavailable
-from broker.store import stores_on
 from broker.store.database import Transaction
 from broker.store.migrate import migrate, migrations
 from broker.store.renewals import DUE, NEXT_DUE
 from broker.store.sqlite import NETWORK_FILE_SYSTEMS, SqliteDatabase
-from tests.store.rows import FIRST, connect, successor
+from tests.store.rows import FIRST, connect, plain_stores, successor
 
 
 async def opened(path: Path) -> SqliteDatabase:
@@ -125,7 +124,7 @@ async def test_migrations_run_once_and_a_newer_schema_is_refused(tmp_path: Path)
 async def test_full_disk_loses_nothing_and_passes(tmp_path: Path) -> None:
     """The write is refused whole, reads go on, and once there is room the same write succeeds."""
     database = await opened(tmp_path / "s" / "broker.db")
-    stores = stores_on(database)
+    stores = plain_stores(database)
     await connect(stores)
 
     async def limit(transaction: Transaction, pages: int) -> None:
@@ -163,7 +162,7 @@ async def test_sql_parameters_are_never_logged(tmp_path: Path, caplog: pytest.Lo
 
     logs.configure(LogSettings("json", "debug"))
     database = await opened(tmp_path / "s" / "broker.db")
-    await stores_on(database).keys.set_meta("canary-71", "canary-72")
+    await plain_stores(database).keys.set_meta("canary-71", "canary-72")
     await database.close()
 
     assert "canary-7" not in caplog.text
@@ -172,7 +171,7 @@ async def test_sql_parameters_are_never_logged(tmp_path: Path, caplog: pytest.Lo
 async def test_closed_store_answers_at_once(tmp_path: Path) -> None:
     """Nobody waits for a writer that has gone; what was queued before the end is stored."""
     database = await opened(tmp_path / "s" / "broker.db")
-    stores = stores_on(database)
+    stores = plain_stores(database)
     writing = [asyncio.create_task(stores.keys.set_meta(f"k{number}", "v")) for number in range(150)]
     await asyncio.sleep(0)
 
@@ -192,7 +191,7 @@ async def test_closed_store_answers_at_once(tmp_path: Path) -> None:
 async def test_store_whose_writer_was_cancelled_answers_at_once(tmp_path: Path) -> None:
     """So a loop that breaks down, and cancels every task, ends in whatever order it does."""
     database = await opened(tmp_path / "s" / "broker.db")
-    stores = stores_on(database)
+    stores = plain_stores(database)
     writing = [asyncio.create_task(stores.keys.set_meta(f"k{number}", "v")) for number in range(300)]
     await asyncio.sleep(0)
 
@@ -216,7 +215,7 @@ async def test_writes_at_once_share_a_commit(tmp_path: Path) -> None:
     await migrate(database)
     observed.clear()
 
-    await asyncio.gather(*[stores_on(database).keys.set_meta(f"k{number}", "v") for number in range(128)])
+    await asyncio.gather(*[plain_stores(database).keys.set_meta(f"k{number}", "v") for number in range(128)])
     await database.close()
 
     assert len(observed) <= 4
@@ -268,7 +267,7 @@ async def test_transaction_is_one_job_of_one_thread(tmp_path: Path) -> None:
 async def test_work_that_waits_for_anything_else_is_a_mistake(tmp_path: Path) -> None:
     """It says so at once, its changes are undone, and nobody else's are."""
     database = await opened(tmp_path / "s" / "broker.db")
-    keys = stores_on(database).keys
+    keys = plain_stores(database).keys
 
     async def idle(transaction: Transaction) -> None:
         await transaction.execute("INSERT INTO meta (key, value) VALUES ('half', 'v')")
@@ -288,7 +287,7 @@ async def test_work_that_waits_for_anything_else_is_a_mistake(tmp_path: Path) ->
 async def test_loop_goes_on_while_a_transaction_takes_its_time(tmp_path: Path) -> None:
     """A write that waits for the disk, or for anything, holds up nobody who only reads."""
     database = await opened(tmp_path / "s" / "broker.db")
-    keys, go_on = stores_on(database).keys, threading.Event()
+    keys, go_on = plain_stores(database).keys, threading.Event()
     await keys.set_meta("old", "v")
 
     async def slow(transaction: Transaction) -> bool:

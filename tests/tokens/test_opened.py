@@ -9,13 +9,14 @@ import pytest
 from broker.model import Account, Ref, Secret
 from broker.observe.health import Health
 from broker.sealing import TokenSeals
-from broker.store import Stores, stores_on
+from broker.store import Stores
 from broker.store.migrate import migrate
 from broker.store.renewals import RefreshStore
 from broker.store.sqlite import SqliteDatabase
 from broker.tokens.opened import UNPACKED, OpenedAccounts
 from broker.tokens.packing import Glimpse, OpenedAccount
 from tests.fuzz.targets import RING
+from tests.store.rows import plain_stores
 
 SEALS = TokenSeals(RING)
 
@@ -24,7 +25,7 @@ SEALS = TokenSeals(RING)
 async def _stores(tmp_path: Path) -> AsyncIterator[Stores]:
     database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
     await migrate(database)
-    yield stores_on(database)
+    yield plain_stores(database)
     await database.close()
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from broker.config.settings import RefreshSettings
 from broker.model import Account, Ref, Successor
-from broker.store import Stores, stores_on
+from broker.store import Stores
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
 from broker.tokens.background import LANE, RATE, Background, until_cancelled
@@ -23,6 +23,7 @@ from broker.tokens.flight import FlightEnd, Flights, Renewed
 from broker.tokens.permit import Permit
 from broker.tokens.schedule import Timings
 from tests.fakes.clock import FakeClock
+from tests.store.rows import plain_stores
 
 SETTINGS = RefreshSettings(ahead=900, timeout=75, patience=10, background=True, idle_renewal=0)
 MANY = pytest.mark.parametrize("count", [300, pytest.param(5_000, marks=pytest.mark.proof)])
@@ -82,7 +83,7 @@ async def storm(
     clock = FakeClock()
     database = await SqliteDatabase.open(folder / "store" / "broker.db")
     await migrate(database)
-    stores = stores_on(database)
+    stores = plain_stores(database)
     for provider, (count, since) in due.items():
         await _fill(stores, provider, count, clock.now() - since)
     broken = Storm(stores, clock, hanging)
