@@ -5,15 +5,25 @@ Most say `invalid_grant`, at one status or another, so that they need no entry:
 * with 400: Google (porjo/youtubeuploader#181), Microsoft (blobfile/blobfile#93), Spotify (spotify/web-api#313),
   Intuit (intuit/oauth-jsclient#77), Discord (discord/discord-api-docs#8391), Meetup (meetuparchive/api#110),
   TikTok (developers.tiktok.com/doc/oauth-error-handling), Kick (KickEngineering/KickDevDocs#239),
-  Bluesky (ChimeHQ/OAuthenticator#23), Zoom beside a `reason` (raycast/extensions#10896), Dropbox, Kit, Salesforce,
-  Xero; and of servers that many run: Keycloak (openid/AppAuth-iOS#843), Okta, WSO2 (wso2/product-is#9346),
-  Django OAuth Toolkit (django-oauth/django-oauth-toolkit#1342), league/oauth2-server since 9
+  Bluesky (ChimeHQ/OAuthenticator#23), Zoom beside a `reason` (raycast/extensions#10896),
+  Dropbox (nextcloud/integration_dropbox#34, dropbox/dropbox-sdk-dotnet#384); and of servers that many run:
+  Keycloak (openid/AppAuth-iOS#843), WSO2 (wso2/product-is#9346),
+  Django OAuth Toolkit (django-oauth/django-oauth-toolkit#1342)
 * with 401: Tesla's owners' API (timdorr/tesla-api#233), Planning Center (planningcenter/developers#602)
-* with 403: Atlassian (ParabolInc/parabol#5690), Auth0; Box (support.box.com, 360049133654)
+* with 403: Atlassian (ParabolInc/parabol#5690), Box (support.box.com, 360049133654),
+  Auth0 (support.auth0.com, troubleshoot-refresh-token-unknown-or-invalid-before-expiry)
+* with a status that the source does not tell: Salesforce (restforce/restforce#81, jsforce/jsforce#1167),
+  Xero (XeroAPI/xero-node#370), Okta (okta/okta-react-native#109),
+  league/oauth2-server since 9 (thephpleague/oauth2-server#993 and #1042)
+
+No public source was found for Kit. Its own library's live test of a wrong refresh token expects any error
+(ConvertKit/convertkit-wordpress-libraries, tests/wpunit/APITest.php); `invalid_grant` counts there as everywhere.
 
 A word stands here without a host only where it names the refresh token, so that it can mean nothing else.
-HubSpot (`status`), Fitbit (`errorType`) and Square (`type`) use other members, WeChat too (`errcode`), and Twitch and
-Webex only a sentence; their answers are no refusals, by rule. Tesla's `login_required`
+Others say it where a refusal is not looked for, so that their answers are none, and no configured word makes them one:
+HubSpot in `status` (nango.dev/blog/hubspot-oauth-bad-refresh-token, which met `invalid_grant` there, too), Fitbit in
+`errorType` (aarondcoleman/Fitbit.NET#320), Square in `type` (developer.squareup.com/forums, 11056), WeChat in
+`errcode`, and Twitch (Teekeks/pyTwitchAPI#37) and Webex only in a sentence. Tesla's `login_required`
 (teslamotors/vehicle-command#160) and Xee's bare `invalid_request` (xee-lab/xee-api-docs#82) can mean other things.
 """
 
@@ -46,6 +56,8 @@ ANYWHERE = (
     # Laravel Passport and others on league/oauth2-server before 9, with 401: laravel/passport#1605,
     # thephpleague/oauth2-server, src/Exception/OAuthServerException.php
     DeadError("invalid_request", "The refresh token is invalid."),
+    # Keap: integration.keap.com, 82597
+    DeadError("invalid_request", "Invalid Refresh Token"),
     # Authlib's servers before 0.11: lepture/authlib#112
     DeadError("invalid_request", 'Invalid "refresh_token" in request.'),
     # Dub, in `error.code`: speakeasy-api/gram#5638

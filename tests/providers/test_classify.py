@@ -294,6 +294,7 @@ X_CODE = {
     "error_description": "Value passed for the authorization code was invalid.",
 }
 ATLASSIAN = {"error": "unauthorized_client", "error_description": "refresh_token is invalid"}
+HUBSPOT = {"status": "grant_gone", "message": "missing or invalid refresh token"}
 EVE = {"error": "invalid_grant: Token is expired or invalid."}
 
 
@@ -336,6 +337,21 @@ def passport(message: str) -> dict[str, object]:
         ("https://openapi.baidu.com/oauth/2.0/token", baidu("access token expired"), False),
         ("https://passport.example/token", passport("The refresh token is invalid."), True),
         ("https://passport.example/token", passport("The request is missing a parameter."), False),
+        (
+            "https://x.example/token",
+            {"error": "invalid_request", "error_description": "Invalid Refresh Token"},
+            True,
+        ),
+        ("https://own.example/token", HUBSPOT, False),
+        ("https://own.example/token", HUBSPOT | {"error": "invalid_grant"}, True),
+        (
+            "https://own.example/token",
+            {"errors": [{"errorType": "grant_gone", "message": "grant_gone"}]},
+            False,
+        ),
+        ("https://own.example/token", {"type": "grant_gone", "message": "grant_gone"}, False),
+        ("https://own.example/token", {"status": 400, "message": "grant_gone"}, False),
+        ("https://own.example/token", {"errors": [{"category": "A", "code": "grant_gone"}]}, True),
         ("https://own.example/token", {"error": "grant_gone"}, True),
         ("https://own.example/token", {"error": "invalid_request", "message": "Gone."}, True),
         ("https://own.example/token", {"error": "invalid_request", "message": "Gone"}, False),
