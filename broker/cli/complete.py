@@ -25,7 +25,7 @@ Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print what makes the Tab key complete commands in SHELL.
+    """Print the script that makes the Tab key complete commands in SHELL.
 
     Put the example's line into ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from broker.cli import words
-from broker.cli.command import Command, as_json
+from broker.cli.command import Command, as_json, say
 from broker.cli.desk import Desk
 from broker.cli.failed import Failed
 from broker.cli.tables import show_json
@@ -74,7 +74,8 @@ def reload(desk: Desk, as_json: bool) -> None:
     metavar="URL",
     help="The public_url of the broker that it sends people back to.",
 )
-def sandbox(listen: TcpListen, database: Path, broker_url: str) -> None:
+@as_json
+def sandbox(listen: TcpListen, database: Path, broker_url: str, as_json: bool) -> None:
     """Play Kit and Kustomer, for trying things out.
 
     It plays the company's own app as well, until SIGTERM or Ctrl-C; nothing in it is real.
@@ -82,7 +83,8 @@ def sandbox(listen: TcpListen, database: Path, broker_url: str) -> None:
     from broker.sandbox import Sandbox, run_alone  # noqa: PLC0415 - a server of its own
 
     def ready(running: Sandbox) -> None:
-        click.echo(f"Kit and Kustomer are played at {running.base_url}/ (Ctrl-C stops it).")
+        where = f"{running.base_url}/"
+        say(f"Kit and Kustomer are played at {where} (Ctrl-C stops it).", {"sandbox": where}, as_json=as_json)
 
     try:
         asyncio.run(run_alone(listen, database, broker_url, ready=ready))

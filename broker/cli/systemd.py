@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from broker.cli.command import Group
+from broker.cli.command import Group, as_json
 from broker.cli.failed import Failed
+from broker.cli.tables import show_json
 from broker.systemd import alert_rules, install
 
 
@@ -29,7 +30,8 @@ def systemd() -> None:
     metavar="PATH",
     help="The broker that the service runs; default this one, with --root /usr/local/bin/broker.",
 )
-def install_unit(root: Path, command: Path | None) -> None:
+@as_json
+def install_unit(root: Path, command: Path | None, as_json: bool) -> None:
     """Write the service and the socket, and say what to do next.
 
     Older ones are kept as .bak.
@@ -40,11 +42,15 @@ def install_unit(root: Path, command: Path | None) -> None:
         lines = install(root, command)
     except OSError as exc:
         raise Failed(f"{exc.filename or root} cannot be written: {exc.strerror}; are you root?") from None
+    if as_json:
+        heading = lines.index("Next:")
+        show_json({"done": lines[:heading], "next": [line.strip() for line in lines[heading + 1 :]]})
+        return
     for line in lines:
         click.echo(line)
 
 
 @systemd.command("alerts", example="broker systemd alerts > /etc/prometheus/rules/token-broker.yaml")
 def print_rules() -> None:
-    """Print alert rules for Prometheus."""
+    """Print alert rules for Prometheus, as the YAML file that it reads."""
     click.echo(alert_rules(), nl=False)

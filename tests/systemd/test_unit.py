@@ -1,5 +1,6 @@
 """The units that `install` lays, as systemd reads them."""
 
+import json
 import os
 import re
 import subprocess
@@ -156,6 +157,15 @@ def test_a_package_does_not_start_the_builders_own_broker(
     assert 0 == result.exit_code
     assert f"{command} --config /etc/token-broker/config.toml serve" == unit["ExecStart"]
     assert f"+{command} --config /etc/token-broker/config.toml reload" == unit["ExecReload"]
+
+
+def test_installing_is_told_to_programs_too(tmp_path: Path) -> None:
+    """What was done apart from what is to be done."""
+    result = CliRunner().invoke(broker, ["systemd", "install", "--root", str(tmp_path), "--json"])
+
+    told = json.loads(result.stdout)
+    assert [f"Wrote {tmp_path / one}." for one in (SERVICE, SOCKET)] == told["done"]
+    assert "3. systemctl daemon-reload" in told["next"]
 
 
 def test_a_relative_command_is_refused(tmp_path: Path) -> None:
