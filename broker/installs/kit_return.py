@@ -23,6 +23,11 @@ def from_raw_query(raw_query: str) -> str | None:
     return unquote(value) if value[:9].lower().startswith("https%3a") else value
 
 
+def app_page(app_id: int | None, kit: str) -> str:
+    """The app's page at Kit, where `kit` is; without an app id the page of all apps."""
+    return f"{kit}/apps" + (f"/{app_id}" if app_id is not None else "")
+
+
 def is_allowed(url: str, kit: str = KIT) -> bool:
     """Whether the browser may be sent there: https, exactly Kit's host, below /apps, nothing clever.
 
@@ -30,7 +35,7 @@ def is_allowed(url: str, kit: str = KIT) -> bool:
     """
     if not PLAIN.fullmatch(url):
         return False
-    if kit != KIT and url.startswith((f"{kit}/apps/", f"{kit}/apps?")):
+    if kit != KIT and (url == f"{kit}/apps" or url.startswith((f"{kit}/apps/", f"{kit}/apps?"))):
         return "/.." not in unquote(url)
     try:
         parts = urlsplit(url)

@@ -21,7 +21,7 @@ from broker.login.service import LoginService, SignedIn
 from broker.model import InstallOutcome, Secret
 from broker.pages import Action, Pages
 from broker.providers.classify import answered
-from broker.providers.kit import KIT, pages_of
+from broker.providers.kit import pages_of
 from broker.web import CALLER, CLIENT, REQUEST_ID, answer, read_body, read_object
 from broker.wire import rfc3339
 
@@ -236,14 +236,10 @@ class InstallRoutes:
 def _kit_return_url(request: web.Request, settings: ProviderSettings) -> str:
     """Kit's `redirect` if it may be followed, else the app's page at Kit."""
     _, _, raw_query = request.raw_path.partition("?")
-    given = kit_return.from_raw_query(raw_query)
-    if (
-        given is not None
-        and len(given) <= LONGEST_RETURN
-        and kit_return.is_allowed(given, pages_of(settings.authorize_url))
-    ):
+    given, kit = kit_return.from_raw_query(raw_query), pages_of(settings.authorize_url)
+    if given is not None and len(given) <= LONGEST_RETURN and kit_return.is_allowed(given, kit):
         return given
-    return f"{KIT}/apps" + (f"/{settings.app_id}" if settings.app_id is not None else "")
+    return kit_return.app_page(settings.app_id, kit)
 
 
 def _returned(parameters: Mapping[str, str]) -> Returned:

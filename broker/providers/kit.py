@@ -1,5 +1,6 @@
 """Kit: its two sets of endpoints, its tenants, its account."""
 
+import re
 from collections.abc import Mapping
 
 from broker.config.settings import ProviderSettings
@@ -55,6 +56,5 @@ class KitProvider(OAuth2Provider):
 
 def pages_of(authorize_url: str | None) -> str:
     """Where Kit's pages are: at Kit, or in the sandbox that plays it, which is on this machine and so without TLS."""
-    if authorize_url is not None and authorize_url.startswith("http://"):
-        return authorize_url.removesuffix("/oauth/authorize")
-    return KIT
+    played = re.fullmatch(r"(http://.+?)(/v4)?/oauth/authorize", authorize_url or "")
+    return played[1] if played else KIT

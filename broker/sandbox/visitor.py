@@ -63,9 +63,9 @@ async def install(
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(cookie_jar=jar, timeout=timeout) as session:
         step = _Step(URL(install_url, encoded=True))
-        for _ in range(STEPS):
+        for number in range(STEPS):
             seen = await _take(session, step)
-            match _next(seen, forms):
+            match _next(seen, forms, begins=number == 0):
                 case Visit() as end:
                     return end
                 case _Step() as step:
@@ -91,7 +91,7 @@ async def _take(session: aiohttp.ClientSession, step: _Step) -> _Seen:
         return _Seen(step.url, answer.status, location, await answer.text())
 
 
-def _next(seen: _Seen, forms: Mapping[str, Mapping[str, str]]) -> Visit | _Step:
+def _next(seen: _Seen, forms: Mapping[str, Mapping[str, str]], *, begins: bool) -> Visit | _Step:
     if seen.location is not None:
         target = seen.url.join(URL(seen.location, encoded=True))
         if target.host not in HOME:
@@ -101,7 +101,8 @@ def _next(seen: _Seen, forms: Mapping[str, Mapping[str, str]]) -> Visit | _Step:
     found.feed(seen.text)
     if found.form is not None and seen.status < 400:
         return _Step(seen.url, {**found.fields, **forms[found.form]})
-    if found.link is not None:
+    # Whoever is sent back to the app's page, where "Install" stands as well, is done.
+    if found.link is not None and begins:
         return _Step(seen.url.join(URL(found.link, encoded=True)))
     return Visit(str(seen.url), seen.status, seen.text)
 

@@ -4,7 +4,8 @@ from urllib.parse import quote
 
 import pytest
 
-from broker.installs.kit_return import from_raw_query, is_allowed
+from broker.installs.kit_return import app_page, from_raw_query, is_allowed
+from broker.providers.kit import KIT, pages_of
 
 APP = "https://app.kit.com/apps/1?success=true"
 
@@ -103,3 +104,23 @@ def test_kits_own_pages_are_allowed(url: str) -> None:
 def test_nothing_else_is_a_way_out(url: str) -> None:
     """No open redirect, whatever the browser's parser would make of it."""
     assert not is_allowed(url)
+
+
+@pytest.mark.parametrize(
+    ("authorize_url", "pages"),
+    [
+        (None, KIT),
+        ("https://app.kit.com/oauth/authorize", KIT),
+        ("https://api.kit.com/v4/oauth/authorize", KIT),
+        ("https://proxy.example.com/oauth/authorize", KIT),
+        ("http://127.0.0.1:8089/kit/oauth/authorize", "http://127.0.0.1:8089/kit"),
+        ("http://127.0.0.1:8089/kit/v4/oauth/authorize", "http://127.0.0.1:8089/kit"),
+        # Something on this machine that is not laid out as the sandbox is: nobody knows its pages.
+        ("http://localhost:9000/authorize", KIT),
+    ],
+)
+def test_pages_of_a_sandbox_are_its_own(authorize_url: str | None, pages: str) -> None:
+    """Whoever plays Kit plays the page where an install ends as well."""
+    assert pages == pages_of(authorize_url)
+    assert (f"{pages}/apps/717", f"{pages}/apps") == (app_page(717, pages), app_page(None, pages))
+    assert is_allowed(app_page(717, pages), pages)

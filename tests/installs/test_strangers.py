@@ -284,7 +284,7 @@ async def test_long_way_back_is_left_out(anyone: House, browser: Browser) -> Non
 
     step = await browser.open(f"{anyone.public}/callback/kit?code={code}&state={consent['state']}")
 
-    assert (303, f"https://app.kit.com/apps/{KIT_APP_ID}") == (step.status, step.location)
+    assert (303, f"{anyone.sandbox.base_url}/kit/apps/{KIT_APP_ID}") == (step.status, step.location)
 
 
 async def test_long_state_of_a_plugin_is_refused_by_redirect(anyone: House, browser: Browser) -> None:
