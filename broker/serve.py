@@ -179,7 +179,7 @@ class Service:
     async def _tell_starting(self) -> None:
         """Operators who have waited for long, for a migration say, hear why; a usual start keeps them waiting."""
         while True:
-            await asyncio.sleep(EXTEND_EVERY)
+            await asyncio.sleep(self._timings.tell_starting)
             self._sockets.answer_waiting(self._settings.server.admin_socket, _not_started(STARTING))
 
     async def _start_sandbox(self, closing: AsyncExitStack) -> None:

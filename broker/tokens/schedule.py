@@ -33,6 +33,8 @@ class Timings:
     adopt_after: float = 10.0
     """How long the store must have been there before another broker's expired lease is taken: longer than that one
     needs to store what it has retained."""
+    tell_starting: float = 5.0
+    """How long a start may take before operators who wait at the admin socket hear of it, and how often."""
 
     def scaled(self, factor: float) -> Self:
         """All times, shorter or longer by one factor."""
