@@ -18,10 +18,19 @@ from broker.web import CALLER, CLIENT, Handler, is_page, is_public
 CREDENTIAL = re.compile(r"[Bb]earer +([\x21-\x7e]{1,4096})", re.ASCII)
 
 BEARER = "Bearer "
-NO_KEY = (
-    "No key was sent; is BROKER_KEY set? Send `Authorization: Bearer KEY`. An operator makes a key with:"
-    " broker callers add NAME --account GLOB"
+WHAT_TO_DO = (
+    " Send `Authorization: Bearer KEY`. An operator makes a key with: broker callers add NAME --account GLOB"
 )
+NO_KEY = f"No key was sent; is BROKER_KEY set?{WHAT_TO_DO}"
+SCHEME = re.compile(
+    r"(basic|digest|dpop|negotiate|token|apikey|aws4-hmac-sha256) .*", re.ASCII | re.IGNORECASE
+)
+"""Only these are named in an answer: whatever else stands first may be the key."""
+NOTHING = frozenset({"none", "null", "nil", "undefined", "nan", "true", "false", "object"})
+"""How languages write a variable that holds no text."""
+UNREPLACED = re.compile(r"\$\w+|\$?[({<].*[)}>]|%\w+%|(BROKER_)?KEY|tbk_\W*", re.ASCII)
+"""A variable, or a place for the key in an example, that nobody has filled in."""
+QUOTES = ("'", '"', "`")
 
 
 class Entrance:
@@ -72,7 +81,9 @@ class Entrance:
             wait = self._throttle.failed(peer_name(uid, request.get(CLIENT)))
             if wait is not None:
                 raise RateLimited("too many requests without a valid credential", retry_after=wait) from exc
-            raise Unauthenticated(NO_KEY if exc.members.get("why") == "missing" else "") from exc
+            why = exc.members.get("why")
+            sent = request.headers.get("Authorization", "")
+            raise Unauthenticated(NO_KEY if why == "missing" else _sent_instead(sent)) from exc
         request[CALLER] = caller.at(request.get(CLIENT))
 
     async def _caller(self, request: web.Request, uid: int | None) -> Caller:
@@ -81,7 +92,7 @@ class Entrance:
             return self._by_uid(uid)
         if len(headers) > 1:
             raise InvalidRequest("there is more than one Authorization header; send one")
-        if headers[0].strip().lower() == "bearer":
+        if headers[0].strip().lower() in ("", "bearer"):
             raise Unauthenticated(why="missing")
         form = CREDENTIAL.fullmatch(headers[0])
         if form is None:
@@ -99,3 +110,25 @@ class Entrance:
             raise Unauthenticated(why="missing")
         self._configured.note_use(caller.name, self._clock.now())
         return caller
+
+
+def _sent_instead(header: str) -> str:
+    """What was sent in the place of a key, where that can be told without quoting what may be one; else nothing."""
+    if scheme := SCHEME.fullmatch(header):
+        return f"The scheme {scheme[1]} is not taken here.{WHAT_TO_DO}"
+    first, _, rest = header.partition(" ")
+    if first not in ("Bearer", "bearer"):
+        return f"The Authorization header does not begin with the word Bearer and a blank.{WHAT_TO_DO}"
+    text = rest.strip()
+    if text.lower() in NOTHING:
+        return f"The word {text} was sent, and no key; is BROKER_KEY set?{WHAT_TO_DO}"
+    if UNREPLACED.fullmatch(text):
+        return (
+            "The name of a variable or of a place for the key was sent, and not its value; a shell replaces it"
+            f" between double quotes, not between single ones.{WHAT_TO_DO}"
+        )
+    if text.startswith(QUOTES) or text.endswith(QUOTES):
+        return f"There are quotes around the key that was sent; leave them out.{WHAT_TO_DO}"
+    if text.partition(" ")[0].lower() == "bearer":
+        return f"The word Bearer is there twice.{WHAT_TO_DO}"
+    return ""
