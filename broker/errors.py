@@ -39,6 +39,15 @@ class UnknownAccount(BrokerError):
     code, status, title = "unknown_account", 404, "There is no such account"
 
 
+def no_account(name: str, *, removed: bool) -> UnknownAccount:
+    """Why an account cannot be used under its name."""
+    if removed:
+        return UnknownAccount(
+            f"Account {name!r} was removed. For 30 days this restores it: broker accounts restore {name}"
+        )
+    return UnknownAccount(f"There is no account {name!r}.")
+
+
 class MethodNotAllowed(BrokerError):
     code, status, title = "method_not_allowed", 405, "Method not allowed"
 

@@ -10,7 +10,7 @@ from broker.callers.acl import NameRange, covers, name_ranges
 from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
-from broker.errors import Conflict, InvalidRequest, UnknownAccount
+from broker.errors import Conflict, InvalidRequest, UnknownAccount, no_account
 from broker.keyring import Keyring
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Ref, Spare, is_account_name
 from broker.providers.interface import Provider
@@ -331,12 +331,8 @@ class AccountService:
 
     async def _get(self, name: str, *, removed_too: bool = False) -> Account:
         account = await self._store.get(name)
-        if account is None:
-            raise UnknownAccount(f"There is no account {name!r}.")
-        if account.removed_at is not None and not removed_too:
-            raise UnknownAccount(
-                f"Account {name!r} was removed. For 30 days this restores it: broker accounts restore {name}"
-            )
+        if account is None or (account.removed_at is not None and not removed_too):
+            raise no_account(name, removed=account is not None)
         return account
 
     def _name_hash(self, name: str) -> str:

@@ -15,7 +15,7 @@ from broker.errors import (
     NeedsReauthorization,
     ProviderUnavailable,
     RateLimited,
-    UnknownAccount,
+    no_account,
 )
 from broker.model import Account, Caller, Permission, Reason, Secret, is_account_name
 from broker.observe.metrics import Metrics
@@ -192,7 +192,8 @@ class TokenService:
     async def _open(self, name: str) -> OpenedAccount:
         opened = await self._opened.get(name)
         if opened is None:
-            raise UnknownAccount(f"There is no account {name!r}.")
+            row = await self._store.get(name)
+            raise no_account(name, removed=row is not None and row.removed_at is not None)
         return opened
 
     async def _hand_out(
