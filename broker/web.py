@@ -283,8 +283,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check_member(name: str, member: object, allowed: Allowed, longest: int) -> None:
     if name not in allowed:
         known = ", ".join(sorted(allowed)) or "none"
-        quoted = f" {name!r}" if WORD.fullmatch(name) else ""
-        raise InvalidRequest(f"unknown member{quoted}; known are: {known}")
+        raise InvalidRequest(f"unknown member{_quoted(name)}; known are: {known}")
     wanted = allowed[name]
     wrong_bool = isinstance(member, bool) and wanted is not bool
     if member is not None and (wrong_bool or not isinstance(member, wanted)):
@@ -294,6 +293,20 @@ def _check_member(name: str, member: object, allowed: Allowed, longest: int) -> 
         raise InvalidRequest(f"{name} is a number out of range")
     if isinstance(member, str) and (len(member) > longest or not member.isprintable()):
         raise InvalidRequest(f"{name} holds characters that cannot be, or too many")
+
+
+def check_query(request: web.Request, *known: str) -> None:
+    """Refuse parameters that are not `known`, or there twice: they would be ignored. Raises InvalidRequest."""
+    for name in request.query:
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise InvalidRequest(f"unknown parameter{_quoted(name)}; known are: {names}")
+        if len(request.query.getall(name)) > 1:
+            raise InvalidRequest(f"{name} is there twice; give it once")
+
+
+def _quoted(name: str) -> str:
+    return f" {name!r}" if WORD.fullmatch(name) else ""
 
 
 def query_number(request: web.Request, name: str, *, most: float, least: int = 0) -> float | None:

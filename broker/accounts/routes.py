@@ -7,10 +7,11 @@ from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.model import Account, Caller, Status
 from broker.store.account_queries import AccountQuery
-from broker.web import CALLER, REQUEST_ID, answer, query_number, read_object
+from broker.web import CALLER, REQUEST_ID, answer, check_query, query_number, read_object
 from broker.wire import account_json
 
 PAGE, MOST = 100, 1000
+FILTERS = ("provider", "status", "subject", "expiring_within")
 
 
 class AccountRoutes:
@@ -60,10 +61,12 @@ class AccountRoutes:
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         purge, revoke = _flag(request, "purge"), _flag(request, "revoke")
-        await self._service.remove(*_who(request), purge=purge, revoke=revoke, request_id=request[REQUEST_ID])
+        caller, name = _who(request, "purge", "revoke")
+        await self._service.remove(caller, name, purge=purge, revoke=revoke, request_id=request[REQUEST_ID])
         return web.Response(status=204)
 
     def _query(self, request: web.Request) -> AccountQuery:
+        check_query(request, *FILTERS, "removed", "cursor", "limit")
         status = request.query.get("status")
         if status is not None and status not in set(Status):
             raise InvalidRequest(f"status is one of: {', '.join(Status)}")
@@ -86,7 +89,9 @@ class AccountRoutes:
         return account_json(account, next_renewal_at=self._service.next_renewal_at(account))
 
 
-def _who(request: web.Request) -> tuple[Caller, str]:
+def _who(request: web.Request, *parameters: str) -> tuple[Caller, str]:
+    """The caller and the account; refuses other parameters."""
+    check_query(request, *parameters)
     return request[CALLER], request.match_info["account"]
 
 

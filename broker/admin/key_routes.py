@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from broker.admin.keys import KeyDesk, step_json
-from broker.web import CALLER, REQUEST_ID, answer, read_object
+from broker.web import CALLER, REQUEST_ID, answer, check_query, read_object
 
 
 class KeyRoutes:
@@ -21,6 +21,7 @@ class KeyRoutes:
         ]
 
     async def keys(self, request: web.Request) -> web.StreamResponse:
+        check_query(request)
         keys = await self._desk.keys(request[CALLER], request_id=request[REQUEST_ID])
         return answer({"keys": keys})
 

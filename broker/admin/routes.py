@@ -18,7 +18,7 @@ from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.model import Permission
 from broker.observe.health import Health
-from broker.web import CALLER, CLIENT, REQUEST_ID, answer, public, query_number, read_object
+from broker.web import CALLER, CLIENT, REQUEST_ID, answer, check_query, public, query_number, read_object
 from broker.wire import caller_json, event_json, rfc3339
 
 EVENTS = 100
@@ -122,6 +122,7 @@ class AdminRoutes:
         ]
 
     async def callers(self, request: web.Request) -> web.StreamResponse:
+        check_query(request)
         records = await self._callers.callers(request[CALLER], request_id=request[REQUEST_ID])
         return answer({"callers": [caller_json(record) for record in records]})
 
@@ -156,6 +157,7 @@ class AdminRoutes:
         return web.Response(status=204)
 
     async def providers(self, request: web.Request) -> web.StreamResponse:
+        check_query(request)
         views = await self._overview.providers(request[CALLER], request_id=request[REQUEST_ID])
         return answer({"providers": [view.json() for view in views]})
 
@@ -166,6 +168,7 @@ class AdminRoutes:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """The last events, or those behind `after`; as server-sent events they go on for ever."""
+        check_query(request, "after", "limit", "account")
         after = query_number(request, "after", most=2**53)
         if "text/event-stream" in request.headers.get("Accept", ""):
             return await self._follow(

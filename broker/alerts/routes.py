@@ -15,7 +15,7 @@ from broker.callers.gate import Gate
 from broker.clock import Clock, within
 from broker.errors import BrokerError, InvalidRequest, Overloaded, StorageUnavailable
 from broker.model import Caller, Permission, is_account_name
-from broker.web import CALLER, REQUEST_ID, event_stream
+from broker.web import CALLER, REQUEST_ID, check_query, event_stream
 from broker.wire import event_json
 
 LOOK_EVERY = 0.5
@@ -135,6 +135,7 @@ class EventRoutes:
         return [web.get("/events", self.follow)]
 
     async def follow(self, request: web.Request) -> web.StreamResponse:
+        check_query(request, "account")
         account = request.query.get("account")
         if account is not None and not is_account_name(account):
             raise InvalidRequest("account is an account's name")

@@ -21,7 +21,7 @@ from broker.plugin.pages import FOREIGN, gone_page, unredirectable_page
 from broker.plugin.parameters import Asked, Credentials, read_asked, read_credentials
 from broker.plugin.refusals import Refused
 from broker.plugin.service import Active, GrantService, Issued
-from broker.web import CALLER, CLIENT, REQUEST_ID, answer, query_number, read_body, read_object
+from broker.web import CALLER, CLIENT, REQUEST_ID, answer, check_query, query_number, read_body, read_object
 from broker.wire import plugin_grant_json, rfc3339
 
 PURPOSE = "plugin"
@@ -275,6 +275,7 @@ class PluginApi:
         return answer({"connect_code": code.reveal(), "expires_at": rfc3339(expires_at)}, status=201)
 
     async def grants(self, request: web.Request) -> web.StreamResponse:
+        check_query(request, "subject", "cursor", "limit")
         limit = int(query_number(request, "limit", most=MOST, least=1) or PAGE)
         found = await self._service.grants(
             request[CALLER],

@@ -9,7 +9,7 @@ from broker.accounts.service import MOST_OPENED
 from broker.callers.acl import covers
 from broker.model import Caller, Permission, Status
 from broker.store.account_queries import AccountQuery
-from tests.house import House
+from tests.house import OPERATOR, House
 
 LIFE = 172800
 SHAPE = [
@@ -73,6 +73,44 @@ async def test_list_shows_only_what_the_caller_may_see(house: House) -> None:
 
     assert [f"a-{number}" for number in range(5)] == seen
     assert ["b"] == [row["account"] for row in kustomer]
+
+
+async def test_removed_account_names_the_way_back(house: House) -> None:
+    """Whatever is asked of it; a name that never was has none."""
+    await house.connect()
+    await house.broker.rooms.accounts.remove(OPERATOR, "acme", purge=False, revoke=False, request_id="test")
+
+    answers = [
+        await house.ask(method, path.format(name))
+        for name in ("acme", "nobody")
+        for method, path in (("GET", "/token/{}"), ("POST", "/token/{}/refresh"), ("GET", "/accounts/{}"))
+    ]
+
+    removed = "Account 'acme' was removed. For 30 days this restores it: broker accounts restore acme"
+    assert {404} == {answer.status for answer in answers}
+    assert 3 * [removed] + 3 * ["There is no account 'nobody'."] == [one.json["detail"] for one in answers]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("GET", "/accounts?staus=active", "unknown parameter 'staus'; known are: cursor, expiring_within,"),
+        ("HEAD", "/accounts?x=1", ""),
+        ("GET", "/accounts?status=active&status=frozen", "status is there twice; give it once"),
+        ("GET", "/accounts?tbk_0=1", "unknown parameter; known are: "),
+        ("GET", "/accounts/acme?deep=1", "unknown parameter 'deep'; known are: none"),
+        ("DELETE", "/accounts/acme?purged=1", "unknown parameter 'purged'; known are: purge, revoke"),
+        ("GET", "/events?acount=acme", "unknown parameter 'acount'; known are: account"),
+    ],
+)
+async def test_unknown_parameter_is_told(house: House, method: str, path: str, said: str) -> None:
+    """A filter that is spelt wrong would let everything through, and a switch would change nothing."""
+    await house.connect()
+
+    answer = await house.ask(method, path)
+
+    assert 400 == answer.status
+    assert said in (answer.json["detail"] if answer.body else "")
 
 
 async def _many(house: House, number: int) -> list[str]:
