@@ -1,6 +1,7 @@
 """`broker check`: what is right, what is doubtful, what is wrong, and the next step for each."""
 
 import ipaddress
+import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from broker.config import ConfigError, load
 from broker.config.secrets import mode_problem
-from broker.config.settings import FileKey, ServerSettings, Settings, TcpListen, Tls
+from broker.config.settings import FileKey, ServerSettings, Settings, TcpListen, Tls, UnixListen
 from broker.errors import StartRefused
 from broker.files import exposure
 from broker.tls import expires_at, usable
@@ -59,6 +60,25 @@ def settings_checks(settings: Settings) -> list[Check]:
             )
         )
     return checks
+
+
+def listener_checks(settings: Settings) -> list[Check]:
+    """Where something lies in the place of a Unix socket, so that a start would be refused."""
+    server = settings.server
+    paths = {"server.admin_socket": [server.admin_socket]}
+    for key, listens in (("server.internal", server.internal), ("server.public", server.public)):
+        paths[key] = [one.path for one in listens if isinstance(one, UnixListen)]
+    return [
+        Check(
+            key,
+            "problem",
+            f"what lies at {path} is no socket, so the broker cannot listen there",
+            f"move it away, or set {key} to another path",
+        )
+        for key, found in paths.items()
+        for path in found
+        if os.path.lexists(path) and not path.is_socket()
+    ]
 
 
 def tls_checks(server: ServerSettings, now: float) -> list[Check]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.admin.audit import IN_THE_JOURNAL
-from broker.admin.checks import Check, settings_checks, tls_checks
+from broker.admin.checks import Check, listener_checks, settings_checks, tls_checks
 from broker.admin.provider_checks import address_checks, provider_checks
 from broker.admin.state_checks import (
     Leftovers,
@@ -154,7 +154,7 @@ async def check_offline(settings: Settings) -> list[Check]:
     clock = SystemClock()
     checks = [Check("configuration", "ok", f"{settings.path} is valid"), *settings_checks(settings)]
     checks += [*tls_checks(settings.server, clock.now()), audit_check_offline(settings.audit.path)]
-    checks += address_checks(settings)
+    checks += [*address_checks(settings), *listener_checks(settings)]
     if settings.store.postgres is not None:
         return [*checks, *await _check_shared(settings)]
     try:

@@ -1,5 +1,6 @@
 """`broker check` where no broker runs looks, and changes nothing: no store, no key, no audit, no migration."""
 
+import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -97,6 +98,25 @@ async def test_running_broker_is_not_looked_behind(process: Process) -> None:
     checks = await check_offline(load(process.config, environ={}))
 
     assert ["another broker runs on the store"] == [text.partition(" /")[0] for text in problems(checks)]
+
+
+async def test_what_lies_in_the_place_of_a_socket_is_told(tmp_path: Path) -> None:
+    """By its key: a start would be refused. What a broker has left there is a socket."""
+    config = tmp_path / "config.toml"
+    listen = '[server]\nadmin_socket = "admin.sock"\ninternal = { path = "internal.sock" }\n'
+    config.write_text(f"{listen}public_url = 'http://127.0.0.1:8081'\n{CONFIG}")
+    (tmp_path / "admin.sock").write_text("")
+    (tmp_path / "internal.sock").symlink_to("nowhere")
+
+    wrong = await looked(config)
+    for name in ("admin.sock", "internal.sock"):
+        (tmp_path / name).unlink()
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(tmp_path / name))
+    right = await looked(config)
+
+    assert ["server.admin_socket", "server.internal"] == [one.what for one in wrong if one.level == "problem"]
+    assert [f"{tmp_path}/admin.sock is no socket" in problems(wrong)[0], []] == [True, problems(right)]
 
 
 def garbage(var: Path) -> None:
