@@ -53,6 +53,21 @@ class Start:
         return sum(count for status, count in self.counts.items() if status.tone == tone)
 
     @property
+    def headline(self) -> str:
+        """The worst of it in a few words."""
+        dead, doubtful, frozen = self.toned("bad"), self.toned("wait"), self.counts.get(Status.FROZEN, 0)
+        if self.problems:
+            return "The broker is degraded"
+        if dead:
+            return f"{_connections(dead)} {'needs' if dead == 1 else 'need'} a person"
+        if doubtful:
+            return f"{_connections(doubtful)} being settled"
+        if frozen:
+            others = ", the others are well" if frozen < self.total else ""
+            return f"{_connections(frozen)} {'is' if frozen == 1 else 'are'} frozen{others}"
+        return "All connections are well" if self.total else "No connections yet"
+
+    @property
     def more(self) -> int:
         """Troubled accounts that are not shown."""
         return sum(self.counts.get(status, 0) for status in TROUBLED) - len(self.troubled)
@@ -74,6 +89,10 @@ class Portrait:
     row: Row
     history: list[Happening]
     users: list[tuple[str, Moment]]
+
+
+def _connections(number: int) -> str:
+    return f"{number} connection{'' if number == 1 else 's'}"
 
 
 class DashboardService:

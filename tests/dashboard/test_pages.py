@@ -48,6 +48,20 @@ async def test_start_page_says_that_all_is_well(operator: Visitor) -> None:
     assert "/dashboard/accounts/north" in page
 
 
+async def test_start_page_does_not_call_a_frozen_account_well(operator: Visitor) -> None:
+    """One of two, and then both."""
+    accounts = operator.house.broker.rooms.accounts
+    await accounts.freeze(OPERATOR, "acme", request_id="test")
+    operator.house.clock.advance(1.5)
+    one = await text(operator, "/")
+    await accounts.freeze(OPERATOR, "north", request_id="test")
+    operator.house.clock.advance(1.5)
+    both = await text(operator, "/")
+
+    assert "<h1>1 connection is frozen, the others are well</h1>" in one
+    assert "<h1>2 connections are frozen</h1>" in both
+
+
 async def test_dead_account_comes_first_with_what_to_do(operator: Visitor) -> None:
     """In plain words; the command can be pasted."""
     house = operator.house
