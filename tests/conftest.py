@@ -1,5 +1,7 @@
-"""Fixtures that every room's tests share."""
+"""Where the files of a run lie, and fixtures that every room's tests share."""
 
+import ctypes
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,6 +11,25 @@ from tests.house import House, open_house
 from tests.postgres import end_servers
 
 pytest_plugins = ["broker.client.testing.fixtures"]
+NEW_MOUNTS, PRIVATE, DETACHED = 0x20000, 0x44000, 2
+"""CLONE_NEWNS; MS_PRIVATE for everything; MNT_DETACH."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the files of a run with workers in memory, where root may mount: a broker waits for the disk at each commit.
+
+    The mount is seen by this process and its children alone, and ends with them.
+    """
+    if not getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
+        return
+    folder, libc = Path(tempfile.mkdtemp(prefix="broker-")), ctypes.CDLL(None)
+    config.add_cleanup(folder.rmdir)
+    if libc.unshare(NEW_MOUNTS) or libc.mount(None, b"/", None, PRIVATE, None):
+        return
+    if libc.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, b"mode=0700") == 0:
+        config.option.basetemp = folder / "run"
+        config.add_cleanup(lambda: libc.umount2(bytes(folder), DETACHED))
 
 
 @pytest.fixture

@@ -19,10 +19,11 @@ import broker.app
 import broker.cli
 import broker.serve
 
-__all__ = ["Main", "Running", "fork"]
+__all__ = ["NOTHING", "Main", "Running", "fork"]
 
 Main = Callable[[], object]
 """A module's entry point: reads `sys.argv`."""
+NOTHING = Path(os.devnull)
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.forking", "tests.proof.launch"])
 PRELOADED = (broker.app, broker.cli, broker.serve)
@@ -75,7 +76,7 @@ async def fork(
     environ: Mapping[str, str],
     out: Path,
     err: Path,
-    stdin: Path = Path(os.devnull),
+    stdin: Path = NOTHING,
 ) -> Forked:
     """Run `main` with these arguments in a process of its own; its output goes into files."""
     process = SERVER.Process(

@@ -23,6 +23,7 @@ from broker.tokens.schedule import Timings
 from broker.tokens.steps import Watch, unwatched
 from tests.fakes.clock import FakeClock
 from tests.ports import free_port
+from tests.template import put_store
 
 OPERATOR = operator(0)
 
@@ -209,6 +210,7 @@ async def open_house(
     """A house with the caller `service`, who may read every account's token and force renewals."""
     clock = clock or FakeClock()
     folder.mkdir(mode=0o700, exist_ok=True)
+    await put_store(folder / "var" / "broker.db")
     public_port, internal_port = public_port or free_port(), free_port()
     sandbox = Sandbox(
         listen=TcpListen("127.0.0.1", free_port()),

@@ -20,7 +20,7 @@ from broker.__main__ import main
 from broker.clock import SystemClock
 from broker.config.settings import TcpListen
 from broker.sandbox import Sandbox, visitor
-from tests.forking import Main, Running, fork
+from tests.forking import NOTHING, Main, Running, fork
 from tests.house import Answer
 from tests.ports import free_port
 
@@ -114,24 +114,29 @@ api_url = "{base}/kustomer"
         """Wait for a notification that holds `state`."""
         return await self._until(state)
 
-    async def run(self, *arguments: str) -> tuple[int, str, str]:
+    async def run(self, *arguments: str, stdin: Path = NOTHING) -> tuple[int, str, str]:
         """One command of the command line, forked: its exit code and what it printed."""
-        return await self._ran(self.command if callable(self.command) else main, *arguments)
-
-    async def _ran(self, command: Sequence[str] | Main, *arguments: str) -> tuple[int, str, str]:
+        command = self.command if callable(self.command) else main
         with TemporaryDirectory() as folder:
             out, err = Path(folder) / "out", Path(folder) / "err"
-            code = await (await self._begun(command, *arguments, out=out, err=err)).wait()
+            code = await (await self._forked(command, *arguments, out=out, err=err, stdin=stdin)).wait()
             return code, out.read_text(), err.read_text()
 
     async def _begun(self, command: Sequence[str] | Main, *arguments: str, out: Path, err: Path) -> Running:
-        words = [*self.arguments, "--config", str(self.config), *arguments]
         if callable(command):
-            return await fork(command, words, self._environment(), out, err)
+            return await self._forked(command, *arguments, out=out, err=err)
         with out.open("ab") as to_out, err.open("ab") as to_err:
             return await asyncio.create_subprocess_exec(
-                *command, *words, stdout=to_out, stderr=to_err, env=self._environment()
+                *(*command, *self._words(*arguments)), stdout=to_out, stderr=to_err, env=self._environment()
             )
+
+    async def _forked(
+        self, command: Main, *arguments: str, out: Path, err: Path, stdin: Path = NOTHING
+    ) -> Running:
+        return await fork(command, self._words(*arguments), self._environment(), out, err, stdin)
+
+    def _words(self, *arguments: str) -> list[str]:
+        return [*self.arguments, "--config", str(self.config), *arguments]
 
     async def connect(self, account: str = "acme", provider: str = "kit", **answers: str) -> None:
         """Connect an account through the command line and a browser."""

@@ -17,6 +17,8 @@ WAITS = {"timeout", "wait_for", "wait", "join", "result", "communicate", "run", 
 """Functions that wait for something, whose time-out is then read; those of the clients besides."""
 CLIENTS = {"httpx", "requests"}
 NAMES = WAITS | {"sleep", "time", "monotonic", "perf_counter", "process_time"}
+WORTH = re.compile(rf"\b({'|'.join(sorted(NAMES | CLIENTS))})\b[.(]")
+"""What stands in a module that is worth parsing."""
 
 REAL_TIME = {
     "tests/until.py": "the one place that waits between two looks",
@@ -94,8 +96,11 @@ def short_waits(tree: ast.Module) -> Iterator[str]:
 
 @cache
 def modules() -> list[tuple[str, ast.Module]]:
-    found = sorted(TESTS.rglob("*.py"))
-    return [(path.relative_to(TESTS.parent).as_posix(), ast.parse(path.read_text())) for path in found]
+    """Those that may wait or ask for the time."""
+    texts = {
+        path.relative_to(TESTS.parent).as_posix(): path.read_text() for path in sorted(TESTS.rglob("*.py"))
+    }
+    return [(path, ast.parse(text)) for path, text in texts.items() if WORTH.search(text)]
 
 
 def is_slow(node: ast.AST) -> bool:
@@ -122,7 +127,9 @@ def test_every_slow_test_is_named_with_a_reason() -> None:
     cells = [line.split(" | ")[0] for line in chapter.splitlines() if line.startswith("| `")]
     named = set(re.findall(r"`([\w/.]+)`", " ".join(cells)))
     places = {name for name in named if name.startswith("tests/")}
-    marked = {path: slow_tests(tree) for path, tree in modules() if path != HERE and is_slow(tree)}
+    marking = [path for path in TESTS.rglob("*.py") if "pytest.mark.slow" in path.read_text()]
+    trees = {path.relative_to(TESTS.parent).as_posix(): ast.parse(path.read_text()) for path in marking}
+    marked = {path: slow_tests(tree) for path, tree in trees.items() if path != HERE and is_slow(tree)}
 
     assert [] == [path for path in marked if not path.startswith(tuple(places))]
     assert [] == [place for place in places if not any(path.startswith(place) for path in marked)]

@@ -1,6 +1,5 @@
 """`broker audit verify` with the real process: while it runs, after it has stopped, from files and from a pipe."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ import aiohttp
 import pytest
 
 from broker.sandbox import visitor
-from tests.process import BROKER, Process, new_process
+from tests.process import Process, new_process
 
 Lines = list[str]
 
@@ -48,15 +47,10 @@ def path_of(process: Process) -> Path:
 
 async def piped(process: Process, text: bytes, *words: str) -> tuple[int, str]:
     """The command with that on its standard input."""
-    command = [*BROKER, "--config", str(process.config), "audit", "verify", "-", *words]
-    running = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    out, _ = await running.communicate(text)
-    return running.returncode or 0, out.decode()
+    given = process.folder / "given.jsonl"
+    given.write_bytes(text)
+    code, out, err = await process.run("audit", "verify", "-", *words, stdin=given)
+    return code, out + err
 
 
 async def test_running_broker_verifies_its_files(process: Process) -> None:

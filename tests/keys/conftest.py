@@ -14,10 +14,10 @@ from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spa
 from broker.sealing import LATE, VERIFIER, TokenSeals, after
 from broker.store import Stores, stores_on
 from broker.store.keys import KeyStore
-from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
 from tests.fakes.clock import FakeClock
 from tests.store import rows
+from tests.template import put_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,8 @@ def _opened(database: SqliteDatabase, ring: LivingRing, clock: FakeClock, source
 
 @pytest.fixture
 async def sealed(tmp_path: Path) -> AsyncIterator[Sealed]:
-    database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
-    await migrate(database)
+    await put_store(path := tmp_path / "store" / "broker.db")
+    database = await SqliteDatabase.open(path)
     clock, source = FakeClock(), FileKey(tmp_path / "master.key")
     ring = await open_ring(KeyStore(database), source, clock)
     yield _opened(database, ring, clock, source)

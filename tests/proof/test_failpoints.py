@@ -116,7 +116,7 @@ async def crash_and_judge(stand: Stand, crash: Crash, name: str, again: Step | N
     return bool(dead)
 
 
-@pytest.mark.parametrize("mode", [Mode.ON_USE, Mode.STRICT])
+@pytest.mark.parametrize("mode", [pytest.param(Mode.ON_USE, marks=pytest.mark.slow), Mode.STRICT])
 async def test_every_crash_ends_as_the_table_says(tmp_path: Path, mode: Mode) -> None:
     """Lost only where the table says lost, and then told as such; nothing released early, no two POSTs at once."""
     async with open_stand(tmp_path / "run", mode, "acme", "globex") as stand:

@@ -94,13 +94,16 @@ async def kill_one_of_many(
         return await kill_in_rounds(stand, random.Random(f"{mode} {seed}"), rounds)
 
 
-@pytest.mark.parametrize("mode", [Mode.NONE, Mode.ON_USE, Mode.GRACE_LATEST])
+@pytest.mark.parametrize(
+    "mode",
+    [*(pytest.param(mode, marks=pytest.mark.slow) for mode in (Mode.NONE, Mode.ON_USE)), Mode.GRACE_LATEST],
+)
 async def test_kill_loses_nothing_that_can_be_kept(tmp_path: Path, mode: Mode) -> None:
     """None lost, none falsely dead, no token handed out before it is durable."""
     assert 0 == await kill_one_of_many(tmp_path / "run", mode, 1, rounds=7, accounts=4)
 
 
-@pytest.mark.parametrize("mode", [Mode.STRICT, Mode.FAMILY])
+@pytest.mark.parametrize("mode", [Mode.STRICT, pytest.param(Mode.FAMILY, marks=pytest.mark.slow)])
 async def test_kill_loses_what_the_provider_says_exactly(tmp_path: Path, mode: Mode) -> None:
     """What is given up is what was rotated and never stored, after each round; some rounds do lose."""
     lost = await asyncio.gather(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from broker.store import Stores
-from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
 from tests.postgres import needs_postgres, new_database
 from tests.store.rows import plain_stores
+from tests.template import put_store
 
 
 @pytest.fixture(name="stores", params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
@@ -19,7 +19,7 @@ async def _stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         if request.param == "postgres":
             yield plain_stores(await closing.enter_async_context(new_database(needs_postgres())))
             return
-        database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
+        await put_store(path := tmp_path / "store" / "broker.db")
+        database = await SqliteDatabase.open(path)
         closing.push_async_callback(database.close)
-        await migrate(database)
         yield plain_stores(database)

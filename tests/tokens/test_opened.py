@@ -10,21 +10,21 @@ from broker.model import Account, Ref, Secret
 from broker.observe.health import Health
 from broker.sealing import TokenSeals
 from broker.store import Stores
-from broker.store.migrate import migrate
 from broker.store.renewals import RefreshStore
 from broker.store.sqlite import SqliteDatabase
 from broker.tokens.opened import UNPACKED, OpenedAccounts
 from broker.tokens.packing import Glimpse, OpenedAccount
 from tests.fuzz.targets import RING
 from tests.store.rows import plain_stores
+from tests.template import put_store
 
 SEALS = TokenSeals(RING)
 
 
 @pytest.fixture(name="stores")
 async def _stores(tmp_path: Path) -> AsyncIterator[Stores]:
-    database = await SqliteDatabase.open(tmp_path / "store" / "broker.db")
-    await migrate(database)
+    await put_store(path := tmp_path / "store" / "broker.db")
+    database = await SqliteDatabase.open(path)
     yield plain_stores(database)
     await database.close()
 

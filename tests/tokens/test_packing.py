@@ -11,7 +11,8 @@ from broker.model import Account, Intent, Reason, Secret, Trouble
 from broker.tokens.packing import UNTROUBLED, OpenedAccount, glimpse, glimpse_of, pack, unpack
 
 MOMENTS = st.floats(0, 4e9)
-TEXTS = st.text(max_size=40)
+TEXTS = st.text("aZ0 -/\0\n\x7f\u00e4\u20ac\ud7ff\U0001f511", max_size=40)
+"""Of every length in UTF-8; all of Unicode would first have to be read."""
 MAYBE = st.none() | TEXTS
 WELL = st.builds(
     Account,
