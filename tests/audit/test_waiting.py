@@ -30,19 +30,6 @@ async def test_records_of_one_turn_share_a_write() -> None:
         assert [f"c{number}" for number in range(100)] == desk.callers
 
 
-async def test_reader_goes_on_while_the_sink_is_full() -> None:
-    """Its record waits; the broker says that it is degraded."""
-    async with open_desk() as desk:
-        desk.sink.full = True
-
-        await desk.audit.record(by("a"))
-        await desk.audit.record(by("b"))
-
-        assert [] == desk.callers
-        [problem] = desk.health.problems
-        assert "No space left on device" in problem
-
-
 async def test_change_is_refused_and_leaves_no_line() -> None:
     """The one that met the failure, and every one behind it; what was not done is not on record as allowed."""
     async with open_desk() as desk:

@@ -107,25 +107,6 @@ async def test_refreshing_tells_the_generation_and_never_the_token(run: Run, stu
     assert Asked("POST /token/acme/refresh", {}, {}) == stub.last
 
 
-async def test_renaming_moves_the_account(run: Run, stub: Stub) -> None:
-    """The old name is gone, the new one is there."""
-    stub.accounts = {"kit-12345": account("kit-12345")}
-
-    result = await run("accounts", "rename", "kit-12345", "acme")
-
-    assert ("kit-12345 is acme now.\n", ["acme"]) == (result.stdout, list(stub.accounts))
-
-
-async def test_freezing_and_unfreezing_are_opposites(run: Run, stub: Stub) -> None:
-    """What was frozen is active again."""
-    stub.accounts = {"acme": account("acme")}
-
-    frozen = await run("accounts", "freeze", "acme")
-    thawed = await run("accounts", "unfreeze", "acme")
-
-    assert ("acme is frozen.\n", "acme is active.\n") == (frozen.stdout, thawed.stdout)
-
-
 async def test_removed_accounts_are_listed(run: Run, stub: Stub) -> None:
     """With the day of their removal; none is said in words."""
     none = await run("accounts", "list", "--removed")

@@ -147,15 +147,6 @@ async def test_a_check_with_a_problem_fails(run: Run, stub: Stub) -> None:
     assert "open to others → chmod 600 broker.db" in result.stdout
 
 
-async def test_a_check_as_json_fails_as_well(run: Run, stub: Stub) -> None:
-    """A monitor reads the object and the exit code."""
-    stub.checks = [WRONG]
-
-    result = await run("check", "--json")
-
-    assert (1, {"checks": [WRONG]}) == (result.exit_code, json.loads(result.stdout))
-
-
 async def test_adopting_names_the_accounts_that_may_need_their_person(run: Run, stub: Stub) -> None:
     """The operator learns whom to write to."""
     stub.accounts = {"acme": account("acme"), "other": account("other")}

@@ -38,11 +38,6 @@ async def test_grants_as_json(run: Run, stub: Stub) -> None:
     assert "user-42" == stub.last.query["subject"]
 
 
-async def test_no_grants(run: Run) -> None:
-    """Said in words."""
-    assert "No grants.\n" == (await run("plugin", "grants")).stdout
-
-
 async def test_grant_is_ended(run: Run, stub: Stub) -> None:
     """Once; the second time there is none."""
     stub.grants = {FIRST: grant(1)}

@@ -32,12 +32,13 @@ FROM_KIT = f"/install/kit?utm={CANARY}&redirect=https://app.kit.com/apps/717?suc
 
 @pytest.fixture(name="process")
 async def _process(tmp_path: Path) -> AsyncIterator[Process]:
-    async with new_process(tmp_path / "run", extra=EXTRA, command=BROKER) as process:
+    async with new_process(tmp_path / "run", extra=EXTRA) as process:
         yield process
 
 
 async def test_no_secret_is_left_anywhere(process: Process) -> None:
     """Not one hit in any log, answer, metric, file, database, WAL or process argument."""
+    process.command = BROKER
     driver = await new_driver(process)
     sandbox = process.sandbox
 

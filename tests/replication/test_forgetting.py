@@ -71,9 +71,8 @@ async def test_account_that_another_broker_froze_is_not_renewed(two: Replicas) -
     [
         ("DELETE FROM callers WHERE name = 'other'", 401),
         ("""UPDATE callers SET accounts = '["globex"]' WHERE name = 'other'""", 403),
-        ("""UPDATE callers SET permissions = '["accounts"]' WHERE name = 'other'""", 403),
     ],
-    ids=["gone", "other accounts", "other permissions"],
+    ids=["gone", "other accounts"],
 )
 async def test_rights_that_changed_in_the_database_count_within_a_second(
     two: Replicas, sql: str, status: int

@@ -13,7 +13,7 @@ from broker.store.database import Transaction
 from broker.store.migrate import migrate, migrations
 from broker.store.renewals import DUE, NEXT_DUE
 from broker.store.sqlite import NETWORK_FILE_SYSTEMS, SqliteDatabase
-from tests.store.rows import FIRST, connect, plain_stores, successor
+from tests.store.rows import plain_stores
 
 
 async def opened(path: Path) -> SqliteDatabase:
@@ -119,28 +119,6 @@ async def test_migrations_run_once_and_a_newer_schema_is_refused(tmp_path: Path)
 
     assert max(migrations()) == again
     assert list(range(1, len(migrations()) + 1)) == list(migrations())
-
-
-async def test_full_disk_loses_nothing_and_passes(tmp_path: Path) -> None:
-    """The write is refused whole, reads go on, and once there is room the same write succeeds."""
-    database = await opened(tmp_path / "s" / "broker.db")
-    stores = plain_stores(database)
-    await connect(stores)
-
-    async def limit(transaction: Transaction, pages: int) -> None:
-        await transaction.fetch(f"PRAGMA max_page_count = {pages}")
-
-    await database.write(lambda transaction: limit(transaction, 1))
-    with pytest.raises(StorageUnavailable):
-        await stores.keys.set_meta("big", "x" * 200_000)
-    during = await stores.accounts.get("acme")
-    await database.write(lambda transaction: limit(transaction, 1_000_000))
-    await stores.keys.set_meta("big", "x" * 200_000)
-    outcome = await stores.accounts.commit(successor(FIRST), [])
-    await database.close()
-
-    assert during is not None
-    assert "Committed" in type(outcome).__name__
 
 
 @pytest.mark.parametrize("sql", [DUE, NEXT_DUE])
