@@ -39,7 +39,7 @@ NEIGHBOURS = {("sealing", "keyring"), ("callers", "browser"), ("runner", "door")
 
 ONLY_IN = {
     "aiosqlite": {"store/sqlite.py"},
-    "sqlite3": {"store/sqlite.py", "store/writer.py", "store/backup.py", "store/restoring.py", "sandbox"},
+    "sqlite3": {"store/sqlite.py", "store/writer.py", "store/backup.py", "sandbox"},
     "prometheus_client": {"observe/metrics.py", "observe/tally.py"},
     "jinja2": {"pages", "sandbox"},
     "jwt": {"login", "callers", "dashboard", "sandbox"},

@@ -8,7 +8,7 @@ import pytest
 
 from broker.errors import StartRefused
 from broker.files import new_file, open_own, read_own, replacing, write_own
-from broker.store.restoring import restore
+from broker.store.backup import restore
 from broker.store.sqlite import refuse_links, take_lock
 from tests.store.test_backup import closed_with
 

@@ -12,8 +12,7 @@ from broker.clock import Clock, within
 from broker.errors import StorageUnavailable
 from broker.model import Event, EventKind
 from broker.observe.health import Health
-from broker.store.alerts import AlertStore, Delivery
-from broker.store.events import EventStore
+from broker.store.events import AlertStore, Delivery, EventStore
 from broker.wire import event_json
 
 log = structlog.get_logger()

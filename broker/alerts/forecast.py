@@ -8,7 +8,7 @@ import structlog
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.model import Account, Event, EventKind, Reason, Status
-from broker.store.alerts import AlertStore, Foretold, Span
+from broker.store.events import AlertStore, Foretold, Span
 from broker.tokens.policy import LAST_USED_WITHIN, next_look, window_opens
 
 log = structlog.get_logger()

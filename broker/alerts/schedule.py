@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from broker.model import Event
-from broker.store.alerts import Delivery
+from broker.store.events import Delivery
 
 RETRIES = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
 """Seconds after the first failure, the second, …; then every hour."""

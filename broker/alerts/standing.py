@@ -7,7 +7,7 @@ from broker.clock import Clock
 from broker.errors import StorageUnavailable
 from broker.model import Event, EventKind, Incident, Reason
 from broker.observe.health import Health
-from broker.store.alerts import AlertStore
+from broker.store.events import AlertStore
 
 TOLD: frozenset[str] = frozenset({Incident.COMMIT_RETAINED, Incident.AUDIT_WAITING, Reason.COPIED_STORE})
 

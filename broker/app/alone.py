@@ -18,8 +18,7 @@ from broker.config import ConfigError, load
 from broker.config.settings import StoreSettings
 from broker.errors import BrokerError, StartRefused, StorageUnavailable
 from broker.observe import logs
-from broker.store.migrate import migrate
-from broker.store.moving import move
+from broker.store.migrate import migrate, move
 
 REQUEST_ID = "command-line"
 

@@ -15,8 +15,7 @@ from broker.model import Secret
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.store.backup import SqliteBackup
-from broker.store.changes import Changes
-from broker.store.database import Database
+from broker.store.database import Changes, Database
 from broker.store.health import StoreHealth
 from broker.store.incarnation import Incarnation, Ownership, ServerIdentity
 from broker.store.keys import KeyStore

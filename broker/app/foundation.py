@@ -32,8 +32,7 @@ from broker.store.database import Database
 from broker.store.health import StoreHealth
 from broker.store.incarnation import Ownership, refuse_vanished
 from broker.store.keys import KeyStore
-from broker.store.migrate import migrate
-from broker.store.moving import refuse_moved
+from broker.store.migrate import migrate, refuse_moved
 
 
 class Providers:

@@ -328,7 +328,7 @@ def build_background(base: Foundation, rooms: Rooms) -> Background:
         ),
         purges=(
             lambda: stores.installs.purge_expired(steady.now() - INSTALLS_KEPT, PURGE_BATCH),
-            lambda: stores.plugin_purge.purge(steady.cautious(), PURGE_BATCH),
+            lambda: stores.plugin.purge(steady.cautious(), PURGE_BATCH),
             lambda: stores.events.purge_events(steady.cautious() - EVENTS_KEPT, PURGE_BATCH),
         ),
     )

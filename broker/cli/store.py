@@ -65,7 +65,7 @@ def restore(desk: Desk, src: Path, *, yes: bool, force: bool, as_json: bool) -> 
     """
     from broker.errors import StartRefused  # noqa: PLC0415 - as below
     from broker.store.backup import NotAStore  # noqa: PLC0415 - the store, which few commands need
-    from broker.store.restoring import restore as put_in_place  # noqa: PLC0415 - the same
+    from broker.store.backup import restore as put_in_place  # noqa: PLC0415 - the same
 
     now = desk.clock.now()
     try:

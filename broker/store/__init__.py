@@ -11,16 +11,13 @@ from dataclasses import dataclass
 
 from broker.keyring import Keyring
 from broker.store.accounts import AccountStore
-from broker.store.alerts import AlertStore
 from broker.store.callers import CallerStore
-from broker.store.changes import Changes
-from broker.store.database import Database
-from broker.store.events import EventStore
+from broker.store.database import Changes, Database
+from broker.store.events import AlertStore, EventStore
 from broker.store.imports import ImportStore
 from broker.store.installs import InstallStore
 from broker.store.keys import KeyStore, RecordKeys
 from broker.store.plugin import PluginStore
-from broker.store.plugin_purge import PluginPurge
 from broker.store.sealed import RecordStore
 
 
@@ -37,7 +34,6 @@ class Stores:
     events: EventStore
     keys: KeyStore
     plugin: PluginStore
-    plugin_purge: PluginPurge
     records: RecordStore
     alerts: AlertStore
 
@@ -58,7 +54,6 @@ def stores_on(database: Database, *, keyring: Keyring, catch_up: Callable[[], Aw
         events=EventStore(database),
         keys=KeyStore(database),
         plugin=PluginStore(database),
-        plugin_purge=PluginPurge(database),
         records=RecordStore(database, keys=keys),
         alerts=AlertStore(database),
     )

@@ -1,11 +1,12 @@
-"""What a database driver must offer; the stores are written once on top of it.
+"""The interface of a database, on which the stores are written once, and the notification of changed accounts.
 
 SQL is written as both databases read it: `$1, $2` for parameters, `ON CONFLICT`; what cannot be said alike is in
 `Dialect`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -98,3 +99,50 @@ class Database(Protocol):
     async def close(self) -> None:
         """Finish what was written and let go of the store."""
         ...
+
+
+class Changes:
+    """Notifies subscribers (caches, long polls) when the row of an account changed here or in another broker."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[str], None]] = []
+        self._forgetful: list[Callable[[], None]] = []
+        self._watched: dict[str, list[asyncio.Event]] = {}
+        self.are_heard: Callable[[], bool] = _always
+        """Whether changes by other brokers on the database are heard just now."""
+
+    def listen(self, listener: Callable[[str], None], missed: Callable[[], None] | None = None) -> None:
+        """`missed` is called when anything may have changed unheard."""
+        self._listeners.append(listener)
+        if missed is not None:
+            self._forgetful.append(missed)
+
+    def publish(self, name: str) -> None:
+        for listener in self._listeners:
+            listener(name)
+        for event in self._watched.get(name, ()):
+            event.set()
+
+    def missed(self) -> None:
+        """Changes by others were not heard for a while; from now on they are."""
+        for forget in self._forgetful:
+            forget()
+        for events in self._watched.values():
+            for event in events:
+                event.set()
+
+    @contextmanager
+    def watch(self, name: str) -> Iterator[asyncio.Event]:
+        """An event that is set with every change of that account from here on."""
+        event = asyncio.Event()
+        self._watched.setdefault(name, []).append(event)
+        try:
+            yield event
+        finally:
+            self._watched[name].remove(event)
+            if not self._watched[name]:
+                del self._watched[name]
+
+
+def _always() -> bool:
+    return True

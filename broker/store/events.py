@@ -1,9 +1,11 @@
-"""What happened, in order."""
+"""Events in the order of their commits, their deliveries to hooks, and what was told already."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-from broker.model import Event, EventKind
+from broker.model import Account, Event, EventKind
 from broker.store.database import Database, Row, Transaction
+from broker.store.rows import COLUMNS, to_account
 
 EVENT = "id, at, event, account, provider, reason, generation, subject, due_at, detail, actor"
 
@@ -85,3 +87,201 @@ def to_event(row: Row) -> Event:
     return Event(
         at, EventKind.stored(kind), account, provider, reason, generation, id_, subject, due_at, detail, actor
     )
+
+
+BEGIN = """
+INSERT INTO alert_hooks (hook, upto, target) SELECT CAST($1 AS TEXT), last, CAST($2 AS TEXT) FROM event_ids
+ WHERE one = 1 ON CONFLICT (hook) DO NOTHING"""
+RETARGET = "UPDATE alert_hooks SET target = $2, paused_at = NULL WHERE hook = $1 AND target <> $2"
+NEXT = f"SELECT {EVENT} FROM events WHERE id > $1 ORDER BY id LIMIT $2"
+MOVE = "UPDATE alert_hooks SET upto = $3 WHERE hook = $1 AND upto = $2"
+ADD = """
+INSERT INTO alert_deliveries (hook, event_id, attempts, next_at) VALUES ($1, $2, 0, $3)
+ON CONFLICT (hook, event_id) DO NOTHING"""
+ORPHANS = "DELETE FROM alert_deliveries WHERE hook = $1 AND event_id NOT IN (SELECT id FROM events)"
+DELIVERIES = f"""
+SELECT d.attempts, d.next_at, {", ".join(f"e.{column.strip()}" for column in EVENT.split(","))}
+  FROM alert_deliveries d JOIN events e ON e.id = d.event_id WHERE d.hook = $1 ORDER BY d.event_id"""
+CLAIM = """
+UPDATE alert_deliveries SET attempts = attempts + 1, next_at = $4
+ WHERE hook = $1 AND event_id = $2 AND attempts = $3"""
+MORTAL = f"""
+SELECT {COLUMNS} FROM accounts
+ WHERE {{which}} AND {{end}} <= $1 AND ({{end}}, name) > ($2, $3) AND removed_at IS NULL AND dead IS NULL
+ ORDER BY {{end}}, name LIMIT $4"""
+ENDS = {"grant_ends_at": "grant_ends_at IS NOT NULL", "expires_at": "sealed_refresh IS NULL"}
+"""By the column that tells when a grant ends, of which accounts it does; each has an index of just these."""
+
+
+Span = tuple[float, float]
+"""From when until when, epoch seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookState:
+    """How far one hook is."""
+
+    upto: int
+    """Events up to this id have become deliveries."""
+    paused_at: float | None
+    """Since when it is told nothing, because it said that it wants nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event on its way to one hook."""
+
+    event: Event
+    attempts: int
+    next_at: float
+    """When it may be tried next, epoch seconds; while an attempt runs, when that counts as lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """An end of a grant, as it is told once."""
+
+    account: str
+    ends_at: float
+    days: int
+    """The threshold: so many days before."""
+
+
+class AlertStore:
+    """Hooks, their deliveries, standing troubles and foretold ends.
+
+    Deliveries are derived from the table of events by a cursor: an event that is durable is told, and one whose
+    account was purged meanwhile is not.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def open_hook(self, hook: str, target: str) -> HookState:
+        """The hook as it stands; a new one begins with what happens from now on. `target` is a hash of where it
+        leads: another one than before lifts a pause."""
+
+        async def work(transaction: Transaction) -> HookState:
+            await transaction.execute(BEGIN, hook, target)
+            await transaction.execute(RETARGET, hook, target)
+            sql = "SELECT upto, paused_at FROM alert_hooks WHERE hook = $1"
+            [(upto, paused_at)] = await transaction.fetch(sql, hook)
+            return HookState(upto, paused_at)
+
+        return await self._database.write(work)
+
+    async def forget_hook(self, hook: str) -> None:
+        """It is configured no more: its deliveries go with it."""
+
+        async def work(transaction: Transaction) -> None:
+            await transaction.execute("DELETE FROM alert_deliveries WHERE hook = $1", hook)
+            await transaction.execute("DELETE FROM alert_hooks WHERE hook = $1", hook)
+
+        if await self._database.read("SELECT 1 FROM alert_hooks WHERE hook = $1", hook):
+            await self._database.write(work)
+
+    async def pause_hook(self, hook: str, at: float | None) -> None:
+        """Tell it nothing from now on; None: again."""
+        sql = "UPDATE alert_hooks SET paused_at = $2 WHERE hook = $1"
+        await self._database.write(lambda transaction: transaction.execute(sql, hook, at))
+
+    async def spread(
+        self, hook: str, *, upto: int, without: Collection[EventKind], limit: int, at: float
+    ) -> int:
+        """Make the next events behind `upto` deliveries, `limit` at most, and move the cursor in the same
+        transaction; how far it is now. Another process that was faster wins, and nothing is doubled."""
+
+        async def work(transaction: Transaction) -> int:
+            found = [to_event(row) for row in await transaction.fetch(NEXT, upto, limit)]
+            if not found or not await transaction.execute(MOVE, hook, upto, found[-1].id):
+                rows = await transaction.fetch("SELECT upto FROM alert_hooks WHERE hook = $1", hook)
+                return int(rows[0][0]) if rows else upto
+            await transaction.execute(ORPHANS, hook)
+            for event in found:
+                if event.kind not in without:
+                    await transaction.execute(ADD, hook, event.id, at)
+            return found[-1].id
+
+        return await self._database.write(work)
+
+    async def deliveries(self, hook: str) -> list[Delivery]:
+        """All of a hook, in the order of the events."""
+        rows = await self._database.read(DELIVERIES, hook)
+        return [Delivery(to_event(event), attempts, next_at) for attempts, next_at, *event in rows]
+
+    async def claim(self, hook: str, delivery: Delivery, until: float) -> bool:
+        """Take the next attempt, durably: True for exactly one of several processes."""
+        values = (hook, delivery.event.id, delivery.attempts, until)
+        return await self._database.write(lambda transaction: transaction.execute(CLAIM, *values)) == 1
+
+    async def postpone(self, hook: str, event_id: int, until: float) -> None:
+        sql = "UPDATE alert_deliveries SET next_at = $3 WHERE hook = $1 AND event_id = $2"
+        await self._database.write(lambda transaction: transaction.execute(sql, hook, event_id, until))
+
+    async def finish(self, hook: str, event_id: int) -> None:
+        """It arrived, or was given up."""
+        sql = "DELETE FROM alert_deliveries WHERE hook = $1 AND event_id = $2"
+        await self._database.write(lambda transaction: transaction.execute(sql, hook, event_id))
+
+    async def standing(self, replica: str) -> set[tuple[str, str]]:
+        """Troubles (reason, provider) that this replica told of and has not called over."""
+        sql = "SELECT reason, provider FROM standing_troubles WHERE replica = $1"
+        return {(str(reason), str(provider)) for reason, provider in await self._database.read(sql, replica)}
+
+    async def note_standing(self, replica: str, event: Event, *, stands: bool) -> bool:
+        """Note that a trouble began or is over, with its event; False, and no event, where that was noted before."""
+        sql = (
+            """INSERT INTO standing_troubles (replica, reason, provider) VALUES ($1, $2, $3)
+               ON CONFLICT (replica, reason, provider) DO NOTHING"""
+            if stands
+            else "DELETE FROM standing_troubles WHERE replica = $1 AND reason = $2 AND provider = $3"
+        )
+
+        async def work(transaction: Transaction) -> bool:
+            if not await transaction.execute(sql, replica, event.reason, event.provider or ""):
+                return False
+            await insert_events(transaction, [event])
+            return True
+
+        return await self._database.write(work)
+
+    async def mortal(self, ends: Span, idle: Mapping[str, Span], limit: int) -> AsyncIterator[list[Account]]:
+        """Living accounts, so many at a time, whose end is known and lies in `ends`, or whose provider is in `idle`
+        and who were last renewed in the span there; by index, never a scan. One may come twice."""
+        for end, which in ENDS.items():
+            async for page in self._mortal(which, end, ends, limit):
+                yield page
+        for provider, since in idle.items():
+            async for page in self._mortal("provider = $5", "refreshed_at", since, limit, provider):
+                yield page
+
+    async def _mortal(
+        self, which: str, end: str, span: Span, limit: int, *values: object
+    ) -> AsyncIterator[list[Account]]:
+        sql, after, name = MORTAL.format(which=which, end=end), span[0], ""
+        while rows := await self._database.read(sql, span[1], after, name, limit, *values):
+            page = [to_account(row) for row in rows]
+            yield page
+            after, name = getattr(page[-1], end), page[-1].name
+
+    async def foretell(self, ends: Foretold, event: Event) -> bool:
+        """Tell of it, once; False where it was told before."""
+
+        async def work(transaction: Transaction) -> bool:
+            fresh = await transaction.execute(
+                """INSERT INTO foretold_ends (account, ends_at, days) VALUES ($1, $2, $3)
+                   ON CONFLICT (account, ends_at, days) DO NOTHING""",
+                ends.account,
+                ends.ends_at,
+                ends.days,
+            )
+            if fresh:
+                await insert_events(transaction, [event])
+            return fresh == 1
+
+        return await self._database.write(work)
+
+    async def forget_foretold(self, before: float) -> None:
+        """Forget what was foretold of ends before then."""
+        sql = "DELETE FROM foretold_ends WHERE ends_at < $1"
+        await self._database.write(lambda transaction: transaction.execute(sql, before))

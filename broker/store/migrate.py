@@ -1,4 +1,4 @@
-"""Brings a store's schema up to date by numbered files, which are never edited once released."""
+"""The schema, brought up to date by numbered files that never change once released, and the move to PostgreSQL."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,9 @@ import structlog
 
 from broker.errors import StartRefused
 from broker.store.database import Database, Transaction
+from broker.store.incarnation import FILES
+from broker.store.incarnation import META as INCARNATION
+from broker.store.keys import KeyStore
 
 log = structlog.get_logger()
 
@@ -62,3 +65,98 @@ async def _apply(some: Sequence[tuple[int, str]], transaction: Transaction) -> N
             if statement.strip():
                 await transaction.execute(statement)
         await transaction.execute("INSERT INTO schema_version (version) VALUES ($1)", number)
+
+
+MOVED_TO = "moved_to"
+UNFINISHED = "unfinished_copy"
+STAYS = (INCARNATION, FILES, MOVED_TO, UNFINISHED)
+"""What a store says of itself alone."""
+SEEDED = ("event_ids",)
+"""Tables that the migrations themselves put a row into."""
+AT_ONCE = 500
+COLUMNS = "SELECT name FROM pragma_table_info($1) ORDER BY cid"
+
+
+async def refuse_moved(keys: KeyStore) -> None:
+    """Raises StartRefused where the store has moved away, or was not moved here whole."""
+    if await keys.meta(MOVED_TO):
+        raise StartRefused(
+            "this store was moved to PostgreSQL, which renews its accounts now; name that database in store.url"
+        )
+    if await keys.meta(UNFINISHED):
+        raise StartRefused(
+            "the database holds half a store: a copy was not finished; make the database anew,"
+            " then type `broker migrate --copy-from` again"
+        )
+
+
+async def move(source: Database, target: Database, *, where: str) -> Mapping[str, int]:
+    """Copy everything and mark the source moved to `where`; rows by table. Raises StartRefused.
+
+    Until the last step nothing starts on the target, and from the one before it nothing on the source. Broken off
+    before that, the target is to be made anew; broken off after it, the same call ends what was begun.
+    """
+    moved = await KeyStore(source).meta(MOVED_TO)
+    if moved is None:
+        await _require_empty(target)
+        await KeyStore(target).set_meta(UNFINISHED, "yes")
+        for table in tables():
+            await _copy(source, target, table)
+    elif moved != where or not await KeyStore(target).meta(UNFINISHED):
+        raise StartRefused("the source was moved already")
+    counts = await _compared(source, target)
+    await KeyStore(source).set_meta(MOVED_TO, where)
+    sql = "DELETE FROM meta WHERE key = $1"
+    await target.write(lambda transaction: transaction.execute(sql, UNFINISHED))
+    return counts
+
+
+def tables() -> tuple[str, ...]:
+    """All that the migrations make."""
+    return tuple(name for sql in migrations().values() for name in re.findall(r"CREATE TABLE (\w+)", sql))
+
+
+async def _require_empty(target: Database) -> None:
+    await refuse_moved(KeyStore(target))
+    for table, count in (await _counts(target)).items():
+        if count and table not in SEEDED:
+            raise StartRefused(
+                f"the database is not empty: {count} rows in {table}; a store is copied into a new one"
+            )
+
+
+async def _copy(source: Database, target: Database, table: str) -> None:
+    names = [str(name) for (name,) in await source.read(COLUMNS, table)]
+    places = ", ".join(f"${number}" for number in range(1, len(names) + 1))
+    insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})"
+    page = f"SELECT rowid, {', '.join(names)} FROM {table} WHERE rowid > $1 ORDER BY rowid LIMIT {AT_ONCE}"
+    if table in SEEDED:
+        await target.write(lambda transaction: transaction.execute(f"DELETE FROM {table}"))
+    after = 0
+    while rows := await source.read(page, after):
+        after = rows[-1][0]
+        wanted = [values for _, *values in rows if table != "meta" or values[0] not in STAYS]
+        await target.write(partial(_insert, sql=insert, rows=wanted))
+
+
+async def _insert(transaction: Transaction, *, sql: str, rows: list[list[object]]) -> None:
+    await transaction.execute_all(sql, rows)
+
+
+async def _compared(source: Database, target: Database) -> Mapping[str, int]:
+    there, here = await _counts(source), await _counts(target)
+    for table, count in there.items():
+        if here[table] != count:
+            raise StartRefused(
+                f"{table} has {count} rows in the source and {here[table]} in the copy; nothing was moved"
+            )
+    return there
+
+
+async def _counts(database: Database) -> Mapping[str, int]:
+    stays = ", ".join(f"'{key}'" for key in STAYS)
+    found = {}
+    for table in tables():
+        where = f" WHERE key NOT IN ({stays})" if table == "meta" else ""
+        [(found[table],)] = await database.read(f"SELECT COUNT(*) FROM {table}{where}")
+    return found

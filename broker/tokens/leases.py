@@ -9,7 +9,7 @@ import structlog
 
 from broker.clock import Clock, within
 from broker.model import Account, Intent
-from broker.store.changes import Changes
+from broker.store.database import Changes
 from broker.store.renewals import RefreshStore
 from broker.tokens.schedule import Timings, quarantine
 

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from broker.sandbox.faults import Mode
-from broker.store.restoring import restore
+from broker.store.backup import restore
 from tests.house import OPERATOR, House
 from tests.until import moment
 

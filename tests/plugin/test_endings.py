@@ -34,7 +34,7 @@ async def test_expired_access_token_still_ends_its_grant(stand: Stand) -> None:
     """Kit uninstalls with the access token that it has, however old."""
     tokens = await stand.tokens("sleeper")
     stand.house.clock.advance(30 * 86400)
-    await stand.house.broker.base.stores.plugin_purge.purge(stand.house.clock.now(), 1000)
+    await stand.house.broker.base.stores.plugin.purge(stand.house.clock.now(), 1000)
 
     await stand.client.revoke(tokens["access_token"])
 

@@ -249,14 +249,14 @@ BREAKAGES = (
     ),
     Breakage(
         "a moved store starts again",
-        "broker/store/moving.py",
+        "broker/store/migrate.py",
         "    if await keys.meta(MOVED_TO):",
         "    if not MOVED_TO and await keys.meta(MOVED_TO):",
         "tests/store/test_moving.py::test_source_starts_no_broker_any_more",
     ),
     Breakage(
         "a copy that is not counted",
-        "broker/store/moving.py",
+        "broker/store/migrate.py",
         "if here[table] != count:",
         "if here[table] > count:",
         "tests/store/test_moving.py::test_row_that_is_lost_on_the_way_stops_the_move",

@@ -72,7 +72,7 @@ async def test_purge_of_ten_thousand_grants_beside_requests(tmp_path: Path) -> N
             gone = 1
             while gone:
                 began = time.perf_counter()
-                gone = await stand.house.broker.base.stores.plugin_purge.purge(now, BATCH)
+                gone = await stand.house.broker.base.stores.plugin.purge(now, BATCH)
                 batches.append((gone, (time.perf_counter() - began) * 1000))
                 await asyncio.sleep(0)
 

@@ -4,7 +4,7 @@ import asyncio
 
 from broker.model import Event, EventKind
 from broker.store import Stores
-from broker.store.alerts import Foretold
+from broker.store.events import Foretold
 
 RENEWED = frozenset({EventKind.RENEWED})
 

@@ -12,9 +12,8 @@ import pytest
 
 from broker.errors import StartRefused, StorageUnavailable
 from broker.store import Stores
-from broker.store.backup import NotAStore, SqliteBackup, examine
+from broker.store.backup import NotAStore, SqliteBackup, examine, restore
 from broker.store.migrate import migrate, migrations
-from broker.store.restoring import restore
 from broker.store.sqlite import SqliteDatabase
 from broker.store.writer import Writer
 from tests.store.rows import connect, plain_stores

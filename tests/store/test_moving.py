@@ -9,8 +9,7 @@ from broker.errors import StartRefused
 from broker.model import Event, EventKind, Secret, Spare
 from broker.store import Stores
 from broker.store.keys import KeyStore
-from broker.store.migrate import migrate
-from broker.store.moving import MOVED_TO, UNFINISHED, move, refuse_moved
+from broker.store.migrate import MOVED_TO, UNFINISHED, migrate, move, refuse_moved
 from broker.store.postgres import PostgresDatabase
 from broker.store.sqlite import SqliteDatabase
 from tests.postgres import needs_postgres, new_database

@@ -152,7 +152,7 @@ async def run_everything(stores: Stores) -> None:
     await accounts.is_only_account("kit")
     await stores.installs.held_grants(now, 64)
     await stores.installs.purge_expired(now, 200)
-    await stores.plugin_purge.purge(now, 200)
+    await stores.plugin.purge(now, 200)
     await stores.events.purge_events(now, 200)
     await stores.callers.touch_keys({"key": now})
     await stores.callers.touch_callers({"service": now})

@@ -228,7 +228,7 @@ async def test_old_rows_go_in_small_batches(stores: Stores) -> None:
         await issue(stores, str(number))
         await stores.plugin.begin_consent(replace(CONSENT, hash=f"open{number}"))
     await issue(stores, "living", expires_at=1e9)
-    purge = stores.plugin_purge.purge
+    purge = stores.plugin.purge
 
     assert [2, 1, 0] == [await purge(601.0, 2) for _ in range(3)]
     assert [2, 1, 0] == [await purge(1001.0, 2) for _ in range(3)]
@@ -241,7 +241,7 @@ async def test_replaced_pairs_are_kept_for_their_replay(stores: Stores) -> None:
     """The sealed pair for a minute, the row for a month; the living pair as long as it lives."""
     await issue(stores, expires_at=1e9)
     await stores.plugin.rotate("r1", replace(NEXT, refresh_expires_at=1e9), "sealed")
-    purge = stores.plugin_purge.purge
+    purge = stores.plugin.purge
 
     await purge(79.0, 99)
     sealed = await stores.plugin.by_refresh_token("r1")

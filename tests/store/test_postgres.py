@@ -16,8 +16,7 @@ from broker.errors import InvalidRequest, StartRefused, StorageUnavailable
 from broker.keyring import Master, Purpose
 from broker.model import Reason, Ref, Secret
 from broker.store import Stores
-from broker.store.changes import Changes
-from broker.store.database import Transaction
+from broker.store.database import Changes, Transaction
 from broker.store.migrate import migrate
 from broker.store.postgres import PostgresDatabase
 from tests.ports import free_port
