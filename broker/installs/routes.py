@@ -166,7 +166,9 @@ class InstallRoutes:
         if request.match_info["provider"] not in self._settings:
             return self._unusable(request, "unknown")
         try:
-            parameters = oauth.known_parameters((await read_body(request)).decode(), RETURNED, told=TOLD)
+            parameters = oauth.known_parameters(
+                (await read_body(request)).decode(errors="replace"), RETURNED, told=TOLD
+            )
         except ValueError:
             return self._unusable(request, "malformed")
         location = oauth.with_query(f"{self._public_url}{request.rel_url.raw_path}", parameters)
@@ -249,7 +251,8 @@ def _returned(parameters: Mapping[str, str]) -> Returned:
         raise LinkUnusable("malformed")
     return Returned(
         state=Secret(parameters["state"]),
-        code=None if code is None else Secret(code),
+        # No code holds a blank, so this was a `+` that the provider did not encode.
+        code=None if code is None else Secret(code.replace(" ", "+")),
         # For the log and the page: it comes from the browser.
         error=None if error is None else _kind_of(error),
         iss=parameters.get("iss"),

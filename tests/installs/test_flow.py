@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import aiohttp
 import pytest
@@ -735,13 +735,27 @@ async def test_error_of_the_provider_is_no_refusal(house: House, browser: Browse
     assert "https://app.example.com/?account=other&status=failed" == away.location
 
 
+@pytest.mark.parametrize("more", [{}, {"code": "a"}])
+async def test_code_is_sent_as_the_provider_meant_it(
+    house: House, browser: Browser, more: dict[str, str]
+) -> None:
+    """A `+` that it did not encode is no blank; two codes are none."""
+    state = await state_of(browser, await link(house))
+
+    step = await browser.open(f"{house.public}/callback/kit?code=a+b/c=&state={state}&{urlencode(more)}")
+    sent = [request for request in (await house.judge())["requests"] if request["kind"] == "code"]
+
+    assert [hashed(Secret("a+b/c="))][: not more] == [one["token_sha256"] for one in sent]
+    assert (400 if more else 502) == step.status
+
+
 @pytest.mark.parametrize(
     "content_type", ["application/x-www-form-urlencoded", "application/x-www-form-urlencoded; charset=UTF-8"]
 )
 async def test_posted_answer_comes_again_by_get(house: House, browser: Browser, content_type: str) -> None:
     """`response_mode=form_post`: the post brings none of our cookies, the GET that follows does."""
     url = await returned(house, browser)
-    form = urlsplit(url).query + "&session_state=x&state=&error="
+    form = (urlsplit(url).query + "&session_state=x&state=&error=&name=Zoë").encode("latin-1")
 
     async with house.session.post(
         f"{house.public}/callback/kit",
