@@ -67,12 +67,23 @@ class Streams:
             raise Overloaded(f"one caller may have {MOST_OF_ONE} streams of events; close one of them")
         if self._open.total() >= MOST_STREAMS:
             raise Overloaded
+        # Counted before anything is waited for: a crowd comes at once.
+        self._open[caller] += 1
+        try:
+            return await self._streamed(request, last_id, account)
+        finally:
+            self._open[caller] -= 1
+            if not self._open[caller]:
+                del self._open[caller]
+
+    async def _streamed(
+        self, request: web.Request, last_id: int | None, account: str | None
+    ) -> web.StreamResponse:
         begin = await self._feed.beginning(last_id)
         response = event_stream()
         reader = Reader(request, response, account, begin.after, self._clock.monotonic())
         first = _gap(last_id, begin.after) if begin.missed else f"id: {begin.after}\n\n"
         stopped = asyncio.ensure_future(self._feed.stopping.wait())
-        self._open[caller] += 1
         try:
             await response.prepare(request)
             await self._write(reader, f": open\nretry: 2000\n{first}")
@@ -82,9 +93,6 @@ class Streams:
             # The answer has begun, so all that can be done is to end it.
             return response
         finally:
-            self._open[caller] -= 1
-            if not self._open[caller]:
-                del self._open[caller]
             stopped.cancel()
         return response
 
