@@ -1,6 +1,7 @@
 """Backups of a SQLite store: made while it is in use, examined before anybody trusts them, and restored."""
 
 import asyncio
+import glob
 import os
 import secrets
 import shutil
@@ -21,6 +22,8 @@ from broker.store.writer import APPLICATION_ID, kind_of
 
 LEAST_LEFT = 64 * 1024 * 1024
 """Room that a backup leaves beside the store, for renewals."""
+UNFINISHED = ".unfinished-backup-"
+"""No name that an operator would give to a copy: what a crash left under it is removed."""
 MADE_AT = "backup_at"
 SET_META = """INSERT INTO meta (key, value) VALUES (?, ?)
               ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
@@ -58,7 +61,7 @@ class SqliteBackup:
     @asynccontextmanager
     async def copy(self, at: float) -> AsyncIterator[Path]:
         """A sound copy of the store as it is now, beside it and gone afterwards; raises StorageUnavailable."""
-        path = self._store.with_name(f"{self._store.name}.backup-{secrets.token_hex(4)}")
+        path = self._store.with_name(f"{self._store.name}{UNFINISHED}{secrets.token_hex(4)}")
         self._in_use.add(path.name)
         try:
             # Made one after another; who reads one slowly keeps nobody from making the next.
@@ -74,9 +77,10 @@ class SqliteBackup:
 
     def _remove_left(self) -> None:
         """Remove what a crash left."""
-        for left in self._store.parent.glob(f"{self._store.name}.backup-*"):
+        for left in self._store.parent.glob(f"{glob.escape(self._store.name)}{UNFINISHED}*"):
             if not any(left.name.startswith(name) for name in self._in_use):
-                left.unlink()
+                with suppress(OSError):
+                    left.unlink()
 
     async def _make(self, path: Path, at: float) -> None:
         try:
@@ -131,6 +135,8 @@ def _opened(path: Path) -> sqlite3.Connection:
     uri = f"file:{quote(os.fsencode(path))}?mode=ro"
     if not path.exists():
         raise NotAStore(f"there is no {path}")
+    if not path.is_file():
+        raise NotAStore(f"{path} is no regular file")
     connection = sqlite3.connect(uri, uri=True, timeout=1.0)
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchall()
@@ -207,7 +213,7 @@ def restore(source: Path, store: Path, *, force: bool, at: float) -> Restored:
 @contextmanager
 def _private_folder(store: Path) -> Iterator[Path]:
     """A folder for unfinished copies, in which no other user can lay links that SQLite would follow."""
-    for left in store.parent.glob(f"{store.name}.restoring*"):
+    for left in store.parent.glob(f"{glob.escape(store.name)}.restoring*"):
         shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
     beside = None if is_foreign(store.parent) else store.parent
     with tempfile.TemporaryDirectory(prefix=f"{store.name}.restoring-", dir=beside) as folder:

@@ -4,9 +4,11 @@ Before 3.51.3 SQLite can corrupt a WAL when two connections write or checkpoint 
 """
 
 import asyncio
+import errno
 import fcntl
 import os
 import sqlite3
+import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import aiosqlite
 import structlog
 
 from broker.errors import StartRefused, StorageUnavailable
-from broker.files import exposure, is_foreign, open_own, sync_folder
+from broker.files import NOT_OURS, exposure, is_foreign, open_own, sync_folder
 from broker.store.database import Dialect, Row, Work
 from broker.store.writer import Writer, kind_of, named
 
@@ -244,16 +246,20 @@ def refuse_unfit(folder: Path) -> None:
 
 
 def refuse_links(path: Path) -> None:
-    """Raises StartRefused where SQLite, which follows links, would lead root out of a folder of another user."""
-    if not is_foreign(path.parent):
-        return
+    """Raises StartRefused where SQLite, which follows links, would lead root out of a folder of another user, and
+    where it would wait for ever for the other end of a pipe."""
+    foreign = is_foreign(path.parent)
     for file in (path, *(path.with_name(path.name + end) for end in BESIDE)):
         try:
-            os.close(open_own(file, os.O_RDONLY))
+            if foreign:
+                os.close(open_own(file, os.O_RDONLY))
+            elif not stat.S_ISREG(file.stat().st_mode):
+                raise OSError(errno.EINVAL, NOT_OURS)
         except FileNotFoundError:
             continue
         except OSError as exc:
-            raise StartRefused(f"{file} cannot be opened as root: {exc.strerror}") from None
+            as_root = " as root" if foreign else ""
+            raise StartRefused(f"{file} cannot be opened{as_root}: {exc.strerror}") from None
 
 
 def _check_modes(path: Path) -> None:

@@ -206,6 +206,8 @@ REFUSED = {
     "store gone": (_gone, "there is no store .*broker restore BACKUP"),
     "lock is a folder": (_lock_folder, "the lock .*no regular file"),
     "lock is a FIFO": (_fifo("broker.db.lock"), "the lock .*no regular file"),
+    "journal is a FIFO": (_fifo("broker.db-journal"), "broker.db-journal cannot be opened: it is no regular"),
+    "log is a FIFO": (_fifo("broker.db-wal"), "broker.db-wal cannot be opened: it is no regular file"),
     "master is a FIFO": (_fifo("master.key"), "the master key .* is no file"),
     "audit is a link": (_audit_link, "audit.to: .*no regular file"),
     "unknown purpose": (_sql("UPDATE keys SET purpose = 'x' WHERE purpose = 'data'"), "the store is damaged"),

@@ -12,7 +12,7 @@ import pytest
 
 from broker.errors import StartRefused, StorageUnavailable
 from broker.store import Stores
-from broker.store.backup import NotAStore, SqliteBackup, examine, restore
+from broker.store.backup import UNFINISHED, NotAStore, SqliteBackup, examine, restore
 from broker.store.migrate import migrate, migrations
 from broker.store.sqlite import SqliteDatabase
 from broker.store.writer import Writer
@@ -82,15 +82,18 @@ async def test_backup_of_a_store_in_use_is_whole(stores: Stores, path: Path, tmp
 
 
 async def test_backup_leaves_nothing_beside_the_store(stores: Stores, path: Path) -> None:
-    """Also of one that a crash broke off, and when whoever asked goes away in the middle."""
-    (path.parent / "broker.db.backup-dead").write_text("half")
+    """Also of one that a crash broke off, and when whoever asked goes away in the middle; not an operator's copies."""
+    (path.parent / "broker.db.backup-20261130").write_text("an operator's own copy")
     before = sorted(path.parent.iterdir())
+    (path.parent / f"broker.db{UNFINISHED}dead").write_text("half")
+    (path.parent / f"broker.db{UNFINISHED}folder").mkdir()
 
     with pytest.raises(asyncio.CancelledError):
         async with SqliteBackup(path).copy(NOW):
             raise asyncio.CancelledError
 
-    assert [one for one in before if "backup" not in one.name] == sorted(path.parent.iterdir())
+    (path.parent / f"broker.db{UNFINISHED}folder").rmdir()
+    assert before == sorted(path.parent.iterdir())
 
 
 async def test_backup_that_nobody_reads_holds_up_no_other(stores: Stores, path: Path) -> None:
