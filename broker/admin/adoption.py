@@ -96,7 +96,8 @@ class Adoption:
             log.warning("store.adopted_elsewhere")
 
     async def _is_behind_audit(self) -> bool:
-        """Whether the audit has seen a later generation of an account than the store holds."""
+        """Whether the audit has seen a later generation of an account than the store holds, or the store, whose
+        write-ahead log was lost maybe, has never heard of an account."""
         adopted = _parsed(await self._keys.meta(ADOPTED))
         after = "" if adopted is None else Times().text(adopted.at)
         try:
@@ -105,6 +106,11 @@ class Adoption:
             # What cannot be read proves nothing.
             log.warning("audit.not_read_back", why=exc.strerror)
             return False
+        if handed_out and await self._keys.has_no_accounts():
+            log.error(
+                "store.behind_audit", account=min(handed_out), store=None, audit=max(handed_out.values())
+            )
+            return True
         for name, generation in handed_out.items():
             account = await self._accounts.get(name)
             if account is not None and account.generation < generation:

@@ -116,6 +116,8 @@ async def open_broker(
         await rooms.adoption.begin()
         await rooms.tokens.timekeeper.begin()
         if not base.stores.database.dialect.shared:
+            # Whoever copies or keeps the file without its log has the keys, and is found out by its incarnation.
+            await base.stores.database.scrub()
             closing.push_async_callback(rooms.adoption.renew)
         await rooms.installs.late.recover()
         yield Broker(

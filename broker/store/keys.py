@@ -89,8 +89,9 @@ class KeyStore:
         await self._database.write(work)
 
     async def has_no_accounts(self) -> bool:
-        """Whether there is not one account, removed ones included."""
-        return not await self._database.read("SELECT 1 FROM accounts LIMIT 1")
+        """Whether there is not one account, and never was: removed and purged ones included."""
+        known = "SELECT 1 FROM accounts UNION ALL SELECT 1 FROM purged_names LIMIT 1"
+        return not await self._database.read(known)
 
     async def meta(self, key: str) -> str | None:
         rows = await self._database.read("SELECT value FROM meta WHERE key = $1", key)

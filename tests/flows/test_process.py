@@ -193,6 +193,20 @@ async def test_master_key_is_never_replaced_over_a_store(process: Process) -> No
     assert "master key" in complaint
 
 
+async def test_lost_write_ahead_log_is_noticed(process: Process) -> None:
+    """In the first run nearly everything lies there: a file that was kept without it is no new, empty store."""
+    await _connected(process)
+    assert 200 == (await process.get("/token/acme")).status
+    await process.kill()
+    (process.folder / "var" / "broker.db-wal").unlink()
+
+    await process.start()
+
+    ready = await process.get("/readyz")
+    assert ("degraded", 1) == (ready.json["status"], len(ready.json["problems"]))
+    assert "a copy or an old backup" in ready.json["problems"][0]
+
+
 @pytest.mark.parametrize(("extra", "status"), [("", 403), ("[providers.kit]\nopen_install = true", 302)])
 async def test_unannounced_install_without_sign_in(process: Process, extra: str, status: int) -> None:
     """By invitation only, unless the operator opens it."""

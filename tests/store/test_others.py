@@ -196,6 +196,15 @@ async def test_store_with_an_account_is_not_empty(stores: Stores) -> None:
     assert not await stores.keys.add_first_keys([])
 
 
+async def test_store_remembers_that_it_had_an_account(stores: Stores) -> None:
+    """Also when it is purged."""
+    one = await connect(stores)
+
+    await stores.accounts.purge(one.name, name_hash="h")
+
+    assert not await stores.keys.has_no_accounts()
+
+
 async def test_identity_is_asked_again_when_it_is_time(stores: Stores) -> None:
     """Earliest first, bounded; and never again once it was given up."""
     for name, at in (("s1", 30.0), ("s2", 10.0), ("s3", 20.0)):
