@@ -17,7 +17,7 @@ from broker.model import Account, Caller, Permission
 from broker.observe.health import Health
 from broker.store.account_queries import AccountQuery
 from broker.store.accounts import AccountStore
-from broker.store.backup import MADE_AT
+from broker.store.backup import MADE_AT, moment
 from broker.store.incarnation import Ownership
 from broker.store.keys import KeyStore
 from broker.tokens.permit import Permit
@@ -143,10 +143,7 @@ class Adoption:
 
     async def copied_at(self) -> float | None:
         """When `broker backup` made what this store was restored from; None: it was not, or copied by hand."""
-        with suppress(ValueError):
-            written = await self._keys.meta(MADE_AT)
-            return float(written) if written else None
-        return None
+        return moment(await self._keys.meta(MADE_AT))
 
     async def checks(self) -> list[Check]:
         """What `broker check` says of a copy: that it is one, and afterwards which accounts have not come back."""
@@ -208,8 +205,8 @@ def _listed(names: list[str], more: int) -> str:
 
 def _parsed(written: str | None) -> Adopted | None:
     """None where nothing was written, or nothing that can be read."""
-    with suppress(ValueError, KeyError, TypeError, RecursionError):
+    with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
         members = json.loads(written or "null")
-        if members is not None:
-            return Adopted(float(members["at"]), int(members["doubtful"]), tuple(map(str, members["names"])))
+        if members is not None and (at := moment(members["at"])) is not None:
+            return Adopted(at, int(members["doubtful"]), tuple(map(str, members["names"])))
     return None

@@ -27,6 +27,7 @@ UNFINISHED = ".unfinished-backup-"
 MADE_AT = "backup_at"
 SET_META = """INSERT INTO meta (key, value) VALUES (?, ?)
               ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
+LATEST = 1e11
 MiB = 1024 * 1024
 
 
@@ -107,6 +108,15 @@ def examine(path: Path) -> Examined:
         raise NotAStore(f"{path} cannot be read as a store: {exc}") from None
 
 
+def moment(written: object) -> float | None:
+    """The epoch seconds that a store says of itself; None where that is no moment."""
+    with suppress(ValueError):
+        at = float(str(written))
+        # What is no number compares with none.
+        return at if 0 < at < LATEST else None
+    return None
+
+
 def copy_whole(source: Path, target: Path) -> None:
     """Every page of `source`, its write-ahead log included, into one new file of mode 0600."""
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
@@ -160,7 +170,9 @@ def _examined(connection: sqlite3.Connection, path: Path) -> Examined:
     [(check,), *_] = connection.execute("PRAGMA integrity_check")
     if check != "ok":
         raise NotAStore(f"{path} is damaged ({check}); take an older backup")
-    [(schema,)] = connection.execute("SELECT COALESCE(MAX(version), 0) FROM schema_version")
+    [(schema,)] = connection.execute("SELECT MAX(version) FROM schema_version")
+    if not isinstance(schema, int):
+        raise NotAStore(f"{path} is damaged (its schema is {schema!r}); take an older backup")
     [(stamped,)] = connection.execute("PRAGMA user_version")
     if stamped > schema:
         raise NotAStore(f"{path} says of itself schema {stamped} and holds {schema}; take another backup")
@@ -172,7 +184,7 @@ def _examined(connection: sqlite3.Connection, path: Path) -> Examined:
     return Examined(
         schema=schema,
         accounts=accounts,
-        made_at=float(made[0][0]) if made and made[0][0] else None,
+        made_at=moment(made[0][0]) if made else None,
         masters=tuple(one for (one,) in masters),
     )
 

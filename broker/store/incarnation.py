@@ -113,7 +113,7 @@ class Incarnation:
         """Whether the store or its sidecar is another file than the one that the store names."""
         try:
             files = json.loads(await self._store.meta(FILES) or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         if not isinstance(files, dict) or files.get("of") != incarnation:
             return False

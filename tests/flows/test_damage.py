@@ -249,8 +249,15 @@ PASSES = {
     "sidecar is a FIFO": _fifo("broker.db.incarnation"),
     "head of the audit": _sql("UPDATE meta SET value = '[[' WHERE key LIKE 'audit_head%'"),
     "adoption": _sql("INSERT INTO meta VALUES ('adopted', '{}')"),
+    "adoption in no time": _sql(
+        """INSERT INTO meta VALUES ('adopted', '{"at": 1e999, "doubtful": 1, "names": []}')"""
+    ),
+    "adoption of no number": _sql(
+        """INSERT INTO meta VALUES ('adopted', '{"at": 1, "doubtful": 1e999, "names": []}')"""
+    ),
     "time of the backup": _sql("INSERT INTO meta VALUES ('backup_at', 'x')"),
     "files of the incarnation": _sql("UPDATE meta SET value = '[' WHERE key = 'incarnation_files'"),
+    "files nested": _sql(f"UPDATE meta SET value = '{'[' * 100_000}' WHERE key = 'incarnation_files'"),
 }
 
 

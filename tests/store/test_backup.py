@@ -264,9 +264,32 @@ def _stamped(path: Path) -> None:
         connection.execute("PRAGMA user_version = 998")
 
 
+def _without_schema(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM schema_version")
+
+
+def _fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("written", ["x", "nan", "1e999", "-5", b"\xff"])
+async def test_time_that_is_no_moment_is_none(path: Path, tmp_path: Path, written: object) -> None:
+    """A backup is not refused for what it says of its own age."""
+    source = tmp_path / "source" / "broker.db"
+    await closed_with(source, "new")
+    with closing(sqlite3.connect(source)) as connection, connection:
+        connection.execute("INSERT INTO meta VALUES ('backup_at', ?)", (written,))
+
+    assert (1, None) == ((found := restore(source, path, force=False, at=NOW).found).accounts, found.made_at)
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
+        (_without_schema, "is damaged .*take an older backup"),
+        (_fifo, "no regular file"),
         (_nothing, "there is no"),
         (_text, "cannot be read as a store"),
         (_other_database, "no store of token-broker"),
