@@ -169,6 +169,8 @@ async def _require_active(transaction: Transaction, kids: Iterable[str]) -> None
 
 def _wrapped_key(row: Row) -> WrappedKey:
     kid, purpose, wrapped, master_id, active, created_at, retired_at = row
+    if not all(isinstance(one, str) for one in (kid, wrapped, master_id)):
+        raise TypeError("no text")
     retired = None if retired_at is None else float(retired_at)
     return WrappedKey(
         kid, Purpose.stored(purpose), wrapped, master_id, bool(active), float(created_at), retired

@@ -212,6 +212,11 @@ REFUSED = {
     "audit is a link": (_audit_link, "audit.to: .*no regular file"),
     "unknown purpose": (_sql("UPDATE keys SET purpose = 'x' WHERE purpose = 'data'"), "the store is damaged"),
     "key without a date": (_sql("UPDATE keys SET created_at = 'x'"), "keys in the store are damaged"),
+    "key without an id": (_sql("UPDATE keys SET kid = NULL WHERE purpose = 'data'"), "keys in the store are"),
+    "key of bytes": (
+        _sql("UPDATE keys SET wrapped = x'00ff' WHERE purpose = 'data'"),
+        "keys in the store are",
+    ),
     "index key lost": (_sql("UPDATE keys SET wrapped = '' WHERE purpose = 'index'"), "restore it from a"),
     "key id of another form": (
         _sql("UPDATE keys SET kid = 'zz' WHERE purpose = 'data'"),
