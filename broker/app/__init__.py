@@ -39,7 +39,7 @@ from broker.audit.reading import read_files, read_stream
 from broker.audit.verify import Report, Verifier
 from broker.clock import Clock, SystemClock
 from broker.config.settings import Settings
-from broker.errors import StartRefused
+from broker.errors import StartRefused, StorageUnavailable
 from broker.model import Account
 from broker.tokens.background import Background
 from broker.tokens.schedule import Timings
@@ -109,17 +109,23 @@ async def open_broker(
     What was opened is closed in reverse. `clock`, `timings`, `watch` and `limits` are for tests and proofs.
     """
     async with AsyncExitStack() as closing:
-        base = await lay_foundation(settings, clock or SystemClock(), closing)
-        await base.audit.begin()
-        rooms = build_rooms(base, timings or Timings(), spool_folders, watch, closing)
+        try:
+            base = await lay_foundation(settings, clock or SystemClock(), closing)
+            await base.audit.begin()
+            rooms = build_rooms(base, timings or Timings(), spool_folders, watch, closing)
 
-        await rooms.adoption.begin()
-        await rooms.tokens.timekeeper.begin()
-        if not base.stores.database.dialect.shared:
-            # Whoever copies or keeps the file without its log has the keys, and is found out by its incarnation.
-            await base.stores.database.scrub()
-            closing.push_async_callback(rooms.adoption.renew)
-        await rooms.installs.late.recover()
+            await rooms.adoption.begin()
+            await rooms.tokens.timekeeper.begin()
+            if not base.stores.database.dialect.shared:
+                # Whoever copies or keeps the file without its log has the keys, and is found out by its incarnation.
+                await base.stores.database.scrub()
+                closing.push_async_callback(rooms.adoption.renew)
+            await rooms.installs.late.recover()
+            left_open = await rooms.tokens.recovery.prepare()
+        except StorageUnavailable as exc:
+            raise StartRefused(
+                f"{exc.detail}, and this start has to; where that stays so, restore a backup: broker restore BACKUP"
+            ) from None
         yield Broker(
             base=base,
             rooms=rooms,
@@ -127,7 +133,7 @@ async def open_broker(
             listeners=build_listeners(
                 base, rooms, build_check(base, rooms, environ or {}), limits or ListenerLimits()
             ),
-            left_open=await rooms.tokens.recovery.prepare(),
+            left_open=left_open,
         )
 
 

@@ -4,9 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
+import structlog
+
 from broker.model import CallerKey, CallerRecord, Permission
+from broker.store.backup import moment
 from broker.store.database import Database, Row, Transaction
 
+log = structlog.get_logger()
 KEY = "id, caller, hash, created_at, expires_at, last_used_at"
 INSERT_KEY = f"INSERT INTO caller_keys ({KEY}) VALUES ($1, $2, $3, $4, $5, $6)"
 CALLER = "name, accounts, permissions, created_at"
@@ -116,7 +120,7 @@ class CallerStore:
         rows = await self._database.read(
             f"SELECT key, value FROM meta WHERE SUBSTR(key, 1, {len(USED)}) = $1", USED
         )
-        return {key.removeprefix(USED): float(at) for key, at in rows}
+        return {key.removeprefix(USED): used for key, at in rows if (used := moment(at)) is not None}
 
 
 def _key_values(key: CallerKey) -> tuple[object, ...]:
@@ -125,9 +129,22 @@ def _key_values(key: CallerKey) -> tuple[object, ...]:
 
 def _to_caller(row: Row) -> CallerRecord:
     name, accounts, permissions, created_at = row
-    return CallerRecord(
-        name,
-        tuple(json.loads(accounts)),
-        frozenset(Permission.stored(word) for word in json.loads(permissions)),
-        created_at,
-    )
+    try:
+        return CallerRecord(
+            name,
+            _words(accounts),
+            frozenset(map(Permission.stored, _words(permissions))),
+            created_at,
+        )
+    except (ValueError, TypeError, RecursionError):
+        # A damaged row gives no rights, and keeps nobody from seeing the others.
+        log.error("caller.record_damaged", caller=name, next="remove the caller and add it again")
+        return CallerRecord(name, (), frozenset(), created_at)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """A list of texts; raises ValueError, TypeError, RecursionError."""
+    words = json.loads(text)
+    if not isinstance(words, list):
+        raise TypeError("no list")
+    return tuple(map(str, words))

@@ -212,6 +212,7 @@ REFUSED = {
     "audit is a link": (_audit_link, "audit.to: .*no regular file"),
     "unknown purpose": (_sql("UPDATE keys SET purpose = 'x' WHERE purpose = 'data'"), "the store is damaged"),
     "key without a date": (_sql("UPDATE keys SET created_at = 'x'"), "keys in the store are damaged"),
+    "table gone": (_sql("DROP TABLE events"), "the store cannot be read .*broker restore BACKUP"),
     "key without an id": (_sql("UPDATE keys SET kid = NULL WHERE purpose = 'data'"), "keys in the store are"),
     "key of bytes": (
         _sql("UPDATE keys SET wrapped = x'00ff' WHERE purpose = 'data'"),
@@ -280,3 +281,18 @@ async def test_damage_that_no_token_hangs_on_stops_nothing(
     assert 200 == (await house.get("/token/acme")).status
     await house.broker.rooms.adoption.copied_at()
     await house.broker.rooms.adoption.checks()
+
+
+@pytest.mark.parametrize("written", ["[", '"*"', "5", "[" * 100_000, b"\xff"], ids=lambda one: str(one)[:3])
+async def test_damaged_caller_has_no_rights(house: House, written: object) -> None:
+    """It is told what is wrong as a refusal, and the others are seen and served."""
+    await house.connect()
+    other = await house.caller(name="other")
+    await house.close()
+    with closing(sqlite3.connect(house.folder / "var" / "broker.db")) as store, store:
+        store.execute("UPDATE callers SET accounts = ? WHERE name = 'service'", (written,))
+
+    await house.open()
+
+    assert [403, 200] == [(await house.get("/token/acme", key=key)).status for key in (house.key, other)]
+    assert 2 == len(await house.broker.base.stores.callers.callers())
