@@ -17,8 +17,8 @@ WAITS = {"timeout", "wait_for", "wait", "join", "result", "communicate", "run", 
 """Functions that wait for something, whose time-out is then read; those of the clients besides."""
 CLIENTS = {"httpx", "requests"}
 NAMES = WAITS | {"sleep", "time", "monotonic", "perf_counter", "process_time"}
-WORTH = re.compile(rf"\b({'|'.join(sorted(NAMES | CLIENTS))})\b[.(]")
-"""What stands in a module that is worth parsing."""
+WORTH = re.compile(r"timeout|total=|wait_for|sleep|perf_counter|monotonic|process_time|loop(\(\))?\.time")
+"""What stands in a module that is worth parsing: the words that the two checks look for."""
 
 REAL_TIME = {
     "tests/until.py": "the one place that waits between two looks",

@@ -99,22 +99,22 @@ async def test_what_is_refused_is_told(operator: Visitor) -> None:
     assert 1 == (await operator.house.account()).generation
 
 
-@pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize(
     ("form", "headers"),
     [("", {}), ("0" * 64, {}), (None, {"Origin": "https://evil.example"}), (None, {"Origin": "null"})],
     ids=["none", "foreign", "origin", "null"],
 )
 async def test_form_of_another_site_does_nothing(
-    operator: Visitor, action: str, form: str | None, headers: dict[str, str]
+    operator: Visitor, form: str | None, headers: dict[str, str]
 ) -> None:
     """Neither without this session's token nor from another origin."""
     before = await operator.house.account()
 
-    answer = await operator.post(f"/dashboard/accounts/acme/{action}", form=form, **headers)
+    for action in ACTIONS:
+        answer = await operator.post(f"/dashboard/accounts/acme/{action}", form=form, **headers)
 
-    assert 403 == answer.status
-    assert before == await operator.house.account()
+        assert 403 == answer.status, action
+        assert before == await operator.house.account(), action
 
 
 async def test_form_of_another_session_does_nothing(operator: Visitor) -> None:

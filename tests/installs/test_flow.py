@@ -300,26 +300,26 @@ async def test_forged_sign_in_is_refused(house: House, browser: Browser, respons
     assert 400 == back.status
 
 
-@pytest.mark.parametrize(
-    "redirect",
-    [
-        "https://evil.example/apps",
-        "http://app.kit.com/apps",
-        "https://app.kit.com.evil.example/apps",
-        "https://app.kit.com@evil.example/apps",
-        "https://app.kit.com:444/apps",
-        "https://app.kit.com/other",
-        "//evil.example",
-        "https://app.kit.com\\@evil.example/apps",
-        "javascript:alert(1)",
-        "",
-    ],
+ELSEWHERE = (
+    "https://evil.example/apps",
+    "http://app.kit.com/apps",
+    "https://app.kit.com.evil.example/apps",
+    "https://app.kit.com@evil.example/apps",
+    "https://app.kit.com:444/apps",
+    "https://app.kit.com/other",
+    "//evil.example",
+    "https://app.kit.com\\@evil.example/apps",
+    "javascript:alert(1)",
+    "",
 )
-async def test_no_open_redirect(house: House, redirect: str) -> None:
-    """Whatever stands in `redirect`, the browser ends at Kit, or at the sandbox that plays it: at the app's page."""
-    visit = await visitor.install(f"{house.public}/install/kit?redirect={redirect}")
 
-    assert f"{house.sandbox.base_url}/kit/apps/717" == visit.final_url
+
+async def test_no_open_redirect(house: House) -> None:
+    """Whatever stands in `redirect`, the browser ends at Kit, or at the sandbox that plays it: at the app's page."""
+    for redirect in ELSEWHERE:
+        visit = await visitor.install(f"{house.public}/install/kit?redirect={redirect}")
+
+        assert f"{house.sandbox.base_url}/kit/apps/717" == visit.final_url, redirect
 
 
 async def test_other_identity_needs_replace(house: House) -> None:
