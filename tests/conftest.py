@@ -1,6 +1,7 @@
 """Where the files of a run lie, and fixtures that every room's tests share."""
 
 import ctypes
+import gc
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -30,6 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if libc.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, b"mode=0700") == 0:
         config.option.basetemp = folder / "run"
         config.add_cleanup(lambda: libc.umount2(bytes(folder), DETACHED))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Let the collector pass over thousands of tests; with its own pace it takes an eighth of a run's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5_000, 10, 10)
 
 
 @pytest.fixture
