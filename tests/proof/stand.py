@@ -99,8 +99,10 @@ class Stand:
 
     async def connect(self, name: str) -> None:
         """Connect the account to Kit, again if need be."""
+        before = self.rows().get(name)
         await self.install("kit", name, account=str(self.number[name]))
-        self.born_at[name] = self.rows()[name].generation
+        # Not read back: on a busy machine the account may have been renewed by then.
+        self.born_at[name] = 1 if before is None else before.generation + 1
 
     async def install(self, provider: str, name: str, **answers: str) -> None:
         """What a person in a browser does, with these answers on the consent page."""
