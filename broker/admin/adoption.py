@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from broker.admin.checks import Check
-from broker.audit.record import Times
+from broker.audit.lines import Times
 from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, Rotation

@@ -2,10 +2,9 @@
 
 from collections.abc import AsyncIterator
 
-from broker.audit.chain import KeyOf
-from broker.audit.reading import read_files, read_stream
-from broker.audit.upkeep import Upkeep
-from broker.audit.verify import Report, Verifier
+from broker.audit.audit import Audit
+from broker.audit.lines import KeyOf
+from broker.audit.verify import Report, Verifier, read_files, read_stream
 from broker.callers.gate import Gate
 from broker.errors import Conflict
 from broker.model import Caller, Permission
@@ -19,7 +18,7 @@ IN_THE_JOURNAL = (
 class AuditCheck:
     """What `broker audit verify` asks of a running broker."""
 
-    def __init__(self, *, audit: Upkeep, key_of: KeyOf, gate: Gate) -> None:
+    def __init__(self, *, audit: Audit, key_of: KeyOf, gate: Gate) -> None:
         self._audit, self._key_of, self._gate = audit, key_of, gate
 
     async def own_files(self, caller: Caller, *, request_id: str) -> Report:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from broker.admin.checks import Check
 from broker.admin.statistics import Statistics
-from broker.audit.waiting import Backlog
+from broker.audit.audit import Backlog
 from broker.files import exposure, open_own
 from broker.store.accounts import AccountStore
 from broker.store.health import LEAST_FREE

@@ -34,9 +34,8 @@ from broker.app.rooms import (
     spool_of,
 )
 from broker.app.token_room import TokenRoom
-from broker.audit.files import files_at
-from broker.audit.reading import read_files, read_stream
-from broker.audit.verify import Report, Verifier
+from broker.audit.sinks import files_at
+from broker.audit.verify import Report, Verifier, read_files, read_stream
 from broker.clock import Clock, SystemClock
 from broker.config.settings import Settings
 from broker.errors import StartRefused, StorageUnavailable

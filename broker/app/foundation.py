@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import assert_never
 
 from broker.app.databases import open_database
-from broker.audit.chain import Chain, KeyOf
-from broker.audit.files import FileSink, last_head
-from broker.audit.ledger import Ledger
-from broker.audit.sinks import JournalSink
-from broker.audit.upkeep import Upkeep
-from broker.audit.waiting import Audit
+from broker.audit.audit import Audit
+from broker.audit.lines import KeyOf
+from broker.audit.sinks import FileSink, JournalSink, last_head
 from broker.callers.gate import Gate
 from broker.clock import Clock, SteadyClock, SystemClock
 from broker.config.settings import NetworkSettings, ProviderSettings, Settings
@@ -93,7 +90,7 @@ class Foundation:
     ownership: Ownership
     ring: LivingRing
     seals: TokenSeals
-    audit: Upkeep
+    audit: Audit
     gate: Gate
     providers: Providers
     http: ProviderClient
@@ -128,8 +125,17 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         ) from None
     stores = stores_on(opened.database, keyring=ring.keyring, catch_up=ring.catch_up)
     opened.join(stores.changes)
-    audit, upkeep = _build_audit(settings, stores, ring.keyring, health, clock)
-    closing.push_async_callback(upkeep.close)
+    path = settings.audit.path
+    audit = Audit(
+        sink=JournalSink() if path is None else FileSink(path),
+        key_of=audit_key(ring.keyring),
+        store=stores.keys,
+        replica=settings.store.replica,
+        clock=clock,
+        health=health,
+        keep=settings.audit.keep,
+    )
+    closing.push_async_callback(audit.close)
     http = ProviderClient(network=settings.network)
     closing.push_async_callback(http.close)
     providers = Providers(clock=steady, timeout=settings.refresh.timeout, closing=closing)
@@ -146,7 +152,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         ownership=opened.ownership,
         ring=ring,
         seals=TokenSeals(ring.keyring),
-        audit=upkeep,
+        audit=audit,
         gate=Gate(audit=audit),
         providers=providers,
         http=http,
@@ -166,22 +172,6 @@ def reference_of(database: Database, clock: Clock) -> Callable[[], Awaitable[flo
         return float(at) + (clock.monotonic() - began) / 2
 
     return now
-
-
-def _build_audit(
-    settings: Settings, stores: Stores, keyring: Keyring, health: Health, clock: Clock
-) -> tuple[Audit, Upkeep]:
-    """The audit, which begins only when the broker does."""
-    path, replica = settings.audit.path, settings.store.replica
-    files = None if path is None else FileSink(path)
-    ledger = Ledger(
-        sink=files or JournalSink(), chain=Chain(audit_key(keyring)), replica=replica, clock=clock
-    )
-    audit = Audit(ledger=ledger, clock=clock, health=health)
-    upkeep = Upkeep(
-        audit=audit, files=files, store=stores.keys, replica=replica, clock=clock, keep=settings.audit.keep
-    )
-    return audit, upkeep
 
 
 def audits_of(settings: Settings) -> list[Path]:

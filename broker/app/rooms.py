@@ -19,8 +19,8 @@ from broker.app.foundation import Foundation, audit_key
 from broker.app.moving import MovingRoom, build_moving
 from broker.app.plugin import PluginRoom, build_plugin
 from broker.app.token_room import TokenRoom, build_tokens
-from broker.audit.files import old_files
-from broker.audit.reading import last_generations
+from broker.audit.sinks import old_files
+from broker.audit.verify import last_generations
 from broker.browser import KeptRequests, is_same_browser
 from broker.callers.authenticate import KeyAuthenticator
 from broker.callers.configured import ConfiguredCallers

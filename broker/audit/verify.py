@@ -1,14 +1,25 @@
-"""Follows chains through lines, one by one, and says what was done to them. Pure."""
+"""Verifies the chains of the audit's lines, from files or a stream, and reads what they say of accounts."""
 
+import asyncio
 import hmac
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from broker.audit.chain import Head, KeyOf, Line, Macs, parse_line
+from broker.audit.lines import Head, KeyOf, Line, Macs, parse_line
+from broker.audit.sinks import AuditFile, last_lines
 
 MOST_TOLD = 20
+READ_BACK = 4 * 1024 * 1024
+ACCOUNTS_READ = 500
+ADOPTED = b'"action":"adopt"'
+HANDED_OUT = re.compile(
+    rb'"at":"([^"]+)",.*"action":"token","account":"([^"]+)",.*"request_id":"(?:[^"\\]|\\.)*","generation":(\d+)'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +83,6 @@ class _State:
 
 
 @dataclass(slots=True)
-class _Missing:
-    """Something before `place` that was not there."""
-
-    place: Place
-    order: int
-    head: Head
-    """The last line of what is missing, as its successor names it."""
-
-
-@dataclass(slots=True)
 class Verifier:
     """Feed it every line in order, then ask for the report."""
 
@@ -92,7 +93,8 @@ class Verifier:
     """Whether lines of others may stand between, as in the journal."""
     _chains: dict[str, _State] = field(default_factory=dict)
     _problems: list[Problem] = field(default_factory=list)
-    _missing: list[_Missing] = field(default_factory=list)
+    _missing: list[tuple[Place, int, Head]] = field(default_factory=list)
+    """Before which lines something is missing, their numbers, and the last missing line as its successor names it."""
     _expired: set[tuple[str, int]] = field(default_factory=set)
     _notes: list[str] = field(default_factory=list)
     _lines: int = 0
@@ -115,11 +117,22 @@ class Verifier:
             self._go_on(place, line, state)
 
     def finish(self, heads: Sequence[Head]) -> Report:
-        """The report. `heads` are lines that the broker knows to have written."""
-        for missing in self._missing:
-            self._judge_beginning(missing)
+        """Return the report. `heads` are lines that the broker knows to have written."""
+        for place, order, head in self._missing:
+            if (head.chain, head.n) in self._expired:
+                self._notes.append(f"what was before {place} was deleted by age")
+            elif self.whole:
+                what = f"has lost what was before it: chain {head.chain} up to line {head.n}"
+                self._problems.append(Problem(place, what, order))
+            else:
+                self._notes.append(f"what was before {place} is not here")
         for head in heads:
-            self._judge_end(head)
+            state = self._chains.get(head.chain)
+            reached = -1 if state is None else state.head.n
+            if reached < head.n:
+                lost = f"{_counted(head.n - reached)} are missing at the end"
+                what = f"{lost}: chain {head.chain} went on to line {head.n}"
+                self._problems.append(Problem(None, what, self._lines + 1))
         return Report(
             lines=self._lines,
             chains=len(self._chains),
@@ -130,21 +143,37 @@ class Verifier:
         )
 
     def _meet(self, place: Place, line: Line) -> None:
-        """The first line of a chain, or the first that is there."""
+        """Read the first line of a chain, or the first that is there."""
         state = _State(Macs(self.key_of(line.head.chain)), line.head)
         self._chains[line.head.chain] = state
         members = _members(line)
         previous = "" if line.head.n == 0 else members.get("previous")
         if not isinstance(previous, str):
-            self._begin_unverified(place)
+            if self.whole:
+                self._wrong(place, "has lost what was before it")
+            else:
+                self._notes.append(
+                    f"{place} is the first of its chain that is there, so it cannot be verified itself"
+                )
         elif not self._is_right(state, previous, line):
             self._wrong(place, "was changed")
         elif line.head.n > 0:
-            self._miss(place, Head(line.head.chain, line.head.n - 1, previous))
+            self._missing.append((place, self._lines, Head(line.head.chain, line.head.n - 1, previous)))
         else:
-            self._follow(place, members)
+            # A start names the heads before it: they must have been reached.
+            for named in members.get("follows", ()):
+                head = Head(**named)
+                before = self._chains.get(head.chain)
+                if before is None:
+                    self._missing.append((place, self._lines, head))
+                    continue
+                if before.head.n < head.n:
+                    lost = _counted(head.n - before.head.n)
+                    self._wrong(place, f"has lost {lost} before it: the end of a start")
+                before.followed = True
 
     def _go_on(self, place: Place, line: Line, state: _State) -> None:
+        """Read the next line of a chain."""
         expected = state.head.n + 1
         if line.head.n < expected:
             self._wrong(place, "is there twice, or in the wrong order")
@@ -152,62 +181,15 @@ class Verifier:
         if state.followed:
             self._wrong(place, "comes after the start that follows its chain")
         if line.head.n > expected:
-            count = line.head.n - expected
-            self._wrong(place, f"has lost {_counted(count)} before it")
+            self._wrong(place, f"has lost {_counted(line.head.n - expected)} before it")
         elif not self._is_right(state, state.head.mac, line):
             self._wrong(place, "was changed")
-        else:
-            self._read(line)
-        state.head = line.head
-
-    def _read(self, line: Line) -> None:
-        """What a verified line says about others."""
-        # Parsing every line would cost more than verifying it.
-        if b'"action":"audit.expired"' in line.text:
+        elif b'"action":"audit.expired"' in line.text:
+            # Parsing every line would cost more than verifying it.
             last = _members(line).get("last")
             if isinstance(last, dict):
                 self._expired.add((last["chain"], last["n"]))
-
-    def _follow(self, place: Place, members: dict[str, Any]) -> None:
-        """A start names the heads before it: they must have been reached."""
-        for named in members.get("follows", ()):
-            head = Head(**named)
-            state = self._chains.get(head.chain)
-            if state is None:
-                self._miss(place, head)
-                continue
-            if state.head.n < head.n:
-                self._wrong(
-                    place, f"has lost {_counted(head.n - state.head.n)} before it: the end of a start"
-                )
-            state.followed = True
-
-    def _begin_unverified(self, place: Place) -> None:
-        if self.whole:
-            self._wrong(place, "has lost what was before it")
-        else:
-            self._notes.append(
-                f"{place} is the first of its chain that is there, so it cannot be verified itself"
-            )
-
-    def _miss(self, place: Place, head: Head) -> None:
-        self._missing.append(_Missing(place, self._lines, head))
-
-    def _judge_beginning(self, missing: _Missing) -> None:
-        if (missing.head.chain, missing.head.n) in self._expired:
-            self._notes.append(f"what was before {missing.place} was deleted by age")
-        elif self.whole:
-            what = f"has lost what was before it: chain {missing.head.chain} up to line {missing.head.n}"
-            self._problems.append(Problem(missing.place, what, missing.order))
-        else:
-            self._notes.append(f"what was before {missing.place} is not here")
-
-    def _judge_end(self, head: Head) -> None:
-        state = self._chains.get(head.chain)
-        reached = -1 if state is None else state.head.n
-        if reached < head.n:
-            what = f"{_counted(head.n - reached)} are missing at the end: chain {head.chain} went on to line {head.n}"
-            self._problems.append(Problem(None, what, self._lines + 1))
+        state.head = line.head
 
     def _is_right(self, state: _State, previous: str, line: Line) -> bool:
         return hmac.compare_digest(state.macs.of(previous, line.text), line.head.mac)
@@ -233,3 +215,73 @@ def _at(line: Line | None) -> str | None:
 
 def _counted(lines: int) -> str:
     return "1 line" if lines == 1 else f"{lines} lines"
+
+
+class LineFeed:
+    """Cuts blocks of one file, or of a stream, into lines."""
+
+    def __init__(self, verifier: Verifier, file: str = "") -> None:
+        self._verifier, self._file = verifier, file
+        self._number, self._rest = 0, b""
+
+    def feed(self, block: bytes) -> None:
+        *lines, self._rest = (self._rest + block).split(b"\n")
+        for line in lines:
+            self._number += 1
+            self._verifier.feed(Place(self._file, self._number), line)
+
+    def end(self) -> None:
+        """There is no more; what lacks its newline is a line too."""
+        if self._rest:
+            self.feed(b"\n")
+
+
+async def read_files(verifier: Verifier, files: Sequence[AuditFile]) -> None:
+    """Read every line of the files, a block at a time, so that tokens are served between; raises OSError."""
+    for file in files:
+        feed, blocks = LineFeed(verifier, file.name), file.blocks()
+        while block := await asyncio.to_thread(next, blocks, b""):
+            await asyncio.to_thread(feed.feed, block)
+        feed.end()
+
+
+async def read_stream(verifier: Verifier, blocks: AsyncIterator[bytes]) -> None:
+    """Read every line of a stream."""
+    feed = LineFeed(verifier)
+    async for block in blocks:
+        await asyncio.to_thread(feed.feed, block)
+    feed.end()
+
+
+def last_generations(files: Sequence[Path], key_of: KeyOf, *, after: str) -> Mapping[str, int]:
+    """Return the generation of which the audit last handed out a token, of the accounts that it named last.
+
+    Only lines that verify count, and only those later than `after` and than the last adoption. `files`: newest first.
+    Raises OSError.
+    """
+    found: dict[str, int] = {}
+    left = READ_BACK
+    for path in files:
+        lines = last_lines(path, left)
+        for before, line in reversed(list(pairwise([b"", *lines]))):
+            told = HANDED_OUT.search(line)
+            if ADOPTED in line and _verifies(before, line, key_of):
+                return found
+            if told is None or told[1].decode() <= after:
+                continue
+            name, generation = told[2].decode(), int(told[3])
+            if found.get(name, 0) < generation and _verifies(before, line, key_of):
+                found[name] = generation
+            if len(found) == ACCOUNTS_READ:
+                return found
+        left -= sum(map(len, lines))
+        if left <= 0:
+            break
+    return found
+
+
+def _verifies(before: bytes, line: bytes, key_of: KeyOf) -> bool:
+    first, second = parse_line(before), parse_line(line)
+    if first is None or second is None or first.head.chain != second.head.chain:
+        return False
+    return Macs(key_of(second.head.chain)).of(first.head.mac, second.text) == second.head.mac

@@ -2,8 +2,8 @@
 
 from collections.abc import Awaitable
 
-from broker.audit.record import AuditRecord, Stakes, token_body
-from broker.audit.waiting import Audit
+from broker.audit.audit import Audit
+from broker.audit.lines import AuditRecord, Stakes, token_body
 from broker.callers.acl import may, why_not
 from broker.errors import Forbidden
 from broker.model import Caller, Permission

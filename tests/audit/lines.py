@@ -4,9 +4,10 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
-from broker.audit.chain import Chain, Head
-from broker.audit.record import (
+from broker.audit.lines import (
     AuditRecord,
+    Chain,
+    Head,
     continued_body,
     expired_body,
     record_body,

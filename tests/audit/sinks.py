@@ -5,14 +5,17 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from broker.audit.chain import Chain, Head
-from broker.audit.ledger import Ledger
-from broker.audit.record import AuditRecord
-from broker.audit.waiting import Audit
+from broker.audit.audit import Audit
+from broker.audit.lines import AuditRecord, Head
 from broker.observe.health import Health
+from broker.store.keys import KeyStore
+from broker.store.sqlite import SqliteDatabase
 from tests.audit.lines import key_of
 from tests.fakes.clock import FakeClock
+from tests.template import put_store
 
 
 @dataclass(slots=True)
@@ -63,7 +66,7 @@ class Desk:
 
     async def settle(self) -> None:
         """Until the thread is at rest and the loop has heard of it."""
-        await self.audit.thread.run(lambda: None)
+        await self.audit.writer.run(lambda: None)
 
     async def look_after(self) -> None:
         self.audit.look_after()
@@ -80,14 +83,25 @@ class Desk:
 @asynccontextmanager
 async def open_desk(sink: Sink | None = None) -> AsyncIterator[Desk]:
     sink, clock, health = sink or Sink(), FakeClock(), Health()
-    ledger = Ledger(sink=sink, chain=Chain(key_of), replica="a:1", clock=clock)
-    audit = Audit(ledger=ledger, clock=clock, health=health)
-    await audit.begin(None)
-    try:
-        yield Desk(sink, audit, clock, health)
-    finally:
-        sink.free.set()
-        await audit.close()
+    with TemporaryDirectory() as folder:
+        await put_store(path := Path(folder) / "store" / "broker.db")
+        database = await SqliteDatabase.open(path)
+        audit = Audit(
+            sink=sink,
+            key_of=key_of,
+            store=KeyStore(database),
+            replica="a:1",
+            clock=clock,
+            health=health,
+            keep=float("inf"),
+        )
+        await audit.begin()
+        try:
+            yield Desk(sink, audit, clock, health)
+        finally:
+            sink.free.set()
+            await audit.close()
+            await database.close()
 
 
 def by(name: str) -> AuditRecord:

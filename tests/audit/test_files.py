@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker.admin.state_checks import audit_check_offline
-from broker.audit.files import AuditFile, FileSink, files_at, last_head
-from broker.audit.reading import read_files
-from broker.audit.verify import Report, Verifier
+from broker.audit.sinks import AuditFile, FileSink, files_at, last_head
+from broker.audit.verify import Report, Verifier, read_files
 from broker.errors import Conflict, StartRefused
 from tests.audit.lines import Book, first_problem, key_of
 from tests.house import OPERATOR, House

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.audit.chain import Head
+from broker.audit.lines import Head
 from tests.audit.lines import Book, first_problem, key_of, record, two_starts, verified
 
 Lines = list[bytes]

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from broker.audit.record import Stakes
+from broker.audit.lines import Stakes
 from broker.errors import AuditUnavailable
 from tests.audit.lines import first_problem, verified
 from tests.audit.sinks import Sink, by, open_desk

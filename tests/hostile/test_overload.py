@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from multidict import CIMultiDict
 
-from broker.audit.waiting import MOST_WAITING
+from broker.audit.audit import MOST_WAITING
 from broker.model import Ref, Secret
 from broker.sealing import TokenSeals
 from broker.tokens.flight import QUEUE, FlightEnd, Flights, Renewed

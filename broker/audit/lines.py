@@ -1,13 +1,100 @@
-"""What one line of the audit says."""
+"""The lines of the audit: what they say, and the chain that each continues with its number and an HMAC. Pure.
 
-from collections.abc import Mapping, Sequence
+A line is `{"audit":1,"chain":"<16 hex>","n":<number>,…,"mac":"<32 hex>"}`. The mac is HMAC-SHA256, cut to 128 bits
+(RFC 2104, 5), over the mac of the line before and the line up to its own `,"mac"`. Each start has a chain and a key
+of its own, derived from the index key of the ring.
+"""
+
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum, auto
 from json.encoder import encode_basestring_ascii
 
-from broker.audit.chain import Head
 from broker.model import Caller
 from broker.times import SecondText, to_second
+
+KeyOf = Callable[[str], bytes]
+"""The key of a chain, by the chain's id."""
+
+LINE = re.compile(
+    rb'(\{"audit":1,"chain":"([0-9a-f]{16})","n":(0|[1-9]\d{0,17}),".*),"mac":"([0-9a-f]{32})"\}'
+)
+MAC_LENGTH = 32
+MAC_PLACE = slice(-MAC_LENGTH - 3, -3)
+"""Where the mac stands in a line, its newline included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The place of a line in its chain, and its mac, which covers every line before it."""
+
+    chain: str
+    n: int
+    mac: str
+
+    def json(self) -> str:
+        """The head as a member of a line."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A parsed line, not yet verified."""
+
+    head: Head
+    text: bytes
+    """What the mac is over, besides the mac before."""
+
+
+def parse_line(line: bytes) -> Line | None:
+    """Parse a line; return None if it is not a line of the audit."""
+    found = LINE.fullmatch(line.rstrip(b"\r\n"))
+    if found is None:
+        return None
+    return Line(Head(found[2].decode(), int(found[3]), found[4].decode()), found[1])
+
+
+class Macs:
+    """Computes the macs of one chain."""
+
+    def __init__(self, key: bytes) -> None:
+        # Copied for each line: preparing the key costs as much as the line.
+        self._keyed = hmac.new(key, digestmod="sha256")
+
+    def of(self, previous: str, text: bytes) -> str:
+        mac = self._keyed.copy()
+        mac.update(previous.encode() + text)
+        return mac.hexdigest()[:MAC_LENGTH]
+
+
+class Chain:
+    """The chain of one start; `head` is its last line that was written."""
+
+    def __init__(self, key_of: KeyOf) -> None:
+        chain = secrets.token_hex(8)
+        self._macs = Macs(key_of(chain))
+        self.head = Head(chain, -1, "")
+
+    def lines(self, bodies: Sequence[str]) -> list[bytes]:
+        """Return the next lines. They count only once `advance` says that they are written."""
+        chain, n, mac = self.head.chain, self.head.n, self.head.mac
+        lines = []
+        for body in bodies:
+            n += 1
+            text = f'{{"audit":1,"chain":"{chain}","n":{n},{body}'.encode()
+            mac = self._macs.of(mac, text)
+            lines.append(b'%b,"mac":"%b"}\n' % (text, mac.encode()))
+        return lines
+
+    def advance(self, written: Sequence[bytes]) -> None:
+        """Note that these lines are written."""
+        if written:
+            mac = written[-1][MAC_PLACE].decode()
+            self.head = Head(self.head.chain, self.head.n + len(written), mac)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +180,7 @@ def token_body(
 
 def start_body(at: str, replica: str, follows: Sequence[Head]) -> str:
     """The first line of every chain: whose it is, and the heads it follows."""
-    heads = ",".join(_object(asdict(head)) for head in follows)
+    heads = ",".join(head.json() for head in follows)
     return (
         f'"at":"{at}","action":"audit.start","replica":{encode_basestring_ascii(replica)},"follows":[{heads}]'
     )
@@ -106,20 +193,9 @@ def continued_body(at: str, previous: str) -> str:
 
 def expired_body(at: str, file: str, last: Head) -> str:
     """A file that was as old as `audit.keep` says is about to be deleted; `last` was its end."""
-    return (
-        f'"at":"{at}","action":"audit.expired","file":{encode_basestring_ascii(file)}'
-        f',"last":{_object(asdict(last))}'
-    )
+    return f'"at":"{at}","action":"audit.expired","file":{encode_basestring_ascii(file)},"last":{last.json()}'
 
 
 def stop_body(at: str) -> str:
     """The last line of a start that was stopped cleanly."""
     return f'"at":"{at}","action":"audit.stop"'
-
-
-def _object(members: Mapping[str, str | int]) -> str:
-    parts = (
-        f'"{name}":{value if isinstance(value, int) else encode_basestring_ascii(value)}'
-        for name, value in members.items()
-    )
-    return "{" + ",".join(parts) + "}"

@@ -1,0 +1,330 @@
+"""The audit: a record is written before what it allows happens; what cannot be written waits in memory for a while."""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from broker.audit.lines import (
+    AuditRecord,
+    Head,
+    KeyOf,
+    Stakes,
+    Times,
+    expired_body,
+    record_body,
+    stop_body,
+)
+from broker.audit.sinks import AuditFile, AuditSink, FileSink, last_head
+from broker.audit.writer import CLOSE_WITHIN, Writer
+from broker.clock import Clock
+from broker.errors import AuditUnavailable, StorageUnavailable
+from broker.model import Incident
+from broker.observe.health import Health
+from broker.store.keys import KeyStore
+
+log = structlog.get_logger()
+MOST_WAITING = 10_000
+LONGEST_WAIT = 60.0
+BATCH = 1_000
+LOOK_EVERY = 1.0
+STALLED_AFTER = 2
+"""Looks, a second apart, at one write that does not end: then it counts as failed; it may still succeed.
+
+Looks and not the clock: after a suspension the clock has moved on, and the write has had no time yet.
+"""
+STORE_EVERY = 15.0
+DELETE_EVERY = 3600.0
+PROBLEM = Incident.AUDIT_WAITING
+META = "audit_head"
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A record on its way to the sink."""
+
+    body: str
+    stakes: Stakes
+    done: "asyncio.Future[None] | None"
+    """The future that its caller awaits; None once the record waits in memory."""
+    since: float = 0.0
+    """When it began to wait in memory, monotonic."""
+
+    def resolve(self) -> None:
+        if self.done is not None and not self.done.done():
+            self.done.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Records that cannot be written at the moment."""
+
+    records: int
+    seconds: float
+    """The time for which the oldest of them has waited."""
+
+
+class Audit:
+    """The audit of one broker, from its start to its end.
+
+    Records are written in order; those that come while a write is under way share the next one. Once a second what
+    failed is tried again. The head of the chain goes into the store, and old files are deleted.
+    """
+
+    def __init__(
+        self,
+        *,
+        sink: AuditSink,
+        key_of: KeyOf,
+        store: KeyStore,
+        replica: str,
+        clock: Clock,
+        health: Health,
+        keep: float,
+    ) -> None:
+        self.writer = Writer(sink=sink, key_of=key_of, replica=replica, clock=clock)
+        self._files = sink if isinstance(sink, FileSink) else None
+        self._store, self._clock, self._health, self._keep = store, clock, health, keep
+        self._meta = f"{META} {replica}"
+        self._stored: Head | None = None
+        self.settled_head: Head | None = None
+        """The head of a while ago, which must have come wherever lines are read from."""
+        self._times = Times()
+        self._pending: deque[_Entry] = deque()
+        self._writing: list[_Entry] | None = None
+        self._looks = 0
+        self._scheduled = False
+        self._failing = False
+        self._idle = asyncio.Event()
+        self._upkeep: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Start the chain behind the head that an earlier start left; raises StartRefused.
+
+        Where the sink cannot be written just now, the chain starts when it can.
+        """
+        self._stored = self.settled_head = await self.stored_head()
+        await self.writer.open(self._stored)
+        self._hand_over()
+        await self._idle.wait()
+        await self._store_head()
+        self._upkeep = asyncio.create_task(self._keep_up(), name="audit upkeep")
+
+    async def close(self) -> None:
+        """Write what waits, once more if need be, end the chain, and store its head."""
+        if self._upkeep is None:
+            return
+        self._upkeep.cancel()
+        await asyncio.gather(self._upkeep, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WITHIN):
+                await self._idle.wait()
+                self._pending.append(_Entry(stop_body(self.now()), Stakes.DONE, None))
+                # Write until nothing is left, or no more goes in.
+                while left := self._waiting:
+                    self._hand_over()
+                    await self._idle.wait()
+                    if self._writing is None and self._waiting >= left:
+                        break
+        if self._waiting:
+            log.error("audit.records_lost", records=self._waiting)
+        await self.writer.close()
+        await self._store_head()
+
+    def record(self, record: AuditRecord, stakes: Stakes = Stakes.READ) -> Awaitable[None]:
+        """Done once the record is written, or waits where it may; raises AuditUnavailable, and then what it allows
+        must not happen."""
+        return self.put(record_body(record, self.now()), stakes)
+
+    def now(self) -> str:
+        """The time as lines tell it."""
+        return self._times.text(self._clock.now())
+
+    def put(self, body: str, stakes: Stakes) -> Awaitable[None]:
+        """The same as `record` for the body of a line that is made already."""
+        # No coroutines: every hot token comes by here, and each would be resumed once more.
+        if self._failing:
+            now, oldest = self._clock.monotonic(), self._oldest()
+            too_old = oldest is not None and now - oldest.since >= LONGEST_WAIT
+            is_full = too_old or self._waiting >= MOST_WAITING
+            if stakes is Stakes.CHANGE or (stakes is Stakes.READ and is_full):
+                raise _unavailable()
+            self._pending.append(_Entry(body, stakes, None, now))
+            return _at_once()
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        self._pending.append(_Entry(body, stakes, done))
+        if self._writing is None and not self._scheduled:
+            # At the end of this turn, so that all of a turn share a write.
+            self._scheduled = True
+            loop.call_soon(self._hand_over)
+        return done
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the thread is at a write, which takes as long as the disk does."""
+        return self._writing is not None
+
+    @property
+    def backlog(self) -> Backlog | None:
+        """The records that cannot be written at the moment; None while all are."""
+        if not self._failing:
+            return None
+        oldest = self._oldest()
+        waited = 0.0 if oldest is None else max(0.0, self._clock.monotonic() - oldest.since)
+        return Backlog(self._waiting, waited)
+
+    @property
+    def head(self) -> Head:
+        """The last line that was written."""
+        return self.writer.head
+
+    async def snapshot(self) -> tuple[list[AuditFile], Head]:
+        """Return the files as they are between two writes, and the head there."""
+        files = self._files
+        return await self.writer.run(lambda: ([] if files is None else files.snapshot(), self.head))
+
+    async def stored_head(self) -> Head | None:
+        """Return the head in the store: what is missing behind it was taken away."""
+        text = await self._store.meta(self._meta)
+        if text is None:
+            return None
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            members = json.loads(text)
+            return Head(str(members["chain"]), int(members["n"]), str(members["mac"]))
+        # Tokens go on; whether lines are missing at the end cannot be known until the next head is stored.
+        log.error("audit.head_damaged", meta=self._meta)
+        return None
+
+    def look_after(self) -> None:
+        """Try again what failed, and give up on a write that hangs; called once a second."""
+        if self._writing is not None:
+            self._looks += 1
+            if self._looks >= STALLED_AFTER:
+                self._fail(TimeoutError("the write does not end"))
+        elif self._failing:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give what is pending to the thread."""
+        self._scheduled = False
+        if self._writing is not None:
+            return
+        batch = [self._pending.popleft() for _ in range(min(BATCH, len(self._pending)))]
+        self._writing, self._looks = batch, 0
+        self._idle.clear()
+        bodies = [entry.body for entry in batch]
+        self.writer.put(lambda: self.writer.write(bodies), self._written)
+
+    def _written(self, result: tuple[int, OSError | None] | None, crash: BaseException | None) -> None:
+        batch, self._writing = self._writing or [], None
+        self._idle.set()
+        count, error = result or (0, OSError(f"{type(crash).__name__}"))
+        if crash is not None:
+            log.error("audit.crashed", exc_info=crash)
+        for entry in batch[:count]:
+            entry.resolve()
+        if error is not None:
+            self._pending.extendleft(reversed(batch[count:]))
+            self._fail(error)
+        elif self._pending:
+            self._hand_over()
+        elif self._failing:
+            self._failing = False
+            self._health.clear(PROBLEM)
+            log.info("audit.recovered")
+
+    def _fail(self, error: OSError) -> None:
+        """From here on records wait: readers go on, changes are refused, what has happened stays."""
+        if not self._failing:
+            self._failing = True
+            log.error("audit.failed", error=error.strerror or str(error))
+        now = self._clock.monotonic()
+        pending, self._pending = self._pending, deque()
+        for entry in self._writing or ():
+            self._release(entry, now)
+        for entry in pending:
+            if self._release(entry, now):
+                self._pending.append(entry)
+        self._health.raise_problem(
+            PROBLEM,
+            f"the audit cannot be written ({error.strerror or error}); {self._waiting} records wait in memory,"
+            f" changes are refused; tokens go on for {LONGEST_WAIT:.0f} s or {MOST_WAITING} records",
+        )
+
+    def _release(self, entry: _Entry, now: float) -> bool:
+        """Answer the caller of the entry; False where it was refused and must not be written."""
+        if entry.done is None:
+            return True
+        refused = entry.stakes is Stakes.CHANGE or len(self._pending) >= MOST_WAITING
+        if not refused:
+            entry.resolve()
+        elif not entry.done.done():
+            entry.done.set_exception(_unavailable())
+            # The caller may have hung up.
+            entry.done.exception()
+        entry.done, entry.since = None, now
+        return not refused
+
+    def _oldest(self) -> _Entry | None:
+        return self._writing[0] if self._writing else self._pending[0] if self._pending else None
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._pending) + len(self._writing or ())
+
+    async def _keep_up(self) -> None:
+        """Do the regular work until cancelled."""
+        next_store = next_delete = self._clock.monotonic()
+        while True:
+            try:
+                self.look_after()
+                now = self._clock.monotonic()
+                if now >= next_store:
+                    next_store = now + STORE_EVERY
+                    await self._store_head()
+                if now >= next_delete:
+                    next_delete = now + DELETE_EVERY
+                    await self._delete_old()
+            except Exception as exc:
+                log.error("audit.upkeep_failed", exc_info=exc)
+            await self._clock.sleep(LOOK_EVERY)
+
+    async def _store_head(self) -> None:
+        head = self.head
+        self.settled_head = self._stored
+        if head == self._stored or head.n < 0:
+            return
+        with suppress(StorageUnavailable):
+            await self._store.set_meta(self._meta, head.json())
+            self._stored = head
+
+    async def _delete_old(self) -> None:
+        """Delete files that ended longer ago than `keep`, each after a line that says so."""
+        if self._files is None:
+            return
+        now = self._clock.now()
+        for old in await self.writer.run(self._files.old_files):
+            if old.ended_by + self._keep > now:
+                return
+            last = await self.writer.run(partial(last_head, old.path))
+            if last is not None:
+                try:
+                    await self.put(expired_body(Times().text(now), old.path.name, last), Stakes.CHANGE)
+                except AuditUnavailable:
+                    return
+            await self.writer.run(partial(old.path.unlink, missing_ok=True))
+            log.info("audit.file_deleted", file=old.path.name)
+
+
+async def _at_once() -> None:
+    """Return at once: nothing is waited for."""
+
+
+def _unavailable() -> AuditUnavailable:
+    return AuditUnavailable("the audit cannot be written just now, so this was not done", retry_after=1)
