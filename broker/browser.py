@@ -5,9 +5,9 @@ import binascii
 import hmac
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -75,17 +75,6 @@ class Kept:
     life: int
 
 
-class Ring(Protocol):
-    """The keys of this process, and a way to learn of those that other brokers made."""
-
-    @property
-    def keyring(self) -> Keyring: ...
-
-    async def catch_up(self) -> None:
-        """Read the keys in the store again; raises StorageUnavailable."""
-        ...
-
-
 class KeptRequests:
     """Requests of people whom nobody knows yet, as cookies, so that strangers write nothing to the store.
 
@@ -94,15 +83,19 @@ class KeptRequests:
     the same store reads it, also after the data key was replaced.
     """
 
-    def __init__(self, *, ring: Ring, clock: Clock, https: bool) -> None:
-        self._ring, self._clock, self._https = ring, clock, https
+    def __init__(
+        self, *, keyring: Keyring, catch_up: Callable[[], Awaitable[None]], clock: Clock, https: bool
+    ) -> None:
+        self._keyring, self._clock, self._https = keyring, clock, https
+        self._catch_up = catch_up
+        """Reads the keys in the store again; raises StorageUnavailable."""
         self._prefix = f"__Host-{KEPT}" if https else KEPT
 
     def keep(self, purpose: str, handle: Secret, fields: Sequence[object], *, until: float) -> Kept | None:
         """Return the cookie for a request; None where it does not fit into one."""
         name = f"{self._prefix}_{int(until)}_{_tag(handle)}"
         packed = zlib.compress(json.dumps([until, *fields], separators=(",", ":")).encode(), 9)
-        sealed = self._ring.keyring.seal_apart(_sealed_for(purpose, handle), packed)
+        sealed = self._keyring.seal_apart(_sealed_for(purpose, handle), packed)
         value = base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
         if len(name) + len(value) > KEPT_BYTES:
             return None
@@ -142,11 +135,11 @@ class KeptRequests:
 
     async def _open(self, name: str, sealed: bytes) -> bytes:
         try:
-            return self._ring.keyring.open_apart(name, sealed)
+            return self._keyring.open_apart(name, sealed)
         except UnknownKey:
             # Another broker may have made a key since.
-            await self._ring.catch_up()
-            return self._ring.keyring.open_apart(name, sealed)
+            await self._catch_up()
+            return self._keyring.open_apart(name, sealed)
 
 
 def is_elsewhere(request: web.Request, public_url: str) -> bool:

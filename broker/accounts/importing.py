@@ -14,7 +14,7 @@ from broker.config.settings import RefreshSettings
 from broker.errors import Conflict, InvalidRequest
 from broker.keyring import Keyring
 from broker.model import Account, Caller, Event, EventKind, Permission, Ref, Secret, is_account_name
-from broker.providers.interface import Provider
+from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import TokenSeals
 from broker.store.accounts import AccountStore
 from broker.store.imports import Added, GrantHeld, ImportStore, NameTaken
@@ -66,7 +66,7 @@ class ImportService:
         keyring: Keyring,
         gate: Gate,
         clock: Clock,
-        providers: Mapping[str, Provider],
+        providers: Mapping[str, OAuth2Provider],
         refresh: RefreshSettings,
         refusal: Refusal,
     ) -> None:
@@ -74,7 +74,7 @@ class ImportService:
         self._seals, self._keyring, self._gate, self._clock = seals, keyring, gate, clock
         self._providers, self._refresh, self._refusal = providers, refresh, refusal
 
-    def use(self, providers: Mapping[str, Provider]) -> None:
+    def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
         self._providers = providers
 
@@ -100,7 +100,7 @@ class ImportService:
         log.info("account.imported", account=account.name, provider=account.provider)
         return await self._prove(account) if grant.verify else Imported(account, None)
 
-    def _check(self, grant: ForeignGrant) -> Provider:
+    def _check(self, grant: ForeignGrant) -> OAuth2Provider:
         if not is_account_name(grant.name):
             raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
         provider = self._providers.get(grant.provider)

@@ -13,7 +13,7 @@ from broker.config.settings import RefreshSettings
 from broker.errors import Conflict, InvalidRequest, UnknownAccount, no_account
 from broker.keyring import Keyring
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Ref, Spare, is_account_name
-from broker.providers.interface import Provider
+from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import TokenSeals
 from broker.store.account_queries import AccountQuery
 from broker.store.accounts import AccountStore, IdentityTaken
@@ -72,7 +72,7 @@ class AccountService:
         keyring: Keyring,
         gate: Gate,
         clock: Clock,
-        providers: Mapping[str, Provider],
+        providers: Mapping[str, OAuth2Provider],
         refresh: RefreshSettings,
         flush_uses: Callable[[], Awaitable[None]],
         forget_besides: Sequence[Callable[[str], Awaitable[None]]],
@@ -85,7 +85,7 @@ class AccountService:
         """What other rooms hold of an account, in memory and in the spools."""
         self._scrubbed = True
 
-    def use(self, providers: Mapping[str, Provider]) -> None:
+    def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
         self._providers = providers
 

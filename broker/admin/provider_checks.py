@@ -5,13 +5,14 @@ from urllib.parse import urlsplit
 
 from broker.admin.checks import Check
 from broker.config.settings import ProviderSettings, Settings
-from broker.providers.interface import NotSent, Provider, Reached
+from broker.providers.interface import NotSent, Reached
+from broker.providers.oauth2 import OAuth2Provider
 
 SKEW = 30.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-async def provider_checks(providers: Mapping[str, Provider]) -> list[Check]:
+async def provider_checks(providers: Mapping[str, OAuth2Provider]) -> list[Check]:
     """Whether each provider answers, and what its clock and metadata say; never a problem, only a warning."""
     checks: list[Check] = []
     for provider in providers.values():

@@ -9,7 +9,7 @@ from broker.accounts.importing import ImportService
 from broker.admin.provider_checks import LOOPBACK
 from broker.app.foundation import Foundation
 from broker.model import Secret
-from broker.providers.interface import Provider
+from broker.providers.oauth2 import OAuth2Provider
 from broker.sandbox.issued import PREFIXES
 from broker.tokens.flight import Flights
 
@@ -21,7 +21,7 @@ class MovingRoom:
     imports: ImportService
     exports: ExportService
 
-    def use(self, providers: Mapping[str, Provider]) -> None:
+    def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
         self.imports.use(providers)
 

@@ -124,7 +124,10 @@ def build_rooms(
     tokens = build_tokens(base, timings, spools.renewals, watch, closing)
     strangers = Strangers(base.clock)
     kept = KeptRequests(
-        ring=base.ring, clock=base.steady, https=base.settings.server.public_url.startswith("https://")
+        keyring=base.keyring,
+        catch_up=base.ring.catch_up,
+        clock=base.steady,
+        https=base.settings.server.public_url.startswith("https://"),
     )
     installs = _installs(base, spools.grants, kept, strangers, closing)
     keys = build_keys(base, spools, lambda: [*tokens.retained.records(), *installs.late.records()])
@@ -254,7 +257,7 @@ def _callers(base: Foundation, closing: AsyncExitStack) -> CallerRoom:
     store, clock = base.stores.callers, base.clock
     configured = ConfiguredCallers(base.settings.callers, audience=base.settings.server.audience)
     keys = KeyAuthenticator(store=store, clock=clock, is_overridden=configured.has)
-    jwks = JwksCache(source=base.http, clock=clock)
+    jwks = JwksCache(http=base.http, clock=clock)
     closing.push_async_callback(jwks.close)
     jwts = JwtAuthenticator(configured=configured, jwks=jwks, clock=clock)
     service = CallerService(store=store, keys=keys, configured=configured, gate=base.gate, clock=clock)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jwt
 import structlog
@@ -16,7 +16,7 @@ from broker.callers.compact import strict_json
 from broker.callers.configured import Key, VerifyingKey
 from broker.clock import Clock
 from broker.config.urls import shown
-from broker.providers.client import Answer, Reply
+from broker.providers.client import Answer, ProviderClient, Reply
 
 log = structlog.get_logger()
 FRESH = 600.0
@@ -35,14 +35,6 @@ RSA_BITS = range(2048, 8193)
 Algorithm = Literal["EdDSA", "ES256", "RS256"]
 KINDS: Mapping[object, Algorithm] = {"OKP": "EdDSA", "EC": "ES256", "RSA": "RS256"}
 ACCEPT = {"Accept": "application/jwk-set+json, application/json"}
-
-
-class JwksSource(Protocol):
-    """The HTTP client: no redirects, 64 KiB, a time limit on the whole."""
-
-    async def get(
-        self, url: str, *, headers: Mapping[str, str], timeout: float, public_only: bool
-    ) -> Reply: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +67,8 @@ class _Cached:
 class JwksCache:
     """Sets of keys by address: ten minutes fresh, a day while the issuer is away, fetched once for a crowd."""
 
-    def __init__(self, *, source: JwksSource, clock: Clock, timeout: float = TIMEOUT) -> None:
-        self._source, self._clock, self._timeout = source, clock, timeout
+    def __init__(self, *, http: ProviderClient, clock: Clock, timeout: float = TIMEOUT) -> None:
+        self._http, self._clock, self._timeout = http, clock, timeout
         self._cached: dict[str, _Cached] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -135,7 +127,7 @@ class JwksCache:
 
     async def _fetch(self, url: str, cached: _Cached) -> None:
         try:
-            reply = await self._source.get(url, headers=ACCEPT, timeout=self._timeout, public_only=False)
+            reply = await self._http.get(url, headers=ACCEPT, timeout=self._timeout, public_only=False)
             keys, why = read_keys(reply)
         finally:
             cached.fetching = None

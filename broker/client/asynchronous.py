@@ -9,7 +9,7 @@ from typing import Self, assert_never
 import aiohttp
 
 from broker.client.address import Address, read_address
-from broker.client.clock import Clock, SystemClock
+from broker.client.clock import Clock
 from broker.client.conversation import MOST_BYTES, TOO_LARGE, Ask, Heard, Lost, Pause, Reply, Talk
 from broker.client.core import Core, Options
 from broker.client.keys import Key, KeySource
@@ -35,7 +35,7 @@ class Broker:
         `patience`: seconds one call goes on asking when no token is left. `while_away`: seconds for which a
         living token is used past its `expires_in` when the broker cannot be reached.
         """
-        self._address, self._tls, self._clock = read_address(url), tls, clock or SystemClock()
+        self._address, self._tls, self._clock = read_address(url), tls, clock or Clock()
         self._core = Core(
             keys=KeySource(key, key_file),
             options=Options(patience=patience, while_away=while_away),

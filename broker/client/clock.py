@@ -2,27 +2,6 @@
 
 import asyncio
 import time
-from typing import Protocol
-
-
-class Clock(Protocol):
-    """What `Broker` counts by."""
-
-    def monotonic(self) -> float:
-        """Seconds that never jump."""
-        ...
-
-    async def sleep(self, seconds: float) -> None: ...
-
-
-class ThreadClock(Protocol):
-    """What `SyncBroker` counts by."""
-
-    def monotonic(self) -> float:
-        """Seconds that never jump."""
-        ...
-
-    def sleep(self, seconds: float) -> None: ...
 
 
 def monotonic() -> float:
@@ -31,8 +10,8 @@ def monotonic() -> float:
     return time.monotonic() if boot_time is None else time.clock_gettime(boot_time)  # noqa: TID251 - the client's own clock
 
 
-class SystemClock:
-    """The machine's, for asyncio."""
+class Clock:
+    """The machine's clock, for programs that wait on asyncio."""
 
     def monotonic(self) -> float:
         return monotonic()
@@ -41,8 +20,8 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-class SystemThreadClock:
-    """The machine's, for threads."""
+class ThreadClock:
+    """The machine's clock, for programs that wait in a thread."""
 
     def monotonic(self) -> float:
         return monotonic()

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Self, assert_never
 
 from broker.client.address import Address, read_address
-from broker.client.clock import SystemThreadClock, ThreadClock
+from broker.client.clock import ThreadClock
 from broker.client.conversation import MOST_BYTES, TOO_LARGE, Ask, Heard, Lost, Pause, Reply, Talk
 from broker.client.core import Core, Options
 from broker.client.keys import Key, KeySource
@@ -32,7 +32,7 @@ class SyncBroker:
         clock: ThreadClock | None = None,
     ) -> None:
         """As `Broker`."""
-        self._address, self._tls, self._clock = read_address(url), tls, clock or SystemThreadClock()
+        self._address, self._tls, self._clock = read_address(url), tls, clock or ThreadClock()
         self._core = Core(
             keys=KeySource(key, key_file),
             options=Options(patience=patience, while_away=while_away),

@@ -23,7 +23,8 @@ from broker.model import (
     Secret,
     Trouble,
 )
-from broker.providers.interface import Identified, Provider
+from broker.providers.interface import Identified
+from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import TokenSeals
 from broker.store.accounts import AccountStore, TicketSpent
 from broker.store.installs import InstallStore
@@ -103,7 +104,7 @@ class Connector:
         account = await self._living(name)
         return account is not None and account.unusable
 
-    async def complete_identity(self, provider: Provider, identity: Identity) -> tuple[str, ...]:
+    async def complete_identity(self, provider: OAuth2Provider, identity: Identity) -> tuple[str, ...]:
         """Store the whole identity of each account whose stored one may be a cut form of this one; its own token asks
         for it. Return the names of those where that failed, so that nobody knows whether they are this one's."""
         start = identity.external_id[:CUT]
@@ -112,7 +113,7 @@ class Connector:
         stored = await self._accounts.maybe_cut(provider.name, start)
         return tuple([one.name for one in stored if not await self._complete(provider, one, start)])
 
-    async def _complete(self, provider: Provider, stored: Account, start: str) -> bool:
+    async def _complete(self, provider: OAuth2Provider, stored: Account, start: str) -> bool:
         access = None
         with suppress(SealBroken):
             access = self._seals.access_token(stored)

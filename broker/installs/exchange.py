@@ -22,11 +22,11 @@ from broker.providers.interface import (
     IdentityLater,
     IdentityOutcome,
     IdentityUnknown,
-    Provider,
     TokenOutcome,
     TokenRequest,
     cause_of,
 )
+from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import VERIFIER, TokenSeals
 from broker.store.installs import InstallStore
 
@@ -83,7 +83,7 @@ class Exchange:
         *,
         store: InstallStore,
         connector: Connector,
-        providers: Mapping[str, Provider],
+        providers: Mapping[str, OAuth2Provider],
         seals: TokenSeals,
         gate: Gate,
         clock: Clock,
@@ -92,7 +92,7 @@ class Exchange:
         self._store, self._connector, self._providers = store, connector, providers
         self._seals, self._gate, self._clock, self._later = seals, gate, clock, later
 
-    def use(self, providers: Mapping[str, Provider]) -> None:
+    def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
         self._providers = providers
 
@@ -255,7 +255,7 @@ class Exchange:
             await self._connect(grant, outcome)
 
 
-def provider_named(providers: Mapping[str, Provider], name: str) -> Provider:
+def provider_named(providers: Mapping[str, OAuth2Provider], name: str) -> OAuth2Provider:
     """Return the configured provider of this name. Raises NotFound."""
     provider = providers.get(name)
     if provider is None:

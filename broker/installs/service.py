@@ -32,9 +32,7 @@ from broker.model import (
     is_account_name,
 )
 from broker.observe.metrics import Metrics
-from broker.providers.interface import (
-    Provider,
-)
+from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import VERIFIER, TokenSeals
 from broker.store.events import EventStore
 from broker.store.installs import InstallStore
@@ -65,7 +63,7 @@ class InstallService:
         store: InstallStore,
         connector: Connector,
         exchange: Exchange,
-        providers: Mapping[str, Provider],
+        providers: Mapping[str, OAuth2Provider],
         seals: TokenSeals,
         gate: Gate,
         clock: Clock,
@@ -89,7 +87,7 @@ class InstallService:
         self._exchanges: dict[str, asyncio.Task[Visit]] = {}
         """Those under way, by the hash of their state."""
 
-    def use(self, providers: Mapping[str, Provider]) -> None:
+    def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
         self._providers = providers
         self._exchange.use(providers)

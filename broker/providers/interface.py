@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
 
 from broker.model import Identity, Reason, Secret, TokenSet
 
@@ -142,58 +141,3 @@ class TokenRequest:
     verifier: Secret | None = None
     secret_index: int = 0
     """Which of the client's secrets to send; another one only after a definite refusal of this one."""
-
-
-class Provider(Protocol):
-    """One configured provider. Nothing here retries, stores or decides."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def route(self) -> str:
-        """How it is reached, in words; empty where no proxy is configured."""
-        ...
-
-    @property
-    def client_id(self) -> str:
-        """The client that new installs use."""
-        ...
-
-    def knows_client(self, client_id: str) -> bool:
-        """Whether grants of that client can be renewed."""
-        ...
-
-    def secrets_of(self, client_id: str) -> int:
-        """How many secrets that client has just now."""
-        ...
-
-    def check_org(self, org: str | None) -> None:
-        """Raises InvalidRequest where its addresses hold an org, and this one is missing or malformed."""
-        ...
-
-    def authorize_url(
-        self, *, redirect_uri: str, state: Secret, verifier: Secret, org: str | None, account: str | None
-    ) -> str:
-        """Where to send the browser. Raises InvalidRequest where the org is missing or malformed."""
-        ...
-
-    def is_issuer(self, iss: str, org: str | None) -> bool:
-        """Whether an authorization response with this `iss` (RFC 9207) may be the provider's."""
-        ...
-
-    async def request_token(self, request: TokenRequest, *, before_send: BeforeSend) -> TokenOutcome:
-        """POST once and say how it ended; raises only what `before_send` raises."""
-        ...
-
-    async def identify(self, access_token: Secret, *, org: str | None) -> IdentityOutcome:
-        """Whose grant this is."""
-        ...
-
-    async def reach(self) -> Reached | NotSent:
-        """Whether the provider answers at all; sends no credential."""
-        ...
-
-    async def revoke(self, token: Secret, *, client_id: str, org: str | None) -> bool:
-        """RFC 7009; whether the provider confirmed. At Kit this uninstalls the app. False where there is none."""
-        ...

@@ -74,6 +74,7 @@ class OAuth2Provider:
 
     @property
     def client_id(self) -> str:
+        """The client that new installs use."""
         return self._settings.client.client_id
 
     @property
@@ -87,6 +88,7 @@ class OAuth2Provider:
 
     @property
     def route(self) -> str:
+        """How it is reached, in words; empty where no proxy is configured."""
         network = self._settings.network
         if network.proxy is None:
             return ""
@@ -94,12 +96,15 @@ class OAuth2Provider:
         return "directly" if is_direct else f"through the proxy {network.route}"
 
     def knows_client(self, client_id: str) -> bool:
+        """Whether grants of that client can be renewed."""
         return client_id in self._clients
 
     def secrets_of(self, client_id: str) -> int:
+        """How many secrets that client has just now."""
         return len(self._clients[client_id].secrets)
 
     def check_org(self, org: str | None) -> None:
+        """Raises InvalidRequest where its addresses hold an org, and this one is missing or malformed."""
         for url in (self._endpoints.authorize, self._endpoints.token):
             self._at(url, org)
 
@@ -116,6 +121,7 @@ class OAuth2Provider:
     def authorize_url(
         self, *, redirect_uri: str, state: Secret, verifier: Secret, org: str | None, account: str | None
     ) -> str:
+        """Where to send the browser. Raises InvalidRequest where the org is missing or malformed."""
         parameters = {
             "response_type": "code",
             "client_id": self.client_id,
@@ -130,6 +136,7 @@ class OAuth2Provider:
         return oauth.with_query(self._at(self._endpoints.authorize, org), parameters)
 
     def is_issuer(self, iss: str, org: str | None) -> bool:
+        """Whether an authorization response with this `iss` (RFC 9207) may be the provider's."""
         if self._settings.issuer is not None:
             # Simple string comparison (RFC 9207 2.4).
             return iss == self._at(self._settings.issuer, org)
@@ -142,6 +149,7 @@ class OAuth2Provider:
         return {}
 
     async def request_token(self, request: TokenRequest, *, before_send: BeforeSend) -> TokenOutcome:
+        """POST once and say how it ended; raises only what `before_send` raises."""
         issued_at = self._clock.now()
         headers, data = self._token_post(request)
         reply = await self._http.post(
@@ -168,6 +176,7 @@ class OAuth2Provider:
         )
 
     async def identify(self, access_token: Secret, *, org: str | None) -> IdentityOutcome:
+        """Whose grant this is."""
         if self._endpoints.identity is None:
             return IdentityUnknown(NO_ENDPOINT)
         if not oauth.is_usable(access_token, "Bearer"):
@@ -201,6 +210,7 @@ class OAuth2Provider:
         return Identity(found) if found else None
 
     async def revoke(self, token: Secret, *, client_id: str, org: str | None) -> bool:
+        """RFC 7009; whether the provider confirmed. At Kit this uninstalls the app. False where there is none."""
         if self._endpoints.revoke is None or client_id not in self._clients:
             return False
         headers, fields = self._authenticated({"token": token.reveal()}, client_id, 0)
@@ -215,6 +225,7 @@ class OAuth2Provider:
         return isinstance(reply, Answer | Lost) and reply.status is not None and 200 <= reply.status < 300
 
     async def reach(self) -> Reached | NotSent:
+        """Whether the provider answers at all; sends no credential."""
         host = self._endpoints.token.split("/", 3)[2]
         if "{org}" in host:
             return NotSent("its address depends on the org")

@@ -39,12 +39,12 @@ from broker.providers.interface import (
     Granted,
     NotSent,
     Paused,
-    Provider,
     Refused,
     TokenOutcome,
     TokenRequest,
     cause_of,
 )
+from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import TokenSeals
 from broker.store.renewals import Committed, EpochMoved, GenerationMoved, RefreshStore
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
@@ -73,7 +73,7 @@ class Attempt:
     """One token about to be sent, and what for."""
 
     account: Account
-    provider: Provider
+    provider: OAuth2Provider
     token: Secret
     spare: Spare | None = None
     first: bool = False
@@ -88,7 +88,7 @@ class Refresher:
         self,
         *,
         store: RefreshStore,
-        providers: Mapping[str, Provider],
+        providers: Mapping[str, OAuth2Provider],
         seals: TokenSeals,
         permit: Permit,
         retained: RetainedCommits,
@@ -107,7 +107,7 @@ class Refresher:
         """Accounts with a POST outstanding; two of one would break I4."""
         self._setbacks = Setbacks(store=store, permit=permit, clock=clock, timings=timings, watch=watch)
 
-    def use(self, providers: Mapping[str, Provider]) -> None:
+    def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
         self._providers = providers
 
@@ -159,7 +159,7 @@ class Refresher:
         salvaged = await self._salvaged(account, provider)
         return await self._attempt(salvaged or Attempt(account, provider, token))
 
-    async def _salvaged(self, account: Account, provider: Provider) -> Attempt | None:
+    async def _salvaged(self, account: Account, provider: OAuth2Provider) -> Attempt | None:
         """A family dies with a replay of the old token: its successor, cut out of half an answer, goes first."""
         if account.trouble.ambiguous and self._permit.rotation(account) is Rotation.FAMILY:
             for spare, token in await self._spares(account):
@@ -178,7 +178,7 @@ class Refresher:
         return opened
 
     async def _refresh_token_damaged(
-        self, account: Account, provider: Provider, why: SealBroken
+        self, account: Account, provider: OAuth2Provider, why: SealBroken
     ) -> FlightEnd:
         """Disk rot, or a key that is missing: a spare may still work."""
         log.error("record.does_not_open", account=account.name, why=str(why))
@@ -385,7 +385,7 @@ class Refresher:
         needed = death_needs(trouble.ambiguous, unusual=trouble.unusual)
         return trouble.refusals >= needed and lasted >= span
 
-    async def _next_spare_or_death(self, account: Account, provider: Provider) -> FlightEnd:
+    async def _next_spare_or_death(self, account: Account, provider: OAuth2Provider) -> FlightEnd:
         for spare, token in await self._spares(account):
             return await self._attempt(Attempt(account, provider, token, spare))
         now = self._clock.now()

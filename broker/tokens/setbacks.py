@@ -7,7 +7,8 @@ import structlog
 from broker import oauth
 from broker.clock import Clock
 from broker.model import Account, Event, EventKind, Reason, Secret, Status, Successor, Trouble
-from broker.providers.interface import NO_ENDPOINT, Ambiguous, IdentityUnknown, Provider, cause_of
+from broker.providers.interface import NO_ENDPOINT, Ambiguous, IdentityUnknown, cause_of
+from broker.providers.oauth2 import OAuth2Provider
 from broker.store.renewals import RefreshStore
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.permit import Permit
@@ -122,7 +123,7 @@ class Setbacks:
         return await self.die(account, Reason.RECORD_DAMAGED)
 
     async def look_into_rejection(
-        self, account: Account, provider: Provider, access: Secret | None
+        self, account: Account, provider: OAuth2Provider, access: Secret | None
     ) -> FlightEnd:
         """A token without a stated end is over when the identity endpoint rejects it, too; where there is none, at a
         second report a minute later. One faulty caller must not end it."""

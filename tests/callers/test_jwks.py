@@ -33,7 +33,7 @@ async def issuer() -> AsyncIterator[Issuer]:
 @pytest.fixture
 async def cache(clock: FakeClock) -> AsyncIterator[JwksCache]:
     client = ProviderClient()
-    cache = JwksCache(source=client, clock=clock, timeout=0.5)
+    cache = JwksCache(http=client, clock=clock, timeout=0.5)
     yield cache
     await cache.close()
     await client.close()
@@ -181,7 +181,7 @@ async def test_issuer_that_hangs_is_given_up(cache: JwksCache, issuer: Issuer, c
 async def test_nobody_waits_while_an_issuer_is_known_to_be_away(issuer: Issuer, clock: FakeClock) -> None:
     """The old set is used at once while the next attempt hangs."""
     client = ProviderClient()
-    cache = JwksCache(source=client, clock=clock, timeout=60)
+    cache = JwksCache(http=client, clock=clock, timeout=60)
     await kids(cache, issuer)
     issuer.status = 500
     clock.advance(600)

@@ -11,7 +11,7 @@ from broker.callers.jwt import JwtAuthenticator
 from broker.config.settings import CallerSettings, OwnJwt, PublicKey
 from broker.errors import Unauthenticated
 from broker.model import Permission, Secret
-from broker.providers.client import Reply, Unsent
+from broker.providers.client import ProviderClient, Reply, Unsent
 from tests.callers.signing import Signer, ed25519, own_claims, p256
 from tests.fakes.clock import FakeClock
 from tests.house import House, open_house
@@ -139,8 +139,11 @@ async def test_audit_names_the_caller_and_its_key(house: House, edwards: Signer)
     assert not any(part in audit for part in key.split("."))
 
 
-class Nowhere:
+class Nowhere(ProviderClient):
     """A network without issuers."""
+
+    def __init__(self) -> None:
+        """Open no session."""
 
     async def get(self, url: str, **_: object) -> Reply:
         return Unsent("no connection")
@@ -151,7 +154,7 @@ def authenticator(signer: Signer, clock: FakeClock, limit: int) -> JwtAuthentica
     caller = CallerSettings("reporting", ("*",), frozenset({Permission.TOKEN}), OwnJwt((key,)))
     configured = ConfiguredCallers({"reporting": caller}, audience="token-broker")
     return JwtAuthenticator(
-        configured=configured, jwks=JwksCache(source=Nowhere(), clock=clock), clock=clock, limit=limit
+        configured=configured, jwks=JwksCache(http=Nowhere(), clock=clock), clock=clock, limit=limit
     )
 
 

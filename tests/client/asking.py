@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from broker.client import Broker, SyncBroker, Token
+from broker.client.clock import Clock, ThreadClock
 from broker.client.testing import FakeBroker
 
 START = 1_800_000_000.0
@@ -34,7 +35,7 @@ class Leaping:
 
 
 @dataclass(slots=True)
-class AsyncLeaping(Leaping):
+class AsyncLeaping(Leaping, Clock):
     """For `Broker`."""
 
     async def sleep(self, seconds: float) -> None:
@@ -43,7 +44,7 @@ class AsyncLeaping(Leaping):
 
 
 @dataclass(slots=True)
-class ThreadLeaping(Leaping):
+class ThreadLeaping(Leaping, ThreadClock):
     """For `SyncBroker`."""
 
     def sleep(self, seconds: float) -> None:

@@ -205,7 +205,7 @@ async def test_brokers_on_one_store_read_each_others_requests() -> None:
     until = clock.now() + 600
 
     def kept_by(ring: Ring) -> KeptRequests:
-        return KeptRequests(ring=ring, clock=clock, https=True)
+        return KeptRequests(keyring=ring.keyring, catch_up=ring.catch_up, clock=clock, https=True)
 
     old = kept_by(here).keep("p", handle, ["old"], until=until)
     keys[new_kid()] = new_key()
@@ -235,7 +235,8 @@ async def test_brokers_on_one_store_read_each_others_requests() -> None:
 async def test_forged_request_is_none(change: object, purpose: str, handle: str) -> None:
     """It belongs to one purpose and one secret, and no bit of it may differ."""
     assert callable(change)
-    kept = KeptRequests(ring=Ring({new_kid(): new_key()}), clock=FakeClock(), https=False)
+    ring = Ring({new_kid(): new_key()})
+    kept = KeptRequests(keyring=ring.keyring, catch_up=ring.catch_up, clock=FakeClock(), https=False)
     one = kept.keep("p", Secret("h" * 43), ["x"], until=FakeClock().now() + 600)
     assert one is not None
 
@@ -245,7 +246,8 @@ async def test_forged_request_is_none(change: object, purpose: str, handle: str)
 def test_browser_keeps_four_small_cookies() -> None:
     """The oldest goes; what does not fit is not kept at all."""
     clock = FakeClock()
-    kept = KeptRequests(ring=Ring({new_kid(): new_key()}), clock=clock, https=True)
+    ring = Ring({new_kid(): new_key()})
+    kept = KeptRequests(keyring=ring.keyring, catch_up=ring.catch_up, clock=clock, https=True)
     cookies: dict[str, str] = {}
     for number in range(10):
         one = kept.keep("p", Secret(f"{number:043}"), [f"{number}" * 300], until=clock.now() + 600 + number)
