@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.cli.text import plain
-from broker.config import environment
 
 UNWRAPPED = 1 << 16
 STYLES: Mapping[str, str] = {
@@ -94,7 +93,7 @@ def _below(lines: list[Text]) -> Text:
 
 
 def _is_for_people() -> bool:
-    return sys.stdout.isatty() or "COLUMNS" in environment()
+    return sys.stdout.isatty()
 
 
 def _print(table: Table) -> None:

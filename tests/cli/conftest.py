@@ -1,8 +1,11 @@
 """The real commands against a stub of the admin socket on a real Unix socket."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -14,8 +17,19 @@ from tests.fakes.clock import FakeClock
 
 from .stub import NOW, Stub
 
-EIGHTY = {"COLUMNS": "80"}
+EIGHTY = {"COLUMNS": "80", "TERM": "dumb"}
+"""A terminal of eighty columns that has no colours."""
 Run = Callable[..., Awaitable[Result]]
+
+
+class TerminalRunner(CliRunner):
+    """Runs commands whose standard output is a terminal; standard input and errors are none."""
+
+    @contextmanager
+    def isolation(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with super().isolation(*args, **kwargs) as streams:
+            sys.stdout.isatty = lambda: True  # type: ignore[method-assign]
+            yield streams
 
 
 @pytest.fixture
@@ -48,11 +62,11 @@ async def config(admin_socket: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def run(config: Path, stub: Stub) -> Run:
-    """Runs one command as a person would type it, eighty columns wide, but without a terminal."""
+    """Runs one command as a person would type it, eighty columns wide, with nobody to ask."""
 
     async def run(*words: str) -> Result:
         desk = Desk(config=str(config), environ={}, clock=FakeClock(NOW), systemd=stub.run_systemd)
         # The command has its own event loop, so it needs a thread of its own beside the stub's.
-        return await asyncio.to_thread(CliRunner(env=EIGHTY).invoke, command_line, list(words), obj=desk)
+        return await asyncio.to_thread(TerminalRunner(env=EIGHTY).invoke, command_line, list(words), obj=desk)
 
     return run

@@ -143,11 +143,12 @@ def test_completion_prints_the_script(shell: str) -> None:
     assert (0, True) == (code, f"_BROKER_COMPLETE={shell}_complete" in out)
 
 
-async def test_table_in_a_pipe_has_a_line_for_each_row(config: Path, stub: Stub) -> None:
-    """However long: what reads it goes by lines."""
+@pytest.mark.parametrize("columns", [None, "80"])
+async def test_table_in_a_pipe_has_a_line_for_each_row(config: Path, stub: Stub, columns: str | None) -> None:
+    """However long: what reads it goes by lines. A shell that exports COLUMNS changes nothing."""
     stub.accounts = {"a" * 128: account("a" * 128, status="frozen", reason="operator")}
 
-    runner, words = CliRunner(env={"COLUMNS": None}), ("accounts", "list", "--config", str(config))
+    runner, words = CliRunner(env={"COLUMNS": columns}), ("accounts", "list", "--config", str(config))
     result = await asyncio.to_thread(runner.invoke, command_line, words, obj=Desk(environ={}))
 
     [_, row] = result.stdout.splitlines()
