@@ -315,7 +315,7 @@ async def test_error_is_a_page_with_the_navigation(operator: Visitor) -> None:
     """Whatever goes wrong: in the store, in our own code, in the address."""
     await write(operator.house, "DROP TABLE events")
     await write(operator.house, "DROP TABLE accounts")
-    await write(operator.house, "UPDATE callers SET accounts = '{'")
+    await write(operator.house, "UPDATE caller_keys SET last_used_at = 'never'")
 
     for path, status in ENDS.items():
         answer = await operator.get(path)
