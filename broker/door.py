@@ -2,37 +2,17 @@
 
 import asyncio
 from collections import Counter
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_network
 
 import structlog
 
 from broker.errors import BrokerError, Overloaded, RateLimited
+from broker.peers import LOCAL
 from broker.web import Limits
 
 log = structlog.get_logger()
 LOG_EVERY = 1.0
 """Seconds; a crowd at the door must not fill the log."""
-NETWORK = 64
-"""Bits of an IPv6 address that one subscriber has at least; the rest is free to choose."""
-LOCAL = "local"
-"""A peer on a Unix socket."""
-
-
-def peer_of(transport: asyncio.BaseTransport) -> str:
-    """The address of the peer as it is counted: IPv4, or the /64 of an IPv6 one."""
-    return peer_at(transport.get_extra_info("peername"))
-
-
-def peer_at(name: object) -> str:
-    """The same of an address as `accept` returns it."""
-    if not isinstance(name, tuple):
-        return LOCAL
-    address = ip_address(str(name[0]).partition("%")[0])
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ip_network((address, NETWORK), strict=False))
-    return str(address)
 
 
 class Door:

@@ -17,9 +17,10 @@ import structlog
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from broker.door import Door, peer_at, peer_of
+from broker.door import Door
 from broker.errors import BrokerError, InvalidRequest, TooLarge
 from broker.observe.logs import log_malformed
+from broker.peers import peer_of
 from broker.web import BASE, HAS_BASES, HEADERS, LIMITS, SAFE, SHORTCUT, Limits, Shortcut, problem
 
 log = structlog.get_logger()
@@ -76,7 +77,7 @@ class QuietRequestHandler(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A connection with TLS was counted before its handshake.
-        refusal = self.enter(peer_of(transport)) if self._peer is None else None
+        refusal = self.enter(peer_of(transport.get_extra_info("peername"))) if self._peer is None else None
         if refusal is None:
             super().connection_made(transport)
         else:
@@ -231,7 +232,7 @@ class TlsSite(web.BaseSite):
                 log.warning("connection.not_accepted", error=exc.strerror)
                 await asyncio.sleep(ACCEPT_AGAIN)
                 continue
-            self._begin(connection, peer_at(address))
+            self._begin(connection, peer_of(address))
             # A crowd of new connections must not hold up those that are inside.
             await asyncio.sleep(0)
 

@@ -20,9 +20,9 @@ from broker.errors import (
     NotFound,
     TooLarge,
 )
-from broker.forwarded import Network, client_address
 from broker.model import Caller
 from broker.observe.logs import log_answer
+from broker.peers import Network, client_address
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])

@@ -13,7 +13,7 @@ BROKER = Path(__file__).parent.parent / "broker"
 
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "clock", "times", "config", "files", "wire", "version"}),
-    frozenset({"keyring", "oauth", "sealing", "forwarded", "recent"}),
+    frozenset({"keyring", "oauth", "sealing", "peers", "single_flight"}),
     frozenset({"observe"}),
     frozenset({"providers", "store", "systemd", "sandbox"}),
     frozenset({"web", "pages", "keys", "audit", "tls"}),

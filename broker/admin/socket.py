@@ -8,9 +8,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from broker.callers.peer import peer_uid
 from broker.errors import StartRefused, Unauthenticated
 from broker.model import Caller, Permission
+from broker.peers import peer_uid
 from broker.web import CALLER, Handler
 
 BACKLOG = 512

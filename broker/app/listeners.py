@@ -20,13 +20,13 @@ from broker.app.plugin import consent_routes
 from broker.app.rooms import Rooms
 from broker.browser import PERSON, PERSON_LIFE, BrowserCookie
 from broker.callers.middleware import Entrance
-from broker.callers.throttle import Throttle
 from broker.description.routes import DescriptionRoutes
 from broker.errors import BrokerError
 from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
 from broker.login.routes import Continue, LoginRoutes
 from broker.model import Caller
 from broker.pages import Pages, error_page
+from broker.peers import Throttle
 from broker.plugin import routes as plugin_routes
 from broker.tokens.hot import HotTokens
 from broker.tokens.routes import TokenRoutes

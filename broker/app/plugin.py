@@ -6,11 +6,11 @@ from yarl import URL
 
 from broker.app.foundation import Foundation
 from broker.browser import BrowserCookie, KeptRequests
-from broker.callers.throttle import Strangers
 from broker.config.settings import PluginSettings
 from broker.login.remembered import RememberedPeople
 from broker.login.service import LoginService
 from broker.pages import Pages
+from broker.peers import Strangers
 from broker.plugin.clients import Clients
 from broker.plugin.connect_codes import ConnectCodes
 from broker.plugin.consent import ConsentService

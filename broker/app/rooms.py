@@ -27,7 +27,6 @@ from broker.callers.configured import ConfiguredCallers
 from broker.callers.jwks import JwksCache
 from broker.callers.jwt import JwtAuthenticator
 from broker.callers.service import CallerService
-from broker.callers.throttle import Strangers
 from broker.config.settings import CallerSettings
 from broker.installs.connect import Connector
 from broker.installs.exchange import Exchange
@@ -37,7 +36,8 @@ from broker.keys.census import Census
 from broker.keys.rewrap import Rewrapper
 from broker.login.service import LoginService
 from broker.model import PendingGrant, Successor
-from broker.recent import Recent
+from broker.peers import Strangers
+from broker.single_flight import Recent
 from broker.store.spool import Spool, grants_spool, renewals_spool
 from broker.tokens.background import Background
 from broker.tokens.schedule import Timings

@@ -7,12 +7,11 @@ from aiohttp import web
 
 from broker.callers.authenticate import Authenticator
 from broker.callers.configured import ConfiguredCallers
-from broker.callers.peer import peer_name, peer_uid
-from broker.callers.throttle import Throttle
 from broker.clock import Clock
 from broker.errors import InvalidRequest, RateLimited, Unauthenticated
 from broker.model import Caller, Secret
 from broker.observe.metrics import Metrics
+from broker.peers import Throttle, peer_name, peer_uid
 from broker.web import CALLER, CLIENT, Handler, is_page, is_public
 
 CREDENTIAL = re.compile(r"[Bb]earer +([\x21-\x7e]{1,4096})", re.ASCII)

@@ -9,7 +9,6 @@ from aiohttp import web
 
 from broker import oauth
 from broker.browser import BrowserCookie, Kept, KeptRequests, is_elsewhere, moved
-from broker.callers.peer import site_of
 from broker.config.settings import ProviderSettings
 from broker.errors import InvalidRequest
 from broker.installs import kit_return
@@ -20,6 +19,7 @@ from broker.login.remembered import RememberedPeople
 from broker.login.service import LoginService, SignedIn
 from broker.model import InstallOutcome, Secret
 from broker.pages import Action, Pages
+from broker.peers import site_of
 from broker.providers.classify import answered
 from broker.providers.kit import pages_of
 from broker.web import CALLER, CLIENT, REQUEST_ID, answer, read_body, read_object

@@ -14,7 +14,6 @@ from broker import oauth
 from broker.browser import Kept, KeptRequests
 from broker.callers.acl import covers
 from broker.callers.gate import Gate
-from broker.callers.throttle import Strangers
 from broker.clock import Clock
 from broker.errors import Forbidden, InvalidRequest, Overloaded, StorageUnavailable
 from broker.installs.connect import Connector
@@ -32,6 +31,7 @@ from broker.model import (
     is_account_name,
 )
 from broker.observe.metrics import Metrics
+from broker.peers import Strangers
 from broker.providers.oauth2 import OAuth2Provider
 from broker.sealing import VERIFIER, TokenSeals
 from broker.store.events import EventStore

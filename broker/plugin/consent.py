@@ -10,9 +10,9 @@ import structlog
 from broker import oauth
 from broker.browser import Kept, KeptRequests, is_same_browser
 from broker.callers.gate import Gate
-from broker.callers.throttle import Strangers
 from broker.clock import Clock
 from broker.model import PluginCode, PluginConsent, RememberedPerson, Secret
+from broker.peers import Strangers
 from broker.plugin.authorize import Ask, Bounce, answer_location, ask_from_text, ask_to_text
 from broker.plugin.clients import Clients
 from broker.plugin.connect_codes import ConnectCodes, Typed

@@ -7,11 +7,11 @@ from aiohttp import web
 
 from broker import oauth
 from broker.browser import BrowserCookie, KeptRequests, is_elsewhere, moved
-from broker.callers.peer import site_of
 from broker.errors import AuditUnavailable, BrokerError, InvalidRequest, StorageUnavailable
 from broker.login.service import LoginService, SignedIn
 from broker.model import PluginConsent, Secret
 from broker.pages import Pages
+from broker.peers import site_of
 from broker.plugin.authorize import Ask, Bounce, Unredirectable, ask_from_text, ask_to_text, read_ask
 from broker.plugin.clients import Clients
 from broker.plugin.connect_codes import ConnectCodes

@@ -16,10 +16,10 @@ from broker.callers.acl import may
 from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.errors import AuditUnavailable
-from broker.forwarded import Network
 from broker.model import ENDLESS, Caller, Permission, is_account_name
 from broker.observe.logs import log_answer
 from broker.observe.metrics import Metrics
+from broker.peers import Network
 from broker.times import SecondText
 from broker.tokens.opened import RECENT, OpenedAccounts
 from broker.tokens.packing import Glimpse, OpenedAccount, glimpse_of

@@ -2,8 +2,7 @@
 
 import pytest
 
-from broker.callers.peer import peer_name, site_of
-from broker.callers.throttle import Throttle
+from broker.peers import Throttle, peer_name, site_of
 from tests.fakes.clock import FakeClock
 from tests.house import Answer, House
 

@@ -4,19 +4,10 @@ from ipaddress import ip_network
 
 import pytest
 
-from broker.door import LOCAL, Door, peer_of
+from broker.door import Door
 from broker.errors import RateLimited
+from broker.peers import LOCAL, peer_of
 from broker.web import Limits
-
-
-class Transport:
-    """A connection from some address."""
-
-    def __init__(self, peername: object) -> None:
-        self._peername = peername
-
-    def get_extra_info(self, name: str) -> object:
-        return self._peername if name == "peername" else None
 
 
 @pytest.mark.parametrize(
@@ -33,7 +24,7 @@ class Transport:
 )
 def test_address_is_one_subscriber(peername: object, peer: str) -> None:
     """IPv4 by address, IPv6 by the network that one subscriber has."""
-    assert peer == peer_of(Transport(peername))  # type: ignore[arg-type]  # has what is asked of it
+    assert peer == peer_of(peername)
 
 
 async def test_neighbours_in_one_network_share_their_number() -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from broker.errors import StorageUnavailable
-from broker.recent import FRESH_FOR, LONGEST_REST, PATIENCE, REST, TOO_OLD, Recent
+from broker.single_flight import FRESH_FOR, LONGEST_REST, PATIENCE, REST, TOO_OLD, Recent
 from tests.sandbox.app import HandClock
 
 
