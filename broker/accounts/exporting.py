@@ -6,8 +6,7 @@ from fnmatch import fnmatchcase
 
 import structlog
 
-from broker.callers.acl import covers
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate, covers
 from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Secret, is_glob

@@ -7,8 +7,7 @@ from typing import assert_never
 import structlog
 
 from broker import oauth
-from broker.callers.acl import covers
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate, covers
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.errors import Conflict, InvalidRequest

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import structlog
 
-from broker.callers.acl import NameRange, covers, name_ranges
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate, NameRange, covers, name_ranges
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.errors import Conflict, InvalidRequest, UnknownAccount, no_account

@@ -9,7 +9,7 @@ import structlog
 
 from broker.admin.checks import Check
 from broker.audit.lines import Times
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, Rotation
 from broker.errors import StorageUnavailable

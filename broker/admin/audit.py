@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from broker.audit.audit import Audit
 from broker.audit.lines import KeyOf
 from broker.audit.verify import Report, Verifier, read_files, read_stream
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate
 from broker.errors import Conflict
 from broker.model import Caller, Permission
 

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate
 from broker.clock import Clock
 from broker.model import Caller, Permission
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate
 from broker.clock import Clock
 from broker.errors import Conflict, NotFound
 from broker.keyring import Purpose, WrappedKey

@@ -6,7 +6,7 @@ from typing import Any
 
 from broker.admin.checks import Check
 from broker.admin.statistics import SPAN, Statistics
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, SandboxSettings
 from broker.errors import NotFound

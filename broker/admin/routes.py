@@ -12,7 +12,7 @@ from broker.admin.audit import AuditCheck
 from broker.admin.checks import Check
 from broker.admin.overview import Overview
 from broker.alerts.routes import Streams
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate
 from broker.callers.service import CallerService
 from broker.clock import Clock
 from broker.errors import InvalidRequest

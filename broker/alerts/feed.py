@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from broker.callers.acl import covers
+from broker.callers.authorization import covers
 from broker.clock import Clock
 from broker.model import Caller, Event
 from broker.store.events import EventStore

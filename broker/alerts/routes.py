@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from broker.alerts.feed import Feed, may_hear
-from broker.callers.acl import may
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate, may
 from broker.clock import Clock, within
 from broker.errors import BrokerError, InvalidRequest, Overloaded, StorageUnavailable
 from broker.model import Caller, Permission, is_account_name

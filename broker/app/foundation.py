@@ -10,7 +10,7 @@ from broker.app.databases import open_database
 from broker.audit.audit import Audit
 from broker.audit.lines import KeyOf
 from broker.audit.sinks import FileSink, JournalSink, last_head
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate
 from broker.clock import Clock, SteadyClock, SystemClock
 from broker.config.settings import NetworkSettings, ProviderSettings, Settings
 from broker.errors import StartRefused, StorageUnavailable

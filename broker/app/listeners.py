@@ -19,11 +19,11 @@ from broker.app.foundation import Foundation
 from broker.app.plugin import consent_routes
 from broker.app.rooms import Rooms
 from broker.browser import PERSON, PERSON_LIFE, BrowserCookie
-from broker.callers.middleware import Entrance
+from broker.callers.authentication import Authentication
 from broker.description.routes import DescriptionRoutes
 from broker.errors import BrokerError
 from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
-from broker.login.routes import Continue, LoginRoutes
+from broker.login import Continue, LoginRoutes
 from broker.model import Caller
 from broker.pages import Pages, error_page
 from broker.peers import Throttle
@@ -113,7 +113,7 @@ def build_listeners(
 
 
 def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limits) -> web.Application:
-    entrance = Entrance(
+    authentication = Authentication(
         authenticators=(rooms.callers.keys, rooms.callers.jwts),
         configured=rooms.callers.configured,
         throttle=Throttle(base.clock),
@@ -124,7 +124,7 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
         health=base.health,
         overview=rooms.overview,
         metrics_from=base.settings.server.metrics_from,
-        authenticate=entrance.admit,
+        authenticate=authentication.admit,
         gate=base.gate,
     )
     application = new_application(
@@ -136,18 +136,18 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
             is_stopping=lambda: base.health.stopping,
             trusted_proxies=base.settings.server.trusted_proxies,
         ),
-        entrance.middleware(),
+        authentication.middleware(),
         limits=limits,
     )
 
     async def still(request: web.Request) -> Caller:
-        await entrance.admit(request)
+        await authentication.admit(request)
         return request[CALLER]
 
     streams = Streams(feed=rooms.alerts.service.feed, clock=base.clock, still=still)
     application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady, still=still).routes())
     hot = HotTokens(
-        callers=entrance.remembered,
+        callers=authentication.remembered,
         opened=rooms.tokens.opened,
         service=rooms.tokens.service,
         uses=rooms.tokens.uses,

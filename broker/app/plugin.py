@@ -7,8 +7,7 @@ from yarl import URL
 from broker.app.foundation import Foundation
 from broker.browser import BrowserCookie, KeptRequests
 from broker.config.settings import PluginSettings
-from broker.login.remembered import RememberedPeople
-from broker.login.service import LoginService
+from broker.login import LoginService, RememberedPeople
 from broker.pages import Pages
 from broker.peers import Strangers
 from broker.plugin.clients import Clients

@@ -22,10 +22,9 @@ from broker.app.token_room import TokenRoom, build_tokens
 from broker.audit.sinks import old_files
 from broker.audit.verify import last_generations
 from broker.browser import KeptRequests, is_same_browser
-from broker.callers.authenticate import KeyAuthenticator
-from broker.callers.configured import ConfiguredCallers
+from broker.callers.api_keys import KeyAuthenticator
+from broker.callers.configured import ConfiguredCallers, JwtAuthenticator
 from broker.callers.jwks import JwksCache
-from broker.callers.jwt import JwtAuthenticator
 from broker.callers.service import CallerService
 from broker.config.settings import CallerSettings
 from broker.installs.connect import Connector
@@ -34,7 +33,7 @@ from broker.installs.late import RetryLater
 from broker.installs.service import InstallService
 from broker.keys.census import Census
 from broker.keys.rewrap import Rewrapper
-from broker.login.service import LoginService
+from broker.login import LoginService
 from broker.model import PendingGrant, Successor
 from broker.peers import Strangers
 from broker.single_flight import Recent

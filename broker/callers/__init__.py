@@ -1,1 +1,1 @@
-"""Who is calling, and what they may do: `Gate` is the only door."""
+"""Authentication and authorization of callers, and the administration of their keys."""

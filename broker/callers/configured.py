@@ -1,31 +1,27 @@
-"""The callers that the configuration names, by what proves each; a reload swaps all of them at once."""
+"""The callers that the configuration names, and the JWTs and uids that prove them."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, assert_never
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
+from broker.callers.jwks import JwksCache, KeySet
+from broker.callers.jws import UnverifiedJwt, VerifyingKey, is_signed, looks_like_jwt, read_unverified
+from broker.clock import Clock
 from broker.config.settings import CallerSettings, IssuedJwt, OwnJwt, PeerUid, PublicKey
-from broker.model import Caller, CallerKind, CallerRecord
+from broker.errors import Unauthenticated
+from broker.model import Caller, CallerKind, CallerRecord, Secret
 
 OWN_LIFE = 300.0
 ISSUED_LIFE = 24 * 3600.0
-Key = Ed25519PublicKey | EllipticCurvePublicKey | RSAPublicKey
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyingKey:
-    """A public key and the one algorithm it is used with."""
-
-    algorithm: Literal["EdDSA", "ES256", "RS256"]
-    key: Key
-    id: str | None
-    """The issuer's `kid`; of a caller's own key a few letters of its hash, for the audit."""
+KINDS = {OwnJwt: CallerKind.PUBLIC_KEY, IssuedJwt: CallerKind.ISSUER, PeerUid: CallerKind.UID}
+REMEMBERED = 10_000
+LEEWAY = 10.0
+REQUIRED = ("iss", "sub", "aud", "iat", "exp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +95,104 @@ class ConfiguredCallers:
                 one.accounts,
                 one.permissions,
                 created_at=None,
-                kind=_kind(one),
+                kind=KINDS[type(one.proof)],
                 last_used_at=uses.get(one.name),
             )
             for one in self.edition.callers.values()
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    caller: Caller
+    edition: Edition
+    issuers: tuple[str, KeySet] | None
+    """Where the key was published, and the set it was in."""
+    until: float
+    """Wall time."""
+
+
+class JwtAuthenticator:
+    """JWTs of callers. A verified one is remembered until it expires, or its key or caller is gone."""
+
+    def __init__(
+        self, *, configured: ConfiguredCallers, jwks: JwksCache, clock: Clock, limit: int = REMEMBERED
+    ) -> None:
+        self._configured, self._jwks, self._clock, self._limit = configured, jwks, clock, limit
+        self._remembered: dict[bytes, _Verified] = {}
+
+    def __len__(self) -> int:
+        """How many are remembered."""
+        return len(self._remembered)
+
+    def remembered(self, credential: str) -> Caller | None:
+        if not looks_like_jwt(credential):
+            return None
+        digest = hashlib.sha256(credential.encode()).digest()
+        known = self._remembered.pop(digest, None)
+        if known is None or known.edition is not self._configured.edition or self._clock.now() >= known.until:
+            return None
+        if known.issuers is not None and not self._jwks.is_current(*known.issuers):
+            return None
+        return self._used(digest, known)
+
+    async def authenticate(self, credential: Secret) -> Caller | None:
+        text = credential.reveal()
+        if not looks_like_jwt(text):
+            return None
+        digest = hashlib.sha256(text.encode()).digest()
+        return self.remembered(text) or self._used(digest, await self._verify(text))
+
+    def _used(self, digest: bytes, known: _Verified) -> Caller:
+        """Remember it as the last that was used, so that the first is the one to forget."""
+        self._remembered.pop(digest, None)
+        while len(self._remembered) >= self._limit:
+            del self._remembered[next(iter(self._remembered))]
+        self._remembered[digest] = known
+        self._configured.note_use(known.caller.name, self._clock.now())
+        return known.caller
+
+    async def _verify(self, text: str) -> _Verified:
+        unverified = read_unverified(text)
+        while True:
+            edition = self._configured.edition
+            expected = edition.by_claims.get((unverified.issuer, unverified.subject))
+            if expected is None:
+                raise Unauthenticated(why="unknown")
+            check_claims(unverified, expected, now=self._clock.now())
+            keys: Sequence[VerifyingKey]
+            issuers: tuple[str, KeySet] | None = None
+            match expected.keys:
+                case OwnKeys(own):
+                    keys = [key for key in own if key.algorithm == unverified.algorithm]
+                case IssuersKeys(url):
+                    found = await self._jwks.keys(url, unverified.algorithm, unverified.kid)
+                    if found is None:
+                        raise Unauthenticated(why="issuer_unavailable")
+                    keys, issuers = found.fitting(unverified.algorithm, unverified.kid), (url, found)
+                case unexpected:
+                    assert_never(unexpected)
+            if edition is self._configured.edition:
+                break
+            # Reloaded while the issuer's keys were fetched: what was expected may no longer be.
+        signed = (key for key in keys if is_signed(text, key, audience=expected.audience, required=REQUIRED))
+        if (key := next(signed, None)) is None:
+            raise Unauthenticated(why="signature" if keys else "unknown_key")
+        is_own = isinstance(expected.keys, OwnKeys)
+        caller = replace(expected.caller, credential=f"jwt of key {key.id}") if is_own else expected.caller
+        return _Verified(caller, edition, issuers, unverified.expires_at + LEEWAY)
+
+
+def check_claims(unverified: UnverifiedJwt, expected: Expected, *, now: float) -> None:
+    """Check audience and times, at `now` in epoch seconds; raises Unauthenticated."""
+    if expected.audience not in unverified.audiences:
+        raise Unauthenticated(why="audience")
+    if not 0 < unverified.expires_at - unverified.issued_at <= expected.longest:
+        raise Unauthenticated(why="too_long")
+    if unverified.expires_at + LEEWAY <= now:
+        raise Unauthenticated(why="expired")
+    if max(unverified.issued_at, unverified.not_before or 0.0) - LEEWAY > now:
+        raise Unauthenticated(why="too_early")
 
 
 def _edition(settings: Mapping[str, CallerSettings], audience: str) -> Edition:
@@ -136,15 +225,3 @@ def _loaded(public: PublicKey) -> VerifyingKey:
         raise TypeError("the configuration lets no other key through")
     der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return VerifyingKey(public.algorithm, key, hashlib.sha256(der).hexdigest()[:12])
-
-
-def _kind(one: CallerSettings) -> CallerKind:
-    match one.proof:
-        case OwnJwt():
-            return CallerKind.PUBLIC_KEY
-        case IssuedJwt():
-            return CallerKind.ISSUER
-        case PeerUid():
-            return CallerKind.UID
-        case unexpected:
-            assert_never(unexpected)

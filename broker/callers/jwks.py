@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import jwt
 import structlog
@@ -12,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from broker.callers.compact import strict_json
-from broker.callers.configured import Key, VerifyingKey
+from broker.callers.jws import Algorithm, VerifyingKey, strict_json
 from broker.clock import Clock
 from broker.config.urls import shown
 from broker.providers.client import Answer, ProviderClient, Reply
+from broker.single_flight import SingleFlight
 
 log = structlog.get_logger()
 FRESH = 600.0
@@ -27,12 +26,11 @@ UNKNOWN_KID_EVERY = 30.0
 NEW_KID_EVERY = 4.0
 """Seconds between two fetches for keys that were not looked for yet: whoever invents some delays a real one by that."""
 REMEMBERED_KIDS = 64
-"""Seconds between two fetches that an unknown `kid` brings about."""
+"""Unknown keys of one issuer."""
 RETRY_EVERY = 10.0
 TIMEOUT = 5.0
 MOST_KEYS = 100
 RSA_BITS = range(2048, 8193)
-Algorithm = Literal["EdDSA", "ES256", "RS256"]
 KINDS: Mapping[object, Algorithm] = {"OKP": "EdDSA", "EC": "ES256", "RSA": "RS256"}
 ACCEPT = {"Accept": "application/jwk-set+json, application/json"}
 
@@ -51,7 +49,7 @@ class KeySet:
         return [key for key in fits if key.id == kid]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Cached:
     """One issuer's set; times are monotonic."""
 
@@ -59,7 +57,6 @@ class _Cached:
     fetched_at: float = float("-inf")
     tried_at: float = float("-inf")
     failing: bool = False
-    fetching: asyncio.Task[None] | None = None
     unknown: dict[str | None, float] = field(default_factory=dict)
     """Keys that the issuer did not have, and when that was."""
 
@@ -70,7 +67,7 @@ class JwksCache:
     def __init__(self, *, http: ProviderClient, clock: Clock, timeout: float = TIMEOUT) -> None:
         self._http, self._clock, self._timeout = http, clock, timeout
         self._cached: dict[str, _Cached] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._fetches = SingleFlight[_Cached, None]("jwks")
 
     async def keys(self, url: str, algorithm: str, kid: str | None) -> KeySet | None:
         """The set to verify with; None where there is none, or none that is young enough."""
@@ -91,9 +88,7 @@ class JwksCache:
         self._cached = {url: cached for url, cached in self._cached.items() if url in urls}
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._fetches.close()
 
     def _age(self, cached: _Cached) -> float:
         return self._clock.monotonic() - cached.fetched_at
@@ -111,26 +106,21 @@ class JwksCache:
 
     async def _refresh(self, url: str, cached: _Cached, every: float) -> bool:
         """Join the fetch under way, or begin one, unless the last began less than `every` s ago; whether it began."""
-        is_first = cached.fetching is None
-        if cached.fetching is None:
+        is_first = cached not in self._fetches
+        if is_first:
             if self._clock.monotonic() - cached.tried_at < every:
                 return False
             cached.tried_at = self._clock.monotonic()
-            cached.fetching = asyncio.create_task(self._fetch(url, cached), name="jwks")
-            self._tasks.add(cached.fetching)
-            cached.fetching.add_done_callback(self._tasks.discard)
+        fetching = self._fetches.join(cached, lambda: self._fetch(url, cached))
         if cached.failing and self._age(cached) < STALE:
             # Nobody waits for an issuer that was away a moment ago while its old set will do.
             return is_first
-        await asyncio.shield(cached.fetching)
+        await asyncio.shield(fetching)
         return is_first
 
     async def _fetch(self, url: str, cached: _Cached) -> None:
-        try:
-            reply = await self._http.get(url, headers=ACCEPT, timeout=self._timeout, public_only=False)
-            keys, why = read_keys(reply)
-        finally:
-            cached.fetching = None
+        reply = await self._http.get(url, headers=ACCEPT, timeout=self._timeout, public_only=False)
+        keys, why = read_keys(reply)
         if keys is None:
             cached.failing = True
             log.warning("jwks.not_fetched", url=shown(url), why=why, has_old=cached.keys is not None)
@@ -166,22 +156,15 @@ def _read_key(jwk: object) -> VerifyingKey | None:
     algorithm = KINDS.get(kind) if isinstance(kind := jwk.get("kty"), str) else None
     if algorithm is None or jwk.get("alg", algorithm) != algorithm:
         return None
-    key = _loaded(jwk, algorithm)
-    return None if key is None else VerifyingKey(algorithm, key, kid)
-
-
-def _loaded(jwk: dict[str, Any], algorithm: Algorithm) -> Key | None:
     try:
         key = jwt.PyJWK(jwk, algorithm=algorithm).key
     except (jwt.PyJWTError, ValueError, TypeError, UnsupportedAlgorithm):
         return None
-    # By type: a set may hold private keys, which are nobody's to believe.
+    # By type: a set may hold private keys, which prove nothing.
     match key:
-        case Ed25519PublicKey():
-            return key
-        case EllipticCurvePublicKey(curve=SECP256R1()):
-            return key
+        case Ed25519PublicKey() | EllipticCurvePublicKey(curve=SECP256R1()):
+            return VerifyingKey(algorithm, key, kid)
         case RSAPublicKey(key_size=bits) if bits in RSA_BITS:
-            return key
+            return VerifyingKey(algorithm, key, kid)
         case _:
             return None

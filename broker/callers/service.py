@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from broker import oauth
-from broker.callers.authenticate import KeyAuthenticator, key_hash, key_text
+from broker.callers.api_keys import KeyAuthenticator, key_hash, key_text
+from broker.callers.authorization import Gate
 from broker.callers.configured import ConfiguredCallers
-from broker.callers.gate import Gate
 from broker.clock import Clock
 from broker.errors import Conflict, InvalidRequest, NotFound, StorageUnavailable
 from broker.model import Caller, CallerKey, CallerRecord, Permission, Secret, is_caller_name, is_glob
@@ -66,11 +66,22 @@ class CallerService:
     ) -> tuple[CallerRecord, Secret]:
         """A new caller and its key, which is shown this once. Raises InvalidRequest, Conflict."""
         await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
-        record = CallerRecord(_name(name), _globs(accounts), _permissions(permissions), self._clock.now())
-        self._refuse_configured(
-            record.name, f"[callers.{record.name}] is in the configuration; take another name"
-        )
-        key, text = self._new_key(record.name, _life(expires_in))
+        if not is_caller_name(name):
+            raise InvalidRequest("a caller's name is lower-case letters, digits and . _ -, at most 64")
+        globs = tuple(accounts)
+        if not globs or not all(is_glob(glob) for glob in globs):
+            raise InvalidRequest("accounts are one or more globs over account names, as in 'kit-*'")
+        try:
+            allowed = frozenset(Permission(word) for word in permissions) or frozenset({Permission.TOKEN})
+        except ValueError:
+            raise InvalidRequest(f"permissions are {', '.join(Permission)}") from None
+        self._refuse_configured(name, f"[callers.{name}] is in the configuration; take another name")
+        if expires_in is not None and not 1 <= expires_in <= MOST_LIFE:
+            raise InvalidRequest(
+                "expires_in is a number of seconds, ten years at most; without it a key never ends"
+            )
+        record = CallerRecord(name, globs, allowed, self._clock.now())
+        key, text = self._new_key(name, expires_in)
         if not await self._store.add_caller(record, key):
             raise Conflict(f"there is a caller {record.name} already; rotate its key, or remove it first")
         await self._gate.note(caller, "callers.add", None, record.name, request_id=request_id)
@@ -86,8 +97,15 @@ class CallerService:
         await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
         self._refuse_configured(name, f"[callers.{name}] is in the configuration; change it there and reload")
         record = await self._find(name)
-        if not now:
-            _refuse_a_third(record, self._clock.now())
+        working = [key for key in record.keys if key.expires_at is None or key.expires_at > self._clock.now()]
+        if len(working) > 1 and not now:
+            # A third would end the older one, which somebody may still use.
+            oldest = working[0]
+            ends = f"ends at {rfc3339(oldest.expires_at)}" if oldest.expires_at else "has no end"
+            raise Conflict(
+                f"{name} has two keys, and a third would end the older one at once. That one, {oldest.id}, {ends}."
+                f" Rotate after that, or end it with: broker callers rotate {name} --now"
+            )
         newest = record.keys[-1] if record.keys else None
         life = newest.expires_at - newest.created_at if newest and newest.expires_at else None
         key, text = self._new_key(record.name, life)
@@ -122,45 +140,3 @@ class CallerService:
         key_id = secrets.token_hex(6)
         text = key_text(key_id, oauth.new_secret())
         return CallerKey(key_id, caller, key_hash(text), now, now + life if life else None), text
-
-
-def _refuse_a_third(record: CallerRecord, now: float) -> None:
-    """Two keys work at a time, so a third would end the older one, which somebody may still use."""
-    older = [key for key in record.keys if key.expires_at is None or key.expires_at > now][:-1]
-    if older:
-        oldest = older[0]
-        ends = f"ends at {rfc3339(oldest.expires_at)}" if oldest.expires_at else "has no end"
-        raise Conflict(
-            f"{record.name} has two keys, and a third would end the older one at once. That one, {oldest.id}, {ends}."
-            f" Rotate after that, or end it with: broker callers rotate {record.name} --now"
-        )
-
-
-def _name(name: str) -> str:
-    if not is_caller_name(name):
-        raise InvalidRequest("a caller's name is lower-case letters, digits and . _ -, at most 64")
-    return name
-
-
-def _globs(accounts: Iterable[str]) -> tuple[str, ...]:
-    globs = tuple(accounts)
-    if not globs or not all(is_glob(glob) for glob in globs):
-        raise InvalidRequest("accounts are one or more globs over account names, as in 'kit-*'")
-    return globs
-
-
-def _life(expires_in: float | None) -> float | None:
-    """Seconds; None for a key that never ends."""
-    if expires_in is not None and not 1 <= expires_in <= MOST_LIFE:
-        raise InvalidRequest(
-            "expires_in is a number of seconds, ten years at most; without it a key never ends"
-        )
-    return expires_in
-
-
-def _permissions(words: Iterable[str]) -> frozenset[Permission]:
-    try:
-        permissions = frozenset(Permission(word) for word in words)
-    except ValueError:
-        raise InvalidRequest(f"permissions are {', '.join(Permission)}") from None
-    return permissions or frozenset({Permission.TOKEN})

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate
 from broker.clock import Clock
 from broker.errors import NotFound, StorageUnavailable
 from broker.installs.connect import Connected, Connector

@@ -15,8 +15,7 @@ from broker.installs import kit_return
 from broker.installs.exchange import DECISION, KNOWN_ERRORS, Returned, Visit
 from broker.installs.pages import provider_error_page, unusable_page, visit_page
 from broker.installs.service import InstallService, LinkUnusable
-from broker.login.remembered import RememberedPeople
-from broker.login.service import LoginService, SignedIn
+from broker.login import LoginService, RememberedPeople, SignedIn
 from broker.model import InstallOutcome, Secret
 from broker.pages import Action, Pages
 from broker.peers import site_of

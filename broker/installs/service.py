@@ -12,8 +12,7 @@ import structlog
 
 from broker import oauth
 from broker.browser import Kept, KeptRequests
-from broker.callers.acl import covers
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate, covers
 from broker.clock import Clock
 from broker.errors import Forbidden, InvalidRequest, Overloaded, StorageUnavailable
 from broker.installs.connect import Connector

@@ -4,7 +4,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate
 from broker.clock import Clock
 from broker.errors import InvalidRequest, Overloaded
 from broker.keyring import Keyring

@@ -9,7 +9,7 @@ import structlog
 
 from broker import oauth
 from broker.browser import Kept, KeptRequests, is_same_browser
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate
 from broker.clock import Clock
 from broker.model import PluginCode, PluginConsent, RememberedPerson, Secret
 from broker.peers import Strangers

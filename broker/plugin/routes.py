@@ -8,7 +8,7 @@ from aiohttp import web
 from broker import oauth
 from broker.browser import BrowserCookie, KeptRequests, is_elsewhere, moved
 from broker.errors import AuditUnavailable, BrokerError, InvalidRequest, StorageUnavailable
-from broker.login.service import LoginService, SignedIn
+from broker.login import LoginService, SignedIn
 from broker.model import PluginConsent, Secret
 from broker.pages import Pages
 from broker.peers import site_of

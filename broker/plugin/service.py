@@ -7,7 +7,7 @@ from typing import assert_never
 import structlog
 
 from broker import oauth
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate
 from broker.clock import Clock
 from broker.config.settings import PluginClient, PluginSettings
 from broker.errors import NotFound, StorageUnavailable

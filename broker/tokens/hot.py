@@ -12,8 +12,7 @@ from email.utils import formatdate
 
 from aiohttp import HttpVersion11, web
 
-from broker.callers.acl import may
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate, may
 from broker.clock import Clock
 from broker.errors import AuditUnavailable
 from broker.model import ENDLESS, Caller, Permission, is_account_name

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from broker.callers.gate import Gate
+from broker.callers.authorization import Gate
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.errors import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from broker.accounts.service import MOST_OPENED
-from broker.callers.acl import covers
+from broker.callers.authorization import covers
 from broker.model import Caller, Permission, Status
 from broker.store.account_queries import AccountQuery
 from tests.house import OPERATOR, House

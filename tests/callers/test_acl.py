@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.callers.acl import covers, may, name_ranges
+from broker.callers.authorization import covers, may, name_ranges
 from broker.model import Caller, Permission
 
 

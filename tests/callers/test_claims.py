@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.callers.compact import UnverifiedJwt, read_unverified
-from broker.callers.configured import Expected, OwnKeys
-from broker.callers.jwt import check_claims
+from broker.callers.configured import Expected, OwnKeys, check_claims
+from broker.callers.jws import UnverifiedJwt, read_unverified
 from broker.errors import Unauthenticated
 from broker.model import Caller
 from tests.callers.signing import b64

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.callers.configured import ConfiguredCallers
+from broker.callers.configured import ConfiguredCallers, JwtAuthenticator
 from broker.callers.jwks import JwksCache
-from broker.callers.jwt import JwtAuthenticator
 from broker.config.settings import CallerSettings, OwnJwt, PublicKey
 from broker.errors import Unauthenticated
 from broker.model import Permission, Secret

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from broker.callers.middleware import NO_KEY, WHAT_TO_DO
+from broker.callers.authentication import NO_KEY, WHAT_TO_DO
 from broker.errors import Conflict, InvalidRequest, NotFound
 from broker.model import Permission
 from broker.wire import rfc3339

@@ -1,11 +1,11 @@
-"""Turns a request's credential into a caller, before anything else is looked at."""
+"""Turns the credential of a request into a caller, before anything else is looked at."""
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from aiohttp import web
 
-from broker.callers.authenticate import Authenticator
 from broker.callers.configured import ConfiguredCallers
 from broker.clock import Clock
 from broker.errors import InvalidRequest, RateLimited, Unauthenticated
@@ -32,8 +32,20 @@ UNREPLACED = re.compile(r"\$\w+|\$?[({<].*[)}>]|%\w+%|(BROKER_)?KEY|tbk_\W*", re
 QUOTES = ("'", '"', "`")
 
 
-class Entrance:
-    """The way into the internal listener: refuses whoever has no valid credential."""
+class Authenticator(Protocol):
+    """One kind of credential."""
+
+    def remembered(self, credential: str) -> Caller | None:
+        """Return the caller that was authenticated with it a moment ago, None if that does not hold any more."""
+        ...
+
+    async def authenticate(self, credential: Secret) -> Caller | None:
+        """Return the caller; None where this is not its kind of credential. Raises Unauthenticated."""
+        ...
+
+
+class Authentication:
+    """The authentication of the internal listener: it refuses requests without a valid credential."""
 
     def __init__(
         self,
@@ -48,7 +60,7 @@ class Entrance:
         self._throttle, self._metrics, self._clock = throttle, metrics, clock
 
     def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
-        """Asks every request for its caller, but for routes marked public."""
+        """Authenticate every request, except those for routes marked public."""
 
         @web.middleware
         async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -60,7 +72,7 @@ class Entrance:
         return middleware
 
     def remembered(self, request: web.BaseRequest) -> Caller | None:
-        """Who proved to be who a moment ago, by exactly this header; None: `admit` has to look closer."""
+        """Return the caller that sent exactly this header a moment ago; None: `admit` has to look closer."""
         headers = request.headers.getall("Authorization", ())
         if len(headers) != 1 or not headers[0].startswith(BEARER) or not headers[0].isascii():
             return None
@@ -88,7 +100,12 @@ class Entrance:
     async def _caller(self, request: web.Request, uid: int | None) -> Caller:
         headers = request.headers.getall("Authorization", [])
         if not headers:
-            return self._by_uid(uid)
+            # Only where no credential was shown at all: a bad one is refused, whoever shows it.
+            known = None if uid is None else self._configured.edition.by_uid.get(uid)
+            if known is None:
+                raise Unauthenticated(why="missing")
+            self._configured.note_use(known.name, self._clock.now())
+            return known
         if len(headers) > 1:
             raise InvalidRequest("there is more than one Authorization header; send one")
         if headers[0].strip().lower() in ("", "bearer"):
@@ -101,14 +118,6 @@ class Entrance:
             if caller is not None:
                 return caller
         raise Unauthenticated(why="unknown")
-
-    def _by_uid(self, uid: int | None) -> Caller:
-        """Only where no credential was shown at all: a bad one is refused, whoever shows it."""
-        caller = None if uid is None else self._configured.edition.by_uid.get(uid)
-        if caller is None:
-            raise Unauthenticated(why="missing")
-        self._configured.note_use(caller.name, self._clock.now())
-        return caller
 
 
 def _sent_instead(header: str) -> str:

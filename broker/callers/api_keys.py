@@ -1,4 +1,4 @@
-"""Who is calling: API keys, by hash; one that was verified is remembered for a moment."""
+"""API keys of callers: stored by hash; one that was verified is remembered for a moment."""
 
 import asyncio
 import hashlib
@@ -6,11 +6,11 @@ import hmac
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from broker.clock import Clock
 from broker.errors import StorageUnavailable, Unauthenticated
-from broker.model import Caller, CallerKey, CallerRecord, Secret
+from broker.model import Caller, CallerKey, Secret
+from broker.single_flight import SingleFlight
 from broker.store.callers import CallerStore
 
 KEY = re.compile(r"tbk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})", re.ASCII)
@@ -18,21 +18,9 @@ REMEMBERED = 10_000
 REMEMBERED_FOR = 0.9
 """Seconds for which a key is believed unseen: one revoked by another process stops within a second."""
 LOOK_AGAIN_AFTER = 0.6
-"""Seconds after which one that is used is looked up beside, so that nobody waits for it and no crowd asks at once."""
+"""Seconds after which one that is used is looked up in parallel: nobody waits for it, and no crowd asks at once."""
 TRUSTED_FOR = 3600.0
-"""Seconds for which it is believed while the store cannot be asked: living tokens are served meanwhile."""
-
-
-class Authenticator(Protocol):
-    """One way of proving who calls."""
-
-    def remembered(self, credential: str) -> Caller | None:
-        """Who proved to be who with it a moment ago, where that still holds; None: `authenticate` knows more."""
-        ...
-
-    async def authenticate(self, credential: Secret) -> Caller | None:
-        """The caller; None where this is not its kind of credential. Raises Unauthenticated."""
-        ...
+"""Seconds for which it is believed while the store cannot be asked: valid tokens are served meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +51,7 @@ class KeyAuthenticator:
         self._is_overridden = is_overridden
         """Whether the configuration has a caller of that name: then it alone says who that is."""
         self._remembered: dict[str, _Verified] = {}
-        self._lookups: dict[str, asyncio.Task[_Verified]] = {}
-        """Under way, each for all who wait for it."""
+        self._lookups = SingleFlight[str, _Verified]("key lookup")
         self._used: dict[str, float] = {}
 
     def remembered(self, credential: str) -> Caller | None:
@@ -80,21 +67,17 @@ class KeyAuthenticator:
             return None
         known = self._believed(text)
         if known is None:
-            known = await self._looked_up(text)
+            # Shielded: the lookup is for all who wait for it, and whoever asked may hang up.
+            known = await asyncio.shield(self._look_up(text))
         if why := self._refusal(known):
             raise Unauthenticated(why=why)
         self._used[known.key.id] = self._clock.now()
         return known.caller
 
-    def _refusal(self, known: _Verified) -> str | None:
-        """Why a key that was verified proves nothing any more."""
-        if known.key.expires_at is not None and known.key.expires_at <= self._clock.now():
-            return "expired"
-        return "overridden" if self._is_overridden(known.caller.name) else None
-
     def forget(self) -> None:
-        """Look every key up again: callers have changed, and what is under way may bring what was before."""
-        self._remembered, self._lookups = {}, {}
+        """Look every key up again: callers have changed, and a lookup under way may return what was before."""
+        self._remembered = {}
+        self._lookups.forget()
 
     async def flush_uses(self) -> None:
         """Store when keys were last used; what cannot be stored just now is kept for the next time."""
@@ -104,33 +87,25 @@ class KeyAuthenticator:
         except StorageUnavailable:
             self._used = uses | self._used
 
+    def _refusal(self, known: _Verified) -> str | None:
+        """Why a key that was verified proves nothing any more."""
+        if known.key.expires_at is not None and known.key.expires_at <= self._clock.now():
+            return "expired"
+        return "overridden" if self._is_overridden(known.caller.name) else None
+
     def _believed(self, text: str) -> _Verified | None:
-        """Who had this key a moment ago."""
+        """Return who had this key a moment ago; one that is used is looked up again in time."""
         known = self._remembered.get(text)
         age = 0.0 if known is None else self._clock.monotonic() - known.asked_at
         if known is None or age >= REMEMBERED_FOR:
             return None
         if age >= LOOK_AGAIN_AFTER:
-            self._begin_lookup(text)
+            _ = self._look_up(text)
         return known
 
-    async def _looked_up(self, text: str) -> _Verified:
-        """What one lookup brings all who wait for it; whoever asked may hang up."""
-        self._begin_lookup(text)
-        return await asyncio.shield(self._lookups[text])
-
-    def _begin_lookup(self, text: str) -> None:
-        if text not in self._lookups:
-            lookup = asyncio.create_task(self._verify(text, self._remembered), name="key lookup")
-            self._lookups[text] = lookup
-            lookup.add_done_callback(lambda ended: self._ended(text, ended))
-
-    def _ended(self, text: str, lookup: "asyncio.Task[_Verified]") -> None:
-        if self._lookups.get(text) is lookup:
-            del self._lookups[text]
-        # Where nobody waits for it, nobody hears how it ended.
-        if not lookup.cancelled():
-            lookup.exception()
+    def _look_up(self, text: str) -> "asyncio.Task[_Verified]":
+        remembered = self._remembered
+        return self._lookups.join(text, lambda: self._verify(text, remembered))
 
     async def _verify(self, text: str, remembered: dict[str, _Verified]) -> _Verified:
         """Ask the store; `remembered` is the memory of when it was asked."""
@@ -148,9 +123,7 @@ class KeyAuthenticator:
             raise Unauthenticated(why="unknown")
         if len(remembered) >= REMEMBERED:
             remembered.clear()
-        verified = remembered[text] = _Verified(_caller(*found), found[1], asked_at)
+        record, key = found
+        caller = Caller(record.name, record.accounts, record.permissions, credential=f"key {key.id}")
+        verified = remembered[text] = _Verified(caller, key, asked_at)
         return verified
-
-
-def _caller(record: CallerRecord, key: CallerKey) -> Caller:
-    return Caller(record.name, record.accounts, record.permissions, credential=f"key {key.id}")

@@ -1,1 +1,0 @@
-"""Who is at the browser? The company's own app answers: `LoginService`."""
