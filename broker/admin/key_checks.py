@@ -6,7 +6,7 @@ from broker.admin.checks import Check
 from broker.config.settings import Settings
 from broker.keyring import Purpose, WrappedKey
 from broker.keys.census import ByKey
-from broker.store.sealed import UNKNOWN
+from broker.store.keys import UNKNOWN
 
 YEAR = 365 * 86400.0
 DAY = 86400.0

@@ -13,8 +13,7 @@ from broker.keys.census import ByKey, Census
 from broker.keys.rewrap import Rewrapper, Step
 from broker.keys.ring import LivingRing
 from broker.model import Caller, Permission
-from broker.store.keys import KeyStore
-from broker.store.sealed import UNKNOWN
+from broker.store.keys import UNKNOWN, KeyStore
 from broker.wire import rfc3339
 
 RETIRED_FOR = 400 * 86400.0

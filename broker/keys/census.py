@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from broker.keyring import Keyring, kid_at_front
-from broker.store.sealed import UNKNOWN, RecordStore
+from broker.store.keys import UNKNOWN, RecordStore
 
 ByKey = Mapping[str, Mapping[str, int]]
 """How many records by key id, and then by where they lie."""

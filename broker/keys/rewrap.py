@@ -8,7 +8,7 @@ import structlog
 from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.keyring import KeyNotActive, Keyring, SealBroken, kid_of
-from broker.store.sealed import SEALED, RecordStore, SealedColumn, SealedRecord
+from broker.store.keys import SEALED, RecordStore, SealedColumn, SealedRecord
 
 PAGE = 200
 LOOKED_AT = 1000

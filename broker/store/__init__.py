@@ -16,9 +16,8 @@ from broker.store.database import Changes, Database
 from broker.store.events import AlertStore, EventStore
 from broker.store.imports import ImportStore
 from broker.store.installs import InstallStore
-from broker.store.keys import KeyStore, RecordKeys
+from broker.store.keys import KeyStore, RecordKeys, RecordStore
 from broker.store.plugin import PluginStore
-from broker.store.sealed import RecordStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ SQL is written as both databases read it: `$1, $2` for parameters, `ON CONFLICT`
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
+from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -99,6 +101,33 @@ class Database(Protocol):
     async def close(self) -> None:
         """Finish what was written and let go of the store."""
         ...
+
+
+async def execute(database: Database, sql: str, *values: object) -> int:
+    """Run one statement in a transaction of its own; the number of rows that it changed."""
+    return await database.write(lambda transaction: transaction.execute(sql, *values))
+
+
+def placeholders(count: int) -> str:
+    """Return `$1, $2` and so on, for so many values."""
+    return ", ".join(f"${number}" for number in range(1, count + 1))
+
+
+def insert_sql(table: str, columns: Sequence[str]) -> str:
+    """Return the statement that inserts one row."""
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({placeholders(len(columns))})"
+
+
+@cache
+def columns_of(kind: type) -> tuple[str, ...]:
+    """The columns of a table whose rows are dataclasses of this kind, field by field."""
+    return tuple(field.name for field in fields(kind))
+
+
+def values_of(value: Any) -> tuple[object, ...]:
+    """The values of a dataclass in the order of its fields, as the databases store them: a flag is a number."""
+    found = attrgetter(*columns_of(value.__class__))(value)
+    return tuple(int(one) if isinstance(one, bool) else one for one in found)
 
 
 class Changes:

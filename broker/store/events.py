@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from broker.model import Account, Event, EventKind
-from broker.store.database import Database, Row, Transaction
+from broker.store.database import Database, Row, Transaction, execute
 from broker.store.rows import COLUMNS, to_account
 
 EVENT = "id, at, event, account, provider, reason, generation, subject, due_at, detail, actor"
+_values_but_id = attrgetter(*EVENT.replace("event", "kind").split(", ")[1:])
 
 
 class EventStore:
@@ -67,16 +69,7 @@ async def insert_events(transaction: Transaction, events: Sequence[Event]) -> No
         await transaction.execute(
             """INSERT INTO events (id, at, event, account, provider, reason, generation, subject, due_at, detail, actor)
                SELECT last, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM event_ids""",
-            event.at,
-            event.kind,
-            event.account,
-            event.provider,
-            event.reason,
-            event.generation,
-            event.subject,
-            event.due_at,
-            event.detail,
-            event.actor,
+            *_values_but_id(event),
         )
 
 
@@ -183,7 +176,7 @@ class AlertStore:
     async def pause_hook(self, hook: str, at: float | None) -> None:
         """Tell it nothing from now on; None: again."""
         sql = "UPDATE alert_hooks SET paused_at = $2 WHERE hook = $1"
-        await self._database.write(lambda transaction: transaction.execute(sql, hook, at))
+        await execute(self._database, sql, hook, at)
 
     async def spread(
         self, hook: str, *, upto: int, without: Collection[EventKind], limit: int, at: float
@@ -212,16 +205,16 @@ class AlertStore:
     async def claim(self, hook: str, delivery: Delivery, until: float) -> bool:
         """Take the next attempt, durably: True for exactly one of several processes."""
         values = (hook, delivery.event.id, delivery.attempts, until)
-        return await self._database.write(lambda transaction: transaction.execute(CLAIM, *values)) == 1
+        return await execute(self._database, CLAIM, *values) == 1
 
     async def postpone(self, hook: str, event_id: int, until: float) -> None:
         sql = "UPDATE alert_deliveries SET next_at = $3 WHERE hook = $1 AND event_id = $2"
-        await self._database.write(lambda transaction: transaction.execute(sql, hook, event_id, until))
+        await execute(self._database, sql, hook, event_id, until)
 
     async def finish(self, hook: str, event_id: int) -> None:
         """It arrived, or was given up."""
         sql = "DELETE FROM alert_deliveries WHERE hook = $1 AND event_id = $2"
-        await self._database.write(lambda transaction: transaction.execute(sql, hook, event_id))
+        await execute(self._database, sql, hook, event_id)
 
     async def standing(self, replica: str) -> set[tuple[str, str]]:
         """Troubles (reason, provider) that this replica told of and has not called over."""
@@ -284,4 +277,4 @@ class AlertStore:
     async def forget_foretold(self, before: float) -> None:
         """Forget what was foretold of ends before then."""
         sql = "DELETE FROM foretold_ends WHERE ends_at < $1"
-        await self._database.write(lambda transaction: transaction.execute(sql, before))
+        await execute(self._database, sql, before)

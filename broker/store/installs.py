@@ -1,10 +1,11 @@
 """Tickets, trips to a provider, grants that wait for their identity, and sign-ins under way."""
 
 import json
+from dataclasses import replace
 from itertools import chain
 
 from broker.model import InstallOutcome, PendingGrant, PendingInstall, PendingLogin, Ticket
-from broker.store.database import Database, Row, Transaction
+from broker.store.database import Database, Row, Transaction, columns_of, execute, insert_sql, values_of
 from broker.store.keys import RecordKeys
 
 TICKET = "hash, provider, account, org, return_to, allow_replace, subject, created_by, expires_at, spent_at"
@@ -15,11 +16,9 @@ INSTALL = (
 )
 
 
-def _placeholders(columns: str) -> str:
-    return ", ".join(f"${number}" for number in range(1, columns.count(",") + 2))
-
-
-ADD = f"INSERT INTO installs ({INSTALL}) VALUES ({_placeholders(INSTALL)})"
+ADD = insert_sql("installs", INSTALL.split(", "))
+ADD_TICKET = insert_sql("tickets", TICKET.split(", "))
+ADD_LOGIN = insert_sql("logins", columns_of(PendingLogin))
 CLAIM_INSTALL = f"{ADD} ON CONFLICT (state_hash) DO NOTHING"
 OPEN_AT_ONCE = 32
 """Installs of one link that may be under way; more would let whoever has the link fill the store."""
@@ -73,9 +72,7 @@ class InstallStore:
                     ticket.provider,
                     ticket.account,
                 )
-            await transaction.execute(
-                f"INSERT INTO tickets ({TICKET}) VALUES ({_placeholders(TICKET)})", *_ticket_values(ticket)
-            )
+            await transaction.execute(ADD_TICKET, *values_of(ticket))
 
         await self._database.write(work)
 
@@ -89,7 +86,7 @@ class InstallStore:
         async def work(transaction: Transaction, install: PendingInstall) -> None:
             if install.ticket_hash is not None:
                 await transaction.execute(TOO_MANY, install.ticket_hash)
-            await transaction.execute(ADD, *_install_values(install))
+            await transaction.execute(ADD, *values_of(install))
 
         await self._keys.write([install], work)
 
@@ -97,7 +94,7 @@ class InstallStore:
         """Store an install that a browser kept so far, with its state taken. False: that was done before."""
 
         async def work(transaction: Transaction, install: PendingInstall) -> int:
-            return await transaction.execute(CLAIM_INSTALL, *_install_values(install))
+            return await transaction.execute(CLAIM_INSTALL, *values_of(install))
 
         return await self._keys.write([install], work) == 1
 
@@ -110,7 +107,7 @@ class InstallStore:
 
     async def take_install(self, state_hash: str, at: float) -> bool:
         """Take the state, once: True for exactly one caller, also under a race and after a restart."""
-        return await self._database.write(lambda transaction: transaction.execute(TAKE, state_hash, at)) == 1
+        return await execute(self._database, TAKE, state_hash, at) == 1
 
     async def hold_grant(self, grant: PendingGrant) -> None:
         """Seal a new grant durably with its install, before anything else is asked."""
@@ -151,7 +148,7 @@ class InstallStore:
         return grants
 
     async def retry_grant(self, state_hash: str, next_at: float | None) -> None:
-        await self._database.write(lambda transaction: transaction.execute(RETRY, state_hash, next_at))
+        await execute(self._database, RETRY, state_hash, next_at)
 
     async def finish_install(
         self,
@@ -189,10 +186,7 @@ class InstallStore:
         await self._database.write(work)
 
     async def begin_login(self, login: PendingLogin) -> None:
-        sql = """INSERT INTO logins (challenge_hash, browser_hash, purpose, payload, expires_at)
-                 VALUES ($1, $2, $3, $4, $5)"""
-        values = (login.challenge_hash, login.browser_hash, login.purpose, login.payload, login.expires_at)
-        await self._database.write(lambda transaction: transaction.execute(sql, *values))
+        await execute(self._database, ADD_LOGIN, *values_of(login))
 
     async def take_login(self, challenge_hash: str, now: float) -> PendingLogin | None:
         """Take a sign-in, once, while it has not expired."""
@@ -216,15 +210,11 @@ class InstallStore:
     async def end_logins(self, purpose: str, challenge_hash: str | None = None) -> int:
         """Forget them; how many they were."""
         sql = f"DELETE {LOGINS}"
-        return await self._database.write(
-            lambda transaction: transaction.execute(sql, purpose, challenge_hash)
-        )
+        return await execute(self._database, sql, purpose, challenge_hash)
 
     async def claim(self, hash_: str, expires_at: float) -> bool:
         """Use up, once, something that a browser kept for us: True for exactly one caller until it is purged."""
-        return (
-            await self._database.write(lambda transaction: transaction.execute(CLAIM, hash_, expires_at)) == 1
-        )
+        return await execute(self._database, CLAIM, hash_, expires_at) == 1
 
     async def purge_expired(self, before: float, limit: int) -> int:
         """Forget what ended before; at most `limit` of each kind. How many it were."""
@@ -239,50 +229,9 @@ class InstallStore:
         return await self._database.write(work)
 
 
-def _ticket_values(ticket: Ticket) -> tuple[object, ...]:
-    return (
-        ticket.hash,
-        ticket.provider,
-        ticket.account,
-        ticket.org,
-        ticket.return_to,
-        int(ticket.replace),
-        ticket.subject,
-        ticket.created_by,
-        ticket.expires_at,
-        ticket.spent_at,
-    )
-
-
 def _to_ticket(row: Row) -> Ticket:
-    hash_, provider, account, org, return_to, replace, subject, created_by, expires_at, spent_at = row
-    return Ticket(
-        hash_, provider, account, org, return_to, bool(replace), subject, created_by, expires_at, spent_at
-    )
-
-
-def _install_values(install: PendingInstall) -> tuple[object, ...]:
-    return (
-        install.state_hash,
-        install.provider,
-        install.client_id,
-        install.browser_hash,
-        install.ticket_hash,
-        install.account,
-        install.org,
-        install.return_to,
-        install.kit_return_url,
-        int(install.replace),
-        install.subject,
-        install.created_by,
-        install.sealed_verifier,
-        install.redirect_uri,
-        install.created_at,
-        install.expires_at,
-        install.taken_at,
-        install.outcome,
-        install.outcome_account,
-    )
+    ticket = Ticket(*row)
+    return replace(ticket, replace=bool(ticket.replace))
 
 
 def _to_install(row: Row) -> PendingInstall:

@@ -8,7 +8,7 @@ from importlib.resources import files
 import structlog
 
 from broker.errors import StartRefused
-from broker.store.database import Database, Transaction
+from broker.store.database import Database, Transaction, execute, insert_sql
 from broker.store.incarnation import FILES
 from broker.store.incarnation import META as INCARNATION
 from broker.store.keys import KeyStore
@@ -107,7 +107,7 @@ async def move(source: Database, target: Database, *, where: str) -> Mapping[str
     counts = await _compared(source, target)
     await KeyStore(source).set_meta(MOVED_TO, where)
     sql = "DELETE FROM meta WHERE key = $1"
-    await target.write(lambda transaction: transaction.execute(sql, UNFINISHED))
+    await execute(target, sql, UNFINISHED)
     return counts
 
 
@@ -127,11 +127,10 @@ async def _require_empty(target: Database) -> None:
 
 async def _copy(source: Database, target: Database, table: str) -> None:
     names = [str(name) for (name,) in await source.read(COLUMNS, table)]
-    places = ", ".join(f"${number}" for number in range(1, len(names) + 1))
-    insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})"
+    insert = insert_sql(table, names)
     page = f"SELECT rowid, {', '.join(names)} FROM {table} WHERE rowid > $1 ORDER BY rowid LIMIT {AT_ONCE}"
     if table in SEEDED:
-        await target.write(lambda transaction: transaction.execute(f"DELETE FROM {table}"))
+        await execute(target, f"DELETE FROM {table}")
     after = 0
     while rows := await source.read(page, after):
         after = rows[-1][0]

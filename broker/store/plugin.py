@@ -1,7 +1,6 @@
 """What clients that sign in to us were given: consents, codes, grants and pairs of tokens."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 from broker.model import (
     ConnectCode,
@@ -14,28 +13,21 @@ from broker.model import (
     RememberedPerson,
 )
 from broker.model.plugin import FORGIVEN_FOR
-from broker.store.database import Database, Row, Transaction
+from broker.store.database import Database, Row, Transaction, columns_of, execute, insert_sql, values_of
 from broker.store.events import insert_events
 from broker.store.installs import CLAIM
 
 MOST_TRIES = 5
 
 
-def _columns(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
-
-
-def _insert(table: str, kind: type) -> str:
-    names = _columns(kind)
-    places = ", ".join(f"${number}" for number in range(1, len(names) + 1))
-    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})"
-
-
-CONSENT, GRANT, PAIR = _columns(PluginConsent), _columns(PluginGrant), _columns(PluginPair)
-CODE = ", ".join(_columns(PluginCode))
-ADD_CONSENT, ADD_CODE = _insert("plugin_consents", PluginConsent), _insert("plugin_codes", PluginCode)
-ADD_GRANT, ADD_PAIR = _insert("plugin_grants", PluginGrant), _insert("plugin_pairs", PluginPair)
-ADD_PERSON = _insert("plugin_people", RememberedPerson)
+CONSENT, GRANT, PAIR = columns_of(PluginConsent), columns_of(PluginGrant), columns_of(PluginPair)
+CODE = ", ".join(columns_of(PluginCode))
+ADD_CONSENT, ADD_CODE = (
+    insert_sql("plugin_consents", CONSENT),
+    insert_sql("plugin_codes", columns_of(PluginCode)),
+)
+ADD_GRANT, ADD_PAIR = insert_sql("plugin_grants", GRANT), insert_sql("plugin_pairs", PAIR)
+ADD_PERSON = insert_sql("plugin_people", columns_of(RememberedPerson))
 FIND = f"""
 SELECT {", ".join(f"p.{name}" for name in PAIR)}, {", ".join(f"g.{name}" for name in GRANT)}, n.used_at
   FROM plugin_pairs p
@@ -104,7 +96,7 @@ class PluginStore:
         self._database = database
 
     async def begin_consent(self, consent: PluginConsent) -> None:
-        await self._execute(ADD_CONSENT, *_values(consent))
+        await execute(self._database, ADD_CONSENT, *values_of(consent))
 
     async def claim_consent(self, consent: PluginConsent) -> bool:
         """Store a question that a browser kept so far. False: that was done before, whatever became of it."""
@@ -112,7 +104,7 @@ class PluginStore:
         async def work(transaction: Transaction) -> bool:
             if not await transaction.execute(CLAIM, consent.hash, consent.expires_at):
                 return False
-            await transaction.execute(ADD_CONSENT, *_values(consent))
+            await transaction.execute(ADD_CONSENT, *values_of(consent))
             return True
 
         return await self._database.write(work)
@@ -132,7 +124,7 @@ class PluginStore:
 
     async def deny(self, consent_hash: str, now: float) -> bool:
         """Close the question. False: it was closed already."""
-        return await self._execute(TAKE_CONSENT, consent_hash, now) == 1
+        return await execute(self._database, TAKE_CONSENT, consent_hash, now) == 1
 
     async def allow(
         self,
@@ -151,18 +143,19 @@ class PluginStore:
                 return False
             if connect_code and not await transaction.execute(TAKE_CONNECT_CODE, connect_code, now):
                 return False
-            await transaction.execute(ADD_CODE, *_values(code))
-            await transaction.execute(ADD_PERSON, *_values(person))
+            await transaction.execute(ADD_CODE, *values_of(code))
+            await transaction.execute(ADD_PERSON, *values_of(person))
             return True
 
         return await self._database.write(work)
 
     async def add_connect_code(self, code: ConnectCode) -> bool:
         """False: the handle is taken."""
-        added = await self._execute(
+        added = await execute(
+            self._database,
             """INSERT INTO plugin_connect_codes (handle, digest, subject, created_by, expires_at, tries)
                VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT (handle) DO NOTHING""",
-            *_values(code),
+            *values_of(code),
         )
         return added == 1
 
@@ -206,8 +199,8 @@ class PluginStore:
         async def work(transaction: Transaction) -> bool:
             if not await transaction.execute(REDEEM, grant.code_hash, grant.id, grant.created_at):
                 return False
-            await transaction.execute(ADD_GRANT, *_values(grant))
-            await transaction.execute(ADD_PAIR, *_values(pair))
+            await transaction.execute(ADD_GRANT, *values_of(grant))
+            await transaction.execute(ADD_PAIR, *values_of(pair))
             await insert_events(transaction, events)
             return True
 
@@ -230,7 +223,7 @@ class PluginStore:
                 return False
             if not await transaction.execute(ROTATE, old, at, pair.refresh_hash, sealed):
                 return False
-            await transaction.execute(ADD_PAIR, *_values(pair))
+            await transaction.execute(ADD_PAIR, *values_of(pair))
             return True
 
         return await self._database.write(work)
@@ -324,7 +317,7 @@ class PluginStore:
         """
         gone = 0
         for sql, kept in STEPS:
-            gone += await self._execute(sql, now - kept, limit)
+            gone += await execute(self._database, sql, now - kept, limit)
 
         async def forget_dead(transaction: Transaction) -> int:
             values = now, now - GRANTS_KEPT, limit
@@ -341,20 +334,12 @@ class PluginStore:
         pair, grant = values[: len(PAIR)], values[len(PAIR) :]
         return FoundPair(PluginPair(*pair), PluginGrant(*grant), next_used_at)
 
-    async def _execute(self, sql: str, *values: object) -> int:
-        return await self._database.write(lambda transaction: transaction.execute(sql, *values))
-
 
 async def _end_older(transaction: Transaction, grant_id: str, at: float) -> None:
     """End the grants that earlier installs of the same account gave the same client."""
     for (older,) in await transaction.fetch(OLDER, grant_id):
         await transaction.execute("UPDATE plugin_grants SET revoked_at = $2 WHERE id = $1", older, at)
         await transaction.execute("DELETE FROM plugin_pairs WHERE grant_id = $1", older)
-
-
-def _values(value: object) -> tuple[object, ...]:
-    found = tuple(getattr(value, field.name) for field in fields(value))  # type: ignore[arg-type]  # one of our dataclasses
-    return tuple(int(one) if isinstance(one, bool) else one for one in found)
 
 
 def _to_consent(row: Row) -> PluginConsent:

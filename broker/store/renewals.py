@@ -7,7 +7,7 @@ from itertools import chain, islice
 from operator import itemgetter
 
 from broker.model import Account, Event, Intent, Reason, Ref, Spare, Successor, Trouble
-from broker.store.database import Database, Transaction
+from broker.store.database import Database, Transaction, execute
 from broker.store.events import insert_events
 from broker.store.keys import RecordKeys
 from broker.store.rows import COLUMNS, GatheredReads, to_account, trouble_values
@@ -243,7 +243,7 @@ class RefreshStore:
 
     async def schedule(self, ref: Ref, next_at: float | None) -> None:
         """Set when the background looks at the account again."""
-        await self._database.write(lambda transaction: transaction.execute(SCHEDULE, *_key(ref), next_at))
+        await execute(self._database, SCHEDULE, *_key(ref), next_at)
 
     async def shift_times(self, by: float, *, since: float, until: float) -> None:
         """The clock was set by `by` seconds: move what was noted from `since` to `until` along with it."""
@@ -257,9 +257,7 @@ class RefreshStore:
     async def make_due(self, now: float, *, issued_after: float, paused_until: float) -> None:
         """Let the background look now at accounts whose token was issued later than that, or that wait for longer
         than that: their times were noted by a wrong clock."""
-        await self._database.write(
-            lambda transaction: transaction.execute(MAKE_DUE, now, issued_after, paused_until)
-        )
+        await execute(self._database, MAKE_DUE, now, issued_after, paused_until)
 
     async def newest_at(self) -> float | None:
         """When the store was last written to, as far as renewals and events say; None: never."""
@@ -306,13 +304,11 @@ class RefreshStore:
     async def refuse_spare(self, spare_id: str) -> None:
         """Note that the provider refused it."""
         sql = "UPDATE spares SET refusals = refusals + 1 WHERE id = $1"
-        await self._database.write(lambda transaction: transaction.execute(sql, spare_id))
+        await execute(self._database, sql, spare_id)
 
     async def drop_spare(self, spare_id: str) -> None:
         """Forget a spare that was tried or whose grant is gone."""
-        await self._database.write(
-            lambda transaction: transaction.execute("DELETE FROM spares WHERE id = $1", spare_id)
-        )
+        await execute(self._database, "DELETE FROM spares WHERE id = $1", spare_id)
 
     async def _read(self, sql: str, *values: object) -> list[Account]:
         """The accounts of a statement that reads `COLUMNS`."""

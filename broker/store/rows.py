@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from broker.errors import StorageUnavailable
 from broker.model import Account, Intent, Reason, Status, Trouble
-from broker.store.database import Row
+from broker.store.database import Row, placeholders
 
 # In the order of the fields, so that a row becomes an account without looking at names.
 _PLAIN = (
@@ -47,7 +47,7 @@ _TROUBLE = (
 _ALL = (*_PLAIN, *_STATE, *_LAST, *_INTENT, *_TROUBLE)
 
 COLUMNS = ", ".join(_ALL)
-PLACEHOLDERS = ", ".join(f"${number}" for number in range(1, len(_ALL) + 1))
+PLACEHOLDERS = placeholders(len(_ALL))
 ASSIGNMENTS = ", ".join(f"{column} = ${number}" for number, column in enumerate(_ALL, 1))
 COLUMN_NUMBER = {column: number for number, column in enumerate(_ALL, 1)}
 WIDTH = len(_ALL)
@@ -66,10 +66,7 @@ MOST_NAMES = 64
 """Names in one statement."""
 SIZES = (1, 4, 16, MOST_NAMES)
 """Of statements, so that the database has few to prepare."""
-BY_NAMES = {
-    size: f"SELECT {COLUMNS} FROM accounts WHERE name IN ({', '.join(f'${n}' for n in range(1, size + 1))})"
-    for size in SIZES
-}
+BY_NAMES = {size: f"SELECT {COLUMNS} FROM accounts WHERE name IN ({placeholders(size)})" for size in SIZES}
 """`name` is the first column."""
 
 _Asked = Mapping[str, "list[asyncio.Future[Account | None]]"]

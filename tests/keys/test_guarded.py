@@ -14,9 +14,8 @@ from broker.errors import StorageUnavailable
 from broker.keyring import KeyNotActive, kid_of
 from broker.model import Secret, Spare, Successor
 from broker.store.imports import Added
-from broker.store.keys import KeyStore
+from broker.store.keys import SEALED, KeyStore
 from broker.store.renewals import Committed
-from broker.store.sealed import SEALED
 from tests.keys.conftest import Sealed
 from tests.store.rows import FIRST
 

@@ -8,8 +8,8 @@ from broker.errors import InvalidRequest
 from broker.keyring import kid_of
 from broker.keys.rewrap import LOOKED_AT, PAGE, Step
 from broker.model import Ref, Secret
+from broker.store.keys import SEALED
 from broker.store.renewals import Committed
-from broker.store.sealed import SEALED
 from tests.keys.conftest import Sealed
 
 

@@ -2,8 +2,8 @@
 
 import sqlite3
 
+from broker.store.keys import SEALED
 from broker.store.migrate import migrations
-from broker.store.sealed import SEALED
 
 WITHOUT_OUR_KEYS = {"plugin_pairs.sealed_next"}
 
