@@ -233,27 +233,16 @@ class AccountStore(RefreshStore):
 
     async def freeze(self, name: str, reason: Reason | None, at: float, events: Sequence[Event] = ()) -> bool:
         """Freeze with a reason, or unfreeze with None. False: no such account."""
-        return await self._update(
-            name,
-            """UPDATE accounts SET frozen = $2,
+        sql = """UPDATE accounts SET frozen = $2,
                       frozen_since = CASE WHEN CAST($2 AS TEXT) IS NULL THEN NULL ELSE CAST($3 AS DOUBLE PRECISION) END,
                       next_at = CASE WHEN CAST($2 AS TEXT) IS NULL AND dead IS NULL THEN CAST($3 AS DOUBLE PRECISION)
                                      ELSE NULL END
-                WHERE name = $1 AND removed_at IS NULL""",
-            name,
-            reason,
-            at,
-            events=events,
-        )
+                WHERE name = $1 AND removed_at IS NULL"""
+        return await self._update(name, sql, name, reason, at, events=events)
 
     async def relabel(self, name: str, *, label: str | None, subject: str | None) -> bool:
-        return await self._update(
-            name,
-            "UPDATE accounts SET label = $2, subject = $3 WHERE name = $1 AND removed_at IS NULL",
-            name,
-            label,
-            subject,
-        )
+        sql = "UPDATE accounts SET label = $2, subject = $3 WHERE name = $1 AND removed_at IS NULL"
+        return await self._update(name, sql, name, label, subject)
 
     async def rename(
         self,
@@ -271,12 +260,8 @@ class AccountStore(RefreshStore):
             if await transaction.fetch(MARK, renamed.name):
                 return False
             mark = await _mark(transaction, ref.name)
-            changed = await transaction.execute(
-                "DELETE FROM accounts WHERE name = $1 AND epoch = $2 AND generation = $3 AND intent_id IS NULL",
-                ref.name,
-                ref.epoch,
-                ref.generation,
-            )
+            sql = "DELETE FROM accounts WHERE name = $1 AND epoch = $2 AND generation = $3 AND intent_id IS NULL"
+            changed = await transaction.execute(sql, ref.name, ref.epoch, ref.generation)
             if not changed:
                 return False
             if not await transaction.execute(INSERT, *to_values(renamed), next_at, mark):
@@ -302,11 +287,8 @@ class AccountStore(RefreshStore):
 
     async def remove(self, name: str, at: float, events: Sequence[Event]) -> bool:
         async def work(transaction: Transaction) -> bool:
-            changed = await transaction.execute(
-                "UPDATE accounts SET removed_at = $2, next_at = NULL WHERE name = $1 AND removed_at IS NULL",
-                name,
-                at,
-            )
+            sql = "UPDATE accounts SET removed_at = $2, next_at = NULL WHERE name = $1 AND removed_at IS NULL"
+            changed = await transaction.execute(sql, name, at)
             if changed:
                 await insert_events(transaction, events)
                 await transaction.tell(name)
@@ -410,10 +392,6 @@ async def _end_install(
 
 
 async def _remember_name(transaction: Transaction, name_hash: str, epoch: int, generation: int) -> None:
-    await transaction.execute(
-        """INSERT INTO purged_names (name_hash, epoch, generation) VALUES ($1, $2, $3)
-           ON CONFLICT (name_hash) DO UPDATE SET epoch = excluded.epoch, generation = excluded.generation""",
-        name_hash,
-        epoch,
-        generation,
-    )
+    sql = """INSERT INTO purged_names (name_hash, epoch, generation) VALUES ($1, $2, $3)
+           ON CONFLICT (name_hash) DO UPDATE SET epoch = excluded.epoch, generation = excluded.generation"""
+    await transaction.execute(sql, name_hash, epoch, generation)

@@ -28,8 +28,9 @@ class CallerStore:
         """False: the name is taken."""
 
         async def work(transaction: Transaction) -> bool:
+            sql = f"INSERT INTO callers ({CALLER}) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING"
             added = await transaction.execute(
-                f"INSERT INTO callers ({CALLER}) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING",
+                sql,
                 caller.name,
                 json.dumps(caller.accounts),
                 json.dumps(sorted(caller.permissions)),
@@ -50,17 +51,12 @@ class CallerStore:
             if not await transaction.fetch("SELECT 1 FROM callers WHERE name = $1", key.caller):
                 return False
             # Two active keys at most: the newest of the old ones stays for a while.
-            await transaction.execute(
-                """DELETE FROM caller_keys WHERE caller = $1 AND id NOT IN (
-                     SELECT id FROM caller_keys WHERE caller = $1 ORDER BY created_at DESC, id LIMIT 1)""",
-                key.caller,
-            )
-            await transaction.execute(
-                """UPDATE caller_keys SET expires_at = $2
-                    WHERE caller = $1 AND (expires_at IS NULL OR expires_at > $2)""",
-                key.caller,
-                expire_others_at,
-            )
+            sql = """DELETE FROM caller_keys WHERE caller = $1 AND id NOT IN (
+                     SELECT id FROM caller_keys WHERE caller = $1 ORDER BY created_at DESC, id LIMIT 1)"""
+            await transaction.execute(sql, key.caller)
+            sql = """UPDATE caller_keys SET expires_at = $2
+                    WHERE caller = $1 AND (expires_at IS NULL OR expires_at > $2)"""
+            await transaction.execute(sql, key.caller, expire_others_at)
             await transaction.execute(INSERT_KEY, *_key_values(key))
             return True
 
@@ -75,12 +71,10 @@ class CallerStore:
         return [replace(_to_caller(row), keys=tuple(keys.get(row[0], ()))) for row in rows]
 
     async def by_key(self, key_id: str) -> tuple[CallerRecord, CallerKey] | None:
-        rows = await self._database.read(
-            """SELECT c.name, c.accounts, c.permissions, c.created_at,
+        sql = """SELECT c.name, c.accounts, c.permissions, c.created_at,
                       k.id, k.caller, k.hash, k.created_at, k.expires_at, k.last_used_at
-                 FROM caller_keys k JOIN callers c ON c.name = k.caller WHERE k.id = $1""",
-            key_id,
-        )
+                 FROM caller_keys k JOIN callers c ON c.name = k.caller WHERE k.id = $1"""
+        rows = await self._database.read(sql, key_id)
         return (_to_caller(rows[0][:4]), CallerKey(*rows[0][4:])) if rows else None
 
     async def remove_caller(self, name: str) -> bool:
@@ -106,12 +100,9 @@ class CallerStore:
 
         async def work(transaction: Transaction) -> None:
             for name, at in sorted(uses.items()):
-                await transaction.execute(
-                    """INSERT INTO meta (key, value) VALUES ($1, $2)
-                       ON CONFLICT (key) DO UPDATE SET value = $2""",
-                    USED + name,
-                    repr(at),
-                )
+                sql = """INSERT INTO meta (key, value) VALUES ($1, $2)
+                       ON CONFLICT (key) DO UPDATE SET value = $2"""
+                await transaction.execute(sql, USED + name, repr(at))
 
         if uses:
             await self._database.write(work)

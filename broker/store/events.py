@@ -22,22 +22,15 @@ class EventStore:
         await self._database.write(lambda transaction: insert_events(transaction, events))
 
     async def events(self, after: int, limit: int, account: str | None = None) -> list[Event]:
-        rows = await self._database.read(
-            f"""SELECT {EVENT} FROM events
-                 WHERE id > $1 AND (CAST($2 AS TEXT) IS NULL OR account = $2) ORDER BY id LIMIT $3""",
-            after,
-            account,
-            limit,
-        )
+        sql = f"""SELECT {EVENT} FROM events
+                 WHERE id > $1 AND (CAST($2 AS TEXT) IS NULL OR account = $2) ORDER BY id LIMIT $3"""
+        rows = await self._database.read(sql, after, account, limit)
         return [to_event(row) for row in rows]
 
     async def last_events(self, limit: int, account: str | None = None) -> list[Event]:
-        rows = await self._database.read(
-            f"""SELECT {EVENT} FROM events
-                 WHERE CAST($1 AS TEXT) IS NULL OR account = $1 ORDER BY id DESC LIMIT $2""",
-            account,
-            limit,
-        )
+        sql = f"""SELECT {EVENT} FROM events
+                 WHERE CAST($1 AS TEXT) IS NULL OR account = $1 ORDER BY id DESC LIMIT $2"""
+        rows = await self._database.read(sql, account, limit)
         return [to_event(row) for row in reversed(rows)]
 
     async def event_bounds(self) -> tuple[int, int]:
@@ -66,11 +59,9 @@ async def insert_events(transaction: Transaction, events: Sequence[Event]) -> No
     """
     for event in events:
         await transaction.execute("UPDATE event_ids SET last = last + 1")
-        await transaction.execute(
-            """INSERT INTO events (id, at, event, account, provider, reason, generation, subject, due_at, detail, actor)
-               SELECT last, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM event_ids""",
-            *_values_but_id(event),
-        )
+        sql = f"""INSERT INTO events ({EVENT})
+               SELECT last, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM event_ids"""
+        await transaction.execute(sql, *_values_but_id(event))
 
 
 def to_event(row: Row) -> Event:
@@ -261,13 +252,9 @@ class AlertStore:
         """Tell of it, once; False where it was told before."""
 
         async def work(transaction: Transaction) -> bool:
-            fresh = await transaction.execute(
-                """INSERT INTO foretold_ends (account, ends_at, days) VALUES ($1, $2, $3)
-                   ON CONFLICT (account, ends_at, days) DO NOTHING""",
-                ends.account,
-                ends.ends_at,
-                ends.days,
-            )
+            sql = """INSERT INTO foretold_ends (account, ends_at, days) VALUES ($1, $2, $3)
+                   ON CONFLICT (account, ends_at, days) DO NOTHING"""
+            fresh = await transaction.execute(sql, ends.account, ends.ends_at, ends.days)
             if fresh:
                 await insert_events(transaction, [event])
             return fresh == 1

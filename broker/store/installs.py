@@ -67,11 +67,10 @@ class InstallStore:
         async def work(transaction: Transaction) -> None:
             if ticket.account is not None:
                 await transaction.alone(f"tickets of {ticket.account}")
-                await transaction.execute(
-                    f"DELETE FROM tickets WHERE provider = $1 AND account = $2 AND hash NOT IN ({WAITED_FOR})",
-                    ticket.provider,
-                    ticket.account,
+                sql = (
+                    f"DELETE FROM tickets WHERE provider = $1 AND account = $2 AND hash NOT IN ({WAITED_FOR})"
                 )
+                await transaction.execute(sql, ticket.provider, ticket.account)
             await transaction.execute(ADD_TICKET, *values_of(ticket))
 
         await self._database.write(work)
@@ -163,25 +162,16 @@ class InstallStore:
         """Note how the trip ended; `spend` its ticket; `drop_grant` forgets the held tokens."""
 
         async def work(transaction: Transaction) -> None:
-            await transaction.execute(
-                "UPDATE installs SET outcome = $2, outcome_account = $3, sealed_verifier = NULL WHERE state_hash = $1",
-                state_hash,
-                outcome,
-                account,
-            )
+            sql = "UPDATE installs SET outcome = $2, outcome_account = $3, sealed_verifier = NULL WHERE state_hash = $1"
+            await transaction.execute(sql, state_hash, outcome, account)
             if spend:
-                await transaction.execute(
-                    """UPDATE tickets SET spent_at = $2
-                        WHERE hash = (SELECT ticket_hash FROM installs WHERE state_hash = $1)""",
-                    state_hash,
-                    at,
-                )
+                sql = """UPDATE tickets SET spent_at = $2
+                        WHERE hash = (SELECT ticket_hash FROM installs WHERE state_hash = $1)"""
+                await transaction.execute(sql, state_hash, at)
             if drop_grant:
-                await transaction.execute(
-                    """UPDATE installs SET sealed_access = NULL, sealed_refresh = NULL, grant_meta = NULL,
-                              next_at = NULL WHERE state_hash = $1""",
-                    state_hash,
-                )
+                sql = """UPDATE installs SET sealed_access = NULL, sealed_refresh = NULL, grant_meta = NULL,
+                              next_at = NULL WHERE state_hash = $1"""
+                await transaction.execute(sql, state_hash)
 
         await self._database.write(work)
 
@@ -192,11 +182,9 @@ class InstallStore:
         """Take a sign-in, once, while it has not expired."""
 
         async def work(transaction: Transaction) -> PendingLogin | None:
-            rows = await transaction.fetch(
-                """DELETE FROM logins WHERE challenge_hash = $1
-                RETURNING challenge_hash, browser_hash, purpose, payload, expires_at""",
-                challenge_hash,
-            )
+            sql = """DELETE FROM logins WHERE challenge_hash = $1
+                RETURNING challenge_hash, browser_hash, purpose, payload, expires_at"""
+            rows = await transaction.fetch(sql, challenge_hash)
             login = PendingLogin(*rows[0]) if rows else None
             return login if login is not None and login.expires_at > now else None
 

@@ -264,12 +264,9 @@ class RecordStore:
 
     async def page(self, column: SealedColumn, after: str, limit: int) -> list[SealedRecord]:
         """Records of a column behind the row `after`, in the order of the rows."""
-        rows = await self._database.read(
-            f"""SELECT {column.key}, {column.column}, {column.told_by} FROM {column.table}
-                 WHERE {column.key} > $1 AND {column.column} IS NOT NULL ORDER BY {column.key} LIMIT $2""",
-            after,
-            limit,
-        )
+        sql = f"""SELECT {column.key}, {column.column}, {column.told_by} FROM {column.table}
+                 WHERE {column.key} > $1 AND {column.column} IS NOT NULL ORDER BY {column.key} LIMIT $2"""
+        rows = await self._database.read(sql, after, limit)
         await self._keys.learn(record for _, record, *_ in rows)
         return [SealedRecord(key, record, column.place(*told)) for key, record, *told in rows]
 

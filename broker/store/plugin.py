@@ -115,11 +115,8 @@ class PluginStore:
 
     async def consent(self, consent_hash: str, now: float) -> PluginConsent | None:
         """A question that is still open."""
-        rows = await self._database.read(
-            f"SELECT {', '.join(CONSENT)} FROM plugin_consents WHERE hash = $1 AND expires_at > $2",
-            consent_hash,
-            now,
-        )
+        sql = f"SELECT {', '.join(CONSENT)} FROM plugin_consents WHERE hash = $1 AND expires_at > $2"
+        rows = await self._database.read(sql, consent_hash, now)
         return _to_consent(rows[0]) if rows else None
 
     async def deny(self, consent_hash: str, now: float) -> bool:
@@ -151,12 +148,9 @@ class PluginStore:
 
     async def add_connect_code(self, code: ConnectCode) -> bool:
         """False: the handle is taken."""
-        added = await execute(
-            self._database,
-            """INSERT INTO plugin_connect_codes (handle, digest, subject, created_by, expires_at, tries)
-               VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT (handle) DO NOTHING""",
-            *values_of(code),
-        )
+        sql = """INSERT INTO plugin_connect_codes (handle, digest, subject, created_by, expires_at, tries)
+               VALUES ($1, $2, $3, $4, $5, 0) ON CONFLICT (handle) DO NOTHING"""
+        added = await execute(self._database, sql, *values_of(code))
         return added == 1
 
     async def try_connect_code(
@@ -168,12 +162,9 @@ class PluginStore:
         async def work(transaction: Transaction) -> ConnectCode | None:
             # Guesses at one code count one after the other, wherever they come in.
             await transaction.alone(f"connect code {handle}")
-            rows = await transaction.fetch(
-                f"""SELECT handle, digest, subject, created_by, expires_at FROM plugin_connect_codes
-                     WHERE handle = $1 AND expires_at > $2 AND tries < {MOST_TRIES}""",
-                handle,
-                now,
-            )
+            sql = f"""SELECT handle, digest, subject, created_by, expires_at FROM plugin_connect_codes
+                     WHERE handle = $1 AND expires_at > $2 AND tries < {MOST_TRIES}"""
+            rows = await transaction.fetch(sql, handle, now)
             if rows and rows[0][1] == digest:
                 return ConnectCode(*rows[0])
             await transaction.execute(
@@ -234,11 +225,8 @@ class PluginStore:
         async def work(transaction: Transaction) -> None:
             # The grant first, as everywhere, so that nobody waits for each other.
             await transaction.execute(TOUCH, pair.grant_id, at, at)
-            await transaction.execute(
-                "UPDATE plugin_pairs SET used_at = $2 WHERE refresh_hash = $1 AND used_at IS NULL",
-                pair.refresh_hash,
-                at,
-            )
+            sql = "UPDATE plugin_pairs SET used_at = $2 WHERE refresh_hash = $1 AND used_at IS NULL"
+            await transaction.execute(sql, pair.refresh_hash, at)
 
         await self._database.write(work)
 
@@ -264,15 +252,10 @@ class PluginStore:
 
     async def grants(self, *, subject: str | None, now: float, after: str, limit: int) -> list[PluginGrant]:
         """Living grants in the order of their ids."""
-        rows = await self._database.read(
-            f"""SELECT {", ".join(GRANT)} FROM plugin_grants
+        sql = f"""SELECT {", ".join(GRANT)} FROM plugin_grants
                  WHERE id > $1 AND revoked_at IS NULL AND expires_at > $2
-                   AND (CAST($3 AS TEXT) IS NULL OR subject = $3) ORDER BY id LIMIT $4""",
-            after,
-            now,
-            subject,
-            limit,
-        )
+                   AND (CAST($3 AS TEXT) IS NULL OR subject = $3) ORDER BY id LIMIT $4"""
+        rows = await self._database.read(sql, after, now, subject, limit)
         return [PluginGrant(*row) for row in rows]
 
     async def take_person(self, person_hash: str, now: float) -> str | None:
@@ -282,12 +265,9 @@ class PluginStore:
             return None
 
         async def work(transaction: Transaction) -> str | None:
-            taken = await transaction.execute(
-                """UPDATE plugin_people SET taken_at = $2
-                    WHERE hash = $1 AND taken_at IS NULL AND expires_at > $2""",
-                person_hash,
-                now,
-            )
+            sql = """UPDATE plugin_people SET taken_at = $2
+                    WHERE hash = $1 AND taken_at IS NULL AND expires_at > $2"""
+            taken = await transaction.execute(sql, person_hash, now)
             rows = await transaction.fetch("SELECT subject FROM plugin_people WHERE hash = $1", person_hash)
             return str(rows[0][0]) if taken else None
 

@@ -291,12 +291,9 @@ class RefreshStore:
 
     async def spares(self, name: str, epoch: int) -> list[Spare]:
         """Spares of that grant, newest first."""
-        rows = await self._database.read(
-            """SELECT id, account, epoch, generation, sealed, received_at, refusals FROM spares
-                WHERE account = $1 AND epoch = $2 ORDER BY received_at DESC""",
-            name,
-            epoch,
-        )
+        sql = """SELECT id, account, epoch, generation, sealed, received_at, refusals FROM spares
+                WHERE account = $1 AND epoch = $2 ORDER BY received_at DESC"""
+        rows = await self._database.read(sql, name, epoch)
         spares = [Spare(*row) for row in rows]
         await self._keys.learn(spare.sealed for spare in spares)
         return spares
@@ -371,15 +368,10 @@ async def _commit(events: Sequence[Event], transaction: Transaction, successor: 
 
 
 async def insert_spare(transaction: Transaction, spare: Spare) -> None:
+    sql = """INSERT INTO spares (id, account, epoch, generation, sealed, received_at)
+           VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING"""
     await transaction.execute(
-        """INSERT INTO spares (id, account, epoch, generation, sealed, received_at)
-           VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING""",
-        spare.id,
-        spare.account,
-        spare.epoch,
-        spare.generation,
-        spare.sealed,
-        spare.received_at,
+        sql, spare.id, spare.account, spare.epoch, spare.generation, spare.sealed, spare.received_at
     )
     await transaction.execute(REOPEN, spare.account, spare.epoch, spare.received_at)
     await transaction.tell(spare.account)
