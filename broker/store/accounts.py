@@ -177,12 +177,7 @@ class AccountStore(RefreshStore):
         async def work(transaction: Transaction, account: Account) -> bool:
             if await _identity_holder(transaction, account) is not None:
                 return False
-            if expected is None:
-                changed = await transaction.execute(INSERT, *to_values(account), next_at, "")
-            else:
-                key = (expected.name, expected.epoch, expected.generation)
-                changed = await transaction.execute(REPLACE, *to_values(account), next_at, *key)
-            if not changed:
+            if not await put_account(transaction, account, next_at, expected=expected):
                 return False
             # A new grant ends whatever the old one left behind.
             await transaction.execute(
@@ -199,13 +194,7 @@ class AccountStore(RefreshStore):
         return connected
 
     async def identify(
-        self,
-        ref: Ref,
-        *,
-        external_id: str | None,
-        label: str | None,
-        at: float,
-        grant: str,
+        self, ref: Ref, *, external_id: str | None, label: str | None, at: float, grant: str
     ) -> bool:
         """Pin a late identity to the grant `ref` belongs to (whatever its generation), and forget `grant`. False:
         another account has the identity, so this one was frozen as its duplicate. One of `maybe_cut` is pinned and
@@ -354,6 +343,21 @@ class AccountStore(RefreshStore):
             "SELECT name FROM accounts WHERE removed_at IS NOT NULL AND removed_at < $1 LIMIT $2", at, limit
         )
         return [name for (name,) in rows]
+
+
+async def put_account(
+    transaction: Transaction,
+    account: Account,
+    next_at: float | None,
+    *,
+    expected: Ref | None,
+    replace_sql: str = REPLACE,
+) -> bool:
+    """Make `account` the row of its name, in the place of the row at `expected`, or of none."""
+    if expected is None:
+        return await transaction.execute(INSERT, *to_values(account), next_at, "") == 1
+    key = (expected.name, expected.epoch, expected.generation)
+    return await transaction.execute(replace_sql, *to_values(account), next_at, *key) == 1
 
 
 async def _identity_holder(transaction: Transaction, account: Account) -> str | None:

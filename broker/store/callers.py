@@ -122,10 +122,7 @@ def _to_caller(row: Row) -> CallerRecord:
     name, accounts, permissions, created_at = row
     try:
         return CallerRecord(
-            name,
-            _words(accounts),
-            frozenset(map(Permission.stored, _words(permissions))),
-            created_at,
+            name, _words(accounts), frozenset(map(Permission.stored, _words(permissions))), created_at
         )
     except (ValueError, TypeError, RecursionError):
         # A damaged row gives no rights, and keeps nobody from seeing the others.

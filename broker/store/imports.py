@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from broker.model import Account, Event, Reason, Ref
-from broker.store.accounts import INSERT, REPLACE
+from broker.store.accounts import REPLACE, put_account
 from broker.store.database import Database, Transaction
 from broker.store.events import insert_events
 from broker.store.keys import RecordKeys
-from broker.store.rows import to_values
 
 REMOVED_ONLY = f"{REPLACE} AND removed_at IS NOT NULL"
 HOLDER = """
@@ -77,7 +76,9 @@ class ImportStore:
         async def work(transaction: Transaction, account: Account) -> AddOutcome:
             if held := await transaction.fetch(HOLDER, grant_hash, account.name):
                 return GrantHeld(str(held[0][0]))
-            if not await _insert(transaction, account, expected, next_at):
+            if not await put_account(
+                transaction, account, next_at, expected=expected, replace_sql=REMOVED_ONLY
+            ):
                 return NameTaken()
             await transaction.execute(REMEMBER, account.name, account.epoch, account.generation, grant_hash)
             # A new grant ends whatever a removed one left behind.
@@ -111,12 +112,3 @@ class ImportStore:
         changed = await self._database.write(work)
         self._changed(ref.name)
         return changed
-
-
-async def _insert(
-    transaction: Transaction, account: Account, expected: Ref | None, next_at: float | None
-) -> bool:
-    if expected is None:
-        return await transaction.execute(INSERT, *to_values(account), next_at, "") == 1
-    key = (expected.name, expected.epoch, expected.generation)
-    return await transaction.execute(REMOVED_ONLY, *to_values(account), next_at, *key) == 1

@@ -116,12 +116,7 @@ class InstallStore:
 
         async def work(transaction: Transaction, grant: PendingGrant) -> None:
             await transaction.execute(
-                HOLD,
-                grant.install.state_hash,
-                grant.sealed_access,
-                grant.sealed_refresh,
-                meta,
-                grant.next_at,
+                HOLD, grant.install.state_hash, grant.sealed_access, grant.sealed_refresh, meta, grant.next_at
             )
 
         await self._keys.write([grant], work)

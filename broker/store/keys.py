@@ -1,10 +1,10 @@
 """Wrapped keys, every encrypted record, and the rule that none is stored under a key that is not active."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -40,6 +40,10 @@ FORGET = "UPDATE keys SET wrapped = '' WHERE retired_at < $1 AND wrapped <> ''"
 SEALED_ANYTHING = """
 SELECT 1 FROM keys UNION ALL SELECT 1 FROM accounts UNION ALL SELECT 1 FROM installs UNION ALL SELECT 1 FROM spares
 LIMIT 1"""
+
+UNKNOWN = "unknown"
+"""Counted for what is no record of ours."""
+COUNTED_AT_ONCE = 5000
 
 
 class KeyStore:
@@ -190,11 +194,6 @@ def _wrapped_key(row: Row) -> WrappedKey:
     )
 
 
-UNKNOWN = "unknown"
-"""Counted for what is no record of ours."""
-COUNTED_AT_ONCE = 5000
-
-
 @dataclass(frozen=True, slots=True)
 class SealedColumn:
     """Where records lie."""
@@ -222,29 +221,24 @@ class SealedRecord:
     place: Place
 
 
-def _token(field: str) -> SealedColumn:
-    def place(name: str, epoch: int, generation: int) -> Place:
-        return token_place(Ref(name, epoch, generation), field)
-
-    column = "sealed_access" if field == ACCESS else "sealed_refresh"
-    return SealedColumn("accounts", column, "name", "name, epoch, generation", place)
+def _token(column: str, field: str) -> SealedColumn:
+    told_by = "name, epoch, generation"
+    return SealedColumn("accounts", column, "name", told_by, lambda *ref: token_place(Ref(*ref), field))
 
 
 def _pending(column: str, field: str) -> SealedColumn:
-    def place(state_hash: str) -> Place:
-        return pending_place(state_hash, field)
-
-    return SealedColumn("installs", column, "state_hash", "state_hash", place)
-
-
-def _spare_place(id_: str, account: str, epoch: int, generation: int) -> Place:
-    return spare_place(Ref(account, epoch, generation), id_)
+    return SealedColumn(
+        "installs", column, "state_hash", "state_hash", lambda hash_: pending_place(hash_, field)
+    )
 
 
 SEALED: Sequence[SealedColumn] = (
-    _token(ACCESS),
-    _token(REFRESH),
-    SealedColumn("spares", "sealed", "id", "id, account, epoch, generation", _spare_place),
+    _token("sealed_access", ACCESS),
+    _token("sealed_refresh", REFRESH),
+    SealedColumn(
+        *("spares", "sealed", "id", "id, account, epoch, generation"),
+        lambda id_, *parent: spare_place(Ref(*parent), id_),
+    ),
     _pending("sealed_verifier", VERIFIER),
     _pending("sealed_access", ACCESS),
     _pending("sealed_refresh", REFRESH),
@@ -288,23 +282,15 @@ class RecordStore:
         return await self._keys.write_records((new for _, new in resealed), work)
 
     async def _count(self, column: SealedColumn) -> Mapping[str, int]:
-        found: Counter[str] = Counter()
-        async for front, count in self._fronts(column):
-            found[kid_at_front(front) or UNKNOWN] += count
-        return found
-
-    async def _fronts(self, column: SealedColumn) -> AsyncIterator[tuple[str, int]]:
         sql = f"""
         SELECT front, COUNT(*), MAX(place) FROM (
           SELECT {column.key} AS place, substr({column.column}, 1, {FRONT}) AS front FROM {column.table}
            WHERE {column.key} > $1 AND {column.column} IS NOT NULL ORDER BY {column.key} LIMIT $2) AS page
          GROUP BY front"""
+        found: Counter[str] = Counter()
         after = ""
         while rows := await self._database.read(sql, after, COUNTED_AT_ONCE):
             for front, count, _ in rows:
-                yield front, count
-            after = _last(rows)
-
-
-def _last(rows: Sequence[Sequence[Any]]) -> str:
-    return max(str(row) for _, _, row in rows)
+                found[kid_at_front(front) or UNKNOWN] += count
+            after = max(str(last) for _, _, last in rows)
+        return found

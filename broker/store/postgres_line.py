@@ -23,13 +23,7 @@ RETRY_FIRST, RETRY_MOST = 0.05, 1.0
 NAME_AGAIN = (0.1, 0.2, 0.5, 1.0, 1.0, 0.0)
 """Seconds in which a start waits for the session of an earlier run of the same name to end."""
 TAKE_NAME = "SELECT pg_try_advisory_lock(hashtextextended('token-broker replica ' || $1, 0))"
-LOST = (
-    OSError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    TimeoutError,
-)
+LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 """What a connection that is no good any more may raise; asyncpg's own errors are three families."""
 
 if TYPE_CHECKING:

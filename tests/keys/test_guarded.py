@@ -123,7 +123,10 @@ def writers(source: str, constants: dict[str, object]) -> dict[str, bool]:
         )
 
     tree = ast.parse(source)
-    storing = {name for name, value in constants.items() if stores_one(value)} | {"insert_spare"}
+    storing = {name for name, value in constants.items() if stores_one(value)} | {
+        "insert_spare",
+        "put_account",
+    }
     helpers = [one for one in tree.body if isinstance(one, ast.AsyncFunctionDef)]
     storing |= {one.name for one in helpers if _uses(one, storing, stores_one)}
     methods = (one for kind in tree.body if isinstance(kind, ast.ClassDef) for one in kind.body)
