@@ -10,7 +10,7 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 
 from broker.cli import broker as command_line
-from broker.cli.desk import Desk
+from broker.cli.command import CommandContext
 from broker.runner import QuietRunner
 from tests.house import House
 
@@ -22,13 +22,15 @@ class Commands:
     house: House
 
     @property
-    def desk(self) -> Desk:
-        return Desk(config=str(self.house.folder / "config.toml"), environ={}, clock=self.house.clock)
+    def context(self) -> CommandContext:
+        return CommandContext(
+            config=str(self.house.folder / "config.toml"), environ={}, clock=self.house.clock
+        )
 
     async def run(self, *words: str, typed: str | None = None) -> Result:
         """One command, without a terminal; it has an event loop and so a thread of its own."""
         return await asyncio.to_thread(
-            CliRunner().invoke, command_line, list(words), obj=self.desk, input=typed
+            CliRunner().invoke, command_line, list(words), obj=self.context, input=typed
         )
 
 

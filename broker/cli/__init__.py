@@ -1,4 +1,4 @@
-"""The command line, one file per group of commands; all but a few only talk to the running broker."""
+"""The command line, one module per group of commands; all but a few only talk to the running broker."""
 
 from broker.cli.root import broker
 

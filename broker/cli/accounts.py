@@ -1,25 +1,21 @@
-"""`broker accounts`: look at connections and look after them."""
+"""`broker accounts`, `token` and `install-link`: connections, their tokens, and how a new one is made."""
 
-from typing import Any
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, assert_never
 
 import click
 
-from broker.cli import complete, words
-from broker.cli.command import Group, as_json, confirm, say, yes
-from broker.cli.desk import Desk
-from broker.cli.tables import Cell, Column, show_facts, show_json, show_table
+from broker.cli import arguments
+from broker.cli.arguments import account_argument, provider_argument
+from broker.cli.command import Command, CommandContext, Group, confirm, yes
+from broker.cli.output import Cell, Column, Failed, one_line, show_facts, show_json
 from broker.model import Status
 from broker.times import both, moment, relative, span
 
-PAGE = 1000
-COLUMNS = (
-    Column("ACCOUNT", breaks=True),
-    Column("PROVIDER", breaks=True),
-    Column("STATUS"),
-    Column("TOKEN ENDS"),
-    Column("USED"),
-)
-REMOVED = (*COLUMNS[:3], Column("REMOVED"))
+KNOWN = (Column("ACCOUNT", breaks=True), Column("PROVIDER", breaks=True), Column("STATUS"))
+COLUMNS = (*KNOWN, Column("TOKEN ENDS"), Column("USED"))
+REMOVED_COLUMNS = (*KNOWN, Column("REMOVED"))
 TIMES = frozenset(
     (
         "since",
@@ -41,162 +37,52 @@ def accounts() -> None:
 
 @accounts.command("list", example="broker accounts list --status needs_reauthorization")
 @click.option(
-    "--provider", type=words.provider, shell_complete=complete.providers, help="Only of this provider."
+    "--provider",
+    type=arguments.provider,
+    shell_complete=arguments.complete_providers,
+    help="Only of this provider.",
 )
 @click.option("--status", type=click.Choice([str(status) for status in Status]), help="Only of this status.")
 @click.option("--subject", help="Only of this person or customer at the company.")
-@click.option("--expiring-within", type=words.duration, help='Only with tokens that end so soon, as in "2h".')
+@click.option(
+    "--expiring-within", type=arguments.duration, help='Only with tokens that end so soon, as in "2h".'
+)
 @click.option("--removed", is_flag=True, help="Those that `restore` can bring back, instead.")
-@as_json
-@click.pass_obj
-def list_accounts(
-    desk: Desk,
-    *,
-    provider: str | None,
-    status: str | None,
-    subject: str | None,
-    expiring_within: int | None,
-    removed: bool,
-    as_json: bool,
-) -> None:
+def list_accounts(context: CommandContext, *, removed: bool, **asked: str | int | None) -> None:
     """List all accounts."""
-    asked = {"provider": provider, "status": status, "subject": subject, "expiring_within": expiring_within}
-    found = _all(desk, {**asked, "removed": 1 if removed else None})
-    if as_json:
-        show_json({"accounts": found, "next_cursor": None})
-    elif found:
-        now = desk.clock.now()
-        columns = REMOVED if removed else COLUMNS
-        show_table(columns, (_row(account, now, removed=removed) for account in found))
-    elif any(asked.values()):
-        click.echo("No account matches.")
+    query = {**asked, "removed": 1 if removed else None}
+    found = context.broker.ask_all("/accounts", "accounts", query)
+    now = context.clock.now()
+    if any(asked.values()):
+        none = "No account matches."
     elif removed:
-        click.echo("No account was removed in the last 30 days.")
+        none = "No account was removed in the last 30 days."
     else:
-        click.echo("No accounts yet. `broker install-link kit` prints a link that connects one.")
+        none = "No accounts yet. `broker install-link kit` prints a link that connects one."
+    context.show_list(
+        {"accounts": found, "next_cursor": None},
+        REMOVED_COLUMNS if removed else COLUMNS,
+        (_row(account, now, removed=removed) for account in found),
+        none=none,
+    )
+
+
+def _row(account: Mapping[str, Any], now: float, *, removed: bool) -> tuple[object, ...]:
+    known = account["account"], account["provider"], Cell(account["status"], [account["reason"]])
+    times = ["removed_at"] if removed else ["provider_expires_at", "last_used_at"]
+    return (*known, *(relative(account[time], now) for time in times))
 
 
 @accounts.command("show", example="broker accounts show acme")
-@click.argument("account", type=words.account, shell_complete=complete.accounts)
-@as_json
-@click.pass_obj
-def show_account(desk: Desk, account: str, as_json: bool) -> None:
+@account_argument
+def show_account(context: CommandContext, account: str) -> None:
     """Show all that is known of ACCOUNT, but never its token."""
-    found = desk.broker.ask("GET", f"/accounts/{account}")
-    if as_json:
+    found = context.broker.ask("GET", f"/accounts/{account}")
+    if context.as_json:
         show_json(found)
         return
-    now = desk.clock.now()
+    now = context.clock.now()
     show_facts((name, _fact(name, value, now)) for name, value in found.items() if name not in DEPRECATED)
-
-
-@accounts.command("refresh", example="broker accounts refresh acme")
-@click.argument("account", type=words.account, shell_complete=complete.accounts)
-@as_json
-@click.pass_obj
-def refresh_account(desk: Desk, account: str, as_json: bool) -> None:
-    """Renew the token of ACCOUNT now.
-
-    Also one that is given up, or that waits for its next attempt.
-    """
-    answer = desk.broker.ask("POST", f"/token/{account}/refresh", body={})
-    end = answer["provider_expires_at"]
-    lives = "has no stated end" if end is None else f"lives {span(moment(end) - desk.clock.now())}"
-    shown = {name: answer[name] for name in ("account", "generation", "provider_expires_at")}
-    say(f"Renewed {account}: generation {answer['generation']}, {lives}.", shown, as_json=as_json)
-
-
-@accounts.command("rename", example="broker accounts rename kit-12345 acme")
-@click.argument("account", type=words.account, shell_complete=complete.accounts)
-@click.argument("new_name", type=words.account)
-@as_json
-@click.pass_obj
-def rename_account(desk: Desk, account: str, new_name: str, as_json: bool) -> None:
-    """Call ACCOUNT NEW_NAME from now on.
-
-    Services must ask for the new name at once.
-    """
-    found = desk.broker.ask("PATCH", f"/accounts/{account}", body={"name": new_name})
-    say(f"{account} is {new_name} now.", found, as_json=as_json)
-
-
-@accounts.command("freeze", example="broker accounts freeze acme")
-@click.argument("account", type=words.account, shell_complete=complete.accounts)
-@as_json
-@click.pass_obj
-def freeze_account(desk: Desk, account: str, as_json: bool) -> None:
-    """Renew ACCOUNT no more until it is unfrozen.
-
-    A living token is still handed out.
-    """
-    found = desk.broker.ask("POST", f"/accounts/{account}/freeze")
-    say(f"{account} is frozen.", found, as_json=as_json)
-
-
-@accounts.command("unfreeze", example="broker accounts unfreeze acme")
-@click.argument("account", type=words.account, shell_complete=complete.accounts)
-@as_json
-@click.pass_obj
-def unfreeze_account(desk: Desk, account: str, as_json: bool) -> None:
-    """Renew ACCOUNT again."""
-    found = desk.broker.ask("POST", f"/accounts/{account}/unfreeze")
-    say(f"{account} is {found['status']}.", found, as_json=as_json)
-
-
-@accounts.command(
-    "remove", example="broker accounts remove acme\nbroker accounts remove acme --revoke --purge --yes"
-)
-@click.argument("account", type=words.account, shell_complete=complete.accounts)
-@click.option(
-    "--revoke", is_flag=True, help="Also revoke the grant at the provider; at Kit this uninstalls the app."
-)
-@click.option("--purge", is_flag=True, help="Forget it at once; it cannot be restored.")
-@yes
-@as_json
-@click.pass_obj
-def remove_account(desk: Desk, account: str, *, revoke: bool, purge: bool, yes: bool, as_json: bool) -> None:
-    """Hand out no more tokens of ACCOUNT.
-
-    For 30 days `broker accounts restore` undoes it.
-    """
-    confirm(_question(account, revoke=revoke, purge=purge), yes=yes)
-    query = {"revoke": 1 if revoke else None, "purge": 1 if purge else None}
-    desk.broker.ask("DELETE", f"/accounts/{account}", query=query)
-    way_back = f"for 30 days `broker accounts restore {account}` brings it back"
-    sentence = f"{account} is forgotten." if purge else f"{account} is removed; {way_back}."
-    say(sentence, {"account": account, "purged": purge, "revoked": revoke}, as_json=as_json)
-
-
-@accounts.command("restore", example="broker accounts restore acme")
-@click.argument("account", type=words.account, shell_complete=complete.removed)
-@as_json
-@click.pass_obj
-def restore_account(desk: Desk, account: str, as_json: bool) -> None:
-    """Bring back ACCOUNT, removed in the last 30 days."""
-    found = desk.broker.ask("POST", f"/accounts/{account}/restore")
-    say(f"{account} is back: {found['status']}.", found, as_json=as_json)
-
-
-def _all(desk: Desk, query: dict[str, object | None]) -> list[dict[str, Any]]:
-    """The accounts of all pages."""
-    broker, found, cursor = desk.broker, [], None
-    while True:
-        page = broker.ask("GET", "/accounts", query={**query, "limit": PAGE, "cursor": cursor})
-        found += page["accounts"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return found
-
-
-def _row(account: dict[str, Any], now: float, *, removed: bool) -> tuple[object, ...]:
-    known = account["account"], account["provider"], Cell(account["status"], [account["reason"]])
-    if removed:
-        return *known, relative(account["removed_at"], now)
-    return (
-        *known,
-        relative(account["provider_expires_at"], now),
-        relative(account["last_used_at"], now),
-    )
 
 
 def _fact(name: str, value: object, now: float) -> object:
@@ -209,8 +95,156 @@ def _fact(name: str, value: object, now: float) -> object:
     return value
 
 
-def _question(account: str, *, revoke: bool, purge: bool) -> str:
-    """What a person is asked before the account goes."""
+@accounts.command("refresh", example="broker accounts refresh acme")
+@account_argument
+def refresh_account(context: CommandContext, account: str) -> None:
+    """Renew the token of ACCOUNT now.
+
+    Also one that is given up, or that waits for its next attempt.
+    """
+    answer = context.broker.ask("POST", f"/token/{account}/refresh", body={})
+    end = answer["provider_expires_at"]
+    lives = "has no stated end" if end is None else f"lives {span(moment(end) - context.clock.now())}"
+    shown = {name: answer[name] for name in ("account", "generation", "provider_expires_at")}
+    context.say(f"Renewed {account}: generation {answer['generation']}, {lives}.", shown)
+
+
+@accounts.command("rename", example="broker accounts rename kit-12345 acme")
+@account_argument
+@click.argument("new_name", type=arguments.account)
+def rename_account(context: CommandContext, account: str, new_name: str) -> None:
+    """Call ACCOUNT NEW_NAME from now on.
+
+    Services must ask for the new name at once.
+    """
+    found = context.broker.ask("PATCH", f"/accounts/{account}", body={"name": new_name})
+    context.say(f"{account} is {new_name} now.", found)
+
+
+@accounts.command("freeze", example="broker accounts freeze acme")
+@account_argument
+def freeze_account(context: CommandContext, account: str) -> None:
+    """Renew ACCOUNT no more until it is unfrozen.
+
+    A living token is still handed out.
+    """
+    found = context.broker.ask("POST", f"/accounts/{account}/freeze")
+    context.say(f"{account} is frozen.", found)
+
+
+@accounts.command("unfreeze", example="broker accounts unfreeze acme")
+@account_argument
+def unfreeze_account(context: CommandContext, account: str) -> None:
+    """Renew ACCOUNT again."""
+    found = context.broker.ask("POST", f"/accounts/{account}/unfreeze")
+    context.say(f"{account} is {found['status']}.", found)
+
+
+@accounts.command(
+    "remove", example="broker accounts remove acme\nbroker accounts remove acme --revoke --purge --yes"
+)
+@account_argument
+@click.option(
+    "--revoke", is_flag=True, help="Also revoke the grant at the provider; at Kit this uninstalls the app."
+)
+@click.option("--purge", is_flag=True, help="Forget it at once; it cannot be restored.")
+@yes
+def remove_account(context: CommandContext, account: str, *, revoke: bool, purge: bool, yes: bool) -> None:
+    """Hand out no more tokens of ACCOUNT.
+
+    For 30 days `broker accounts restore` undoes it.
+    """
     gone = "for good" if purge else "(restorable for 30 days)"
     revoked = ", after revoking its grant at the provider" if revoke else ""
-    return f"Remove {account} {gone}{revoked}?"
+    confirm(f"Remove {account} {gone}{revoked}?", yes=yes)
+    query = {"revoke": 1 if revoke else None, "purge": 1 if purge else None}
+    context.broker.ask("DELETE", f"/accounts/{account}", query=query)
+    way_back = f"for 30 days `broker accounts restore {account}` brings it back"
+    sentence = f"{account} is forgotten." if purge else f"{account} is removed; {way_back}."
+    context.say(sentence, {"account": account, "purged": purge, "revoked": revoke})
+
+
+@accounts.command("restore", example="broker accounts restore acme")
+@click.argument("account", type=arguments.account, shell_complete=arguments.complete_removed)
+def restore_account(context: CommandContext, account: str) -> None:
+    """Bring back ACCOUNT, removed in the last 30 days."""
+    found = context.broker.ask("POST", f"/accounts/{account}/restore")
+    context.say(f"{account} is back: {found['status']}.", found)
+
+
+class Format(StrEnum):
+    """How a token is printed."""
+
+    TOKEN = "token"  # noqa: S105 - a format, not a secret
+    JSON = "json"
+    HEADER = "header"
+
+
+@click.command(
+    "token",
+    cls=Command,
+    example="broker token acme --format header | curl -H @- https://api.kit.com/v4/account",
+)
+@account_argument
+@click.option(
+    "--min-ttl",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="Renew first if the token lives shorter than this.",
+)
+@click.option(
+    "--format",
+    "shape",
+    type=click.Choice(Format, case_sensitive=False),
+    default=Format.TOKEN,
+    help="Default: token.",
+)
+def token(context: CommandContext, account: str, min_ttl: int | None, shape: Format) -> None:
+    """Print a fresh token of ACCOUNT, and nothing else.
+
+    Pass it on through a pipe, never as an argument: every user of the machine can list those.
+    """
+    answer = context.broker.ask("GET", f"/token/{account}", query={"min_ttl": min_ttl})
+    if warning := answer.get("warning"):
+        click.echo(one_line(f"Warning: {warning}"), err=True)
+    match Format.JSON if context.as_json else shape:
+        case Format.TOKEN:
+            click.echo(answer["access_token"])
+        case Format.HEADER:
+            click.echo(f"Authorization: Bearer {answer['access_token']}")
+        case Format.JSON:
+            show_json(answer)
+        case unknown:
+            assert_never(unknown)
+
+
+@click.command("install-link", cls=Command, example="broker install-link kit --account acme")
+@provider_argument
+@click.option(
+    "--account",
+    type=arguments.account,
+    shell_complete=arguments.complete_accounts,
+    help="Its name here; without it, the provider's id names it.",
+)
+@click.option("--org", help="The organisation at the provider, where its addresses hold one (Kustomer).")
+@click.option("--return-to", metavar="URL", help="Where the browser goes in the end.")
+@click.option("--replace", is_flag=True, help="Allow another identity to take the account's place.")
+@click.option("--from-kit", is_flag=True, help="Kit's own page for the app, where the person clicks Install.")
+def install_link(
+    context: CommandContext, *, provider: str, from_kit: bool, **wishes: str | bool | None
+) -> None:
+    """Print a link that connects an account of PROVIDER.
+
+    It is good for an hour and for one connection. Send it to the person whose account it is.
+    """
+    if not from_kit:
+        link = context.broker.ask("POST", "/installs", body={"provider": provider, **wishes})
+        context.say(link["install_url"], link)
+        return
+    if any(wishes.values()):
+        raise click.UsageError("--from-kit goes without other options: Kit's page knows none of them")
+    known = context.broker.ask("GET", "/providers")["providers"]
+    pages = [one["install_page"] for one in known if one["name"] == provider and one["install_page"]]
+    if not pages:
+        raise Failed(f"{provider} has no page of its own; that needs a provider of type kit with an app_id")
+    context.say(pages[0], {"install_url": pages[0], "expires_at": None})

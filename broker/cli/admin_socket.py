@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import aiohttp
 
-from broker.cli.failed import Failed, NoBroker, NotStarted
+from broker.cli.output import Failed
 
 BASE = "http://broker"
 PATIENCE = 180.0
@@ -17,11 +17,20 @@ PATIENCE = 180.0
 SLOWEST = 1800.0
 """Seconds; a large store is copied before the first byte comes."""
 ABSENT = (FileNotFoundError, ConnectionRefusedError)
+PAGE = 1000
 
 Object = dict[str, Any]
 Ask = Callable[[str, str, Mapping[str, object]], Awaitable[tuple[int, Object]]]
 """Method, path and body; status and answer, which may be a problem document (RFC 9457)."""
 Told = Callable[[int, int | None], None]
+
+
+class NoBroker(Failed):
+    """Nobody answers at the admin socket."""
+
+
+class NotStarted(Failed):
+    """The broker is starting, or cannot start; the message says which."""
 
 
 class AdminSocket:
@@ -44,6 +53,16 @@ class AdminSocket:
         `query` leaves out what is None.
         """
         return asyncio.run(self._ask(method, target, _given(query), body, patience))
+
+    def ask_all(self, target: str, member: str, query: Mapping[str, object | None]) -> list[Object]:
+        """Return the objects of all pages of a listing; raises Failed, NoBroker."""
+        found, cursor = list[Object](), None
+        while True:
+            page = self.ask("GET", target, query={**query, "limit": PAGE, "cursor": cursor})
+            found += page[member]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
 
     def send(
         self, target: str, blocks: Callable[[], AsyncIterator[bytes]], *, query: Mapping[str, object | None]

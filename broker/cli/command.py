@@ -1,39 +1,99 @@
-"""What all commands have in common: `--config` on either side of the name, an example in the help."""
+"""The parts that all commands share: what they work with, `--config`, `--json`, `--yes` and the example."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import click
 
-from broker.cli.desk import Desk
-from broker.cli.tables import show_json
+from broker.cli.admin_socket import AdminSocket
+from broker.cli.output import Column, Failed, show_json, show_table
+from broker.clock import Clock, SystemClock
+from broker.config import ConfigError, admin_socket_of, environment, locate
+from broker.systemd import ServiceState, run_command, service_state, service_variables
 
 
-def _take_config(context: click.Context, _: click.Parameter, value: str | None) -> None:
-    desk = context.ensure_object(Desk)
-    if value is not None:
-        context.obj = desk.configured_by(value)
+@dataclass(frozen=True, slots=True)
+class CommandContext:
+    """What a command works with; every command gets one as its first argument."""
 
+    config: str | None = None
+    """As given with `--config`."""
+    as_json: bool = False
+    """Whether `--json` was given."""
+    environ: Mapping[str, str] = field(default_factory=environment)
+    clock: Clock = field(default_factory=SystemClock)
+    systemd: Callable[..., bytes | None] = run_command
+    """Runs `systemctl` and its like."""
 
-def _config_option() -> click.Option:
-    return click.Option(
-        ["--config"],
-        type=click.Path(dir_okay=False, path_type=str),
-        metavar="PATH",
-        expose_value=False,
-        callback=_take_config,
-        help="The config.toml; else $BROKER_CONFIG, else /etc/token-broker/config.toml.",
-    )
+    @property
+    def config_path(self) -> Path:
+        return locate(self.config, self.environ)
+
+    @property
+    def service(self) -> ServiceState | None:
+        """The systemd service that runs with this configuration, if there is one."""
+        return service_state(self.config_path, self.systemd)
+
+    @contextmanager
+    def as_service(self) -> Iterator[Mapping[str, str]]:
+        """Yield the environment in which the service opens its store, with what systemd sets for that."""
+        if "CREDENTIALS_DIRECTORY" in self.environ or self.service is None:
+            yield self.environ
+            return
+        with service_variables(self.systemd) as variables:
+            yield {**self.environ, **variables}
+
+    @property
+    def broker(self) -> AdminSocket:
+        """The running broker; raises Failed where the configuration does not say where it answers."""
+        try:
+            return AdminSocket(admin_socket_of(self.config_path, self.environ))
+        except ConfigError as exc:
+            raise Failed(exc.problems[0]) from None
+
+    def say(self, sentence: str, value: Mapping[str, Any]) -> None:
+        """Print what was done: the sentence for people, the value for programs."""
+        if self.as_json:
+            show_json(value)
+        else:
+            click.echo(sentence)
+
+    def show_list(
+        self,
+        value: Mapping[str, Any],
+        columns: Sequence[Column],
+        rows: Iterable[Sequence[object]],
+        *,
+        none: str | None = None,
+    ) -> None:
+        """Print a listing: the rows for people, or the sentence `none` where there are none; the value as JSON."""
+        if self.as_json:
+            show_json(value)
+        elif (listed := list(rows)) or none is None:
+            show_table(columns, listed)
+        else:
+            click.echo(none)
 
 
 class Command(click.Command):
-    """A command that takes `--config` and shows an example in its help."""
+    """A command that takes `--json` and `--config`, shows an example in its help and gets a CommandContext."""
 
-    def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, example: str, json: bool = True, **kwargs: Any) -> None:
+        """`json`: whether it prints something that programs read."""
         super().__init__(*args, **kwargs)
+        if json:
+            self.params.append(
+                _context_option("--json", "as_json", is_flag=True, default=None, help=JSON_HELP)
+            )
         self.params.append(_config_option())
         self.example = example
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return self.callback and ctx.invoke(self.callback, ctx.obj, **ctx.params)
 
     def format_epilog(self, _: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Example"):
@@ -57,16 +117,8 @@ class Group(click.Group):
         return super().get_command(ctx, self._former.get(cmd_name, cmd_name))
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, in the API's shapes.")
-
-
-def say(sentence: str, value: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print what was done, for people or for programs."""
-    if as_json:
-        show_json(value)
-    else:
-        click.echo(sentence)
-
+JSON_HELP = "Print JSON, in the API's shapes."
+CONFIG_HELP = "The config.toml; else $BROKER_CONFIG, else /etc/token-broker/config.toml."
 
 yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
@@ -78,3 +130,19 @@ def confirm(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} Nobody can be asked without a terminal: add --yes to say so.")
     click.confirm(question, abort=True, err=True)
+
+
+def _config_option() -> click.Option:
+    path = click.Path(dir_okay=False, path_type=str)
+    return _context_option("--config", "config", type=path, metavar="PATH", help=CONFIG_HELP)
+
+
+def _context_option(option: str, member: str, **kwargs: Any) -> click.Option:
+    """Return an option whose value goes into the CommandContext; on either side of a name, the last one counts."""
+
+    def take(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        context = ctx.ensure_object(CommandContext)
+        if value is not None:
+            ctx.obj = replace(context, **{member: value})
+
+    return click.Option([option, member], expose_value=False, callback=take, **kwargs)

@@ -1,22 +1,29 @@
-"""`broker providers`: whether each provider may be asked just now, and if not, why."""
+"""`broker providers` and `broker kustomer`: the providers' state, and an app registered at Kustomer.
 
+The API key of Kustomer is never kept.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
-from broker.cli import complete, words
-from broker.cli.command import Group, as_json, say
-from broker.cli.desk import Desk
-from broker.cli.tables import Cell, Column, Lines, show_json, show_table
-from broker.cli.text import plain
+from broker.cli import arguments
+from broker.cli.arguments import provider_argument
+from broker.cli.command import CommandContext, Group
+from broker.cli.output import Cell, Column, Failed, Lines, plain, show_facts, show_json
+from broker.files import write_own
 from broker.times import relative
 
-COLUMNS = (
-    Column("PROVIDER", breaks=True),
-    Column("TYPE"),
-    Column("BREAKER"),
-    Column("ACCOUNTS"),
-)
+COLUMNS = (Column("PROVIDER", breaks=True), Column("TYPE"), Column("BREAKER"), Column("ACCOUNTS"))
+KUSTOMER_API = "https://api.kustomerapp.com"
+TIMEOUT = 60.0
+LARGEST_ANSWER = 1 << 20
+ROLES = "org.admin.apps and org.permission.apps"
 
 
 @click.group("providers", cls=Group)
@@ -25,49 +32,211 @@ def providers() -> None:
 
 
 @providers.command("list", example="broker providers list")
-@as_json
-@click.pass_obj
-def list_providers(desk: Desk, as_json: bool) -> None:
+def list_providers(context: CommandContext) -> None:
     """List the providers, their breakers and their accounts."""
-    answer = desk.broker.ask("GET", "/providers")
-    if as_json:
-        show_json(answer)
-        return
-    found, now = answer["providers"], desk.clock.now()
-    if not found:
-        click.echo("No providers yet. Add [providers.kit] or [providers.kustomer] to the configuration.")
-        return
-    show_table(COLUMNS, (_row(provider, now) for provider in found))
-    for provider in found:
-        if provider["what_to_do"]:
+    answer = context.broker.ask("GET", "/providers")
+    now = context.clock.now()
+    context.show_list(
+        answer,
+        COLUMNS,
+        (_row(provider, now) for provider in answer["providers"]),
+        none="No providers yet. Add [providers.kit] or [providers.kustomer] to the configuration.",
+    )
+    for provider in answer["providers"]:
+        if provider["what_to_do"] and not context.as_json:
             click.echo(f"{plain(provider['name'])}: {plain(provider['what_to_do'])}")
 
 
-@providers.command("resume", example="broker providers resume kit")
-@click.argument("provider", type=words.provider, shell_complete=complete.providers)
-@as_json
-@click.pass_obj
-def resume_provider(desk: Desk, provider: str, as_json: bool) -> None:
-    """Close the breaker of PROVIDER, so that it is asked again."""
-    found = desk.broker.ask("POST", f"/providers/{provider}/resume")
-    say(f"{provider} is asked again.", found, as_json=as_json)
-
-
-def _row(provider: dict[str, Any], now: float) -> tuple[object, ...]:
-    counts = [f"{count} {status}" for status, count in provider["accounts"].items()]
-    return (
-        provider["name"],
-        provider["type"],
-        Cell(provider["breaker"], _why(provider, now)),
-        Lines(counts or ["none"]),
-    )
-
-
-def _why(provider: dict[str, Any], now: float) -> list[str]:
-    """Why it is not asked, since when, and when it is asked again; nothing where all is well."""
+def _row(provider: Mapping[str, Any], now: float) -> tuple[object, ...]:
     why = [provider["reason"]] if provider["reason"] else []
     if provider["since"]:
         why.append(f"since {relative(provider['since'], now)}")
     if provider["paused_until"]:
         why.append(f"asked again {relative(provider['paused_until'], now)}")
-    return why
+    counts = [f"{count} {status}" for status, count in provider["accounts"].items()]
+    return provider["name"], provider["type"], Cell(provider["breaker"], why), Lines(counts or ["none"])
+
+
+@providers.command("resume", example="broker providers resume kit")
+@provider_argument
+def resume_provider(context: CommandContext, provider: str) -> None:
+    """Close the breaker of PROVIDER, so that it is asked again."""
+    found = context.broker.ask("POST", f"/providers/{provider}/resume")
+    context.say(f"{provider} is asked again.", found)
+
+
+api_url = click.option(
+    "--api-url",
+    type=arguments.page,
+    default=KUSTOMER_API,
+    show_default=True,
+    metavar="URL",
+    help="Another region's, your organisation's, or the sandbox's.",
+)
+
+
+@click.group("kustomer", cls=Group)
+def kustomer() -> None:
+    """Register the app that Kustomer connects, and make its secret."""
+
+
+@kustomer.command(
+    "register-app",
+    example=(
+        "broker kustomer register-app tokenbroker \\\n"
+        "      --redirect-uri https://broker.example.com/callback/kustomer"
+    ),
+)
+@click.argument("app", type=arguments.kustomer_app)
+@click.option(
+    "--redirect-uri",
+    "redirect_uris",
+    type=arguments.page,
+    multiple=True,
+    required=True,
+    metavar="URL",
+    help="public_url with /callback/kustomer; repeatable.",
+)
+@click.option(
+    "--title", default="Token broker", show_default=True, help="What people read when they allow it."
+)
+@click.option("--app-version", "number", default="0.0.1", show_default=True, type=arguments.version)
+@click.option(
+    "--visibility",
+    type=click.Choice(["private", "public"]),
+    default="private",
+    show_default=True,
+    help="A private app is for your own organisation only.",
+)
+@api_url
+def register_app(
+    context: CommandContext,
+    *,
+    app: str,
+    redirect_uris: tuple[str, ...],
+    title: str,
+    number: str,
+    visibility: str,
+    api_url: str,
+) -> None:
+    """Register APP at Kustomer and print its client id.
+
+    Asks for an API key with the roles org.admin.apps and org.permission.apps, on the terminal or on standard
+    input. A version that was registered stays for ever; change something, and raise --app-version.
+    """
+    definition = {
+        "app": app,
+        "version": number,
+        "title": title,
+        "visibility": visibility,
+        "redirectUris": list(redirect_uris),
+    }
+    status, answer = asyncio.run(_post(f"{api_url}/v1/apps/available", _key(), definition))
+    found = _attributes(status, answer)
+    shown = {"app": found["name"], "version": number, "client_id": found["clientId"]}
+    if context.as_json:
+        show_json(shown)
+        return
+    show_facts(shown.items())
+    click.echo(
+        "\nNext: install it from Kustomer's App Directory (before that Kustomer answers “Invalid Client”), then\n"
+        f"broker kustomer create-secret {found['name']} --app-version {number} --secret-file PATH"
+    )
+
+
+@kustomer.command(
+    "create-secret", example="broker kustomer create-secret tokenbroker_5f0c --secret-file kustomer-secret"
+)
+@click.argument("app", type=arguments.kustomer_app)
+@click.option("--app-version", "number", default="0.0.1", show_default=True, type=arguments.version)
+@click.option(
+    "--secret-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write it there, 0600, for client_secret = { file = … }; else it is printed alone.",
+)
+@api_url
+def create_secret(
+    context: CommandContext, *, app: str, number: str, secret_file: Path | None, api_url: str
+) -> None:
+    """Make a new client secret for APP, the full name that register-app printed.
+
+    It is shown once; the one before stops working. Asks for an API key as register-app does.
+    """
+    key = _key()
+    status, answer = asyncio.run(_post(f"{api_url}/v1/apps/available/{app}/secret", key, {}))
+    if status == 404:
+        # Kustomer's newer documents write the version behind the name.
+        status, answer = asyncio.run(_post(f"{api_url}/v1/apps/available/{app}-{number}/secret", key, {}))
+    found = _attributes(status, answer)
+    secret = found.get("clientSecret")
+    if not isinstance(secret, str) or not secret:
+        raise Failed("Kustomer's answer holds no secret; is the app installed in the organisation?")
+    if secret_file is None:
+        context.say(secret, {"client_id": found.get("clientId"), "client_secret": secret})
+        return
+    try:
+        # 0600 from the first moment, and whole or not at all.
+        write_own(secret_file, f"{secret}\n".encode())
+    except OSError as exc:
+        why = f"{secret_file} cannot be written: {exc.strerror}"
+        raise Failed(f"{why}. The secret is lost; make another.") from None
+    shown = {"client_id": found.get("clientId"), "secret_file": str(secret_file)}
+    context.say(f"The secret of client {found.get('clientId')} is in {secret_file}.", shown)
+
+
+def _key() -> str:
+    """Read the API key from the terminal or from standard input; it stays in this process."""
+    asked = sys.stdin.isatty()
+    typed = click.prompt("Kustomer API key", hide_input=True, err=True) if asked else sys.stdin.readline()
+    key = str(typed).strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise Failed(f"No API key was given; one with the roles {ROLES} is needed, on one line.")
+    return key
+
+
+async def _post(url: str, key: str, body: Mapping[str, object]) -> tuple[int, Any]:
+    """Return the status and the answer's JSON, None where it is none, or more than any such answer is."""
+    import aiohttp  # noqa: PLC0415 - slow to import, and only these two commands need it
+
+    headers, raw = {"Authorization": f"Bearer {key}"}, b""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT)) as session,
+            # Never followed: the key must not travel elsewhere.
+            session.post(url, json=body, headers=headers, allow_redirects=False) as response,
+        ):
+            async for chunk in response.content.iter_any():
+                raw += chunk
+                if len(raw) > LARGEST_ANSWER:
+                    return response.status, None
+    except (aiohttp.ClientError, TimeoutError) as exc:
+        raise Failed(f"Kustomer cannot be reached at {url}: {type(exc).__name__}.") from None
+    try:
+        return response.status, json.loads(raw)
+    except (ValueError, RecursionError):
+        return response.status, None
+
+
+def _attributes(status: int, answer: Any) -> dict[str, Any]:
+    """Return `data.attributes` of a good answer; raises Failed with Kustomer's sentence and what to do."""
+    if status in (200, 201):
+        try:
+            found = answer["data"]["attributes"]
+            return {**found, "name": str(found["name"]), "clientId": str(found["clientId"])}
+        except (KeyError, TypeError):
+            raise Failed("Kustomer's answer names no app and client id.") from None
+    try:
+        told = f" (“{str(answer['errors'][0]['message'])[:200]}”)"
+    except (KeyError, TypeError, IndexError):
+        told = ""
+    match status:
+        case 401 | 403:
+            raise Failed(f"Kustomer refuses the API key{told}; it needs the roles {ROLES}.")
+        case 404:
+            raise Failed(f"Kustomer knows no such app{told}; give the full name that register-app printed.")
+        case 409:
+            raise Failed(
+                f"Kustomer has that version already{told}; versions are permanent, so raise --app-version."
+            )
+        case _:
+            raise Failed(f"Kustomer answered {status}{told}.")

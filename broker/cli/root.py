@@ -3,25 +3,14 @@
 import click
 
 from broker import __version__
-from broker.cli.accounts import accounts
-from broker.cli.audit import audit
-from broker.cli.callers import callers
-from broker.cli.check import check
+from broker.cli.accounts import accounts, install_link, token
+from broker.cli.audit import audit, events
+from broker.cli.callers import callers, plugin
 from broker.cli.command import Group
-from broker.cli.complete import completion
-from broker.cli.dashboard import dashboard
-from broker.cli.events import events
-from broker.cli.installs import install_link
-from broker.cli.keys import keys
-from broker.cli.kustomer import kustomer
-from broker.cli.moving import export_accounts, import_accounts
-from broker.cli.plugin import plugin
-from broker.cli.process import reload, sandbox, serve
-from broker.cli.providers import providers
-from broker.cli.store import adopt, backup, migrate, restore
-from broker.cli.systemd import systemd
-from broker.cli.tokens import token
-from broker.cli.version import version
+from broker.cli.providers import kustomer, providers
+from broker.cli.service import check, completion, dashboard, reload, sandbox, serve, systemd, version
+from broker.cli.store import adopt, backup, keys, migrate, restore
+from broker.cli.transfer import export_accounts, import_accounts
 
 
 @click.version_option(__version__, prog_name="token-broker", message="%(prog)s %(version)s")

@@ -1,25 +1,27 @@
-"""`broker backup`, `restore`, `adopt`, `migrate`: the store as a whole."""
+"""`broker backup`, `restore`, `adopt`, `migrate` and `keys`: the store as a whole and what it is encrypted with."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 import click
 
-from broker.cli.command import Command, as_json, say
-from broker.cli.desk import Desk
-from broker.cli.failed import Failed, NoBroker
-from broker.cli.progress import progress
-from broker.cli.tables import show_json
-from broker.cli.text import counted, plain
+from broker.cli import arguments
+from broker.cli.admin_socket import NoBroker, Object
+from broker.cli.command import Command, CommandContext, Group, confirm, yes
+from broker.cli.output import Cell, Column, Failed, counted, plain, progress, show_json
 from broker.config import ConfigError, store_of, store_path_of
 from broker.files import new_file
-from broker.times import both, span
+from broker.times import both, relative, span
+
+KEY_COLUMNS = tuple(map(Column, ("KEY", "FOR", "STATE", "RECORDS", "MADE", "MASTER")))
+SHOWN = 10
 
 
 @click.command("backup", cls=Command, example="broker backup /backup/broker-2026-11-22.db")
 @click.argument("dest", type=click.Path(path_type=Path))
-@as_json
-@click.pass_obj
-def backup(desk: Desk, dest: Path, as_json: bool) -> None:
+def backup(context: CommandContext, dest: Path) -> None:
     """Copy the store of the running broker to the new file DEST.
 
     The file is 0600 and holds everything sealed; keep the master key somewhere else. A backup of
@@ -32,7 +34,7 @@ def backup(desk: Desk, dest: Path, as_json: bool) -> None:
     try:
         with new_file(dest) as (unfinished, file):
             with progress("Copying") as advance:
-                desk.broker.save("POST", "/backup", file, told=advance)
+                context.broker.save("POST", "/backup", file, told=advance)
             file.flush()
             found = examine(unfinished)
     except NoBroker:
@@ -40,10 +42,8 @@ def backup(desk: Desk, dest: Path, as_json: bool) -> None:
     except (OSError, NotAStore) as exc:
         why = exc.strerror if isinstance(exc, OSError) else exc
         raise Failed(f"The backup cannot be written to {dest}: {why}.") from None
-    say(
-        f"{dest} holds {counted(found.accounts, 'account')}.",
-        {"file": str(dest), "accounts": found.accounts},
-        as_json=as_json,
+    context.say(
+        f"{dest} holds {counted(found.accounts, 'account')}.", {"file": str(dest), "accounts": found.accounts}
     )
 
 
@@ -53,9 +53,7 @@ def backup(desk: Desk, dest: Path, as_json: bool) -> None:
     "--yes", "-y", is_flag=True, help="Replace a store that holds accounts; it is kept beside the new one."
 )
 @click.option("--force", is_flag=True, hidden=True, help="What --yes was called.")
-@as_json
-@click.pass_obj
-def restore(desk: Desk, src: Path, *, yes: bool, force: bool, as_json: bool) -> None:
+def restore(context: CommandContext, src: Path, *, yes: bool, force: bool) -> None:
     """Put the backup SRC in the place of the store; no broker may run.
 
     Under systemd stop both units, because the socket alone starts the broker again:
@@ -67,9 +65,9 @@ def restore(desk: Desk, src: Path, *, yes: bool, force: bool, as_json: bool) -> 
     from broker.store.backup import NotAStore  # noqa: PLC0415 - the store, which few commands need
     from broker.store.backup import restore as put_in_place  # noqa: PLC0415 - the same
 
-    now = desk.clock.now()
+    now = context.clock.now()
     try:
-        store = store_path_of(desk.config_path, desk.environ)
+        store = store_path_of(context.config_path, context.environ)
         restored = put_in_place(src, store, force=yes or force, at=now)
     except ConfigError as exc:
         raise Failed(exc.problems[0]) from None
@@ -78,8 +76,8 @@ def restore(desk: Desk, src: Path, *, yes: bool, force: bool, as_json: bool) -> 
     except OSError as exc:
         raise Failed(f"Nothing was restored: {exc.filename or src}: {exc.strerror}") from None
     found = restored.found
-    if as_json:
-        kept = None if restored.kept is None else str(restored.kept)
+    if context.as_json:
+        kept = restored.kept and str(restored.kept)
         show_json(
             {"store": str(store), "accounts": found.accounts, "kept": kept, "masters": list(found.masters)}
         )
@@ -89,22 +87,20 @@ def restore(desk: Desk, src: Path, *, yes: bool, force: bool, as_json: bool) -> 
     if restored.kept is not None:
         click.echo(f"What was there is kept as {restored.kept}.")
     click.echo(f"It needs the master key {' and '.join(found.masters)}.")
-    start = " with: systemctl start token-broker.socket token-broker.service" if desk.service else ""
+    start = " with: systemctl start token-broker.socket token-broker.service" if context.service else ""
     click.echo(f"Start the broker{start}. It serves living tokens and renews nothing until `broker adopt`.")
 
 
 @click.command("adopt", cls=Command, example="broker adopt")
-@as_json
-@click.pass_obj
-def adopt(desk: Desk, as_json: bool) -> None:
+def adopt(context: CommandContext) -> None:
     """Renew from this store although it is a copy.
 
     Say so only if no other broker runs on the original. A store that was copied or restored
     from a backup serves living tokens but renews nothing until then: two brokers that renew the same
     grants would kill them.
     """
-    answer = desk.broker.ask("POST", "/adopt")
-    if as_json:
+    answer = context.broker.ask("POST", "/adopt")
+    if context.as_json:
         show_json(answer)
         return
     if not answer["adopted"]:
@@ -113,7 +109,7 @@ def adopt(desk: Desk, as_json: bool) -> None:
     names = answer["accounts"]
     click.echo("Adopted: this store is renewed from now on.")
     if copied_at := answer.get("copied_at"):
-        click.echo(f"The backup was made {both(copied_at, desk.clock.now())}.")
+        click.echo(f"The backup was made {both(copied_at, context.clock.now())}.")
     if names:
         click.echo(f"{counted(len(names), 'account')} may need their person again:")
         for name in names:
@@ -122,9 +118,7 @@ def adopt(desk: Desk, as_json: bool) -> None:
 
 @click.command("migrate", cls=Command, example="broker migrate")
 @click.option("--copy-from", metavar="sqlite:PATH", help="Move this SQLite store to PostgreSQL.")
-@as_json
-@click.pass_obj
-def migrate(desk: Desk, copy_from: str | None, as_json: bool) -> None:
+def migrate(context: CommandContext, copy_from: str | None) -> None:
     """Bring the store up to date.
 
     `broker serve` does the same at its start. With --copy-from an empty PostgreSQL database
@@ -135,16 +129,16 @@ def migrate(desk: Desk, copy_from: str | None, as_json: bool) -> None:
     from broker.app.alone import copy_alone, migrate_alone  # noqa: PLC0415 - the store, which few commands need
 
     try:
-        store = store_of(desk.config_path, desk.environ)
+        store = store_of(context.config_path, context.environ)
     except ConfigError as exc:
         raise Failed(exc.problems[0]) from None
     if copy_from is not None:
         kind, _, path = copy_from.partition(":")
         if kind != "sqlite" or not path:
             raise click.BadParameter("expected sqlite:PATH", param_hint="--copy-from")
-        source = desk.config_path.absolute().parent / path
+        source = context.config_path.absolute().parent / path
         counts = copy_alone(source, store, failed=Failed)
-        if as_json:
+        if context.as_json:
             show_json({"source": str(source), "rows": counts})
             return
         for table, count in counts.items():
@@ -154,4 +148,108 @@ def migrate(desk: Desk, copy_from: str | None, as_json: bool) -> None:
         return
     what = "The database" if store.postgres else str(store.path)
     schema = migrate_alone(store, failed=Failed)
-    say(f"{what} has schema {schema}.", {"schema": schema}, as_json=as_json)
+    context.say(f"{what} has schema {schema}.", {"schema": schema})
+
+
+@click.group("keys", cls=Group, former={"new": "add", "drop": "remove"})
+def keys() -> None:
+    """The data keys that everything in the store is sealed with.
+
+    They lie in the store, wrapped by the master key. Where no broker runs the store is opened for the while.
+    """
+
+
+class KeyHolder(Protocol):
+    """Whoever has the keys: the running broker, or the store opened by the command itself."""
+
+    def ask(self, method: str, target: str, *, body: Object | None = None) -> Object: ...
+
+
+@contextmanager
+def _key_holder(context: CommandContext) -> Iterator[KeyHolder]:
+    """Yield the running broker; where none runs, the store itself, under its lock."""
+    try:
+        context.broker.ask("GET", "/version")
+    except NoBroker:
+        # Only where no broker runs does a command open what a broker opens.
+        from broker.app.alone import keys_alone  # noqa: PLC0415 - all of the server
+
+        with (
+            context.as_service() as environ,
+            keys_alone(context.config_path, environ, failed=Failed) as alone,
+        ):
+            yield alone
+    else:
+        yield context.broker
+
+
+@keys.command("list", example="broker keys list")
+def list_keys(context: CommandContext) -> None:
+    """List the keys and how much is sealed with each."""
+    with _key_holder(context) as holder:
+        answer = holder.ask("GET", "/keys")
+    now = context.clock.now()
+    context.show_list(answer, KEY_COLUMNS, (_key_row(key, now) for key in answer["keys"]))
+
+
+def _key_row(key: Mapping[str, Any], now: float) -> tuple[object, ...]:
+    retired = key["retired_at"] and f"retired {relative(key['retired_at'], now)}"
+    return (
+        key["kid"],
+        key["purpose"],
+        Cell(key["state"], [retired]),
+        "-" if key["purpose"] == "index" else key["records"],
+        relative(key["created_at"], now),
+        key["master"],
+    )
+
+
+@keys.command("add", example="broker keys add")
+def add_key(context: CommandContext) -> None:
+    """Make a new key; everything is sealed with it from now on.
+
+    What is sealed already still opens. `broker keys rewrap` seals it anew.
+    """
+    with _key_holder(context) as holder:
+        key = holder.ask("POST", "/keys")
+    context.say(f"{plain(key['kid'])} is the active key. Next: broker keys rewrap", key)
+
+
+@keys.command("rewrap", example="broker keys rewrap")
+def rewrap_keys(context: CommandContext) -> None:
+    """Seal everything with the active key.
+
+    Nobody waits for it, and it may be broken off: the next one goes on.
+    """
+    done, cursor, unreadable = 0, None, list[str]()
+    with _key_holder(context) as holder:
+        total = sum(key["records"] for key in holder.ask("GET", "/keys")["keys"])
+        with progress("Sealing anew", total) as advance:
+            while True:
+                step = holder.ask("POST", "/keys/rewrap", body={"cursor": cursor} if cursor else {})
+                done += step["resealed"]
+                unreadable += [plain(where) for where in step["unreadable"]]
+                advance(step["looked_at"], None)
+                cursor = step["cursor"]
+                if cursor is None:
+                    break
+    context.say(f"{counted(done, 'record')} sealed anew.", {"resealed": done, "unreadable": unreadable})
+    if unreadable:
+        raise Failed(
+            f"{counted(len(unreadable), 'record')} cannot be opened and stay as they are:"
+            f" {', '.join(unreadable[:SHOWN])}; see the log, and connect or purge these accounts again."
+        )
+
+
+@keys.command("remove", example="broker keys remove 00112233445566ff")
+@click.argument("kid", type=arguments.kid)
+@yes
+def remove_key(context: CommandContext, kid: str, yes: bool) -> None:
+    """Retire the key KID, with which nothing is sealed any more.
+
+    It is kept wrapped for 400 days, in case that something sealed with it turns up.
+    """
+    confirm(f"Retire the key {kid}?", yes=yes)
+    with _key_holder(context) as holder:
+        key = holder.ask("DELETE", f"/keys/{kid}")
+    context.say(f"{kid} is retired.", key)

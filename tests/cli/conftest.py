@@ -12,7 +12,7 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 
 from broker.cli import broker as command_line
-from broker.cli.desk import Desk
+from broker.cli.command import CommandContext
 from tests.fakes.clock import FakeClock
 
 from .stub import NOW, Stub
@@ -65,8 +65,12 @@ async def run(config: Path, stub: Stub) -> Run:
     """Runs one command as a person would type it, eighty columns wide, with nobody to ask."""
 
     async def run(*words: str) -> Result:
-        desk = Desk(config=str(config), environ={}, clock=FakeClock(NOW), systemd=stub.run_systemd)
+        context = CommandContext(
+            config=str(config), environ={}, clock=FakeClock(NOW), systemd=stub.run_systemd
+        )
         # The command has its own event loop, so it needs a thread of its own beside the stub's.
-        return await asyncio.to_thread(TerminalRunner(env=EIGHTY).invoke, command_line, list(words), obj=desk)
+        return await asyncio.to_thread(
+            TerminalRunner(env=EIGHTY).invoke, command_line, list(words), obj=context
+        )
 
     return run

@@ -16,8 +16,7 @@ from click.testing import CliRunner
 
 from broker.__main__ import main
 from broker.cli import broker as command_line
-from broker.cli.command import Command
-from broker.cli.desk import Desk
+from broker.cli.command import Command, CommandContext
 from tests.fakes.clock import FakeClock
 
 from .conftest import Run
@@ -85,7 +84,9 @@ COMMANDS = dict(leaves(command_line))
 
 def invoke(*words: str, **environ: str) -> tuple[int, str, str]:
     """Exit code, standard output, standard error."""
-    result = CliRunner().invoke(command_line, words, obj=Desk(environ=environ, clock=FakeClock(NOW)))
+    result = CliRunner().invoke(
+        command_line, words, obj=CommandContext(environ=environ, clock=FakeClock(NOW))
+    )
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -149,7 +150,7 @@ async def test_table_in_a_pipe_has_a_line_for_each_row(config: Path, stub: Stub,
     stub.accounts = {"a" * 128: account("a" * 128, status="frozen", reason="operator")}
 
     runner, words = CliRunner(env={"COLUMNS": columns}), ("accounts", "list", "--config", str(config))
-    result = await asyncio.to_thread(runner.invoke, command_line, words, obj=Desk(environ={}))
+    result = await asyncio.to_thread(runner.invoke, command_line, words, obj=CommandContext(environ={}))
 
     [_, row] = result.stdout.splitlines()
     assert ["a" * 128, "kit", "frozen,", "operator"] == row.split()[:4]

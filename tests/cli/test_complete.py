@@ -11,7 +11,7 @@ import pytest
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
 from broker.cli import broker as command_line
-from broker.cli.desk import Desk
+from broker.cli.command import CommandContext
 from tests.fakes.clock import FakeClock
 
 from .stub import NOW, Stub, account, caller, provider
@@ -21,8 +21,8 @@ async def completed(config: Path, *words: str) -> list[str]:
     """What the Tab key offers behind these words; the last one is begun."""
 
     def ask() -> list[CompletionItem]:
-        desk = Desk(config=str(config), environ={}, clock=FakeClock(NOW))
-        shell = ShellComplete(command_line, {"obj": desk}, "broker", "_BROKER_COMPLETE")
+        context = CommandContext(config=str(config), environ={}, clock=FakeClock(NOW))
+        shell = ShellComplete(command_line, {"obj": context}, "broker", "_BROKER_COMPLETE")
         return shell.get_completions(list(words[:-1]), words[-1])
 
     return [item.value for item in await asyncio.to_thread(ask)]

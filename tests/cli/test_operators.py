@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from broker import __version__
 from broker.cli import broker as command_line
-from broker.cli.desk import Desk
+from broker.cli.command import CommandContext
 
 from .conftest import Run
 from .stub import Asked, Stub, account, event, provider
@@ -304,9 +304,9 @@ async def test_without_a_broker_the_credentials_of_the_unit_are_read(stub: Stub,
         "systemctl cat": UNIT.format(folder=tmp_path).encode(),
         "systemd-creds decrypt": b"decrypted",
     }
-    desk = Desk(config=str(config), environ={"LANG": "C"}, systemd=stub.run_systemd)
+    context = CommandContext(config=str(config), environ={"LANG": "C"}, systemd=stub.run_systemd)
 
-    with desk.as_service() as environ:
+    with context.as_service() as environ:
         folder = Path(environ["CREDENTIALS_DIRECTORY"])
         found = {path.name: path.read_text() for path in folder.iterdir()}
         links = all(path.is_symlink() for path in folder.iterdir())
@@ -317,9 +317,11 @@ async def test_without_a_broker_the_credentials_of_the_unit_are_read(stub: Stub,
 
 async def test_without_a_service_the_environment_is_as_it_is(stub: Stub, tmp_path: Path) -> None:
     """No command of systemd has anything to say."""
-    desk = Desk(config=str(tmp_path / "config.toml"), environ={"LANG": "C"}, systemd=stub.run_systemd)
+    context = CommandContext(
+        config=str(tmp_path / "config.toml"), environ={"LANG": "C"}, systemd=stub.run_systemd
+    )
 
-    with desk.as_service() as environ:
+    with context.as_service() as environ:
         assert {"LANG": "C"} == environ
 
 
@@ -334,9 +336,9 @@ async def test_check_without_a_broker_says_so_first(stub: Stub, tmp_path: Path) 
         "systemctl show": shown(config, ActiveState="inactive", SubState="dead"),
         "systemctl cat": UNIT.format(folder=tmp_path).encode(),
     }
-    desk = Desk(config=str(config), environ={}, systemd=stub.run_systemd)
+    context = CommandContext(config=str(config), environ={}, systemd=stub.run_systemd)
 
-    result = await asyncio.to_thread(CliRunner().invoke, command_line, ["check", "--json"], obj=desk)
+    result = await asyncio.to_thread(CliRunner().invoke, command_line, ["check", "--json"], obj=context)
 
     first, *others, last = json.loads(result.stdout)["checks"]
     assert first["detail"].startswith(f"Not running. No broker answers at {tmp_path}/none.sock")

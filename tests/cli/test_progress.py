@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.moving import ONE_AT_A_TIME
+from broker.cli.transfer import ONE_AT_A_TIME
 from tests.commanding import commands_at
 from tests.foreign import issued_elsewhere, line, write_lines
 from tests.house import House

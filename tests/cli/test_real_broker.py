@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from broker.cli import broker as command_line
-from broker.cli.desk import Desk
+from broker.cli.command import CommandContext
 from tests.ports import free_port
 
 from .conftest import Run
@@ -48,8 +48,8 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
     (tmp_path / "banner").write_bytes(await process.stdout.readuntil(b"Ctrl-C stops it."))
 
     async def run(*words: str) -> Result:
-        desk = Desk(config=str(config), environ={})
-        return await asyncio.to_thread(CliRunner().invoke, command_line, list(words), obj=desk)
+        context = CommandContext(config=str(config), environ={})
+        return await asyncio.to_thread(CliRunner().invoke, command_line, list(words), obj=context)
 
     yield run
     process.send_signal(signal.SIGTERM)

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from broker.cli import broker as command_line
-from broker.cli.desk import Desk
+from broker.cli.command import CommandContext
 from broker.clock import SystemClock
 from broker.config.settings import FileKey
 from broker.keyring import kid_of
@@ -44,8 +44,8 @@ async def _done(process: Process, *words: str) -> str:
 
 async def _typed(process: Process, *words: str) -> Result:
     """A command that only asks, typed in this process, which is faster."""
-    desk = Desk(config=str(process.config), environ={})
-    return await asyncio.to_thread(CliRunner().invoke, command_line, list(words), obj=desk)
+    context = CommandContext(config=str(process.config), environ={})
+    return await asyncio.to_thread(CliRunner().invoke, command_line, list(words), obj=context)
 
 
 async def _asked(process: Process, method: str, path: str, body: object = None) -> Any:

@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from broker.cli.desk import Desk
-from broker.cli.failed import Failed
+from broker.cli.command import CommandContext
+from broker.cli.output import Failed
 from tests.cli.stub import grant
 from tests.plugin.driving import Stand
 
@@ -29,8 +29,8 @@ async def _admin(stand: Stand) -> AsyncIterator[Stand]:
 
 async def ask(stand: Stand, method: str, target: str, **more: Any) -> Any:
     """As the command line does, which has an event loop of its own."""
-    desk = Desk(config=str(stand.house.folder / "config.toml"), environ={})
-    return await asyncio.to_thread(desk.broker.ask, method, target, **more)
+    context = CommandContext(config=str(stand.house.folder / "config.toml"), environ={})
+    return await asyncio.to_thread(context.broker.ask, method, target, **more)
 
 
 async def test_grant_is_listed_and_ended(admin: Stand) -> None:

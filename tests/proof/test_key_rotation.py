@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from broker.cli import broker as command_line
-from broker.cli.desk import Desk
+from broker.cli.command import CommandContext
 from broker.sandbox.faults import Mode
 from tests.proof.stand import Stand, open_stand
 from tests.until import moment
@@ -47,8 +47,8 @@ async def _client(
 
 async def _typed(stand: Stand, *words: str) -> str:
     """What `broker keys` prints, asking the broker over its admin socket."""
-    desk = Desk(config=str(stand.process.config), environ={})
-    result = await asyncio.to_thread(CliRunner().invoke, command_line, ["keys", *words], obj=desk)
+    context = CommandContext(config=str(stand.process.config), environ={})
+    result = await asyncio.to_thread(CliRunner().invoke, command_line, ["keys", *words], obj=context)
     assert 0 == result.exit_code, (words, result.stderr)
     return result.stdout
 

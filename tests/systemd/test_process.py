@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from broker import __version__
 from broker.cli import broker
-from broker.cli.desk import Desk
+from broker.cli.command import CommandContext
 from broker.config import load
 from broker.errors import StartRefused
 from broker.serve import STARTING, Service
@@ -62,7 +62,7 @@ async def test_a_start_that_takes_long_says_that_it_is_starting(tmp_path: Path) 
     key, config = tmp_path / "key", tmp_path / "config.toml"
     os.mkfifo(key)
     config.write_text(HELD.format(key=key))
-    desk = Desk(config=str(config), environ={})
+    context = CommandContext(config=str(config), environ={})
     admin = socket.socket(socket.AF_UNIX)
     admin.bind(str(tmp_path / "admin.sock"))
     admin.listen()
@@ -77,7 +77,7 @@ async def test_a_start_that_takes_long_says_that_it_is_starting(tmp_path: Path) 
 
     start = asyncio.create_task(service.run())
     checked, version, listed = [
-        await asyncio.to_thread(CliRunner().invoke, broker, words, obj=desk)
+        await asyncio.to_thread(CliRunner().invoke, broker, words, obj=context)
         for words in (["check", "--json"], ["version"], ["accounts", "list"])
     ]
     is_starting = not start.done()

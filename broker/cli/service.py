@@ -1,0 +1,271 @@
+"""Commands about the broker as a whole: how it runs and is looked over, as a service, and its stand-in providers."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+
+from broker import __version__
+from broker.cli import arguments
+from broker.cli.admin_socket import NoBroker, NotStarted
+from broker.cli.command import Command, CommandContext, Group
+from broker.cli.output import Cell, Column, Failed, counted, plain, show_json
+from broker.config import ConfigError, load
+from broker.config.settings import TcpListen
+from broker.systemd import ServiceState, alert_rules, install
+from broker.times import relative
+
+HIGHEST_PORT = 65533
+"""`public` and the sandbox take the two ports behind it."""
+CHECK_COLUMNS = (Column("WHAT", breaks=True), Column("LEVEL"), Column("DETAIL AND NEXT STEP", breaks=True))
+SESSION_COLUMNS = tuple(map(Column, ("SESSION", "WHO", "SIGNED IN", "ENDS")))
+
+
+@click.command("serve", cls=Command, json=False, example="broker --config config.toml serve")
+@click.option(
+    "--port",
+    type=click.IntRange(1, HIGHEST_PORT),
+    help="Listen on loopback: internal here, public and sandbox on the next two.",
+)
+def serve(context: CommandContext, port: int | None) -> None:
+    """Run the broker until SIGTERM or Ctrl-C.
+
+    `broker reload` or SIGHUP reloads the configuration.
+    """
+    from broker.serve import run  # noqa: PLC0415 - all of the server, which no other command needs
+
+    click.get_current_context().exit(run(context.config_path, context.environ, port))
+
+
+@click.command("reload", cls=Command, example="broker reload")
+def reload(context: CommandContext) -> None:
+    """Take over the changed configuration file.
+
+    Providers, callers, alerts, log and renewed certificates; what else changed needs a restart and is named.
+    Fails with the problems of a broken file, and then everything stays as it was.
+    """
+    result = context.broker.ask("POST", "/reload")
+    if context.as_json:
+        show_json(result)
+    if result["problems"]:
+        raise Failed(f"Nothing was reloaded from {result['config']}: {'; '.join(result['problems'])}")
+    if not context.as_json:
+        click.echo(f"Reloaded {plain(result['config'])}.")
+        for key in result["needs_restart"]:
+            click.echo(f"{plain(key)} has changed and needs a restart: systemctl restart token-broker")
+
+
+@click.command("version", cls=Command, example="broker version")
+def version(context: CommandContext) -> None:
+    """Print the version, and that of the running broker.
+
+    The second line is missing where no broker answers, and says why where one cannot start.
+    """
+    running: dict[str, Any] | None = None
+    why = None
+    try:
+        running = context.broker.ask("GET", "/version")
+    except NotStarted as exc:
+        why = exc.message
+    except Failed:
+        pass
+    if context.as_json:
+        show_json({"version": __version__, "running": running} | ({"why_not": why} if why else {}))
+        return
+    click.echo(f"token-broker {__version__}")
+    if running:
+        started = relative(running["started_at"], context.clock.now())
+        click.echo(f"running {plain(running['version'])}, started {started}")
+    elif why:
+        click.echo(f"not running: {why}")
+
+
+@click.command("check", cls=Command, example="broker check")
+def check(context: CommandContext) -> None:
+    """Look everything over and say what to mend.
+
+    Configuration, file modes, keys, store, clock, providers. Asks the running broker; where none
+    runs, opens everything itself. Fails on any problem.
+    """
+    try:
+        checks: list[dict[str, Any]] = context.broker.ask("GET", "/check")["checks"]
+    except NotStarted as exc:
+        checks = [_line("broker", "problem", exc.message, "journalctl -u token-broker -p warning")]
+    except NoBroker as exc:
+        checks = [_line("broker", "warning", f"Not running. {exc.message}"), *_checks_offline(context)]
+    if (state := context.service) is not None:
+        checks.append(_service_check(state))
+    rows = (
+        (
+            one["what"],
+            Cell(one["level"]),
+            f"{one['detail']} → {one['next']}" if one["next"] else one["detail"],
+        )
+        for one in checks
+    )
+    context.show_list({"checks": checks}, CHECK_COLUMNS, rows)
+    problems = sum(one["level"] == "problem" for one in checks)
+    if problems:
+        raise Failed(f"{counted(problems, 'problem')} found.")
+
+
+def _service_check(state: ServiceState) -> dict[str, Any]:
+    told = f"token-broker.service is {state.active}"
+    if state.restarts and state.active != "inactive":
+        told += f"; systemd has started it again {counted(state.restarts, 'time')}"
+    if state.last_end and state.active != "active":
+        told += f"; its last process {state.last_end}"
+    if state.active.startswith("activ") and not state.restarts:
+        return _line("systemd", "ok", told)
+    if state.active == "inactive":
+        return _line("systemd", "warning", told, "systemctl start token-broker.socket token-broker.service")
+    mend = "journalctl -u token-broker -p warning; `systemctl reset-failed token-broker` sets the count to 0"
+    return _line("systemd", "warning" if state.active == "active" else "problem", told, mend)
+
+
+def _checks_offline(context: CommandContext) -> list[dict[str, Any]]:
+    # Only where no broker runs does a command open what a broker opens.
+    from broker.app import check_offline  # noqa: PLC0415 - all of the server, which no other command needs
+    from broker.observe import logs  # noqa: PLC0415 - the same
+
+    try:
+        with context.as_service() as environ:
+            settings = load(context.config_path, environ=environ)
+            logs.configure(settings.log)
+            return [one.json() for one in asyncio.run(check_offline(settings))]
+    except ConfigError as exc:
+        return [_line("configuration", "problem", line) for line in exc.problems]
+
+
+def _line(what: str, level: str, detail: str, advice: str | None = None) -> dict[str, Any]:
+    return {"what": what, "level": level, "detail": detail, "next": advice}
+
+
+@click.command("dashboard", cls=Command, example="broker dashboard")
+@click.option("--sessions", "action", flag_value="sessions", help="List who is signed in instead.")
+@click.option("--sign-out", "action", flag_value="sign-out", help="Sign out every browser instead.")
+def dashboard(context: CommandContext, *, action: str | None) -> None:
+    """Print a link that opens the dashboard once, within a minute.
+
+    Whoever opens it is signed in for twelve hours, in your name.
+    """
+    if action == "sessions":
+        found = context.broker.ask("GET", "/dashboard-sessions")
+        rows = (
+            [one["id"], one["actor"], one["signed_in_at"], one["expires_at"]] for one in found["sessions"]
+        )
+        context.show_list(found, SESSION_COLUMNS, rows)
+    elif action == "sign-out":
+        ended = context.broker.ask("DELETE", "/dashboard-sessions")
+        context.say(f"Signed out: {ended['ended']}.", ended)
+    else:
+        link = context.broker.ask("POST", "/dashboard-links")
+        context.say(link["url"], link)
+
+
+@click.command("sandbox", cls=Command, example="broker sandbox --listen 127.0.0.1:8089")
+@click.option(
+    "--listen", type=arguments.address, default="127.0.0.1:8089", show_default=True, help="Where to answer."
+)
+@click.option(
+    "--database",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("var/sandbox.db"),
+    show_default=True,
+    help="Where it keeps what it issued.",
+)
+@click.option(
+    "--broker-url",
+    default="http://127.0.0.1:8081",
+    show_default=True,
+    metavar="URL",
+    help="The public_url of the broker that it sends people back to.",
+)
+def sandbox(context: CommandContext, listen: TcpListen, database: Path, broker_url: str) -> None:
+    """Play Kit and Kustomer, for trying things out.
+
+    It plays the company's own app as well, until SIGTERM or Ctrl-C; nothing in it is real.
+    """
+    from broker.sandbox import Sandbox, run_alone  # noqa: PLC0415 - a server of its own
+
+    def ready(running: Sandbox) -> None:
+        where = f"{running.base_url}/"
+        context.say(f"Kit and Kustomer are played at {where} (Ctrl-C stops it).", {"sandbox": where})
+
+    try:
+        asyncio.run(run_alone(listen, database, broker_url, ready=ready))
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        # Only an error about its file names one.
+        if exc.filename:
+            told = f"cannot open {exc.filename}: {reason}; choose another with --database"
+        else:
+            told = f"cannot listen on {listen}: {reason}; choose another with --listen"
+        raise Failed(f"The sandbox {told}.") from None
+
+
+@click.group("systemd", cls=Group)
+def systemd() -> None:
+    """Run the broker as a service of systemd."""
+
+
+@systemd.command("install", example="sudo broker systemd install")
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("/"),
+    metavar="DIR",
+    help="Lay it below this folder, as packages do; default /.",
+)
+@click.option(
+    "--exec",
+    "command",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The broker that the service runs; default this one, with --root /usr/local/bin/broker.",
+)
+def install_unit(context: CommandContext, root: Path, command: Path | None) -> None:
+    """Write the service and the socket, and say what to do next.
+
+    Older ones are kept as .bak.
+    """
+    if command is not None and not command.is_absolute():
+        raise click.BadParameter(f"{command} is no absolute path, which systemd needs", param_hint="--exec")
+    try:
+        lines = install(root, command)
+    except OSError as exc:
+        raise Failed(f"{exc.filename or root} cannot be written: {exc.strerror}; are you root?") from None
+    heading = lines.index("Next:")
+    following = [line.strip() for line in lines[heading + 1 :]]
+    context.say("\n".join(lines), {"done": lines[:heading], "next": following})
+
+
+@systemd.command(
+    "alerts", json=False, example="broker systemd alerts > /etc/prometheus/rules/token-broker.yaml"
+)
+def print_rules(_: CommandContext) -> None:
+    """Print alert rules for Prometheus, as the YAML file that it reads."""
+    click.echo(alert_rules(), nl=False)
+
+
+@click.command(
+    "completion",
+    cls=Command,
+    json=False,
+    example='eval "$(broker completion bash)"\nbroker completion fish | source',
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(_: CommandContext, shell: str) -> None:
+    """Print the script that makes the Tab key complete commands in SHELL.
+
+    Put the example's line into ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish.
+    """
+    found = get_completion_class(shell)
+    if found is None:
+        raise Failed(f"There is no completion for {shell}.")
+    # Not source(), which starts bash to look at its version.
+    root = click.get_current_context().find_root().command
+    script = found(root, {}, "broker", "_BROKER_COMPLETE")
+    click.echo(script.source_template % script.source_vars())
