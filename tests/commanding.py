@@ -1,9 +1,11 @@
 """The real commands, typed at a house: its admin application on a real Unix socket."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -13,6 +15,19 @@ from broker.cli import broker as command_line
 from broker.cli.command import CommandContext
 from broker.runner import QuietRunner
 from tests.house import House
+
+
+class TerminalRunner(CliRunner):
+    """Runs commands whose standard output is a terminal, eighty columns wide and without colours; input is none."""
+
+    def __init__(self) -> None:
+        super().__init__(env={"COLUMNS": "80", "TERM": "dumb"})
+
+    @contextmanager
+    def isolation(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with super().isolation(*args, **kwargs) as streams:
+            sys.stdout.isatty = lambda: True  # type: ignore[method-assign]
+            yield streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +42,11 @@ class Commands:
             config=str(self.house.folder / "config.toml"), environ={}, clock=self.house.clock
         )
 
-    async def run(self, *words: str, typed: str | None = None) -> Result:
-        """One command, without a terminal; it has an event loop and so a thread of its own."""
+    async def run(self, *words: str, typed: str | None = None, on_terminal: bool = False) -> Result:
+        """One command, with nobody to ask; it has an event loop and so a thread of its own."""
+        runner = TerminalRunner() if on_terminal else CliRunner()
         return await asyncio.to_thread(
-            CliRunner().invoke, command_line, list(words), obj=self.context, input=typed
+            runner.invoke, command_line, list(words), obj=self.context, input=typed
         )
 
 

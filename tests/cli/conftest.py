@@ -1,35 +1,21 @@
 """The real commands against a stub of the admin socket on a real Unix socket."""
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from broker.cli import broker as command_line
 from broker.cli.command import CommandContext
+from tests.commanding import TerminalRunner
 from tests.fakes.clock import FakeClock
 
 from .stub import NOW, Stub
 
-EIGHTY = {"COLUMNS": "80", "TERM": "dumb"}
-"""A terminal of eighty columns that has no colours."""
 Run = Callable[..., Awaitable[Result]]
-
-
-class TerminalRunner(CliRunner):
-    """Runs commands whose standard output is a terminal; standard input and errors are none."""
-
-    @contextmanager
-    def isolation(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with super().isolation(*args, **kwargs) as streams:
-            sys.stdout.isatty = lambda: True  # type: ignore[method-assign]
-            yield streams
 
 
 @pytest.fixture
@@ -69,8 +55,6 @@ async def run(config: Path, stub: Stub) -> Run:
             config=str(config), environ={}, clock=FakeClock(NOW), systemd=stub.run_systemd
         )
         # The command has its own event loop, so it needs a thread of its own beside the stub's.
-        return await asyncio.to_thread(
-            TerminalRunner(env=EIGHTY).invoke, command_line, list(words), obj=context
-        )
+        return await asyncio.to_thread(TerminalRunner().invoke, command_line, list(words), obj=context)
 
     return run

@@ -46,7 +46,7 @@ async def test_sound_broker_has_no_problem(commands: Commands) -> None:
     await commands.house.connect()
 
     found = await lines(commands)
-    result = await commands.run("check")
+    result = await commands.run("check", on_terminal=True)
 
     about = {"configuration", "keys", "store", "disk", "leftovers", "audit", "server.public_url", "clock"}
     about |= {"public_url from here", "provider kit", "metadata of kit", "kit app", "kustomer app", "sandbox"}
