@@ -2,19 +2,16 @@
 
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
-from broker.admin.backup import Copies
 from broker.clock import SystemClock
 from broker.config.settings import StoreSettings
-from broker.errors import InvalidRequest, StartRefused
+from broker.errors import StartRefused
 from broker.model import Secret
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
-from broker.store.backup import SqliteBackup
 from broker.store.database import Changes, Database
 from broker.store.health import StoreHealth
 from broker.store.incarnation import Incarnation, Ownership, ServerIdentity
@@ -53,18 +50,6 @@ async def open_alone(store: StoreSettings, closing: AsyncExitStack) -> Opened:
     named = replace(store, replica=f"command {secrets.token_hex(8)}")
     health = StoreHealth(folder=None, clock=SystemClock(), health=Health(), metrics=Metrics())
     return await open_database(named, health, closing)
-
-
-def copies_of(settings: StoreSettings) -> Copies:
-    """Whoever makes backups of the store."""
-    return SqliteBackup(settings.path) if settings.postgres is None else _NoCopies()
-
-
-class _NoCopies:
-    """A PostgreSQL server has its own ways, which know its other databases and its log as well."""
-
-    def copy(self, at: float) -> AbstractAsyncContextManager[Path]:  # noqa: ARG002 - as the other one
-        raise InvalidRequest("the store is a PostgreSQL database; back it up with pg_dump")
 
 
 async def _open_postgres(

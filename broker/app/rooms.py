@@ -14,7 +14,6 @@ from broker.admin.keys import KeyDesk
 from broker.admin.overview import Overview
 from broker.admin.statistics import Statistics, read_statistics
 from broker.app.alerts import AlertRoom
-from broker.app.databases import copies_of
 from broker.app.foundation import Foundation, audit_key
 from broker.app.moving import MovingRoom, build_moving
 from broker.app.plugin import PluginRoom, build_plugin
@@ -37,6 +36,7 @@ from broker.login import LoginService
 from broker.model import PendingGrant, Successor
 from broker.peers import Strangers
 from broker.single_flight import Recent
+from broker.store.backup import SqliteBackup
 from broker.store.spool import Spool, grants_spool, renewals_spool
 from broker.tokens.background import Background
 from broker.tokens.schedule import Timings
@@ -122,6 +122,8 @@ def build_rooms(
     spools = build_spools(base, spool_folders)
     tokens = build_tokens(base, timings, spools.renewals, watch, closing)
     strangers = Strangers(base.clock)
+    store = base.settings.store
+    copies = SqliteBackup(store.path) if store.postgres is None else None
     kept = KeptRequests(
         keyring=base.keyring,
         catch_up=base.ring.catch_up,
@@ -138,7 +140,7 @@ def build_rooms(
         callers=_callers(base, closing),
         keys=keys,
         spools=spools,
-        backups=BackupDesk(copies=copies_of(base.settings.store), gate=base.gate, clock=base.clock),
+        backups=BackupDesk(copies=copies, gate=base.gate, clock=base.clock),
         overview=_overview(base, tokens, keys, closing),
         adoption=_adoption(base, tokens),
         plugin=build_plugin(base, base.settings.plugin, kept, strangers) if base.settings.plugin else None,
