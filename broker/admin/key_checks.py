@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from broker.admin.checks import Check
 from broker.config.settings import Settings
 from broker.keyring import Purpose, WrappedKey
-from broker.keys.census import ByKey
+from broker.keys.rewrap import ByKey
 from broker.store.keys import UNKNOWN
 
 YEAR = 365 * 86400.0

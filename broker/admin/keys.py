@@ -9,9 +9,8 @@ from broker.callers.authorization import Gate
 from broker.clock import Clock
 from broker.errors import Conflict, NotFound
 from broker.keyring import Purpose, WrappedKey
-from broker.keys.census import ByKey, Census
-from broker.keys.rewrap import Rewrapper, Step
-from broker.keys.ring import LivingRing
+from broker.keys.rewrap import ByKey, Census, Rewrapper, Step
+from broker.keys.ring import StoredKeyring
 from broker.model import Caller, Permission
 from broker.store.keys import UNKNOWN, KeyStore
 from broker.wire import rfc3339
@@ -28,7 +27,7 @@ class KeyDesk:
         self,
         *,
         store: KeyStore,
-        ring: LivingRing,
+        ring: StoredKeyring,
         census: Census,
         rewrapper: Rewrapper,
         gate: Gate,

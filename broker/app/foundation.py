@@ -15,8 +15,7 @@ from broker.clock import Clock, SteadyClock, SystemClock
 from broker.config.settings import NetworkSettings, ProviderSettings, Settings
 from broker.errors import StartRefused, StorageUnavailable
 from broker.keyring import Keyring
-from broker.keys.opening import open_ring
-from broker.keys.ring import LivingRing
+from broker.keys.ring import StoredKeyring, open_ring
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.providers.client import ProviderClient
@@ -88,7 +87,7 @@ class Foundation:
     stores: Stores
     store_health: StoreHealth
     ownership: Ownership
-    ring: LivingRing
+    ring: StoredKeyring
     seals: TokenSeals
     audit: Audit
     gate: Gate

@@ -30,8 +30,7 @@ from broker.installs.connect import Connector
 from broker.installs.exchange import Exchange
 from broker.installs.late import RetryLater
 from broker.installs.service import InstallService
-from broker.keys.census import Census
-from broker.keys.rewrap import Rewrapper
+from broker.keys.rewrap import Census, Rewrapper
 from broker.login import LoginService
 from broker.model import PendingGrant, Successor
 from broker.peers import Strangers

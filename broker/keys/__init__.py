@@ -1,1 +1,1 @@
-"""The keys of the house: opening the ring at start, never over a store that another key sealed."""
+"""The keyring of a store, and the records that are encrypted with it."""

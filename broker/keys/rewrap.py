@@ -1,14 +1,15 @@
-"""Seals anew what was sealed with an older key, a little at a time; can be broken off and resumed anywhere."""
+"""Counts encrypted records by their key, and encrypts those of older keys anew, a little at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
 from broker.clock import Clock
 from broker.errors import InvalidRequest
-from broker.keyring import KeyNotActive, Keyring, SealBroken, kid_of
-from broker.store.keys import SEALED, RecordStore, SealedColumn, SealedRecord
+from broker.keyring import KeyNotActive, Keyring, SealBroken, kid_at_front, kid_of
+from broker.store.keys import SEALED, UNKNOWN, RecordStore, SealedColumn, SealedRecord
 
 PAGE = 200
 LOOKED_AT = 1000
@@ -19,6 +20,33 @@ PAUSE = 0.02
 """Seconds between two batches, for everybody else's writes."""
 
 log = structlog.get_logger()
+ByKey = Mapping[str, Mapping[str, int]]
+"""How many records by key id, and then by where they lie."""
+Elsewhere = Callable[[], Mapping[str, Iterable[str]]]
+"""Records outside the store, by where they lie; a file that cannot be read is an empty record."""
+
+
+class Census:
+    """What is sealed with which key."""
+
+    def __init__(self, *, records: RecordStore, elsewhere: Elsewhere, keyring: Keyring) -> None:
+        self._records, self._elsewhere, self._keyring = records, elsewhere, keyring
+
+    async def take(self) -> ByKey:
+        """Count all of it; raises StorageUnavailable."""
+        found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for where, counts in (await self._records.counts()).items():
+            for kid, count in counts.items():
+                found[kid][where] = count
+        for where, records in self._elsewhere().items():
+            for kid, count in Counter(kid_at_front(record) or UNKNOWN for record in records).items():
+                found[kid][where] = count
+        return found
+
+    async def totals(self) -> Mapping[str, int]:
+        """The same by key id alone, also of keys that nothing is sealed with; raises StorageUnavailable."""
+        totals = {kid: sum(places.values()) for kid, places in (await self.take()).items()}
+        return dict.fromkeys(self._keyring.kids, 0) | totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +94,11 @@ class Rewrapper:
             except SealBroken as exc:
                 unreadable.append(f"{column.name} of {record.key}")
                 log.error("record.does_not_open", column=column.name, row=record.key, why=str(exc))
-        for batch in _batches(resealed):
+        for start in range(0, len(resealed), BATCH):
+            batch = resealed[start : start + BATCH]
             changed += await self._records.replace(column, batch)
             await self._clock.sleep(self._pause if len(resealed) > BATCH else 0)
         return Step(step.looked_at + len(page), step.resealed + changed, tuple(unreadable))
-
-
-def _batches(
-    resealed: Sequence[tuple[SealedRecord, str]],
-) -> Iterator[Sequence[tuple[SealedRecord, str]]]:
-    for start in range(0, len(resealed), BATCH):
-        yield resealed[start : start + BATCH]
 
 
 def _cursor(number: int, after: str) -> str:

@@ -1,18 +1,34 @@
-"""The keys of this process: what the store holds now, opened, and the master that wraps the next one."""
+"""The keyring of a store: read with its master key at the start, kept up to date while the broker runs."""
 
+import asyncio
 from collections.abc import Sequence
 
 import structlog
 
 from broker.clock import Clock
-from broker.keyring import Keyring, Master, Purpose, WrappedKey, WrongMaster, new_key, new_kid
+from broker.config.secrets import mode_problem
+from broker.config.settings import CommandKey, FileKey, MasterKey
+from broker.errors import StartRefused
+from broker.files import write_own
+from broker.keyring import (
+    Keyring,
+    Master,
+    Purpose,
+    WrappedKey,
+    WrongMaster,
+    new_key,
+    new_kid,
+    new_master_text,
+    parse_master,
+)
 from broker.store.keys import KeyStore
 
 log = structlog.get_logger()
+COMMAND_TIMEOUT = 10.0
 
 
-class LivingRing:
-    """A keyring that learns of new keys, its own and those of other processes."""
+class StoredKeyring:
+    """The keyring of a store. It takes over new keys, those of this process and of others."""
 
     def __init__(self, *, store: KeyStore, masters: Sequence[Master], keyring: Keyring, clock: Clock) -> None:
         self._store, self._masters, self._clock = store, masters, clock
@@ -27,7 +43,7 @@ class LivingRing:
                 continue
             if not self.keyring.holds(key.kid):
                 try:
-                    found[key.kid] = unwrapped(self._masters, key)
+                    found[key.kid] = _unwrapped(self._masters, key)
                 except WrongMaster as exc:
                     log.error("key.does_not_open", kid=key.kid, why=str(exc))
                     continue
@@ -46,8 +62,61 @@ class LivingRing:
         return key
 
 
-def unwrapped(masters: Sequence[Master], key: WrappedKey) -> bytes:
-    """The key itself, by whichever master wrapped it; raises WrongMaster, which names all that were tried."""
+async def open_ring(
+    store: KeyStore, source: MasterKey, clock: Clock, *, previous: MasterKey | None = None
+) -> StoredKeyring:
+    """Return the keyring of this store; raises StartRefused with a sentence that says which key is wrong.
+
+    A missing master key file is created for an empty store, and never over one that holds anything. Keys that
+    `previous` wrapped are wrapped anew.
+    """
+    empty = await store.is_empty()
+    master = await read_master(source, key="keys.master", may_create=empty)
+    if empty:
+        at = clock.now()
+        first = [master.wrap(new_key(), kid=new_kid(), purpose=one, created_at=at) for one in Purpose]
+        await store.add_first_keys(first)
+    stored = await store.keys()
+    masters = (master, *await _previous(previous, master, stored))
+    raw: dict[str, bytes] = {}
+    for key in stored:
+        try:
+            if key.wrapped:
+                raw[key.kid] = _unwrapped(masters, key)
+        except WrongMaster as exc:
+            if key.retired_at is None:
+                raise StartRefused(f"{exc}; put the right one back, the store is untouched") from None
+            log.warning("key.retired_does_not_open", kid=key.kid, why=str(exc))
+    usable = [key for key in stored if key.kid in raw]
+    if old := [key for key in usable if key.master_id != master.id]:
+        await store.rewrap_keys(old, [master.wrap_again(key, raw[key.kid]) for key in old])
+        log.warning("keys.wrapped_anew", master=master.id, keys=[key.kid for key in old])
+    data = {key.kid: raw[key.kid] for key in usable if key.purpose is Purpose.DATA}
+    active = [key.kid for key in usable if key.purpose is Purpose.DATA and key.active]
+    index = [raw[key.kid] for key in usable if key.purpose is Purpose.INDEX]
+    if not active or not index:
+        raise StartRefused("the store holds records but no keys; restore it from a backup")
+    keyring = Keyring(active=active[-1], keys=data, index_key=index[0])
+    return StoredKeyring(store=store, masters=masters, keyring=keyring, clock=clock)
+
+
+async def _previous(
+    source: MasterKey | None, master: Master, keys: Sequence[WrappedKey]
+) -> tuple[Master, ...]:
+    if source is None:
+        return ()
+    try:
+        return (await read_master(source, key="keys.previous"),)
+    except StartRefused as exc:
+        if any(key.master_id != master.id for key in keys if key.wrapped):
+            raise
+        # The replacement is over; who has already put the old key away is not kept from starting.
+        log.warning("keys.previous_not_needed", why=str(exc))
+        return ()
+
+
+def _unwrapped(masters: Sequence[Master], key: WrappedKey) -> bytes:
+    """Unwrap a key with the master that wrapped it; raises WrongMaster, which names all that were tried."""
     for master in masters:
         if master.id == key.master_id:
             return master.unwrap(key)
@@ -57,3 +126,64 @@ def unwrapped(masters: Sequence[Master], key: WrappedKey) -> bytes:
         f"the master keys do not open this store: key {key.kid} was wrapped by master {key.master_id},"
         f" keys.master is {masters[0].id} and keys.previous is {masters[1].id}"
     )
+
+
+async def read_master(
+    source: MasterKey, *, key: str, may_create: bool = False, timeout: float = COMMAND_TIMEOUT
+) -> Master:
+    """Read the master key that the configuration names at `key`; raises StartRefused with what to do."""
+    raw = await (
+        _run(source, key, timeout)
+        if isinstance(source, CommandKey)
+        else asyncio.to_thread(_read, source, key, may_create)
+    )
+    try:
+        return parse_master(raw)
+    except ValueError as exc:
+        raise StartRefused(f"{key}: {exc}") from None
+
+
+def _read(source: FileKey, key: str, may_create: bool) -> bytes:
+    path = source.path
+    if not path.exists():
+        if not (may_create and source.created):
+            raise StartRefused(
+                f"{key}: the master key {path} is missing and the store holds what it sealed;"
+                " put the key back (a new one would open nothing)"
+                if not may_create
+                else f"{key}: the master key {path} is missing; systemd should have put it there (LoadCredential=)"
+            )
+        # Durable before anything is encrypted under it: a store whose key a power cut took is lost.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_own(path, new_master_text().encode())
+    try:
+        if not path.is_file():
+            raise StartRefused(f"{key}: the master key {path} is no file; put the key there")
+        if source.created and (problem := mode_problem(path)):
+            exposed, is_refused = problem
+            if is_refused:
+                raise StartRefused(f"{key}: the master key {path} is {exposed}")
+            log.warning("secret.readable", file=str(path), mode=f"{exposed.mode:o}")
+        return path.read_bytes()
+    except OSError as exc:
+        raise StartRefused(f"{key}: the master key {path} cannot be read: {exc.strerror}") from None
+
+
+async def _run(source: CommandKey, key: str, timeout: float) -> bytes:
+    name = source.argv[0]
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *source.argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+        )
+    except OSError as exc:
+        raise StartRefused(f"{key}: the command {name} failed ({type(exc).__name__})") from None
+    try:
+        async with asyncio.timeout(timeout):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise StartRefused(f"{key}: the command {name} has not ended within {timeout:g} s") from None
+    if process.returncode != 0:
+        raise StartRefused(f"{key}: the command {name} ended with {process.returncode}")
+    return output

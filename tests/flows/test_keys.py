@@ -18,7 +18,7 @@ from broker.cli.command import CommandContext
 from broker.clock import SystemClock
 from broker.config.settings import FileKey
 from broker.keyring import kid_of
-from broker.keys.opening import open_ring
+from broker.keys.ring import open_ring
 from broker.model import Account, Ref, Secret
 from broker.sealing import TokenSeals
 from broker.store import stores_on

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from broker.config.settings import FileKey
-from broker.keys.opening import open_ring
 from broker.keys.rewrap import Rewrapper
-from broker.keys.ring import LivingRing
+from broker.keys.ring import StoredKeyring, open_ring
 from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spare, Successor
 from broker.sealing import LATE, VERIFIER, TokenSeals, after
 from broker.store import Stores, stores_on
@@ -25,7 +24,7 @@ class Sealed:
     """A store, its ring, and what a test seals by hand."""
 
     database: SqliteDatabase
-    ring: LivingRing
+    ring: StoredKeyring
     stores: Stores
     clock: FakeClock
     source: FileKey
@@ -119,7 +118,7 @@ class Sealed:
         return found
 
 
-def _opened(database: SqliteDatabase, ring: LivingRing, clock: FakeClock, source: FileKey) -> Sealed:
+def _opened(database: SqliteDatabase, ring: StoredKeyring, clock: FakeClock, source: FileKey) -> Sealed:
     stores = stores_on(database, keyring=ring.keyring, catch_up=ring.catch_up)
     return Sealed(database, ring, stores, clock, source)
 

@@ -10,8 +10,7 @@ import pytest
 from broker.config.settings import CommandKey, FileKey
 from broker.errors import StartRefused
 from broker.keyring import Master, Place, Purpose, new_master_text
-from broker.keys.masters import read_master
-from broker.keys.opening import open_ring
+from broker.keys.ring import open_ring, read_master
 from broker.model import Secret
 from broker.store import Stores
 from tests.fakes.clock import FakeClock

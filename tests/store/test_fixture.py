@@ -12,7 +12,7 @@ import pytest
 
 from broker.admin.state_checks import identity_checks
 from broker.config.settings import FileKey
-from broker.keys.opening import open_ring
+from broker.keys.ring import open_ring
 from broker.model import Account, Secret
 from broker.sealing import TokenSeals
 from broker.store import Stores
