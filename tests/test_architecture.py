@@ -40,7 +40,7 @@ NEIGHBOURS = {("sealing", "keyring"), ("callers", "browser"), ("runner", "door")
 ONLY_IN = {
     "aiosqlite": {"store/sqlite.py"},
     "sqlite3": {"store/sqlite.py", "store/writer.py", "store/backup.py", "sandbox"},
-    "prometheus_client": {"observe/metrics.py", "observe/tally.py"},
+    "prometheus_client": {"observe/metrics.py"},
     "jinja2": {"pages", "sandbox"},
     "jwt": {"callers/jws.py", "callers/jwks.py", "dashboard", "sandbox"},
     "click": {"cli", "__main__.py"},

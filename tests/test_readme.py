@@ -23,8 +23,7 @@ from broker.cli import broker
 from broker.config import ConfigError, Settings, load
 from broker.config.settings import IssuedJwt, OwnJwt, PeerUid
 from broker.model import EventKind, Reason, Secret
-from broker.observe.metrics import Metrics
-from broker.observe.tally import TokenRequests
+from broker.observe.metrics import Metrics, TokenRequests
 from broker.sandbox.faults import PASSING, STANDING, Faults, Mode
 from broker.systemd import alert_rules
 from broker.tokens.flight import QUEUE

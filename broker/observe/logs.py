@@ -1,25 +1,27 @@
 """Logs as events: a dotted past-tense name, values as fields, one line, never a secret."""
 
 import asyncio
+import io
 import json
 import logging
 import os
 import re
+import socket
+import stat
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
-from types import TracebackType
 from typing import Any, TextIO, cast
 
 import structlog
 
 from broker.config.settings import LogSettings
 from broker.model import Secret
-from broker.observe.stream import Unfailing
 from broker.times import SecondText, to_second
 
 QUIET = (
@@ -44,6 +46,7 @@ CREDENTIAL = re.compile(
     r"\b(?:tb[a-z]{1,2}_[A-Za-z0-9_-]{16,}|[Bb]earer +[\x21-\x7e]+|eyJ[\w-]+\.[\w-]+\.[\w-]*)", re.ASCII
 )
 """What looks like a key of ours, an Authorization or a JWT: the second line, behind `Secret`."""
+AT_ONCE = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 def goes_to_journal(environ: Mapping[str, str], stream: TextIO = sys.stderr) -> bool:
@@ -100,6 +103,72 @@ class _LoggerFactory(structlog.WriteLoggerFactory):
         self.mark = mark("info") if marked else ""
         self.seconds = SecondText(to_second)
         self.anonymous = Anonymous()
+
+
+class Unfailing:
+    """A stream for log lines that neither fails nor holds up the process: tokens matter more.
+
+    It writes whole lines. What the other end will not take is lost and counted; a line says so when it takes again.
+
+    Under systemd standard error is a socket to the journal: a journal that hangs would hang whoever writes to it, and
+    one that is gone is an error.
+    """
+
+    def __init__(self, stream: TextIO, *, mark: str = "") -> None:
+        self._stream, self._mark = stream, mark
+        self._socket: int | None = None
+        with suppress(io.UnsupportedOperation, ValueError, AttributeError):
+            if stat.S_ISSOCK(os.fstat(stream.fileno()).st_mode):
+                self._socket = stream.fileno()
+        self._lost, self._torn = 0, False
+        self._waiting: list[str] = []
+
+    def write(self, line: str) -> int:
+        if self._waiting:
+            self._write_waiting()
+        self._write(line, 1)
+        return len(line)
+
+    def write_soon(self, line: str) -> None:
+        """Write it at the end of the event loop's turn, together with all others of that turn."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._write_waiting)
+        self._waiting.append(line)
+
+    def _write_waiting(self) -> None:
+        lines, self._waiting = self._waiting, []
+        if lines:
+            self._write("".join(lines), len(lines))
+
+    def _write(self, lines: str, count: int) -> None:
+        if self._lost:
+            notice = f'{self._mark}{{"event": "log.lines_lost", "level": "warning", "lines": {self._lost}}}\n'
+            if not self._put(notice, 1):
+                self._lost = 0
+        self._lost += count if self._lost else self._put(lines, count)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def _put(self, lines: str, count: int) -> int:
+        """How many of these lines are lost."""
+        try:
+            if self._socket is None:
+                self._stream.write(lines)
+                return 0
+            whole = lines.encode(errors="backslashreplace")
+            # A line of which only a part went out must not be continued by the next.
+            whole = b"\n" + whole if self._torn else whole
+            connection = socket.socket(fileno=self._socket)
+            try:
+                sent = connection.send(whole, AT_ONCE)
+            finally:
+                connection.detach()
+        except (OSError, ValueError):
+            return count
+        self._torn = 0 < sent < len(whole) and whole[sent - 1 : sent] != b"\n"
+        return whole.count(b"\n", sent)
 
 
 class Anonymous:
@@ -195,13 +264,9 @@ def _is_logged(factory: object, event: str, client: str | None) -> bool:
 
 def take_crashes() -> None:
     """What Python would print of an uncaught error, text and all, becomes an event with its class and place."""
-    sys.excepthook = _process_crashed
+    sys.excepthook = lambda _, exc, __: _crashed("broker.crashed", exc)
     sys.unraisablehook = lambda crash: _crashed("error.unraisable", crash.exc_value)
     threading.excepthook = lambda crash: _crashed("thread.crashed", crash.exc_value)
-
-
-def _process_crashed(_: type[BaseException], exc: BaseException, __: TracebackType | None) -> None:
-    _crashed("broker.crashed", exc)
 
 
 def _crashed(event: str, exc: BaseException | None) -> None:
@@ -224,22 +289,17 @@ def _name_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutable
         exc = sys.exc_info()[1]
     if isinstance(exc, BaseException):
         event["error"] = type(exc).__name__
-        event["at"] = _places(exc)
+        places, trace = [], exc.__traceback__
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            places.append(f"{code.co_filename.rsplit('/broker/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
+            trace = trace.tb_next
+        event["at"] = places[-FRAMES:]
     return event
 
 
 def _marked(_: Any, method: str, line: str) -> str:
     return f"{mark(method)}{line}"
-
-
-def _places(exc: BaseException) -> list[str]:
-    frames = []
-    trace = exc.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        frames.append(f"{code.co_filename.rsplit('/broker/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
-        trace = trace.tb_next
-    return frames[-FRAMES:]
 
 
 def _json(event: Mapping[str, Any], **_: Any) -> str:

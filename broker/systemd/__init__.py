@@ -1,10 +1,14 @@
-"""How the broker talks to systemd, the units it runs as, and the rules it is watched by."""
+"""systemd: what it tells the process, the units that the broker runs as, and the alert rules."""
 
-from broker.systemd.activation import passed_sockets
-from broker.systemd.notify import Notifier
-from broker.systemd.rules import alert_rules
-from broker.systemd.service import ServiceState, run_command, service_state, service_variables
-from broker.systemd.unit import install
+from broker.systemd.process import Notifier, passed_sockets
+from broker.systemd.unit import (
+    ServiceState,
+    alert_rules,
+    install,
+    run_command,
+    service_state,
+    service_variables,
+)
 
 __all__ = [
     "Notifier",

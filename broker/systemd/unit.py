@@ -1,13 +1,49 @@
-"""Lays the units into a system's /etc."""
+"""The units that the broker runs as: installs them, and asks systemd for their state and credentials."""
 
+import os
+import re
+import subprocess
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 SERVICE, SOCKET = "token-broker.service", "token-broker.socket"
+RULES = "token-broker-alerts.yaml"
 PLACEHOLDER = "@BROKER@"
 ELSEWHERE = Path("/usr/local/bin/broker")
 FOLDER = Path("etc/systemd/system")
+NEXT_STEPS = (
+    "Next:",
+    "  1. Make the master key, and keep a copy of it apart from this machine:",
+    "     install -d -m 0700 /etc/credstore",
+    "     (umask 077; openssl rand -base64 32 > /etc/credstore/token-broker.master-key)",
+    '     A secret that is written { credential = "NAME" } goes into /etc/credstore/token-broker.NAME.',
+    "  2. Write /etc/token-broker/config.toml, readable for all and so without a secret, with",
+    "     [server]",
+    '     admin_socket = "/run/token-broker/admin.sock"',
+    "     [store]",
+    '     url = "sqlite:/var/lib/token-broker/broker.db"',
+    "     [keys]",
+    '     master = { credential = "master-key" }',
+    "     server.internal and server.public are the addresses in token-broker.socket.",
+    "  3. systemctl daemon-reload",
+    "  4. systemctl enable --now token-broker",
+    "  5. broker check",
+)
+SHOWN = ("LoadState", "ActiveState", "SubState", "NRestarts", "ExecMainCode", "ExecMainStatus", "ExecStart")
+ENDS = {"1": "exited with status", "2": "was killed by signal", "3": "dumped core after signal"}
+"""How the last process ended, by its CLD_ code (sigaction(2))."""
+CREDENTIAL = re.compile(r"^(LoadCredential(?:Encrypted)?)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+CONFIG = re.compile(r"--config[ =](\S+)")
+STORES = tuple(Path(folder) for folder in ("/etc/credstore", "/run/credstore", "/usr/lib/credstore"))
+LOGS = "/var/log/token-broker"
+WITHIN = 10.0
+Run = Callable[..., bytes | None]
+"""Runs a command of systemd; its output, or None where it fails or systemd does not run here."""
 
 
 def install(root: Path, command: Path | None = None) -> list[str]:
@@ -20,22 +56,24 @@ def install(root: Path, command: Path | None = None) -> list[str]:
     if command is None and root.resolve() != Path("/"):
         command = ELSEWHERE
     laid = [*_lay(folder / SERVICE, unit_text(command=command)), *_lay(folder / SOCKET, _packaged(SOCKET))]
-    return [*laid, *_next_steps()]
+    return [*laid, *NEXT_STEPS]
 
 
 def unit_text(executable: Path | None = None, *, command: Path | None = None) -> str:
     """The service that runs `command`, or the broker of the Python at `executable`, the running one by default."""
-    start = _quoted(command) if command else _start_command(executable or Path(sys.executable))
+    python = executable or Path(sys.executable)
+    script = command or python.with_name("broker")
+    start = _quoted(script) if command or script.exists() else f"{_quoted(python)} -m broker"
     return _packaged(SERVICE).replace(PLACEHOLDER, start)
+
+
+def alert_rules() -> str:
+    """Return the alert rules as Prometheus reads them."""
+    return _packaged(RULES)
 
 
 def _packaged(name: str) -> str:
     return resources.files("broker.systemd").joinpath(name).read_text()
-
-
-def _start_command(python: Path) -> str:
-    script = python.with_name("broker")
-    return _quoted(script) if script.exists() else f"{_quoted(python)} -m broker"
 
 
 def _quoted(path: Path) -> str:
@@ -50,7 +88,10 @@ def _lay(path: Path, text: str) -> list[str]:
     lines = []
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        kept = _free_name(path)
+        kept, number = path.with_name(f"{path.name}.bak"), 1
+        while kept.exists():
+            number += 1
+            kept = path.with_name(f"{path.name}.bak{number}")
         path.rename(kept)
         lines.append(f"Kept the old unit as {kept}.")
     path.write_text(text)
@@ -58,31 +99,86 @@ def _lay(path: Path, text: str) -> list[str]:
     return [*lines, f"Wrote {path}."]
 
 
-def _free_name(path: Path) -> Path:
-    """A name beside `path` that no older copy has."""
-    kept, number = path.with_name(f"{path.name}.bak"), 1
-    while kept.exists():
-        number += 1
-        kept = path.with_name(f"{path.name}.bak{number}")
-    return kept
+def run_command(*words: str) -> bytes | None:
+    """Run a command of systemd, if that runs this machine (sd_booted(3))."""
+    if not Path("/run/systemd/system").is_dir():
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(words, capture_output=True, check=True, timeout=WITHIN).stdout  # noqa: S603
+    return None
 
 
-def _next_steps() -> list[str]:
-    return [
-        "Next:",
-        "  1. Make the master key, and keep a copy of it apart from this machine:",
-        "     install -d -m 0700 /etc/credstore",
-        "     (umask 077; openssl rand -base64 32 > /etc/credstore/token-broker.master-key)",
-        '     A secret that is written { credential = "NAME" } goes into /etc/credstore/token-broker.NAME.',
-        "  2. Write /etc/token-broker/config.toml, readable for all and so without a secret, with",
-        "     [server]",
-        '     admin_socket = "/run/token-broker/admin.sock"',
-        "     [store]",
-        '     url = "sqlite:/var/lib/token-broker/broker.db"',
-        "     [keys]",
-        '     master = { credential = "master-key" }',
-        "     server.internal and server.public are the addresses in token-broker.socket.",
-        "  3. systemctl daemon-reload",
-        "  4. systemctl enable --now token-broker",
-        "  5. broker check",
-    ]
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """The service as `systemctl show` has it."""
+
+    active: str
+    """`active`, `inactive`, `activating (auto-restart)` and so on."""
+    restarts: int
+    last_end: str | None
+    """How the last process failed; None if it did not, or while one runs."""
+
+
+def service_state(config: Path, run: Run = run_command) -> ServiceState | None:
+    """Return the state of token-broker.service, or None where no such unit runs with this configuration."""
+    shown = run("systemctl", "show", SERVICE, f"--property={','.join(SHOWN)}") or b""
+    values = dict(line.split("=", 1) for line in shown.decode(errors="replace").splitlines() if "=" in line)
+    started_with = CONFIG.search(values.get("ExecStart", ""))
+    if values.get("LoadState") != "loaded" or not started_with or Path(started_with[1]) != config.absolute():
+        return None
+    active, sub = values["ActiveState"], values["SubState"]
+    status = values["ExecMainStatus"]
+    end = ENDS.get(values["ExecMainCode"]) if status != "0" else None
+    return ServiceState(
+        active=active if sub in (active, "running", "dead") else f"{active} ({sub})",
+        restarts=int(values["NRestarts"]),
+        last_end=end and f"{end} {status}",
+    )
+
+
+@contextmanager
+def service_variables(run: Run = run_command) -> Iterator[Mapping[str, str]]:
+    """What systemd sets for the service, for a command that takes its place: credentials, logs, the journal.
+
+    The folder of credentials holds links only: to the files, or to the memory where an encrypted one was decrypted.
+    """
+    unit = run("systemctl", "cat", SERVICE) or b""
+    handles = list[int]()
+    try:
+        with TemporaryDirectory(prefix="token-broker-") as folder:
+            for name, (source, encrypted) in _credentials(unit.decode(errors="replace")).items():
+                path = _found(source, encrypted=encrypted)
+                if encrypted:
+                    text = run("systemd-creds", "decrypt", f"--name={name}", str(path), "-")
+                    if text is not None:
+                        handles.append(os.memfd_create("credential"))
+                        os.write(handles[-1], text)
+                        path = Path(f"/proc/self/fd/{handles[-1]}")
+                Path(folder, name).symlink_to(path)
+            yield {"CREDENTIALS_DIRECTORY": folder, "LOGS_DIRECTORY": LOGS, "INVOCATION_ID": ""}
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def _credentials(unit: str) -> dict[str, tuple[str, bool]]:
+    """The source of each, and whether it is encrypted (systemd.exec(5)): the last line counts, an empty one resets."""
+    found = dict[str, tuple[str, bool]]()
+    for key, value in CREDENTIAL.findall(unit):
+        if not value:
+            found.clear()
+            continue
+        name, _, source = value.partition(":")
+        found[name] = (source or name, key.endswith("Encrypted"))
+    return found
+
+
+def _found(source: str, *, encrypted: bool) -> Path:
+    """Where systemd looks; the first place where it is nowhere, which an error then names."""
+    stores = [store.with_name("credstore.encrypted") for store in STORES] if encrypted else []
+    places = [store / source for store in (*stores, *STORES)]
+    for place in places:
+        with suppress(OSError):
+            if place.exists():
+                return place
+    return places[0]

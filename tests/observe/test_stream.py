@@ -12,7 +12,7 @@ from typing import TextIO
 
 import pytest
 
-from broker.observe.stream import Unfailing
+from broker.observe.logs import Unfailing
 
 
 @pytest.fixture

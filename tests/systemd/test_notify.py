@@ -24,7 +24,6 @@ def supervisor(tmp_path: Path) -> Iterator[socket.socket]:
     [
         (lambda notifier: notifier.ready("serving tokens"), b"READY=1\nSTATUS=serving tokens"),
         (lambda notifier: notifier.stopping(), b"STOPPING=1"),
-        (lambda notifier: notifier.status("3 accounts"), b"STATUS=3 accounts"),
         (lambda notifier: notifier.reloading(), b"RELOADING=1"),
         (lambda notifier: notifier.extend_timeout(15.0), b"EXTEND_TIMEOUT_USEC=15000000"),
         (lambda notifier: notifier.watchdog(), b"WATCHDOG=1"),
@@ -45,9 +44,9 @@ def test_a_status_cannot_smuggle_in_another_message(supervisor: socket.socket) -
     """Line breaks become spaces."""
     notifier = Notifier({"NOTIFY_SOCKET": supervisor.getsockname()})
 
-    notifier.status("trouble\nSTOPPING=1")
+    notifier.ready("trouble\nSTOPPING=1")
 
-    assert b"STATUS=trouble STOPPING=1" == supervisor.recv(4096)
+    assert b"READY=1\nSTATUS=trouble STOPPING=1" == supervisor.recv(4096)
 
 
 def test_an_abstract_socket_is_written_with_an_at_sign() -> None:
