@@ -21,7 +21,7 @@ from broker.app.token_room import TokenRoom, build_tokens
 from broker.audit.sinks import old_files
 from broker.audit.verify import last_generations
 from broker.browser import KeptRequests, is_same_browser
-from broker.callers.api_keys import KeyAuthenticator
+from broker.callers.authentication import KeyAuthenticator
 from broker.callers.configured import ConfiguredCallers, JwtAuthenticator
 from broker.callers.jwks import JwksCache
 from broker.callers.service import CallerService

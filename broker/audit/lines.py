@@ -101,19 +101,12 @@ class Chain:
 class AuditRecord:
     """One decision. No secret, only names and fingerprints."""
 
-    caller: str
-    credential: str
+    caller: Caller
     action: str
     account: str | None
-    decision: str
-    """`allowed` or `denied`."""
     request_id: str
-    generation: int | None = None
-    fingerprint: str | None = None
-    """Keyed hash of the token that was handed out."""
     detail: str | None = None
-    client: str | None = None
-    """The caller's address."""
+    allowed: bool = True
 
 
 class Stakes(Enum):
@@ -143,18 +136,14 @@ def record_body(record: AuditRecord, at: str) -> str:
     quoted = encode_basestring_ascii
     account = "" if record.account is None else f',"account":{quoted(record.account)}'
     body = (
-        f'"at":"{at}","caller":{quoted(record.caller)},"credential":{quoted(record.credential)}'
-        f',"action":{quoted(record.action)}{account},"decision":{quoted(record.decision)}'
+        f'"at":"{at}","caller":{quoted(record.caller.name)},"credential":{quoted(record.caller.credential)}'
+        f',"action":{quoted(record.action)}{account},"decision":"{"allowed" if record.allowed else "denied"}"'
         f',"request_id":{quoted(record.request_id)}'
     )
-    if record.generation is not None:
-        body += f',"generation":{record.generation}'
-    if record.fingerprint is not None:
-        body += f',"fingerprint":{quoted(record.fingerprint)}'
     if record.detail is not None:
         body += f',"detail":{quoted(record.detail)}'
-    if record.client is not None:
-        body += f',"client":{quoted(record.client)}'
+    if record.caller.address is not None:
+        body += f',"client":{quoted(record.caller.address)}'
     return body
 
 

@@ -102,7 +102,7 @@ class Gate:
         allowed = may(caller, permission, account)
         if allowed and permission is Permission.TOKEN:
             return
-        record = _record(caller, action or permission, account, request_id, detail=detail, allowed=allowed)
+        record = AuditRecord(caller, action or permission, account, request_id, detail, allowed)
         changes = allowed and not reads and permission not in READS
         await self._audit.record(record, Stakes.CHANGE if changes else Stakes.READ)
         if not allowed:
@@ -134,31 +134,10 @@ class Gate:
         self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
     ) -> None:
         """Write down something that is about to be done; raises AuditUnavailable, and then it must not."""
-        await self._audit.record(_record(caller, action, account, request_id, detail=detail), Stakes.CHANGE)
+        await self._audit.record(AuditRecord(caller, action, account, request_id, detail), Stakes.CHANGE)
 
     async def note(
         self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
     ) -> None:
         """Write down something that was done for the caller; never refused, since it has happened."""
-        await self._audit.record(_record(caller, action, account, request_id, detail=detail), Stakes.DONE)
-
-
-def _record(
-    caller: Caller,
-    action: str,
-    account: str | None,
-    request_id: str,
-    *,
-    detail: str | None,
-    allowed: bool = True,
-) -> AuditRecord:
-    return AuditRecord(
-        caller=caller.name,
-        credential=caller.credential,
-        action=action,
-        account=account,
-        decision="allowed" if allowed else "denied",
-        request_id=request_id,
-        detail=detail,
-        client=caller.address,
-    )
+        await self._audit.record(AuditRecord(caller, action, account, request_id, detail), Stakes.DONE)

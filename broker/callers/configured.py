@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -18,24 +18,9 @@ from broker.model import Caller, CallerKind, CallerRecord, Secret
 
 OWN_LIFE = 300.0
 ISSUED_LIFE = 24 * 3600.0
-KINDS = {OwnJwt: CallerKind.PUBLIC_KEY, IssuedJwt: CallerKind.ISSUER, PeerUid: CallerKind.UID}
 REMEMBERED = 10_000
 LEEWAY = 10.0
 REQUIRED = ("iss", "sub", "aud", "iat", "exp")
-
-
-@dataclass(frozen=True, slots=True)
-class OwnKeys:
-    """Keys that the configuration holds."""
-
-    keys: tuple[VerifyingKey, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class IssuersKeys:
-    """Keys that an issuer publishes."""
-
-    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +31,18 @@ class Expected:
     audience: str
     longest: float
     """Seconds from `iat` to `exp`, at most."""
-    keys: OwnKeys | IssuersKeys
+    keys: tuple[VerifyingKey, ...] | str
+    """Keys that the configuration holds, or the address where an issuer publishes its keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edition:
     """The callers of one reading of the file."""
 
-    callers: Mapping[str, CallerSettings]
-    by_uid: Mapping[int, Caller] = field(default_factory=dict)
-    by_claims: Mapping[tuple[str, str], Expected] = field(default_factory=dict)
-    jwks_urls: frozenset[str] = frozenset()
+    callers: Mapping[str, CallerRecord]
+    by_uid: Mapping[int, Caller]
+    by_claims: Mapping[tuple[str, str], Expected]
+    jwks_urls: frozenset[str]
 
 
 class ConfiguredCallers:
@@ -66,7 +52,8 @@ class ConfiguredCallers:
         self._audience = audience
         self.edition = _edition(settings, audience)
         """What was verified against an earlier edition has to be verified again."""
-        self._used: dict[str, float] = {}
+        self.uses: dict[str, float] = {}
+        """When callers were last used, as far as it is not stored yet."""
 
     def use(self, settings: Mapping[str, CallerSettings]) -> None:
         """Go on with other callers: the configuration was reloaded."""
@@ -75,31 +62,9 @@ class ConfiguredCallers:
     def has(self, name: str) -> bool:
         return name in self.edition.callers
 
-    def note_use(self, name: str, at: float) -> None:
-        self._used[name] = at
-
-    def take_uses(self) -> dict[str, float]:
-        """When callers were used since the last time this was asked."""
-        uses, self._used = self._used, {}
-        return uses
-
-    def keep_uses(self, uses: Mapping[str, float]) -> None:
-        """Take back what could not be stored; a later use counts more."""
-        self._used = {**uses, **self._used}
-
     def records(self, uses: Mapping[str, float]) -> list[CallerRecord]:
         """The callers as they are shown; `uses` says when each was last used."""
-        return [
-            CallerRecord(
-                one.name,
-                one.accounts,
-                one.permissions,
-                created_at=None,
-                kind=KINDS[type(one.proof)],
-                last_used_at=uses.get(one.name),
-            )
-            for one in self.edition.callers.values()
-        ]
+        return [replace(one, last_used_at=uses.get(name)) for name, one in self.edition.callers.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +114,7 @@ class JwtAuthenticator:
         while len(self._remembered) >= self._limit:
             del self._remembered[next(iter(self._remembered))]
         self._remembered[digest] = known
-        self._configured.note_use(known.caller.name, self._clock.now())
+        self._configured.uses[known.caller.name] = self._clock.now()
         return known.caller
 
     async def _verify(self, text: str) -> _Verified:
@@ -163,9 +128,9 @@ class JwtAuthenticator:
             keys: Sequence[VerifyingKey]
             issuers: tuple[str, KeySet] | None = None
             match expected.keys:
-                case OwnKeys(own):
+                case tuple(own):
                     keys = [key for key in own if key.algorithm == unverified.algorithm]
-                case IssuersKeys(url):
+                case str(url):
                     found = await self._jwks.keys(url, unverified.algorithm, unverified.kid)
                     if found is None:
                         raise Unauthenticated(why="issuer_unavailable")
@@ -178,7 +143,7 @@ class JwtAuthenticator:
         signed = (key for key in keys if is_signed(text, key, audience=expected.audience, required=REQUIRED))
         if (key := next(signed, None)) is None:
             raise Unauthenticated(why="signature" if keys else "unknown_key")
-        is_own = isinstance(expected.keys, OwnKeys)
+        is_own = isinstance(expected.keys, tuple)
         caller = replace(expected.caller, credential=f"jwt of key {key.id}") if is_own else expected.caller
         return _Verified(caller, edition, issuers, unverified.expires_at + LEEWAY)
 
@@ -196,27 +161,29 @@ def check_claims(unverified: UnverifiedJwt, expected: Expected, *, now: float) -
 
 
 def _edition(settings: Mapping[str, CallerSettings], audience: str) -> Edition:
+    records: dict[str, CallerRecord] = {}
     by_uid: dict[int, Caller] = {}
     by_claims: dict[tuple[str, str], Expected] = {}
     urls: set[str] = set()
-    for one in settings.values():
+    for name, one in settings.items():
+        caller = Caller(one.name, one.accounts, one.permissions, "jwt")
         match one.proof:
             case OwnJwt(keys):
-                own = OwnKeys(tuple(_loaded(key) for key in keys))
-                by_claims[one.name, one.name] = Expected(_caller(one, "jwt"), audience, OWN_LIFE, own)
+                kind = CallerKind.PUBLIC_KEY
+                own = tuple(map(_loaded, keys))
+                by_claims[one.name, one.name] = Expected(caller, audience, OWN_LIFE, own)
             case IssuedJwt(issuer, url, subject, aud):
-                caller = _caller(one, f"jwt of {issuer}")
-                by_claims[issuer, subject] = Expected(caller, aud or audience, ISSUED_LIFE, IssuersKeys(url))
+                kind = CallerKind.ISSUER
+                caller = replace(caller, credential=f"jwt of {issuer}")
+                by_claims[issuer, subject] = Expected(caller, aud or audience, ISSUED_LIFE, url)
                 urls.add(url)
             case PeerUid(uid):
-                by_uid[uid] = _caller(one, f"uid {uid}")
+                kind = CallerKind.UID
+                by_uid[uid] = replace(caller, credential=f"uid {uid}")
             case unexpected:
                 assert_never(unexpected)
-    return Edition(dict(settings), by_uid, by_claims, frozenset(urls))
-
-
-def _caller(one: CallerSettings, credential: str) -> Caller:
-    return Caller(one.name, one.accounts, one.permissions, credential)
+        records[name] = CallerRecord(one.name, one.accounts, one.permissions, created_at=None, kind=kind)
+    return Edition(records, by_uid, by_claims, frozenset(urls))
 
 
 def _loaded(public: PublicKey) -> VerifyingKey:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from broker import oauth
-from broker.callers.api_keys import KeyAuthenticator, key_hash, key_text
+from broker.callers.authentication import KeyAuthenticator, key_hash, key_text
 from broker.callers.authorization import Gate
 from broker.callers.configured import ConfiguredCallers
 from broker.clock import Clock
@@ -48,11 +48,11 @@ class CallerService:
     async def flush_uses(self) -> None:
         """Store when callers and their keys were last used."""
         await self._keys.flush_uses()
-        uses = self._configured.take_uses()
+        uses, self._configured.uses = self._configured.uses, {}
         try:
             await self._store.touch_callers(uses)
         except StorageUnavailable:
-            self._configured.keep_uses(uses)
+            self._configured.uses = uses | self._configured.uses
 
     async def add(
         self,

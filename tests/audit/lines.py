@@ -5,16 +5,16 @@ import hmac
 from collections.abc import Sequence
 
 from broker.audit.lines import (
-    AuditRecord,
     Chain,
     Head,
     continued_body,
     expired_body,
-    record_body,
     start_body,
     stop_body,
+    token_body,
 )
 from broker.audit.verify import Place, Report, Verifier
+from broker.model import Caller
 
 AT = "2027-01-15T08:00:00.000Z"
 
@@ -25,7 +25,15 @@ def key_of(chain: str) -> bytes:
 
 def record(name: str) -> str:
     """A token that was handed out to `name`."""
-    return record_body(AuditRecord(name, "key k", "token", "acme", "allowed", f"r-{name}", 1, "f" * 16), AT)
+    return token_body(
+        Caller(name, (), frozenset(), "key k"),
+        "acme",
+        AT,
+        request_id=f"r-{name}",
+        generation=1,
+        fingerprint="f" * 16,
+        client=None,
+    )
 
 
 class Book:

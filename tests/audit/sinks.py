@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from broker.audit.audit import Audit
 from broker.audit.lines import AuditRecord, Head
+from broker.model import Caller
 from broker.observe.health import Health
 from broker.store.keys import KeyStore
 from broker.store.sqlite import SqliteDatabase
@@ -106,4 +107,4 @@ async def open_desk(sink: Sink | None = None) -> AsyncIterator[Desk]:
 
 def by(name: str) -> AuditRecord:
     """A record of that caller's."""
-    return AuditRecord(name, "key k", "token", "acme", "allowed", "request-1")
+    return AuditRecord(Caller(name, (), frozenset(), "key k"), "token", "acme", "request-1")

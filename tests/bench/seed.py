@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.app import open_broker
-from broker.callers.api_keys import key_hash, key_text
+from broker.callers.authentication import key_hash, key_text
 from broker.clock import SystemClock
 from broker.config import load
 from broker.model import Account, CallerKey, CallerRecord, Permission, Ref, Secret

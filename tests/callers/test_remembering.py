@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from broker.callers.api_keys import KeyAuthenticator
+from broker.callers.authentication import KeyAuthenticator
 from broker.errors import Unauthenticated
 from broker.model import CallerKey, CallerRecord, Secret
 from broker.store.callers import CallerStore
