@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import structlog
 
-from broker.admin.socket import operator
+from broker.admin.routes import operator
 from broker.app import Broker
 from broker.app.dashboard import typed
 from broker.config.settings import Settings, UnixListen

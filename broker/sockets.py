@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from broker.admin.socket import bind as bind_unix
 from broker.config.settings import Listen, TcpListen, UnixListen
 from broker.errors import StartRefused
 
 BACKLOG = 512
+LONGEST_PATH = 107
 MOST_FILES = 65_536
 SHORTLY = 0.2
 LONGEST_REQUEST = 64 * 1024
@@ -170,3 +170,64 @@ def _bind_tcp(host: str, port: int, key: str) -> socket.socket:
         bound.close()
         raise refused(key, TcpListen(host, port), exc) from None
     return bound
+
+
+def bind_unix(path: Path, *, mode: int, group: str | None, key: str) -> socket.socket:
+    """A Unix socket at `path` with that mode, never open to more for a moment; raises StartRefused."""
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise StartRefused(
+            f"{key}: the path {path} is longer than {LONGEST_PATH} bytes, which no Unix socket can have"
+        )
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.is_socket():
+        _remove_stale(path, key)
+    elif os.path.lexists(path):
+        raise StartRefused(
+            f"{key}: cannot listen on {path}: it is no socket; move it away, or set {key} to another path"
+        )
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # A mode from the start: to change it afterwards could reach what somebody laid there meanwhile.
+    before = os.umask(0o177 if group is not None else 0o777 & ~mode)
+    try:
+        bound.bind(str(path))
+        # At once, or another start would take it for one that a crash left.
+        bound.listen(BACKLOG)
+    except OSError as exc:
+        bound.close()
+        raise StartRefused(f"{key}: cannot listen on {path}: {exc.strerror}") from None
+    finally:
+        os.umask(before)
+    if group is not None:
+        _give_to(path, group, mode, key)
+    return bound
+
+
+def _remove_stale(path: Path, key: str) -> None:
+    """Remove a socket that a crash left; raises StartRefused where somebody listens on it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            # Its queue is full, or it is another kind of socket: it is somebody's.
+            pass
+    raise StartRefused(
+        f"{key}: another broker answers at {path}; stop that one, or set {key} to a path of this broker's own"
+    )
+
+
+def _give_to(path: Path, group: str, mode: int, key: str) -> None:
+    try:
+        os.chown(path, -1, grp.getgrnam(group).gr_gid, follow_symlinks=False)
+        if path.is_symlink():
+            raise PermissionError
+        path.chmod(mode)
+    except (KeyError, PermissionError):
+        raise StartRefused(
+            f"{key}: the socket cannot be given to the group {group}; does it exist?"
+        ) from None

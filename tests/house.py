@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from broker.admin.socket import operator
+from broker.admin.routes import operator
 from broker.app import Broker, open_broker
 from broker.app.listeners import ListenerLimits
 from broker.config import Settings, load

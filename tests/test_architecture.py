@@ -60,7 +60,7 @@ WEB_EDGE = {
     "sandbox",
     "app",
     "serve.py",
-    "admin/socket.py",
+    "admin",
     "dashboard/live.py",
     "dashboard/session.py",
     "callers/authentication.py",

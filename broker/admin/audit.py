@@ -1,6 +1,8 @@
-"""Verifies the audit for an operator; the key of its chains never leaves the broker."""
+"""`broker audit verify`: verifies the audit for an operator; the key of its chains never leaves the broker."""
 
 from collections.abc import AsyncIterator
+
+from aiohttp import web
 
 from broker.audit.audit import Audit
 from broker.audit.lines import KeyOf
@@ -8,18 +10,23 @@ from broker.audit.verify import Report, Verifier, read_files, read_stream
 from broker.callers.authorization import Gate
 from broker.errors import Conflict
 from broker.model import Caller, Permission
+from broker.web import CALLER, REQUEST_ID, answer, query_number
 
 IN_THE_JOURNAL = (
     "the audit goes to the journal; type:"
     " journalctl -u token-broker TOKEN_BROKER_AUDIT=1 -o cat | broker audit verify -"
 )
+BLOCK = 64 * 1024
 
 
-class AuditCheck:
-    """What `broker audit verify` asks of a running broker."""
+class AuditService:
+    """The audit of a running broker, as operators verify it."""
 
     def __init__(self, *, audit: Audit, key_of: KeyOf, gate: Gate) -> None:
         self._audit, self._key_of, self._gate = audit, key_of, gate
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/audit/verify", self._verify_files), web.post("/audit/verify", self._verify_lines)]
 
     async def own_files(self, caller: Caller, *, request_id: str) -> Report:
         """Verify the broker's own files, up to the line that was written last; raises Conflict."""
@@ -46,6 +53,20 @@ class AuditCheck:
         verifier = Verifier(self._key_of, whole=False, mixed=True)
         await read_stream(verifier, blocks)
         return verifier.finish([] if head is None else [head])
+
+    async def _verify_files(self, request: web.Request) -> web.StreamResponse:
+        report = await self.own_files(request[CALLER], request_id=request[REQUEST_ID])
+        return answer(report.json())
+
+    async def _verify_lines(self, request: web.Request) -> web.StreamResponse:
+        """The body is lines of the audit, of any length."""
+        report = await self.given_lines(
+            request[CALLER],
+            request.content.iter_chunked(BLOCK),
+            part=query_number(request, "part", most=1) == 1,
+            request_id=request[REQUEST_ID],
+        )
+        return answer(report.json())
 
     async def _require(self, caller: Caller, request_id: str) -> None:
         await self._gate.require(

@@ -1,9 +1,10 @@
-"""`broker keys`: list, new, rewrap, drop, through the gate."""
+"""Data keys for operators: list, add, rewrap and retire them, over the admin socket."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
+from aiohttp import web
 
 from broker.callers.authorization import Gate
 from broker.clock import Clock
@@ -13,6 +14,7 @@ from broker.keys.rewrap import ByKey, Census, Rewrapper, Step
 from broker.keys.ring import StoredKeyring
 from broker.model import Caller, Permission
 from broker.store.keys import UNKNOWN, KeyStore
+from broker.web import CALLER, REQUEST_ID, answer, check_query, read_object
 from broker.wire import rfc3339
 
 RETIRED_FOR = 400 * 86400.0
@@ -20,8 +22,8 @@ RETIRED_FOR = 400 * 86400.0
 log = structlog.get_logger()
 
 
-class KeyDesk:
-    """What operators do with the data keys."""
+class KeyService:
+    """The data keys as operators see and change them; never a key itself."""
 
     def __init__(
         self,
@@ -35,6 +37,14 @@ class KeyDesk:
     ) -> None:
         self._store, self._ring, self._census, self._rewrapper = store, ring, census, rewrapper
         self._gate, self._clock = gate, clock
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/keys", self._list),
+            web.post("/keys", self._new),
+            web.post("/keys/rewrap", self._rewrap),
+            web.delete("/keys/{kid}", self._drop),
+        ]
 
     async def keys(self, caller: Caller, *, request_id: str) -> list[dict[str, Any]]:
         """All keys and how much is sealed with each, never a key itself."""
@@ -63,7 +73,16 @@ class KeyDesk:
     async def drop(self, caller: Caller, kid: str, *, request_id: str) -> dict[str, Any]:
         """Retire a data key with which nothing is sealed any more; raises NotFound, Conflict."""
         await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
-        key = await self._droppable(kid)
+        key = next((one for one in await self._store.keys() if one.kid == kid), None)
+        if key is None:
+            raise NotFound(f"there is no key {kid[:32]!r}; `broker keys list` shows them")
+        if key.purpose is Purpose.INDEX:
+            why = "makes keyed hashes, which must stay what they are; it is never dropped"
+            raise Conflict(f"key {kid} {why}")
+        if key.retired_at is not None:
+            raise Conflict(f"key {kid} was dropped already")
+        if key.active:
+            raise Conflict(f"key {kid} is the active one; `broker keys add` makes another first")
         # What is not active never becomes so, and nothing is stored under it: counted once, it stays empty.
         counts = await self._census.take()
         _require_unused(kid, counts)
@@ -77,19 +96,23 @@ class KeyDesk:
         """Forget keys that were dropped more than 400 days ago."""
         await self._store.forget_retired_keys(now - RETIRED_FOR)
 
-    async def _droppable(self, kid: str) -> WrappedKey:
-        key = next((one for one in await self._store.keys() if one.kid == kid), None)
-        if key is None:
-            raise NotFound(f"there is no key {kid[:32]!r}; `broker keys list` shows them")
-        if key.purpose is Purpose.INDEX:
-            raise Conflict(
-                f"key {kid} makes keyed hashes, which must stay what they are; it is never dropped"
-            )
-        if key.retired_at is not None:
-            raise Conflict(f"key {kid} was dropped already")
-        if key.active:
-            raise Conflict(f"key {kid} is the active one; `broker keys add` makes another first")
-        return key
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        check_query(request)
+        return answer({"keys": await self.keys(request[CALLER], request_id=request[REQUEST_ID])})
+
+    async def _new(self, request: web.Request) -> web.StreamResponse:
+        await read_object(request, allowed={})
+        return answer(await self.new(request[CALLER], request_id=request[REQUEST_ID]), status=201)
+
+    async def _rewrap(self, request: web.Request) -> web.StreamResponse:
+        """Take one step; the answer's `cursor` is for the next one, null at the end."""
+        body = await read_object(request, allowed={"cursor": str})
+        step = await self.rewrap(request[CALLER], body.get("cursor"), request_id=request[REQUEST_ID])
+        return answer(step_json(step))
+
+    async def _drop(self, request: web.Request) -> web.StreamResponse:
+        kid = request.match_info["kid"]
+        return answer(await self.drop(request[CALLER], kid, request_id=request[REQUEST_ID]))
 
 
 def key_json(key: WrappedKey, counts: ByKey) -> dict[str, Any]:

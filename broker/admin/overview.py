@@ -1,11 +1,11 @@
-"""Providers, events, health and metrics, as operators see them."""
+"""Providers, events and metrics, as operators see them, and the counts of accounts that they share."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from broker.admin.checks import Check
-from broker.admin.statistics import SPAN, Statistics
 from broker.callers.authorization import Gate
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, SandboxSettings
@@ -17,6 +17,37 @@ from broker.store.accounts import AccountStore
 from broker.store.events import EventStore
 from broker.tokens.permit import Permit
 from broker.wire import rfc3339
+
+SPAN = 6 * 3600.0
+"""In which the ends of access tokens are counted together."""
+USED_WITHIN = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The accounts that are not removed, at one moment; of a large store, within some seconds."""
+
+    counts: Mapping[tuple[str, Status], int]
+    """By provider and status."""
+    ends: Mapping[int, int]
+    """How many access tokens end in the n-th `SPAN` of the epoch, of accounts that are not dead."""
+    first_expiries: Mapping[str, float]
+    """By provider, when the first token ends of those that were used in the last 24 hours and are not dead."""
+
+
+async def read_statistics(store: AccountStore, now: float) -> Statistics:
+    """Read all of it, in pages; raises StorageUnavailable."""
+    counts: Counter[tuple[str, Status]] = Counter()
+    ends: Counter[int] = Counter()
+    first: dict[str, float] = {}
+    async for group in store.groups(used_since=now - USED_WITHIN, span=SPAN):
+        counts[group.provider, group.status] += group.count
+        if group.status is Status.NEEDS_REAUTHORIZATION:
+            continue
+        ends[group.span] += group.count
+        if group.is_used:
+            first[group.provider] = min(group.first_expiry, first.get(group.provider, group.first_expiry))
+    return Statistics(counts, ends, first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +139,7 @@ class Overview:
         return self._view(name, (await self._statistics()).counts)
 
     async def events(
-        self,
-        caller: Caller,
-        *,
-        after: int | None,
-        limit: int,
-        account: str | None,
-        request_id: str,
+        self, caller: Caller, *, after: int | None, limit: int, account: str | None, request_id: str
     ) -> list[Event]:
         """Events behind `after`, or the last ones."""
         await self._gate.require(caller, Permission.ACCOUNTS, account, request_id=request_id, action="events")
@@ -134,7 +159,16 @@ class Overview:
     async def metrics_text(self) -> bytes:
         """All metrics; what is counted in the store is as old as `Recent` says."""
         now = self._clock.now()
-        self._show(await self._statistics(), now)
+        statistics = await self._statistics()
+        for provider, status in self._shown - set(statistics.counts):
+            self._metrics.accounts.labels(provider, status).set(0)
+        for (provider, status), count in statistics.counts.items():
+            self._metrics.accounts.labels(provider, status).set(count)
+        self._shown |= set(statistics.counts)
+        # Where nobody uses an account any more, an alert must not go on about the last one.
+        self._metrics.seconds_to_first_expiry.clear()
+        for provider, at in statistics.first_expiries.items():
+            self._metrics.seconds_to_first_expiry.labels(provider).set(at - now)
         oldest = await self._accounts.oldest_intent_at()
         self._metrics.oldest_intent_seconds.set(0 if oldest is None else max(0.0, now - oldest))
         for name in self._settings:
@@ -144,31 +178,16 @@ class Overview:
             self._metrics.rows_by_key.labels(kid).set(count)
         return self._metrics.text()
 
-    def _show(self, statistics: Statistics, now: float) -> None:
-        gone = self._shown - set(statistics.counts)
-        for provider, status in gone:
-            self._metrics.accounts.labels(provider, status).set(0)
-        for (provider, status), count in statistics.counts.items():
-            self._metrics.accounts.labels(provider, status).set(count)
-        self._shown |= set(statistics.counts)
-        # Where nobody uses an account any more, an alert must not go on about the last one.
-        self._metrics.seconds_to_first_expiry.clear()
-        for provider, at in statistics.first_expiries.items():
-            self._metrics.seconds_to_first_expiry.labels(provider).set(at - now)
-
     async def checks(self) -> list[Check]:
         """The breakers that are open, which somebody has to close."""
         counts = (await self._statistics()).counts
-        views = [self._view(name, counts) for name in sorted(self._settings)]
+        views = (self._view(name, counts) for name in sorted(self._settings))
         return [
             Check(
-                f"breaker of {view.settings.name}",
-                "problem",
-                f"open: {view.reason.happened}",
-                view.what_to_do,
+                f"breaker of {one.settings.name}", "problem", f"open: {one.reason.happened}", one.what_to_do
             )
-            for view in views
-            if view.reason is not None
+            for one in views
+            if one.reason is not None
         ]
 
     def _view(self, name: str, counts: Mapping[tuple[str, Status], int]) -> ProviderView:

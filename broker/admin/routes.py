@@ -7,24 +7,48 @@ from typing import Any
 from aiohttp import web
 
 from broker import __version__
-from broker.admin.adoption import Adoption
-from broker.admin.audit import AuditCheck
 from broker.admin.checks import Check
+from broker.admin.copies import Adoption
 from broker.admin.overview import Overview
 from broker.alerts.routes import Streams
 from broker.callers.authorization import Gate
 from broker.callers.service import CallerService
 from broker.clock import Clock
-from broker.errors import InvalidRequest
-from broker.model import Permission
+from broker.errors import InvalidRequest, Unauthenticated
+from broker.model import Caller, Permission
 from broker.observe.health import Health
-from broker.web import CALLER, CLIENT, REQUEST_ID, answer, check_query, public, query_number, read_object
+from broker.peers import peer_uid
+from broker.web import (
+    CALLER,
+    CLIENT,
+    REQUEST_ID,
+    Handler,
+    answer,
+    check_query,
+    public,
+    query_number,
+    read_object,
+)
 from broker.wire import caller_json, event_json, rfc3339
 
 EVENTS = 100
-VERIFY_BLOCK = 64 * 1024
 RELOAD: web.AppKey[Callable[[], dict[str, Any]]] = web.AppKey("reload")
 """Takes over the configuration file; only the process that was started with one can."""
+
+
+def operator(uid: int) -> Caller:
+    """The caller that stands for a local user."""
+    return Caller(f"uid:{uid}", ("*",), frozenset(Permission), credential=f"uid {uid}")
+
+
+@web.middleware
+async def by_peer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Make the peer's uid the caller (SO_PEERCRED)."""
+    uid = peer_uid(request.transport)
+    if uid is None:
+        raise Unauthenticated
+    request[CALLER] = operator(uid)
+    return await handler(request)
 
 
 @public
@@ -49,11 +73,7 @@ class HealthRoutes:
         self._metrics_from, self._authenticate = metrics_from, authenticate
 
     def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/healthz", alive),
-            web.get("/readyz", self.ready),
-            web.get("/metrics", self.metrics),
-        ]
+        return [web.get("/healthz", alive), web.get("/readyz", self.ready), web.get("/metrics", self.metrics)]
 
     @public
     async def ready(self, _: web.Request) -> web.StreamResponse:
@@ -93,7 +113,6 @@ class AdminRoutes:
         callers: CallerService,
         overview: Overview,
         adoption: Adoption,
-        audit: AuditCheck,
         check: Callable[[], Awaitable[list[Check]]],
         gate: Gate,
         streams: Streams,
@@ -101,7 +120,7 @@ class AdminRoutes:
     ) -> None:
         self._streams = streams
         self._callers, self._overview, self._adoption = callers, overview, adoption
-        self._audit, self._check, self._gate, self._clock = audit, check, gate, clock
+        self._check, self._gate, self._clock = check, gate, clock
         self._started_at = clock.now()
 
     def routes(self) -> list[web.RouteDef]:
@@ -116,8 +135,6 @@ class AdminRoutes:
             web.get("/check", self.check),
             web.post("/adopt", self.adopt),
             web.post("/reload", self.reload),
-            web.get("/audit/verify", self.verify_files),
-            web.post("/audit/verify", self.verify_lines),
             web.get("/version", self.version),
         ]
 
@@ -169,13 +186,22 @@ class AdminRoutes:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """The last events, or those behind `after`; as server-sent events they go on for ever."""
         check_query(request, "after", "limit", "account")
-        after = query_number(request, "after", most=2**53)
-        if "text/event-stream" in request.headers.get("Accept", ""):
-            return await self._follow(
-                request, await self._start(request, None if after is None else int(after))
-            )
-        events = await self._events(request, None if after is None else int(after))
-        return answer({"events": events})
+        number = query_number(request, "after", most=2**53)
+        limit = query_number(request, "limit", most=1000, least=1)
+        after, account = None if number is None else int(number), request.query.get("account")
+        events = await self._overview.events(
+            request[CALLER],
+            after=after,
+            limit=EVENTS if limit is None else int(limit),
+            account=account,
+            request_id=request[REQUEST_ID],
+        )
+        if "text/event-stream" not in request.headers.get("Accept", ""):
+            return answer({"events": [event_json(event) for event in events]})
+        if after is None:
+            # The last ones come first.
+            after = events[0].id - 1 if events else 0
+        return await self._streams.follow(request, last_id=after, account=account)
 
     async def check(self, request: web.Request) -> web.StreamResponse:
         await self._may_look(request, "check")
@@ -192,20 +218,6 @@ class AdminRoutes:
         )
         return answer(request.app[RELOAD]())
 
-    async def verify_files(self, request: web.Request) -> web.StreamResponse:
-        report = await self._audit.own_files(request[CALLER], request_id=request[REQUEST_ID])
-        return answer(report.json())
-
-    async def verify_lines(self, request: web.Request) -> web.StreamResponse:
-        """The body is lines of the audit, of any length."""
-        report = await self._audit.given_lines(
-            request[CALLER],
-            request.content.iter_chunked(VERIFY_BLOCK),
-            part=query_number(request, "part", most=1) == 1,
-            request_id=request[REQUEST_ID],
-        )
-        return answer(report.json())
-
     async def version(self, request: web.Request) -> web.StreamResponse:
         await self._may_look(request, "version")
         return answer({"version": __version__, "started_at": rfc3339(self._started_at)})
@@ -213,34 +225,8 @@ class AdminRoutes:
     async def _may_look(self, request: web.Request, action: str) -> None:
         """Let an operator look, also while the audit's records wait."""
         await self._gate.require(
-            request[CALLER],
-            Permission.ADMIN,
-            None,
-            request_id=request[REQUEST_ID],
-            action=action,
-            reads=True,
+            request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID], action=action, reads=True
         )
-
-    async def _events(self, request: web.Request, after: int | None) -> list[dict[str, Any]]:
-        limit = query_number(request, "limit", most=1000, least=1)
-        found = await self._overview.events(
-            request[CALLER],
-            after=after,
-            limit=EVENTS if limit is None else int(limit),
-            account=request.query.get("account"),
-            request_id=request[REQUEST_ID],
-        )
-        return [event_json(event) for event in found]
-
-    async def _start(self, request: web.Request, after: int | None) -> int:
-        """Behind which event a stream begins: `after`, else so that the last ones come first."""
-        last = await self._events(request, after)
-        if after is not None:
-            return after
-        return int(last[0]["id"]) - 1 if last else 0
-
-    async def _follow(self, request: web.Request, after: int) -> web.StreamResponse:
-        return await self._streams.follow(request, last_id=after, account=request.query.get("account"))
 
 
 def _texts(values: list[object]) -> list[str]:

@@ -6,9 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.admin.audit import IN_THE_JOURNAL
-from broker.admin.checks import Check, listener_checks, settings_checks, tls_checks
-from broker.admin.provider_checks import address_checks, provider_checks
-from broker.admin.state_checks import (
+from broker.admin.checks import (
+    Check,
+    address_checks,
+    listener_checks,
+    provider_checks,
+    settings_checks,
+    tls_checks,
+)
+from broker.admin.overview import read_statistics
+from broker.admin.store_checks import (
     Leftovers,
     audit_check_offline,
     clock_check,
@@ -16,7 +23,6 @@ from broker.admin.state_checks import (
     leftover_checks,
     store_checks,
 )
-from broker.admin.statistics import read_statistics
 from broker.alerts.service import Alerts
 from broker.app.databases import open_alone
 from broker.app.doctor import build_check, ring_checks

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from broker.admin.keys import KeyDesk, step_json
-from broker.admin.socket import operator
+from broker.admin.keys import KeyService, step_json
+from broker.admin.routes import operator
 from broker.app.databases import open_alone
 from broker.app.foundation import lay_foundation
 from broker.app.rooms import build_keys, build_spools, spool_of
@@ -26,7 +26,9 @@ REQUEST_ID = "command-line"
 class KeysAlone:
     """The routes of `/keys`, without a socket."""
 
-    def __init__(self, *, desk: KeyDesk, runner: asyncio.Runner, failed: Callable[[str], Exception]) -> None:
+    def __init__(
+        self, *, desk: KeyService, runner: asyncio.Runner, failed: Callable[[str], Exception]
+    ) -> None:
         self._desk, self._runner, self._failed = desk, runner, failed
         self._caller = operator(os.geteuid())
 
@@ -70,7 +72,7 @@ def keys_alone(
             runner.run(closing.aclose())
 
 
-async def _open(config: Path, environ: Mapping[str, str], closing: AsyncExitStack) -> KeyDesk:
+async def _open(config: Path, environ: Mapping[str, str], closing: AsyncExitStack) -> KeyService:
     settings = load(config, environ=environ)
     logs.configure(replace(settings.log, level="error"))
     base = await lay_foundation(settings, SystemClock(), closing)

@@ -5,18 +5,25 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from broker.admin.checks import Check, config_checks, settings_checks, tls_checks
-from broker.admin.key_checks import key_checks
-from broker.admin.provider_checks import address_checks, provider_checks, reachable_check
-from broker.admin.state_checks import (
+from broker.admin.checks import (
+    Check,
+    address_checks,
+    config_checks,
+    provider_checks,
+    reachable_check,
+    settings_checks,
+    tls_checks,
+)
+from broker.admin.overview import read_statistics
+from broker.admin.store_checks import (
     Leftovers,
     audit_check,
     identity_checks,
+    key_checks,
     leftover_checks,
     standing_checks,
     store_checks,
 )
-from broker.admin.statistics import read_statistics
 from broker.app.foundation import Foundation
 from broker.app.rooms import KeyRoom, Rooms
 from broker.providers.client import Answer, ProviderClient

@@ -7,11 +7,8 @@ from aiohttp import web
 
 from broker.accounts.moving_routes import ExportRoutes, ImportRoutes
 from broker.accounts.routes import AccountRoutes
-from broker.admin.backup_routes import BackupRoutes
 from broker.admin.checks import Check
-from broker.admin.key_routes import KeyRoutes
-from broker.admin.routes import AdminRoutes, HealthRoutes, alive
-from broker.admin.socket import by_peer
+from broker.admin.routes import AdminRoutes, HealthRoutes, alive, by_peer
 from broker.alerts.feed import Feed
 from broker.alerts.routes import EventRoutes, Streams
 from broker.app.dashboard import Dashboard, build_dashboard
@@ -183,13 +180,12 @@ def _admin(
     limits: Limits,
 ) -> web.Application:
     application = new_application(
-        edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer(), limits=limits
+        edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer, limits=limits
     )
     admin = AdminRoutes(
         callers=rooms.callers.service,
         overview=rooms.overview,
         adoption=rooms.adoption,
-        audit=rooms.audit,
         check=check,
         gate=base.gate,
         streams=Streams(feed=rooms.alerts.service.feed, clock=base.clock, still=_as_it_was),
@@ -204,8 +200,8 @@ def _admin(
         application.add_routes([*rooms.plugin.api.routes(), *rooms.plugin.api.operators()])
     application.add_routes(admin.routes())
     application.add_routes(dashboard.link_routes)
-    application.add_routes(KeyRoutes(desk=rooms.keys.desk).routes())
-    application.add_routes(BackupRoutes(desk=rooms.backups).routes())
+    for service in (rooms.keys.desk, rooms.backups, rooms.audit):
+        application.add_routes(service.routes())
     application.add_routes(ExportRoutes(exports=rooms.moving.exports).routes())
     return application
 

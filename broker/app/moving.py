@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from broker.accounts.exporting import ExportService
 from broker.accounts.importing import ImportService
-from broker.admin.provider_checks import LOOPBACK
+from broker.admin.checks import LOOPBACK
 from broker.app.foundation import Foundation
 from broker.model import Secret
 from broker.providers.oauth2 import OAuth2Provider

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.accounts.service import AccountService
-from broker.admin.adoption import Adoption
-from broker.admin.audit import AuditCheck
-from broker.admin.backup import BackupDesk
-from broker.admin.keys import KeyDesk
-from broker.admin.overview import Overview
-from broker.admin.statistics import Statistics, read_statistics
+from broker.admin.audit import AuditService
+from broker.admin.copies import Adoption, BackupService
+from broker.admin.keys import KeyService
+from broker.admin.overview import Overview, Statistics, read_statistics
 from broker.app.alerts import AlertRoom
 from broker.app.foundation import Foundation, audit_key
 from broker.app.moving import MovingRoom, build_moving
@@ -91,7 +89,7 @@ class KeyRoom:
     """What seals."""
 
     census: Census
-    desk: KeyDesk
+    desk: KeyService
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +103,12 @@ class Rooms:
     callers: CallerRoom
     keys: KeyRoom
     spools: Spools
-    backups: BackupDesk
+    backups: BackupService
     overview: Overview
     adoption: Adoption
     plugin: PluginRoom | None
     """None: `[plugin]` is off."""
-    audit: AuditCheck
+    audit: AuditService
     alerts: AlertRoom
 
 
@@ -139,11 +137,11 @@ def build_rooms(
         callers=_callers(base, closing),
         keys=keys,
         spools=spools,
-        backups=BackupDesk(copies=copies, gate=base.gate, clock=base.clock),
+        backups=BackupService(copies=copies, gate=base.gate, clock=base.clock),
         overview=_overview(base, tokens, keys, closing),
         adoption=_adoption(base, tokens),
         plugin=build_plugin(base, base.settings.plugin, kept, strangers) if base.settings.plugin else None,
-        audit=AuditCheck(audit=base.audit, key_of=audit_key(base.keyring), gate=base.gate),
+        audit=AuditService(audit=base.audit, key_of=audit_key(base.keyring), gate=base.gate),
         alerts=AlertRoom(base, tokens.permit, closing),
     )
 
@@ -166,7 +164,7 @@ def build_keys(base: Foundation, spools: Spools, in_memory: Callable[[], Iterabl
         elsewhere=lambda: {"spool": spools.records(), "memory": in_memory()},
         keyring=base.keyring,
     )
-    desk = KeyDesk(
+    desk = KeyService(
         store=base.stores.keys,
         ring=base.ring,
         census=census,

@@ -132,10 +132,7 @@ class AdminSocket:
 
     async def _lines(self, target: str, body: Mapping[str, object], show: Callable[[Object], None]) -> None:
         timeout = aiohttp.ClientTimeout(total=None, sock_read=SLOWEST)
-        async with (
-            self._session(timeout) as session,
-            session.post(BASE + target, json=body) as response,
-        ):
+        async with self._session(timeout) as session, session.post(BASE + target, json=body) as response:
             if response.status != 200:
                 self._read(response.status, await response.read())
             async for line in response.content:
@@ -155,10 +152,7 @@ class AdminSocket:
 
     async def _save(self, method: str, target: str, file: IO[bytes], told: Told) -> None:
         timeout = aiohttp.ClientTimeout(total=None, sock_read=SLOWEST)
-        async with (
-            self._session(timeout) as session,
-            session.request(method, BASE + target) as response,
-        ):
+        async with self._session(timeout) as session, session.request(method, BASE + target) as response:
             if response.status != 200:
                 self._read(response.status, await response.read())
             async for chunk in response.content.iter_any():

@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from broker.accounts.service import AccountService
-from broker.admin.keys import KeyDesk
-from broker.admin.overview import Overview
-from broker.admin.statistics import SPAN
+from broker.admin.keys import KeyService
+from broker.admin.overview import SPAN, Overview
 from broker.callers.service import CallerService
 from broker.clock import Clock
 from broker.dashboard.figures import Chart, Happening, Moment, Row, chart, moment, row, timeline
@@ -104,7 +103,7 @@ class DashboardService:
         accounts: AccountService,
         overview: Overview,
         callers: CallerService,
-        keys: KeyDesk,
+        keys: KeyService,
         health: Health,
         clock: Clock,
     ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from broker.admin.socket import operator
+from broker.admin.routes import operator
 from broker.alerts.feed import Beginning, Feed, Page
 from broker.alerts.routes import Streams
 from broker.model import Caller, Event, EventKind, Permission

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.admin.state_checks import audit_check_offline
+from broker.admin.store_checks import audit_check_offline
 from broker.audit.sinks import AuditFile, FileSink, files_at, last_head
 from broker.audit.verify import Report, Verifier, read_files
 from broker.errors import Conflict, StartRefused

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from broker.admin.statistics import read_statistics
+from broker.admin.overview import read_statistics
 from broker.model import Status
 from tests.commanding import Commands, commands_at
 from tests.foreign import issued_elsewhere, line, write_lines

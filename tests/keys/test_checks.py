@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.admin.key_checks import DAY, YEAR, key_checks
+from broker.admin.checks import DAY
+from broker.admin.store_checks import YEAR, key_checks
 from broker.config import Settings, load
 from broker.config.settings import FileKey
 from broker.keyring import Purpose, WrappedKey

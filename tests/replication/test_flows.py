@@ -2,7 +2,7 @@
 
 import asyncio
 
-from broker.admin.socket import operator
+from broker.admin.routes import operator
 from broker.model import EventKind
 from broker.sandbox import visitor
 from tests.flows.test_kit_install import kit, store_page, tell_kit

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.admin.statistics import read_statistics
+from broker.admin.overview import read_statistics
 from broker.model import Event, EventKind, InstallOutcome, PendingGrant, Reason, Ref, Spare, Status, Trouble
 from broker.store import Stores
 from broker.store.account_queries import AccountQuery

@@ -10,7 +10,7 @@ from sqlite3 import connect as open_file
 
 import pytest
 
-from broker.admin.state_checks import identity_checks
+from broker.admin.store_checks import identity_checks
 from broker.config.settings import FileKey
 from broker.keys.ring import open_ring
 from broker.model import Account, Secret

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.admin.statistics import SPAN, read_statistics
+from broker.admin.overview import SPAN, read_statistics
 from broker.model import Reason, Status
 from broker.store import Stores
 from tests.store.rows import account, connect

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from broker.admin.socket import operator
+from broker.admin.routes import operator
 from tests.house import Answer, House
 
 LIFE = 172800

@@ -1,27 +1,31 @@
-"""`broker adopt`: an operator says that this copy of the store is the one that renews from now on."""
+"""Copies of the store: `broker backup` makes one, and `broker adopt` renews from one."""
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
+from aiohttp import web
 
 from broker.admin.checks import Check
 from broker.audit.lines import Times
 from broker.callers.authorization import Gate
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, Rotation
-from broker.errors import StorageUnavailable
+from broker.errors import InvalidRequest, StorageUnavailable
 from broker.model import Account, Caller, Permission
 from broker.observe.health import Health
 from broker.store.account_queries import AccountQuery
 from broker.store.accounts import AccountStore
-from broker.store.backup import MADE_AT, moment
+from broker.store.backup import MADE_AT, SqliteBackup, moment
 from broker.store.incarnation import Ownership
 from broker.store.keys import KeyStore
 from broker.tokens.permit import Permit
 from broker.tokens.policy import window_opens
+from broker.web import CALLER, REQUEST_ID
 
 log = structlog.get_logger()
 PAGE = 500
@@ -30,11 +34,55 @@ ADOPTED = "adopted"
 REMEMBERED = 1000
 """Doubtful accounts whose names are kept after the adoption."""
 SHOWN = 10
+CHUNK = 256 * 1024
+STUCK_AFTER = 60.0
+"""Seconds for which the client of a backup may read nothing."""
+
+
+class BackupService:
+    """Backups over the admin socket: the store's bytes, in which everything secret is encrypted."""
+
+    def __init__(self, *, copies: SqliteBackup | None, gate: Gate, clock: Clock) -> None:
+        """`copies`: None for PostgreSQL, whose own tools know its other databases and its log as well."""
+        self._copies, self._gate, self._clock = copies, gate, clock
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post("/backup", self.send)]
+
+    @asynccontextmanager
+    async def backup(self, caller: Caller, *, request_id: str) -> AsyncIterator[Path]:
+        """Yield a sound copy of the store as it is now, gone afterwards; raises StorageUnavailable."""
+        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        if self._copies is None:
+            raise InvalidRequest("the store is a PostgreSQL database; back it up with pg_dump")
+        async with self._copies.copy(self._clock.now()) as path:
+            size = path.stat().st_size
+            await self._gate.note(caller, "backup", None, f"{size} bytes", request_id=request_id)
+            yield path
+
+    async def send(self, request: web.Request) -> web.StreamResponse:
+        headers = {"Content-Type": "application/vnd.sqlite3", "Cache-Control": "no-store"}
+        response = web.StreamResponse(headers=headers)
+        async with self.backup(request[CALLER], request_id=request[REQUEST_ID]) as path:
+            response.content_length = path.stat().st_size
+            await response.prepare(request)
+            with path.open("rb") as file:
+                while chunk := await asyncio.to_thread(file.read, CHUNK):
+                    try:
+                        async with asyncio.timeout(STUCK_AFTER):
+                            await response.write(chunk)
+                    except TimeoutError:
+                        # The copy takes room beside the store for as long as somebody reads it.
+                        log.warning("backup.not_read", seconds=STUCK_AFTER)
+                        if request.transport is not None:
+                            request.transport.abort()
+                        break
+        return response
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What is remembered of an adoption."""
+    """The stored record of an adoption."""
 
     at: float
     doubtful: int
@@ -73,9 +121,8 @@ class Adoption:
             await self.renew()
             return
         self._permit.copied_store = True
-        self._health.raise_problem(
-            PROBLEM, "the store is a copy or an old backup; nothing is renewed until `broker adopt`"
-        )
+        told = "the store is a copy or an old backup; nothing is renewed until `broker adopt`"
+        self._health.raise_problem(PROBLEM, told)
         log.error("store.is_copy")
 
     async def renew(self) -> None:
@@ -107,9 +154,8 @@ class Adoption:
             log.warning("audit.not_read_back", why=exc.strerror)
             return False
         if handed_out and await self._keys.has_no_accounts():
-            log.error(
-                "store.behind_audit", account=min(handed_out), store=None, audit=max(handed_out.values())
-            )
+            latest = max(handed_out.values())
+            log.error("store.behind_audit", account=min(handed_out), store=None, audit=latest)
             return True
         for name, generation in handed_out.items():
             account = await self._accounts.get(name)
@@ -131,7 +177,8 @@ class Adoption:
         if not self._permit.copied_store:
             return None
         doubtful = await self._doubtful()
-        await self._remember(doubtful)
+        kept = {"at": self._clock.now(), "doubtful": len(doubtful), "names": doubtful[:REMEMBERED]}
+        await self._keys.set_meta(ADOPTED, json.dumps(kept))
         # A later copy of this store, made by hand, is of another time.
         await self._keys.set_meta(MADE_AT, "")
         await self._incarnation.begin()
@@ -148,63 +195,49 @@ class Adoption:
     async def checks(self) -> list[Check]:
         """What `broker check` says of a copy: that it is one, and afterwards which accounts have not come back."""
         if self._permit.copied_store:
-            return [self._copy_check(await self._doubtful())]
+            told = "the store is a copy or an old backup: it serves living tokens and renews nothing"
+            if doubtful := await self._doubtful():
+                told += f"; these may need their person again: {_listed(doubtful, 0)}"
+            mend = "if no other broker runs on the original: broker adopt"
+            return [Check("copied store", "problem", told, mend)]
         adopted = _parsed(await self._keys.meta(ADOPTED))
         if adopted is None:
             return []
-        waiting = [name for name in adopted.names if await self._waits(name, adopted.at)]
-        if not waiting and adopted.doubtful <= len(adopted.names):
-            return []
+        waiting = list[str]()
+        for name in adopted.names:
+            account = await self._accounts.get(name)
+            if account and account.removed_at is None and account.refreshed_at < adopted.at:
+                waiting.append(name)
         more = adopted.doubtful - len(adopted.names)
-        return [
-            Check(
-                "adopted store",
-                "warning",
-                f"not renewed since the adoption, and may need their person again: {_listed(waiting, more)}",
-                "broker accounts show NAME; broker install-link PROVIDER --account NAME",
-            )
-        ]
-
-    def _copy_check(self, doubtful: list[str]) -> Check:
-        detail = "the store is a copy or an old backup: it serves living tokens and renews nothing"
-        if doubtful:
-            detail += f"; these may need their person again: {_listed(doubtful, 0)}"
-        return Check(
-            "copied store", "problem", detail, "if no other broker runs on the original: broker adopt"
-        )
-
-    async def _waits(self, name: str, since: float) -> bool:
-        account = await self._accounts.get(name)
-        return account is not None and account.removed_at is None and account.refreshed_at < since
-
-    async def _remember(self, doubtful: list[str]) -> None:
-        kept = {"at": self._clock.now(), "doubtful": len(doubtful), "names": doubtful[:REMEMBERED]}
-        await self._keys.set_meta(ADOPTED, json.dumps(kept))
+        if not waiting and more <= 0:
+            return []
+        told = f"not renewed since the adoption, and may need their person again: {_listed(waiting, more)}"
+        mend = "broker accounts show NAME; broker install-link PROVIDER --account NAME"
+        return [Check("adopted store", "warning", told, mend)]
 
     async def _doubtful(self) -> list[str]:
-        names: list[str] = []
-        after = ""
+        names, after, now = list[str](), "", self._clock.now()
         while page := await self._accounts.find(AccountQuery(after=after, limit=PAGE)):
-            names += [account.name for account in page if self._is_doubtful(account)]
+            names += [account.name for account in page if self._is_doubtful(account, now)]
             after = page[-1].name
         return names
 
-    def _is_doubtful(self, account: Account) -> bool:
+    def _is_doubtful(self, account: Account, now: float) -> bool:
         settings = self._settings.get(account.provider)
         rotates = settings is None or settings.rotation is not Rotation.NONE
-        was_due = self._clock.now() >= window_opens(account, self._ahead) and not account.frozen
+        was_due = now >= window_opens(account, self._ahead) and not account.frozen
         under_way = account.intent is not None or account.trouble.ambiguous > 0
         return rotates and not account.dead and (was_due or under_way)
 
 
 def _listed(names: list[str], more: int) -> str:
-    """`a, b, c and 7 more`."""
+    """Return `a, b, c and 7 more`."""
     unnamed = len(names[SHOWN:]) + more
     return ", ".join(names[:SHOWN]) + (f" and {unnamed} more" if unnamed > 0 else "")
 
 
 def _parsed(written: str | None) -> Adopted | None:
-    """None where nothing was written, or nothing that can be read."""
+    """Return None where nothing was written, or nothing that can be read."""
     with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
         members = json.loads(written or "null")
         if members is not None and (at := moment(members["at"])) is not None:
