@@ -16,6 +16,17 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 DAY = timedelta(days=1)
+USES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
 
 
 def _name(text: str) -> x509.Name:
@@ -34,6 +45,10 @@ class Authority:
         signed = (
             self._builder("authority", self.key, 30 * DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(
+                x509.KeyUsage(*(use == "key_cert_sign" for use in USES)),
+                critical=True,
+            )
             .sign(self.key, hashes.SHA256())
         )
         return signed.public_bytes(Encoding.PEM).decode()
@@ -73,4 +88,9 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(min(now, now + good_for) - DAY)
             .not_valid_after(now + good_for)
+            # Python 3.13 and newer ask for both (VERIFY_X509_STRICT, RFC 5280 4.2.1.1).
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
+            )
         )

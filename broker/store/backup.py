@@ -150,8 +150,10 @@ def _opened(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, timeout=1.0)
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchall()
-    except sqlite3.OperationalError as exc:
+    except sqlite3.Error as exc:
         connection.close()
+        if not isinstance(exc, sqlite3.OperationalError):
+            raise
         # A broker that started without room holds its store alone; `immutable` would leave out what its log holds.
         if kind_of(exc) == "SQLITE_BUSY":
             raise NotAStore(
