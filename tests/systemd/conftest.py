@@ -14,5 +14,8 @@ from tests.systemd.service import Service, running
 def service() -> Iterator[Service]:
     """The service, running; on a disk, because `systemd-creds` encrypts with no key that lies in memory."""
     require_machine()
-    with tempfile.TemporaryDirectory(prefix="broker-", dir="/var/tmp") as folder, running(Path(folder)) as service:
+    with (
+        tempfile.TemporaryDirectory(prefix="broker-", dir="/var/tmp") as folder,
+        running(Path(folder)) as service,
+    ):
         yield service
