@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-"""Not blocking: opening a FIFO would wait for whoever opens its other end."""
+"""Not blocking: opening a FIFO would wait until its other end is opened."""
 SMALL = 1024 * 1024
 UNUSABLE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
 NOT_OURS = "it is no regular file of one name; move it away"
@@ -147,7 +147,7 @@ def _open_below(folder: int, path: Path, flags: int) -> int:
 
 
 def _give_to_owner(handle: int, folder: int) -> None:
-    """What root makes must be the service's."""
+    """Give a file that root has made to the service."""
     owner = os.fstat(folder)
     if os.geteuid() == 0 and owner.st_uid != 0:
         os.fchown(handle, owner.st_uid, owner.st_gid)

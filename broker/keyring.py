@@ -1,4 +1,4 @@
-"""Seals secrets so that a record opens only in its own place, and says which key sealed it.
+"""Encrypts secrets into records that name their key and can be decrypted only for their own place.
 
 The format is frozen (test vectors in `tests/test_keyring.py`); a record is URL-safe base64 without padding of
 
@@ -35,24 +35,24 @@ NONCE_BYTES = 12
 HEADER_BYTES = len(MAGIC) + KID_BYTES
 KEY_BYTES = 32
 MAGIC_TEXT = "VEIx"
-"""How every record begins."""
+"""The first characters of every record."""
 FRONT = 15
-"""So many characters of a record say which key sealed it."""
+"""The number of first characters of a record that tell its key."""
 
 
 class SealBroken(Conflict):
-    """A record does not open: another place, another key, or damaged bytes."""
+    """A record cannot be decrypted: another place, another key, or damaged bytes."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(f"a stored secret cannot be decrypted ({detail}); `broker check` says what to do")
 
 
 class UnknownKey(SealBroken):
-    """A record was sealed with a key that the ring does not hold."""
+    """A record was encrypted with a key that the ring does not hold."""
 
 
 class KeyNotActive(Exception):
-    """A record was to be stored under a key that takes no new records; seal it again, then store it."""
+    """A record was to be stored under a key that takes no new records. Encrypt it again, then store it."""
 
 
 class WrongMaster(Exception):
@@ -61,7 +61,7 @@ class WrongMaster(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a record lies; it opens nowhere else."""
+    """The place of a record in the store; it can be decrypted for no other."""
 
     table: str
     name: str
@@ -83,7 +83,7 @@ class Place:
 
 
 class Purpose(Labelled):
-    """What a stored key is for."""
+    """The purpose of a stored key."""
 
     DATA = "data", "seals tokens"
     INDEX = "index", "makes keyed hashes"
@@ -91,7 +91,7 @@ class Purpose(Labelled):
 
 
 class KeyState(Labelled):
-    """What a stored key is good for."""
+    """The state of a stored key."""
 
     ACTIVE = "active", "active", "good"
     OLD = "old", "older", "wait"
@@ -101,17 +101,17 @@ class KeyState(Labelled):
 
 @dataclass(frozen=True, slots=True)
 class WrappedKey:
-    """A key as it lies in the store."""
+    """A key as it is stored."""
 
     kid: str
     purpose: Purpose
     wrapped: str
     master_id: str
     active: bool
-    """Whether new records are sealed with it; of the data keys one is."""
+    """Whether new records are encrypted with it; one of the data keys is active."""
     created_at: float
     retired_at: float | None = None
-    """Since when nothing is sealed with it any more; it still opens what turns up late."""
+    """The time since which it takes no new records; it still decrypts old ones."""
 
     @property
     def state(self) -> KeyState:
@@ -123,7 +123,7 @@ class WrappedKey:
 
 
 class Master:
-    """The key that wraps the others; it never seals data itself."""
+    """The key that wraps the others; it never encrypts data itself."""
 
     def __init__(self, material: bytes) -> None:
         self._kek = AESGCM(_derive(material, b"tb/kek/1"))
@@ -189,17 +189,17 @@ def new_key() -> bytes:
 
 
 class Keyring:
-    """Data keys by id; new records are sealed with the active one."""
+    """Data keys by id; new records are encrypted with the active one."""
 
     def __init__(self, *, active: str, keys: Mapping[str, bytes], index_key: bytes) -> None:
         self._ciphers: dict[str, AESGCM] = {}
         self._apart: dict[str, bytes] = {}
-        """What the keys of `seal_apart` are derived from, by data key."""
+        """The secrets that the keys of `seal_apart` are derived from, by data key."""
         self._hold(keys)
         self._active = active
         self._index_key = index_key
         self._keyed: dict[str, hmac.HMAC] = {}
-        """By purpose, of which there are few."""
+        """One for each purpose, of which there are few."""
 
     @property
     def active(self) -> str:
@@ -211,18 +211,18 @@ class Keyring:
         return tuple(self._ciphers)
 
     def holds(self, kid: str) -> bool:
-        """Whether records of that key open here."""
+        """Whether records of that key can be decrypted here."""
         return kid in self._ciphers
 
     def take(self, keys: Mapping[str, bytes], *, active: str) -> None:
-        """Hold these keys besides, and seal with `active` from now on."""
+        """Hold these keys too, and encrypt with `active` from now on."""
         self._hold(keys)
         if active not in self._ciphers:
             raise UnknownKey(f"key {active} is not in the ring")
         self._active = active
 
     def seal(self, place: Place, secret: Secret) -> str:
-        """A record that opens only at `place`."""
+        """Encrypt a secret; return a record that can be decrypted only for `place`."""
         nonce = os.urandom(NONCE_BYTES)
         header = MAGIC + bytes.fromhex(self._active)
         plaintext = secret.reveal().encode()
@@ -231,7 +231,7 @@ class Keyring:
         )
 
     def open(self, place: Place, record: str) -> Secret:
-        """The secret that was sealed at `place`; raises SealBroken, UnknownKey."""
+        """Decrypt a record of `place`; raises SealBroken, UnknownKey."""
         raw = _decode(record)
         kid = _kid_of(raw)
         cipher = self._ciphers.get(kid)
@@ -244,9 +244,9 @@ class Keyring:
             raise SealBroken(f"a record of {place.table}.{place.field} does not open in its place") from None
 
     def seal_apart(self, name: str, plaintext: bytes) -> bytes:
-        """Encrypt under a key that is derived for `name` alone, for what lies outside the store.
+        """Encrypt under a key that is derived for `name` alone, for data outside the store.
 
-        However often strangers make the broker do this, they do not use up the data key's nonces.
+        Unknown people may make the broker do this often. They do not use up the nonces of the data key.
         """
         nonce = os.urandom(NONCE_BYTES)
         sealed = AESGCM(self._key_apart(self._active, name)).encrypt(nonce, plaintext, None)
@@ -263,7 +263,7 @@ class Keyring:
             raise SealBroken("this was sealed for another name, or is damaged") from None
 
     def reseal(self, place: Place, record: str) -> str:
-        """The same secret under the active key; raises SealBroken, UnknownKey."""
+        """Encrypt the secret of a record with the active key; raises SealBroken, UnknownKey."""
         return self.seal(place, self.open(place, record))
 
     def _hold(self, keys: Mapping[str, bytes]) -> None:
@@ -276,11 +276,11 @@ class Keyring:
         return hmac.digest(self._apart[kid], name.encode(), hashlib.sha256)
 
     def fingerprint(self, purpose: str, text: str) -> str:
-        """A keyed hash, 16 hex characters: equal for equal text, and nothing else can be learnt from it."""
+        """Return a keyed hash, 16 hex characters: equal for equal texts, and nothing else can be learnt from it."""
         return self.derive(purpose, text.encode())[:8].hex()
 
     def derive(self, purpose: str, data: bytes) -> bytes:
-        """HMAC-SHA256 of `data` under a key that serves `purpose` alone."""
+        """Return the HMAC-SHA256 of `data` under a key that serves `purpose` alone."""
         keyed = self._keyed.get(purpose)
         if keyed is None:
             # Copied for each use: to prepare a key costs as much as to use it.
@@ -292,7 +292,7 @@ class Keyring:
 
 
 def kid_of(record: str) -> str:
-    """The id of the key that sealed `record`; raises SealBroken where it is no record."""
+    """Return the id of the key of a record; raises SealBroken if it is not a record."""
     return _kid_of(_decode(record))
 
 
@@ -303,7 +303,7 @@ def _kid_of(raw: bytes) -> str:
 
 
 def kid_at_front(text: str) -> str | None:
-    """The id of the key that sealed the record that begins with `text`, FRONT characters of it; None: no record."""
+    """Return the id of the key of the record whose first FRONT characters are in `text`; None: no record."""
     return _kid_at_front(text[:FRONT]) if text.startswith(MAGIC_TEXT) and len(text) >= FRONT else None
 
 

@@ -31,12 +31,12 @@ PARAMETERS = frozenset({"login_challenge", "login_response", "login_error"})
 
 
 class SignInFailed(Exception):
-    """The answer of the company's app is not to be believed, or too late; the person has to begin again."""
+    """The answer of the company's app cannot be trusted, or is too late; the user has to begin again."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """Who is at the browser, and what they were about to do."""
+    """The user at the browser, and the request that the sign-in interrupted."""
 
     subject: str
     purpose: str
@@ -63,8 +63,10 @@ class LoginService:
         self._key = VerifyingKey("EdDSA" if isinstance(key, Ed25519PublicKey) else "ES256", key, None)
 
     def begin(self, purpose: str, payload: str) -> tuple[str, Kept] | None:
-        """Where to send the browser, and what it keeps meanwhile; None where that is too long. `payload` comes back
-        with the person. Nothing is stored: nobody knows yet who this is."""
+        """Return where to send the browser, and what it keeps meanwhile; None where that is too long.
+
+        `payload` comes back with the user. Nothing is stored, because the user is not known yet.
+        """
         challenge = oauth.new_secret()
         kept = self._kept.keep(PURPOSE, challenge, [purpose, payload], until=self._clock.now() + LIFE)
         if kept is None:
@@ -72,7 +74,7 @@ class LoginService:
         return oauth.with_query(self._settings.url, {"login_challenge": challenge.reveal()}), kept
 
     async def complete(self, challenge: Secret, response: str | None, cookies: Mapping[str, str]) -> SignedIn:
-        """Who has signed in; None as `response` means that the person did not. Raises SignInFailed."""
+        """Return who has signed in; None as `response` means that the user did not. Raises SignInFailed."""
         subject = self._subject_of(response, challenge) if response is not None else None
         kept = await self._kept.find(PURPOSE, challenge, cookies)
         if kept is None:
@@ -112,7 +114,7 @@ class LoginService:
 
 
 Continue = Callable[[web.Request, SignedIn], Awaitable[web.StreamResponse]]
-"""What goes on once it is known who is there."""
+"""Continues a request once the user has signed in."""
 
 
 class LoginRoutes:
@@ -145,19 +147,19 @@ class LoginRoutes:
 
 
 class RememberedPeople:
-    """People who said yes to a client minutes ago; each is good for one install, which does not ask again."""
+    """Users who allowed a client access minutes ago. The next install does not ask them to sign in again."""
 
     def __init__(self, *, store: PluginStore, clock: Clock) -> None:
         self._store, self._clock = store, clock
 
     async def take(self, person: Secret | None) -> str | None:
-        """Who it is, once; None where nobody is remembered, or it was too long ago."""
+        """Return the user, once; None if nobody is remembered, or it was too long ago."""
         if person is None:
             return None
         return await self._store.take_person(oauth.hashed(person), self._clock.now())
 
     async def connected(self, browser_hash: str, subject: str | None, account: str | None) -> None:
-        """The install of whoever was taken in this browser has connected an account."""
+        """Note that the install of the user who was taken in this browser has connected an account."""
         if subject is None or account is None:
             return
         try:

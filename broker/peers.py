@@ -1,4 +1,4 @@
-"""The peers of connections: their addresses behind proxies, what stands for each, and limits on what each may try."""
+"""The peers of connections: their addresses behind proxies, what counts as one peer, and limits by peer."""
 
 import asyncio
 import re
@@ -45,12 +45,12 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
 
 
 def peer_of(name: object) -> str:
-    """Return what stands for the peer of a connection, whose socket has that `peername`."""
+    """Return the peer that the other end of a connection counts as; `name` is the `peername` of its socket."""
     return site_of(str(name[0])) if isinstance(name, tuple) else LOCAL
 
 
 def site_of(address: str | None) -> str:
-    """Return what stands for everybody at that address: an IPv4 address, or an IPv6 network."""
+    """Return the peer that an address counts as: an IPv4 address, or an IPv6 network."""
     try:
         parsed = _plain(address or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Seals token sets for their place in the store, and opens them again."""
+"""Encrypts and decrypts token sets for their place in the store."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spa
 VERIFIER = "verifier"
 ACCESS, REFRESH = "access_token", "refresh_token"
 LATE = "late:"
-"""How the id of a spare begins that was sealed as a successor and came too late."""
+"""The prefix of the id of a spare that was encrypted as a successor and came too late."""
 
 Encrypted = Account | Successor | Spare | PendingInstall | PendingGrant
 """The values that hold encrypted records."""
@@ -24,28 +24,20 @@ class TokenSeals:
         self._keyring = keyring
 
     def seal(self, ref: Ref, access: Secret | None, refresh: Secret | None) -> tuple[str | None, str | None]:
-        """Both tokens, sealed for that generation of that account."""
+        """Encrypt both tokens for that generation of that account."""
         return self._seal(ref, ACCESS, access), self._seal(ref, REFRESH, refresh)
 
-    def access_token(self, account: Account) -> Secret | None:
+    def access_token(self, holder: Account | Successor) -> Secret | None:
         """Raises SealBroken."""
-        return self._open(account.ref, ACCESS, account.sealed_access)
+        return self._open(holder, "sealed_access")
 
-    def refresh_token(self, account: Account) -> Secret | None:
+    def refresh_token(self, holder: Account | Successor) -> Secret | None:
         """Raises SealBroken."""
-        return self._open(account.ref, REFRESH, account.sealed_refresh)
+        return self._open(holder, "sealed_refresh")
 
     def fingerprint(self, token: Secret | None) -> str:
-        """What the audit says in place of a token; empty where there is none."""
+        """Return what the audit says in place of a token; empty if there is none."""
         return "" if token is None else self._keyring.fingerprint("audit token", token.reveal())
-
-    def successor_refresh_token(self, successor: Successor) -> Secret | None:
-        """Raises SealBroken."""
-        return self._open(after(successor.parent), REFRESH, successor.sealed_refresh)
-
-    def successor_access_token(self, successor: Successor) -> Secret | None:
-        """Raises SealBroken."""
-        return self._open(after(successor.parent), ACCESS, successor.sealed_access)
 
     def seal_spare(self, parent: Ref, id_: str, token: Secret) -> str:
         return self._keyring.seal(spare_place(parent, id_), token)
@@ -56,7 +48,7 @@ class TokenSeals:
         return self._keyring.open(spare_place(parent, spare.id), spare.sealed)
 
     def seal_pending(self, state_hash: str, field: str, secret: Secret | None) -> str | None:
-        """Something that waits with an install, which has no account yet."""
+        """Encrypt a secret of a pending install, which has no account yet."""
         return None if secret is None else self._keyring.seal(pending_place(state_hash, field), secret)
 
     def open_pending(self, state_hash: str, field: str, record: str | None) -> Secret | None:
@@ -66,8 +58,9 @@ class TokenSeals:
     def _seal(self, ref: Ref, field: str, token: Secret | None) -> str | None:
         return None if token is None else self._keyring.seal(token_place(ref, field), token)
 
-    def _open(self, ref: Ref, field: str, record: str | None) -> Secret | None:
-        return None if record is None else self._keyring.open(token_place(ref, field), record)
+    def _open(self, holder: Account | Successor, field: str) -> Secret | None:
+        found = records_in(holder).get(field)
+        return None if found is None else self._keyring.open(*found)
 
 
 def records_in(value: Encrypted) -> Mapping[str, tuple[Place, str]]:
@@ -94,7 +87,7 @@ def records_in(value: Encrypted) -> Mapping[str, tuple[Place, str]]:
 
 
 def encrypted_anew(value: E, keyring: Keyring) -> E:
-    """The same value with its secrets encrypted with the active key; raises SealBroken."""
+    """Return the same value with its secrets encrypted with the active key; raises SealBroken."""
     fields: dict[str, Any] = {field: keyring.reseal(*where) for field, where in records_in(value).items()}
     return replace(value, **fields)
 
@@ -104,22 +97,22 @@ def _places_of_tokens(ref: Ref) -> dict[str, Place]:
 
 
 def after(parent: Ref) -> Ref:
-    """The generation that follows."""
+    """Return the next generation."""
     return replace(parent, generation=parent.generation + 1)
 
 
 def token_place(ref: Ref, field: str) -> Place:
-    """Of an account's token."""
+    """Return the place of an account's token."""
     return Place("accounts", ref.name, ref.epoch, ref.generation, field)
 
 
 def spare_place(parent: Ref, id_: str) -> Place:
-    """Of a refresh token that is not current; what came too late lies where it would have been current."""
+    """Return the place of a spare refresh token. One that came too late has the place where it would be current."""
     if id_.startswith(LATE):
         return token_place(after(parent), REFRESH)
     return Place("spares", parent.name, parent.epoch, parent.generation, f"{REFRESH}:{id_}")
 
 
 def pending_place(state_hash: str, field: str) -> Place:
-    """Of what waits with an install, which has no account yet."""
+    """Return the place of a secret of a pending install, which has no account yet."""
     return Place("installs", state_hash, 0, 0, field)

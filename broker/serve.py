@@ -28,7 +28,7 @@ from broker.observe import logs
 from broker.runner import QuietRunner, TlsSite
 from broker.sandbox import Sandbox
 from broker.sockets import Sockets, refused, use_every_file
-from broker.systemd import Notifier, passed_sockets
+from broker.systemd.process import Notifier, passed_sockets
 from broker.tls import ServerTls, usable
 from broker.tokens.background import until_cancelled
 from broker.tokens.schedule import Timings

@@ -14,7 +14,7 @@ REST = 30.0
 """Wait at least so many times the duration of the last reading before the next. On a large store it takes seconds."""
 LONGEST_REST = 60.0
 PATIENCE = 0.25
-"""How long a reading is waited for where an earlier result is known."""
+"""Seconds for which a reading is waited for if an earlier result is known."""
 TOO_OLD = 120.0
 """Older results are shown to nobody, however long the reading takes."""
 

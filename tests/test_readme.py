@@ -25,7 +25,7 @@ from broker.config.settings import IssuedJwt, OwnJwt, PeerUid
 from broker.model import EventKind, Reason, Secret
 from broker.observe.metrics import Metrics, TokenRequests
 from broker.sandbox.faults import PASSING, STANDING, Faults, Mode
-from broker.systemd import alert_rules
+from broker.systemd.unit import alert_rules
 from broker.tokens.flight import QUEUE
 from tests.certificates import Authority
 from tests.house import House

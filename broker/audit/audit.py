@@ -106,7 +106,7 @@ class Audit:
     async def begin(self) -> None:
         """Start the chain behind the head that an earlier start left; raises StartRefused.
 
-        Where the sink cannot be written just now, the chain starts when it can.
+        If the sink cannot be written at the moment, the chain starts when it can.
         """
         self._stored = self.settled_head = await self.stored_head()
         await self.writer.open(self._stored)
@@ -137,8 +137,10 @@ class Audit:
         await self._store_head()
 
     def record(self, record: AuditRecord, stakes: Stakes = Stakes.READ) -> Awaitable[None]:
-        """Done once the record is written, or waits where it may; raises AuditUnavailable, and then what it allows
-        must not happen."""
+        """Write a record. Done once it is written, or once it waits in memory if it may.
+
+        Raises AuditUnavailable, and then what the record allows must not happen.
+        """
         return self.put(record_body(record, self.now()), stakes)
 
     def now(self) -> str:
@@ -146,7 +148,7 @@ class Audit:
         return self._times.text(self._clock.now())
 
     def put(self, body: str, stakes: Stakes) -> Awaitable[None]:
-        """The same as `record` for the body of a line that is made already."""
+        """Write a line whose body is made already; raises as `record` does."""
         # No coroutines: every hot token comes by here, and each would be resumed once more.
         if self._failing:
             now, oldest = self._clock.monotonic(), self._oldest()
@@ -240,7 +242,7 @@ class Audit:
             log.info("audit.recovered")
 
     def _fail(self, error: OSError) -> None:
-        """From here on records wait: readers go on, changes are refused, what has happened stays."""
+        """Let records wait from here on: readers go on, changes are refused, records of past actions are kept."""
         if not self._failing:
             self._failing = True
             log.error("audit.failed", error=error.strerror or str(error))

@@ -25,7 +25,7 @@ LINE = re.compile(
 )
 MAC_LENGTH = 32
 MAC_PLACE = slice(-MAC_LENGTH - 3, -3)
-"""Where the mac stands in a line, its newline included."""
+"""The place of the mac in a line with its newline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Line:
 
     head: Head
     text: bytes
-    """What the mac is over, besides the mac before."""
+    """The part that the mac covers, besides the mac of the line before."""
 
 
 def parse_line(line: bytes) -> Line | None:
@@ -110,14 +110,14 @@ class AuditRecord:
 
 
 class Stakes(Enum):
-    """What hangs on a record that cannot be written just now."""
+    """The consequence for a request whose record cannot be written at the moment."""
 
     READ = auto()
-    """It may wait in memory for a while, so that living tokens go on."""
+    """The record may wait in memory for a while, so that valid tokens are still served."""
     CHANGE = auto()
-    """What it allows must not happen before it is written."""
+    """The action that it allows must not happen before it is written."""
     DONE = auto()
-    """It has happened, so the record is kept whatever else waits."""
+    """The action has happened, so the record is kept whatever else waits."""
 
 
 class Times:
@@ -131,7 +131,7 @@ class Times:
 
 
 def record_body(record: AuditRecord, at: str) -> str:
-    """The members of a record's line, without its place in the chain."""
+    """Return the members of a record's line, without its place in the chain."""
     # Written by hand: json.dumps costs more than the rest of a line together.
     quoted = encode_basestring_ascii
     account = "" if record.account is None else f',"account":{quoted(record.account)}'
@@ -157,7 +157,7 @@ def token_body(
     fingerprint: str,
     client: str | None,
 ) -> str:
-    """The same for a token that is about to leave, which is what nearly every line says."""
+    """Return the same for a token that is about to be handed out, as nearly every line says."""
     quoted = encode_basestring_ascii
     body = (
         f'"at":"{at}","caller":{quoted(caller.name)},"credential":{quoted(caller.credential)}'

@@ -24,7 +24,7 @@ TAIL = 64 * 1024
 BLOCK = 64 * 1024
 AT = re.compile(rb'"at":"(\d{4}-\d{2}-\d{2})T')
 HOPELESS = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-"""What no waiting mends."""
+"""Errors that waiting does not mend."""
 JOURNAL = "/run/systemd/journal/socket"
 JOURNAL_PATIENCE = 2.0
 """Seconds that a full queue of the journal is waited for."""
@@ -51,9 +51,9 @@ class AuditFile:
 
     name: str
     content: Path | BinaryIO
-    """Open already where it might be moved meanwhile."""
+    """A file that might be moved meanwhile is open already."""
     size: int | None = None
-    """How much of it counts; None: all."""
+    """The number of bytes that count; None: all."""
 
     def blocks(self) -> Iterator[bytes]:
         """Its content, piece by piece; raises OSError."""
@@ -100,7 +100,7 @@ class FileSink:
         self._regular = not path.is_relative_to("/dev")
         self._size = 0
         self._torn = False
-        """Whether half a line stands behind `_size`, which could not be taken back."""
+        """Whether part of a line is behind `_size` that could not be removed yet."""
         self._day = ""
 
     def open(self) -> None:
@@ -290,7 +290,7 @@ def files_at(path: Path) -> list[AuditFile]:
 
 
 def old_files(path: Path) -> list[OldFile]:
-    """The ended files beside the file at `path`, oldest first."""
+    """Return the ended files of the file at `path`, oldest first."""
     form = re.compile(
         rf"{re.escape(path.stem)}-(\d{{6,}})-(\d{{4}}-\d\d-\d\d){re.escape(path.suffix)}", re.ASCII
     )

@@ -24,7 +24,7 @@ HANDED_OUT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A line, as people find it."""
+    """The place of a line, as people find it."""
 
     file: str
     number: int
@@ -35,7 +35,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong, and from which line on; None: behind the last one."""
+    """A problem, and the line from which on it was found; None: behind the last one."""
 
     place: Place | None
     what: str
@@ -48,16 +48,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a verification found."""
+    """The result of a verification."""
 
     lines: int
     chains: int
     begins_at: str | None
     ends_at: str | None
     problems: Sequence[Problem]
-    """In the order of the lines."""
+    """The problems in the order of the lines."""
     notes: Sequence[str]
-    """What could not be verified, and why that may be in order."""
+    """Things that could not be verified, and why that may be in order."""
 
     def json(self) -> dict[str, Any]:
         return {

@@ -38,9 +38,9 @@ NO_KEY = f"No key was sent; is BROKER_KEY set?{WHAT_TO_DO}"
 SCHEME = re.compile(
     r"(basic|digest|dpop|negotiate|token|apikey|aws4-hmac-sha256) .*", re.ASCII | re.IGNORECASE
 )
-"""Only these are named in an answer: whatever else stands first may be the key."""
+"""Only these are named in an answer: any other first word may be the key."""
 NOTHING = frozenset({"none", "null", "nil", "undefined", "nan", "true", "false", "object"})
-"""How languages write a variable that holds no text."""
+"""The texts that languages write for a variable without a value."""
 UNREPLACED = re.compile(r"\$\w+|\$?[({<].*[)}>]|%\w+%|(BROKER_)?KEY|tbk_\W*", re.ASCII)
 """A variable, or a place for the key in an example, that nobody has filled in."""
 QUOTES = ("'", '"', "`")
@@ -67,12 +67,12 @@ class _Verified:
 
 
 def key_text(key_id: str, secret: Secret) -> Secret:
-    """An API key as its caller holds it; the prefix lets secret scanners know it."""
+    """Return an API key as its caller holds it. Secret scanners know it by its prefix."""
     return Secret(f"tbk_{key_id}_{secret.reveal()}")
 
 
 def key_hash(key: Secret) -> str:
-    """What is stored of a key. It holds 256 random bits, so a plain hash is enough."""
+    """Return the hash that is stored of a key. A key has 256 random bits, so a plain hash is enough."""
     return hashlib.sha256(key.reveal().encode()).hexdigest()
 
 
@@ -123,7 +123,7 @@ class KeyAuthenticator:
             self._used = uses | self._used
 
     def _refusal(self, known: _Verified) -> str | None:
-        """Why a key that was verified proves nothing any more."""
+        """Return why a key that was verified proves nothing any more, or None."""
         if known.key.expires_at is not None and known.key.expires_at <= self._clock.now():
             return "expired"
         return "overridden" if self._is_overridden(known.caller.name) else None
@@ -241,7 +241,7 @@ class Authentication:
 
 
 def _sent_instead(header: str) -> str:
-    """What was sent in the place of a key, where that can be told without quoting what may be one; else nothing."""
+    """Say what was sent in the place of a key, if that can be told without quoting a possible key; else nothing."""
     if scheme := SCHEME.fullmatch(header):
         return f"The scheme {scheme[1]} is not taken here.{WHAT_TO_DO}"
     first, _, rest = header.partition(" ")

@@ -1,4 +1,4 @@
-"""Who may do what to which account: the ACL, and the gate that writes each decision to the audit. Deny by default."""
+"""Authorization: the rules for what a caller may do to which account, and `Gate`, which applies and audits them."""
 
 import re
 from collections.abc import Awaitable
@@ -12,7 +12,7 @@ from broker.errors import Forbidden
 from broker.model import Caller, Permission
 
 READS = frozenset({Permission.TOKEN, Permission.ACCOUNTS})
-"""What goes on for a while when the audit cannot be written; everything else changes something."""
+"""Permissions that still hold for a while when the audit cannot be written; all others change something."""
 EVERY = "*"
 LONGEST = 128
 """Characters of an account's name."""
@@ -31,7 +31,7 @@ class NameRange:
 
 
 def may(caller: Caller, permission: Permission, account: str | None) -> bool:
-    """Whether the caller has the permission and, where an account is named, a glob that covers it."""
+    """Whether the caller has the permission and, where an account is named, a glob that covers it; deny by default."""
     if permission not in caller.permissions:
         return False
     return account is None or covers(caller, account)
@@ -77,7 +77,7 @@ def _range(glob: str) -> NameRange:
 
 
 class Gate:
-    """Lets a caller through, or refuses; either is written down first."""
+    """Authorizes callers, and audits each decision before any account is looked up."""
 
     def __init__(self, *, audit: Audit) -> None:
         self._audit = audit
@@ -118,7 +118,7 @@ class Gate:
         request_id: str,
         client: str | None,
     ) -> Awaitable[None]:
-        """Write down that this token is about to leave; raises AuditUnavailable, and then it must not."""
+        """Audit that this token is about to be handed out; raises AuditUnavailable, and then it must not be."""
         body = token_body(
             caller,
             account,
@@ -133,11 +133,11 @@ class Gate:
     async def announce(
         self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
     ) -> None:
-        """Write down something that is about to be done; raises AuditUnavailable, and then it must not."""
+        """Audit an action that is about to be done; raises AuditUnavailable, and then it must not be done."""
         await self._audit.record(AuditRecord(caller, action, account, request_id, detail), Stakes.CHANGE)
 
     async def note(
         self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
     ) -> None:
-        """Write down something that was done for the caller; never refused, since it has happened."""
+        """Audit an action that was done for the caller; never refused, since it has happened."""
         await self._audit.record(AuditRecord(caller, action, account, request_id, detail), Stakes.DONE)

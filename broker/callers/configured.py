@@ -25,7 +25,7 @@ REQUIRED = ("iss", "sub", "aud", "iat", "exp")
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a JWT of one `iss` and `sub` has to fulfil, and whose it is then."""
+    """The requirements for JWTs of one `iss` and `sub`, and the caller that they prove."""
 
     caller: Caller
     audience: str
@@ -46,12 +46,12 @@ class Edition:
 
 
 class ConfiguredCallers:
-    """`[callers.*]` as it stands, and when each was last used."""
+    """The callers of `[callers.*]` at present, and when each was last used."""
 
     def __init__(self, settings: Mapping[str, CallerSettings], *, audience: str) -> None:
         self._audience = audience
         self.edition = _edition(settings, audience)
-        """What was verified against an earlier edition has to be verified again."""
+        """A JWT that was verified against an earlier edition has to be verified again."""
         self.uses: dict[str, float] = {}
         """When callers were last used, as far as it is not stored yet."""
 
@@ -72,7 +72,7 @@ class _Verified:
     caller: Caller
     edition: Edition
     issuers: tuple[str, KeySet] | None
-    """Where the key was published, and the set it was in."""
+    """The address where the key was published, and the set it was in."""
     until: float
     """Wall time."""
 

@@ -37,7 +37,7 @@ ACCEPT = {"Accept": "application/jwk-set+json, application/json"}
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """What an issuer published at one moment, as far as it can be used."""
+    """The usable keys that an issuer published at one moment."""
 
     keys: tuple[VerifyingKey, ...]
 
@@ -58,7 +58,7 @@ class _Cached:
     tried_at: float = float("-inf")
     failing: bool = False
     unknown: dict[str | None, float] = field(default_factory=dict)
-    """Keys that the issuer did not have, and when that was."""
+    """Keys that the issuer did not have, and when it was asked for them."""
 
 
 class JwksCache:
@@ -94,7 +94,7 @@ class JwksCache:
         return self._clock.monotonic() - cached.fetched_at
 
     async def _look_for(self, url: str, cached: _Cached, algorithm: str, kid: str | None) -> None:
-        """Fetch the set anew for a key that it does not hold, unless that was done a moment ago."""
+        """Fetch the set again for a key that it does not hold, unless that was done a moment ago."""
         now = self._clock.monotonic()
         if now - cached.unknown.get(kid, float("-inf")) < UNKNOWN_KID_EVERY:
             return

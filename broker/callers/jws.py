@@ -39,7 +39,7 @@ class VerifyingKey:
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedJwt:
-    """What a JWT says of itself, each member of its right type (RFC 7519); nothing of it is proven."""
+    """The members of a JWT, each of its right type (RFC 7519); none of them is verified."""
 
     algorithm: str
     kid: str | None

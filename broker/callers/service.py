@@ -19,7 +19,7 @@ MOST_LIFE = 3660 * 86400.0
 
 
 class CallerService:
-    """What `broker callers` does; it needs permission `admin`."""
+    """The use cases of `broker callers`; they need permission `admin`."""
 
     def __init__(
         self,

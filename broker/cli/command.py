@@ -13,7 +13,7 @@ from broker.cli.admin_socket import AdminSocket
 from broker.cli.output import Column, Failed, show_json, show_table
 from broker.clock import Clock, SystemClock
 from broker.config import ConfigError, admin_socket_of, environment, locate
-from broker.systemd import ServiceState, run_command, service_state, service_variables
+from broker.systemd.unit import ServiceState, run_command, service_state, service_variables
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from broker.cli.command import Command, CommandContext, Group
 from broker.cli.output import Cell, Column, Failed, counted, plain, show_json
 from broker.config import ConfigError, load
 from broker.config.settings import TcpListen
-from broker.systemd import ServiceState, alert_rules, install
+from broker.systemd.unit import ServiceState, alert_rules, install
 from broker.times import relative
 
 HIGHEST_PORT = 65533

@@ -1,4 +1,4 @@
-"""Counts encrypted records by their key, and encrypts those of older keys anew, a little at a time."""
+"""Counts encrypted records by their key, and encrypts those of older keys again, a little at a time."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,13 +21,13 @@ PAUSE = 0.02
 
 log = structlog.get_logger()
 ByKey = Mapping[str, Mapping[str, int]]
-"""How many records by key id, and then by where they lie."""
+"""The number of records by key id, and then by their place."""
 Elsewhere = Callable[[], Mapping[str, Iterable[str]]]
-"""Records outside the store, by where they lie; a file that cannot be read is an empty record."""
+"""Records outside the store, by their place; a file that cannot be read is an empty record."""
 
 
 class Census:
-    """What is sealed with which key."""
+    """The number of records that are encrypted with each key."""
 
     def __init__(self, *, records: RecordStore, elsewhere: Elsewhere, keyring: Keyring) -> None:
         self._records, self._elsewhere, self._keyring = records, elsewhere, keyring
@@ -44,21 +44,21 @@ class Census:
         return found
 
     async def totals(self) -> Mapping[str, int]:
-        """The same by key id alone, also of keys that nothing is sealed with; raises StorageUnavailable."""
+        """Return the sums by key id, also for keys without a record; raises StorageUnavailable."""
         totals = {kid: sum(places.values()) for kid, places in (await self.take()).items()}
         return dict.fromkeys(self._keyring.kids, 0) | totals
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a step came."""
+    """The result of a step."""
 
     looked_at: int = 0
     resealed: int = 0
     unreadable: tuple[str, ...] = ()
-    """Where records lie that do not open."""
+    """The places of records that cannot be decrypted."""
     cursor: str | None = None
-    """Where to go on; None at the end."""
+    """The place to go on from; None at the end."""
 
 
 class Rewrapper:

@@ -1,4 +1,4 @@
-"""What is wrong with the broker just now, in words an operator can act on."""
+"""The current problems of the broker, in words that an operator can act on."""
 
 from collections.abc import Callable, Collection, Mapping
 
@@ -8,7 +8,7 @@ log = structlog.get_logger()
 
 
 class Health:
-    """A set of standing problems; whoever finds one raises it, and clears it when it is over."""
+    """The current problems. The part that finds one raises it, and clears it when it is over."""
 
     def __init__(self) -> None:
         self._problems: dict[str, str] = {}
@@ -17,7 +17,7 @@ class Health:
         self.stopping = False
 
     def raise_problem(self, key: str, sentence: str) -> None:
-        """Note a problem under a fixed word; listeners hear of it once."""
+        """Note a problem under a fixed word; listeners are notified once."""
         fresh = key not in self._problems
         self._problems[key] = sentence
         if fresh:
@@ -41,7 +41,7 @@ class Health:
         )
 
     def listen(self, listener: Callable[[str, bool], None]) -> None:
-        """`listener(key, standing)` hears of problems that begin and end."""
+        """Call `listener(key, standing)` when a problem begins or ends."""
         self._listeners.append(listener)
 
     @property

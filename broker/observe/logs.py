@@ -45,7 +45,7 @@ OF_ONE, OF_ALL = 20, 100
 CREDENTIAL = re.compile(
     r"\b(?:tb[a-z]{1,2}_[A-Za-z0-9_-]{16,}|[Bb]earer +[\x21-\x7e]+|eyJ[\w-]+\.[\w-]+\.[\w-]*)", re.ASCII
 )
-"""What looks like a key of ours, an Authorization or a JWT: the second line, behind `Secret`."""
+"""Texts that look like an API key, an Authorization or a JWT: the second defence, behind `Secret`."""
 AT_ONCE = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
@@ -59,7 +59,7 @@ def goes_to_journal(environ: Mapping[str, str], stream: TextIO = sys.stderr) -> 
 
 
 def mark(level: str) -> str:
-    """What makes a line one of that priority for the journal (sd-daemon(3))."""
+    """Return the prefix that gives a line its priority in the journal (sd-daemon(3))."""
     return f"<{PRIORITIES[level]}>"
 
 
@@ -152,7 +152,7 @@ class Unfailing:
             self._stream.flush()
 
     def _put(self, lines: str, count: int) -> int:
-        """How many of these lines are lost."""
+        """Write lines; return how many of them are lost."""
         try:
             if self._socket is None:
                 self._stream.write(lines)
@@ -263,7 +263,7 @@ def _is_logged(factory: object, event: str, client: str | None) -> bool:
 
 
 def take_crashes() -> None:
-    """What Python would print of an uncaught error, text and all, becomes an event with its class and place."""
+    """Log uncaught errors as events with their class and place; Python would print their text."""
     sys.excepthook = lambda _, exc, __: _crashed("broker.crashed", exc)
     sys.unraisablehook = lambda crash: _crashed("error.unraisable", crash.exc_value)
     threading.excepthook = lambda crash: _crashed("thread.crashed", crash.exc_value)

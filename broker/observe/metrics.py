@@ -20,7 +20,7 @@ SLOW = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 90)
 
 
 class TokenRequests(Collector):
-    """How token requests were answered, and in what time.
+    """Token requests by answer, and the time that they took.
 
     They are counted in plain numbers: a hot token is answered in less time than the library takes to count it.
     """

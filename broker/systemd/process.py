@@ -1,4 +1,4 @@
-"""What systemd and a process that it starts tell each other: sockets, readiness, signs of life."""
+"""The interface between systemd and the process that it starts: sockets, readiness, signs of life."""
 
 import os
 import re

@@ -36,7 +36,7 @@ NEXT_STEPS = (
 )
 SHOWN = ("LoadState", "ActiveState", "SubState", "NRestarts", "ExecMainCode", "ExecMainStatus", "ExecStart")
 ENDS = {"1": "exited with status", "2": "was killed by signal", "3": "dumped core after signal"}
-"""How the last process ended, by its CLD_ code (sigaction(2))."""
+"""The ways in which a process ends, by their CLD_ codes (sigaction(2))."""
 CREDENTIAL = re.compile(r"^(LoadCredential(?:Encrypted)?)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 CONFIG = re.compile(r"--config[ =](\S+)")
 STORES = tuple(Path(folder) for folder in ("/etc/credstore", "/run/credstore", "/usr/lib/credstore"))
@@ -77,7 +77,7 @@ def _packaged(name: str) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """As the first word of ExecStart= (systemd.service(5), "Command lines"), where `%` begins a specifier."""
+    """Quote the first word of ExecStart= (systemd.service(5), "Command lines"), where `%` begins a specifier."""
     text = str(path).replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"' if text != str(path) or any(letter.isspace() for letter in text) else text
 
@@ -116,7 +116,7 @@ class ServiceState:
     """`active`, `inactive`, `activating (auto-restart)` and so on."""
     restarts: int
     last_end: str | None
-    """How the last process failed; None if it did not, or while one runs."""
+    """The way in which the last process failed; None if it did not, or while one runs."""
 
 
 def service_state(config: Path, run: Run = run_command) -> ServiceState | None:
@@ -138,7 +138,7 @@ def service_state(config: Path, run: Run = run_command) -> ServiceState | None:
 
 @contextmanager
 def service_variables(run: Run = run_command) -> Iterator[Mapping[str, str]]:
-    """What systemd sets for the service, for a command that takes its place: credentials, logs, the journal.
+    """The variables that systemd sets for the service, for a command that takes its place.
 
     The folder of credentials holds links only: to the files, or to the memory where an encrypted one was decrypted.
     """
@@ -174,7 +174,7 @@ def _credentials(unit: str) -> dict[str, tuple[str, bool]]:
 
 
 def _found(source: str, *, encrypted: bool) -> Path:
-    """Where systemd looks; the first place where it is nowhere, which an error then names."""
+    """Return the place where systemd finds it; the first place if there is none, which an error then names."""
     stores = [store.with_name("credstore.encrypted") for store in STORES] if encrypted else []
     places = [store / source for store in (*stores, *STORES)]
     for place in places:

@@ -101,8 +101,8 @@ class RetainedCommits:
         """What can be decrypted of it; None where that cannot replace what the store holds, which may still work."""
         refresh = None
         try:
-            refresh = self._seals.successor_refresh_token(successor)
-            self._seals.successor_access_token(successor)
+            refresh = self._seals.refresh_token(successor)
+            self._seals.access_token(successor)
         except SealBroken:
             # A refresh token alone is enough: it brings the next access token.
             return replace(successor, sealed_access=None, next_at=self._clock.now()) if refresh else None
@@ -170,7 +170,7 @@ class RetainedCommits:
             return
         # Compared in clear: the one or the other may have been sealed anew since. What cannot be decrypted is another.
         with suppress(SealBroken):
-            if self._seals.successor_refresh_token(successor) == self._seals.refresh_token(current):
+            if self._seals.refresh_token(successor) == self._seals.refresh_token(current):
                 return
         await self._store.add_spare(
             Spare(

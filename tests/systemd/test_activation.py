@@ -12,7 +12,7 @@ import pytest
 TAKE = """
 import os
 from broker.errors import StartRefused
-from broker.systemd import passed_sockets
+from broker.systemd.process import passed_sockets
 try:
     passed = passed_sockets(os.environ)
 except StartRefused as exc:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.systemd import Notifier
+from broker.systemd.process import Notifier
 
 
 @pytest.fixture

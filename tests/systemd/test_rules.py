@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker.observe.metrics import Metrics
-from broker.systemd import alert_rules
+from broker.systemd.unit import alert_rules
 from tests.missing import missing
 
 INSTALL = "make tools"

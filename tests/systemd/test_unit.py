@@ -13,8 +13,7 @@ from click.testing import CliRunner
 
 from broker.cli import broker
 from broker.config import Settings, load
-from broker.systemd import install
-from broker.systemd.unit import unit_text
+from broker.systemd.unit import install, unit_text
 from tests.missing import needs
 from tests.systemd.service import chapter, steps, unix_listener, unix_listener_unit
 
