@@ -9,24 +9,13 @@ import click
 from broker.cli import arguments
 from broker.cli.arguments import account_argument, provider_argument
 from broker.cli.command import Command, CommandContext, Group, confirm, yes
-from broker.cli.output import Cell, Column, Failed, one_line, show_facts, show_json
+from broker.cli.output import Cell, Failed, columns, one_line, show_facts, show_json
 from broker.model import Status
 from broker.times import both, moment, relative, span
 
-KNOWN = (Column("ACCOUNT", breaks=True), Column("PROVIDER", breaks=True), Column("STATUS"))
-COLUMNS = (*KNOWN, Column("TOKEN ENDS"), Column("USED"))
-REMOVED_COLUMNS = (*KNOWN, Column("REMOVED"))
-TIMES = frozenset(
-    (
-        "since",
-        "provider_expires_at",
-        "refreshed_at",
-        "last_used_at",
-        "next_renewal_at",
-        "created_at",
-        "removed_at",
-    )
-)
+KNOWN = (*columns("ACCOUNT", "PROVIDER", breaks=True), *columns("STATUS"))
+COLUMNS = (*KNOWN, *columns("TOKEN ENDS", "USED"))
+REMOVED_COLUMNS = (*KNOWN, *columns("REMOVED"))
 DEPRECATED = frozenset({"expires_at"})
 
 
@@ -88,7 +77,7 @@ def show_account(context: CommandContext, account: str) -> None:
 def _fact(name: str, value: object, now: float) -> object:
     if name == "status":
         return Cell(value)
-    if name in TIMES and isinstance(value, str):
+    if isinstance(value, str) and (name == "since" or name.endswith("_at")):
         return both(value, now)
     if isinstance(value, bool):
         return "yes" if value else "no"

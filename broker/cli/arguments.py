@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import click
@@ -84,14 +85,20 @@ def address(text: str) -> TcpListen:
     return TcpListen(found[1].strip("[]"), int(found[2]))
 
 
-def complete_accounts(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the accounts whose names begin like that."""
-    return _accounts(ctx, incomplete, removed=None)
+def complete_accounts(
+    ctx: click.Context, _: click.Parameter, incomplete: str, *, removed: int | None = None
+) -> list[CompletionItem]:
+    """Return the accounts whose names begin like that; `removed`: those that can be restored."""
+    after = None
+    # A cursor behind which the first name is that begins so; `~` is behind all letters of a name.
+    if incomplete and (last := ord(incomplete[-1])) > ord("!"):
+        after = f"{incomplete[:-1]}{chr(last - 1)}~"
+    query = {"limit": MOST_COMPLETIONS, "cursor": after, "removed": removed}
+    found = _found(ctx, "accounts", "account", incomplete, query)
+    return [CompletionItem(one["account"], help=one["status"]) for one in found]
 
 
-def complete_removed(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return accounts that can be restored."""
-    return _accounts(ctx, incomplete, removed=1)
+complete_removed = partial(complete_accounts, removed=1)
 
 
 def complete_providers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -108,16 +115,6 @@ def complete_callers(ctx: click.Context, _: click.Parameter, incomplete: str) ->
 account_argument = click.argument("account", type=account, shell_complete=complete_accounts)
 caller_argument = click.argument("name", type=caller, shell_complete=complete_callers)
 provider_argument = click.argument("provider", type=provider, shell_complete=complete_providers)
-
-
-def _accounts(ctx: click.Context, incomplete: str, *, removed: int | None) -> list[CompletionItem]:
-    after = None
-    # A cursor behind which the first name is that begins so; `~` is behind all letters of a name.
-    if incomplete and (last := ord(incomplete[-1])) > ord("!"):
-        after = f"{incomplete[:-1]}{chr(last - 1)}~"
-    query = {"limit": MOST_COMPLETIONS, "cursor": after, "removed": removed}
-    found = _found(ctx, "accounts", "account", incomplete, query)
-    return [CompletionItem(one["account"], help=one["status"]) for one in found]
 
 
 def _found(

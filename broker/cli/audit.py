@@ -13,12 +13,12 @@ import click
 from broker.cli import arguments
 from broker.cli.admin_socket import NoBroker
 from broker.cli.command import Command, CommandContext, Group
-from broker.cli.output import Cell, Column, Failed, counted, plain, show_json
+from broker.cli.output import Cell, Failed, columns, counted, plain, show_json
 from broker.config import ConfigError, load
 from broker.times import relative
 
 BLOCK = 64 * 1024
-EVENT_COLUMNS = (Column("ID"), Column("WHEN"), Column("EVENT"), Column("ABOUT", breaks=True))
+EVENT_COLUMNS = (*columns("ID", "WHEN", "EVENT"), *columns("ABOUT", breaks=True))
 
 
 @click.group("audit", cls=Group)

@@ -9,26 +9,18 @@ import click
 from broker.cli import arguments
 from broker.cli.arguments import caller_argument
 from broker.cli.command import CommandContext, Group, confirm, yes
-from broker.cli.output import Cell, Column, Failed, counted
+from broker.cli.output import Cell, Failed, columns, counted
 from broker.model import CallerKind, Permission
 from broker.times import moment, relative
 
 CALLER_COLUMNS = (
-    Column("CALLER", breaks=True),
-    Column("KIND", breaks=True),
-    Column("ACCOUNTS", breaks=True),
-    Column("PERMISSIONS", breaks=True),
-    Column("KEYS"),
-    Column("LAST ENDS"),
-    Column("USED"),
+    *columns("CALLER", "KIND", "ACCOUNTS", "PERMISSIONS", breaks=True),
+    *columns("KEYS", "LAST ENDS", "USED"),
 )
 GRANT_COLUMNS = (
-    Column("GRANT"),
-    Column("CLIENT", breaks=True),
-    Column("SUBJECT", breaks=True),
-    Column("ACCOUNT", breaks=True),
-    Column("USED"),
-    Column("ENDS"),
+    *columns("GRANT"),
+    *columns("CLIENT", "SUBJECT", "ACCOUNT", breaks=True),
+    *columns("USED", "ENDS"),
 )
 
 

@@ -68,6 +68,10 @@ class Column:
     breaks: bool = False
 
 
+def columns(*heads: str, breaks: bool = False) -> tuple[Column, ...]:
+    return tuple(Column(head, breaks) for head in heads)
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """A word of ours in its colour, and notes that explain it, each on a line below."""

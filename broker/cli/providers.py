@@ -15,11 +15,11 @@ import click
 from broker.cli import arguments
 from broker.cli.arguments import provider_argument
 from broker.cli.command import CommandContext, Group
-from broker.cli.output import Cell, Column, Failed, Lines, plain, show_facts, show_json
+from broker.cli.output import Cell, Failed, Lines, columns, plain, show_facts, show_json
 from broker.files import write_own
 from broker.times import relative
 
-COLUMNS = (Column("PROVIDER", breaks=True), Column("TYPE"), Column("BREAKER"), Column("ACCOUNTS"))
+COLUMNS = (*columns("PROVIDER", breaks=True), *columns("TYPE", "BREAKER", "ACCOUNTS"))
 KUSTOMER_API = "https://api.kustomerapp.com"
 TIMEOUT = 60.0
 LARGEST_ANSWER = 1 << 20
@@ -124,13 +124,8 @@ def register_app(
     Asks for an API key with the roles org.admin.apps and org.permission.apps, on the terminal or on standard
     input. A version that was registered stays for ever; change something, and raise --app-version.
     """
-    definition = {
-        "app": app,
-        "version": number,
-        "title": title,
-        "visibility": visibility,
-        "redirectUris": list(redirect_uris),
-    }
+    definition: dict[str, object] = {"app": app, "version": number, "title": title, "visibility": visibility}
+    definition["redirectUris"] = list(redirect_uris)
     status, answer = asyncio.run(_post(f"{api_url}/v1/apps/available", _key(), definition))
     found = _attributes(status, answer)
     shown = {"app": found["name"], "version": number, "client_id": found["clientId"]}

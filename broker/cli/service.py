@@ -11,7 +11,7 @@ from broker import __version__
 from broker.cli import arguments
 from broker.cli.admin_socket import NoBroker, NotStarted
 from broker.cli.command import Command, CommandContext, Group
-from broker.cli.output import Cell, Column, Failed, counted, plain, show_json
+from broker.cli.output import Cell, Failed, columns, counted, plain, show_json
 from broker.config import ConfigError, load
 from broker.config.settings import TcpListen
 from broker.systemd.unit import ServiceState, alert_rules, install
@@ -19,8 +19,12 @@ from broker.times import relative
 
 HIGHEST_PORT = 65533
 """`public` and the sandbox take the two ports behind it."""
-CHECK_COLUMNS = (Column("WHAT", breaks=True), Column("LEVEL"), Column("DETAIL AND NEXT STEP", breaks=True))
-SESSION_COLUMNS = tuple(map(Column, ("SESSION", "WHO", "SIGNED IN", "ENDS")))
+CHECK_COLUMNS = (
+    *columns("WHAT", breaks=True),
+    *columns("LEVEL"),
+    *columns("DETAIL AND NEXT STEP", breaks=True),
+)
+SESSION_COLUMNS = columns("SESSION", "WHO", "SIGNED IN", "ENDS")
 
 
 @click.command("serve", cls=Command, json=False, example="broker --config config.toml serve")
@@ -71,15 +75,13 @@ def version(context: CommandContext) -> None:
         why = exc.message
     except Failed:
         pass
-    if context.as_json:
-        show_json({"version": __version__, "running": running} | ({"why_not": why} if why else {}))
-        return
-    click.echo(f"token-broker {__version__}")
+    told = f"token-broker {__version__}"
     if running:
         started = relative(running["started_at"], context.clock.now())
-        click.echo(f"running {plain(running['version'])}, started {started}")
+        told += f"\nrunning {plain(running['version'])}, started {started}"
     elif why:
-        click.echo(f"not running: {why}")
+        told += f"\nnot running: {why}"
+    context.say(told, {"version": __version__, "running": running} | ({"why_not": why} if why else {}))
 
 
 @click.command("check", cls=Command, example="broker check")

@@ -10,12 +10,12 @@ import click
 from broker.cli import arguments
 from broker.cli.admin_socket import NoBroker, Object
 from broker.cli.command import Command, CommandContext, Group, confirm, yes
-from broker.cli.output import Cell, Column, Failed, counted, plain, progress, show_json
+from broker.cli.output import Cell, Failed, columns, counted, plain, progress, show_json
 from broker.config import ConfigError, store_of, store_path_of
 from broker.files import new_file
 from broker.times import both, relative, span
 
-KEY_COLUMNS = tuple(map(Column, ("KEY", "FOR", "STATE", "RECORDS", "MADE", "MASTER")))
+KEY_COLUMNS = columns("KEY", "FOR", "STATE", "RECORDS", "MADE", "MASTER")
 SHOWN = 10
 
 
@@ -100,20 +100,17 @@ def adopt(context: CommandContext) -> None:
     grants would kill them.
     """
     answer = context.broker.ask("POST", "/adopt")
-    if context.as_json:
-        show_json(answer)
-        return
     if not answer["adopted"]:
-        click.echo("There is nothing to adopt: this store is no copy, and is renewed from already.")
+        nothing = "There is nothing to adopt: this store is no copy, and is renewed from already."
+        context.say(nothing, answer)
         return
-    names = answer["accounts"]
-    click.echo("Adopted: this store is renewed from now on.")
+    names, told = answer["accounts"], ["Adopted: this store is renewed from now on."]
     if copied_at := answer.get("copied_at"):
-        click.echo(f"The backup was made {both(copied_at, context.clock.now())}.")
+        told.append(f"The backup was made {both(copied_at, context.clock.now())}.")
     if names:
-        click.echo(f"{counted(len(names), 'account')} may need their person again:")
-        for name in names:
-            click.echo(f"  {plain(name)}")
+        told.append(f"{counted(len(names), 'account')} may need their person again:")
+        told += [f"  {plain(name)}" for name in names]
+    context.say("\n".join(told), answer)
 
 
 @click.command("migrate", cls=Command, example="broker migrate")
@@ -138,13 +135,10 @@ def migrate(context: CommandContext, copy_from: str | None) -> None:
             raise click.BadParameter("expected sqlite:PATH", param_hint="--copy-from")
         source = context.config_path.absolute().parent / path
         counts = copy_alone(source, store, failed=Failed)
-        if context.as_json:
-            show_json({"source": str(source), "rows": counts})
-            return
-        for table, count in counts.items():
-            click.echo(f"{table:22}{count:>9}")
-        click.echo(f"All of it is in PostgreSQL now; {source} has moved and starts no broker any more.")
-        click.echo("Every broker there needs the same master key.")
+        told = [f"{table:22}{count:>9}" for table, count in counts.items()]
+        told.append(f"All of it is in PostgreSQL now; {source} has moved and starts no broker any more.")
+        told.append("Every broker there needs the same master key.")
+        context.say("\n".join(told), {"source": str(source), "rows": counts})
         return
     what = "The database" if store.postgres else str(store.path)
     schema = migrate_alone(store, failed=Failed)
