@@ -28,7 +28,8 @@ LOOK_AGAIN_AFTER = 0.6
 """Seconds after which one that is used is looked up in parallel: nobody waits for it, and no crowd asks at once."""
 TRUSTED_FOR = 3600.0
 """Seconds for which it is believed while the store cannot be asked: valid tokens are served meanwhile."""
-CREDENTIAL = re.compile(r"[Bb]earer +([\x21-\x7e]{1,4096})", re.ASCII)
+CREDENTIAL = re.compile(r"bearer +([\x21-\x7e]{1,4096})", re.ASCII | re.IGNORECASE)
+"""A scheme is compared without its case (RFC 9110 11.1)."""
 
 BEARER = "Bearer "
 WHAT_TO_DO = (
@@ -245,7 +246,7 @@ def _sent_instead(header: str) -> str:
     if scheme := SCHEME.fullmatch(header):
         return f"The scheme {scheme[1]} is not taken here.{WHAT_TO_DO}"
     first, _, rest = header.partition(" ")
-    if first not in ("Bearer", "bearer"):
+    if first.lower() != "bearer":
         return f"The Authorization header does not begin with the word Bearer and a blank.{WHAT_TO_DO}"
     text = rest.strip()
     if text.lower() in NOTHING:

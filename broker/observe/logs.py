@@ -43,7 +43,7 @@ FRAMES = 8
 OF_ONE, OF_ALL = 20, 100
 """Lines a second of requests without a credential, of one address and of all: anybody can send such requests."""
 CREDENTIAL = re.compile(
-    r"\b(?:tb[a-z]{1,2}_[A-Za-z0-9_-]{16,}|[Bb]earer +[\x21-\x7e]+|eyJ[\w-]+\.[\w-]+\.[\w-]*)", re.ASCII
+    r"\b(?:tb[a-z]{1,2}_[A-Za-z0-9_-]{16,}|(?i:bearer) +[\x21-\x7e]+|eyJ[\w-]+\.[\w-]+\.[\w-]*)", re.ASCII
 )
 """Texts that look like an API key, an Authorization or a JWT: the second defence, behind `Secret`."""
 AT_ONCE = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -350,7 +350,7 @@ def _shown(value: object) -> object:
 def _text(value: str) -> str:
     """On one line, without what a terminal would obey."""
     # One of these is in everything that looks like a credential, and in little else.
-    suspicious = "_" in value or "earer" in value or "eyJ" in value
+    suspicious = "_" in value or "earer" in value.lower() or "eyJ" in value
     text = CREDENTIAL.sub("***", value) if suspicious else value
     text = (
         text

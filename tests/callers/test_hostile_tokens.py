@@ -18,9 +18,9 @@ from tests.house import House, open_house
 
 OWN, NIST, ISSUED, STRANGER = ed25519("own"), p256("nist"), rsa("rsa"), rsa("stranger")
 
-RIGHT = (b"Bearer ", b"bearer  ")
+RIGHT = (b"Bearer ", b"bearer  ", b"BEARER ", b"bEaReR ")
+"""A scheme is compared without its case (RFC 9110 11.1)."""
 WRONG = (
-    b"BEARER ",
     b"",
     b"Bearer",
     b"Bearer:",

@@ -189,6 +189,7 @@ class Odd:
         {"k": {"k": Odd()}},
         f"tbk_000000000000_{CANARY.ljust(43, 'x')}",
         f"asked with Bearer {CANARY} in vain",
+        f"asked with BEARER {CANARY} in vain",
         f"eyJhbGciOiJFZERTQSJ9.{CANARY}.c2ln",
     ],
 )
