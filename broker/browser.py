@@ -14,7 +14,7 @@ from aiohttp import web
 
 from broker import oauth
 from broker.clock import Clock
-from broker.keyring import Keyring, SealBroken, UnknownKey
+from broker.keyring import DecryptionFailed, Keyring, UnknownKey
 from broker.model import Secret
 
 NAME = "broker_browser"
@@ -95,7 +95,7 @@ class KeptRequests:
         """Return the cookie for a request; None where it does not fit into one."""
         name = f"{self._prefix}_{int(until)}_{_tag(handle)}"
         packed = zlib.compress(json.dumps([until, *fields], separators=(",", ":")).encode(), 9)
-        sealed = self._keyring.seal_apart(_sealed_for(purpose, handle), packed)
+        sealed = self._keyring.encrypt_apart(_sealed_for(purpose, handle), packed)
         value = base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
         if len(name) + len(value) > KEPT_BYTES:
             return None
@@ -110,7 +110,7 @@ class KeptRequests:
         try:
             sealed = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
             packed = await self._open(_sealed_for(purpose, handle), sealed)
-        except (SealBroken, binascii.Error, ValueError):
+        except (DecryptionFailed, binascii.Error, ValueError):
             return None
         found: list[Any] = json.loads(zlib.decompress(packed))
         return found if found[0] > self._clock.now() else None
@@ -135,11 +135,11 @@ class KeptRequests:
 
     async def _open(self, name: str, sealed: bytes) -> bytes:
         try:
-            return self._keyring.open_apart(name, sealed)
+            return self._keyring.decrypt_apart(name, sealed)
         except UnknownKey:
             # Another broker may have made a key since.
             await self._catch_up()
-            return self._keyring.open_apart(name, sealed)
+            return self._keyring.decrypt_apart(name, sealed)
 
 
 def is_elsewhere(request: web.Request, public_url: str) -> bool:

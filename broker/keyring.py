@@ -40,14 +40,14 @@ FRONT = 15
 """The number of first characters of a record that tell its key."""
 
 
-class SealBroken(Conflict):
+class DecryptionFailed(Conflict):
     """A record cannot be decrypted: another place, another key, or damaged bytes."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(f"a stored secret cannot be decrypted ({detail}); `broker check` says what to do")
 
 
-class UnknownKey(SealBroken):
+class UnknownKey(DecryptionFailed):
     """A record was encrypted with a key that the ring does not hold."""
 
 
@@ -145,7 +145,7 @@ class Master:
         try:
             raw = _decode(key.wrapped)
             return self._kek.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _wrap_data(key.kid, key.purpose))
-        except (InvalidTag, SealBroken, ValueError):
+        except (InvalidTag, DecryptionFailed, ValueError):
             if key.master_id == self.id:
                 raise WrongMaster(
                     f"key {key.kid} was wrapped by the master key given ({self.id}) and yet does not open:"
@@ -194,7 +194,7 @@ class Keyring:
     def __init__(self, *, active: str, keys: Mapping[str, bytes], index_key: bytes) -> None:
         self._ciphers: dict[str, AESGCM] = {}
         self._apart: dict[str, bytes] = {}
-        """The secrets that the keys of `seal_apart` are derived from, by data key."""
+        """The secrets that the keys of `encrypt_apart` are derived from, by data key."""
         self._hold(keys)
         self._active = active
         self._index_key = index_key
@@ -221,7 +221,7 @@ class Keyring:
             raise UnknownKey(f"key {active} is not in the ring")
         self._active = active
 
-    def seal(self, place: Place, secret: Secret) -> str:
+    def encrypt(self, place: Place, secret: Secret) -> str:
         """Encrypt a secret; return a record that can be decrypted only for `place`."""
         nonce = os.urandom(NONCE_BYTES)
         header = MAGIC + bytes.fromhex(self._active)
@@ -230,8 +230,8 @@ class Keyring:
             header + nonce + self._ciphers[self._active].encrypt(nonce, plaintext, place.associated_data())
         )
 
-    def open(self, place: Place, record: str) -> Secret:
-        """Decrypt a record of `place`; raises SealBroken, UnknownKey."""
+    def decrypt(self, place: Place, record: str) -> Secret:
+        """Decrypt a record of `place`; raises DecryptionFailed, UnknownKey."""
         raw = _decode(record)
         kid = _kid_of(raw)
         cipher = self._ciphers.get(kid)
@@ -241,9 +241,11 @@ class Keyring:
         try:
             return Secret(cipher.decrypt(nonce, sealed, place.associated_data()).decode())
         except (InvalidTag, ValueError):
-            raise SealBroken(f"a record of {place.table}.{place.field} does not open in its place") from None
+            raise DecryptionFailed(
+                f"a record of {place.table}.{place.field} does not open in its place"
+            ) from None
 
-    def seal_apart(self, name: str, plaintext: bytes) -> bytes:
+    def encrypt_apart(self, name: str, plaintext: bytes) -> bytes:
         """Encrypt under a key that is derived for `name` alone, for data outside the store.
 
         Unknown people may make the broker do this often. They do not use up the nonces of the data key.
@@ -252,19 +254,19 @@ class Keyring:
         sealed = AESGCM(self._key_apart(self._active, name)).encrypt(nonce, plaintext, None)
         return bytes.fromhex(self._active) + nonce + sealed
 
-    def open_apart(self, name: str, sealed: bytes) -> bytes:
-        """Decrypt what `seal_apart` made for `name`; raises SealBroken, UnknownKey."""
+    def decrypt_apart(self, name: str, sealed: bytes) -> bytes:
+        """Decrypt what `encrypt_apart` made for `name`; raises DecryptionFailed, UnknownKey."""
         kid, nonce = sealed[:KID_BYTES].hex(), sealed[KID_BYTES : KID_BYTES + NONCE_BYTES]
         if kid not in self._apart:
             raise UnknownKey(f"sealed with key {kid}, which is not in the ring")
         try:
             return AESGCM(self._key_apart(kid, name)).decrypt(nonce, sealed[KID_BYTES + NONCE_BYTES :], None)
         except (InvalidTag, ValueError):
-            raise SealBroken("this was sealed for another name, or is damaged") from None
+            raise DecryptionFailed("this was sealed for another name, or is damaged") from None
 
-    def reseal(self, place: Place, record: str) -> str:
-        """Encrypt the secret of a record with the active key; raises SealBroken, UnknownKey."""
-        return self.seal(place, self.open(place, record))
+    def reencrypt(self, place: Place, record: str) -> str:
+        """Encrypt the secret of a record with the active key; raises DecryptionFailed, UnknownKey."""
+        return self.encrypt(place, self.decrypt(place, record))
 
     def _hold(self, keys: Mapping[str, bytes]) -> None:
         self._ciphers.update({kid: AESGCM(key) for kid, key in keys.items()})
@@ -292,13 +294,13 @@ class Keyring:
 
 
 def kid_of(record: str) -> str:
-    """Return the id of the key of a record; raises SealBroken if it is not a record."""
+    """Return the id of the key of a record; raises DecryptionFailed if it is not a record."""
     return _kid_of(_decode(record))
 
 
 def _kid_of(raw: bytes) -> str:
     if raw[: len(MAGIC)] != MAGIC or len(raw) < HEADER_BYTES + NONCE_BYTES + 16:
-        raise SealBroken("not a sealed record of this format")
+        raise DecryptionFailed("not a sealed record of this format")
     return raw[len(MAGIC) : HEADER_BYTES].hex()
 
 
@@ -313,7 +315,7 @@ def _kid_at_front(front: str) -> str | None:
     try:
         # 15 characters are 11 bytes and two bits of the nonce; a 16th makes them whole.
         return _decode(front + "A")[len(MAGIC) : HEADER_BYTES].hex()
-    except SealBroken:
+    except DecryptionFailed:
         return None
 
 
@@ -333,4 +335,4 @@ def _decode(text: str) -> bytes:
     try:
         return base64.urlsafe_b64decode(text + "==="[: -len(text) % 4])
     except (ValueError, binascii.Error):
-        raise SealBroken("not a sealed record of this format") from None
+        raise DecryptionFailed("not a sealed record of this format") from None

@@ -13,7 +13,7 @@ BROKER = Path(__file__).parent.parent / "broker"
 
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"model", "errors", "clock", "times", "config", "files", "wire", "version"}),
-    frozenset({"keyring", "oauth", "sealing", "peers", "single_flight"}),
+    frozenset({"keyring", "oauth", "token_encryption", "peers", "single_flight"}),
     frozenset({"observe"}),
     frozenset({"providers", "store", "systemd", "sandbox"}),
     frozenset({"web", "pages", "keys", "audit", "tls"}),
@@ -34,7 +34,7 @@ LEVELS: tuple[frozenset[str], ...] = (
 """From the ground up; a room imports itself and what lies below, and no neighbour on its own level but words."""
 
 WORDS = LEVELS[0]
-NEIGHBOURS = {("sealing", "keyring"), ("callers", "browser"), ("runner", "door")}
+NEIGHBOURS = {("token_encryption", "keyring"), ("callers", "browser"), ("runner", "door")}
 """Imports on one level that are meant: the higher-numbered half of a level, said by name."""
 
 ONLY_IN = {

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from broker.keyring import (
+    DecryptionFailed,
     Keyring,
     Master,
     Place,
     Purpose,
-    SealBroken,
     UnknownKey,
     WrappedKey,
     WrongMaster,
@@ -51,7 +51,7 @@ WRAPPED = WrappedKey(
 @pytest.mark.parametrize(("place", "plaintext", "record"), VECTORS)
 def test_records_of_the_past_open_for_ever(place: Place, plaintext: str, record: str) -> None:
     """Made once, written down here: who breaks this breaks every store there is."""
-    assert Secret(plaintext) == RING.open(place, record)
+    assert Secret(plaintext) == RING.decrypt(place, record)
     assert KID == kid_of(record)
 
 
@@ -79,10 +79,10 @@ def test_wrapped_keys_and_hashes_of_the_past_stay_the_same() -> None:
 )
 def test_record_opens_nowhere_else(change: dict[str, object]) -> None:
     """Rows and fields cannot be swapped, and none put back to an older generation."""
-    record = RING.seal(PLACE, Secret("s"))
+    record = RING.encrypt(PLACE, Secret("s"))
 
-    with pytest.raises(SealBroken):
-        RING.open(replace(PLACE, **change), record)  # type: ignore[arg-type]  # fields by name
+    with pytest.raises(DecryptionFailed):
+        RING.decrypt(replace(PLACE, **change), record)  # type: ignore[arg-type]  # fields by name
 
 
 @pytest.mark.parametrize("position", range(0, 60, 3))
@@ -91,15 +91,15 @@ def test_damaged_record_does_not_open(position: int) -> None:
     record = VECTORS[0][2]
     damaged = record[:position] + ("A" if record[position] != "A" else "B") + record[position + 1 :]
 
-    with pytest.raises(SealBroken):
-        RING.open(PLACE, damaged)
+    with pytest.raises(DecryptionFailed):
+        RING.decrypt(PLACE, damaged)
 
 
 @pytest.mark.parametrize("record", ["", "x", "VEIx", VECTORS[0][2][:-8], "ü" * 60, VECTORS[0][2] + "AAAA"])
 def test_garbage_is_no_record(record: str) -> None:
     """Cut, lengthened or foreign text breaks the seal, and nothing else."""
-    with pytest.raises(SealBroken):
-        RING.open(PLACE, record)
+    with pytest.raises(DecryptionFailed):
+        RING.decrypt(PLACE, record)
 
 
 def test_unknown_key_is_named() -> None:
@@ -107,12 +107,12 @@ def test_unknown_key_is_named() -> None:
     other = Keyring(active="ff" * 8, keys={"ff" * 8: b"o" * 32}, index_key=b"i" * 32)
 
     with pytest.raises(UnknownKey, match="f" * 16):
-        RING.open(PLACE, other.seal(PLACE, Secret("s")))
+        RING.decrypt(PLACE, other.encrypt(PLACE, Secret("s")))
 
 
 def test_same_secret_is_never_sealed_alike() -> None:
     """A nonce of its own for each record."""
-    assert 100 == len({RING.seal(PLACE, Secret("s")) for _ in range(100)})
+    assert 100 == len({RING.encrypt(PLACE, Secret("s")) for _ in range(100)})
 
 
 def test_wrong_master_names_both() -> None:
@@ -170,8 +170,8 @@ def test_older_key_still_opens() -> None:
     new = "aa" * 8
     ring = Keyring(active=new, keys={KID: bytes(range(32)), new: b"n" * 32}, index_key=b"i" * 32)
 
-    assert Secret("at-1") == ring.open(PLACE, VECTORS[0][2])
-    assert new == ring.active == kid_of(ring.seal(PLACE, Secret("s")))
+    assert Secret("at-1") == ring.decrypt(PLACE, VECTORS[0][2])
+    assert new == ring.active == kid_of(ring.encrypt(PLACE, Secret("s")))
 
 
 def test_master_key_is_read_as_base64_hex_or_raw() -> None:

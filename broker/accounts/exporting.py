@@ -10,10 +10,10 @@ from broker.callers.authorization import Gate, covers
 from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Secret, is_glob
-from broker.sealing import TokenSeals
 from broker.store.account_queries import AccountQuery
 from broker.store.accounts import AccountStore
 from broker.store.imports import ImportStore
+from broker.token_encryption import TokenEncryption
 from broker.tokens.flight import Flights
 
 log = structlog.get_logger()
@@ -47,12 +47,12 @@ class ExportService:
         accounts: AccountStore,
         imports: ImportStore,
         flights: Flights,
-        seals: TokenSeals,
+        encryption: TokenEncryption,
         gate: Gate,
         clock: Clock,
     ) -> None:
         self._accounts, self._imports, self._flights = accounts, imports, flights
-        self._seals, self._gate, self._clock = seals, gate, clock
+        self._encryption, self._gate, self._clock = encryption, gate, clock
 
     async def begin(self, caller: Caller, globs: Sequence[str], *, request_id: str) -> list[str]:
         """The names that any of the globs covers, all without globs; raises InvalidRequest, AuditUnavailable."""
@@ -99,7 +99,7 @@ class ExportService:
     async def _frozen(self, account: Account) -> Exported | LeftOut:
         # Read again: it may have been sealed anew, but no renewal can have moved it.
         frozen = await self._accounts.get(account.name) or account
-        token = self._seals.refresh_token(frozen)
+        token = self._encryption.refresh_token(frozen)
         if token is None:
             return LeftOut(account.name, "it has no refresh token")
         log.warning("account.exported", account=account.name, generation=frozen.generation)

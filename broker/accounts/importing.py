@@ -14,9 +14,9 @@ from broker.errors import Conflict, InvalidRequest
 from broker.keyring import Keyring
 from broker.model import Account, Caller, Event, EventKind, Permission, Ref, Secret, is_account_name
 from broker.providers.oauth2 import OAuth2Provider
-from broker.sealing import TokenSeals
 from broker.store.accounts import AccountStore
 from broker.store.imports import Added, GrantHeld, ImportStore, NameTaken
+from broker.token_encryption import TokenEncryption
 from broker.tokens.flight import Flights, NotRenewed, Renewed
 from broker.tokens.policy import Hold, describe, window_opens
 from broker.tokens.service import SOON
@@ -61,7 +61,7 @@ class ImportService:
         accounts: AccountStore,
         imports: ImportStore,
         flights: Flights,
-        seals: TokenSeals,
+        encryption: TokenEncryption,
         keyring: Keyring,
         gate: Gate,
         clock: Clock,
@@ -70,7 +70,7 @@ class ImportService:
         refusal: Refusal,
     ) -> None:
         self._accounts, self._imports, self._flights = accounts, imports, flights
-        self._seals, self._keyring, self._gate, self._clock = seals, keyring, gate, clock
+        self._encryption, self._keyring, self._gate, self._clock = encryption, keyring, gate, clock
         self._providers, self._refresh, self._refusal = providers, refresh, refusal
 
     def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
@@ -144,7 +144,7 @@ class ImportService:
         if record is not None and record.epoch == row.epoch:
             same = record.grant_hash == self._hash(grant.refresh_token)
             proved = row.generation > record.generation
-        if not same and self._seals.refresh_token(row) == grant.refresh_token:
+        if not same and self._encryption.refresh_token(row) == grant.refresh_token:
             same = proved = True
         if same:
             return Conflict("the account is there already, with this grant", same_grant=True, proved=proved)
@@ -157,7 +157,7 @@ class ImportService:
     def _account(self, grant: ForeignGrant, client_id: str, floor: Ref) -> Account:
         now = self._clock.now()
         ref = Ref(grant.name, floor.epoch + 1, floor.generation + 1)
-        access, refresh = self._seals.seal(ref, grant.access_token, grant.refresh_token)
+        access, refresh = self._encryption.encrypt(ref, grant.access_token, grant.refresh_token)
         return Account(
             name=grant.name,
             provider=grant.provider,

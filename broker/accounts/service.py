@@ -13,9 +13,9 @@ from broker.errors import Conflict, InvalidRequest, UnknownAccount, no_account
 from broker.keyring import Keyring
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Ref, Spare, is_account_name
 from broker.providers.oauth2 import OAuth2Provider
-from broker.sealing import TokenSeals
 from broker.store.account_queries import AccountQuery
 from broker.store.accounts import AccountStore, IdentityTaken
+from broker.token_encryption import TokenEncryption
 from broker.tokens.flight import Flights
 from broker.tokens.policy import is_wanted, next_look, window_opens
 
@@ -67,7 +67,7 @@ class AccountService:
         *,
         store: AccountStore,
         flights: Flights,
-        seals: TokenSeals,
+        encryption: TokenEncryption,
         keyring: Keyring,
         gate: Gate,
         clock: Clock,
@@ -76,7 +76,7 @@ class AccountService:
         flush_uses: Callable[[], Awaitable[None]],
         forget_besides: Sequence[Callable[[str], Awaitable[None]]],
     ) -> None:
-        self._store, self._flights, self._seals, self._keyring = store, flights, seals, keyring
+        self._store, self._flights, self._encryption, self._keyring = store, flights, encryption, keyring
         self._gate, self._clock, self._providers, self._refresh = gate, clock, providers, refresh
         self._flush_uses = flush_uses
         """Stores when accounts were last handed out, so that what is shown is not a quarter of a minute old."""
@@ -253,8 +253,8 @@ class AccountService:
         account = await self._settled(name)
         floor = await self._store.purged(self._name_hash(new_name)) or (0, 0)
         ref = Ref(new_name, max(account.epoch, floor[0] + 1), max(account.generation, floor[1]) + 1)
-        access, refresh = self._seals.seal(
-            ref, self._seals.access_token(account), self._seals.refresh_token(account)
+        access, refresh = self._encryption.encrypt(
+            ref, self._encryption.access_token(account), self._encryption.refresh_token(account)
         )
         renamed = replace(
             account,
@@ -289,7 +289,7 @@ class AccountService:
             of_current = spare.generation == account.generation
             parent = replace(ref, generation=ref.generation if of_current else spare.generation)
             id_ = secrets.token_hex(8)
-            sealed = self._seals.seal_spare(parent, id_, self._seals.spare_token(spare))
+            sealed = self._encryption.encrypt_spare(parent, id_, self._encryption.spare_token(spare))
             spares.append(Spare(id_, ref.name, ref.epoch, parent.generation, sealed, spare.received_at))
         return spares
 
@@ -303,7 +303,7 @@ class AccountService:
 
     async def _revoke(self, account: Account) -> None:
         provider = self._providers.get(account.provider)
-        token = self._seals.refresh_token(account) or self._seals.access_token(account)
+        token = self._encryption.refresh_token(account) or self._encryption.access_token(account)
         known = provider is not None and provider.knows_client(account.client_id)
         if provider is None or token is None or not known:
             raise Conflict(

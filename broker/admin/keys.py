@@ -66,7 +66,7 @@ class KeyService:
         await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
         step = await self._rewrapper.step(cursor)
         await self._gate.note(
-            caller, "keys.rewrap", None, f"{step.resealed} sealed anew", request_id=request_id
+            caller, "keys.rewrap", None, f"{step.reencrypted} sealed anew", request_id=request_id
         )
         return step
 
@@ -133,7 +133,7 @@ def key_json(key: WrappedKey, counts: ByKey) -> dict[str, Any]:
 def step_json(step: Step) -> dict[str, Any]:
     return {
         "looked_at": step.looked_at,
-        "resealed": step.resealed,
+        "resealed": step.reencrypted,
         "unreadable": list(step.unreadable),
         "cursor": step.cursor,
     }

@@ -22,13 +22,13 @@ from broker.providers.client import ProviderClient
 from broker.providers.kit import KitProvider
 from broker.providers.kustomer import KustomerProvider
 from broker.providers.oauth2 import OAuth2Provider
-from broker.sealing import TokenSeals
 from broker.store import Stores, stores_on
 from broker.store.database import Database
 from broker.store.health import StoreHealth
 from broker.store.incarnation import Ownership, refuse_vanished
 from broker.store.keys import KeyStore
 from broker.store.migrate import migrate, refuse_moved
+from broker.token_encryption import TokenEncryption
 
 
 class Providers:
@@ -88,7 +88,7 @@ class Foundation:
     store_health: StoreHealth
     ownership: Ownership
     ring: StoredKeyring
-    seals: TokenSeals
+    encryption: TokenEncryption
     audit: Audit
     gate: Gate
     providers: Providers
@@ -150,7 +150,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         store_health=store_health,
         ownership=opened.ownership,
         ring=ring,
-        seals=TokenSeals(ring.keyring),
+        encryption=TokenEncryption(ring.keyring),
         audit=audit,
         gate=Gate(audit=audit),
         providers=providers,

@@ -55,7 +55,7 @@ def build_moving(base: Foundation, flights: Flights) -> MovingRoom:
         accounts=base.stores.accounts,
         imports=base.stores.imports,
         flights=flights,
-        seals=base.seals,
+        encryption=base.encryption,
         keyring=base.keyring,
         gate=base.gate,
         clock=base.steady,
@@ -67,7 +67,7 @@ def build_moving(base: Foundation, flights: Flights) -> MovingRoom:
         accounts=base.stores.accounts,
         imports=base.stores.imports,
         flights=flights,
-        seals=base.seals,
+        encryption=base.encryption,
         gate=base.gate,
         clock=base.steady,
     )

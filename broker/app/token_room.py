@@ -53,7 +53,7 @@ def build_tokens(
     refresher = Refresher(
         store=base.stores.accounts,
         providers=base.providers.by_name,
-        seals=base.seals,
+        encryption=base.encryption,
         permit=permit,
         retained=retained,
         clock=base.steady,
@@ -98,7 +98,7 @@ def _retained(
     retained = RetainedCommits(
         store=base.stores.accounts,
         spool=spool,
-        seals=base.seals,
+        encryption=base.encryption,
         clock=base.clock,
         timings=timings,
         health=base.health,
@@ -127,7 +127,7 @@ def _listening(base: Foundation) -> tuple[OpenedAccounts, Waiters]:
     changes = base.stores.changes
     opened = OpenedAccounts(
         store=base.stores.accounts,
-        seals=base.seals,
+        encryption=base.encryption,
         limit=base.settings.store.memory,
         are_heard=changes.are_heard,
         set_back=base.health.set_back,

@@ -10,7 +10,7 @@ from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.errors import Conflict
 from broker.installs.naming import Becomes, Conflicts, Problem, name_for, wanted_name
-from broker.keyring import Keyring, SealBroken
+from broker.keyring import DecryptionFailed, Keyring
 from broker.model import (
     Account,
     Event,
@@ -25,9 +25,9 @@ from broker.model import (
 )
 from broker.providers.interface import Identified
 from broker.providers.oauth2 import OAuth2Provider
-from broker.sealing import TokenSeals
 from broker.store.accounts import AccountStore, TicketSpent
 from broker.store.installs import InstallStore
+from broker.token_encryption import TokenEncryption
 
 log = structlog.get_logger()
 RACES = 5
@@ -58,12 +58,12 @@ class Connector:
         *,
         accounts: AccountStore,
         installs: InstallStore,
-        seals: TokenSeals,
+        encryption: TokenEncryption,
         keyring: Keyring,
         clock: Clock,
         refresh: RefreshSettings,
     ) -> None:
-        self._accounts, self._installs, self._seals = accounts, installs, seals
+        self._accounts, self._installs, self._encryption = accounts, installs, encryption
         self._keyring, self._clock, self._refresh = keyring, clock, refresh
 
     async def connect(
@@ -115,8 +115,8 @@ class Connector:
 
     async def _complete(self, provider: OAuth2Provider, stored: Account, start: str) -> bool:
         access = None
-        with suppress(SealBroken):
-            access = self._seals.access_token(stored)
+        with suppress(DecryptionFailed):
+            access = self._encryption.access_token(stored)
         if access is None or stored.unusable:
             return False
         outcome = await provider.identify(access, org=stored.org)
@@ -187,7 +187,7 @@ class Connector:
         install, now = grant.install, self._clock.now()
         access, refresh = self._opened(grant)
         ref = Ref(name, floor.epoch + 1, floor.generation + 1)
-        sealed_access, sealed_refresh = self._seals.seal(ref, access, refresh)
+        sealed_access, sealed_refresh = self._encryption.encrypt(ref, access, refresh)
         old = row if row is not None and row.removed_at is None else None
         fresh = Account(
             name=name,
@@ -220,8 +220,8 @@ class Connector:
 
     def _opened(self, grant: PendingGrant) -> tuple[Secret | None, Secret | None]:
         state = grant.install.state_hash
-        access = self._seals.open_pending(state, "access_token", grant.sealed_access)
-        return access, self._seals.open_pending(state, "refresh_token", grant.sealed_refresh)
+        access = self._encryption.decrypt_pending(state, "access_token", grant.sealed_access)
+        return access, self._encryption.decrypt_pending(state, "refresh_token", grant.sealed_refresh)
 
     async def _floor(self, name: str, row: Account | None) -> Ref:
         """Last epoch and generation of the name, also of a purged one: they never go back."""

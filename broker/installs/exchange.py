@@ -11,7 +11,7 @@ from broker.clock import Clock
 from broker.errors import NotFound, StorageUnavailable
 from broker.installs.connect import Connected, Connector
 from broker.installs.late import RetryLater
-from broker.keyring import SealBroken
+from broker.keyring import DecryptionFailed
 from broker.model import Caller, Identity, InstallOutcome, PendingGrant, PendingInstall, Secret, TokenSet
 from broker.providers.interface import (
     NO_ENDPOINT,
@@ -27,8 +27,8 @@ from broker.providers.interface import (
     cause_of,
 )
 from broker.providers.oauth2 import OAuth2Provider
-from broker.sealing import VERIFIER, TokenSeals
 from broker.store.installs import InstallStore
+from broker.token_encryption import VERIFIER, TokenEncryption
 
 log = structlog.get_logger()
 PROVIDER_ERRORS = frozenset(
@@ -84,13 +84,13 @@ class Exchange:
         store: InstallStore,
         connector: Connector,
         providers: Mapping[str, OAuth2Provider],
-        seals: TokenSeals,
+        encryption: TokenEncryption,
         gate: Gate,
         clock: Clock,
         later: RetryLater,
     ) -> None:
         self._store, self._connector, self._providers = store, connector, providers
-        self._seals, self._gate, self._clock, self._later = seals, gate, clock, later
+        self._encryption, self._gate, self._clock, self._later = encryption, gate, clock, later
 
     def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
@@ -117,7 +117,7 @@ class Exchange:
         for grant in await self._store.held_grants(self._clock.now(), 16):
             try:
                 await self._identify_again(grant)
-            except SealBroken as exc:
+            except DecryptionFailed as exc:
                 # Those behind it go on.
                 log.error("install.record_damaged", provider=grant.install.provider, why=exc.detail)
 
@@ -134,7 +134,7 @@ class Exchange:
 
     async def _request(self, install: PendingInstall, code: Secret) -> TokenOutcome:
         provider = provider_named(self._providers, install.provider)
-        verifier = self._seals.open_pending(install.state_hash, VERIFIER, install.sealed_verifier)
+        verifier = self._encryption.decrypt_pending(install.state_hash, VERIFIER, install.sealed_verifier)
         request = TokenRequest(
             grant=Grant.CODE,
             token=code,
@@ -151,8 +151,10 @@ class Exchange:
     def _sealed(self, install: PendingInstall, tokens: TokenSet) -> PendingGrant:
         return PendingGrant(
             install=install,
-            sealed_access=self._seals.seal_pending(install.state_hash, "access_token", tokens.access_token),
-            sealed_refresh=self._seals.seal_pending(
+            sealed_access=self._encryption.encrypt_pending(
+                install.state_hash, "access_token", tokens.access_token
+            ),
+            sealed_refresh=self._encryption.encrypt_pending(
                 install.state_hash, "refresh_token", tokens.refresh_token
             ),
             token_type=tokens.token_type,
@@ -177,7 +179,7 @@ class Exchange:
 
     async def _ask_identity(self, grant: PendingGrant) -> IdentityOutcome:
         install = grant.install
-        access = self._seals.open_pending(install.state_hash, "access_token", grant.sealed_access)
+        access = self._encryption.decrypt_pending(install.state_hash, "access_token", grant.sealed_access)
         if access is None:
             return IdentityUnknown("there is no access token to ask with")
         return await provider_named(self._providers, install.provider).identify(access, org=install.org)

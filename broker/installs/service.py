@@ -32,9 +32,9 @@ from broker.model import (
 from broker.observe.metrics import Metrics
 from broker.peers import Strangers
 from broker.providers.oauth2 import OAuth2Provider
-from broker.sealing import VERIFIER, TokenSeals
 from broker.store.events import EventStore
 from broker.store.installs import InstallStore
+from broker.token_encryption import VERIFIER, TokenEncryption
 
 log = structlog.get_logger()
 TICKET_LIFE = 3600.0
@@ -63,7 +63,7 @@ class InstallService:
         connector: Connector,
         exchange: Exchange,
         providers: Mapping[str, OAuth2Provider],
-        seals: TokenSeals,
+        encryption: TokenEncryption,
         gate: Gate,
         clock: Clock,
         metrics: Metrics,
@@ -77,7 +77,7 @@ class InstallService:
     ) -> None:
         self._store, self._connector, self._exchange = store, connector, exchange
         self._providers = providers
-        self._seals, self._gate, self._clock, self._metrics = seals, gate, clock, metrics
+        self._encryption, self._gate, self._clock, self._metrics = encryption, gate, clock, metrics
         self._public_url, self._browser_matches = public_url, browser_matches
         self._kept, self._strangers = kept, strangers
         self._is_shared, self._is_stopping, self._events = is_shared, is_stopping, events
@@ -219,7 +219,7 @@ class InstallService:
     async def _begin(self, ticket: Ticket, browser: Secret, *, kit_return_url: str | None) -> str:
         state, verifier = oauth.new_secret(), oauth.new_secret(48)
         install = self._new(ticket, state, browser, kit_return_url=kit_return_url)
-        sealed = self._seals.seal_pending(install.state_hash, VERIFIER, verifier)
+        sealed = self._encryption.encrypt_pending(install.state_hash, VERIFIER, verifier)
         url = self._authorize_url(install, state, verifier)
         await self._store.begin_install(replace(install, sealed_verifier=sealed))
         return url
@@ -289,7 +289,7 @@ class InstallService:
         return replace(
             install,
             client_id=client_id,
-            sealed_verifier=self._seals.seal_pending(install.state_hash, VERIFIER, Secret(verifier)),
+            sealed_verifier=self._encryption.encrypt_pending(install.state_hash, VERIFIER, Secret(verifier)),
             created_at=until - INSTALL_LIFE,
             expires_at=until,
         )

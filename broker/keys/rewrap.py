@@ -8,7 +8,7 @@ import structlog
 
 from broker.clock import Clock
 from broker.errors import InvalidRequest
-from broker.keyring import KeyNotActive, Keyring, SealBroken, kid_at_front, kid_of
+from broker.keyring import DecryptionFailed, KeyNotActive, Keyring, kid_at_front, kid_of
 from broker.store.keys import SEALED, UNKNOWN, RecordStore, SealedColumn, SealedRecord
 
 PAGE = 200
@@ -54,7 +54,7 @@ class Step:
     """The result of a step."""
 
     looked_at: int = 0
-    resealed: int = 0
+    reencrypted: int = 0
     unreadable: tuple[str, ...] = ()
     """The places of records that cannot be decrypted."""
     cursor: str | None = None
@@ -74,7 +74,7 @@ class Rewrapper:
         while number < len(SEALED):
             page = await self._records.page(SEALED[number], after, PAGE)
             try:
-                step = await self._reseal(SEALED[number], page, step)
+                step = await self._reencrypt(SEALED[number], page, step)
             except KeyNotActive:
                 # Another key was made active meanwhile; the ring knows it by now.
                 return replace(step, cursor=_cursor(number, after))
@@ -83,22 +83,22 @@ class Rewrapper:
                 break
         return replace(step, cursor=None if number == len(SEALED) else _cursor(number, after))
 
-    async def _reseal(self, column: SealedColumn, page: Sequence[SealedRecord], step: Step) -> Step:
-        resealed: list[tuple[SealedRecord, str]] = []
+    async def _reencrypt(self, column: SealedColumn, page: Sequence[SealedRecord], step: Step) -> Step:
+        reencrypted: list[tuple[SealedRecord, str]] = []
         unreadable = list(step.unreadable)
         changed = 0
         for record in page:
             try:
                 if kid_of(record.record) != self._keyring.active:
-                    resealed.append((record, self._keyring.reseal(record.place, record.record)))
-            except SealBroken as exc:
+                    reencrypted.append((record, self._keyring.reencrypt(record.place, record.record)))
+            except DecryptionFailed as exc:
                 unreadable.append(f"{column.name} of {record.key}")
                 log.error("record.does_not_open", column=column.name, row=record.key, why=str(exc))
-        for start in range(0, len(resealed), BATCH):
-            batch = resealed[start : start + BATCH]
+        for start in range(0, len(reencrypted), BATCH):
+            batch = reencrypted[start : start + BATCH]
             changed += await self._records.replace(column, batch)
-            await self._clock.sleep(self._pause if len(resealed) > BATCH else 0)
-        return Step(step.looked_at + len(page), step.resealed + changed, tuple(unreadable))
+            await self._clock.sleep(self._pause if len(reencrypted) > BATCH else 0)
+        return Step(step.looked_at + len(page), step.reencrypted + changed, tuple(unreadable))
 
 
 def _cursor(number: int, after: str) -> str:

@@ -9,9 +9,19 @@ from typing import TypeVar
 import structlog
 
 from broker.errors import StartRefused, StorageUnavailable
-from broker.keyring import FRONT, KeyNotActive, Keyring, Place, Purpose, SealBroken, WrappedKey, kid_at_front
+from broker.keyring import (
+    FRONT,
+    DecryptionFailed,
+    KeyNotActive,
+    Keyring,
+    Place,
+    Purpose,
+    WrappedKey,
+    kid_at_front,
+)
 from broker.model import Ref
-from broker.sealing import (
+from broker.store.database import Database, Row, Transaction, Work, execute, values_of
+from broker.token_encryption import (
     ACCESS,
     REFRESH,
     VERIFIER,
@@ -22,7 +32,6 @@ from broker.sealing import (
     spare_place,
     token_place,
 )
-from broker.store.database import Database, Row, Transaction, Work, execute, values_of
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -143,7 +152,7 @@ class RecordKeys:
                 log.info("record.sealed_anew", why=str(exc))
                 try:
                     values = [encrypted_anew(value, self._keyring) for value in values]
-                except SealBroken as broken:
+                except DecryptionFailed as broken:
                     raise StorageUnavailable("a record cannot be sealed anew", retry_after=1) from broken
         raise StorageUnavailable("the active data key cannot be opened here", retry_after=1)
 
@@ -264,7 +273,7 @@ class RecordStore:
         await self._keys.learn(record for _, record, *_ in rows)
         return [SealedRecord(key, record, column.place(*told)) for key, record, *told in rows]
 
-    async def replace(self, column: SealedColumn, resealed: Sequence[tuple[SealedRecord, str]]) -> int:
+    async def replace(self, column: SealedColumn, reencrypted: Sequence[tuple[SealedRecord, str]]) -> int:
         """Put new records in the place of old ones, each only while the old one lies there; how many did.
 
         What follows a key's id begins with a nonce, which is never used twice: a row that still holds it is at
@@ -275,11 +284,11 @@ class RecordStore:
 
         async def work(transaction: Transaction) -> int:
             changed = [
-                await transaction.execute(sql, new, old.key, old.record[FRONT:]) for old, new in resealed
+                await transaction.execute(sql, new, old.key, old.record[FRONT:]) for old, new in reencrypted
             ]
             return sum(changed)
 
-        return await self._keys.write_records((new for _, new in resealed), work)
+        return await self._keys.write_records((new for _, new in reencrypted), work)
 
     async def _count(self, column: SealedColumn) -> Mapping[str, int]:
         sql = f"""

@@ -8,10 +8,10 @@ from itertools import islice
 import structlog
 
 from broker.errors import StorageUnavailable
-from broker.keyring import SealBroken
+from broker.keyring import DecryptionFailed
 from broker.model import Account
-from broker.sealing import TokenSeals
 from broker.store.renewals import RefreshStore
+from broker.token_encryption import TokenEncryption
 from broker.tokens.packing import Glimpse, OpenedAccount, Packed, glimpse, lean, pack, unpack
 
 log = structlog.get_logger()
@@ -47,13 +47,13 @@ class OpenedAccounts:
         self,
         *,
         store: RefreshStore,
-        seals: TokenSeals,
+        encryption: TokenEncryption,
         limit: int,
         recent: int = RECENT,
         are_heard: Callable[[], bool] = _alone,
         set_back: Callable[[Collection[str]], None] = _ignore,
     ) -> None:
-        self._store, self._seals, self._limit = store, seals, limit
+        self._store, self._encryption, self._limit = store, encryption, limit
         self._most_recent = min(recent, limit)
         self._are_heard = are_heard
         """Whether changes by other brokers are heard; while not, every request looks at the row."""
@@ -146,12 +146,12 @@ class OpenedAccounts:
         if unchanged and reading.opened is not None and self._are_heard():
             return reading.opened
         try:
-            token = self._seals.access_token(account)
-        except SealBroken as exc:
+            token = self._encryption.access_token(account)
+        except DecryptionFailed as exc:
             # As if there were none: a renewal brings another, or finds that nothing can be decrypted.
             log.error("record.does_not_open", account=name, why=str(exc))
             account, token = replace(account, sealed_access=None), None
-        opened = OpenedAccount(lean(account), token, self._seals.fingerprint(token))
+        opened = OpenedAccount(lean(account), token, self._encryption.fingerprint(token))
         if unchanged:
             reading.opened = opened
             self._hold(name, opened)

@@ -16,7 +16,7 @@ from broker import oauth
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings, Rotation
 from broker.errors import StorageUnavailable
-from broker.keyring import SealBroken, UnknownKey
+from broker.keyring import DecryptionFailed, UnknownKey
 from broker.model import (
     Account,
     Event,
@@ -45,8 +45,8 @@ from broker.providers.interface import (
     cause_of,
 )
 from broker.providers.oauth2 import OAuth2Provider
-from broker.sealing import TokenSeals
 from broker.store.renewals import Committed, EpochMoved, GenerationMoved, RefreshStore
+from broker.token_encryption import TokenEncryption
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.leases import LeaseLost, Leases
 from broker.tokens.permit import Permit
@@ -89,7 +89,7 @@ class Refresher:
         *,
         store: RefreshStore,
         providers: Mapping[str, OAuth2Provider],
-        seals: TokenSeals,
+        encryption: TokenEncryption,
         permit: Permit,
         retained: RetainedCommits,
         clock: Clock,
@@ -99,7 +99,7 @@ class Refresher:
         metrics: Metrics,
         watch: Watch = unwatched,
     ) -> None:
-        self._store, self._providers, self._seals = store, providers, seals
+        self._store, self._providers, self._encryption = store, providers, encryption
         self._permit, self._retained, self._clock = permit, retained, clock
         self._leases, self._settings, self._timings = leases, settings, timings
         self._metrics, self._watch = metrics, watch
@@ -148,8 +148,8 @@ class Refresher:
         if provider is None or not provider.knows_client(account.client_id):
             return await self._setbacks.client_not_configured(account)
         try:
-            token = self._seals.refresh_token(account)
-        except SealBroken as exc:
+            token = self._encryption.refresh_token(account)
+        except DecryptionFailed as exc:
             return await self._refresh_token_damaged(account, provider, exc)
         if token is None and account.is_endless and self._permit.is_rejected(account):
             return await self._setbacks.look_into_rejection(account, provider, self._access_token(account))
@@ -172,13 +172,13 @@ class Refresher:
         opened = []
         for spare in await self._store.spares(account.name, account.epoch):
             try:
-                opened.append((spare, self._seals.spare_token(spare)))
-            except SealBroken as exc:
+                opened.append((spare, self._encryption.spare_token(spare)))
+            except DecryptionFailed as exc:
                 log.error("record.does_not_open", account=account.name, spare=spare.id, why=str(exc))
         return opened
 
     async def _refresh_token_damaged(
-        self, account: Account, provider: OAuth2Provider, why: SealBroken
+        self, account: Account, provider: OAuth2Provider, why: DecryptionFailed
     ) -> FlightEnd:
         """Disk rot, or a key that is missing: a spare may still work."""
         log.error("record.does_not_open", account=account.name, why=str(why))
@@ -189,8 +189,8 @@ class Refresher:
         return await self._setbacks.record_damaged(account, may_come_back=isinstance(why, UnknownKey))
 
     def _access_token(self, account: Account) -> Secret | None:
-        with suppress(SealBroken):
-            return self._seals.access_token(account)
+        with suppress(DecryptionFailed):
+            return self._encryption.access_token(account)
         return None
 
     async def _attempt(self, attempt: Attempt) -> FlightEnd:
@@ -305,7 +305,7 @@ class Refresher:
         # RFC 6749 section 6: a provider that sends no refresh token lets the old one go on.
         refresh = tokens.refresh_token or attempt.token
         ref = replace(account.ref, generation=account.generation + 1)
-        access_sealed, refresh_sealed = self._seals.seal(ref, tokens.access_token, refresh)
+        access_sealed, refresh_sealed = self._encryption.encrypt(ref, tokens.access_token, refresh)
         token = tokens.access_token
         ends_at, ages = grant_end(account, tokens)
         return Successor(
@@ -425,7 +425,7 @@ class Refresher:
         if token is None:
             return
         id_ = secrets.token_hex(8)
-        sealed = self._seals.seal_spare(parent, id_, token)
+        sealed = self._encryption.encrypt_spare(parent, id_, token)
         await self._store.add_spare(
             Spare(id_, parent.name, parent.epoch, parent.generation, sealed, self._clock.now())
         )

@@ -10,13 +10,13 @@ import structlog
 
 from broker.clock import Clock
 from broker.errors import StorageUnavailable
-from broker.keyring import SealBroken
+from broker.keyring import DecryptionFailed
 from broker.model import Event, Incident, Ref, Spare, Successor
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
-from broker.sealing import LATE, TokenSeals
 from broker.store.renewals import CommitOutcome, Committed, EpochMoved, GenerationMoved, RefreshStore
 from broker.store.spool import Spool
+from broker.token_encryption import LATE, TokenEncryption
 from broker.tokens.schedule import Timings
 from broker.tokens.steps import Step, Watch, unwatched
 
@@ -31,14 +31,14 @@ class RetainedCommits:
         *,
         store: RefreshStore,
         spool: Spool[Successor],
-        seals: TokenSeals,
+        encryption: TokenEncryption,
         clock: Clock,
         timings: Timings,
         health: Health,
         metrics: Metrics,
         watch: Watch = unwatched,
     ) -> None:
-        self._store, self._spool, self._seals = store, spool, seals
+        self._store, self._spool, self._encryption = store, spool, encryption
         self._clock, self._timings = clock, timings
         self._health, self._metrics, self._watch = health, metrics, watch
         self._tasks: dict[Ref, asyncio.Task[None]] = {}
@@ -101,9 +101,9 @@ class RetainedCommits:
         """What can be decrypted of it; None where that cannot replace what the store holds, which may still work."""
         refresh = None
         try:
-            refresh = self._seals.refresh_token(successor)
-            self._seals.access_token(successor)
-        except SealBroken:
+            refresh = self._encryption.refresh_token(successor)
+            self._encryption.access_token(successor)
+        except DecryptionFailed:
             # A refresh token alone is enough: it brings the next access token.
             return replace(successor, sealed_access=None, next_at=self._clock.now()) if refresh else None
         return successor
@@ -169,8 +169,8 @@ class RetainedCommits:
         if current is None or successor.sealed_refresh is None:
             return
         # Compared in clear: the one or the other may have been sealed anew since. What cannot be decrypted is another.
-        with suppress(SealBroken):
-            if self._seals.refresh_token(successor) == self._seals.refresh_token(current):
+        with suppress(DecryptionFailed):
+            if self._encryption.refresh_token(successor) == self._encryption.refresh_token(current):
                 return
         await self._store.add_spare(
             Spare(

@@ -14,8 +14,8 @@ from typing import cast
 
 from broker.keyring import Keyring
 from broker.model import Account, Ref, Secret
-from broker.sealing import TokenSeals
 from broker.store.renewals import RefreshStore
+from broker.token_encryption import TokenEncryption
 from broker.tokens.opened import OpenedAccounts
 
 KID = "0123456789abcdef"
@@ -24,12 +24,12 @@ KID = "0123456789abcdef"
 class _Rows:
     """The reading half of a store."""
 
-    def __init__(self, seals: TokenSeals) -> None:
-        self._seals = seals
+    def __init__(self, encryption: TokenEncryption) -> None:
+        self._encryption = encryption
 
     async def get(self, name: str) -> Account:
         ref, now = Ref(name, 1, 1), 1_800_000_000.0 + len(name)
-        access, refresh = self._seals.seal(ref, Secret("access-" + name + "a" * 40), Secret("r" * 60))
+        access, refresh = self._encryption.encrypt(ref, Secret("access-" + name + "a" * 40), Secret("r" * 60))
         provider, client_id, token_type, scope = _texts()
         return Account(
             name=name,
@@ -58,8 +58,8 @@ def _resident() -> int:
 
 
 async def _hold(count: int) -> dict[str, float]:
-    seals = TokenSeals(Keyring(active=KID, keys={KID: b"k" * 32}, index_key=b"i" * 32))
-    opened = OpenedAccounts(store=cast(RefreshStore, _Rows(seals)), seals=seals, limit=count)
+    encryption = TokenEncryption(Keyring(active=KID, keys={KID: b"k" * 32}, index_key=b"i" * 32))
+    opened = OpenedAccounts(store=cast(RefreshStore, _Rows(encryption)), encryption=encryption, limit=count)
     await opened.get("warm")
     gc.collect()
     # As the broker does when it has started: what is imported is not looked at again.

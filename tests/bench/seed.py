@@ -18,8 +18,8 @@ from broker.clock import SystemClock
 from broker.config import load
 from broker.model import Account, CallerKey, CallerRecord, Permission, Ref, Secret
 from broker.oauth import new_secret
-from broker.sealing import TokenSeals
 from broker.store.rows import COLUMNS, WIDTH, to_values
+from broker.token_encryption import TokenEncryption
 
 INSERT = f"INSERT INTO accounts ({COLUMNS}, next_at) VALUES ({', '.join('?' * (WIDTH + 1))})"
 
@@ -41,18 +41,20 @@ async def _fill(config: Path, groups: list[dict[str, Any]]) -> str:
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute("BEGIN")
     for group in groups:
-        connection.executemany(INSERT, _rows(base.seals, group, clock.now()))
+        connection.executemany(INSERT, _rows(base.encryption, group, clock.now()))
     connection.execute("COMMIT")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     return text.reveal()
 
 
-def _rows(seals: TokenSeals, group: dict[str, Any], now: float) -> Iterator[tuple[object, ...]]:
+def _rows(encryption: TokenEncryption, group: dict[str, Any], now: float) -> Iterator[tuple[object, ...]]:
     for number in range(group["count"]):
         ref = Ref(f"{group['prefix']}{number}", 1, 1)
         left = group["left"] + group["spread"] * number / group["count"]
-        access, refresh = seals.seal(ref, Secret(f"access-{number:08d}-" + "a" * 40), Secret("r" * 60))
+        access, refresh = encryption.encrypt(
+            ref, Secret(f"access-{number:08d}-" + "a" * 40), Secret("r" * 60)
+        )
         account = Account(
             name=ref.name,
             provider=group["provider"],

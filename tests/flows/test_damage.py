@@ -13,8 +13,8 @@ import pytest
 
 from broker.errors import StartRefused
 from broker.model import EventKind, Secret, Successor
-from broker.sealing import after
 from broker.store.spool import renewals_spool
+from broker.token_encryption import after
 from tests.house import House
 
 LIFE = 172800
@@ -103,7 +103,7 @@ async def test_record_of_a_missing_key_may_come_back(house: House) -> None:
 async def _successor(house: House) -> Successor:
     """A token set that acme's provider issued and the store has not taken."""
     account, now = await house.account(), house.clock.now()
-    access, refresh = house.broker.base.seals.seal(after(account.ref), Secret("at-2"), Secret("rt-2"))
+    access, refresh = house.broker.base.encryption.encrypt(after(account.ref), Secret("at-2"), Secret("rt-2"))
     times = (now, now + LIFE, now, None, False)
     return Successor(account.ref, access, refresh, "Bearer", "public", *times)
 

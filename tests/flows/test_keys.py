@@ -20,10 +20,10 @@ from broker.config.settings import FileKey
 from broker.keyring import kid_of
 from broker.keys.ring import open_ring
 from broker.model import Account, Ref, Secret
-from broker.sealing import TokenSeals
 from broker.store import stores_on
 from broker.store.keys import KeyStore
 from broker.store.sqlite import SqliteDatabase
+from broker.token_encryption import TokenEncryption
 from tests.process import Process, new_process
 from tests.store import rows
 from tests.until import moment
@@ -115,14 +115,14 @@ async def _fill(process: Process, count: int) -> None:
     path = process.folder / "var" / "broker.db"
     database = await SqliteDatabase.open(path)
     ring = await open_ring(KeyStore(database), FileKey(path.with_name("master.key")), SystemClock())
-    stores, seals = (
+    stores, encryption = (
         stores_on(database, keyring=ring.keyring, catch_up=ring.catch_up),
-        TokenSeals(ring.keyring),
+        TokenEncryption(ring.keyring),
     )
 
     def sealed(number: int) -> Account:
         name = f"filled-{number:06}"
-        access, refresh = seals.seal(Ref(name, 1, 1), Secret(f"at-{number}"), Secret(f"rt-{number}"))
+        access, refresh = encryption.encrypt(Ref(name, 1, 1), Secret(f"at-{number}"), Secret(f"rt-{number}"))
         return replace(rows.account(name), sealed_access=access, sealed_refresh=refresh)
 
     async def connect(number: int) -> bool:
@@ -139,16 +139,16 @@ async def _opened(process: Process, count: int) -> set[str]:
     path = process.folder / "var" / "broker.db"
     database = await SqliteDatabase.open(path)
     ring = await open_ring(KeyStore(database), FileKey(path.with_name("master.key")), SystemClock())
-    stores, seals = (
+    stores, encryption = (
         stores_on(database, keyring=ring.keyring, catch_up=ring.catch_up),
-        TokenSeals(ring.keyring),
+        TokenEncryption(ring.keyring),
     )
     kids = set()
     for number in range(count):
         account = await stores.accounts.get(f"filled-{number:06}")
         assert account is not None
-        assert Secret(f"at-{number}") == seals.access_token(account)
-        assert Secret(f"rt-{number}") == seals.refresh_token(account)
+        assert Secret(f"at-{number}") == encryption.access_token(account)
+        assert Secret(f"rt-{number}") == encryption.refresh_token(account)
         kids |= {kid_of(account.sealed_access or ""), kid_of(account.sealed_refresh or "")}
     await database.close()
     return kids

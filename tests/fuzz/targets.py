@@ -16,7 +16,7 @@ from yarl import URL
 from broker import oauth
 from broker.errors import InvalidRequest
 from broker.installs import kit_return
-from broker.keyring import Keyring, Master, Place, Purpose, SealBroken, UnknownKey, WrongMaster, kid_of
+from broker.keyring import DecryptionFailed, Keyring, Master, Place, Purpose, UnknownKey, WrongMaster, kid_of
 from broker.model import Secret
 from broker.providers import answers
 from broker.providers.classify import classify
@@ -200,7 +200,7 @@ RING = Keyring(active=KID, keys={KID: b"k" * 32}, index_key=b"i" * 32)
 PLACE = Place("accounts", "acme", 1, 7, "refresh_token")
 SECRET = Secret(f"{CANARY}-ü")
 MASTER = Master(b"m" * 32)
-records = st.one_of(st.builds(lambda _: RING.seal(PLACE, SECRET), st.none()), st.text(max_size=80))
+records = st.one_of(st.builds(lambda _: RING.encrypt(PLACE, SECRET), st.none()), st.text(max_size=80))
 places = st.one_of(
     st.just(PLACE),
     st.builds(
@@ -215,12 +215,12 @@ places = st.one_of(
 
 
 def check_record(given: tuple[str, Place]) -> None:
-    """A record opens in its own place to what was sealed there, or says SealBroken or UnknownKey, quoting nothing."""
+    """A record is decrypted in its own place, or says DecryptionFailed or UnknownKey, quoting nothing."""
     record, place = given
     try:
         assert len(kid_of(record)) == 16
-        opened = RING.open(place, record)
-    except (SealBroken, UnknownKey) as exc:
+        opened = RING.decrypt(place, record)
+    except (DecryptionFailed, UnknownKey) as exc:
         assert CANARY not in str(exc)
     else:
         assert (place, SECRET.reveal()) == (PLACE, opened.reveal())

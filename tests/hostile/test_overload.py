@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 
 from broker.audit.audit import MOST_WAITING
 from broker.model import Ref, Secret
-from broker.sealing import TokenSeals
+from broker.token_encryption import TokenEncryption
 from broker.tokens.flight import QUEUE, FlightEnd, Flights, Renewed
 from tests.audit.unwritable import unwritable
 from tests.fakes.clock import FakeClock
@@ -28,11 +28,11 @@ LIFE = 172_800
 async def connect_many(house: House, number: int) -> list[str]:
     """Copies of one connected account, each with an access token that has expired."""
     model = await house.connect("kit", "living")
-    seals: TokenSeals = house.broker.base.seals
+    encryption: TokenEncryption = house.broker.base.encryption
     names = [f"dead-{n}" for n in range(number)]
     for n, name in enumerate(names):
         ref = Ref(name, 1, 1)
-        access, refresh = seals.seal(ref, Secret("at"), Secret(f"rt-{n}"))
+        access, refresh = encryption.encrypt(ref, Secret("at"), Secret(f"rt-{n}"))
         account = replace(
             model,
             name=name,

@@ -10,10 +10,10 @@ from broker.config.settings import FileKey
 from broker.keys.rewrap import Rewrapper
 from broker.keys.ring import StoredKeyring, open_ring
 from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spare, Successor
-from broker.sealing import LATE, VERIFIER, TokenSeals, after
 from broker.store import Stores, stores_on
 from broker.store.keys import KeyStore
 from broker.store.sqlite import SqliteDatabase
+from broker.token_encryption import LATE, VERIFIER, TokenEncryption, after
 from tests.fakes.clock import FakeClock
 from tests.store import rows
 from tests.template import put_store
@@ -30,8 +30,8 @@ class Sealed:
     source: FileKey
 
     @property
-    def seals(self) -> TokenSeals:
-        return TokenSeals(self.ring.keyring)
+    def encryption(self) -> TokenEncryption:
+        return TokenEncryption(self.ring.keyring)
 
     @property
     def rewrapper(self) -> Rewrapper:
@@ -44,7 +44,9 @@ class Sealed:
 
     def account(self, name: str = "acme", generation: int = 1) -> Account:
         one = rows.account(name, generation=generation)
-        access, refresh = self.seals.seal(one.ref, Secret(f"at-{generation}"), Secret(f"rt-{generation}"))
+        access, refresh = self.encryption.encrypt(
+            one.ref, Secret(f"at-{generation}"), Secret(f"rt-{generation}")
+        )
         return Account(
             **{
                 **{slot: getattr(one, slot) for slot in one.__slots__},
@@ -60,23 +62,25 @@ class Sealed:
 
     def successor(self, parent: Ref) -> Successor:
         number = parent.generation + 1
-        access, refresh = self.seals.seal(after(parent), Secret(f"at-{number}"), Secret(f"rt-{number}"))
+        access, refresh = self.encryption.encrypt(
+            after(parent), Secret(f"at-{number}"), Secret(f"rt-{number}")
+        )
         return Successor(parent, access, refresh, "Bearer", "public", 900, 1900, 900, None, False)
 
     def spare(self, parent: Ref, id_: str) -> Spare:
-        sealed = self.seals.seal_spare(parent, id_, Secret(f"spare-{id_}"))
+        sealed = self.encryption.encrypt_spare(parent, id_, Secret(f"spare-{id_}"))
         return Spare(id_, parent.name, parent.epoch, parent.generation, sealed, 5.0)
 
     def install(self, state_hash: str = "state") -> PendingInstall:
         one = rows.install(state_hash)
-        verifier = self.seals.seal_pending(state_hash, VERIFIER, Secret("verifier"))
+        verifier = self.encryption.encrypt_pending(state_hash, VERIFIER, Secret("verifier"))
         return PendingInstall(
             **{**{slot: getattr(one, slot) for slot in one.__slots__}, "sealed_verifier": verifier}
         )
 
     def grant(self, install: PendingInstall) -> PendingGrant:
-        access = self.seals.seal_pending(install.state_hash, "access_token", Secret("pending-at"))
-        refresh = self.seals.seal_pending(install.state_hash, "refresh_token", Secret("pending-rt"))
+        access = self.encryption.encrypt_pending(install.state_hash, "access_token", Secret("pending-at"))
+        refresh = self.encryption.encrypt_pending(install.state_hash, "refresh_token", Secret("pending-rt"))
         return PendingGrant(install, access, refresh, "Bearer", "public", 1.0, 2.0, 50.0)
 
     async def fill(self) -> None:
@@ -91,17 +95,26 @@ class Sealed:
 
     async def opens(self) -> bool:
         """Whether everything that `fill` sealed still opens to what it was."""
-        seals, stores = self.seals, self.stores
+        encryption, stores = self.encryption, self.stores
         for name in ("acme", "removed"):
             one = await stores.accounts.get(name)
             assert one is not None
-            assert (Secret("at-1"), Secret("rt-1")) == (seals.access_token(one), seals.refresh_token(one))
+            assert (Secret("at-1"), Secret("rt-1")) == (
+                encryption.access_token(one),
+                encryption.refresh_token(one),
+            )
         for spare in await stores.accounts.spares("acme", 1):
-            assert Secret(f"spare-{spare.id}") == seals.spare_token(spare)
+            assert Secret(f"spare-{spare.id}") == encryption.spare_token(spare)
         [grant] = await stores.installs.held_grants(50.0, 9)
-        assert Secret("verifier") == seals.open_pending("state", VERIFIER, grant.install.sealed_verifier)
-        assert Secret("pending-at") == seals.open_pending("state", "access_token", grant.sealed_access)
-        assert Secret("pending-rt") == seals.open_pending("state", "refresh_token", grant.sealed_refresh)
+        assert Secret("verifier") == encryption.decrypt_pending(
+            "state", VERIFIER, grant.install.sealed_verifier
+        )
+        assert Secret("pending-at") == encryption.decrypt_pending(
+            "state", "access_token", grant.sealed_access
+        )
+        assert Secret("pending-rt") == encryption.decrypt_pending(
+            "state", "refresh_token", grant.sealed_refresh
+        )
         return True
 
     async def account_generation(self, name: str = "acme") -> int:

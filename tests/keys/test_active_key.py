@@ -35,11 +35,13 @@ async def _connect(here: Sealed) -> None:
 
 
 async def _rename(here: Sealed) -> None:
-    access, refresh = here.seals.seal(RENAMED, Secret("at-2"), Secret("rt-2"))
+    access, refresh = here.encryption.encrypt(RENAMED, Secret("at-2"), Secret("rt-2"))
     renamed = replace(
         here.account(), name="renamed", epoch=2, generation=2, sealed_access=access, sealed_refresh=refresh
     )
-    spare = Spare("one", "renamed", 2, 2, here.seals.seal_spare(RENAMED, "one", Secret("spare-one")), 5.0)
+    spare = Spare(
+        "one", "renamed", 2, 2, here.encryption.encrypt_spare(RENAMED, "one", Secret("spare-one")), 5.0
+    )
     assert await here.stores.accounts.rename(FIRST, renamed, spares=[spare], next_at=None, old_name_hash="h")
 
 
@@ -95,13 +97,15 @@ async def test_what_was_sealed_too_early_is_sealed_anew(
 async def _everything_opens(here: Sealed) -> bool:
     for name in ("acme", "globex", "renamed"):
         if one := await here.stores.accounts.get(name):
-            assert here.seals.access_token(one) == Secret(f"at-{one.generation}")
-            assert here.seals.refresh_token(one) == Secret(f"rt-{one.generation}")
+            assert here.encryption.access_token(one) == Secret(f"at-{one.generation}")
+            assert here.encryption.refresh_token(one) == Secret(f"rt-{one.generation}")
             for spare in await here.stores.accounts.spares(name, one.epoch):
-                assert here.seals.spare_token(spare) == Secret(f"spare-{spare.id}")
+                assert here.encryption.spare_token(spare) == Secret(f"spare-{spare.id}")
     for grant in await here.stores.installs.held_grants(99.0, 9):
         state = grant.install.state_hash
-        assert here.seals.open_pending(state, "access_token", grant.sealed_access) == Secret("pending-at")
+        assert here.encryption.decrypt_pending(state, "access_token", grant.sealed_access) == Secret(
+            "pending-at"
+        )
     return True
 
 
@@ -228,7 +232,7 @@ async def test_unknown_key_makes_the_ring_read_the_store(sealed: Sealed) -> None
 
     assert one is not None
     assert new == kid_of(one.sealed_access or "") == sealed.ring.keyring.active
-    assert Secret("at-1") == sealed.seals.access_token(one)
+    assert Secret("at-1") == sealed.encryption.access_token(one)
 
 
 async def test_key_under_a_strange_master_ends_in_a_clear_error(sealed: Sealed) -> None:

@@ -11,8 +11,8 @@ from broker.admin.keys import RETIRED_FOR
 from broker.errors import BrokerError, Conflict, NotFound
 from broker.keyring import kid_at_front, kid_of
 from broker.model import Secret, Successor
-from broker.sealing import REFRESH, after, token_place
 from broker.store.spool import renewals_spool
+from broker.token_encryption import REFRESH, after, token_place
 from tests.house import OPERATOR, House
 from tests.store.rows import FIRST, successor
 
@@ -85,7 +85,7 @@ async def test_spool_keeps_a_key(house: House) -> None:
     spool = renewals_spool([house.folder / "var" / "broker.db.spool"])
     keyring, desk = house.broker.base.keyring, house.broker.rooms.keys.desk
     old = keyring.active
-    record = keyring.seal(token_place(after(FIRST), REFRESH), Secret("rt-2"))
+    record = keyring.encrypt(token_place(after(FIRST), REFRESH), Secret("rt-2"))
     path = spool.write(replace(successor(), sealed_access=None, sealed_refresh=record))
     assert path is not None
     await desk.new(OPERATOR, **WHO)
@@ -105,7 +105,7 @@ async def test_spooled_set_is_stored_under_the_new_key(house: House) -> None:
     """What a crash left in the spool under the old key is committed at the next start, sealed anew."""
     account = await house.connect()
     old = house.broker.base.keyring.active
-    access, refresh = house.broker.base.seals.seal(
+    access, refresh = house.broker.base.encryption.encrypt(
         after(account.ref), Secret("at-of-the-spool"), Secret("rt-of-the-spool")
     )
     await house.broker.rooms.keys.desk.new(OPERATOR, **WHO)
@@ -122,13 +122,13 @@ async def test_spooled_set_is_stored_under_the_new_key(house: House) -> None:
 
     assert 2 == stored.generation
     assert new == kid_of(stored.sealed_refresh or "") != old
-    assert Secret("rt-of-the-spool") == house.broker.base.seals.refresh_token(stored)
+    assert Secret("rt-of-the-spool") == house.broker.base.encryption.refresh_token(stored)
 
 
 async def test_set_that_was_stored_after_all_is_no_spare(house: House) -> None:
     """The commit that seemed to fail had succeeded, then rewrap came: the texts differ, the token does not."""
     account = await house.connect()
-    access, refresh = house.broker.base.seals.seal(after(account.ref), Secret("at-2"), Secret("rt-2"))
+    access, refresh = house.broker.base.encryption.encrypt(after(account.ref), Secret("at-2"), Secret("rt-2"))
     now, spool = house.clock.now(), renewals_spool([house.folder / "var" / "broker.db.spool"])
     seemed_to_fail = Successor(
         account.ref, access, refresh, "Bearer", "public", now, now + 9000, now, None, False
@@ -151,11 +151,11 @@ async def test_retired_key_still_opens_what_turns_up_late(house: House) -> None:
     """For 400 days, over restarts; then it is forgotten and its id alone stays."""
     desk, keyring = house.broker.rooms.keys.desk, house.broker.base.keyring
     old, place = keyring.active, token_place(FIRST, REFRESH)
-    late = keyring.seal(place, Secret("late"))
+    late = keyring.encrypt(place, Secret("late"))
     await desk.new(OPERATOR, **WHO)
     await desk.drop(OPERATOR, old, **WHO)
     await house.restart()
-    opened = house.broker.base.keyring.open(place, late)
+    opened = house.broker.base.keyring.decrypt(place, late)
     house.clock.advance(RETIRED_FOR - 60)
     await house.broker.rooms.keys.desk.forget_retired(house.clock.now())
     kept = (await _listed(house))[old]

@@ -33,7 +33,7 @@ async def test_missing_key_is_made_for_an_empty_store(stores: Stores, tmp_path: 
     first = await open_ring(stores.keys, source, CLOCK)
     again = await open_ring(stores.keys, source, CLOCK)
 
-    assert Secret("s") == again.keyring.open(PLACE, first.keyring.seal(PLACE, Secret("s")))
+    assert Secret("s") == again.keyring.decrypt(PLACE, first.keyring.encrypt(PLACE, Secret("s")))
     assert 0o600 == stat.S_IMODE(source.path.stat().st_mode)
     assert 2 == len(await stores.keys.keys())
 
@@ -82,7 +82,7 @@ async def test_key_from_a_command(stores: Stores) -> None:
     """What it prints is the key."""
     ring = await open_ring(stores.keys, command(f"print({'ab' * 32!r})"), CLOCK)
 
-    assert Secret("s") == ring.keyring.open(PLACE, ring.keyring.seal(PLACE, Secret("s")))
+    assert Secret("s") == ring.keyring.decrypt(PLACE, ring.keyring.encrypt(PLACE, Secret("s")))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_master_is_replaced(stores: Stores, tmp_path: Path) -> None:
     """With both the store opens and every key is wrapped anew; from then on the new one alone opens it."""
     old, new = key_file(tmp_path / "old.key"), key_file(tmp_path / "new.key")
     first = await open_ring(stores.keys, old, CLOCK)
-    record = first.keyring.seal(PLACE, Secret("s"))
+    record = first.keyring.encrypt(PLACE, Secret("s"))
     await first.add_key()
 
     both = await open_ring(stores.keys, new, CLOCK, previous=old)
@@ -125,7 +125,7 @@ async def test_master_is_replaced(stores: Stores, tmp_path: Path) -> None:
 
     expected = (await read_master(new, key="keys.master")).id
     assert {expected} == {key.master_id for key in await stores.keys.keys()}
-    assert Secret("s") == both.keyring.open(PLACE, record) == alone.keyring.open(PLACE, record)
+    assert Secret("s") == both.keyring.decrypt(PLACE, record) == alone.keyring.decrypt(PLACE, record)
     with pytest.raises(StartRefused, match="does not open this store"):
         await open_ring(stores.keys, old, CLOCK)
 

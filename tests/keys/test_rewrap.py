@@ -32,7 +32,7 @@ async def test_everything_sealed_moves(sealed: Sealed) -> None:
     after = await sealed.stores.records.counts()
     assert {column.name: {old} for column in SEALED} == {name: set(counts) for name, counts in before.items()}
     assert {name: {new: counts[old]} for name, counts in before.items()} == after
-    assert (9, 9, ()) == (step.looked_at, step.resealed, step.unreadable)
+    assert (9, 9, ()) == (step.looked_at, step.reencrypted, step.unreadable)
     assert await sealed.opens()
 
 
@@ -45,7 +45,7 @@ async def test_second_walk_finds_nothing_to_do(sealed: Sealed) -> None:
 
     [step] = await _all(sealed)
 
-    assert (9, 0) == (step.looked_at, step.resealed)
+    assert (9, 0) == (step.looked_at, step.reencrypted)
     assert before == await sealed.stores.accounts.get("acme")
 
 
@@ -62,7 +62,7 @@ async def test_walk_goes_on_where_another_process_left_it(sealed: Sealed) -> Non
     while rest[-1].cursor is not None:
         rest.append(await other.rewrapper.step(rest[-1].cursor))
 
-    assert LOOKED_AT == first.looked_at == first.resealed == halfway
+    assert LOOKED_AT == first.looked_at == first.reencrypted == halfway
     assert {new: 2 * len(names)} == await sealed.totals()
 
 
@@ -94,8 +94,8 @@ async def test_key_made_active_meanwhile_is_noticed(sealed: Sealed) -> None:
     stopped = await sealed.rewrapper.step(None)
     steps = [await sealed.rewrapper.step(stopped.cursor)]
 
-    assert ("accounts.sealed_access:", 0) == (stopped.cursor, stopped.resealed)
-    assert (9, None) == (steps[0].resealed, steps[0].cursor)
+    assert ("accounts.sealed_access:", 0) == (stopped.cursor, stopped.reencrypted)
+    assert (9, None) == (steps[0].reencrypted, steps[0].cursor)
     assert {newest: 9} == await sealed.totals()
 
 
@@ -117,7 +117,7 @@ async def test_row_that_changed_since_it_was_read_is_left(sealed: Sealed) -> Non
     newer = await sealed.stores.accounts.get("acme")
 
     replaced = await sealed.stores.records.replace(
-        column, [(read, sealed.ring.keyring.reseal(read.place, read.record))]
+        column, [(read, sealed.ring.keyring.reencrypt(read.place, read.record))]
     )
 
     assert 0 == replaced
@@ -129,7 +129,7 @@ async def test_rewrap_never_overwrites_a_renewal(sealed: Sealed, races: int) -> 
     """So many races of a renewal against a rewrap of its account: after each the newest token is there and opens."""
     await sealed.connect()
     lost: list[int] = []
-    resealed = 0
+    reencrypted = 0
 
     for generation in range(1, races + 1):
         parent = Ref("acme", 1, generation)
@@ -139,13 +139,13 @@ async def test_rewrap_never_overwrites_a_renewal(sealed: Sealed, races: int) -> 
         outcome, step = await asyncio.gather(
             sealed.stores.accounts.commit(successor, []), sealed.rewrapper.step(None)
         )
-        resealed += step.resealed
+        reencrypted += step.reencrypted
         row = await sealed.stores.accounts.get("acme")
         assert row is not None
-        token = sealed.seals.refresh_token(row)
+        token = sealed.encryption.refresh_token(row)
         if (outcome, row.generation, token) != (Committed(), generation + 1, Secret(f"rt-{generation + 1}")):
             lost.append(generation)
 
     assert [] == lost
-    assert resealed > races / 4
+    assert reencrypted > races / 4
     assert kid_of((await sealed.connect("last")).sealed_access or "") == sealed.ring.keyring.active

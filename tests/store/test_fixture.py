@@ -14,12 +14,12 @@ from broker.admin.store_checks import identity_checks
 from broker.config.settings import FileKey
 from broker.keys.ring import open_ring
 from broker.model import Account, Secret
-from broker.sealing import TokenSeals
 from broker.store import Stores
 from broker.store.database import Database, Transaction
 from broker.store.migrate import migrate, migrations
 from broker.store.postgres import PostgresDatabase
 from broker.store.sqlite import SqliteDatabase
+from broker.token_encryption import TokenEncryption
 from tests.fakes.clock import FakeClock
 from tests.postgres import needs_postgres
 from tests.store.rows import plain_stores
@@ -94,7 +94,7 @@ async def test_old_store_goes_on(old: Database, unpacked: Path) -> None:
     imported = await account(stores, "imported")
     generations = [(await account(stores, name)).generation for name in ("demo-kit", "demo-kustomer")]
     assert [2, 1] == generations
-    assert Secret("rt-1") == TokenSeals(ring.keyring).refresh_token(imported)
+    assert Secret("rt-1") == TokenEncryption(ring.keyring).refresh_token(imported)
     assert 4 == len(await stores.events.last_events(9))
     assert [] == await stores.accounts.doubles(9)
 

@@ -334,7 +334,9 @@ async def test_packed_account_is_answered_as_any_other(house: House) -> None:
 
 async def put(base: Foundation, account: Account) -> None:
     """Another account in the store, whose token opens."""
-    access, refresh = base.seals.seal(account.ref, Secret(f"token of {account.name}"), Secret("refresh"))
+    access, refresh = base.encryption.encrypt(
+        account.ref, Secret(f"token of {account.name}"), Secret("refresh")
+    )
     row = replace(account, sealed_access=access, sealed_refresh=refresh)
     assert await base.stores.accounts.connect(row, expected=None, next_at=None, grant=None, events=[])
 

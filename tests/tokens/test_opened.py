@@ -8,17 +8,17 @@ import pytest
 
 from broker.model import Account, Ref, Secret
 from broker.observe.health import Health
-from broker.sealing import TokenSeals
 from broker.store import Stores
 from broker.store.renewals import RefreshStore
 from broker.store.sqlite import SqliteDatabase
+from broker.token_encryption import TokenEncryption
 from broker.tokens.opened import UNPACKED, OpenedAccounts
 from broker.tokens.packing import Glimpse, OpenedAccount
 from tests.fuzz.targets import RING
 from tests.store.rows import plain_stores
 from tests.template import put_store
 
-SEALS = TokenSeals(RING)
+ENCRYPTION = TokenEncryption(RING)
 
 
 @pytest.fixture(name="stores")
@@ -30,7 +30,7 @@ async def _stores(tmp_path: Path) -> AsyncIterator[Stores]:
 
 
 async def put(stores: Stores, name: str) -> None:
-    access, refresh = SEALS.seal(Ref(name, 1, 1), Secret(f"token of {name}"), Secret("refresh"))
+    access, refresh = ENCRYPTION.encrypt(Ref(name, 1, 1), Secret(f"token of {name}"), Secret("refresh"))
     account = Account(
         name, "kit", 1, 1, "client", access, refresh, "Bearer", "public", 1000.0, 2000.0, 1000.0, 1000.0
     )
@@ -41,7 +41,7 @@ async def test_no_more_accounts_are_held_than_the_limit(stores: Stores) -> None:
     """The least recently used goes; what was asked meanwhile stays the very object it was."""
     for name in ("a", "b", "c"):
         await put(stores, name)
-    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=2)
+    opened = OpenedAccounts(store=stores.accounts, encryption=ENCRYPTION, limit=2)
     first, second = await opened.get("a"), await opened.get("b")
 
     await opened.get("a")
@@ -55,7 +55,7 @@ async def test_what_is_held_has_no_sealed_texts_and_shares_its_words(stores: Sto
     """Whether there are tokens is still known; the records themselves lie in the store alone."""
     await put(stores, "a")
     await put(stores, "b")
-    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=2)
+    opened = OpenedAccounts(store=stores.accounts, encryption=ENCRYPTION, limit=2)
 
     one, other = await opened.get("a"), await opened.get("b")
 
@@ -72,7 +72,7 @@ async def test_row_that_an_outage_set_back_is_a_problem(stores: Stores) -> None:
     for name in ("a", "b"):
         await put(stores, name)
     health = Health()
-    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=2, set_back=health.set_back)
+    opened = OpenedAccounts(store=stores.accounts, encryption=ENCRYPTION, limit=2, set_back=health.set_back)
     await set_generation(stores, 2)
     await opened.get("a")
     await opened.get("b")
@@ -103,7 +103,7 @@ async def set_generation(stores: Stores, generation: int) -> None:
 async def test_a_changed_row_is_read_again(stores: Stores) -> None:
     """What was forgotten is opened anew; a removed account is none."""
     await put(stores, "a")
-    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=2)
+    opened = OpenedAccounts(store=stores.accounts, encryption=ENCRYPTION, limit=2)
     stores.changes.listen(opened.forget)
     held = await opened.get("a")
 
@@ -121,7 +121,7 @@ async def test_older_ones_are_packed_and_held_all_the_same(stores: Stores) -> No
     """As long as there is room; the least recently used goes first, whether or not it was packed and asked again."""
     for name in ("a", "b", "c", "d"):
         await put(stores, name)
-    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=3, recent=1)
+    opened = OpenedAccounts(store=stores.accounts, encryption=ENCRYPTION, limit=3, recent=1)
     first = [await opened.get(name) for name in ("a", "b", "c", "a")]
 
     await opened.get("d")
@@ -137,7 +137,7 @@ async def test_glimpses_keep_a_packed_account_and_bring_back_one_that_is_asked_f
     """Each counts as a use, so the others go first; one in so many makes an object of it again."""
     for name in ("a", "b", "c", "d"):
         await put(stores, name)
-    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=3, recent=1)
+    opened = OpenedAccounts(store=stores.accounts, encryption=ENCRYPTION, limit=3, recent=1)
     for name in ("a", "b", "c"):
         await opened.get(name)
 
@@ -147,7 +147,7 @@ async def test_glimpses_keep_a_packed_account_and_bring_back_one_that_is_asked_f
     shown = seen[0]
     assert isinstance(shown, Glimpse)
     assert ("a", 1, Secret("token of a")) == (shown.name, shown.generation, shown.access_token)
-    assert SEALS.fingerprint(shown.access_token) == shown.fingerprint
+    assert ENCRYPTION.fingerprint(shown.access_token) == shown.fingerprint
     assert [Glimpse] * (UNPACKED - 1) + [OpenedAccount] == [*map(type, seen)]
     assert [True, False, True, True] == [opened.at_hand(name) is not None for name in ("a", "b", "c", "d")]
 
@@ -156,7 +156,7 @@ async def test_packed_account_is_forgotten_like_any_other(stores: Stores) -> Non
     """One by one, and all at once."""
     await put(stores, "a")
     await put(stores, "b")
-    opened = OpenedAccounts(store=stores.accounts, seals=SEALS, limit=9, recent=1)
+    opened = OpenedAccounts(store=stores.accounts, encryption=ENCRYPTION, limit=9, recent=1)
     stores.changes.listen(opened.forget, opened.forget_all)
     for name in ("a", "b"):
         await opened.get(name)
@@ -195,7 +195,7 @@ async def test_those_who_ask_together_are_given_one(stores: Stores) -> None:
     """A crowd behind a renewal would open the same seal once each; nothing of the reading stays behind."""
     await put(stores, "a")
     slow = Slow(stores)
-    opened = OpenedAccounts(store=slow, seals=SEALS, limit=9)
+    opened = OpenedAccounts(store=slow, encryption=ENCRYPTION, limit=9)
     asking = [asyncio.create_task(opened.get("a")) for _ in range(3)]
     await slow.has_asked(3)
     gone, *waiting = asking
@@ -217,7 +217,7 @@ async def test_what_was_read_before_a_change_is_given_to_nobody_who_asks_after_i
     """Nor held; whichever of the two readings ends first."""
     await put(stores, "a")
     slow = Slow(stores)
-    opened = OpenedAccounts(store=slow, seals=SEALS, limit=9)
+    opened = OpenedAccounts(store=slow, encryption=ENCRYPTION, limit=9)
     stores.changes.listen(opened.forget)
     early = asyncio.create_task(opened.get("a"))
     await slow.has_asked(1)

@@ -17,50 +17,52 @@ Encrypted = Account | Successor | Spare | PendingInstall | PendingGrant
 E = TypeVar("E", bound=Encrypted)
 
 
-class TokenSeals:
+class TokenEncryption:
     """Access and refresh tokens, bound to (table, name, epoch, generation, field)."""
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
 
-    def seal(self, ref: Ref, access: Secret | None, refresh: Secret | None) -> tuple[str | None, str | None]:
+    def encrypt(
+        self, ref: Ref, access: Secret | None, refresh: Secret | None
+    ) -> tuple[str | None, str | None]:
         """Encrypt both tokens for that generation of that account."""
-        return self._seal(ref, ACCESS, access), self._seal(ref, REFRESH, refresh)
+        return self._encrypt(ref, ACCESS, access), self._encrypt(ref, REFRESH, refresh)
 
     def access_token(self, holder: Account | Successor) -> Secret | None:
-        """Raises SealBroken."""
-        return self._open(holder, "sealed_access")
+        """Raises DecryptionFailed."""
+        return self._decrypt(holder, "sealed_access")
 
     def refresh_token(self, holder: Account | Successor) -> Secret | None:
-        """Raises SealBroken."""
-        return self._open(holder, "sealed_refresh")
+        """Raises DecryptionFailed."""
+        return self._decrypt(holder, "sealed_refresh")
 
     def fingerprint(self, token: Secret | None) -> str:
         """Return what the audit says in place of a token; empty if there is none."""
         return "" if token is None else self._keyring.fingerprint("audit token", token.reveal())
 
-    def seal_spare(self, parent: Ref, id_: str, token: Secret) -> str:
-        return self._keyring.seal(spare_place(parent, id_), token)
+    def encrypt_spare(self, parent: Ref, id_: str, token: Secret) -> str:
+        return self._keyring.encrypt(spare_place(parent, id_), token)
 
     def spare_token(self, spare: Spare) -> Secret:
-        """Raises SealBroken."""
+        """Raises DecryptionFailed."""
         parent = Ref(spare.account, spare.epoch, spare.generation)
-        return self._keyring.open(spare_place(parent, spare.id), spare.sealed)
+        return self._keyring.decrypt(spare_place(parent, spare.id), spare.sealed)
 
-    def seal_pending(self, state_hash: str, field: str, secret: Secret | None) -> str | None:
+    def encrypt_pending(self, state_hash: str, field: str, secret: Secret | None) -> str | None:
         """Encrypt a secret of a pending install, which has no account yet."""
-        return None if secret is None else self._keyring.seal(pending_place(state_hash, field), secret)
+        return None if secret is None else self._keyring.encrypt(pending_place(state_hash, field), secret)
 
-    def open_pending(self, state_hash: str, field: str, record: str | None) -> Secret | None:
-        """Raises SealBroken."""
-        return None if record is None else self._keyring.open(pending_place(state_hash, field), record)
+    def decrypt_pending(self, state_hash: str, field: str, record: str | None) -> Secret | None:
+        """Raises DecryptionFailed."""
+        return None if record is None else self._keyring.decrypt(pending_place(state_hash, field), record)
 
-    def _seal(self, ref: Ref, field: str, token: Secret | None) -> str | None:
-        return None if token is None else self._keyring.seal(token_place(ref, field), token)
+    def _encrypt(self, ref: Ref, field: str, token: Secret | None) -> str | None:
+        return None if token is None else self._keyring.encrypt(token_place(ref, field), token)
 
-    def _open(self, holder: Account | Successor, field: str) -> Secret | None:
+    def _decrypt(self, holder: Account | Successor, field: str) -> Secret | None:
         found = records_in(holder).get(field)
-        return None if found is None else self._keyring.open(*found)
+        return None if found is None else self._keyring.decrypt(*found)
 
 
 def records_in(value: Encrypted) -> Mapping[str, tuple[Place, str]]:
@@ -87,8 +89,8 @@ def records_in(value: Encrypted) -> Mapping[str, tuple[Place, str]]:
 
 
 def encrypted_anew(value: E, keyring: Keyring) -> E:
-    """Return the same value with its secrets encrypted with the active key; raises SealBroken."""
-    fields: dict[str, Any] = {field: keyring.reseal(*where) for field, where in records_in(value).items()}
+    """Return the same value with its secrets encrypted with the active key; raises DecryptionFailed."""
+    fields: dict[str, Any] = {field: keyring.reencrypt(*where) for field, where in records_in(value).items()}
     return replace(value, **fields)
 
 
