@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import structlog
 
-from broker.callers.authorization import Gate, covers
+from broker.callers.authorization import Authorizer, covers
 from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Secret, is_glob
@@ -48,17 +48,17 @@ class ExportService:
         imports: ImportStore,
         flights: Flights,
         encryption: TokenEncryption,
-        gate: Gate,
+        authorizer: Authorizer,
         clock: Clock,
     ) -> None:
         self._accounts, self._imports, self._flights = accounts, imports, flights
-        self._encryption, self._gate, self._clock = encryption, gate, clock
+        self._encryption, self._authorizer, self._clock = encryption, authorizer, clock
 
     async def begin(self, caller: Caller, globs: Sequence[str], *, request_id: str) -> list[str]:
         """The names that any of the globs covers, all without globs; raises InvalidRequest, AuditUnavailable."""
         if not all(is_glob(glob) for glob in globs):
             raise InvalidRequest("a glob is of the characters of account names, * ? and [ ]")
-        await self._gate.require(
+        await self._authorizer.require(
             caller,
             Permission.MANAGE,
             None,
@@ -73,7 +73,7 @@ class ExportService:
 
         Raises Forbidden, AuditUnavailable, StorageUnavailable; then nothing has left.
         """
-        await self._gate.require(
+        await self._authorizer.require(
             caller, Permission.MANAGE, name, request_id=request_id, action="accounts.export"
         )
         for _ in range(RACES):

@@ -7,7 +7,7 @@ from typing import assert_never
 import structlog
 
 from broker import oauth
-from broker.callers.authorization import Gate, covers
+from broker.callers.authorization import Authorizer, covers
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.errors import Conflict, InvalidRequest
@@ -63,14 +63,19 @@ class ImportService:
         flights: Flights,
         encryption: TokenEncryption,
         keyring: Keyring,
-        gate: Gate,
+        authorizer: Authorizer,
         clock: Clock,
         providers: Mapping[str, OAuth2Provider],
         refresh: RefreshSettings,
         refusal: Refusal,
     ) -> None:
         self._accounts, self._imports, self._flights = accounts, imports, flights
-        self._encryption, self._keyring, self._gate, self._clock = encryption, keyring, gate, clock
+        self._encryption, self._keyring, self._authorizer, self._clock = (
+            encryption,
+            keyring,
+            authorizer,
+            clock,
+        )
         self._providers, self._refresh, self._refusal = providers, refresh, refusal
 
     def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
@@ -84,7 +89,7 @@ class ImportService:
         status.
         """
         provider = self._check(grant)
-        await self._gate.require(
+        await self._authorizer.require(
             caller,
             Permission.MANAGE,
             grant.name,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import structlog
 
-from broker.callers.authorization import Gate, NameRange, covers, name_ranges
+from broker.callers.authorization import Authorizer, NameRange, covers, name_ranges
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.errors import Conflict, InvalidRequest, UnknownAccount, no_account
@@ -69,7 +69,7 @@ class AccountService:
         flights: Flights,
         encryption: TokenEncryption,
         keyring: Keyring,
-        gate: Gate,
+        authorizer: Authorizer,
         clock: Clock,
         providers: Mapping[str, OAuth2Provider],
         refresh: RefreshSettings,
@@ -77,7 +77,7 @@ class AccountService:
         forget_besides: Sequence[Callable[[str], Awaitable[None]]],
     ) -> None:
         self._store, self._flights, self._encryption, self._keyring = store, flights, encryption, keyring
-        self._gate, self._clock, self._providers, self._refresh = gate, clock, providers, refresh
+        self._authorizer, self._clock, self._providers, self._refresh = authorizer, clock, providers, refresh
         self._flush_uses = flush_uses
         """Stores when accounts were last handed out, so that what is shown is not a quarter of a minute old."""
         self._forget_besides = forget_besides
@@ -101,7 +101,7 @@ class AccountService:
         A page may be short of its limit, or empty, because so many rows were read for it. Raises ConnectionError where
         the caller `is_gone`.
         """
-        await self._gate.require(
+        await self._authorizer.require(
             caller, Permission.ACCOUNTS, None, request_id=request_id, action="accounts.list"
         )
         await self._flush_uses()
@@ -220,7 +220,7 @@ class AccountService:
         """Forget what was removed more than 30 days ago, a few at a time."""
         for name in await self._store.removed_before(now - RESTORABLE_FOR, PURGE_BATCH):
             await self._purge(name)
-            await self._gate.note(BY_AGE, "accounts.purge", name, "removed 30 days ago", request_id="")
+            await self._authorizer.note(BY_AGE, "accounts.purge", name, "removed 30 days ago", request_id="")
         if not self._scrubbed:
             self._scrubbed = await self._store.scrub()
 
@@ -324,7 +324,7 @@ class AccountService:
     ) -> None:
         if not is_account_name(name):
             raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
-        await self._gate.require(
+        await self._authorizer.require(
             caller, permission, name, request_id=request_id, action=action, detail=detail
         )
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from broker.audit.audit import Audit
 from broker.audit.lines import KeyOf
 from broker.audit.verify import Report, Verifier, read_files, read_stream
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.errors import Conflict
 from broker.model import Caller, Permission
 from broker.web import CALLER, REQUEST_ID, answer, query_number
@@ -22,8 +22,8 @@ BLOCK = 64 * 1024
 class AuditService:
     """The audit of a running broker, as operators verify it."""
 
-    def __init__(self, *, audit: Audit, key_of: KeyOf, gate: Gate) -> None:
-        self._audit, self._key_of, self._gate = audit, key_of, gate
+    def __init__(self, *, audit: Audit, key_of: KeyOf, authorizer: Authorizer) -> None:
+        self._audit, self._key_of, self._authorizer = audit, key_of, authorizer
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/audit/verify", self._verify_files), web.post("/audit/verify", self._verify_lines)]
@@ -69,6 +69,6 @@ class AuditService:
         return answer(report.json())
 
     async def _require(self, caller: Caller, request_id: str) -> None:
-        await self._gate.require(
+        await self._authorizer.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="audit.verify", reads=True
         )

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from broker.admin.checks import Check
 from broker.audit.lines import Times
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, Rotation
 from broker.errors import InvalidRequest, StorageUnavailable
@@ -42,9 +42,9 @@ STUCK_AFTER = 60.0
 class BackupService:
     """Backups over the admin socket: the store's bytes, in which everything secret is encrypted."""
 
-    def __init__(self, *, copies: SqliteBackup | None, gate: Gate, clock: Clock) -> None:
+    def __init__(self, *, copies: SqliteBackup | None, authorizer: Authorizer, clock: Clock) -> None:
         """`copies`: None for PostgreSQL, whose own tools know its other databases and its log as well."""
-        self._copies, self._gate, self._clock = copies, gate, clock
+        self._copies, self._authorizer, self._clock = copies, authorizer, clock
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post("/backup", self.send)]
@@ -52,12 +52,12 @@ class BackupService:
     @asynccontextmanager
     async def backup(self, caller: Caller, *, request_id: str) -> AsyncIterator[Path]:
         """Yield a sound copy of the store as it is now, gone afterwards; raises StorageUnavailable."""
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         if self._copies is None:
             raise InvalidRequest("the store is a PostgreSQL database; back it up with pg_dump")
         async with self._copies.copy(self._clock.now()) as path:
             size = path.stat().st_size
-            await self._gate.note(caller, "backup", None, f"{size} bytes", request_id=request_id)
+            await self._authorizer.note(caller, "backup", None, f"{size} bytes", request_id=request_id)
             yield path
 
     async def send(self, request: web.Request) -> web.StreamResponse:
@@ -100,7 +100,7 @@ class Adoption:
         accounts: AccountStore,
         keys: KeyStore,
         permit: Permit,
-        gate: Gate,
+        authorizer: Authorizer,
         clock: Clock,
         health: Health,
         settings: Mapping[str, ProviderSettings],
@@ -108,7 +108,7 @@ class Adoption:
         handed_out: Callable[[str], Awaitable[Mapping[str, int]]],
     ) -> None:
         self._incarnation, self._accounts, self._keys = incarnation, accounts, keys
-        self._permit, self._gate = permit, gate
+        self._permit, self._authorizer = permit, authorizer
         self._clock, self._health, self._settings, self._ahead = clock, health, settings, ahead
         self._handed_out = handed_out
         """The generations that the audit has seen since a moment, by account."""
@@ -173,7 +173,7 @@ class Adoption:
         way just then: the original has probably used up their refresh token. What it renewed before that was
         due, because somebody demanded it, cannot be known here.
         """
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         if not self._permit.copied_store:
             return None
         doubtful = await self._doubtful()
@@ -184,7 +184,7 @@ class Adoption:
         await self._incarnation.begin()
         self._permit.copied_store = self._is_behind = False
         self._health.clear(PROBLEM)
-        await self._gate.note(caller, "adopt", None, f"{len(doubtful)} doubtful", request_id=request_id)
+        await self._authorizer.note(caller, "adopt", None, f"{len(doubtful)} doubtful", request_id=request_id)
         log.warning("store.adopted", doubtful=len(doubtful))
         return doubtful
 

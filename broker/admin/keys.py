@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.errors import Conflict, NotFound
 from broker.keyring import Purpose, WrappedKey
@@ -32,11 +32,11 @@ class KeyService:
         ring: StoredKeyring,
         census: Census,
         rewrapper: Rewrapper,
-        gate: Gate,
+        authorizer: Authorizer,
         clock: Clock,
     ) -> None:
         self._store, self._ring, self._census, self._rewrapper = store, ring, census, rewrapper
-        self._gate, self._clock = gate, clock
+        self._authorizer, self._clock = authorizer, clock
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -48,7 +48,7 @@ class KeyService:
 
     async def keys(self, caller: Caller, *, request_id: str) -> list[dict[str, Any]]:
         """All keys and how much is sealed with each, never a key itself."""
-        await self._gate.require(
+        await self._authorizer.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="keys.list", reads=True
         )
         counts = await self._census.take()
@@ -56,23 +56,23 @@ class KeyService:
 
     async def new(self, caller: Caller, *, request_id: str) -> dict[str, Any]:
         """A new data key; everything is sealed with it from now on."""
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         key = await self._ring.add_key()
-        await self._gate.note(caller, "keys.new", None, key.kid, request_id=request_id)
+        await self._authorizer.note(caller, "keys.new", None, key.kid, request_id=request_id)
         return key_json(key, {})
 
     async def rewrap(self, caller: Caller, cursor: str | None, *, request_id: str) -> Step:
         """Seal some more of what lies under older keys with the active one."""
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         step = await self._rewrapper.step(cursor)
-        await self._gate.note(
+        await self._authorizer.note(
             caller, "keys.rewrap", None, f"{step.reencrypted} sealed anew", request_id=request_id
         )
         return step
 
     async def drop(self, caller: Caller, kid: str, *, request_id: str) -> dict[str, Any]:
         """Retire a data key with which nothing is sealed any more; raises NotFound, Conflict."""
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         key = next((one for one in await self._store.keys() if one.kid == kid), None)
         if key is None:
             raise NotFound(f"there is no key {kid[:32]!r}; `broker keys list` shows them")
@@ -88,7 +88,7 @@ class KeyService:
         _require_unused(kid, counts)
         if not await self._store.retire_key(kid, self._clock.now()):
             raise Conflict(f"key {kid} has changed meanwhile; look at `broker keys list`")
-        await self._gate.note(caller, "keys.drop", None, kid, request_id=request_id)
+        await self._authorizer.note(caller, "keys.drop", None, kid, request_id=request_id)
         log.warning("key.retired", kid=key.kid)
         return next(key_json(one, counts) for one in await self._store.keys() if one.kid == kid)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.admin.checks import Check
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, SandboxSettings
 from broker.errors import NotFound
@@ -101,7 +101,7 @@ class Overview:
         events: EventStore,
         permit: Permit,
         rows_by_key: Callable[[], Awaitable[Mapping[str, int]]],
-        gate: Gate,
+        authorizer: Authorizer,
         clock: Clock,
         metrics: Metrics,
         settings: Mapping[str, ProviderSettings],
@@ -112,7 +112,7 @@ class Overview:
         self._statistics = statistics
         self._accounts, self._events, self._permit = accounts, events, permit
         self._rows_by_key = rows_by_key
-        self._gate, self._clock, self._metrics = gate, clock, metrics
+        self._authorizer, self._clock, self._metrics = authorizer, clock, metrics
         self._settings, self._token_urls = settings, token_urls
         self._shown: set[tuple[str, Status]] = set()
         """Series that a scrape has seen: those stay, at nought."""
@@ -122,7 +122,7 @@ class Overview:
         self._settings, self._token_urls = settings, token_urls
 
     async def providers(self, caller: Caller, *, request_id: str) -> list[ProviderView]:
-        await self._gate.require(
+        await self._authorizer.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="providers.list", reads=True
         )
         counts = (await self._statistics()).counts
@@ -130,26 +130,28 @@ class Overview:
 
     async def resume(self, caller: Caller, name: str, *, request_id: str) -> ProviderView:
         """Close a provider's breakers by hand."""
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         if name not in self._settings:
             raise NotFound(f"there is no provider {name[:32]!r} in the configuration")
         self._permit.breaker(name).resume()
         self._metrics.provider_open.labels(name).set(0)
-        await self._gate.note(caller, "providers.resume", None, name, request_id=request_id)
+        await self._authorizer.note(caller, "providers.resume", None, name, request_id=request_id)
         return self._view(name, (await self._statistics()).counts)
 
     async def events(
         self, caller: Caller, *, after: int | None, limit: int, account: str | None, request_id: str
     ) -> list[Event]:
         """Events behind `after`, or the last ones."""
-        await self._gate.require(caller, Permission.ACCOUNTS, account, request_id=request_id, action="events")
+        await self._authorizer.require(
+            caller, Permission.ACCOUNTS, account, request_id=request_id, action="events"
+        )
         if after is None:
             return await self._events.last_events(limit, account)
         return await self._events.events(after, limit, account)
 
     async def ends(self, caller: Caller, *, count: int, request_id: str) -> tuple[float, list[int]]:
         """From when on, and how many access tokens end in each of `count` spans of `SPAN` seconds."""
-        await self._gate.require(
+        await self._authorizer.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="accounts.expiries", reads=True
         )
         first = int(self._clock.now() // SPAN)

@@ -11,7 +11,7 @@ from broker.admin.checks import Check
 from broker.admin.copies import Adoption
 from broker.admin.overview import Overview
 from broker.alerts.routes import Streams
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.callers.service import CallerService
 from broker.clock import Clock
 from broker.errors import InvalidRequest, Unauthenticated
@@ -67,9 +67,9 @@ class HealthRoutes:
         overview: Overview,
         metrics_from: Sequence[IPv4Network | IPv6Network],
         authenticate: Callable[[web.Request], Awaitable[None]],
-        gate: Gate,
+        authorizer: Authorizer,
     ) -> None:
-        self._health, self._overview, self._gate = health, overview, gate
+        self._health, self._overview, self._authorizer = health, overview, authorizer
         self._metrics_from, self._authenticate = metrics_from, authenticate
 
     def routes(self) -> list[web.RouteDef]:
@@ -89,7 +89,7 @@ class HealthRoutes:
         """Open to `metrics_from`; anybody else needs permission `admin`."""
         if not self._is_known_address(request.get(CLIENT)):
             await self._authenticate(request)
-            await self._gate.require(
+            await self._authorizer.require(
                 request[CALLER],
                 Permission.ADMIN,
                 None,
@@ -114,13 +114,13 @@ class AdminRoutes:
         overview: Overview,
         adoption: Adoption,
         check: Callable[[], Awaitable[list[Check]]],
-        gate: Gate,
+        authorizer: Authorizer,
         streams: Streams,
         clock: Clock,
     ) -> None:
         self._streams = streams
         self._callers, self._overview, self._adoption = callers, overview, adoption
-        self._check, self._gate, self._clock = check, gate, clock
+        self._check, self._authorizer, self._clock = check, authorizer, clock
         self._started_at = clock.now()
 
     def routes(self) -> list[web.RouteDef]:
@@ -213,7 +213,7 @@ class AdminRoutes:
         return answer({"adopted": doubtful is not None, "accounts": doubtful or [], "copied_at": copied_at})
 
     async def reload(self, request: web.Request) -> web.StreamResponse:
-        await self._gate.require(
+        await self._authorizer.require(
             request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID], action="reload"
         )
         return answer(request.app[RELOAD]())
@@ -224,7 +224,7 @@ class AdminRoutes:
 
     async def _may_look(self, request: web.Request, action: str) -> None:
         """Let an operator look, also while the audit's records wait."""
-        await self._gate.require(
+        await self._authorizer.require(
             request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID], action=action, reads=True
         )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from broker.alerts.feed import Feed, may_hear
-from broker.callers.authorization import Gate, may
+from broker.callers.authorization import Authorizer, may
 from broker.clock import Clock, within
 from broker.errors import BrokerError, InvalidRequest, Overloaded, StorageUnavailable
 from broker.model import Caller, Permission, is_account_name
@@ -135,8 +135,8 @@ class Streams:
 class EventRoutes:
     """The route for services."""
 
-    def __init__(self, *, streams: Streams, gate: Gate) -> None:
-        self._streams, self._gate = streams, gate
+    def __init__(self, *, streams: Streams, authorizer: Authorizer) -> None:
+        self._streams, self._authorizer = streams, authorizer
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/events", self.follow)]
@@ -147,7 +147,7 @@ class EventRoutes:
         if account is not None and not is_account_name(account):
             raise InvalidRequest("account is an account's name")
         last_id = last_event_id(request)
-        await self._gate.require(
+        await self._authorizer.require(
             request[CALLER], Permission.ACCOUNTS, account, request_id=request[REQUEST_ID], action="events"
         )
         return await self._streams.follow(request, last_id=last_id, account=account)

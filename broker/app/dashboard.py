@@ -61,7 +61,7 @@ def build_dashboard(base: Foundation, rooms: Rooms) -> Dashboard:
         origin=url,
         command=f"{typed(base.settings.path) if base.settings.sandbox.enabled else 'broker'} dashboard",
     )
-    links = LinkRoute(sessions=sessions, gate=base.gate, clock=base.clock, url=url)
+    links = LinkRoute(sessions=sessions, authorizer=base.authorizer, clock=base.clock, url=url)
     static = [web.get(route.path, public(route.handler)) for route in pages.routes()]
     return Dashboard([*routes.routes(), *static], links.routes(), sessions, live, routes.error)
 

@@ -1,4 +1,4 @@
-"""The parts that every room stands on: what watches, the store, the keys, the gate, the providers."""
+"""The parts that every room stands on: what watches, the store, the keys, authorization and audit, the providers."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
@@ -10,7 +10,7 @@ from broker.app.databases import open_database
 from broker.audit.audit import Audit
 from broker.audit.lines import KeyOf
 from broker.audit.sinks import FileSink, JournalSink, last_head
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.clock import Clock, SteadyClock, SystemClock
 from broker.config.settings import NetworkSettings, ProviderSettings, Settings
 from broker.errors import StartRefused, StorageUnavailable
@@ -90,7 +90,7 @@ class Foundation:
     ring: StoredKeyring
     encryption: TokenEncryption
     audit: Audit
-    gate: Gate
+    authorizer: Authorizer
     providers: Providers
     http: ProviderClient
     replica: str
@@ -152,7 +152,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         ring=ring,
         encryption=TokenEncryption(ring.keyring),
         audit=audit,
-        gate=Gate(audit=audit),
+        authorizer=Authorizer(audit=audit),
         providers=providers,
         http=http,
         replica=settings.store.replica,

@@ -122,7 +122,7 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
         overview=rooms.overview,
         metrics_from=base.settings.server.metrics_from,
         authenticate=authentication.admit,
-        gate=base.gate,
+        authorizer=base.authorizer,
     )
     application = new_application(
         edge(
@@ -148,7 +148,7 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
         opened=rooms.tokens.opened,
         service=rooms.tokens.service,
         uses=rooms.tokens.uses,
-        gate=base.gate,
+        authorizer=base.authorizer,
         clock=base.steady,
         wall=base.clock,
         metrics=base.metrics,
@@ -159,7 +159,7 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
     )
     base.stores.changes.listen(hot.forget, hot.forget_all)
     application[SHORTCUT] = hot.answer
-    application.add_routes(EventRoutes(streams=streams, gate=base.gate).routes())
+    application.add_routes(EventRoutes(streams=streams, authorizer=base.authorizer).routes())
     application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
     application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
@@ -187,7 +187,7 @@ def _admin(
         overview=rooms.overview,
         adoption=rooms.adoption,
         check=check,
-        gate=base.gate,
+        authorizer=base.authorizer,
         streams=Streams(feed=rooms.alerts.service.feed, clock=base.clock, still=_as_it_was),
         clock=base.clock,
     )

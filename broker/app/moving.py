@@ -57,7 +57,7 @@ def build_moving(base: Foundation, flights: Flights) -> MovingRoom:
         flights=flights,
         encryption=base.encryption,
         keyring=base.keyring,
-        gate=base.gate,
+        authorizer=base.authorizer,
         clock=base.steady,
         providers=base.providers.by_name,
         refresh=base.settings.refresh,
@@ -68,7 +68,7 @@ def build_moving(base: Foundation, flights: Flights) -> MovingRoom:
         imports=base.stores.imports,
         flights=flights,
         encryption=base.encryption,
-        gate=base.gate,
+        authorizer=base.authorizer,
         clock=base.steady,
     )
     return MovingRoom(imports, exports)

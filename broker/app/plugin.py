@@ -37,17 +37,17 @@ def build_plugin(
     service = GrantService(
         store=store,
         settings=settings,
-        gate=base.gate,
+        authorizer=base.authorizer,
         keyring=base.keyring,
         clock=clock,
         metrics=base.metrics,
     )
-    connect_codes = ConnectCodes(store=store, gate=base.gate, keyring=base.keyring, clock=clock)
+    connect_codes = ConnectCodes(store=store, authorizer=base.authorizer, keyring=base.keyring, clock=clock)
     consent = ConsentService(
         store=store,
         clients=clients,
         connect_codes=connect_codes,
-        gate=base.gate,
+        authorizer=base.authorizer,
         clock=clock,
         issuer=issuer,
         kept=kept,

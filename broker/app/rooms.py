@@ -137,11 +137,11 @@ def build_rooms(
         callers=_callers(base, closing),
         keys=keys,
         spools=spools,
-        backups=BackupService(copies=copies, gate=base.gate, clock=base.clock),
+        backups=BackupService(copies=copies, authorizer=base.authorizer, clock=base.clock),
         overview=_overview(base, tokens, keys, closing),
         adoption=_adoption(base, tokens),
         plugin=build_plugin(base, base.settings.plugin, kept, strangers) if base.settings.plugin else None,
-        audit=AuditService(audit=base.audit, key_of=audit_key(base.keyring), gate=base.gate),
+        audit=AuditService(audit=base.audit, key_of=audit_key(base.keyring), authorizer=base.authorizer),
         alerts=AlertRoom(base, tokens.permit, closing),
     )
 
@@ -169,7 +169,7 @@ def build_keys(base: Foundation, spools: Spools, in_memory: Callable[[], Iterabl
         ring=base.ring,
         census=census,
         rewrapper=Rewrapper(records=base.stores.records, keyring=base.keyring, clock=base.clock),
-        gate=base.gate,
+        authorizer=base.authorizer,
         clock=base.clock,
     )
     return KeyRoom(census, desk)
@@ -198,7 +198,7 @@ def _installs(
         connector=connector,
         providers=base.providers.by_name,
         encryption=base.encryption,
-        gate=base.gate,
+        authorizer=base.authorizer,
         clock=base.steady,
         later=late,
     )
@@ -208,7 +208,7 @@ def _installs(
         exchange=exchange,
         providers=base.providers.by_name,
         encryption=base.encryption,
-        gate=base.gate,
+        authorizer=base.authorizer,
         clock=base.steady,
         metrics=base.metrics,
         public_url=settings.server.public_url,
@@ -237,7 +237,7 @@ def _accounts(base: Foundation, tokens: TokenRoom, installs: InstallRoom) -> Acc
         flights=tokens.flights,
         encryption=base.encryption,
         keyring=base.keyring,
-        gate=base.gate,
+        authorizer=base.authorizer,
         clock=base.steady,
         providers=base.providers.by_name,
         refresh=base.settings.refresh,
@@ -258,7 +258,9 @@ def _callers(base: Foundation, closing: AsyncExitStack) -> CallerRoom:
     jwks = JwksCache(http=base.http, clock=clock)
     closing.push_async_callback(jwks.close)
     jwts = JwtAuthenticator(configured=configured, jwks=jwks, clock=clock)
-    service = CallerService(store=store, keys=keys, configured=configured, gate=base.gate, clock=clock)
+    service = CallerService(
+        store=store, keys=keys, configured=configured, authorizer=base.authorizer, clock=clock
+    )
     return CallerRoom(keys, jwts, jwks, configured, service)
 
 
@@ -275,7 +277,7 @@ def _overview(base: Foundation, tokens: TokenRoom, keys: KeyRoom, closing: Async
         events=base.stores.events,
         permit=tokens.permit,
         rows_by_key=rows_by_key.get,
-        gate=base.gate,
+        authorizer=base.authorizer,
         clock=base.steady,
         metrics=base.metrics,
         settings=base.settings.providers,
@@ -299,7 +301,7 @@ def _adoption(base: Foundation, tokens: TokenRoom) -> Adoption:
         accounts=base.stores.accounts,
         keys=base.stores.keys,
         permit=tokens.permit,
-        gate=base.gate,
+        authorizer=base.authorizer,
         clock=base.steady,
         health=base.health,
         settings=base.settings.providers,

@@ -152,7 +152,7 @@ def _service(
         store=base.stores.accounts,
         flights=flights,
         permit=permit,
-        gate=base.gate,
+        authorizer=base.authorizer,
         clock=base.steady,
         settings=base.settings.refresh,
         metrics=base.metrics,

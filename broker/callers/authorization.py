@@ -1,4 +1,4 @@
-"""Authorization: the rules for what a caller may do to which account, and `Gate`, which applies and audits them."""
+"""Authorization: the rules for what callers may do to accounts, and `Authorizer`, which applies and audits them."""
 
 import re
 from collections.abc import Awaitable
@@ -76,7 +76,7 @@ def _range(glob: str) -> NameRange:
     return NameRange(prefix, prefix + BEHIND, is_exact=set(glob[len(prefix) :]) == {EVERY})
 
 
-class Gate:
+class Authorizer:
     """Authorizes callers, and audits each decision before any account is looked up."""
 
     def __init__(self, *, audit: Audit) -> None:

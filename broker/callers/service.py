@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from broker import oauth
 from broker.callers.authentication import KeyAuthenticator, key_hash, key_text
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.callers.configured import ConfiguredCallers
 from broker.clock import Clock
 from broker.errors import Conflict, InvalidRequest, NotFound, StorageUnavailable
@@ -27,14 +27,14 @@ class CallerService:
         store: CallerStore,
         keys: KeyAuthenticator,
         configured: ConfiguredCallers,
-        gate: Gate,
+        authorizer: Authorizer,
         clock: Clock,
     ) -> None:
         self._store, self._keys, self._configured = store, keys, configured
-        self._gate, self._clock = gate, clock
+        self._authorizer, self._clock = authorizer, clock
 
     async def callers(self, caller: Caller, *, request_id: str) -> list[CallerRecord]:
-        await self._gate.require(
+        await self._authorizer.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="callers.list", reads=True
         )
         await self.flush_uses()
@@ -65,7 +65,7 @@ class CallerService:
         request_id: str,
     ) -> tuple[CallerRecord, Secret]:
         """A new caller and its key, which is shown this once. Raises InvalidRequest, Conflict."""
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         if not is_caller_name(name):
             raise InvalidRequest("a caller's name is lower-case letters, digits and . _ -, at most 64")
         globs = tuple(accounts)
@@ -84,7 +84,7 @@ class CallerService:
         key, text = self._new_key(name, expires_in)
         if not await self._store.add_caller(record, key):
             raise Conflict(f"there is a caller {record.name} already; rotate its key, or remove it first")
-        await self._gate.note(caller, "callers.add", None, record.name, request_id=request_id)
+        await self._authorizer.note(caller, "callers.add", None, record.name, request_id=request_id)
         return record, text
 
     async def rotate(
@@ -94,7 +94,7 @@ class CallerService:
 
         Raises Conflict where two keys work already, unless the older may end `now`.
         """
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         self._refuse_configured(name, f"[callers.{name}] is in the configuration; change it there and reload")
         record = await self._find(name)
         working = [key for key in record.keys if key.expires_at is None or key.expires_at > self._clock.now()]
@@ -111,19 +111,19 @@ class CallerService:
         key, text = self._new_key(record.name, life)
         await self._store.add_key(key, expire_others_at=self._clock.now() + ROTATION_OVERLAP)
         self._keys.forget()
-        await self._gate.note(caller, "callers.rotate", None, record.name, request_id=request_id)
+        await self._authorizer.note(caller, "callers.rotate", None, record.name, request_id=request_id)
         return await self._find(name), text
 
     async def remove(self, caller: Caller, name: str, *, request_id: str) -> None:
         """Forget a caller; its keys stop working at once."""
-        await self._gate.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         if not await self._store.remove_caller(name):
             self._refuse_configured(
                 name, f"[callers.{name}] is in the configuration; delete it there and reload"
             )
             raise NotFound(f"There is no caller {name[:64]!r}.")
         self._keys.forget()
-        await self._gate.note(caller, "callers.remove", None, name, request_id=request_id)
+        await self._authorizer.note(caller, "callers.remove", None, name, request_id=request_id)
 
     def _refuse_configured(self, name: str, why: str) -> None:
         if self._configured.has(name):

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.dashboard.actions import Actions
 from broker.dashboard.live import Live
@@ -214,8 +214,8 @@ class DashboardRoutes:
 class LinkRoute:
     """The way in, on the admin socket: whoever may open that is an operator."""
 
-    def __init__(self, *, sessions: Sessions, gate: Gate, clock: Clock, url: str) -> None:
-        self._sessions, self._gate, self._clock, self._url = sessions, gate, clock, url
+    def __init__(self, *, sessions: Sessions, authorizer: Authorizer, clock: Clock, url: str) -> None:
+        self._sessions, self._authorizer, self._clock, self._url = sessions, authorizer, clock, url
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -242,7 +242,7 @@ class LinkRoute:
 
     async def _require(self, request: web.Request, action: str) -> None:
         # Reads, so that an operator gets in to see why the audit cannot be written, and out.
-        await self._gate.require(
+        await self._authorizer.require(
             request[CALLER],
             Permission.ADMIN,
             None,

@@ -95,7 +95,7 @@ def _connections(number: int) -> str:
 
 
 class DashboardService:
-    """One method a page. Everything goes through the services, so the gate and the audit see it."""
+    """One method a page. Everything goes through the services, so authorization and audit see it."""
 
     def __init__(
         self,

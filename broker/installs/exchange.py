@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.errors import NotFound, StorageUnavailable
 from broker.installs.connect import Connected, Connector
@@ -85,12 +85,12 @@ class Exchange:
         connector: Connector,
         providers: Mapping[str, OAuth2Provider],
         encryption: TokenEncryption,
-        gate: Gate,
+        authorizer: Authorizer,
         clock: Clock,
         later: RetryLater,
     ) -> None:
         self._store, self._connector, self._providers = store, connector, providers
-        self._encryption, self._gate, self._clock, self._later = encryption, gate, clock, later
+        self._encryption, self._authorizer, self._clock, self._later = encryption, authorizer, clock, later
 
     def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
         """Go on with other providers: the configuration was reloaded."""
@@ -198,7 +198,7 @@ class Exchange:
         connected = await self._connector.connect(grant, identity, note=note, maybe=maybe)
         if isinstance(connected, Connected):
             account = connected.account
-            await self._gate.note(
+            await self._authorizer.note(
                 Caller(install.created_by, (), frozenset(), credential="install"),
                 "accounts.connect",
                 account.name,

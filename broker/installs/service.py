@@ -12,7 +12,7 @@ import structlog
 
 from broker import oauth
 from broker.browser import Kept, KeptRequests
-from broker.callers.authorization import Gate, covers
+from broker.callers.authorization import Authorizer, covers
 from broker.clock import Clock
 from broker.errors import Forbidden, InvalidRequest, Overloaded, StorageUnavailable
 from broker.installs.connect import Connector
@@ -64,7 +64,7 @@ class InstallService:
         exchange: Exchange,
         providers: Mapping[str, OAuth2Provider],
         encryption: TokenEncryption,
-        gate: Gate,
+        authorizer: Authorizer,
         clock: Clock,
         metrics: Metrics,
         public_url: str,
@@ -77,7 +77,12 @@ class InstallService:
     ) -> None:
         self._store, self._connector, self._exchange = store, connector, exchange
         self._providers = providers
-        self._encryption, self._gate, self._clock, self._metrics = encryption, gate, clock, metrics
+        self._encryption, self._authorizer, self._clock, self._metrics = (
+            encryption,
+            authorizer,
+            clock,
+            metrics,
+        )
         self._public_url, self._browser_matches = public_url, browser_matches
         self._kept, self._strangers = kept, strangers
         self._is_shared, self._is_stopping, self._events = is_shared, is_stopping, events
@@ -105,7 +110,7 @@ class InstallService:
         """A link for one person to connect one account, and when it expires. Raises InvalidRequest, Forbidden."""
         if account is not None and not is_account_name(account):
             raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
-        await self._gate.require(
+        await self._authorizer.require(
             caller, Permission.INSTALL, account, request_id=request_id, action="installs.create"
         )
         if account is None and not _covers_derived_names(caller, provider):

@@ -4,7 +4,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.errors import InvalidRequest, Overloaded
 from broker.keyring import Keyring
@@ -33,21 +33,23 @@ class Typed:
 class ConnectCodes:
     """Makes them, and reads what people type."""
 
-    def __init__(self, *, store: PluginStore, gate: Gate, keyring: Keyring, clock: Clock) -> None:
-        self._store, self._gate, self._keyring, self._clock = store, gate, keyring, clock
+    def __init__(self, *, store: PluginStore, authorizer: Authorizer, keyring: Keyring, clock: Clock) -> None:
+        self._store, self._authorizer, self._keyring, self._clock = store, authorizer, keyring, clock
 
     async def create(self, caller: Caller, subject: str, *, request_id: str) -> tuple[Secret, float]:
         """A code that says who one person is, and when it ends. Raises InvalidRequest, Forbidden."""
         if not SUBJECT.fullmatch(subject) or not subject.isprintable():
             raise InvalidRequest("subject is who the person is to you, 1 to 255 printable characters")
-        await self._gate.require(caller, Permission.PLUGIN, None, request_id=request_id)
+        await self._authorizer.require(caller, Permission.PLUGIN, None, request_id=request_id)
         expires_at = self._clock.now() + LIFE
         for _ in range(ATTEMPTS):
             text = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
             code = ConnectCode(text[:HANDLE], self._digest(text), subject, caller.name, expires_at)
             if await self._store.add_connect_code(code):
                 detail = f"subject {subject}"
-                await self._gate.note(caller, "plugin.connect_code", None, detail, request_id=request_id)
+                await self._authorizer.note(
+                    caller, "plugin.connect_code", None, detail, request_id=request_id
+                )
                 return Secret("-".join(text[at : at + 4] for at in range(0, LENGTH, 4))), expires_at
         raise Overloaded("too many connect codes are open at once; try again", retry_after=60)
 

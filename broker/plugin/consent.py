@@ -9,7 +9,7 @@ import structlog
 
 from broker import oauth
 from broker.browser import Kept, KeptRequests, is_same_browser
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.model import PluginCode, PluginConsent, RememberedPerson, Secret
 from broker.peers import Strangers
@@ -57,7 +57,7 @@ class ConsentService:
         store: PluginStore,
         clients: Clients,
         connect_codes: ConnectCodes,
-        gate: Gate,
+        authorizer: Authorizer,
         clock: Clock,
         issuer: str,
         kept: KeptRequests,
@@ -65,7 +65,7 @@ class ConsentService:
     ) -> None:
         self._kept, self._strangers = kept, strangers
         self._store, self._clients, self._connect_codes = store, clients, connect_codes
-        self._gate, self._clock, self.issuer = gate, clock, issuer
+        self._authorizer, self._clock, self.issuer = authorizer, clock, issuer
         self._being_decided: set[str] = set()
 
     async def begin(self, ask: Ask, browser: Secret, subject: str) -> Secret:
@@ -191,4 +191,4 @@ class ConsentService:
         client = self._clients.named(consent.client)
         if client is not None:
             detail = f"subject {subject}, scope {consent.scope!r}"
-            await self._gate.announce(as_caller(client), action, None, detail, request_id=request_id)
+            await self._authorizer.announce(as_caller(client), action, None, detail, request_id=request_id)

@@ -7,7 +7,7 @@ from typing import assert_never
 import structlog
 
 from broker import oauth
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.config.settings import PluginClient, PluginSettings
 from broker.errors import NotFound, StorageUnavailable
@@ -61,12 +61,12 @@ class GrantService:
         *,
         store: PluginStore,
         settings: PluginSettings,
-        gate: Gate,
+        authorizer: Authorizer,
         keyring: Keyring,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        self._store, self._settings, self._gate = store, settings, gate
+        self._store, self._settings, self._authorizer = store, settings, authorizer
         self._keyring, self._clock, self._metrics = keyring, clock, metrics
 
     async def redeem(
@@ -137,7 +137,7 @@ class GrantService:
 
     async def introspect(self, caller: Caller, token: Secret, *, request_id: str) -> Active | None:
         """Whose access token it is, while it lives; a refresh token opens nothing, so it is not active."""
-        await self._gate.require(
+        await self._authorizer.require(
             caller, Permission.PLUGIN, None, request_id=request_id, action="plugin.introspect", reads=True
         )
         found = await self._store.by_access_token(oauth.hashed(token))
@@ -151,14 +151,14 @@ class GrantService:
         self, caller: Caller, *, subject: str | None, after: str, limit: int, request_id: str
     ) -> list[PluginGrant]:
         """Living grants."""
-        await self._gate.require(
+        await self._authorizer.require(
             caller, Permission.PLUGIN, None, request_id=request_id, action="plugin.grants", reads=True
         )
         return await self._store.grants(subject=subject, now=self._clock.now(), after=after, limit=limit)
 
     async def end(self, caller: Caller, grant_id: str, *, request_id: str) -> None:
         """End a grant by hand; raises NotFound."""
-        await self._gate.require(caller, Permission.PLUGIN, None, request_id=request_id)
+        await self._authorizer.require(caller, Permission.PLUGIN, None, request_id=request_id)
         grant = await self._store.grant(grant_id)
         if grant is None or grant.revoked_at is not None:
             raise NotFound("there is no such living grant; `broker plugin grants` lists them")
@@ -217,7 +217,7 @@ class GrantService:
         # The end first: a grant that is to end must not live on because a line cannot be written.
         if await self._store.revoke(grant.id, now, [_event(EventKind.PLUGIN_DISCONNECTED, grant, now, why)]):
             log.info("plugin.ended", client=grant.client, grant=grant.id, why=why)
-            await self._gate.note(
+            await self._authorizer.note(
                 caller, "plugin.end", grant.account, f"grant {grant.id}: {why}", request_id=request_id
             )
 
@@ -236,7 +236,9 @@ class GrantService:
         """Write down that these tokens are about to leave; raises AuditUnavailable, and then they must not."""
         mark = self._keyring.fingerprint("audit token", tokens.access.reveal())
         detail = f"grant {grant.id}, subject {grant.subject}, token {mark}"
-        await self._gate.announce(as_caller(client), action, grant.account, detail, request_id=request_id)
+        await self._authorizer.announce(
+            as_caller(client), action, grant.account, detail, request_id=request_id
+        )
 
     def _pair(self, tokens: Tokens, grant_id: str, scope: str, now: float) -> PluginPair:
         settings = self._settings

@@ -1,8 +1,8 @@
 """The short way of a plain question for a token, `GET /token/NAME`: answered before the application is asked.
 
-A caller who proved itself a moment ago needs no router and no middleware. Where the token lives and is outside its
-window, nothing has to be decided either. Gate, audit, metrics and log line are those of the ordinary way, and so is the
-answer; whatever is not plainly so is left to the application.
+A caller who proved itself a moment ago needs no router and no middleware. Where the token is valid and outside its
+window, nothing has to be decided either. Authorization, audit, metrics, log line and answer are those of the ordinary
+way; whatever is not plainly so is left to the application.
 """
 
 import time
@@ -12,7 +12,7 @@ from email.utils import formatdate
 
 from aiohttp import HttpVersion11, web
 
-from broker.callers.authorization import Gate, may
+from broker.callers.authorization import Authorizer, may
 from broker.clock import Clock
 from broker.errors import AuditUnavailable
 from broker.model import ENDLESS, Caller, Permission, is_account_name
@@ -55,7 +55,7 @@ class HotTokens:
         opened: OpenedAccounts,
         service: TokenService,
         uses: Uses,
-        gate: Gate,
+        authorizer: Authorizer,
         clock: Clock,
         wall: Clock,
         metrics: Metrics,
@@ -64,7 +64,7 @@ class HotTokens:
         trusted_proxies: Sequence[Network],
         is_stopping: Callable[[], bool],
     ) -> None:
-        self._callers, self._opened, self._service, self._gate = callers, opened, service, gate
+        self._callers, self._opened, self._service, self._authorizer = callers, opened, service, authorizer
         self._uses = uses
         self._clock, self._wall, self._metrics, self._ahead = clock, wall, metrics, ahead
         self._trusted_proxies, self._is_stopping = trusted_proxies, is_stopping
@@ -113,7 +113,7 @@ class HotTokens:
             return None
         of = made.of
         try:
-            await self._gate.handed_out(
+            await self._authorizer.handed_out(
                 caller, name, of.generation, of.fingerprint, request_id=request_id, client=client
             )
         except AuditUnavailable:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from broker.callers.authorization import Gate
+from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
 from broker.errors import (
@@ -73,7 +73,7 @@ class TokenService:
         store: RefreshStore,
         flights: Flights,
         permit: Permit,
-        gate: Gate,
+        authorizer: Authorizer,
         clock: Clock,
         settings: RefreshSettings,
         metrics: Metrics,
@@ -83,7 +83,7 @@ class TokenService:
     ) -> None:
         self._waiters, self._uses = waiters, uses
         self._opened, self._store, self._flights, self._permit = opened, store, flights, permit
-        self._gate, self._clock, self._settings, self._metrics = gate, clock, settings, metrics
+        self._authorizer, self._clock, self._settings, self._metrics = authorizer, clock, settings, metrics
         self._account_page = account_page
         """Where an operator finds an account, by its name."""
         self._rejections: dict[str, deque[float]] = {}
@@ -94,7 +94,7 @@ class TokenService:
         began = time.perf_counter()
         try:
             check_name(name)
-            await self._gate.require(caller, Permission.TOKEN, name, request_id=request_id)
+            await self._authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
             opened = await self._open(name)
             check_min_ttl(min_ttl, opened.account)
             return await self._hand_out(caller, opened, min_ttl, request_id)
@@ -105,7 +105,7 @@ class TokenService:
         """Return when the account has another generation than `known` says or another status, when its token dies,
         when the broker stops, or after so many seconds; raises as `get` does."""
         check_name(name)
-        await self._gate.require(caller, Permission.TOKEN, name, request_id=request_id)
+        await self._authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
         deadline = self._clock.monotonic() + seconds
         with self._waiters.on(name) as waiting:
             first = (await self._open(name)).account
@@ -125,7 +125,7 @@ class TokenService:
     async def rejected(self, caller: Caller, name: str, generation: int, *, request_id: str) -> Handout:
         """The caller says that the provider answered 401 to that generation: renewed once, however many say so."""
         check_name(name)
-        await self._gate.require(caller, Permission.TOKEN, name, request_id=request_id)
+        await self._authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
         opened = await self._open(name)
         account, now = opened.account, self._clock.now()
         if generation != account.generation:
@@ -138,7 +138,7 @@ class TokenService:
     async def force(self, caller: Caller, name: str, *, request_id: str) -> Handout:
         """Renew whatever the token's age; once a minute for each account. Needs permission `refresh`."""
         check_name(name)
-        await self._gate.require(
+        await self._authorizer.require(
             caller, Permission.REFRESH, name, request_id=request_id, action="token.refresh"
         )
         account, now = (await self._open(name)).account, self._clock.monotonic()
@@ -153,7 +153,7 @@ class TokenService:
     async def override(self, caller: Caller, name: str, *, request_id: str) -> Handout:
         """An operator's `broker accounts refresh`: tries what is dead or waiting, too (R8), after the quarantine."""
         check_name(name)
-        await self._gate.require(
+        await self._authorizer.require(
             caller, Permission.REFRESH, name, request_id=request_id, action="token.refresh"
         )
         account = (await self._open(name)).account
@@ -284,7 +284,7 @@ class TokenService:
         account, token = believed(opened.account, now), opened.access_token
         if token is None:
             raise ProviderUnavailable
-        await self._gate.handed_out(
+        await self._authorizer.handed_out(
             caller,
             account.name,
             account.generation,

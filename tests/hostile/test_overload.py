@@ -148,7 +148,7 @@ async def test_everybody_is_served_when_the_crowd_has_gone(house: House) -> None
 async def test_full_audit_refuses_hot_tokens_too_and_takes_everybody_again(house: House) -> None:
     """Ten thousand records wait in memory, and no more; then all of them are written, in order."""
     await house.connect()
-    audit, file = house.broker.base.gate, house.folder / "var" / "audit.jsonl"
+    audit, file = house.broker.base.authorizer, house.folder / "var" / "audit.jsonl"
     before = await house.get("/token/acme")
     with unwritable(file):
         for number in range(MOST_WAITING - 5):
