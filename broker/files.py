@@ -56,6 +56,18 @@ def read_own(path: Path, most: int = SMALL) -> bytes:
     return content
 
 
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file, also through links; raises OSError, and waits for no pipe or device."""
+    if not stat.S_ISREG(mode := path.stat().st_mode):
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise OSError(errno.EINVAL, f"it is {kind}, no regular file", str(path))
+    # Not blocking, because another may have taken its place meanwhile.
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - a handle
+        return file.read()
+
+
 def write_own(path: Path, content: bytes) -> None:
     """Put `content` durably in the place of `path`, all of it or nothing; raises OSError."""
     with replacing(path) as file:

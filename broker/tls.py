@@ -10,6 +10,7 @@ from cryptography import x509
 from broker.config.secrets import mode_problem
 from broker.config.settings import Tls
 from broker.errors import StartRefused
+from broker.files import read_regular
 
 BEGIN = b"-----BEGIN "
 
@@ -63,7 +64,7 @@ def expires_at(cert: Path) -> float:
 
 def _look_at(path: Path, key: str, holds: bytes) -> None:
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as exc:
         raise StartRefused(f"{key}: {path} cannot be read: {exc.strerror}") from None
     if BEGIN not in content or holds not in content:

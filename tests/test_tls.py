@@ -1,5 +1,6 @@
 """Certificates and keys that are not taken: each says which file, what is wrong, and the next step."""
 
+import os
 import ssl
 from collections.abc import Callable
 from datetime import timedelta
@@ -27,6 +28,11 @@ def pair(tmp_path: Path) -> Tls:
     return files
 
 
+def pipe_at(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def folder_at(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -38,6 +44,7 @@ BREAKAGES: dict[str, tuple[Callable[[Tls], object], str]] = {
         r"public_tls\.cert: .*cert\.pem cannot be read: No such",
     ),
     "no key": (lambda files: files.key.unlink(), r"public_tls\.key: .*key\.pem cannot be read: No such"),
+    "a pipe": (lambda files: pipe_at(files.key), r"key\.pem cannot be read: it is a pipe, no regular file"),
     "a folder": (lambda files: folder_at(files.cert), r"cannot be read: Is a directory"),
     "not PEM": (
         lambda files: files.cert.write_text("x"),

@@ -30,11 +30,16 @@ from broker.config.tables import (
     read_server,
     read_store,
 )
+from broker.files import read_regular
 
 USUAL_PATH = Path("/etc/token-broker/config.toml")
 RELOADED = ("providers", "callers", "alerts", "log")
 """What SIGHUP takes over."""
-DISGUISED = re.compile("[\u201c\u201d\u2018\u2019\u00a0\u200b\u2060\ufeff]")
+DISGUISED = re.compile(
+    "[\u0085\u00a0\u00ab\u00bb\u1680\u2000-\u200f\u2018-\u201f\u2028-\u202f\u205f-\u2064\u3000\ufeff\uff02\uff07\uff1d]"
+)
+FORBIDDEN = re.compile(r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""What TOML allows nowhere, not even in a comment."""
 HOME = re.compile(r"(sqlite:)?~[^/]*(/|$)")
 PATHS = frozenset({"url", "path", "file", "cert", "key", "admin_socket", "command", "ca_file"})
 """Keys that hold paths, or begin with one."""
@@ -168,13 +173,15 @@ def _changed(name: str, old: Any, new: Any) -> list[str]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        text = text_of(path.read_bytes())
+        raw = read_regular(path)
     except OSError as exc:
         raise ConfigError(
             [f"{path}: cannot be read ({exc.strerror}); pass another with --config PATH or $BROKER_CONFIG"]
         ) from None
-    except UnicodeError:
-        raise ConfigError([f"{path}: is not UTF-8 text; save it as UTF-8"]) from None
+    try:
+        text = _text(raw)
+    except ValueError as exc:
+        raise ConfigError([f"{path}: {exc}"]) from None
     try:
         return tomllib.loads(text)
     except ValueError as exc:
@@ -197,11 +204,40 @@ def _refuse_home(value: object, key: str, problems: Problems) -> None:
             pass
 
 
+def _text(raw: bytes) -> str:
+    """The text that TOML can be; raises ValueError, which names the line and says what to do."""
+    # ASCII is half NUL in UTF-16, and three quarters in UTF-32.
+    is_wide = len(raw) <= 4 * raw.count(0) < 4 * len(raw)
+    wide = ValueError("is not UTF-8 text: line 1 is UTF-16 or UTF-32 without a mark; save it as UTF-8")
+    try:
+        text = text_of(raw)
+    except UnicodeDecodeError as exc:
+        if exc.encoding != "utf-8":
+            told = exc.encoding[:6].upper()
+            raise ValueError(f"is not whole {told} text; save it as UTF-8") from None
+        if is_wide:
+            raise wide from None
+        number = len(re.findall(rb"\r\n|\r|\n", exc.object[: exc.start])) + 1
+        odd = f"line {number} holds the byte 0x{exc.object[exc.start]:02X}"
+        raise ValueError(f"is not UTF-8 text: {odd}; save it as UTF-8") from None
+    if is_wide and "\0" in text:
+        raise wide
+    if found := FORBIDDEN.search(text):
+        number = text.count("\n", 0, found.start()) + 1
+        if found[0] == "\r":
+            raise ValueError(
+                f"is not TOML: line {number} ends with CR alone; save it with the line ends of Unix (LF)"
+            )
+        name = {"\0": " (NUL)", "\x1a": " (Ctrl-Z)"}.get(found[0], "")
+        raise ValueError(f"is not TOML: line {number} holds U+{ord(found[0]):04X}{name}; delete it")
+    return text
+
+
 def _disguised(text: str) -> str:
     """What word processors, chats and web pages put in place of quotes and blanks, where a file is not TOML."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if found := DISGUISED.search(line.partition("#")[0]):
-            return f"; line {number} holds U+{ord(found[0]):04X} in place of a quote or a blank"
+            return f"; line {number} holds U+{ord(found[0]):04X} in place of a quote, a blank or a line end"
     return ""
 
 

@@ -10,6 +10,7 @@ from broker.config.problems import quoted
 from broker.config.read import Table
 from broker.config.secrets import text_of
 from broker.config.settings import NetworkSettings
+from broker.files import read_regular
 from broker.model import Secret
 
 KEYS = ("proxy", "no_proxy", "ca_file")
@@ -79,7 +80,7 @@ def _authorities(table: Table, folder: Path) -> str | None:
     value = table.text("ca_file", "")
     path = folder / value
     try:
-        text = text_of(path.read_bytes())
+        text = text_of(read_regular(path))
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except OSError as exc:
         # An SSLError is one as well: what it says is about the file's content.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from broker.files import Exposure, exposure
+from broker.files import Exposure, exposure, read_regular
 from broker.model import Secret
 
 FORMS = 'a string, { env = "NAME" }, { file = "PATH" } or { credential = "NAME" }'
@@ -20,6 +20,9 @@ class SecretMissing(Exception):
 
 def text_of(raw: bytes) -> str:
     """The text of a file, without the byte order mark that some editors write; raises UnicodeError."""
+    # First, because a mark of UTF-32 begins as one of UTF-16 does.
+    if raw.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return raw.decode("utf-32")
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return raw.decode("utf-16")
     return raw.decode("utf-8-sig")
@@ -109,7 +112,7 @@ class SecretReader:
 
     def _from_file(self, path: Path, private: bool) -> str:
         try:
-            text = text_of(path.read_bytes())
+            text = text_of(read_regular(path))
             problem = mode_problem(path, self._is_read_only) if private else None
         except (OSError, ValueError) as exc:
             # Not UTF-8, or a path that holds a NUL.

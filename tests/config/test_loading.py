@@ -1,7 +1,10 @@
 """What a configuration file leads to: settings, or every mistake at once."""
 
 import json
+import os
 import re
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -170,6 +173,37 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert "line 1" in problems(tmp_path, "[[[")[0]
 
 
+def socket_at(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (os.mkfifo, "it is a pipe, no regular file"),
+        (socket_at, "it is a socket, no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is a device, no regular file"),
+        (lambda path: path.mkdir(), "Is a directory"),
+    ],
+    ids=["pipe", "socket", "device", "folder"],
+)
+def test_what_is_no_regular_file_is_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], object], told: str
+) -> None:
+    """A pipe would be waited for, and a device never ends."""
+    odd = tmp_path / "odd"
+    make(odd)
+    text = "[network]\nca_file = 'odd'\n" + KIT.replace('"s"', '{ file = "odd" }')
+
+    with pytest.raises(ConfigError, match=f"{odd}: cannot be read .{told}"):
+        load(odd, environ={})
+    ca, secret = problems(tmp_path, text)
+
+    assert f"{odd}, which cannot be read ({told})" in ca
+    assert f"{odd}, which cannot be read ({told})" in secret
+
+
 @pytest.mark.parametrize(
     "form", ["list of three", "number", "env", "file", "open file", "credential", "odd table"]
 )
@@ -315,8 +349,10 @@ def test_mode_of_a_secret_file(tmp_path: Path, mode: int, read_only: bool, taken
         b"\xff\xfe" + KIT.encode("utf-16-le"),
         b"\xfe\xff" + KIT.encode("utf-16-be"),
         b"\xef\xbb\xbf" + KIT.replace("\n", "\r\n").encode(),
+        b"\xff\xfe\0\0" + KIT.encode("utf-32-le"),
+        b"\0\0\xfe\xff" + KIT.encode("utf-32-be"),
     ],
-    ids=["utf-8", "utf-16-le", "utf-16-be", "utf-8-crlf"],
+    ids=["utf-8", "utf-16-le", "utf-16-be", "utf-8-crlf", "utf-32-le", "utf-32-be"],
 )
 def test_file_with_a_byte_order_mark(tmp_path: Path, raw: bytes) -> None:
     """As Windows' editors and PowerShell write it."""
@@ -331,8 +367,28 @@ def test_file_with_a_byte_order_mark(tmp_path: Path, raw: bytes) -> None:
         (b"[server]\npublic_url = \xe2\x80\x9cx\xe2\x80\x9d", "line 2 holds U+201C"),
         (b"[server]\n\xc2\xa0public_url = 'x'", "line 2 holds U+00A0"),
         (b"# \xe2\x80\x9c\n[store]\xe2\x80\x8b\n", "line 2 holds U+200B"),
-        (b"[server]\npublic_url = '\xfc'", "save it as UTF-8"),
-        (b"\xff\xfe[", "save it as UTF-8"),
+        (b"[server]\npublic_url\xe3\x80\x80= 'x'", "line 2 holds U+3000"),
+        (b"# \xe2\x80\xa8\n[server]\xe2\x80\xa8\n", "line 2 holds U+2028"),
+        (
+            b"[server]\npublic_url = '\xfc'",
+            "line 2 holds the byte 0xFC; save it as UTF-8",
+        ),
+        (b"\r\n# \x93\r\n", "line 2 holds the byte 0x93; save it as UTF-8"),
+        (b"[server]\r# \x80\r", "line 2 holds the byte 0x80; save it as UTF-8"),
+        (b"\xff\xfe[", "is not whole UTF-16 text; save it as UTF-8"),
+        (KIT.encode("utf-16-le"), "line 1 is UTF-16 or UTF-32 without a mark; save it as UTF-8"),
+        (KIT.encode("utf-16-be"), "line 1 is UTF-16 or UTF-32 without a mark; save it as UTF-8"),
+        ("# \u4e2d\u6587\n[server]".encode("utf-16-le"), "line 1 is UTF-16 or UTF-32 without a mark"),
+        (KIT.encode("utf-32-be"), "line 1 is UTF-16 or UTF-32 without a mark; save it as UTF-8"),
+        (KIT.encode() + b"\x1a", "line 4 holds U+001A (Ctrl-Z); delete it"),
+        (b"[server]\n\0", "line 2 holds U+0000 (NUL); delete it"),
+        (b"[server]\n# \x1b[0m", "line 2 holds U+001B; delete it"),
+        (b"[server]\r\n\x7f", "line 2 holds U+007F; delete it"),
+        (
+            KIT.replace("\n", "\r").encode(),
+            "line 1 ends with CR alone; save it with the line ends of Unix (LF)",
+        ),
+        (b"[server]\n[log]\r[store]\n", "line 2 ends with CR alone; save it with the line ends of Unix (LF)"),
     ],
 )
 def test_what_editors_put_in_place_of_quotes_and_blanks_is_named(
