@@ -31,11 +31,11 @@ class TokenEncryption:
 
     def access_token(self, holder: Account | Successor) -> Secret | None:
         """Raises DecryptionFailed."""
-        return self._decrypt(holder, "sealed_access")
+        return self._decrypt(holder, ACCESS, holder.sealed_access)
 
     def refresh_token(self, holder: Account | Successor) -> Secret | None:
         """Raises DecryptionFailed."""
-        return self._decrypt(holder, "sealed_refresh")
+        return self._decrypt(holder, REFRESH, holder.sealed_refresh)
 
     def fingerprint(self, token: Secret | None) -> str:
         """Return what the audit says in place of a token; empty if there is none."""
@@ -60,9 +60,11 @@ class TokenEncryption:
     def _encrypt(self, ref: Ref, field: str, token: Secret | None) -> str | None:
         return None if token is None else self._keyring.encrypt(token_place(ref, field), token)
 
-    def _decrypt(self, holder: Account | Successor, field: str) -> Secret | None:
-        found = records_in(holder).get(field)
-        return None if found is None else self._keyring.decrypt(*found)
+    def _decrypt(self, holder: Account | Successor, field: str, record: str | None) -> Secret | None:
+        if record is None:
+            return None
+        ref = holder.ref if isinstance(holder, Account) else after(holder.parent)
+        return self._keyring.decrypt(token_place(ref, field), record)
 
 
 def records_in(value: Encrypted) -> Mapping[str, tuple[Place, str]]:

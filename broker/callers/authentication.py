@@ -88,13 +88,14 @@ class KeyAuthenticator:
         """Whether the configuration has a caller of that name: then it alone says who that is."""
         self._remembered: dict[str, _Verified] = {}
         self._lookups = SingleFlight[str, _Verified]("key lookup")
-        self._used: dict[str, float] = {}
+        self.uses: dict[str, float] = {}
+        """When keys were last used, as far as it is not stored yet."""
 
     def remembered(self, credential: str) -> Caller | None:
         known = self._believed(credential)
         if known is None or self._refusal(known) is not None:
             return None
-        self._used[known.key.id] = self._clock.now()
+        self.uses[known.key.id] = self._clock.now()
         return known.caller
 
     async def authenticate(self, credential: Secret) -> Caller | None:
@@ -107,21 +108,13 @@ class KeyAuthenticator:
             known = await asyncio.shield(self._look_up(text))
         if why := self._refusal(known):
             raise Unauthenticated(why=why)
-        self._used[known.key.id] = self._clock.now()
+        self.uses[known.key.id] = self._clock.now()
         return known.caller
 
     def forget(self) -> None:
         """Look every key up again: callers have changed, and a lookup under way may return what was before."""
         self._remembered = {}
         self._lookups.forget()
-
-    async def flush_uses(self) -> None:
-        """Store when keys were last used; what cannot be stored just now is kept for the next time."""
-        uses, self._used = self._used, {}
-        try:
-            await self._store.touch_keys(uses)
-        except StorageUnavailable:
-            self._used = uses | self._used
 
     def _refusal(self, known: _Verified) -> str | None:
         """Return why a key that was verified proves nothing any more, or None."""

@@ -46,13 +46,16 @@ class CallerService:
         return sorted([*named, *stored], key=lambda record: (record.name, record.is_overridden))
 
     async def flush_uses(self) -> None:
-        """Store when callers and their keys were last used."""
-        await self._keys.flush_uses()
-        uses, self._configured.uses = self._configured.uses, {}
-        try:
-            await self._store.touch_callers(uses)
-        except StorageUnavailable:
-            self._configured.uses = uses | self._configured.uses
+        """Store when callers and their keys were last used; what cannot be stored is kept for the next time."""
+        for users, touch in (
+            (self._keys, self._store.touch_keys),
+            (self._configured, self._store.touch_callers),
+        ):
+            uses, users.uses = users.uses, {}
+            try:
+                await touch(uses)
+            except StorageUnavailable:
+                users.uses = uses | users.uses
 
     async def add(
         self,

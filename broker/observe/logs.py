@@ -81,7 +81,7 @@ def configure(
             _name_exception,
             _redact,
             renderer,
-            *([_marked] if marked else ()),
+            *([lambda _, method, line: f"{mark(method)}{line}"] if marked else ()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(settings.level),
         logger_factory=_LoggerFactory(stream, takes_json=takes_json, marked=marked),
@@ -296,10 +296,6 @@ def _name_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutable
             trace = trace.tb_next
         event["at"] = places[-FRAMES:]
     return event
-
-
-def _marked(_: Any, method: str, line: str) -> str:
-    return f"{mark(method)}{line}"
 
 
 def _json(event: Mapping[str, Any], **_: Any) -> str:
