@@ -1,16 +1,18 @@
-"""An authorization endpoint with a consent page a person can click."""
+"""The pages on which a person decides: consent at a provider, and the sign-in of the company's own app."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import jwt
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from yarl import URL
 
-from broker.sandbox.clients import Client, Clients
+from broker.config.sandbox import LOGIN_PRIVATE_SEED
 from broker.sandbox.faults import Provider
 from broker.sandbox.issued import Consent, Holder
-from broker.sandbox.render import page, refusal
-from broker.sandbox.stage import Stage
+from broker.sandbox.stage import Stage, page, refusal
+from broker.sandbox.store import Client, Clients
 
 NAMES: Mapping[Provider, str] = {"kit": "Kit", "kustomer": "Kustomer"}
 WORDS = {
@@ -173,3 +175,49 @@ def _redirect(redirect_uri: str, params: Mapping[str, str], state: str | None) -
     query = {**params} if state is None else {**params, "state": state}
     location = str(URL(redirect_uri).update_query(query))
     return web.Response(status=302, headers={"Location": location, "Cache-Control": "no-store"})
+
+
+ANSWER_LIFE = 120
+NOBODY = "demo-user"
+
+
+class Company:
+    """The sign-in under `/company/login`; anybody may be anybody."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._key = Ed25519PrivateKey.from_private_bytes(LOGIN_PRIVATE_SEED)
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/company/login", self.show), web.post("/company/login", self.answer)]
+
+    async def show(self, request: web.Request) -> web.Response:
+        challenge = request.query.get("login_challenge", "")
+        if not challenge:
+            return refusal("Your company", "This page needs a login_challenge: start at the broker.")
+        return page("login.html", challenge=challenge, who=NOBODY)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Send the person back to the broker with a signed answer, or with a refusal."""
+        form = await request.post()
+        challenge = str(form.get("login_challenge", ""))
+        if not challenge:
+            return refusal("Your company", "This page needs a login_challenge: start at the broker.")
+        if form.get("decision") == "refuse":
+            told = {"login_challenge": challenge, "login_error": "access_denied"}
+        else:
+            signed = self._signed(str(form.get("login_as") or NOBODY), challenge)
+            told = {"login_challenge": challenge, "login_response": signed}
+        back = URL(f"{self._stage.broker_public_url}/login/complete").update_query(told)
+        return web.Response(status=302, headers={"Location": str(back), "Cache-Control": "no-store"})
+
+    def _signed(self, subject: str, challenge: str) -> str:
+        now = int(self._stage.clock.now())
+        claims = {
+            "sub": subject,
+            "challenge": challenge,
+            "aud": self._stage.broker_public_url,
+            "iat": now,
+            "exp": now + ANSWER_LIFE,
+        }
+        return jwt.encode(claims, self._key, algorithm="EdDSA")

@@ -8,12 +8,21 @@ from aiohttp import web
 
 from broker.config.sandbox import KIT_APP_ID
 from broker.sandbox.authorize import Authorize
-from broker.sandbox.endpoint import Answer, BodyError, TokenEndpoint, form_pairs, json_answer
-from broker.sandbox.exchange import Exchange, Granted, Outcome, Refusal, secret_fits
 from broker.sandbox.faults import Switches
 from broker.sandbox.issued import Grant, Holder, opaque_access
-from broker.sandbox.render import page
-from broker.sandbox.stage import Complaint, Stage, examine
+from broker.sandbox.stage import Complaint, Stage, examine, page
+from broker.sandbox.token_endpoint import (
+    Answer,
+    BodyError,
+    Exchange,
+    Granted,
+    Outcome,
+    Refusal,
+    TokenEndpoint,
+    form_pairs,
+    json_answer,
+    secret_fits,
+)
 
 GRANT_WORDS = (
     "The provided authorization grant is invalid, expired, revoked, does not match the redirection URI used "

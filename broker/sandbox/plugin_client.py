@@ -6,14 +6,94 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlencode
 
+import aiohttp
 from aiohttp import web
 from yarl import URL
 
 from broker.config.sandbox import KIT_APP_ID, PLUGIN_CLIENT_ID, PLUGIN_CLIENT_SECRET
-from broker.sandbox.plugin_calls import Heard, ask, metadata, token_complaint
-from broker.sandbox.render import refusal
-from broker.sandbox.stage import Stage
+from broker.sandbox.stage import Stage, bad_request, refusal
+
+PATIENCE = aiohttp.ClientTimeout(total=10)
+TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
+HOME = frozenset({"127.0.0.1", "localhost", "::1"})
+REQUIRED = ("access_token", "refresh_token", "created_at", "expires_in")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came back."""
+
+    status: int
+    document: Mapping[str, Any]
+    complaint: str | None
+    """What Kit would stumble over; None where all is well."""
+
+
+async def ask(url: str, parameters: Mapping[str, str], *, body: str, content_type: str) -> Heard:
+    """One POST. `body` and `content_type` are `json` or `form`, and need not agree: Kit's samples do not."""
+    if URL(url).host not in HOME:
+        return Heard(0, {}, f"{url} is not on this machine")
+    data = json.dumps(parameters) if body == "json" else urlencode(parameters)
+    headers = {"Content-Type": TYPES[content_type], "Accept": "application/json"}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=PATIENCE) as session,
+            session.post(url, data=data.encode(), headers=headers, allow_redirects=False) as answer,
+        ):
+            return _read(answer.status, answer.headers, await answer.read())
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return Heard(0, {}, f"no answer ({type(error).__name__})")
+
+
+async def metadata(base: str) -> Mapping[str, Any] | None:
+    """What the server says of itself (RFC 8414); None where it is none."""
+    url = f"{base}/.well-known/oauth-authorization-server"
+    if URL(url).host not in HOME:
+        return None
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=PATIENCE) as session,
+            session.get(url, allow_redirects=False) as answer,
+        ):
+            return _read(answer.status, answer.headers, await answer.read()).document or None
+    except (aiohttp.ClientError, TimeoutError):
+        return None
+
+
+def token_complaint(heard: Heard) -> str | None:
+    """Kit needs four members, two of them integers (developers.kit.com, "OAuth authorization")."""
+    if heard.complaint is not None:
+        return heard.complaint
+    if heard.status != 200:
+        return f"status {heard.status}: {heard.document.get('error', 'no error given')}"
+    missing = [name for name in REQUIRED if name not in heard.document]
+    if missing:
+        return f"missing: {', '.join(missing)}"
+    for name in ("created_at", "expires_in"):
+        value = heard.document[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            return f"{name} is no positive integer"
+    for name in ("access_token", "refresh_token"):
+        if not isinstance(heard.document[name], str) or not heard.document[name]:
+            return f"{name} is no string"
+    return None if heard.document.get("token_type") == "Bearer" else "token_type is not Bearer"
+
+
+def _read(status: int, headers: Mapping[str, str], raw: bytes) -> Heard:
+    if "no-store" not in headers.get("Cache-Control", ""):
+        return Heard(status, {}, "the answer may be cached")
+    if headers.get("Content-Type", "").partition(";")[0] != "application/json":
+        return Heard(status, {}, "the answer is not application/json")
+    try:
+        document = json.loads(raw)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        return Heard(status, {}, "the answer is no JSON object")
+    return Heard(status, document, None)
+
 
 WORDS = {"body": ("json", "form"), "content_type": ("json", "form")}
 ADD = """
@@ -203,7 +283,7 @@ class PluginClient:
     def _connection(self, request: web.Request) -> Any:
         row = self._stage.store.row(CONNECTION, request.match_info["connection"])
         if row is None:
-            raise _bad("there is no such connection; GET /_sandbox/plugin lists them")
+            raise bad_request("there is no such connection; GET /_sandbox/plugin lists them")
         return row
 
 
@@ -237,12 +317,12 @@ def _changed(setup: PluginSetup, asked: Mapping[str, Any]) -> PluginSetup:
     usual: dict[str, Any] = {spec.name: spec.default for spec in fields(PluginSetup)}
     for name, value in asked.items():
         if name not in usual:
-            raise _bad(f"{name}: no such member; there are {', '.join(usual)}")
+            raise bad_request(f"{name}: no such member; there are {', '.join(usual)}")
         wanted = bool if name in ("enabled", "send_state") else str
         if value is not None and not isinstance(value, wanted):
-            raise _bad(f"{name}: {wanted.__name__} is needed")
+            raise bad_request(f"{name}: {wanted.__name__} is needed")
         if value is not None and name in WORDS and value not in WORDS[name]:
-            raise _bad(f"{name}: one of {', '.join(WORDS[name])} is needed")
+            raise bad_request(f"{name}: one of {', '.join(WORDS[name])} is needed")
     given: dict[str, Any] = {name: usual[name] if value is None else value for name, value in asked.items()}
     return replace(setup, **given)
 
@@ -253,9 +333,5 @@ async def _object(request: web.Request) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise _bad("the body is not a JSON object")
+        raise bad_request("the body is not a JSON object")
     return document
-
-
-def _bad(message: str) -> web.HTTPBadRequest:
-    return web.HTTPBadRequest(text=json.dumps({"error": message}), content_type="application/json")

@@ -1,17 +1,140 @@
-"""What every party the sandbox plays shares: its store, its switches, its record and its clock."""
+"""What every party the sandbox plays shares: its store, its switches, its record, its clock and its pages."""
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
 from aiohttp import web
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from broker.clock import Clock
-from broker.sandbox.clients import Clients
-from broker.sandbox.exchange import use
-from broker.sandbox.faults import Faults, Provider
-from broker.sandbox.issued import AccessToken, Grant, Issued
-from broker.sandbox.record import Record
-from broker.sandbox.store import SandboxStore
+from broker.sandbox.faults import Faults, Mode, Provider
+from broker.sandbox.issued import REFRESH_ROWS, AccessToken, Grant, Issued, is_live, to_refresh_token
+from broker.sandbox.store import Clients, SandboxStore
+
+BESIDE = "SELECT n FROM requests WHERE kind = 'refresh' AND token_sha256 = ? AND ended IS NULL"
+BEGIN = """
+INSERT INTO requests (provider, kind, token_sha256, started, beside) VALUES (?, ?, ?, ?, ?)"""
+HANDLED = """
+UPDATE requests SET outcome = ?, grant_id = COALESCE(?, grant_id),
+       issued_refresh_sha256 = ?, issued_access_sha256 = ? WHERE n = ?"""
+ROTATIONS = "SELECT COUNT(*) FROM refresh_tokens WHERE grant_id = ? AND parent IS NOT NULL"
+CURRENT = "SELECT sha256 FROM refresh_tokens WHERE grant_id = ? ORDER BY n DESC LIMIT 1"
+
+
+class Record:
+    """Each write commits alone or with the rotation it describes, so a killed sandbox still knows."""
+
+    def __init__(self, *, store: SandboxStore, faults: Faults) -> None:
+        self._store = store
+        self._faults = faults
+
+    def close_interrupted(self, now: float) -> None:
+        """End what a former process left open: its connections died with it."""
+        self._store.write(
+            "UPDATE requests SET ended = ?, outcome = COALESCE(outcome, 'interrupted') WHERE ended IS NULL",
+            now,
+        )
+
+    def begin(self, provider: Provider, kind: str, token_sha256: str | None, now: float) -> int:
+        """A token request has come. Returns its number."""
+        with self._store.transaction():
+            beside = [row["n"] for row in self._store.rows(BESIDE, token_sha256)] if kind == "refresh" else []
+            return self._store.write(BEGIN, provider, kind, token_sha256, now, json.dumps(beside))
+
+    def handled(
+        self,
+        n: int,
+        outcome: str,
+        *,
+        grant_id: int | None = None,
+        issued_refresh: str | None = None,
+        issued_access: str | None = None,
+    ) -> None:
+        """What was decided; the caller's transaction covers it together with the rotation."""
+        self._store.write(HANDLED, outcome, grant_id, issued_refresh, issued_access, n)
+
+    def end(self, n: int, now: float) -> None:
+        """The last of the answer is about to leave: who has it may ask again at once and overlaps nothing."""
+        self._store.write(
+            "UPDATE requests SET ended = ?, outcome = COALESCE(outcome, 'interrupted')"
+            " WHERE n = ? AND ended IS NULL",
+            now,
+            n,
+        )
+
+    def answered(self, n: int) -> None:
+        self._store.write("UPDATE requests SET answered = 1 WHERE n = ?", n)
+
+    def used(self, provider: Provider, access_sha256: str, status: int, now: float) -> None:
+        self._store.write(
+            "INSERT INTO resource_uses (provider, access_sha256, at, status) VALUES (?, ?, ?, ?)",
+            provider,
+            access_sha256,
+            now,
+            status,
+        )
+
+    def as_json(self, now: float) -> dict[str, Any]:
+        requests = [_request(row) for row in self._store.rows("SELECT * FROM requests ORDER BY n")]
+        return {
+            "grants": [self._grant(row, now) for row in self._store.rows("SELECT * FROM grants ORDER BY id")],
+            "requests": requests,
+            "max_outstanding_per_token": max(
+                (1 + len(request["beside"]) for request in requests if request["kind"] == "refresh"),
+                default=0,
+            ),
+            "overlaps": [request for request in requests if request["beside"]],
+            "resource_uses": [
+                {name: row[name] for name in ("provider", "access_sha256", "at", "status")}
+                for row in self._store.rows("SELECT * FROM resource_uses ORDER BY n")
+            ],
+        }
+
+    def _grant(self, row: Any, now: float) -> dict[str, Any]:
+        current = self._store.row(CURRENT, row["id"])
+        switches = self._faults.switches(row["provider"])
+        tokens = self._store.rows(REFRESH_ROWS + " WHERE t.grant_id = ?", row["id"])
+        return {
+            "provider": row["provider"],
+            "external_id": row["external_id"],
+            "org": row["org"],
+            "client_id": row["client_id"],
+            "grant_id": row["id"],
+            "revoked": bool(row["revoked"]),
+            "current_refresh_token_sha256": None if current is None else current["sha256"],
+            "live": any(is_live(to_refresh_token(token), switches, now) for token in tokens),
+            "rotations": self._store.row(ROTATIONS, row["id"])[0],
+        }
+
+
+def _request(row: Any) -> dict[str, Any]:
+    return {**row, "answered": bool(row["answered"]), "beside": json.loads(row["beside"])}
+
+
+HEADERS = {
+    # No form-action: browsers apply it to the redirect that follows, and that leads to the broker.
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
+_PAGES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined
+)
+
+
+def page(template: str, *, status: int = 200, **values: object) -> web.Response:
+    text = _PAGES.get_template(template).render(**values)
+    return web.Response(status=status, text=text, content_type="text/html", headers=HEADERS)
+
+
+def refusal(who: str, message: str, *, status: int = 400) -> web.Response:
+    """A page for the person, where redirecting would be wrong."""
+    return page("refusal.html", status=status, who=who, message=message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +174,11 @@ def examine(stage: Stage, provider: Provider, request: web.Request) -> Grant | C
     with stage.store.transaction():
         stage.record.used(provider, token.sha256, 200 if complaint is None else 401, stage.clock.now())
         if complaint is None:
-            use(stage.issued, token, stage.faults.switches(provider))
+            mode = stage.faults.switches(provider).rotation
+            if mode is Mode.ON_USE and token.parent is not None:
+                # In mode D the predecessors of a token die at its first use at a resource (Doorkeeper).
+                stage.issued.revoke_refresh(token.parent)
+                stage.issued.revoke_access_of(token.parent)
     return complaint or grant
 
 
@@ -61,3 +188,8 @@ def _complaint(token: AccessToken, grant: Grant, provider: Provider, now: float)
     if token.revoked:
         return Complaint.REVOKED
     return Complaint.EXPIRED if now >= token.expires_at else None
+
+
+def bad_request(message: str) -> web.HTTPBadRequest:
+    """What to raise where a request to the sandbox's own routes is wrong."""
+    return web.HTTPBadRequest(text=json.dumps({"error": message}), content_type="application/json")

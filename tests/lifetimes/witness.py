@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from broker.model import Account, Secret, Spare
 from broker.sandbox.faults import Mode
-from broker.sandbox.issued import REFRESH_ROWS, fingerprint, to_refresh_token
-from broker.sandbox.rotation import is_live
+from broker.sandbox.issued import REFRESH_ROWS, fingerprint, is_live, to_refresh_token
 from broker.store.rows import COLUMNS, to_account
 from broker.store.spool import renewals_spool
 from tests.lifetimes.world import World, read_only

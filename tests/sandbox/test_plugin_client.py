@@ -13,7 +13,7 @@ from yarl import URL
 from broker.clock import SystemClock
 from broker.config.settings import TcpListen
 from broker.sandbox import Sandbox
-from broker.sandbox.plugin_calls import Heard, ask, metadata, token_complaint
+from broker.sandbox.plugin_client import Heard, ask, metadata, token_complaint
 
 GOOD = {
     "access_token": "a",
