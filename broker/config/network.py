@@ -16,6 +16,10 @@ from broker.model import Secret
 KEYS = ("proxy", "no_proxy", "ca_file")
 VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 EXPECTED = '"http://host:port" (http://user:password@… as a secret), "environment" or "none"'
+OTHER_KINDS = frozenset({"https", "socks", "socks4", "socks4a", "socks5", "socks5h"})
+ADDRESS = re.compile(
+    r"http://([!-~]*@)?([A-Za-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?/?", re.ASCII | re.IGNORECASE
+)
 NO_PROXY = re.compile(r"[A-Za-z0-9.*:/\[\]_-]+", re.ASCII)
 
 
@@ -43,37 +47,42 @@ def _proxy(table: Table, environ: Mapping[str, str]) -> tuple[Secret | None, tup
     value = table.raw("proxy")
     if value == "none":
         return None, ()
+    name = None
     if value == "environment":
-        found = next((environ[name] for name in VARIABLES if environ.get(name)), "")
-        exempt = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+        given = {one: environ.get(one, "").strip() for one in VARIABLES}
+        name = next((one for one in VARIABLES if given[one]), None)
+        exempt = environ.get("no_proxy", "").strip(", \t") or environ.get("NO_PROXY", "")
         no_proxy = tuple(one for one in re.split(r"[,\s]+", exempt) if one)
-        if not found:
+        if name is None:
             return None, no_proxy
-        secret: Secret | None = Secret(found if "://" in found else f"http://{found}")
+        url = given[name] if "://" in given[name] else f"http://{given[name]}"
     else:
         secret, no_proxy = table.resolve("proxy", value), ()
-    if secret is not None and not _is_proxy(secret.reveal()):
-        # It may hold a password, so nothing of it is shown.
-        table.wrong("proxy", "something else", EXPECTED)
+        if secret is None:
+            return None, no_proxy
+        url = secret.reveal()
+    if wrong := _problem(url):
+        table.wrong("proxy", f"${name}, {wrong}" if name else wrong, EXPECTED)
         return None, no_proxy
-    return secret, no_proxy
+    return Secret(f"http://{url[len('http://') :].removesuffix('/')}"), no_proxy
 
 
-def _is_proxy(url: str) -> bool:
+def _problem(url: str) -> str | None:
+    """What is wrong with a proxy's address; nothing of it but a known scheme, because it may hold a password."""
+    scheme = url.partition("://")[0].lower()
+    if scheme in OTHER_KINDS:
+        return f"{'an' if scheme == 'https' else 'a'} {scheme} proxy"
+    form = ADDRESS.fullmatch(url)
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        netloc = urlsplit(url).netloc
     except ValueError:
-        return False
-    return (
-        parts.scheme == "http"
-        and bool(parts.hostname)
-        and port is not None
-        and parts.path in ("", "/")
-        and not parts.query
-        and not parts.fragment
-        and url.isascii()
-    )
+        netloc = ""
+    # A `/`, `?` or `#` in the password would end the address before the host.
+    if form is None or netloc != url[len("http://") :].removesuffix("/"):
+        return "something else"
+    if form["port"] is None:
+        return "a proxy without a port"
+    return None if 0 < int(form["port"]) < 65536 else "something else"
 
 
 def _authorities(table: Table, folder: Path) -> str | None:

@@ -468,6 +468,14 @@ def test_providers_network_is_the_common_one_or_its_own(tmp_path: Path) -> None:
         ({"HTTPS_PROXY": "http://a:1", "https_proxy": "http://b:2"}, "http://b:2", ()),
         ({"ALL_PROXY": "c:3", "NO_PROXY": "x, .y z"}, "http://c:3", ("x", ".y", "z")),
         ({"HTTP_PROXY": "http://d:4", "no_proxy": "*"}, None, ("*",)),
+        ({"HTTPS_PROXY": "HTTP://u:p@E:5/"}, "http://u:p@E:5", ()),
+        ({"https_proxy": "", "HTTPS_PROXY": " http://f_g:6\n"}, "http://f_g:6", ()),
+        (
+            {"https_proxy": " ", "all_proxy": "[fd00::1]:7", "no_proxy": " , ", "NO_PROXY": "z"},
+            "http://[fd00::1]:7",
+            ("z",),
+        ),
+        ({"ALL_PROXY": "u:p@h:8", "NO_PROXY": "a,,b\t[::1]:9,"}, "http://u:p@h:8", ("a", "b", "[::1]:9")),
         ({}, None, ()),
     ],
 )
@@ -479,6 +487,41 @@ def test_environment_counts_only_where_it_is_named(
 
     assert NetworkSettings(None if proxy is None else Secret(proxy), no_proxy) == named
     assert NetworkSettings() == settings(tmp_path, "", environ).network
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (f"socks5://u:{CANARY}@p:1080", "a socks5 proxy"),
+        ("SOCKS5H://p:1080", "a socks5h proxy"),
+        ("https://p:3128", "an https proxy"),
+        ("http://p", "a proxy without a port"),
+        ("p", "a proxy without a port"),
+        (f"http://u:{CANARY}@p", "a proxy without a port"),
+        (f"{CANARY}://p:1", "something else"),
+        (f"u:{CANARY}/@p:1", "something else"),
+        (f"http://p:1/{CANARY}", "something else"),
+        ("http://p:0", "something else"),
+        (f"http://u:{CANARY}[@p:1", "something else"),
+        (f"http://u:{CANARY}#@p:1", "something else"),
+        ("http://[::g]:1", "something else"),
+        ("http://[:::]:1", "something else"),
+        ("http://p q:1", "something else"),
+        ("//p:1", "something else"),
+    ],
+)
+@pytest.mark.parametrize("name", ["https_proxy", "ALL_PROXY"])
+def test_bad_variable_is_named(tmp_path: Path, name: str, value: str, told: str) -> None:
+    """Beside the key, and as what it is where that can be told without its password."""
+    [common] = problems(tmp_path, '[network]\nproxy = "environment"', {name: value})
+    [own] = problems(tmp_path, KIT + 'proxy = "environment"', {name: value})
+    if "://" in value:
+        [written] = problems(tmp_path, f'[network]\nproxy = "{value}"')
+        assert written.startswith(f"network.proxy: found {told}; expected ")
+
+    assert common.startswith(f"network.proxy: found ${name}, {told}; expected ")
+    assert f"providers.kit.{common.removeprefix('network.')}" == own
+    assert CANARY not in common
 
 
 def test_empty_file_has_every_default(tmp_path: Path) -> None:
