@@ -146,7 +146,7 @@ class LoginRoutes:
         return await self._purposes[signed_in.purpose](request, signed_in)
 
 
-class RememberedPeople:
+class RememberedUsers:
     """Users who allowed a client access minutes ago. The next install does not ask them to sign in again."""
 
     def __init__(self, *, store: PluginStore, clock: Clock) -> None:

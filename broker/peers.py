@@ -104,7 +104,7 @@ class Throttle:
         return None
 
 
-class Strangers:
+class UnknownUserLimits:
     """Limits, by address and in all, how often unknown people make the broker write or ask a provider."""
 
     def __init__(self, clock: Clock, *, most: int = 100, in_all: int = 5000, within: float = 600.0) -> None:

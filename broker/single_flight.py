@@ -58,7 +58,7 @@ class SingleFlight(Generic[K, T]):
         await asyncio.gather(*calls, return_exceptions=True)
 
 
-class Recent(Generic[T]):
+class RecentResult(Generic[T]):
     """The result of a `read` not long ago."""
 
     def __init__(self, read: Callable[[], Awaitable[T]], clock: Clock) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from broker.errors import StorageUnavailable
-from broker.single_flight import FRESH_FOR, LONGEST_REST, PATIENCE, REST, TOO_OLD, Recent
+from broker.single_flight import FRESH_FOR, LONGEST_REST, PATIENCE, REST, TOO_OLD, RecentResult
 from tests.sandbox.app import HandClock
 
 
@@ -36,7 +36,7 @@ def _clock() -> HandClock:
 async def test_reading_serves_everybody_who_asks_meanwhile_and_for_a_while(clock: HandClock) -> None:
     """One walk for all of them; the next when it is old."""
     figures = Figures()
-    recent = Recent(figures.read, clock)
+    recent = RecentResult(figures.read, clock)
     asking = [asyncio.create_task(recent.get()) for _ in range(3)]
     figures.end(5)
     first = await asyncio.gather(*asking)
@@ -52,7 +52,7 @@ async def test_reading_serves_everybody_who_asks_meanwhile_and_for_a_while(clock
 async def test_long_reading_keeps_nobody_waiting_and_is_not_repeated_soon(clock: HandClock) -> None:
     """Who asks meanwhile is told what is known; a reading of one second is good for half a minute."""
     figures = Figures()
-    recent = Recent(figures.read, clock)
+    recent = RecentResult(figures.read, clock)
     figures.end(5)
     known = await recent.get()
     await clock.advance(FRESH_FOR)
@@ -72,7 +72,7 @@ async def test_long_reading_keeps_nobody_waiting_and_is_not_repeated_soon(clock:
 async def test_old_figures_are_shown_to_nobody(clock: HandClock) -> None:
     """However long the new ones take; where they do not come at all, that is told."""
     figures = Figures()
-    recent = Recent(figures.read, clock)
+    recent = RecentResult(figures.read, clock)
     figures.end(5)
     await recent.get()
     await clock.advance(TOO_OLD)
@@ -88,7 +88,7 @@ async def test_old_figures_are_shown_to_nobody(clock: HandClock) -> None:
 async def test_reading_that_was_held_up_is_not_good_for_hours(clock: HandClock) -> None:
     """A machine that slept in the middle of one is back with the next."""
     figures = Figures()
-    recent = Recent(figures.read, clock)
+    recent = RecentResult(figures.read, clock)
     asking = asyncio.create_task(recent.get())
     await asyncio.sleep(0)
     await clock.advance(3600)
@@ -103,7 +103,7 @@ async def test_reading_that_was_held_up_is_not_good_for_hours(clock: HandClock) 
 async def test_failed_reading_is_told_and_tried_again(clock: HandClock) -> None:
     """Not remembered, and not taken for an empty store."""
     figures = Figures()
-    recent = Recent(figures.read, clock)
+    recent = RecentResult(figures.read, clock)
     figures.end(StorageUnavailable("away"))
     with pytest.raises(StorageUnavailable):
         await recent.get()
@@ -115,7 +115,7 @@ async def test_failed_reading_is_told_and_tried_again(clock: HandClock) -> None:
 async def test_whoever_goes_takes_no_reading_along(clock: HandClock) -> None:
     """A scrape that is given up does not end what others wait for."""
     figures = Figures()
-    recent = Recent(figures.read, clock)
+    recent = RecentResult(figures.read, clock)
     gone, waiting = (asyncio.create_task(recent.get()) for _ in range(2))
     await asyncio.sleep(0)
     gone.cancel()
@@ -129,7 +129,7 @@ async def test_whoever_goes_takes_no_reading_along(clock: HandClock) -> None:
 async def test_closing_ends_the_reading(clock: HandClock) -> None:
     """Nothing of it outlives the store."""
     figures = Figures()
-    recent = Recent(figures.read, clock)
+    recent = RecentResult(figures.read, clock)
     waiting = asyncio.create_task(recent.get())
     await asyncio.sleep(0)
     await recent.close()

@@ -159,7 +159,7 @@ class Overview:
         return first * SPAN, [ends.get(span, 0) for span in range(first, first + count)]
 
     async def metrics_text(self) -> bytes:
-        """All metrics; what is counted in the store is as old as `Recent` says."""
+        """All metrics; what is counted in the store is as old as `RecentResult` says."""
         now = self._clock.now()
         statistics = await self._statistics()
         for provider, status in self._shown - set(statistics.counts):

@@ -222,7 +222,7 @@ def _public(base: Foundation, rooms: Rooms, limits: Limits) -> tuple[InstallRout
         settings=settings.providers,
         pages=pages,
         cookie=cookie,
-        people=plugin.people if plugin else None,
+        users=plugin.users if plugin else None,
         person=person,
         kept=installs.kept,
         public_url=settings.server.public_url,

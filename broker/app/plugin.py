@@ -7,9 +7,9 @@ from yarl import URL
 from broker.app.foundation import Foundation
 from broker.browser import BrowserCookie, KeptRequests
 from broker.config.settings import PluginSettings
-from broker.login import LoginService, RememberedPeople
+from broker.login import LoginService, RememberedUsers
 from broker.pages import Pages
-from broker.peers import Strangers
+from broker.peers import UnknownUserLimits
 from broker.plugin.clients import Clients
 from broker.plugin.connect_codes import ConnectCodes
 from broker.plugin.consent import ConsentService
@@ -23,13 +23,13 @@ class PluginRoom:
 
     clients: Clients
     consent: ConsentService
-    people: RememberedPeople
+    users: RememberedUsers
     kit: ClientRoutes
     api: PluginApi
 
 
 def build_plugin(
-    base: Foundation, settings: PluginSettings, kept: KeptRequests, strangers: Strangers
+    base: Foundation, settings: PluginSettings, kept: KeptRequests, unknown_users: UnknownUserLimits
 ) -> PluginRoom:
     """All of it, on one store."""
     store, clock, issuer = base.stores.plugin, base.steady, base.settings.server.public_url
@@ -51,12 +51,12 @@ def build_plugin(
         clock=clock,
         issuer=issuer,
         kept=kept,
-        strangers=strangers,
+        unknown_users=unknown_users,
     )
     return PluginRoom(
         clients=clients,
         consent=consent,
-        people=RememberedPeople(store=store, clock=clock),
+        users=RememberedUsers(store=store, clock=clock),
         kit=ClientRoutes(service=service, clients=clients, issuer=issuer),
         api=PluginApi(service=service, connect_codes=connect_codes, clients=clients, issuer=issuer),
     )

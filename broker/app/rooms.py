@@ -31,8 +31,8 @@ from broker.installs.service import InstallService
 from broker.keys.rewrap import Census, Rewrapper
 from broker.login import LoginService
 from broker.model import PendingGrant, Successor
-from broker.peers import Strangers
-from broker.single_flight import Recent
+from broker.peers import UnknownUserLimits
+from broker.single_flight import RecentResult
 from broker.store.backup import SqliteBackup
 from broker.store.spool import Spool, grants_spool, renewals_spool
 from broker.tokens.background import Background
@@ -118,7 +118,7 @@ def build_rooms(
     """Every room on one foundation."""
     spools = build_spools(base, spool_folders)
     tokens = build_tokens(base, timings, spools.renewals, watch, closing)
-    strangers = Strangers(base.clock)
+    unknown_users = UnknownUserLimits(base.clock)
     store = base.settings.store
     copies = SqliteBackup(store.path) if store.postgres is None else None
     kept = KeptRequests(
@@ -127,7 +127,7 @@ def build_rooms(
         clock=base.steady,
         https=base.settings.server.public_url.startswith("https://"),
     )
-    installs = _installs(base, spools.grants, kept, strangers, closing)
+    installs = _installs(base, spools.grants, kept, unknown_users, closing)
     keys = build_keys(base, spools, lambda: [*tokens.retained.records(), *installs.late.records()])
     return Rooms(
         tokens=tokens,
@@ -140,7 +140,9 @@ def build_rooms(
         backups=BackupService(copies=copies, authorizer=base.authorizer, clock=base.clock),
         overview=_overview(base, tokens, keys, closing),
         adoption=_adoption(base, tokens),
-        plugin=build_plugin(base, base.settings.plugin, kept, strangers) if base.settings.plugin else None,
+        plugin=build_plugin(base, base.settings.plugin, kept, unknown_users)
+        if base.settings.plugin
+        else None,
         audit=AuditService(audit=base.audit, key_of=audit_key(base.keyring), authorizer=base.authorizer),
         alerts=AlertRoom(base, tokens.permit, closing),
     )
@@ -179,7 +181,7 @@ def _installs(
     base: Foundation,
     spool: Spool[PendingGrant],
     kept: KeptRequests,
-    strangers: Strangers,
+    unknown_users: UnknownUserLimits,
     closing: AsyncExitStack,
 ) -> InstallRoom:
     settings = base.settings
@@ -214,7 +216,7 @@ def _installs(
         public_url=settings.server.public_url,
         browser_matches=is_same_browser,
         kept=kept,
-        strangers=strangers,
+        unknown_users=unknown_users,
         is_shared=base.stores.database.dialect.shared,
         is_stopping=lambda: base.health.stopping,
         events=base.stores.events,
@@ -268,7 +270,7 @@ def _overview(base: Foundation, tokens: TokenRoom, keys: KeyRoom, closing: Async
     async def read() -> Statistics:
         return await read_statistics(base.stores.accounts, base.steady.now())
 
-    statistics, rows_by_key = Recent(read, base.steady), Recent(keys.census.totals, base.steady)
+    statistics, rows_by_key = RecentResult(read, base.steady), RecentResult(keys.census.totals, base.steady)
     closing.push_async_callback(statistics.close)
     closing.push_async_callback(rows_by_key.close)
     return Overview(

@@ -112,9 +112,9 @@ class Verifier:
         self._first, self._last = self._first or line, line
         state = self._chains.get(line.head.chain)
         if state is None:
-            self._meet(place, line)
+            self._begin_chain(place, line)
         else:
-            self._go_on(place, line, state)
+            self._continue_chain(place, line, state)
 
     def finish(self, heads: Sequence[Head]) -> Report:
         """Return the report. `heads` are lines that the broker knows to have written."""
@@ -142,7 +142,7 @@ class Verifier:
             notes=self._notes,
         )
 
-    def _meet(self, place: Place, line: Line) -> None:
+    def _begin_chain(self, place: Place, line: Line) -> None:
         """Read the first line of a chain, or the first that is there."""
         state = _State(Macs(self.key_of(line.head.chain)), line.head)
         self._chains[line.head.chain] = state
@@ -172,7 +172,7 @@ class Verifier:
                     self._wrong(place, f"has lost {lost} before it: the end of a start")
                 before.followed = True
 
-    def _go_on(self, place: Place, line: Line, state: _State) -> None:
+    def _continue_chain(self, place: Place, line: Line, state: _State) -> None:
         """Read the next line of a chain."""
         expected = state.head.n + 1
         if line.head.n < expected:

@@ -92,7 +92,7 @@ class KeyAuthenticator:
         """When keys were last used, as far as it is not stored yet."""
 
     def remembered(self, credential: str) -> Caller | None:
-        known = self._believed(credential)
+        known = self._cached(credential)
         if known is None or self._refusal(known) is not None:
             return None
         self.uses[known.key.id] = self._clock.now()
@@ -102,7 +102,7 @@ class KeyAuthenticator:
         text = credential.reveal()
         if not text.startswith("tbk_"):
             return None
-        known = self._believed(text)
+        known = self._cached(text)
         if known is None:
             # Shielded: the lookup is for all who wait for it, and whoever asked may hang up.
             known = await asyncio.shield(self._look_up(text))
@@ -122,7 +122,7 @@ class KeyAuthenticator:
             return "expired"
         return "overridden" if self._is_overridden(known.caller.name) else None
 
-    def _believed(self, text: str) -> _Verified | None:
+    def _cached(self, text: str) -> _Verified | None:
         """Return who had this key a moment ago; one that is used is looked up again in time."""
         known = self._remembered.get(text)
         age = 0.0 if known is None else self._clock.monotonic() - known.asked_at

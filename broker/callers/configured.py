@@ -24,7 +24,7 @@ REQUIRED = ("iss", "sub", "aud", "iat", "exp")
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class JwtRequirements:
     """The requirements for JWTs of one `iss` and `sub`, and the caller that they prove."""
 
     caller: Caller
@@ -41,7 +41,7 @@ class Edition:
 
     callers: Mapping[str, CallerRecord]
     by_uid: Mapping[int, Caller]
-    by_claims: Mapping[tuple[str, str], Expected]
+    by_claims: Mapping[tuple[str, str], JwtRequirements]
     jwks_urls: frozenset[str]
 
 
@@ -148,7 +148,7 @@ class JwtAuthenticator:
         return _Verified(caller, edition, issuers, unverified.expires_at + LEEWAY)
 
 
-def check_claims(unverified: UnverifiedJwt, expected: Expected, *, now: float) -> None:
+def check_claims(unverified: UnverifiedJwt, expected: JwtRequirements, *, now: float) -> None:
     """Check audience and times, at `now` in epoch seconds; raises Unauthenticated."""
     if expected.audience not in unverified.audiences:
         raise Unauthenticated(why="audience")
@@ -163,7 +163,7 @@ def check_claims(unverified: UnverifiedJwt, expected: Expected, *, now: float) -
 def _edition(settings: Mapping[str, CallerSettings], audience: str) -> Edition:
     records: dict[str, CallerRecord] = {}
     by_uid: dict[int, Caller] = {}
-    by_claims: dict[tuple[str, str], Expected] = {}
+    by_claims: dict[tuple[str, str], JwtRequirements] = {}
     urls: set[str] = set()
     for name, one in settings.items():
         caller = Caller(one.name, one.accounts, one.permissions, "jwt")
@@ -171,11 +171,11 @@ def _edition(settings: Mapping[str, CallerSettings], audience: str) -> Edition:
             case OwnJwt(keys):
                 kind = CallerKind.PUBLIC_KEY
                 own = tuple(map(_loaded, keys))
-                by_claims[one.name, one.name] = Expected(caller, audience, OWN_LIFE, own)
+                by_claims[one.name, one.name] = JwtRequirements(caller, audience, OWN_LIFE, own)
             case IssuedJwt(issuer, url, subject, aud):
                 kind = CallerKind.ISSUER
                 caller = replace(caller, credential=f"jwt of {issuer}")
-                by_claims[issuer, subject] = Expected(caller, aud or audience, ISSUED_LIFE, url)
+                by_claims[issuer, subject] = JwtRequirements(caller, aud or audience, ISSUED_LIFE, url)
                 urls.add(url)
             case PeerUid(uid):
                 kind = CallerKind.UID

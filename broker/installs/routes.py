@@ -15,7 +15,7 @@ from broker.installs import kit_return
 from broker.installs.exchange import DECISION, KNOWN_ERRORS, Returned, Visit
 from broker.installs.pages import provider_error_page, unusable_page, visit_page
 from broker.installs.service import InstallService, LinkUnusable
-from broker.login import LoginService, RememberedPeople, SignedIn
+from broker.login import LoginService, RememberedUsers, SignedIn
 from broker.model import InstallOutcome, Secret
 from broker.pages import Action, Pages
 from broker.peers import site_of
@@ -73,14 +73,14 @@ class InstallRoutes:
         settings: Mapping[str, ProviderSettings],
         pages: Pages,
         cookie: BrowserCookie,
-        people: RememberedPeople | None,
+        users: RememberedUsers | None,
         person: BrowserCookie,
         kept: KeptRequests,
         public_url: str,
     ) -> None:
         self._service, self._login, self._settings = service, login, settings
         self._pages, self._cookie = pages, cookie
-        self._people, self._person = people, person
+        self._users, self._person = users, person
         self._kept, self._public_url = kept, public_url
 
     def use(self, settings: Mapping[str, ProviderSettings]) -> None:
@@ -150,9 +150,9 @@ class InstallRoutes:
             )
         except (LinkUnusable, ValueError) as exc:
             return self._unusable(request, exc.why if isinstance(exc, LinkUnusable) else "malformed")
-        if visit.outcome is InstallOutcome.CONNECTED and self._people is not None:
+        if visit.outcome is InstallOutcome.CONNECTED and self._users is not None:
             install = visit.install
-            await self._people.connected(install.browser_hash, install.subject, visit.account)
+            await self._users.connected(install.browser_hash, install.subject, visit.account)
         return self._after(request, visit)
 
     async def form_post(self, request: web.Request) -> web.StreamResponse:
@@ -188,7 +188,7 @@ class InstallRoutes:
         settings = self._settings.get(provider)
         if settings is None or settings.type != "kit":
             raise LinkUnusable("unknown")
-        if self._login is None and self._people is None and not settings.open_install:
+        if self._login is None and self._users is None and not settings.open_install:
             raise LinkUnusable("invitation")
         return settings
 
@@ -197,7 +197,7 @@ class InstallRoutes:
     ) -> tuple[str, Kept | None]:
         settings = self._kit(provider)
         kit_return_url = _kit_return_url(request, settings)
-        if self._people and (subject := await self._people.take(self._person.read(request))):
+        if self._users and (subject := await self._users.take(self._person.read(request))):
             url = await self._service.begin_unannounced(
                 provider, kit_return_url=kit_return_url, subject=subject, browser=browser
             )

@@ -30,7 +30,7 @@ from broker.model import (
     is_account_name,
 )
 from broker.observe.metrics import Metrics
-from broker.peers import Strangers
+from broker.peers import UnknownUserLimits
 from broker.providers.oauth2 import OAuth2Provider
 from broker.store.events import EventStore
 from broker.store.installs import InstallStore
@@ -70,7 +70,7 @@ class InstallService:
         public_url: str,
         browser_matches: Callable[[Secret | None, str], bool],
         kept: KeptRequests,
-        strangers: Strangers,
+        unknown_users: UnknownUserLimits,
         is_shared: bool,
         is_stopping: Callable[[], bool],
         events: EventStore,
@@ -84,7 +84,7 @@ class InstallService:
             metrics,
         )
         self._public_url, self._browser_matches = public_url, browser_matches
-        self._kept, self._strangers = kept, strangers
+        self._kept, self._unknown_users = kept, unknown_users
         self._is_shared, self._is_stopping, self._events = is_shared, is_stopping, events
         self._told_at: dict[str, float] = {}
         """When a stranger's failed install last made an event, by provider."""
@@ -184,7 +184,7 @@ class InstallService:
         install, is_stored = await self._found(provider, returned.state, browser, cookies)
         if not is_stored:
             # Before anything is logged, too.
-            self._strangers.admit(site)
+            self._unknown_users.admit(site)
         if returned.iss is not None and not provider_named(self._providers, provider).is_issuer(
             returned.iss, install.org
         ):

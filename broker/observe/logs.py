@@ -98,14 +98,14 @@ class _LoggerFactory(structlog.WriteLoggerFactory):
     """Remembers where lines go, for the one that is not made by structlog."""
 
     def __init__(self, stream: TextIO, *, takes_json: bool, marked: bool) -> None:
-        self.stream, self.takes_json = Unfailing(stream, mark=mark("warning") if marked else ""), takes_json
+        self.stream, self.takes_json = LogStream(stream, mark=mark("warning") if marked else ""), takes_json
         super().__init__(cast(TextIO, self.stream))
         self.mark = mark("info") if marked else ""
         self.seconds = SecondText(to_second)
-        self.anonymous = Anonymous()
+        self.anonymous = AnonymousRequests()
 
 
-class Unfailing:
+class LogStream:
     """A stream for log lines that neither fails nor holds up the process: tokens matter more.
 
     It writes whole lines. What the other end will not take is lost and counted; a line says so when it takes again.
@@ -171,7 +171,7 @@ class Unfailing:
         return whole.count(b"\n", sent)
 
 
-class Anonymous:
+class AnonymousRequests:
     """Decides which requests without a credential get a log line; the others are counted, and told once a second."""
 
     def __init__(self, *, every: float = 1.0) -> None:

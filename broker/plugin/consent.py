@@ -12,7 +12,7 @@ from broker.browser import Kept, KeptRequests, is_same_browser
 from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.model import PluginCode, PluginConsent, RememberedPerson, Secret
-from broker.peers import Strangers
+from broker.peers import UnknownUserLimits
 from broker.plugin.authorize import Ask, Bounce, answer_location, ask_from_text, ask_to_text
 from broker.plugin.clients import Clients
 from broker.plugin.connect_codes import ConnectCodes, Typed
@@ -61,9 +61,9 @@ class ConsentService:
         clock: Clock,
         issuer: str,
         kept: KeptRequests,
-        strangers: Strangers,
+        unknown_users: UnknownUserLimits,
     ) -> None:
-        self._kept, self._strangers = kept, strangers
+        self._kept, self._unknown_users = kept, unknown_users
         self._store, self._clients, self._connect_codes = store, clients, connect_codes
         self._authorizer, self._clock, self.issuer = authorizer, clock, issuer
         self._being_decided: set[str] = set()
@@ -132,7 +132,7 @@ class ConsentService:
         """
         if consent.subject is not None or await self._store.consent(consent.hash, self._clock.now()):
             return
-        self._strangers.admit(site)
+        self._unknown_users.admit(site)
         if not await self._store.claim_consent(consent):
             raise ConsentGone("over")
 

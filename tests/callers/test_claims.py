@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.callers.configured import Expected, check_claims
+from broker.callers.configured import JwtRequirements, check_claims
 from broker.callers.jws import UnverifiedJwt, read_unverified
 from broker.errors import Unauthenticated
 from broker.model import Caller
@@ -24,7 +24,7 @@ def claimed(
 
 def refusal(jwt: UnverifiedJwt, longest: float) -> str | None:
     try:
-        check_claims(jwt, Expected(CALLER, "b", longest, ()), now=NOW)
+        check_claims(jwt, JwtRequirements(CALLER, "b", longest, ()), now=NOW)
     except Unauthenticated as exc:
         return str(exc.members["why"])
     return None

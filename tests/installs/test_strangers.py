@@ -15,7 +15,7 @@ from broker.config.sandbox import KIT_APP_ID, KIT_CLIENT_ID, KIT_CLIENT_SECRET
 from broker.errors import RateLimited
 from broker.keyring import Keyring, new_key, new_kid
 from broker.model import Secret
-from broker.peers import Strangers
+from broker.peers import UnknownUserLimits
 from tests.fakes.clock import FakeClock
 from tests.hostile.test_install_rows import code_of, codes_sent, query_of
 from tests.house import House, open_house
@@ -151,7 +151,7 @@ async def test_one_address_cannot_go_on_for_ever(anyone: House) -> None:
     """A hundred exchanges in ten minutes; then it is told to wait, nothing is sent, and links still work."""
     strangers = anyone.broker.installs.service
     for _ in range(100):
-        strangers._strangers.admit("127.0.0.1")
+        strangers._unknown_users.admit("127.0.0.1")
     browser = Browser()
     consent = await query_of(browser, f"{anyone.public}/install/kit")
     url = f"{anyone.public}/callback/kit?code=x&state={consent['state']}"
@@ -170,7 +170,7 @@ async def test_one_address_cannot_go_on_for_ever(anyone: House) -> None:
 def test_limits_hold_by_address_and_in_all() -> None:
     """They end by themselves."""
     clock = FakeClock()
-    strangers = Strangers(clock, most=2, in_all=5, within=60.0)
+    strangers = UnknownUserLimits(clock, most=2, in_all=5, within=60.0)
     for site in ("a", "a", "b", "b", "c"):
         strangers.admit(site)
 

@@ -361,7 +361,7 @@ async def test_requests_without_a_credential_are_sampled(
     log: io.StringIO, addresses: int, lines_of_all: int
 ) -> None:
     """Twenty lines a second of one address, a hundred of all; one line more says how many are left out."""
-    anonymous = logs.Anonymous(every=0.0)
+    anonymous = logs.AnonymousRequests(every=0.0)
     for _ in range(2):
         taken = sum(anonymous.is_logged("request.answered", f"10.0.0.{n % addresses}") for n in range(1000))
         malformed = anonymous.is_logged("request.malformed", "10.0.0.0")

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import pytest
 
-from broker.observe.logs import Unfailing
+from broker.observe.logs import LogStream
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def read(journal: socket.socket) -> str:
 def test_lines_arrive_whole(journal: tuple[socket.socket, TextIO]) -> None:
     """In order, as they were given."""
     theirs, stderr = journal
-    lines = Unfailing(stderr)
+    lines = LogStream(stderr)
 
     lines.write("first\n")
     lines.write("zweite: ü\n")
@@ -52,7 +52,7 @@ def test_lines_arrive_whole(journal: tuple[socket.socket, TextIO]) -> None:
 async def test_lines_of_one_turn_go_together(journal: tuple[socket.socket, TextIO]) -> None:
     """In order, also where another line does not wait."""
     theirs, stderr = journal
-    lines = Unfailing(stderr)
+    lines = LogStream(stderr)
 
     lines.write_soon("first\n")
     lines.write_soon("second\n")
@@ -70,7 +70,7 @@ async def test_block_that_was_taken_in_part_is_counted_in_lines(
 ) -> None:
     """What went out whole is not told as lost."""
     theirs, stderr = journal
-    lines = Unfailing(stderr)
+    lines = LogStream(stderr)
     given = [f"{number} {'x' * 100_000}\n" for number in range(100)]
 
     for line in given:
@@ -92,7 +92,7 @@ def test_a_journal_that_hangs_holds_nobody_up(
 ) -> None:
     """What it does not take is lost, and counted once it reads again; no line is glued to a part of another."""
     theirs, stderr = journal
-    lines = Unfailing(stderr)
+    lines = LogStream(stderr)
     given = [json.dumps({"n": number, "padding": "x" * length}) for number in range(count)]
 
     for line in given:
@@ -114,7 +114,7 @@ def test_a_journal_that_hangs_holds_nobody_up(
 def test_a_journal_that_is_gone_harms_nobody(journal: tuple[socket.socket, TextIO]) -> None:
     """Not with an exception, and not with a signal."""
     theirs, stderr = journal
-    lines = Unfailing(stderr)
+    lines = LogStream(stderr)
     theirs.close()
     given = ["nobody\n", "reads\n", "this\n"]
 
@@ -131,7 +131,7 @@ def test_a_file_that_is_full_or_closed_harms_nobody(tmp_path: Path) -> None:
     told = []
     # Closing tries once more, and fails.
     with suppress(OSError), Path("/dev/full").open("w", buffering=1) as full:
-        told = [Unfailing(stream).write("nobody reads this\n") for stream in (closed, full)]
+        told = [LogStream(stream).write("nobody reads this\n") for stream in (closed, full)]
 
     assert [len("nobody reads this\n")] * 2 == told
 
@@ -140,6 +140,6 @@ def test_a_stream_without_a_descriptor_is_written_as_it_is() -> None:
     """As tests have them."""
     text = io.StringIO()
 
-    Unfailing(text).write("line\n")
+    LogStream(text).write("line\n")
 
     assert "line\n" == text.getvalue()
