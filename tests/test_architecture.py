@@ -71,7 +71,7 @@ WEB_EDGE = {
 
 HTTP_CLIENT = {
     "providers/client.py",
-    "alerts/webhook.py",
+    "alerts/hooks.py",
     "sandbox",
     "cli",
     "client/asynchronous.py",

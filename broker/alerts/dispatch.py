@@ -2,18 +2,97 @@
 
 import asyncio
 import json
-from typing import Any, assert_never
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, assert_never
 
 import structlog
 
-from broker.alerts.interface import Alert, Delivered, Failed, Gone, Hook
-from broker.alerts.schedule import again_after, heads, is_too_old
 from broker.clock import Clock, within
 from broker.errors import StorageUnavailable
 from broker.model import Event, EventKind
 from broker.observe.health import Health
 from broker.store.events import AlertStore, Delivery, EventStore
 from broker.wire import event_json
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One event, as it is sent."""
+
+    id: str
+    """The same at every attempt, so that a receiver knows a repetition."""
+    body: bytes
+    """The event as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The receiver has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The receiver has it not, or did not say so."""
+
+    why: str
+    """For the log; nothing of a receiver's answer."""
+    retry_after: float | None = None
+    """Seconds, where the receiver asked for a pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The receiver wants nothing any more."""
+
+
+Outcome = Delivered | Failed | Gone
+
+
+class Hook(Protocol):
+    """One receiver."""
+
+    @property
+    def target(self) -> str:
+        """A hash of where it leads."""
+        ...
+
+    async def deliver(self, alert: Alert) -> Outcome:
+        """Try once, within a time limit of its own; raises nothing."""
+        ...
+
+    def hurry(self) -> None:
+        """The broker stops: end what would take long."""
+        ...
+
+
+RETRIES = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
+"""Seconds after the first failure, the second, …; then every hour."""
+KEPT = 3 * 86400.0
+"""An alert is given up so long after its event."""
+
+
+def again_after(failures: int, asked: float | None) -> float:
+    """Seconds until the next attempt after so many failures; a receiver's wish is heard up to an hour."""
+    usual = RETRIES[min(failures, len(RETRIES)) - 1]
+    return usual if asked is None else max(usual, min(asked, RETRIES[-1]))
+
+
+def is_too_old(event: Event, now: float) -> bool:
+    return now - event.at > KEPT
+
+
+def heads(deliveries: Iterable[Delivery], now: float) -> list[Delivery]:
+    """What may be tried now: the first of each account, so that an account's story is told in its order."""
+    seen: set[str | None] = set()
+    first = []
+    for delivery in deliveries:
+        if delivery.event.account not in seen:
+            seen.add(delivery.event.account)
+            first.append(delivery)
+    # One that is further ahead than any pause was noted by a wrong clock.
+    return [delivery for delivery in first if not 0 < delivery.next_at - now <= RETRIES[-1]]
+
 
 log = structlog.get_logger()
 

@@ -1,20 +1,211 @@
-"""Everything that tells: the loops of the hooks, the watch over standing troubles, the forecast."""
+"""Everything that tells: the loops of the hooks, the watch over standing troubles, the forecast of ends."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from broker.alerts.dispatch import Dispatcher
-from broker.alerts.feed import Feed
-from broker.alerts.forecast import Forecaster
-from broker.alerts.interface import Hook
-from broker.alerts.standing import StandingTroubles
+from broker.alerts.dispatch import Dispatcher, Hook
+from broker.alerts.routes import Feed
 from broker.clock import Clock, within
+from broker.config.settings import RefreshSettings
 from broker.errors import StorageUnavailable
+from broker.model import Account, Event, EventKind, Incident, Reason, Status
+from broker.observe.health import Health
+from broker.store.events import AlertStore, Foretold, Span
+from broker.tokens.policy import LAST_USED_WITHIN, next_look, window_opens
 
 log = structlog.get_logger()
+
+DAY = 86400.0
+THRESHOLDS = (1, 7, 30)
+"""Days before the end, the nearest first."""
+IDLE_LIVES: Mapping[str, float] = {"kustomer": 14 * DAY}
+"""By the provider's type, after how long without a renewal a grant is said to die. Kit is not known to have such."""
+LOOK_EVERY = 3600.0
+PAGE = 200
+FAILING_FOR = DAY
+"""Renewals that fail for so long are not counted on."""
+FORGOTTEN_AFTER = 30 * DAY
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """When a grant will die, and of what."""
+
+    at: float
+    reason: Reason
+
+
+def end_of(account: Account, *, now: float, refresh: RefreshSettings, idle_life: float | None) -> End | None:
+    """The end that is to be expected, as far as it is known; None: none."""
+    if account.sealed_refresh is None:
+        return End(account.expires_at, Reason.NO_REFRESH_TOKEN)
+    if account.grant_ends_at is not None and account.grant_ages:
+        return End(account.grant_ends_at, Reason.GRANT_AGES)
+    idle = account.grant_ends_at
+    if idle is None and idle_life is not None:
+        idle = account.refreshed_at + idle_life
+    if idle is None or _is_renewed_before(account, idle, now=now, refresh=refresh):
+        return None
+    return End(idle, Reason.GRANT_IDLES)
+
+
+def _is_renewed_before(account: Account, end: float, *, now: float, refresh: RefreshSettings) -> bool:
+    """Whether a renewal, which would move the end, is to be expected in time."""
+    since = account.trouble.since
+    is_failing = account.status in (Status.UNCERTAIN, Status.REFRESH_FAILING)
+    if account.frozen or (is_failing and since is not None and now - since >= FAILING_FOR):
+        return False
+    used = account.last_used_at
+    if used is not None and now - used <= LAST_USED_WITHIN:
+        return window_opens(account, refresh.ahead) < end
+    if not refresh.background:
+        return False
+    look = next_look(
+        account,
+        now=max(now, window_opens(account, refresh.ahead)),
+        ahead=refresh.ahead,
+        idle_renewal=refresh.idle_renewal,
+    )
+    return look is not None and look < end
+
+
+def threshold(end: float, now: float) -> int | None:
+    """The nearest threshold that is reached, in days; None: none yet, or all is over."""
+    left = end - now
+    return next((days for days in THRESHOLDS if 0 < left <= days * DAY), None)
+
+
+class Forecaster:
+    """Foretells the end of grants that die of age or of idleness, where that is known: 30, 7 and 1 day before.
+
+    It looks through the accounts once an hour; each threshold of each end is told once.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: AlertStore,
+        clock: Clock,
+        refresh: RefreshSettings,
+        types: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self._store, self._clock, self._refresh = store, clock, refresh
+        self._types = types
+        """The providers' types by their names."""
+        self._next_at = float("-inf")
+
+    async def flush(self) -> None:
+        """Look, if it is time."""
+        if self._clock.monotonic() < self._next_at:
+            return
+        await self.look()
+        self._next_at = self._clock.monotonic() + LOOK_EVERY
+
+    async def look(self) -> None:
+        """Foretell whatever is to be foretold now."""
+        now = self._clock.now()
+        lives = {name: IDLE_LIVES[kind] for name, kind in self._types().items() if kind in IDLE_LIVES}
+        ends = now, now + max(THRESHOLDS) * DAY
+        # Since when an account must lie unrenewed to be near its end of idleness, and not past it.
+        idle_since: Mapping[str, Span] = {name: (now - life, now - life / 2) for name, life in lives.items()}
+        async for page in self._store.mortal(ends, idle_since, PAGE):
+            for account in page:
+                await self._look_at(account, now, lives.get(account.provider))
+        await self._store.forget_foretold(now - FORGOTTEN_AFTER)
+
+    async def _look_at(self, account: Account, now: float, idle_life: float | None) -> None:
+        end = end_of(account, now=now, refresh=self._refresh, idle_life=idle_life)
+        days = None if end is None else threshold(end.at, now)
+        if end is None or days is None:
+            return
+        event = Event(
+            at=now,
+            kind=EventKind.REAUTHORIZATION_DUE,
+            account=account.name,
+            provider=account.provider,
+            reason=end.reason,
+            generation=account.generation,
+            due_at=end.at,
+        )
+        if await self._store.foretell(Foretold(account.name, end.at, days), event):
+            log.warning("account.end_foretold", account=account.name, reason=end.reason, days=days)
+
+
+TOLD: frozenset[str] = frozenset({Incident.COMMIT_RETAINED, Incident.AUDIT_WAITING, Reason.COPIED_STORE})
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A trouble began, or is over."""
+
+    at: float
+    reason: str
+    provider: str
+    stands: bool
+
+
+class StandingTroubles:
+    """Turns standing problems of the broker itself into `broker_degraded` and `broker_recovered`.
+
+    On transitions only, over restarts too; they wait in memory until the store takes them.
+    """
+
+    def __init__(
+        self,
+        *,
+        replica: str,
+        health: Health,
+        mass_refused: Callable[[float], Iterable[str]],
+        store: AlertStore,
+        clock: Clock,
+    ) -> None:
+        self._replica, self._mass_refused = replica, mass_refused
+        """Providers whose refusals are not believed just now, by the time."""
+        self._store, self._clock = store, clock
+        self._standing: set[tuple[str, str]] = set()
+        self._waiting: list[_Turn] = []
+        self._has_looked_back = False
+        health.listen(self._heard)
+
+    async def flush(self) -> None:
+        """Store what has happened since, in its order."""
+        self._look_at_providers()
+        try:
+            if not self._has_looked_back:
+                await self._look_back()
+            while self._waiting:
+                turn = self._waiting[0]
+                kind = EventKind.BROKER_DEGRADED if turn.stands else EventKind.BROKER_RECOVERED
+                event = Event(at=turn.at, kind=kind, provider=turn.provider or None, reason=turn.reason)
+                await self._store.note_standing(self._replica, event, stands=turn.stands)
+                self._waiting.pop(0)
+        except StorageUnavailable:
+            return
+
+    def _heard(self, key: str, standing: bool) -> None:
+        if key in TOLD:
+            self._turn(key, "", standing)
+
+    def _look_at_providers(self) -> None:
+        now = set(self._mass_refused(self._clock.now()))
+        before = {provider for reason, provider in self._standing if reason == Reason.MASS_REFUSAL}
+        for provider in sorted(now ^ before):
+            self._turn(Reason.MASS_REFUSAL, provider, provider in now)
+
+    async def _look_back(self) -> None:
+        """What an earlier start told of and this one does not find is over."""
+        for reason, provider in sorted(await self._store.standing(self._replica) - self._standing):
+            self._waiting.insert(0, _Turn(self._clock.now(), reason, provider, False))
+        self._has_looked_back = True
+
+    def _turn(self, reason: str, provider: str, stands: bool) -> None:
+        (self._standing.add if stands else self._standing.discard)((reason, provider))
+        self._waiting.append(_Turn(self._clock.now(), reason, provider, stands))
+
 
 WATCH_EVERY = 1.0
 STOP_WITHIN = 5.0

@@ -2,13 +2,10 @@
 
 from contextlib import AsyncExitStack
 
-from broker.alerts.command import Command
 from broker.alerts.dispatch import Dispatcher
-from broker.alerts.feed import Feed
-from broker.alerts.forecast import Forecaster
-from broker.alerts.service import Alerts
-from broker.alerts.standing import StandingTroubles
-from broker.alerts.webhook import Webhook, WebhookClient
+from broker.alerts.hooks import Command, Webhook, WebhookClient
+from broker.alerts.routes import Feed
+from broker.alerts.service import Alerts, Forecaster, StandingTroubles
 from broker.app.foundation import Foundation
 from broker.config.settings import Settings
 from broker.tokens.permit import Permit

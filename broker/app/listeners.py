@@ -9,8 +9,7 @@ from broker.accounts.moving_routes import ExportRoutes, ImportRoutes
 from broker.accounts.routes import AccountRoutes
 from broker.admin.checks import Check
 from broker.admin.routes import AdminRoutes, HealthRoutes, alive, by_peer
-from broker.alerts.feed import Feed
-from broker.alerts.routes import EventRoutes, Streams
+from broker.alerts.routes import EventRoutes, Feed, Streams
 from broker.app.dashboard import Dashboard, build_dashboard
 from broker.app.foundation import Foundation
 from broker.app.plugin import consent_routes

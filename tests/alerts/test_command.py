@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from broker.alerts.command import Command
-from broker.alerts.interface import Alert, Delivered, Failed
+from broker.alerts.dispatch import Alert, Delivered, Failed
+from broker.alerts.hooks import Command
 from tests.alerts.conftest import happen
 from tests.fakes.clock import FakeClock
 from tests.house import House, open_house

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.alerts.forecast import End, end_of, threshold
+from broker.alerts.service import End, end_of, threshold
 from broker.config.settings import RefreshSettings
 from broker.model import Account, EventKind, Reason, Secret, TokenSet, Trouble
 from broker.tokens.policy import grant_end

@@ -10,8 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from broker.admin.routes import operator
-from broker.alerts.feed import Beginning, Feed, Page
-from broker.alerts.routes import Streams
+from broker.alerts.routes import Beginning, Feed, Page, Streams
 from broker.model import Caller, Event, EventKind, Permission
 from broker.web import CALLER
 from tests.alerts.conftest import happen

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from broker.alerts.webhook import WebhookClient
+from broker.alerts.hooks import WebhookClient
 from broker.app.foundation import Providers
 from broker.clock import SystemClock
 from broker.config import load

@@ -1,0 +1,204 @@
+"""The two hooks of the configuration: a command that is run for an event, and a webhook that is called."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import os
+import signal
+import tempfile
+from contextlib import closing, suppress
+from typing import BinaryIO
+
+import aiohttp
+
+from broker import __version__
+from broker.alerts.dispatch import Alert, Delivered, Failed, Gone, Outcome
+from broker.clock import Clock, within
+from broker.config.settings import NetworkSettings, WebhookSettings
+from broker.providers import lives
+from broker.providers.network import Resolver, proxy_for, trusting
+
+TIME_LIMIT = 30.0
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
+"""All that the command gets: the broker's own may hold secrets."""
+MOST_HEARD = 4096
+MOST_SAID = 200
+
+
+class Command:
+    """The program that the configuration names: no shell, JSON on standard input, nothing inherited, a time limit."""
+
+    def __init__(self, argv: tuple[str, ...], *, clock: Clock) -> None:
+        self._argv, self._clock = argv, clock
+        self._running: set[asyncio.subprocess.Process] = set()
+
+    @property
+    def target(self) -> str:
+        return hashlib.sha256("\0".join(self._argv).encode()).hexdigest()
+
+    async def deliver(self, alert: Alert) -> Outcome:
+        try:
+            # A file and not a pipe: a program that does not read its input cannot hold us up.
+            with tempfile.TemporaryFile() as body, closing(_Ear()) as ear:
+                body.write(alert.body)
+                body.seek(0)
+                return await self._run(body, ear)
+        except (OSError, ValueError) as exc:
+            return Failed(f"cannot be run ({type(exc).__name__})")
+
+    def hurry(self) -> None:
+        for process in self._running:
+            _kill(process)
+
+    async def _run(self, body: BinaryIO, ear: "_Ear") -> Outcome:
+        process = await asyncio.create_subprocess_exec(
+            *self._argv,
+            stdin=body,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=ear.write_end,
+            env=ENVIRONMENT,
+            cwd="/",
+            # Its own group, so that its children end with it.
+            start_new_session=True,
+        )
+        self._running.add(process)
+        ended = asyncio.ensure_future(process.wait())
+        in_time = False
+        try:
+            in_time = await within(self._clock, TIME_LIMIT, ended)
+        finally:
+            self._running.discard(process)
+            if not in_time:
+                _kill(process)
+                await asyncio.shield(ended)
+        if not in_time:
+            return Failed(f"ran longer than {TIME_LIMIT:.0f} s and was killed")
+        return Delivered() if process.returncode == 0 else Failed(_told(process.returncode, ear.heard()))
+
+
+class _Ear:
+    """A pipe whose reader keeps the first bytes and throws away the rest, so that nobody blocks on it."""
+
+    def __init__(self) -> None:
+        self._read_end, self.write_end = os.pipe()
+        self._heard = bytearray()
+        os.set_blocking(self._read_end, False)
+        asyncio.get_running_loop().add_reader(self._read_end, self._listen)
+
+    def heard(self) -> str:
+        self._listen()
+        return self._heard.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._read_end)
+        os.close(self.write_end)
+        os.close(self._read_end)
+
+    def _listen(self) -> None:
+        with suppress(BlockingIOError):
+            chunk = os.read(self._read_end, MOST_HEARD)
+            self._heard += chunk[: MOST_HEARD - len(self._heard)]
+
+
+def _told(code: int | None, heard: str) -> str:
+    said = " ".join("".join(letter if letter.isprintable() else " " for letter in heard).split())
+    return f"exit {code}: {said[:MOST_SAID]}" if said else f"exit {code}"
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """The whole group: what the program started goes with it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+TIMEOUT = 15.0
+USER_AGENT = f"token-broker/{__version__}"
+
+
+class WebhookClient:
+    """The HTTP client for webhooks; it lives as long as the broker."""
+
+    def __init__(self, network: NetworkSettings | None = None) -> None:
+        self._network = network or NetworkSettings()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, str | None]:
+        """Status and Retry-After. Raises aiohttp.ClientError, OSError, TimeoutError, ValueError."""
+        proxy, proxy_headers = proxy_for(url, self._network) or (None, None)
+        async with self._open().post(
+            url,
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            proxy=proxy,
+            proxy_headers=proxy_headers,
+        ) as response:
+            return response.status, response.headers.get("Retry-After")
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # A connection each: the unread rest of an answer must not meet the next request.
+            trusted = trusting(self._network.ca) if self._network.ca else True
+            connector = aiohttp.TCPConnector(force_close=True, ssl=trusted, resolver=Resolver())
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                trust_env=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT),
+                headers={"User-Agent": USER_AGENT, "Content-Type": "application/json"},
+            )
+        return self._session
+
+
+class Webhook:
+    """The receiver at `alerts.webhook_url`.
+
+    As Standard Webhooks (standardwebhooks.com, 1.0.0) wants it: signed, no redirects, answers unread.
+    """
+
+    def __init__(self, settings: WebhookSettings, *, client: WebhookClient, clock: Clock) -> None:
+        self._settings, self._client, self._clock = settings, client, clock
+
+    @property
+    def target(self) -> str:
+        return hashlib.sha256(self._settings.url.reveal().encode()).hexdigest()
+
+    async def deliver(self, alert: Alert) -> Outcome:
+        now = self._clock.now()
+        headers = signed_headers(alert, int(now), self._settings.keys)
+        try:
+            status, retry_after = await self._client.post(self._settings.url.reveal(), alert.body, headers)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
+            # The texts of these errors can quote the address, which may be secret.
+            return Failed("timed out" if isinstance(exc, TimeoutError) else type(exc).__name__)
+        if 200 <= status < 300:
+            return Delivered()
+        return Gone() if status == 410 else Failed(f"status {status}", _seconds(retry_after, now))
+
+    def hurry(self) -> None:
+        """An attempt is short; that it ends by itself is what keeps it from being made twice."""
+
+
+def signed_headers(alert: Alert, at: int, keys: tuple[bytes, ...]) -> dict[str, str]:
+    """The three headers; a signature for each key."""
+    signed = f"{alert.id}.{at}.".encode() + alert.body
+    signatures = [base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in keys]
+    return {
+        "webhook-id": alert.id,
+        "webhook-timestamp": str(at),
+        "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
+    }
+
+
+def _seconds(retry_after: str | None, now: float) -> float | None:
+    """Retry-After is seconds or a date (RFC 9110 10.2.3)."""
+    if retry_after is None:
+        return None
+    seconds = lives.seconds_until(retry_after.strip(), now)
+    return None if seconds is None else max(0.0, seconds)
