@@ -1,13 +1,116 @@
-"""Fills templates and puts the headers on that keep a page to itself."""
+"""Fills templates and puts the headers on that keep a page to itself; the files that pages are made of."""
 
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from broker.pages.files import static_files
-from broker.pages.page import Page
+from broker.errors import BrokerError
+
+Tone = Literal["good", "wait", "bad"]
+"""It is done · it goes on, or nothing happened · it went wrong."""
+
+# A browser drops tabs and newlines and reads "\" as "/", so "/\t/evil" and "/\evil" would leave this host.
+_LEADS_SOMEWHERE = re.compile(r"(?:https?://|/(?![/\\]))[^\s\x00-\x1f\x7f]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """The one thing a person may do next.
+
+    Raises ValueError unless `url` is http(s) or a path on this host: escaping does not stop `javascript:`.
+    """
+
+    label: str
+    url: str
+
+    def __post_init__(self) -> None:
+        if not _LEADS_SOMEWHERE.fullmatch(self.url):
+            raise ValueError("an action leads to an http(s) address or to a path on this host")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A message to a person; every field is plain text and escaped."""
+
+    title: str
+    tone: Tone
+    lines: tuple[str, ...]
+    """One paragraph each."""
+    action: Action | None = None
+    hint: str | None = None
+    """What to do now, or that there is nothing to do."""
+    status: int = 200
+
+
+def error_page(error: BrokerError) -> Page:
+    """What it is, and that trying again may help where it may."""
+    passing = error.status in (429, 502, 503)
+    return Page(
+        title="Not just now" if passing else "There is no such page" if error.status == 404 else error.title,
+        tone="wait" if passing else "bad",
+        lines=(error.detail if error.detail != error.title else "There is nothing to see at this address.",),
+        hint="Try again in a minute." if passing else None,
+        status=error.status,
+    )
+
+
+FOLDER = Path(__file__).parent / "static"
+CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+FOREVER = "public, max-age=31536000, immutable"
+
+HEADERS = {
+    # An icon opened by itself is a document too, and may do nothing.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class StaticFile:
+    """One file of the package."""
+
+    def __init__(self, path: Path) -> None:
+        self._body = path.read_bytes()
+        self._hash = hashlib.sha256(self._body).hexdigest()[:16]
+        self._content_type = CONTENT_TYPES[path.suffix]
+        self.path = f"/static/{path.name}"
+
+    @property
+    def link(self) -> str:
+        """The address that pages use; it changes with the content."""
+        return f"{self.path}?v={self._hash}"
+
+    async def serve(self, request: web.Request) -> web.Response:
+        # During a rolling update a page may ask the other version; that answer must not be kept under its name.
+        current = request.query.get("v") == self._hash
+        charset = "utf-8" if self._content_type.startswith("text/") else None
+        return web.Response(
+            body=self._body,
+            content_type=self._content_type,
+            charset=charset,
+            headers={**HEADERS, "Cache-Control": FOREVER if current else "no-cache"},
+        )
+
+
+@cache
+def static_files(*folders: Path) -> Mapping[str, StaticFile]:
+    """Every file there is, by name: those of all pages, and those of a room's own folders; read once a process."""
+    files = {
+        path.name: StaticFile(path)
+        for folder in (FOLDER, *folders)
+        for path in sorted(folder.iterdir())
+        if path.suffix in CONTENT_TYPES
+    }
+    return MappingProxyType(files)
+
 
 TEMPLATES = Path(__file__).parent / "templates"
 

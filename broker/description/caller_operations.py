@@ -1,8 +1,13 @@
 """The operations of the internal listener that services call."""
 
 from broker.description.parts import (
+    ACCOUNT_EXAMPLE,
     JSON,
+    MOMENT,
     NAME,
+    TEXT,
+    TEXT_OR_NULL,
+    TOKEN_EXAMPLE,
     Operation,
     answers_json,
     form_or_json,
@@ -13,13 +18,6 @@ from broker.description.parts import (
     query,
     record,
     ref,
-)
-from broker.description.schemas import (
-    ACCOUNT_EXAMPLE,
-    MOMENT,
-    TEXT,
-    TEXT_OR_NULL,
-    TOKEN_EXAMPLE,
 )
 from broker.model import Status
 
@@ -333,4 +331,4 @@ PLUGIN = (
         needs_caller=True,
     ),
 )
-SERVICES = (*TOKENS, *ACCOUNTS, *EVENTS, *CONNECTING, *PLUGIN)
+CALLER_OPERATIONS = (*TOKENS, *ACCOUNTS, *EVENTS, *CONNECTING, *PLUGIN)
