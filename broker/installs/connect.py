@@ -48,6 +48,8 @@ class NotConnected:
     """The grant became nobody's, and is forgotten."""
 
     problem: Problem
+    account: str | None
+    """The one that is in the way."""
 
 
 class Connector:
@@ -135,19 +137,34 @@ class Connector:
         """Whether nobody holds a grant under that name."""
         return await self._living(name) is None
 
-    async def identify(self, grant: PendingGrant, identity: Identity | None) -> None:
-        """A late identity for an account that was connected without: pinned, or frozen as a duplicate."""
+    async def identify(self, grant: PendingGrant, identity: Identity | None, note: str | None) -> None:
+        """A late identity for an account that was connected without: pinned, or frozen as a duplicate.
+
+        `note`: what an event tells about it.
+        """
         install, now = grant.install, self._clock.now()
         account = await self._living(install.outcome_account or "")
         if account is None:
             await self._installs.retry_grant(install.state_hash, None)
             return
+        if account.external_id is not None:
+            # It was connected again meanwhile, and that grant's identity is known.
+            identity = note = None
+        about = (account.name, account.provider)
+        holder = await self._known(install.provider, identity)
+        whose = f"the identity, known only now, is that of the account {holder.name}" if holder else None
+        connected = Event(now, EventKind.CONNECTED, *about, None, account.generation, detail=note)
+        frozen = Event(
+            now, EventKind.FROZEN, *about, Reason.DUPLICATE_IDENTITY, account.generation, detail=whose
+        )
         is_its_own = await self._accounts.identify(
             account.ref,
             external_id=identity.external_id if identity else None,
             label=identity.label if identity else None,
             at=now,
             grant=install.state_hash,
+            events=[connected] if note else [],
+            if_frozen=[frozen],
         )
         log.info("account.identified", account=account.name, duplicate=not is_its_own)
 
@@ -247,4 +264,4 @@ class Connector:
             drop_grant=True,
             at=self._clock.now(),
         )
-        return NotConnected(problem)
+        return NotConnected(problem, account)

@@ -12,7 +12,7 @@ from broker.errors import NotFound, StorageUnavailable
 from broker.installs.connect import Connected, Connector
 from broker.installs.late import RetryLater
 from broker.keyring import DecryptionFailed
-from broker.model import Caller, Identity, InstallOutcome, PendingGrant, PendingInstall, Secret, TokenSet
+from broker.model import Caller, InstallOutcome, PendingGrant, PendingInstall, Secret, TokenSet
 from broker.providers.interface import (
     NO_ENDPOINT,
     ClientRefused,
@@ -73,6 +73,8 @@ class Visit:
     without_refresh_token: bool = False
     detail: str | None = None
     """What the provider answered, or what failed below HTTP; for the log and the event, not for the page."""
+    in_the_way: str | None = None
+    """The account for which nothing was connected."""
 
 
 class Exchange:
@@ -112,14 +114,18 @@ class Exchange:
             return Visit(install, InstallOutcome.IDENTITY_PENDING, install.account, "storage")
         return await self._identify(grant)
 
-    async def identify_held(self) -> None:
-        """Ask again for identities that could not be had; over restarts too."""
+    async def identify_held(self) -> list[Visit]:
+        """Ask again for identities that could not be had; over restarts too. Return the installs that then failed."""
+        failed = []
         for grant in await self._store.held_grants(self._clock.now(), 16):
             try:
-                await self._identify_again(grant)
+                visit = await self._identify_again(grant)
+                if visit is not None and visit.outcome is InstallOutcome.CONFLICT:
+                    failed.append(visit)
             except DecryptionFailed as exc:
                 # Those behind it go on.
                 log.error("install.record_damaged", provider=grant.install.provider, why=exc.detail)
+        return failed
 
     async def finish(self, install: PendingInstall, outcome: InstallOutcome) -> None:
         """Note how an install ended that connected nothing."""
@@ -188,13 +194,7 @@ class Exchange:
         install = grant.install
         identity = outcome.identity if isinstance(outcome, Identified) else None
         detail = outcome.why if isinstance(outcome, IdentityUnknown) else None
-        maybe = await self._maybe(install, identity)
-        note = None
-        if maybe:
-            note = f"the identity stored for {', '.join(maybe)} was cut, so it may be the same"
-        elif detail and detail != NO_ENDPOINT:
-            note = f"connected without an identity: {detail}"
-            log.warning("identity.unknown", provider=install.provider, account=install.account, why=detail)
+        maybe, note = await self._maybe(install, outcome)
         connected = await self._connector.connect(grant, identity, note=note, maybe=maybe)
         if isinstance(connected, Connected):
             account = connected.account
@@ -214,17 +214,32 @@ class Exchange:
                 account.name,
                 without_refresh_token=account.sealed_refresh is None and not account.is_endless,
             )
-        return Visit(install, InstallOutcome.CONFLICT, install.account, connected.problem, detail=detail)
+        return Visit(
+            install,
+            InstallOutcome.CONFLICT,
+            install.account,
+            connected.problem,
+            detail=detail,
+            in_the_way=connected.account,
+        )
 
-    async def _maybe(self, install: PendingInstall, identity: Identity | None) -> tuple[str, ...]:
-        """Accounts that may have this identity, where nobody can tell."""
-        if identity is None:
-            return ()
+    async def _maybe(
+        self, install: PendingInstall, outcome: Identified | IdentityUnknown
+    ) -> tuple[tuple[str, ...], str | None]:
+        """Accounts that may have this identity, where nobody can tell; and what an event says of it."""
+        if isinstance(outcome, IdentityUnknown):
+            if not outcome.why or outcome.why == NO_ENDPOINT:
+                return (), None
+            log.warning(
+                "identity.unknown", provider=install.provider, account=install.account, why=outcome.why
+            )
+            return (), f"connected without an identity: {outcome.why}"
         provider = provider_named(self._providers, install.provider)
-        maybe = await self._connector.complete_identity(provider, identity)
+        maybe = await self._connector.complete_identity(provider, outcome.identity)
         for name in maybe:
             log.warning("identity.cut", account=name, provider=install.provider)
-        return maybe
+        note = f"the identity stored for {', '.join(maybe)} was cut, so it may be the same"
+        return maybe, note if maybe else None
 
     async def _postpone(self, grant: PendingGrant) -> Visit:
         """A free name takes the grant meanwhile; a taken one keeps its old grant until the identity is known."""
@@ -237,7 +252,7 @@ class Exchange:
             pending if isinstance(connected, Connected) else await self._connect(grant, IdentityUnknown(""))
         )
 
-    async def _identify_again(self, grant: PendingGrant) -> None:
+    async def _identify_again(self, grant: PendingGrant) -> Visit | None:
         now = self._clock.now()
         outcome = await self._ask_identity(grant)
         if isinstance(outcome, IdentityLater):
@@ -247,14 +262,14 @@ class Exchange:
                 grant.install.state_hash, now + wait if now < grant.expires_at else None
             )
             if now < grant.expires_at:
-                return
+                return None
             outcome = IdentityUnknown("the access token died before the identity was known")
         if grant.install.outcome is InstallOutcome.CONNECTED:
             identity = outcome.identity if isinstance(outcome, Identified) else None
-            await self._maybe(grant.install, identity)
-            await self._connector.identify(grant, identity)
-        else:
-            await self._connect(grant, outcome)
+            _, note = await self._maybe(grant.install, outcome)
+            await self._connector.identify(grant, identity, note)
+            return None
+        return await self._connect(grant, outcome)
 
 
 def provider_named(providers: Mapping[str, OAuth2Provider], name: str) -> OAuth2Provider:

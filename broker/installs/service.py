@@ -219,7 +219,9 @@ class InstallService:
 
     async def identify_held(self) -> None:
         """Ask again for identities that the provider could not tell; grants survive restarts."""
-        await self._exchange.identify_held()
+        for visit in await self._exchange.identify_held():
+            # Its page said "Almost done", so only an event can tell how it ended.
+            await self._told(replace(visit, detail=_late(visit)), None, is_late=True)
 
     async def _begin(self, ticket: Ticket, browser: Secret, *, kit_return_url: str | None) -> str:
         state, verifier = oauth.new_secret(), oauth.new_secret(48)
@@ -338,7 +340,7 @@ class InstallService:
             return Visit(install, InstallOutcome.FAILED, account, "token_unusable")
         return Visit(install, outcome, account)
 
-    async def _told(self, visit: Visit, error: str | None) -> Visit:
+    async def _told(self, visit: Visit, error: str | None, *, is_late: bool = False) -> Visit:
         install, why = visit.install, visit.why or error
         self._metrics.installs.labels(install.provider, visit.outcome).inc()
         level = logging.WARNING if visit.outcome is InstallOutcome.FAILED else logging.INFO
@@ -351,7 +353,11 @@ class InstallService:
             why=why,
             detail=visit.detail,
         )
-        is_news = why == "no_name" or (visit.outcome is InstallOutcome.FAILED and why != "token_unusable")
+        is_news = (
+            is_late
+            or why == "no_name"
+            or (visit.outcome is InstallOutcome.FAILED and why != "token_unusable")
+        )
         if is_news and self._may_tell(install):
             now, detail = self._clock.now(), visit.detail or why
             event = Event(
@@ -418,3 +424,18 @@ def _is_return_url(url: str) -> bool:
     plain = url.isascii() and url.isprintable() and "\\" not in url and " " not in url
     scheme = parts.scheme == "https" or (parts.scheme == "http" and loopback)
     return plain and scheme and bool(parts.hostname) and "@" not in parts.netloc and not parts.fragment
+
+
+def _late(visit: Visit) -> str:
+    """Why an install whose identity came late connected nothing, for its event."""
+    match visit.why:
+        case "other_name":
+            return f"the identity, known only now, is that of the account {visit.in_the_way}"
+        case "other_identity":
+            return f"the identity, known only now, is not that of the account {visit.in_the_way}"
+        case "other_subject":
+            return f"the account {visit.in_the_way} belongs to another subject"
+        case "link_used":
+            return "the link has connected an account meanwhile"
+        case _:
+            return f"the provider told no identity, and the link no name ({visit.detail or visit.why})"

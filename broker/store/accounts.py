@@ -194,11 +194,20 @@ class AccountStore(RefreshStore):
         return connected
 
     async def identify(
-        self, ref: Ref, *, external_id: str | None, label: str | None, at: float, grant: str
+        self,
+        ref: Ref,
+        *,
+        external_id: str | None,
+        label: str | None,
+        at: float,
+        grant: str,
+        events: Sequence[Event] = (),
+        if_frozen: Sequence[Event] = (),
     ) -> bool:
         """Pin a late identity to the grant `ref` belongs to (whatever its generation), and forget `grant`. False:
-        another account has the identity, so this one was frozen as its duplicate. One of `maybe_cut` is pinned and
-        goes on all the same; where another has the identity, they are `doubles`."""
+        another account has the identity, so this one was frozen as its duplicate, and `if_frozen` is told in place of
+        `events`. One of `maybe_cut` is pinned and goes on all the same; where another has the identity, they are
+        `doubles`."""
 
         async def work(transaction: Transaction) -> bool:
             rows = await transaction.fetch(f"SELECT {COLUMNS} FROM accounts WHERE name = $1", ref.name)
@@ -213,6 +222,7 @@ class AccountStore(RefreshStore):
                     pinned, frozen = None, Reason.DUPLICATE_IDENTITY
             await transaction.execute(IDENTIFY, ref.name, ref.epoch, pinned, label, frozen, at, mark)
             await transaction.execute(DROP_GRANT, grant)
+            await insert_events(transaction, if_frozen if frozen else events)
             await transaction.tell(ref.name)
             return frozen is None
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from broker.installs.naming import derived_name
-from broker.model import Account, EventKind, Reason, Secret, Status
+from broker.model import Account, Event, EventKind, Reason, Secret, Status
 from broker.oauth import hashed
 from broker.sandbox import visitor
 from broker.store.account_queries import AccountQuery
@@ -536,6 +536,80 @@ async def test_identity_that_was_cut_is_matched_by_no_prefix(house: House, whole
     assert ("acme", before.ref) == (first.name, first.ref)
     assert (event.account, 2, whole) == (second.name, second.epoch, second.external_id)
     assert "stored for acme was cut" in (event.detail or "")
+
+
+async def postponed(house: House, whole: str = "29", *, identity_status: int | None = None) -> list[Event]:
+    """Connect `late` while the identity endpoint is down, have it asked again, and return the events of that."""
+    events = house.broker.base.stores.events
+    house.sandbox.faults.set("kit", identity_status=503)
+    visit = await visitor.install(await link(house, "late"), answers={"account": whole})
+    assert 202 == visit.status
+    before = await events.last_events(100)
+    house.sandbox.faults.set("kit", identity_status=identity_status)
+    house.clock.advance(10)
+    await house.broker.installs.service.identify_held()
+    return [one for one in await events.last_events(100) if one not in before]
+
+
+async def test_late_identity_of_another_account_is_an_event(house: House) -> None:
+    """The account is frozen as a duplicate, and whoever follows the events learns of whom."""
+    await house.connect("kit", "acme", account="29")
+
+    [event] = await postponed(house)
+
+    assert (EventKind.FROZEN, "late", "kit") == (event.kind, event.account, event.provider)
+    assert (Reason.DUPLICATE_IDENTITY, None) == (event.reason, event.actor)
+    assert "the identity, known only now, is that of the account acme" == event.detail
+    assert Reason.DUPLICATE_IDENTITY is (await house.account("late")).frozen
+
+
+async def test_late_identity_that_may_be_a_cut_one_is_an_event(house: House) -> None:
+    """As where it comes in time: both go on, and it is told that nobody knows."""
+    await stored_by_an_earlier_version(house, CUT, answers=False)
+
+    [event] = await postponed(house, CUT)
+
+    assert (EventKind.CONNECTED, "late") == (event.kind, event.account)
+    assert "the identity stored for acme was cut, so it may be the same" == event.detail
+    assert (CUT, None) == ((late := await house.account("late")).external_id, late.frozen)
+
+
+async def test_identity_that_never_came_is_an_event(house: House) -> None:
+    """The endpoint fails for good after it was down."""
+    [event] = await postponed(house, identity_status=404)
+
+    assert (EventKind.CONNECTED, "late") == (event.kind, event.account)
+    assert "connected without an identity: " in (event.detail or "")
+    assert "answered 404" in (event.detail or "")
+
+
+async def test_late_identity_in_time_is_no_event(house: House) -> None:
+    """The account was told as connected already."""
+    assert [] == await postponed(house)
+
+
+async def test_late_identity_that_the_named_account_has_not_is_an_event(house: House) -> None:
+    """The page said "Almost done", so nobody else would learn that the install connected nothing."""
+    await house.connect("kit", "late", account="28")
+    before = await house.account("late")
+
+    [event] = await postponed(house)
+
+    assert (EventKind.INSTALL_FAILED, "late", "kit") == (event.kind, event.account, event.provider)
+    assert "the identity, known only now, is not that of the account late" == event.detail
+    assert before == await house.account("late")
+
+
+async def test_late_identity_is_not_that_of_a_newer_grant(house: House) -> None:
+    """The account was connected again meanwhile, in time."""
+    house.sandbox.faults.set("kit", identity_status=503)
+    await visitor.install(await link(house, "late"), answers={"account": "29"})
+    house.sandbox.faults.set("kit", identity_status=None)
+    again = await house.connect("kit", "late", account="28")
+    house.clock.advance(10)
+    await house.broker.installs.service.identify_held()
+
+    assert ("28", again.ref) == ((late := await house.account("late")).external_id, late.ref)
 
 
 async def test_name_of_an_identity_that_was_cut_is_not_taken(house: House) -> None:

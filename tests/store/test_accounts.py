@@ -185,7 +185,10 @@ async def test_late_identity_reaches_a_renewed_grant(stores: Stores, holder: str
         other = replace(account(holder), external_id="31")
         await stores.accounts.connect(other, expected=None, next_at=None, grant=None, events=[])
 
-    is_its_own = await stores.accounts.identify(FIRST, external_id="31", label="L", at=9.0, grant="state")
+    told = [Event(9.0, kind, "acme") for kind in (EventKind.CONNECTED, EventKind.FROZEN)]
+    is_its_own = await stores.accounts.identify(
+        FIRST, external_id="31", label="L", at=9.0, grant="state", events=told[:1], if_frozen=told[1:]
+    )
 
     row = await stores.accounts.get("acme")
     assert row is not None
@@ -193,6 +196,8 @@ async def test_late_identity_reaches_a_renewed_grant(stores: Stores, holder: str
         (True, "31", None, None) if holder is None else (False, "id of acme", Reason.DUPLICATE_IDENTITY, 9.0)
     )
     assert (*expected, "L") == (is_its_own, row.external_id, row.frozen, row.frozen_since, row.label)
+    [event] = await stores.events.last_events(5)
+    assert told[holder is not None].kind is event.kind
 
 
 async def test_reconnecting_forgets_the_pending_grant_or_nothing(stores: Stores) -> None:
