@@ -1,12 +1,9 @@
 """Free loopback ports, handed out so that neither workers nor whole runs on one machine meet."""
 
-import fcntl
 import itertools
 import os
 import socket
-import tempfile
 from functools import cache
-from pathlib import Path
 
 FIRST, EACH, SHARES = 12_000, 500, 40
 """Below the ports that the kernel gives to clients; so many for each process, used again in turn."""
@@ -29,18 +26,14 @@ def free_port() -> int:
 
 @cache
 def _share() -> int:
-    """The number of a share that no other process has; a lock on a file keeps it until this one ends."""
+    """The number of a share that no other process has; a name in the network namespace, as ports are, until it ends."""
     for number in range(SHARES):
+        name = socket.socket(socket.AF_UNIX)
         try:
-            lock = os.open(
-                Path(tempfile.gettempdir()) / f"token-broker-ports-{number}", os.O_CREAT | os.O_RDWR
-            )
-        except PermissionError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
+            name.bind(f"\0token-broker-ports-{number}")
+        except OSError:
+            name.close()
         else:
+            name.detach()
             return number
     return os.getpid() % SHARES
