@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from broker.store import Stores
 from broker.store.database import Changes, Transaction
 from broker.store.migrate import migrate
 from broker.store.postgres import PostgresDatabase
+from tests.missing import needs
 from tests.ports import free_port
 from tests.postgres import needs_postgres, new_database
 from tests.store.rows import FIRST, connect, install, intent, plain_stores
@@ -285,9 +285,7 @@ async def test_lease_is_counted_by_the_servers_clock() -> None:
 @asynccontextmanager
 async def pooler(mode: str, folder: Path) -> AsyncIterator[int]:
     """PgBouncer with its usual settings before the server; the port."""
-    program = shutil.which("pgbouncer")
-    if program is None:
-        pytest.skip("type: apt-get install pgbouncer")
+    program = needs("pgbouncer")
     port, server = free_port(), needs_postgres()
     folder.chmod(0o755)
     ini = folder / "pgbouncer.ini"
