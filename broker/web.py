@@ -23,6 +23,7 @@ from broker.errors import (
 from broker.model import Caller
 from broker.observe.logs import log_answer
 from broker.peers import Network, client_address
+from broker.wire import unique_members
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
@@ -260,7 +261,7 @@ def object_of(
     if not body.strip():
         return {}
     try:
-        value = json.loads(body, object_pairs_hook=_unique)
+        value = json.loads(body, object_pairs_hook=unique_members)
     except (ValueError, RecursionError):
         raise InvalidRequest("the body is not a JSON object with unique members") from None
     if not isinstance(value, dict):
@@ -271,13 +272,6 @@ def object_of(
             value[name] = int(member)
         _check_member(name, value[name], allowed, longest)
     return {name: member for name, member in value.items() if keep_null or member is not None}
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member is repeated")
-    return members
 
 
 def _check_member(name: str, member: object, allowed: Allowed, longest: int) -> None:

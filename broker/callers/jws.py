@@ -1,7 +1,6 @@
 """Reads and verifies JWTs. Anything odd is refused before the library sees it. Pure."""
 
 import json
-import math
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from broker.errors import Unauthenticated
+from broker.wire import unique_members
 
 Key = Ed25519PublicKey | EllipticCurvePublicKey | RSAPublicKey
 Algorithm = Literal["EdDSA", "ES256", "RS256"]
@@ -114,16 +114,9 @@ def is_signed(credential: str, key: VerifyingKey, *, audience: str, required: Se
 def strict_json(data: bytes) -> Any:
     """JSON as RFC 8259 has it: UTF-8, no member twice, no NaN; raises ValueError."""
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique_members, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member is there twice")
-    return members
 
 
 def _no_number(constant: str) -> Never:
@@ -148,9 +141,7 @@ def _texts(members: Mapping[str, Any], name: str) -> tuple[str, ...]:
 def _time(members: Mapping[str, Any], name: str) -> float:
     """Epoch seconds."""
     value = members.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} is no time")
-    # Before it becomes a float: an integer may have thousands of digits.
-    if not 0 <= value <= LATEST or not math.isfinite(value):
+    # Compared before it becomes a float: an integer may have thousands of digits. A bool is an integer as well.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST:
         raise ValueError(f"{name} is no time")
     return float(value)
