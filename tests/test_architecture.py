@@ -61,7 +61,6 @@ WEB_EDGE = {
     "app",
     "serve.py",
     "admin",
-    "dashboard/live.py",
     "dashboard/session.py",
     "callers/authentication.py",
     "login.py",

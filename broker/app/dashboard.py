@@ -10,10 +10,8 @@ from aiohttp import web
 import broker.dashboard
 from broker.app.foundation import Foundation
 from broker.app.rooms import Rooms
-from broker.dashboard.actions import Actions
-from broker.dashboard.live import Live
-from broker.dashboard.routes import DashboardRoutes, LinkRoute
-from broker.dashboard.service import DashboardService
+from broker.dashboard.routes import DashboardRoutes, LinkRoute, Live
+from broker.dashboard.service import Actions, DashboardService
 from broker.dashboard.session import Sessions
 from broker.pages import Pages
 from broker.web import Render, public

@@ -1,9 +1,10 @@
-"""What the pages show, as plain values: rows, tiles, bars, a timeline. Pure."""
+"""What the pages show, as plain values: rows, tiles, bars, a timeline, keys. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from broker.keyring import KeyState, Purpose
 from broker.model import Account, Event, EventKind, Status, Tone
 from broker.times import relative
 from broker.wire import account_json, rfc3339
@@ -146,3 +147,41 @@ def _detail(event: Event) -> Words | None:
     if event.cause is None or (event.kind.tone == "good" and event.kind is not EventKind.BROKER_RECOVERED):
         return None
     return words(" ".join(filter(None, (event.cause.happened, event.what_to_do))))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """One key of the ring, how much is sealed with it, and what to do about that; never the key itself."""
+
+    kid: str
+    purpose: str
+    word: str
+    tone: Tone
+    records: int
+    where: Mapping[str, int]
+    master: str
+    created_at: str
+    todo: Words | None
+
+
+def key_rows(keys: Iterable[Mapping[str, Any]]) -> list[KeyRow]:
+    """Of keys as `GET /keys` shows them."""
+    rows = []
+    for key in keys:
+        state, todo = KeyState.stored(key["state"]), None
+        if state is KeyState.OLD:
+            todo = words("`broker keys rewrap`" if key["records"] else f"`broker keys remove {key['kid']}`")
+        rows.append(
+            KeyRow(
+                kid=key["kid"],
+                purpose=Purpose.stored(key["purpose"]).label,
+                word=state.label,
+                tone=state.tone,
+                records=key["records"],
+                where=key["where"],
+                master=key["master"],
+                created_at=key["created_at"],
+                todo=todo,
+            )
+        )
+    return rows

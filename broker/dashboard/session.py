@@ -16,7 +16,7 @@ from aiohttp import web
 
 from broker import oauth
 from broker.clock import Clock
-from broker.dashboard.actions import Done
+from broker.dashboard.service import Done
 from broker.errors import StorageUnavailable
 from broker.keyring import Keyring
 from broker.model import Caller, PendingLogin, Permission, Secret
