@@ -5,7 +5,7 @@ import gc
 from collections.abc import Iterator
 from typing import Any
 
-THREADS = ("/aiosqlite/", "/broker/store/writer.py", "/asyncio/threads.py", "/broker/audit/ledger.py")
+THREADS = ("/aiosqlite/", "/broker/store/writer.py", "/asyncio/threads.py", "/broker/audit/writer.py")
 """Whose innermost code lies here waits for a thread, which needs no time of ours."""
 
 Place = tuple[object, str, int]
