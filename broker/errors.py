@@ -1,5 +1,6 @@
 """Every expected failure, said once: `code`, `status` and the public sentence; `web` turns them into answers."""
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -46,6 +47,12 @@ def no_account(name: str, *, removed: bool) -> UnknownAccount:
             f"Account {name!r} was removed. For 30 days this restores it: broker accounts restore {name}"
         )
     return UnknownAccount(f"There is no account {name!r}.")
+
+
+def no_provider(name: str | None, known: Iterable[str]) -> str:
+    """The sentence about a provider that the configuration does not have; None: its name is not to be shown."""
+    named = "such provider" if name is None else f"provider {name[:32]!r}"
+    return f"There is no {named}; there are: {', '.join(sorted(known)) or 'none'}."
 
 
 class MethodNotAllowed(BrokerError):

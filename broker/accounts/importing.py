@@ -10,7 +10,7 @@ from broker import oauth
 from broker.callers.authorization import Authorizer, covers
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
-from broker.errors import Conflict, InvalidRequest
+from broker.errors import Conflict, InvalidRequest, no_provider
 from broker.keyring import Keyring
 from broker.model import Account, Caller, Event, EventKind, Permission, Ref, Secret, is_account_name
 from broker.providers.oauth2 import OAuth2Provider
@@ -109,8 +109,7 @@ class ImportService:
             raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
         provider = self._providers.get(grant.provider)
         if provider is None:
-            known = ", ".join(sorted(self._providers)) or "none"
-            raise InvalidRequest(f"there is no provider {grant.provider!r}; there are: {known}")
+            raise InvalidRequest(no_provider(grant.provider, self._providers))
         if not grant.refresh_token.reveal().strip():
             raise InvalidRequest("refresh_token is missing; without one nothing can be kept alive")
         provider.check_org(grant.org)

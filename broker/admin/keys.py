@@ -75,7 +75,7 @@ class KeyService:
         await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         key = next((one for one in await self._store.keys() if one.kid == kid), None)
         if key is None:
-            raise NotFound(f"there is no key {kid[:32]!r}; `broker keys list` shows them")
+            raise NotFound(f"There is no key {kid[:32]!r}; `broker keys list` shows them.")
         if key.purpose is Purpose.INDEX:
             why = "makes keyed hashes, which must stay what they are; it is never dropped"
             raise Conflict(f"key {kid} {why}")

@@ -9,7 +9,7 @@ from broker.admin.checks import Check
 from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, SandboxSettings
-from broker.errors import NotFound
+from broker.errors import NotFound, no_provider
 from broker.model import Caller, Event, Permission, Reason, Status
 from broker.observe.metrics import Metrics
 from broker.providers.kit import INSTALL_PAGE, KIT
@@ -132,7 +132,7 @@ class Overview:
         """Close a provider's breakers by hand."""
         await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         if name not in self._settings:
-            raise NotFound(f"there is no provider {name[:32]!r} in the configuration")
+            raise NotFound(no_provider(name, self._settings))
         self._permit.breaker(name).resume()
         self._metrics.provider_open.labels(name).set(0)
         await self._authorizer.note(caller, "providers.resume", None, name, request_id=request_id)

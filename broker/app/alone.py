@@ -90,7 +90,7 @@ def migrate_alone(store: StoreSettings, *, failed: Callable[[str], Exception]) -
                 return await migrate(database)
 
     if store.postgres is None and not store.path.exists():
-        raise failed(f"there is no store {store.path}; `broker serve` makes one")
+        raise failed(f"There is no store {store.path}; `broker serve` makes one.")
     try:
         return asyncio.run(bring_up_to_date())
     except (StartRefused, StorageUnavailable) as exc:
@@ -105,7 +105,7 @@ def copy_alone(
     if store.postgres is None:
         raise failed("store.url names no PostgreSQL database; a copy goes from SQLite to there")
     if not source.exists():
-        raise failed(f"there is no store {source}")
+        raise failed(f"There is no store {source}.")
     if any(spool_of(source).glob("*")):
         raise failed(
             f"token sets wait in {spool_of(source)}; start the broker on {source} once, it stores them"

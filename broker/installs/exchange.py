@@ -276,7 +276,8 @@ def provider_named(providers: Mapping[str, OAuth2Provider], name: str) -> OAuth2
     """Return the configured provider of this name. Raises NotFound."""
     provider = providers.get(name)
     if provider is None:
-        raise NotFound(f"there is no provider {name[:32]!r} in the configuration")
+        # Strangers read this, so it lists none.
+        raise NotFound(f"There is no provider {name[:32]!r}.")
     return provider
 
 

@@ -14,7 +14,7 @@ from broker import oauth
 from broker.browser import Kept, KeptRequests
 from broker.callers.authorization import Authorizer, covers
 from broker.clock import Clock
-from broker.errors import Forbidden, InvalidRequest, Overloaded, StorageUnavailable
+from broker.errors import Forbidden, InvalidRequest, Overloaded, StorageUnavailable, no_provider
 from broker.installs.connect import Connector
 from broker.installs.exchange import Exchange, Returned, Visit, declined, provider_named
 from broker.installs.late import INSTALL_LIFE
@@ -388,8 +388,7 @@ class InstallService:
         """Raises InvalidRequest where the provider is unknown, or needs an org and got none."""
         if name not in self._providers:
             # Anything else may be a secret in the wrong place.
-            named = f"provider {name!r}" if is_account_name(name) else "such provider"
-            raise InvalidRequest(f"there is no {named}; there are: {', '.join(sorted(self._providers))}")
+            raise InvalidRequest(no_provider(name if is_account_name(name) else None, self._providers))
         self._providers[name].authorize_url(
             redirect_uri=self._public_url, state=Secret("s"), verifier=Secret("v"), org=org, account=None
         )

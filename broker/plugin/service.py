@@ -161,7 +161,9 @@ class GrantService:
         await self._authorizer.require(caller, Permission.PLUGIN, None, request_id=request_id)
         grant = await self._store.grant(grant_id)
         if grant is None or grant.revoked_at is not None:
-            raise NotFound("there is no such living grant; `broker plugin grants` lists them")
+            raise NotFound(
+                f"There is no grant {grant_id[:32]!r}, or it has ended; `broker plugin grants` lists them."
+            )
         await self._end(caller, grant, Incident.REVOKED_BY_OPERATOR, request_id)
 
     async def _begin(self, client: PluginClient, code: PluginCode, request_id: str) -> Issued:

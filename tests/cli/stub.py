@@ -9,6 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
+from broker.errors import no_provider
+
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=UTC).timestamp()
 KEY = "tbk_0123456789ab_" + "k" * 43
 ACCESS_TOKEN = "at_" + "x" * 160
@@ -302,7 +304,7 @@ class Stub:
     async def install(self, request: web.Request) -> web.Response:
         body = await self._note(request, body={"provider", "account", "org", "return_to", "replace"})
         if body["provider"] not in self.providers:
-            raise Refusal(400, "invalid_request", "there is no such provider in the configuration")
+            raise Refusal(400, "invalid_request", no_provider(body["provider"], self.providers))
         link = {"install_url": LINK, "expires_at": "2026-11-22T11:00:00Z"}
         return web.json_response(link, status=201)
 
@@ -335,7 +337,7 @@ class Stub:
         await self._note(request)
         found = self.providers.get(request.match_info["name"])
         if found is None:
-            raise Refusal(404, "not_found", f"there is no provider {request.match_info['name']}")
+            raise Refusal(404, "not_found", no_provider(request.match_info["name"], self.providers))
         found["breaker"] = "closed"
         return web.json_response(found)
 
@@ -358,7 +360,7 @@ class Stub:
         await self._note(request)
         if self.grants.pop(request.match_info["name"], None) is None:
             raise Refusal(
-                404, "not_found", "there is no such living grant; `broker plugin grants` lists them"
+                404, "not_found", "There is no grant 'g', or it has ended; `broker plugin grants` lists them."
             )
         return web.Response(status=204)
 
@@ -425,7 +427,7 @@ class Stub:
         await self._note(request)
         found = self.keys.get(request.match_info["kid"])
         if found is None:
-            raise Refusal(404, "not_found", "there is no such key")
+            raise Refusal(404, "not_found", f"There is no key {request.match_info['kid']!r}.")
         if found["records"]:
             raise Refusal(409, "conflict", "7 in accounts.sealed_access are still sealed with it")
         found["state"] = "retired"

@@ -67,7 +67,7 @@ async def test_resuming_an_unknown_provider_fails_with_the_brokers_sentence(run:
     """A typing error is told, not swallowed."""
     result = await run("providers", "resume", "kti")
 
-    assert (1, "there is no provider kti\n") == (result.exit_code, result.stderr)
+    assert (1, "There is no provider 'kti'; there are: none.\n") == (result.exit_code, result.stderr)
 
 
 async def test_events_are_listed_in_eighty_columns(run: Run, stub: Stub) -> None:

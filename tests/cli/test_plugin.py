@@ -45,7 +45,7 @@ async def test_grant_is_ended(run: Run, stub: Stub) -> None:
     ended, again = await run("plugin", "revoke", FIRST, "-y"), await run("plugin", "revoke", FIRST, "--yes")
 
     assert (0, f"{FIRST} is ended.\n") == (ended.exit_code, ended.stdout)
-    assert (1, True) == (again.exit_code, "no such living grant" in again.stderr)
+    assert (1, True) == (again.exit_code, "There is no grant " in again.stderr)
 
 
 async def test_what_is_no_grant_is_wrong_usage(run: Run, stub: Stub) -> None:

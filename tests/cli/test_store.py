@@ -109,5 +109,5 @@ async def test_migrate_brings_a_store_up_to_date(run: Run, tmp_path: Path) -> No
 
     done = await run("migrate")
 
-    assert (1, True) == (missing.exit_code, "there is no store" in missing.stderr)
+    assert (1, True) == (missing.exit_code, "There is no store" in missing.stderr)
     assert (0, True) == (done.exit_code, "/var/broker.db has schema " in done.stdout)

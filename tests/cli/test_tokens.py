@@ -115,4 +115,4 @@ async def test_a_link_for_an_unknown_provider_fails(run: Run) -> None:
     """The broker's sentence is the message."""
     result = await run("install-link", "kit")
 
-    assert (1, "there is no such provider in the configuration\n") == (result.exit_code, result.stderr)
+    assert (1, "There is no provider 'kit'; there are: none.\n") == (result.exit_code, result.stderr)

@@ -39,7 +39,9 @@ async def test_grant_is_listed_and_ended(admin: Stand) -> None:
 
     [listed] = (await ask(admin, "GET", "/plugin/grants", query={"subject": "listed"}))["grants"]
     ended = await ask(admin, "DELETE", f"/plugin/grants/{listed['grant']}")
-    with pytest.raises(Failed, match="no such living grant"):
+    with pytest.raises(
+        Failed, match=f"There is no grant '{listed['grant'][:32]}', or it has ended; `broker plugin grants`"
+    ):
         await ask(admin, "DELETE", f"/plugin/grants/{listed['grant']}")
 
     assert frozenset(grant(1)) == frozenset(listed)
