@@ -24,6 +24,7 @@ from broker.model import Caller
 from broker.pages import Pages, error_page
 from broker.peers import Throttle
 from broker.plugin import routes as plugin_routes
+from broker.plugin.consent_routes import PURPOSE as PLUGIN_PURPOSE
 from broker.tokens.hot import HotTokens
 from broker.tokens.routes import TokenRoutes
 from broker.web import (
@@ -243,7 +244,7 @@ def _public(base: Foundation, rooms: Rooms, limits: Limits) -> tuple[InstallRout
         consent = consent_routes(
             base, plugin, login=installs.login, pages=pages, cookie=cookie, person=person, kept=installs.kept
         )
-        purposes[plugin_routes.PURPOSE] = consent.signed_in
+        purposes[PLUGIN_PURPOSE] = consent.signed_in
         application.add_routes([*consent.routes(), *plugin.kit.routes()])
     if installs.login is not None:
         login = LoginRoutes(service=installs.login, pages=pages, purposes=purposes)

@@ -11,9 +11,9 @@ from broker.login import LoginService, RememberedUsers
 from broker.pages import Pages
 from broker.peers import UnknownUserLimits
 from broker.plugin.clients import Clients
-from broker.plugin.connect_codes import ConnectCodes
-from broker.plugin.consent import ConsentService
-from broker.plugin.routes import ClientRoutes, ConsentRoutes, PluginApi
+from broker.plugin.consent import ConnectCodes, ConsentService
+from broker.plugin.consent_routes import ConsentRoutes
+from broker.plugin.routes import ClientRoutes, PluginApi
 from broker.plugin.service import GrantService
 
 

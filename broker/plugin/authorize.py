@@ -8,12 +8,10 @@ from urllib.parse import parse_qsl
 
 from broker import oauth
 from broker.config.settings import PluginClient
-from broker.plugin.clients import Clients
-from broker.plugin.refusals import BOUNCES, Bounced
+from broker.plugin.clients import BOUNCES, VISIBLE, Bounced, Clients
 
 CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 """S256 of anything: 32 bytes in base64url without padding (RFC 7636 4.2)."""
-VISIBLE = re.compile(r"[\x20-\x7e]{1,4096}", re.ASCII)
 MOST_FIELDS = 1000
 RECOGNIZED = (
     "client_id",

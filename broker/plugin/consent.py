@@ -1,5 +1,7 @@
 """Asks a person whether a client may act for them; a yes becomes a code, and is remembered for a moment."""
 
+import re
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,17 +13,72 @@ from broker import oauth
 from broker.browser import Kept, KeptRequests, is_same_browser
 from broker.callers.authorization import Authorizer
 from broker.clock import Clock
-from broker.model import PluginCode, PluginConsent, RememberedPerson, Secret
+from broker.errors import InvalidRequest, Overloaded
+from broker.keyring import Keyring
+from broker.model import Caller, ConnectCode, Permission, PluginCode, PluginConsent, RememberedPerson, Secret
 from broker.peers import UnknownUserLimits
 from broker.plugin.authorize import Ask, Bounce, answer_location, ask_from_text, ask_to_text
 from broker.plugin.clients import Clients
-from broker.plugin.connect_codes import ConnectCodes, Typed
 from broker.plugin.service import as_caller
 from broker.store.plugin import PluginStore
 
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+"""Crockford's: nothing in it is taken for something else."""
+MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1"})
+CONNECT_CODE_LIFE = 600.0
+HANDLE = 4
+LENGTH = 12
+"""Twelve characters of five bits; the first four find the code, the other forty bits prove it."""
+ATTEMPTS = 5
+SUBJECT = re.compile(r"\S(.{0,253}\S)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A connect code as a person typed it."""
+
+    handle: str
+    digest: str
+
+
+class ConnectCodes:
+    """Connect codes say who a person is, where no app of the company can; makes them, and reads what people type."""
+
+    def __init__(self, *, store: PluginStore, authorizer: Authorizer, keyring: Keyring, clock: Clock) -> None:
+        self._store, self._authorizer, self._keyring, self._clock = store, authorizer, keyring, clock
+
+    async def create(self, caller: Caller, subject: str, *, request_id: str) -> tuple[Secret, float]:
+        """A code that says who one person is, and when it ends. Raises InvalidRequest, Forbidden."""
+        if not SUBJECT.fullmatch(subject) or not subject.isprintable():
+            raise InvalidRequest("subject is who the person is to you, 1 to 255 printable characters")
+        await self._authorizer.require(caller, Permission.PLUGIN, None, request_id=request_id)
+        expires_at = self._clock.now() + CONNECT_CODE_LIFE
+        for _ in range(ATTEMPTS):
+            text = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
+            code = ConnectCode(text[:HANDLE], self._digest(text), subject, caller.name, expires_at)
+            if await self._store.add_connect_code(code):
+                detail = f"subject {subject}"
+                await self._authorizer.note(
+                    caller, "plugin.connect_code", None, detail, request_id=request_id
+                )
+                return Secret("-".join(text[at : at + 4] for at in range(0, LENGTH, 4))), expires_at
+        raise Overloaded("too many connect codes are open at once; try again", retry_after=60)
+
+    def read(self, typed: str) -> Typed | None:
+        """None where that is no connect code at all."""
+        text = re.sub(r"[\s-]", "", typed[:64]).upper().translate(MISREAD)
+        if len(text) != LENGTH or not set(text) <= set(ALPHABET):
+            return None
+        return Typed(text[:HANDLE], self._digest(text))
+
+    def _digest(self, text: str) -> str:
+        """Keyed, since whoever reads the store could search through what is left of sixty bits."""
+        return self._keyring.derive("connect code", text.encode()).hex()
+
+
 log = structlog.get_logger()
 KEPT_FOR = "consent"
-LIFE = 600.0
+CONSENT_LIFE = 600.0
 CODE_LIFE = 60.0
 REMEMBERED_FOR = 600.0
 
@@ -93,7 +150,7 @@ class ConsentService:
             scope=ask.scope,
             challenge=ask.challenge,
             subject=subject,
-            expires_at=self._clock.now() + LIFE,
+            expires_at=self._clock.now() + CONSENT_LIFE,
         )
 
     async def look(self, handle: Secret, browser: Secret | None, cookies: Mapping[str, str]) -> PluginConsent:

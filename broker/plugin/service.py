@@ -25,9 +25,19 @@ from broker.model import (
     Secret,
 )
 from broker.observe.metrics import Metrics
-from broker.plugin.issued import Tokens, new_tokens, open_for_replay, seal_for_replay
-from broker.plugin.policy import Again, Good, Replayed, Worthless, judge_code, judge_refresh_token
-from broker.plugin.refusals import Refused, bad_grant
+from broker.plugin.clients import Refused, bad_grant
+from broker.plugin.tokens import (
+    Again,
+    Good,
+    Replayed,
+    Tokens,
+    Worthless,
+    judge_code,
+    judge_refresh_token,
+    new_tokens,
+    open_for_replay,
+    seal_for_replay,
+)
 from broker.store.plugin import PluginStore
 
 log = structlog.get_logger()
