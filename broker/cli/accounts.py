@@ -185,18 +185,19 @@ class Format(StrEnum):
     "--format",
     "shape",
     type=click.Choice(Format, case_sensitive=False),
-    default=Format.TOKEN,
     help="Default: token.",
 )
-def token(context: CommandContext, account: str, min_ttl: int | None, shape: Format) -> None:
+def token(context: CommandContext, account: str, min_ttl: int | None, shape: Format | None) -> None:
     """Print a fresh token of ACCOUNT, and nothing else.
 
     Pass it on through a pipe, never as an argument: every user of the machine can list those.
     """
+    if context.as_json and shape not in (None, Format.JSON):
+        raise click.UsageError(f"--json and --format {shape} contradict each other: leave one of them out")
     answer = context.broker.ask("GET", f"/token/{account}", query={"min_ttl": min_ttl})
     if warning := answer.get("warning"):
         click.echo(one_line(f"Warning: {warning}"), err=True)
-    match Format.JSON if context.as_json else shape:
+    match Format.JSON if context.as_json else shape or Format.TOKEN:
         case Format.TOKEN:
             click.echo(answer["access_token"])
         case Format.HEADER:

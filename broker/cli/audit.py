@@ -144,7 +144,7 @@ def _first_problem(report: dict[str, Any]) -> str:
 @click.option("--follow", is_flag=True, help="Go on printing them as they happen, until Ctrl-C.")
 @click.option("--after", type=click.IntRange(min=0), metavar="ID", help="Only those behind this one.")
 @click.option(
-    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many."
+    "--limit", type=click.IntRange(1, 1000), help="At most so many; default 100. Not with --follow."
 )
 @click.option(
     "--account",
@@ -153,13 +153,15 @@ def _first_problem(report: dict[str, Any]) -> str:
     help="Only of this account.",
 )
 def events(
-    context: CommandContext, *, follow: bool, after: int | None, limit: int, account: str | None
+    context: CommandContext, *, follow: bool, after: int | None, limit: int | None, account: str | None
 ) -> None:
     """Print what happened, oldest first.
 
     With --follow and --json it is one object a line.
     """
-    query = {"after": after, "limit": limit, "account": account}
+    if follow and limit is not None:
+        raise click.UsageError("--limit and --follow contradict each other: following has no end")
+    query = {"after": after, "limit": None if follow else limit or 100, "account": account}
     if follow:
         # Ctrl-C is how following ends, so it is not a failure.
         with suppress(KeyboardInterrupt):

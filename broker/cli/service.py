@@ -146,20 +146,22 @@ def _line(what: str, level: str, detail: str, advice: str | None = None) -> dict
 
 
 @click.command("dashboard", cls=Command, example="broker dashboard")
-@click.option("--sessions", "action", flag_value="sessions", help="List who is signed in instead.")
-@click.option("--sign-out", "action", flag_value="sign-out", help="Sign out every browser instead.")
-def dashboard(context: CommandContext, *, action: str | None) -> None:
+@click.option("--sessions", is_flag=True, help="List who is signed in instead.")
+@click.option("--sign-out", is_flag=True, help="Sign out every browser instead.")
+def dashboard(context: CommandContext, *, sessions: bool, sign_out: bool) -> None:
     """Print a link that opens the dashboard once, within a minute.
 
     Whoever opens it is signed in for twelve hours, in your name.
     """
-    if action == "sessions":
+    if sessions and sign_out:
+        raise click.UsageError("--sessions and --sign-out contradict each other: leave one of them out")
+    if sessions:
         found = context.broker.ask("GET", "/dashboard-sessions")
         rows = (
             [one["id"], one["actor"], one["signed_in_at"], one["expires_at"]] for one in found["sessions"]
         )
         context.show_list(found, SESSION_COLUMNS, rows)
-    elif action == "sign-out":
+    elif sign_out:
         ended = context.broker.ask("DELETE", "/dashboard-sessions")
         context.say(f"Signed out: {ended['ended']}.", ended)
     else:

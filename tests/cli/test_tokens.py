@@ -27,11 +27,12 @@ async def test_a_token_is_printed_alone_and_unwrapped(
     assert (0, expected, "") == (result.exit_code, result.stdout, result.stderr)
 
 
-async def test_a_token_as_json_is_the_apis_answer(run: Run, stub: Stub) -> None:
+@pytest.mark.parametrize("options", [["--format", "json"], ["--json"], ["--json", "--format", "JSON"]])
+async def test_a_token_as_json_is_the_apis_answer(run: Run, stub: Stub, options: list[str]) -> None:
     """Scripts that want more than the token get everything."""
     stub.accounts = {"acme": account("acme")}
 
-    result = await run("token", "acme", "--format", "json")
+    result = await run("token", "acme", *options)
 
     answer = json.loads(result.stdout)
     assert (ACCESS_TOKEN, 11700, 17) == (answer["access_token"], answer["expires_in"], answer["generation"])
