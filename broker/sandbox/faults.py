@@ -163,34 +163,28 @@ def _provider(name: str) -> Provider:
     raise SwitchError(f"provider: {name!r} is neither of {', '.join(PROVIDERS)}")
 
 
-def _boolean(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise ValueError("true or false")
+def _such(words: str, fits: Callable[[Any], bool]) -> Callable[[object], object]:
+    """A parser that gives back what fits; raises ValueError with what is wanted instead."""
+
+    def parse(value: object) -> object:
+        if fits(value):
+            return value
+        raise ValueError(words)
+
+    return parse
 
 
-def _seconds(value: object) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise ValueError("seconds, not negative")
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _size(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise ValueError("a whole number")
-
-
-def _count(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    raise ValueError("a whole number from 1")
-
-
-def _status(value: object) -> int:
-    if isinstance(value, int) and 200 <= value <= 599:
-        return value
-    raise ValueError("an HTTP status from 200 to 599")
+_boolean = _such("true or false", lambda value: isinstance(value, bool))
+_seconds = _such(
+    "seconds, not negative", lambda value: (_is_whole(value) or isinstance(value, float)) and value >= 0
+)
+_size = _such("a whole number", _is_whole)
+_count = _such("a whole number from 1", lambda value: _is_whole(value) and value >= 1)
+_status = _such("an HTTP status from 200 to 599", lambda value: _is_whole(value) and 200 <= value <= 599)
 
 
 def _text(value: object) -> str:
@@ -217,17 +211,12 @@ def _members(value: object) -> Mapping[str, Any]:
     raise ValueError("an object")
 
 
-def _one_of(*words: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value in words:
-            return str(value)
-        raise ValueError(f"one of {', '.join(words)}")
-
-    return parse
+def _one_of(*words: str) -> Callable[[object], object]:
+    return _such(f"one of {', '.join(words)}", lambda value: value in words)
 
 
 STANDING: Mapping[str, Callable[[object], object]] = {
-    "rotation": lambda value: Mode(_one_of(*Mode)(value)),
+    "rotation": lambda value: Mode(str(_one_of(*Mode)(value))),
     "life": _seconds,
     "grace": _seconds,
     "idle_expiry": _seconds,

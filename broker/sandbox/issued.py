@@ -204,7 +204,9 @@ class Issued:
         self._store.write("UPDATE codes SET grant_id = ? WHERE sha256 = ?", grant_id, fingerprint(code))
 
     def grant(self, grant_id: int) -> Grant:
-        return _to_grant(self._store.row("SELECT * FROM grants WHERE id = ?", grant_id))
+        row = self._store.row("SELECT * FROM grants WHERE id = ?", grant_id)
+        holder, revoked = _to_holder(row), bool(row["revoked"])
+        return Grant(row["id"], row["provider"], row["client_id"], row["scope"], holder, revoked)
 
     def standing_pair(self, consent: Consent, now: float) -> Pair | None:
         """The living tokens this app already has for the same account and tenant (Doorkeeper's reuse)."""
@@ -351,12 +353,6 @@ def _to_code(row: Any) -> Code:
         _to_holder(row),
     )
     return Code(consent, row["expires_at"], row["grant_id"])
-
-
-def _to_grant(row: Any) -> Grant:
-    return Grant(
-        row["id"], row["provider"], row["client_id"], row["scope"], _to_holder(row), bool(row["revoked"])
-    )
 
 
 def base64url(data: bytes) -> str:

@@ -115,15 +115,15 @@ class Kit:
         try:
             params = read_params(await request.read())
         except BodyError:
-            return _sent(_error(400, "invalid_request", "The request is malformed."))
+            return _error(400, "invalid_request", "The request is malformed.").response()
         client = self._stage.clients.find("kit", params.get("client_id", ""))
         if client is None or not secret_fits(
             client, params.get("client_secret"), needed=bool(client.secrets)
         ):
-            return _sent(_error(403, "unauthorized_client", REVOKE_WORDS))
+            return _error(403, "unauthorized_client", REVOKE_WORDS).response()
         grant = self._grant_of(params.get("token", ""))
         if grant is not None and grant.client_id != client.client_id:
-            return _sent(_error(403, "unauthorized_client", REVOKE_WORDS))
+            return _error(403, "unauthorized_client", REVOKE_WORDS).response()
         if grant is not None:
             self._stage.issued.revoke_grant(grant.id)
         return web.Response()
@@ -221,8 +221,3 @@ def _error(status: int, error: str, description: str) -> Answer:
     return json_answer(
         status, {"error": error, "error_description": description}, {"WWW-Authenticate": challenge}
     )
-
-
-def _sent(answer: Answer) -> web.Response:
-    headers = {"Content-Type": answer.content_type, **answer.headers}
-    return web.Response(status=answer.status, body=answer.body.encode(), headers=headers)

@@ -208,12 +208,8 @@ class Kustomer:
 
     def _objection(self, org: str | None) -> web.Response | None:
         switches = self._stage.faults.switches("kustomer")
-        if org is None or org not in switches.app_not_installed:
-            return None
-        answer = invalid_client(switches)
-        return web.Response(
-            status=400, body=answer.body.encode(), headers={"Content-Type": answer.content_type}
-        )
+        is_missing = org is not None and org in switches.app_not_installed
+        return invalid_client(switches).response() if is_missing else None
 
 
 def org_id(org: str) -> str:

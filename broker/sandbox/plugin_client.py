@@ -145,8 +145,12 @@ class PluginClient:
 
     async def start(self, request: web.Request) -> web.Response:
         """Install was clicked: the plugin comes first, then the API, as Kit's page on authentication draws it."""
-        app_id = _app_id(request)
-        if not await self._has_plugin():
+        app_id = request.match_info["id"]
+        app_id = app_id if app_id.isdecimal() else str(KIT_APP_ID)
+        has_plugin = self._setup.enabled
+        if has_plugin is None:
+            has_plugin = await metadata(self._stage.broker_public_url) is not None
+        if not has_plugin:
             return self._api_half(request, app_id)
         state = secrets.token_urlsafe(16)
         self._stage.store.write("INSERT INTO plugin_trips VALUES (?, ?)", state, app_id)
@@ -252,11 +256,6 @@ class PluginClient:
             {"access_token": connection["access"], "refresh_token": connection["refresh"]}
         )
 
-    async def _has_plugin(self) -> bool:
-        if self._setup.enabled is not None:
-            return self._setup.enabled
-        return await metadata(self._stage.broker_public_url) is not None
-
     async def _ask(self, setting: str, path: str, parameters: Mapping[str, str]) -> Heard:
         setup = self._setup
         return await ask(
@@ -293,11 +292,6 @@ def _to(location: str) -> web.Response:
 
 def _own(request: web.Request) -> str:
     return f"{request.scheme}://{request.host}"
-
-
-def _app_id(request: web.Request) -> str:
-    app_id = request.match_info["id"]
-    return app_id if app_id.isdecimal() else str(KIT_APP_ID)
 
 
 def _pair(document: Mapping[str, Any]) -> tuple[str, str]:

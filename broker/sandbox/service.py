@@ -70,18 +70,14 @@ class Control:
         """A person uninstalls: `{"provider", "external_id"}` or `{"refresh_token"}`."""
         asked = await _object(request)
         if isinstance(asked.get("refresh_token"), str):
-            return web.json_response({"revoked": self._revoke_token(asked["refresh_token"])})
+            token = self._stage.issued.refresh_token(asked["refresh_token"])
+            if token is not None:
+                self._stage.issued.revoke_grant(token.grant_id)
+            return web.json_response({"revoked": 0 if token is None else 1})
         holder = asked.get("external_id")
         if not isinstance(holder, (str, int)):
             raise bad_request("external_id or refresh_token is needed")
         return web.json_response({"revoked": self._stage.issued.revoke_all_of(_provider(asked), str(holder))})
-
-    def _revoke_token(self, refresh_token: str) -> int:
-        token = self._stage.issued.refresh_token(refresh_token)
-        if token is None:
-            return 0
-        self._stage.issued.revoke_grant(token.grant_id)
-        return 1
 
     async def put_client(self, request: web.Request) -> web.Response:
         """Register or replace an OAuth app.
@@ -155,7 +151,15 @@ class Sandbox:
     async def start(self) -> None:
         """Open the store and bind. Raises OSError where the port is taken."""
         self._store = SandboxStore(self._database)
-        stage = self._stage(self._store)
+        stage = Stage(
+            store=self._store,
+            clients=Clients(store=self._store, broker_public_url=self._broker_public_url),
+            issued=Issued(self._store),
+            faults=self.faults,
+            record=Record(store=self._store, faults=self.faults),
+            clock=self._clock,
+            broker_public_url=self._broker_public_url,
+        )
         stage.clients.supply()
         stage.record.close_interrupted(self._clock.now())
         self._runner = web.AppRunner(_app(stage), access_log=None, shutdown_timeout=SHUTDOWN)
@@ -174,17 +178,6 @@ class Sandbox:
         store, self._store = self._store, None
         if store is not None:
             store.close()
-
-    def _stage(self, store: SandboxStore) -> Stage:
-        return Stage(
-            store=store,
-            clients=Clients(store=store, broker_public_url=self._broker_public_url),
-            issued=Issued(store),
-            faults=self.faults,
-            record=Record(store=store, faults=self.faults),
-            clock=self._clock,
-            broker_public_url=self._broker_public_url,
-        )
 
 
 def _app(stage: Stage) -> web.Application:

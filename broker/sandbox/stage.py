@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from broker.clock import Clock
 from broker.sandbox.faults import Faults, Mode, Provider
-from broker.sandbox.issued import REFRESH_ROWS, AccessToken, Grant, Issued, is_live, to_refresh_token
+from broker.sandbox.issued import REFRESH_ROWS, Grant, Issued, is_live, to_refresh_token
 from broker.sandbox.store import Clients, SandboxStore
 
 BESIDE = "SELECT n FROM requests WHERE kind = 'refresh' AND token_sha256 = ? AND ended IS NULL"
@@ -78,7 +78,10 @@ class Record:
         )
 
     def as_json(self, now: float) -> dict[str, Any]:
-        requests = [_request(row) for row in self._store.rows("SELECT * FROM requests ORDER BY n")]
+        requests = [
+            {**row, "answered": bool(row["answered"]), "beside": json.loads(row["beside"])}
+            for row in self._store.rows("SELECT * FROM requests ORDER BY n")
+        ]
         return {
             "grants": [self._grant(row, now) for row in self._store.rows("SELECT * FROM grants ORDER BY id")],
             "requests": requests,
@@ -108,10 +111,6 @@ class Record:
             "live": any(is_live(to_refresh_token(token), switches, now) for token in tokens),
             "rotations": self._store.row(ROTATIONS, row["id"])[0],
         }
-
-
-def _request(row: Any) -> dict[str, Any]:
-    return {**row, "answered": bool(row["answered"]), "beside": json.loads(row["beside"])}
 
 
 HEADERS = {
@@ -170,7 +169,13 @@ def examine(stage: Stage, provider: Provider, request: web.Request) -> Grant | C
     if token is None:
         return Complaint.INVALID if presented else Complaint.MISSING
     grant = stage.issued.grant(token.grant_id)
-    complaint = _complaint(token, grant, provider, stage.clock.now())
+    complaint = None
+    if grant.provider != provider:
+        complaint = Complaint.INVALID
+    elif token.revoked:
+        complaint = Complaint.REVOKED
+    elif stage.clock.now() >= token.expires_at:
+        complaint = Complaint.EXPIRED
     with stage.store.transaction():
         stage.record.used(provider, token.sha256, 200 if complaint is None else 401, stage.clock.now())
         if complaint is None:
@@ -180,14 +185,6 @@ def examine(stage: Stage, provider: Provider, request: web.Request) -> Grant | C
                 stage.issued.revoke_refresh(token.parent)
                 stage.issued.revoke_access_of(token.parent)
     return complaint or grant
-
-
-def _complaint(token: AccessToken, grant: Grant, provider: Provider, now: float) -> Complaint | None:
-    if grant.provider != provider:
-        return Complaint.INVALID
-    if token.revoked:
-        return Complaint.REVOKED
-    return Complaint.EXPIRED if now >= token.expires_at else None
 
 
 def bad_request(message: str) -> web.HTTPBadRequest:

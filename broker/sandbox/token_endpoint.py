@@ -246,6 +246,11 @@ class Answer:
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    def response(self, **more: str) -> web.Response:
+        """As aiohttp sends it; `more` are further headers."""
+        headers = {**more, "Content-Type": self.content_type, **self.headers}
+        return web.Response(status=self.status, body=self.body.encode(), headers=headers)
+
 
 def json_answer(status: int, document: object, headers: Mapping[str, str] | None = None) -> Answer:
     return Answer(status, json.dumps(document), JSON, headers or {})
@@ -306,7 +311,7 @@ class TokenEndpoint:
         if fault.drop is not None:
             return hang_up(request, web.Response())
         if fault.replaces_answer:
-            return _response(_false_answer(fault))
+            return _false_answer(fault).response(**NO_STORE)
         if fault.truncate is not None:
             return await _send_part(request, answer, fault.truncate)
         return await self._send(request, n, answer)
@@ -342,7 +347,7 @@ class TokenEndpoint:
                 )
 
     async def _send(self, request: web.Request, n: int, answer: Answer) -> web.StreamResponse:
-        response = _response(answer)
+        response = answer.response(**NO_STORE)
         with suppress(ConnectionResetError):
             await response.prepare(request)
             await response.write_eof()
@@ -379,11 +384,6 @@ def _false_answer(fault: AnswerFault) -> Answer:
     if fault.raw is not None:
         return Answer(fault.status or 200, fault.raw, JSON, fault.headers)
     return Answer(fault.status or 200, fault.body or "", "text/html; charset=utf-8", fault.headers)
-
-
-def _response(answer: Answer) -> web.Response:
-    headers = {**NO_STORE, "Content-Type": answer.content_type, **answer.headers}
-    return web.Response(status=answer.status, body=answer.body.encode(), headers=headers)
 
 
 async def _send_part(request: web.Request, answer: Answer, size: int) -> web.StreamResponse:
