@@ -1,6 +1,7 @@
 """Commands about the broker as a whole: how it runs and is looked over, as a service, and its stand-in providers."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from broker.cli import arguments
 from broker.cli.admin_socket import NoBroker, NotStarted
 from broker.cli.command import Command, CommandContext, Group
 from broker.cli.output import Cell, Failed, columns, counted, plain, show_json
-from broker.config import ConfigError, load
+from broker.config import ConfigError, load, store_of
 from broker.config.settings import TcpListen
 from broker.systemd.unit import ServiceState, alert_rules, install
 from broker.times import relative
@@ -73,6 +74,8 @@ def version(context: CommandContext) -> None:
         running = context.broker.ask("GET", "/version")
     except NotStarted as exc:
         why = exc.message
+    except NoBroker:
+        why = _held(context)
     except Failed:
         pass
     told = f"token-broker {__version__}"
@@ -96,7 +99,12 @@ def check(context: CommandContext) -> None:
     except NotStarted as exc:
         checks = [_line("broker", "problem", exc.message, "journalctl -u token-broker -p warning")]
     except NoBroker as exc:
-        checks = [_line("broker", "warning", f"Not running. {exc.message}"), *_checks_offline(context)]
+        held = _held(context)
+        looked = [_line("broker", "problem", held, "wait for it, or see its log")] if held else None
+        checks = looked or [
+            _line("broker", "warning", f"Not running. {exc.message}"),
+            *_checks_offline(context),
+        ]
     if (state := context.service) is not None:
         checks.append(_service_check(state))
     rows = (
@@ -111,6 +119,20 @@ def check(context: CommandContext) -> None:
     problems = sum(one["level"] == "problem" for one in checks)
     if problems:
         raise Failed(f"{counted(problems, 'problem')} found.")
+
+
+def _held(context: CommandContext) -> str | None:
+    """Return what keeps the admin socket silent where a process holds the store, None where none does."""
+    # Only where no broker answers does a command look at its store.
+    from broker.store.sqlite import lock_holder  # noqa: PLC0415 - the store, which few commands need
+
+    with suppress(ConfigError):
+        store = store_of(context.config_path, context.environ)
+        holder = lock_holder(store.path) if store.postgres is None else None
+        if holder is not None:
+            what = "a broker that starts or stops, or a command"
+            return f"Process {holder} holds the store {store.path}: {what}."
+    return None
 
 
 def _service_check(state: ServiceState) -> dict[str, Any]:

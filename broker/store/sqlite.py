@@ -291,6 +291,19 @@ def take_lock(path: Path, flags: int = os.O_CREAT | os.O_RDWR) -> int:
     return handle
 
 
+def lock_holder(path: Path) -> int | None:
+    """The process that holds the lock of the store at `path`, from the kernel's table; taking it would disturb a
+    start."""
+    with suppress(OSError):
+        found = path.with_name(path.name + ".lock").stat()
+        file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            _, kind, _, _, process, locked, *_ = line.split()
+            if (kind, locked) == ("FLOCK", file):
+                return int(process)
+    return None
+
+
 def _file_system(folder: Path) -> str:
     """The type of the file system that holds `folder`, from the kernel's table of mounts."""
     best, kind, place = "", "", str(folder.resolve())

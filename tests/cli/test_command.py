@@ -1,6 +1,8 @@
 """What holds for every command: where the configuration comes from, how commands fail, what their help shows."""
 
 import asyncio
+import fcntl
+import json
 import os
 import re
 import socket
@@ -14,6 +16,7 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner
 
+from broker import __version__
 from broker.__main__ import main
 from broker.cli import broker as command_line
 from broker.cli.command import Command, CommandContext
@@ -274,6 +277,26 @@ def test_no_broker_is_told_in_one_sentence(tmp_path: Path) -> None:
 
     sentence = f"No broker answers at {tmp_path}/admin.sock; is it running? (`broker serve`)\n"
     assert (1, "", sentence) == answer
+
+
+def test_store_that_a_process_holds_is_told(tmp_path: Path) -> None:
+    """A long start by hand: the broker has its store's lock before it has a socket."""
+    config, lock = tmp_path / "config.toml", tmp_path / "x.db.lock"
+    config.write_text('[server]\nadmin_socket = "none.sock"\n[store]\nurl = "sqlite:x.db"\n')
+    told = (
+        f"Process {os.getpid()} holds the store {tmp_path}/x.db: a broker that starts or stops, or a command."
+    )
+
+    with lock.open("w") as held:
+        before = invoke("version", "--config", str(config))
+        fcntl.flock(held, fcntl.LOCK_EX)
+        version = invoke("version", "--config", str(config))
+        code, checked, _ = invoke("check", "--json", "--config", str(config))
+
+    assert (0, f"token-broker {__version__}\n", "") == before
+    assert (0, f"token-broker {__version__}\nnot running: {told}\n", "") == version
+    [line] = json.loads(checked)["checks"]
+    assert (1, "broker", "problem", told) == (code, line["what"], line["level"], line["detail"])
 
 
 def test_a_socket_that_a_dead_broker_left_is_no_broker(tmp_path: Path) -> None:
