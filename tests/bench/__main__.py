@@ -96,7 +96,7 @@ def _checked_out(revision: str, folder: Path) -> Path:
         shutil.rmtree(tree)
     tree.mkdir()
     archive = subprocess.run(
-        ["git", "archive", revision, "broker"], cwd=ROOT, stdout=subprocess.PIPE, check=True
+        ["git", "archive", revision, "broker", "tests/bench"], cwd=ROOT, stdout=subprocess.PIPE, check=True
     )
     subprocess.run(["tar", "-x", "-C", str(tree)], input=archive.stdout, check=True)
     return tree

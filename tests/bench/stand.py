@@ -21,6 +21,8 @@ import aiohttp
 HERE = Path(__file__).parent
 CORES = sorted(os.sched_getaffinity(0))
 STARTS_WITHIN = 120.0
+INDEPENDENT = frozenset({"bare.py", "upstream.py"})
+"""Scripts that do not use the broker, so that every tree is measured with the same."""
 KEPT = frozenset({"Content-Length", "Date"})
 """Headers that aiohttp writes by itself."""
 
@@ -165,7 +167,7 @@ class Stand:
         told = {"groups": [{name: getattr(group, name) for name in Group.__slots__} for group in groups]}
         seeding = await asyncio.create_subprocess_exec(
             sys.executable,
-            str(HERE / "seed.py"),
+            str(self._path("seed.py")),
             str(folder / "config.toml"),
             stdin=PIPE,
             stdout=PIPE,
@@ -191,13 +193,17 @@ class Stand:
     @asynccontextmanager
     async def script(self, name: str, *arguments: object, core: int = 0) -> AsyncIterator[Server]:
         """One of this folder's own servers; the first argument is its port where it is a number."""
-        command = (sys.executable, str(HERE / name), *map(str, arguments))
+        command = (sys.executable, str(self._path(name)), *map(str, arguments))
         process = await self._spawn(command, {}, core=core, stdin=PIPE, stdout=PIPE)
         async with _ending(process):
             assert process.stdout is not None
             if await process.stdout.readline() != b"ready\n":
                 raise RuntimeError(f"{name} does not start")
             yield Server(arguments[0] if isinstance(arguments[0], int) else 0, process)
+
+    def _path(self, name: str) -> Path:
+        """A script that uses the broker is the tree's own, which knows the modules of that tree."""
+        return (HERE if name in INDEPENDENT else self.tree / "tests" / "bench") / name
 
     @asynccontextmanager
     async def bare(self, broker: Server) -> AsyncIterator[Server]:
