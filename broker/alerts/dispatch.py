@@ -15,6 +15,22 @@ from broker.observe.health import Health
 from broker.store.events import AlertStore, Delivery, EventStore
 from broker.wire import event_json
 
+RETRIES = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
+"""Seconds after the first failure, the second, …; then every hour."""
+KEPT = 3 * 86400.0
+"""An alert is given up so long after its event."""
+log = structlog.get_logger()
+UNTOLD = frozenset({EventKind.RENEWED})
+LOOK_EVERY = 1.0
+AT_ONCE = 8
+PAGE = 200
+MOST_WAITING = 1000
+"""With so many on their way no more are taken from the events, which wait in their own table."""
+LEASE = 60.0
+"""Longer than any attempt; one that a crash cut off is made again after this."""
+FAILING = 3
+"""Failures in a row until `/readyz` names it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Alert:
@@ -66,12 +82,6 @@ class Hook(Protocol):
         ...
 
 
-RETRIES = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
-"""Seconds after the first failure, the second, …; then every hour."""
-KEPT = 3 * 86400.0
-"""An alert is given up so long after its event."""
-
-
 def again_after(failures: int, asked: float | None) -> float:
     """Seconds until the next attempt after so many failures; a receiver's wish is heard up to an hour."""
     usual = RETRIES[min(failures, len(RETRIES)) - 1]
@@ -92,20 +102,6 @@ def heads(deliveries: Iterable[Delivery], now: float) -> list[Delivery]:
             first.append(delivery)
     # One that is further ahead than any pause was noted by a wrong clock.
     return [delivery for delivery in first if not 0 < delivery.next_at - now <= RETRIES[-1]]
-
-
-log = structlog.get_logger()
-
-UNTOLD = frozenset({EventKind.RENEWED})
-LOOK_EVERY = 1.0
-AT_ONCE = 8
-PAGE = 200
-MOST_WAITING = 1000
-"""With so many on their way no more are taken from the events, which wait in their own table."""
-LEASE = 60.0
-"""Longer than any attempt; one that a crash cut off is made again after this."""
-FAILING = 3
-"""Failures in a row until `/readyz` names it."""
 
 
 class Dispatcher:

@@ -25,6 +25,8 @@ ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
 """All that the command gets: the broker's own may hold secrets."""
 MOST_HEARD = 4096
 MOST_SAID = 200
+TIMEOUT = 15.0
+USER_AGENT = f"token-broker/{__version__}"
 
 
 class Command:
@@ -111,10 +113,6 @@ def _kill(process: asyncio.subprocess.Process) -> None:
     """The whole group: what the program started goes with it."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-TIMEOUT = 15.0
-USER_AGENT = f"token-broker/{__version__}"
 
 
 class WebhookClient:

@@ -19,6 +19,14 @@ from broker.wire import event_json
 
 FRESH_FOR = 0.4
 PAGE = 100
+LOOK_EVERY = 0.5
+KEEP_ALIVE = 15.0
+SLOW = 10.0
+"""A reader that has not taken a page for so long is cut; it comes again with `Last-Event-ID`."""
+MOST_STREAMS = 600
+MOST_OF_ONE = 200
+"""Streams of one caller, so that no caller alone takes all of them."""
+ID = re.compile(r"\d{1,15}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +94,6 @@ def may_hear(caller: Caller, event: Event) -> bool:
         return covers(caller, event.account)
     # A person without an account here is nobody's but whose globs cover all.
     return event.subject is None or "*" in caller.accounts
-
-
-LOOK_EVERY = 0.5
-KEEP_ALIVE = 15.0
-SLOW = 10.0
-"""A reader that has not taken a page for so long is cut; it comes again with `Last-Event-ID`."""
-MOST_STREAMS = 600
-MOST_OF_ONE = 200
-"""Streams of one caller, so that no caller alone takes all of them."""
-ID = re.compile(r"\d{1,15}", re.ASCII)
 
 
 @dataclass(slots=True)

@@ -29,6 +29,9 @@ PAGE = 200
 FAILING_FOR = DAY
 """Renewals that fail for so long are not counted on."""
 FORGOTTEN_AFTER = 30 * DAY
+TOLD: frozenset[str] = frozenset({Incident.COMMIT_RETAINED, Incident.AUDIT_WAITING, Reason.COPIED_STORE})
+WATCH_EVERY = 1.0
+STOP_WITHIN = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +138,6 @@ class Forecaster:
             log.warning("account.end_foretold", account=account.name, reason=end.reason, days=days)
 
 
-TOLD: frozenset[str] = frozenset({Incident.COMMIT_RETAINED, Incident.AUDIT_WAITING, Reason.COPIED_STORE})
-
-
 @dataclass(frozen=True, slots=True)
 class _Turn:
     """A trouble began, or is over."""
@@ -205,10 +205,6 @@ class StandingTroubles:
     def _turn(self, reason: str, provider: str, stands: bool) -> None:
         (self._standing.add if stands else self._standing.discard)((reason, provider))
         self._waiting.append(_Turn(self._clock.now(), reason, provider, stands))
-
-
-WATCH_EVERY = 1.0
-STOP_WITHIN = 5.0
 
 
 class Alerts:

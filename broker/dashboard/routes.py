@@ -31,6 +31,14 @@ LOOK_EVERY = 1.0
 TICK_EVERY = 15
 """Looks between two signs of life; times such as “in 3 min” are drawn anew with each."""
 MOST_OPEN = 100
+SignedIn = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
+NOBODY = "Nobody is signed in in this browser."
+MOST_FIELDS = 8
+SEARCH_MOST = 100
+SHOWN = 12
+"""Characters of a session's id that are shown."""
+SESSION_ID = re.compile(rf"[0-9a-f]{{{SHOWN}}}", re.ASCII)
+PAGE_LINK = re.compile(r'( (?:href|action)=")/(?!static/)')
 
 
 class Live:
@@ -85,16 +93,6 @@ class Live:
         except StorageUnavailable:
             return before
         return last[-1].id if last else 0
-
-
-SignedIn = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
-NOBODY = "Nobody is signed in in this browser."
-MOST_FIELDS = 8
-SEARCH_MOST = 100
-SHOWN = 12
-"""Characters of a session's id that are shown."""
-SESSION_ID = re.compile(rf"[0-9a-f]{{{SHOWN}}}", re.ASCII)
-PAGE_LINK = re.compile(r'( (?:href|action)=")/(?!static/)')
 
 
 class DashboardRoutes:

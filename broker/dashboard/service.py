@@ -32,6 +32,18 @@ from broker.times import relative, span
 from broker.tokens.service import TokenService
 from broker.wire import caller_json, rfc3339
 
+PER_PAGE = 50
+SHOWN_TROUBLED = 12
+SHOWN_EVENTS = 12
+HISTORY = 200
+SPANS = 28
+"""The picture of expiries: a week in spans of six hours."""
+TROUBLED = sorted(
+    (status for status in Status if status.tone != "good"),
+    key=lambda status: ("bad", "wait", "calm").index(status.tone),
+)
+"""The order in which an operator should look at them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -120,19 +132,6 @@ class Actions:
         )
         until = rfc3339(expires_at)
         return Done(f"Send this link to the person; it works once, until {until}.", link=url)
-
-
-PER_PAGE = 50
-SHOWN_TROUBLED = 12
-SHOWN_EVENTS = 12
-HISTORY = 200
-SPANS = 28
-"""The picture of expiries: a week in spans of six hours."""
-TROUBLED = sorted(
-    (status for status in Status if status.tone != "good"),
-    key=lambda status: ("bad", "wait", "calm").index(status.tone),
-)
-"""The order in which an operator should look at them."""
 
 
 @dataclass(frozen=True, slots=True)

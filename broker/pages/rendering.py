@@ -19,6 +19,31 @@ Tone = Literal["good", "wait", "bad"]
 
 # A browser drops tabs and newlines and reads "\" as "/", so "/\t/evil" and "/\evil" would leave this host.
 _LEADS_SOMEWHERE = re.compile(r"(?:https?://|/(?![/\\]))[^\s\x00-\x1f\x7f]*")
+FOLDER = Path(__file__).parent / "static"
+CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+FOREVER = "public, max-age=31536000, immutable"
+HEADERS = {
+    # An icon opened by itself is a document too, and may do nothing.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+TEMPLATES = Path(__file__).parent / "templates"
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self';{scripts} form-action {form_action};"
+    " base-uri 'none'; frame-ancestors 'none'"
+)
+SCRIPTS = " script-src 'self'; connect-src 'self';"
+"""For the dashboard alone: its one file, and the stream it listens to."""
+ISOLATION = {
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+# Without includeSubDomains: neighbours of this host are not ours to decide about.
+HTTPS_ONLY = {"Strict-Transport-Security": "max-age=31536000"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +87,6 @@ def error_page(error: BrokerError) -> Page:
     )
 
 
-FOLDER = Path(__file__).parent / "static"
-CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-FOREVER = "public, max-age=31536000, immutable"
-
-HEADERS = {
-    # An icon opened by itself is a document too, and may do nothing.
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
-
-
 class StaticFile:
     """One file of the package."""
 
@@ -110,25 +123,6 @@ def static_files(*folders: Path) -> Mapping[str, StaticFile]:
         if path.suffix in CONTENT_TYPES
     }
     return MappingProxyType(files)
-
-
-TEMPLATES = Path(__file__).parent / "templates"
-
-POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self';{scripts} form-action {form_action};"
-    " base-uri 'none'; frame-ancestors 'none'"
-)
-SCRIPTS = " script-src 'self'; connect-src 'self';"
-"""For the dashboard alone: its one file, and the stream it listens to."""
-ISOLATION = {
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
-# Without includeSubDomains: neighbours of this host are not ours to decide about.
-HTTPS_ONLY = {"Strict-Transport-Security": "max-age=31536000"}
 
 
 class Pages:

@@ -39,6 +39,25 @@ BOUNCES: dict[Bounced, str] = {
     "invalid_scope": "A scope was asked for that this client may not ask for.",
     "temporarily_unavailable": "Try again in a minute.",
 }
+KNOWN = frozenset(
+    {
+        "client_id",
+        "client_secret",
+        "code",
+        "code_verifier",
+        "grant_type",
+        "redirect_uri",
+        "refresh_token",
+        "scope",
+        "token",
+        "token_type_hint",
+    }
+)
+VISIBLE = re.compile(r"[\x20-\x7e]{1,4096}", re.ASCII)
+"""What any of them may hold (RFC 6749 appendix A)."""
+MOST_FIELDS = 32
+BASIC = re.compile(r"[Bb][Aa][Ss][Ii][Cc] +([A-Za-z0-9+/]+={0,2})", re.ASCII)
+NOBODY = hashlib.sha256(b"no client has this secret, for it is longer than any may be" * 8).digest()
 
 
 class Refused(Exception):
@@ -63,26 +82,6 @@ def bad_grant(what: str) -> Refused:
         "invalid_grant",
         f"The {what} is unknown, expired, used or revoked, or was given to another client or address.",
     )
-
-
-KNOWN = frozenset(
-    {
-        "client_id",
-        "client_secret",
-        "code",
-        "code_verifier",
-        "grant_type",
-        "redirect_uri",
-        "refresh_token",
-        "scope",
-        "token",
-        "token_type_hint",
-    }
-)
-VISIBLE = re.compile(r"[\x20-\x7e]{1,4096}", re.ASCII)
-"""What any of them may hold (RFC 6749 appendix A)."""
-MOST_FIELDS = 32
-BASIC = re.compile(r"[Bb][Aa][Ss][Ii][Cc] +([A-Za-z0-9+/]+={0,2})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +180,6 @@ def _from_header(header: str) -> Credentials:
     if not colon or not VISIBLE.fullmatch(client_id) or (secret and not VISIBLE.fullmatch(secret)):
         raise Refused("invalid_client", "The Authorization header is malformed.", basic=True)
     return Credentials(client_id, Secret(secret) if secret else None, basic=True)
-
-
-NOBODY = hashlib.sha256(b"no client has this secret, for it is longer than any may be" * 8).digest()
 
 
 class Clients:

@@ -31,6 +31,12 @@ LENGTH = 12
 """Twelve characters of five bits; the first four find the code, the other forty bits prove it."""
 ATTEMPTS = 5
 SUBJECT = re.compile(r"\S(.{0,253}\S)?")
+log = structlog.get_logger()
+KEPT_FOR = "consent"
+CONSENT_LIFE = 600.0
+CODE_LIFE = 60.0
+REMEMBERED_FOR = 600.0
+Gone = Literal["over", "cookies", "browser"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +80,6 @@ class ConnectCodes:
     def _digest(self, text: str) -> str:
         """Keyed, since whoever reads the store could search through what is left of sixty bits."""
         return self._keyring.derive("connect code", text.encode()).hex()
-
-
-log = structlog.get_logger()
-KEPT_FOR = "consent"
-CONSENT_LIFE = 600.0
-CODE_LIFE = 60.0
-REMEMBERED_FOR = 600.0
-
-Gone = Literal["over", "cookies", "browser"]
 
 
 class ConsentGone(Exception):

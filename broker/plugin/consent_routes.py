@@ -54,6 +54,7 @@ FOREIGN = Page(
     hint=BEGIN_AGAIN,
     status=403,
 )
+PURPOSE = "plugin"
 
 
 def unredirectable_page(why: Why) -> Page:
@@ -67,9 +68,6 @@ def gone_page(why: Gone) -> Page:
     """Why the answer does not count."""
     title, line, hint = GONE[why]
     return Page(title=title, tone="bad", lines=(line,), hint=hint, status=410 if why == "over" else 400)
-
-
-PURPOSE = "plugin"
 
 
 class ConsentRoutes:

@@ -15,6 +15,11 @@ from broker.web import CALLER, REQUEST_ID, answer, check_query, query_number, re
 from broker.wire import plugin_grant_json, rfc3339
 
 AUTH_METHODS = ["client_secret_basic", "client_secret_post"]
+MACHINES = frozenset({"/plugin/token", "/plugin/refresh", "/plugin/revoke"})
+"""Where programs ask, so that errors are JSON there."""
+REALM = 'Basic realm="token-broker", charset="UTF-8"'
+NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+PAGE, MOST = 100, 1000
 
 
 def metadata(issuer: str, clients: Iterable[PluginClient]) -> dict[str, Any]:
@@ -35,13 +40,6 @@ def metadata(issuer: str, clients: Iterable[PluginClient]) -> dict[str, Any]:
     }
     # A claim without elements has to be left out (RFC 8414 3.2).
     return {**document, "scopes_supported": scopes} if scopes else document
-
-
-MACHINES = frozenset({"/plugin/token", "/plugin/refresh", "/plugin/revoke"})
-"""Where programs ask, so that errors are JSON there."""
-REALM = 'Basic realm="token-broker", charset="UTF-8"'
-NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-PAGE, MOST = 100, 1000
 
 
 class ClientRoutes:

@@ -20,6 +20,10 @@ from broker.model.plugin import FORGIVEN_FOR
 USED_LEEWAY = 10.0
 """Seconds after the successor's first use: of two workers that renew at once one is a little late."""
 VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}", re.ASCII)
+PREFIX = "tbp_"
+"""Lets secret scanners know our tokens."""
+NONCE_BYTES = 12
+INFO = b"tb/plugin-pair/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +104,6 @@ def judge_refresh_token(
 def _forgiven_until(replaced_at: float, next_used_at: float | None) -> float:
     until = replaced_at + FORGIVEN_FOR
     return until if next_used_at is None else min(until, next_used_at + USED_LEEWAY)
-
-
-PREFIX = "tbp_"
-"""Lets secret scanners know our tokens."""
-NONCE_BYTES = 12
-INFO = b"tb/plugin-pair/1"
 
 
 @dataclass(frozen=True, slots=True)

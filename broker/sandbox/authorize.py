@@ -31,6 +31,12 @@ PASSED_ON = (
     "code_challenge",
     "code_challenge_method",
 )
+HolderReader = Callable[[Mapping[str, str], str | None], Holder]
+"""Whose data the filled-in form offers; given the org of the path too. Raises ValueError with a sentence."""
+Objection = Callable[[str | None], web.Response | None]
+"""An answer instead of consent, where this org has not installed the app."""
+ANSWER_LIFE = 120
+NOBODY = "demo-user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +65,6 @@ class Bounce:
     redirect_uri: str
     state: str | None
     error: str
-
-
-HolderReader = Callable[[Mapping[str, str], str | None], Holder]
-"""Whose data the filled-in form offers; given the org of the path too. Raises ValueError with a sentence."""
-Objection = Callable[[str | None], web.Response | None]
-"""An answer instead of consent, where this org has not installed the app."""
 
 
 class Authorize:
@@ -175,10 +175,6 @@ def _redirect(redirect_uri: str, params: Mapping[str, str], state: str | None) -
     query = {**params} if state is None else {**params, "state": state}
     location = str(URL(redirect_uri).update_query(query))
     return web.Response(status=302, headers={"Location": location, "Cache-Control": "no-store"})
-
-
-ANSWER_LIFE = 120
-NOBODY = "demo-user"
 
 
 class Company:

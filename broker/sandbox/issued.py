@@ -11,6 +11,16 @@ from typing import Any
 from broker.sandbox.faults import Mode, Provider, Switches
 from broker.sandbox.store import SandboxStore
 
+CODE_LIFE = 600.0
+PREFIXES = {"kit": "sbx-kit", "kustomer": "sbx-kus"}
+REFRESH_ROWS = """
+SELECT t.sha256, t.grant_id, t.last_used_at, t.superseded_at, t.revoked OR g.revoked AS revoked
+  FROM refresh_tokens t JOIN grants g ON g.id = t.grant_id"""
+ACCESS_ROW = """
+SELECT t.value, t.sha256, t.grant_id, t.refresh, t.parent, t.created_at, t.expires_at,
+       t.revoked OR g.revoked AS revoked
+  FROM access_tokens t JOIN grants g ON g.id = t.grant_id"""
+
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
@@ -55,17 +65,6 @@ def judge(token: RefreshToken, switches: Switches, now: float) -> Verdict:
 def is_live(token: RefreshToken, switches: Switches, now: float) -> bool:
     """Whether a renewal with this token would be answered with tokens."""
     return judge(token, switches, now) in (Verdict.GOOD, Verdict.AGAIN)
-
-
-CODE_LIFE = 600.0
-PREFIXES = {"kit": "sbx-kit", "kustomer": "sbx-kus"}
-REFRESH_ROWS = """
-SELECT t.sha256, t.grant_id, t.last_used_at, t.superseded_at, t.revoked OR g.revoked AS revoked
-  FROM refresh_tokens t JOIN grants g ON g.id = t.grant_id"""
-ACCESS_ROW = """
-SELECT t.value, t.sha256, t.grant_id, t.refresh, t.parent, t.created_at, t.expires_at,
-       t.revoked OR g.revoked AS revoked
-  FROM access_tokens t JOIN grants g ON g.id = t.grant_id"""
 
 
 def fingerprint(token: str) -> str:

@@ -29,6 +29,15 @@ from broker.sandbox.token_endpoint import (
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
 LATEST = "SELECT * FROM apps WHERE id = ? OR name = ? ORDER BY rowid DESC LIMIT 1"
+ORG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
+LIMIT, WINDOW = 1000, 60
+COMPLAINTS: Mapping[Complaint, str] = {
+    Complaint.MISSING: "Missing authorization",
+    Complaint.INVALID: "Invalid token",
+    Complaint.REVOKED: "Invalid token",
+    Complaint.EXPIRED: "Expired token",
+}
+POD_WORDS = "Auth token associated with pod prod2 but request is being handled by prod1"
 
 
 class AppDirectory:
@@ -134,17 +143,6 @@ async def _json(request: web.Request) -> Mapping[str, Any] | None:
 
 def _refused(status: int, code: str, message: str) -> web.Response:
     return web.json_response(errors(code, message), status=status)
-
-
-ORG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
-LIMIT, WINDOW = 1000, 60
-COMPLAINTS: Mapping[Complaint, str] = {
-    Complaint.MISSING: "Missing authorization",
-    Complaint.INVALID: "Invalid token",
-    Complaint.REVOKED: "Invalid token",
-    Complaint.EXPIRED: "Expired token",
-}
-POD_WORDS = "Auth token associated with pod prod2 but request is being handled by prod1"
 
 
 class Kustomer:

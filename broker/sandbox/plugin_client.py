@@ -19,6 +19,12 @@ PATIENCE = aiohttp.ClientTimeout(total=10)
 TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
 HOME = frozenset({"127.0.0.1", "localhost", "::1"})
 REQUIRED = ("access_token", "refresh_token", "created_at", "expires_in")
+WORDS = {"body": ("json", "form"), "content_type": ("json", "form")}
+ADD = """
+INSERT INTO plugin_connections (access, refresh, scope, created_at, expires_at, status)
+    VALUES (?, ?, ?, ?, ?, 'connected')"""
+RENEWED = "UPDATE plugin_connections SET access = ?, refresh = ?, created_at = ?, expires_at = ? WHERE id = ?"
+CONNECTION = "SELECT * FROM plugin_connections WHERE id = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +99,6 @@ def _read(status: int, headers: Mapping[str, str], raw: bytes) -> Heard:
     if not isinstance(document, dict):
         return Heard(status, {}, "the answer is no JSON object")
     return Heard(status, document, None)
-
-
-WORDS = {"body": ("json", "form"), "content_type": ("json", "form")}
-ADD = """
-INSERT INTO plugin_connections (access, refresh, scope, created_at, expires_at, status)
-    VALUES (?, ?, ?, ?, ?, 'connected')"""
-RENEWED = "UPDATE plugin_connections SET access = ?, refresh = ?, created_at = ?, expires_at = ? WHERE id = ?"
-CONNECTION = "SELECT * FROM plugin_connections WHERE id = ?"
 
 
 @dataclass(frozen=True, slots=True)

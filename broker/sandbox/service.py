@@ -22,6 +22,9 @@ from broker.sandbox.plugin_client import PluginClient
 from broker.sandbox.stage import Record, Stage, bad_request, page
 from broker.sandbox.store import ASKED, ISSUED, REGISTERED, Clients, SandboxStore, client_from_json
 
+SHUTDOWN = 0.5
+"""Seconds that requests in flight are given at a stop."""
+
 
 class Control:
     """`/` and `/_sandbox/…`."""
@@ -125,10 +128,6 @@ def _provider(asked: Mapping[str, Any]) -> Provider:
         if asked.get("provider") == provider:
             return provider
     raise bad_request(f"provider: one of {', '.join(PROVIDERS)} is needed")
-
-
-SHUTDOWN = 0.5
-"""Seconds that requests in flight are given at a stop."""
 
 
 class Sandbox:

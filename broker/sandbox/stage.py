@@ -22,6 +22,17 @@ UPDATE requests SET outcome = ?, grant_id = COALESCE(?, grant_id),
        issued_refresh_sha256 = ?, issued_access_sha256 = ? WHERE n = ?"""
 ROTATIONS = "SELECT COUNT(*) FROM refresh_tokens WHERE grant_id = ? AND parent IS NOT NULL"
 CURRENT = "SELECT sha256 FROM refresh_tokens WHERE grant_id = ? ORDER BY n DESC LIMIT 1"
+HEADERS = {
+    # No form-action: browsers apply it to the redirect that follows, and that leads to the broker.
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}
+_PAGES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined
+)
 
 
 class Record:
@@ -111,19 +122,6 @@ class Record:
             "live": any(is_live(to_refresh_token(token), switches, now) for token in tokens),
             "rotations": self._store.row(ROTATIONS, row["id"])[0],
         }
-
-
-HEADERS = {
-    # No form-action: browsers apply it to the redirect that follows, and that leads to the broker.
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
-    ),
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-}
-_PAGES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined
-)
 
 
 def page(template: str, *, status: int = 200, **values: object) -> web.Response:

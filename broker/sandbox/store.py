@@ -63,6 +63,15 @@ ASKED = ("requests", "resource_uses", "plugin_steps")
 REGISTERED = ("clients", "apps")
 OWN = {"refresh_tokens", "resource_uses"}
 """Tables by which a database of the sandbox is known."""
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+UPSERT = """
+INSERT INTO clients (provider, client_id, secrets, redirect_uris) VALUES (?, ?, ?, ?)
+    ON CONFLICT (provider, client_id)
+    DO UPDATE SET secrets = excluded.secrets, redirect_uris = excluded.redirect_uris"""
+SUPPLIED: Mapping[Provider, tuple[str, str]] = {
+    "kit": (KIT_CLIENT_ID, KIT_CLIENT_SECRET),
+    "kustomer": (KUSTOMER_CLIENT_ID, KUSTOMER_CLIENT_SECRET),
+}
 
 
 class SandboxStore:
@@ -131,17 +140,6 @@ class SandboxStore:
         with self.transaction():
             for table in tables:
                 self.write(f"DELETE FROM {table}")  # noqa: S608 - names of our own tables only
-
-
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-UPSERT = """
-INSERT INTO clients (provider, client_id, secrets, redirect_uris) VALUES (?, ?, ?, ?)
-    ON CONFLICT (provider, client_id)
-    DO UPDATE SET secrets = excluded.secrets, redirect_uris = excluded.redirect_uris"""
-SUPPLIED: Mapping[Provider, tuple[str, str]] = {
-    "kit": (KIT_CLIENT_ID, KIT_CLIENT_SECRET),
-    "kustomer": (KUSTOMER_CLIENT_ID, KUSTOMER_CLIENT_SECRET),
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,11 @@ from broker.sandbox.issued import (
 from broker.sandbox.stage import Stage
 from broker.sandbox.store import Client, Clients
 
+JSON = "application/json; charset=utf-8"
+NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+Reader = Callable[[bytes], Mapping[str, str]]
+"""Raises BodyError."""
+
 
 class Refusal(StrEnum):
     INVALID_REQUEST = "invalid_request"
@@ -233,10 +238,6 @@ def _verifier_fits(challenge: str | None, verifier: str | None) -> bool:
     return hmac.compare_digest(digest.encode(), challenge.encode())
 
 
-JSON = "application/json; charset=utf-8"
-NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An HTTP answer before it is sent."""
@@ -260,8 +261,6 @@ class BodyError(ValueError):
     """The body is not what this token endpoint takes."""
 
 
-Reader = Callable[[bytes], Mapping[str, str]]
-"""Raises BodyError."""
 Speaker = Callable[[Outcome, Switches], Answer]
 
 
