@@ -19,13 +19,13 @@ from broker.config.settings import NetworkSettings, WebhookSettings
 from broker.providers import lives
 from broker.providers.network import Resolver, proxy_for, trusting
 
-TIME_LIMIT = 30.0
+COMMAND_TIMEOUT = 30.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
 """All that the command gets: the broker's own may hold secrets."""
 MOST_HEARD = 4096
 MOST_SAID = 200
-TIMEOUT = 15.0
+WEBHOOK_TIMEOUT = 15.0
 USER_AGENT = f"token-broker/{__version__}"
 
 
@@ -69,14 +69,14 @@ class Command:
         ended = asyncio.ensure_future(process.wait())
         in_time = False
         try:
-            in_time = await within(self._clock, TIME_LIMIT, ended)
+            in_time = await within(self._clock, COMMAND_TIMEOUT, ended)
         finally:
             self._running.discard(process)
             if not in_time:
                 _kill(process)
                 await asyncio.shield(ended)
         if not in_time:
-            return Failed(f"ran longer than {TIME_LIMIT:.0f} s and was killed")
+            return Failed(f"ran longer than {COMMAND_TIMEOUT:.0f} s and was killed")
         return Delivered() if process.returncode == 0 else Failed(_told(process.returncode, ear.heard()))
 
 
@@ -148,7 +148,7 @@ class WebhookClient:
                 connector=connector,
                 trust_env=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT),
+                timeout=aiohttp.ClientTimeout(total=WEBHOOK_TIMEOUT),
                 headers={"User-Agent": USER_AGENT, "Content-Type": "application/json"},
             )
         return self._session

@@ -24,7 +24,7 @@ THRESHOLDS = (1, 7, 30)
 """Days before the end, the nearest first."""
 IDLE_LIVES: Mapping[str, float] = {"kustomer": 14 * DAY}
 """By the provider's type, after how long without a renewal a grant is said to die. Kit is not known to have such."""
-LOOK_EVERY = 3600.0
+FORECAST_EVERY = 3600.0
 PAGE = 200
 FAILING_FOR = DAY
 """Renewals that fail for so long are not counted on."""
@@ -106,7 +106,7 @@ class Forecaster:
         if self._clock.monotonic() < self._next_at:
             return
         await self.look()
-        self._next_at = self._clock.monotonic() + LOOK_EVERY
+        self._next_at = self._clock.monotonic() + FORECAST_EVERY
 
     async def look(self) -> None:
         """Foretell whatever is to be foretold now."""

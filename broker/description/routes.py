@@ -26,42 +26,34 @@ CALLER: JSON = {
 
 def operations(routes: Iterable[tuple[str, str]]) -> list[Operation]:
     """What is known of each method and path; raises LookupError where nothing is."""
-    return [
-        static_file(path) if path.startswith("/static/") else _described(method, path)
-        for method, path in routes
-    ]
+    found = []
+    for method, path in routes:
+        one = static_file(path) if path.startswith("/static/") else DESCRIBED.get((method, path))
+        if one is None:
+            raise LookupError(f"{method} {path} is a route that nobody has described")
+        found.append(one)
+    return found
 
 
 def document(title: str, server: str, providers: Iterable[str], listed: Iterable[Operation]) -> JSON:
     """OpenAPI 3.1."""
     shown = list(listed)
     codes = reduce(lambda found, one: found | set(one.codes), shown, set[str]())
+    paths: dict[str, dict[str, JSON]] = {}
+    for one in shown:
+        paths.setdefault(one.path, {})[one.method.lower()] = one.json()
     used: dict[str, Any] = {**SCHEMAS, "Provider": {"type": "string", "enum": sorted(providers)}}
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": __version__},
         "servers": [{"url": server}],
-        "paths": _paths(shown),
+        "paths": paths,
         "components": {
             "schemas": used,
             "securitySchemes": {"caller": CALLER},
             "examples": {code: {"value": problem_example(code)} for code in KINDS if code in codes},
         },
     }
-
-
-def _paths(shown: list[Operation]) -> dict[str, dict[str, JSON]]:
-    paths: dict[str, dict[str, JSON]] = {}
-    for one in shown:
-        paths.setdefault(one.path, {})[one.method.lower()] = one.json()
-    return paths
-
-
-def _described(method: str, path: str) -> Operation:
-    try:
-        return DESCRIBED[method, path]
-    except KeyError:
-        raise LookupError(f"{method} {path} is a route that nobody has described") from None
 
 
 class DescriptionRoutes:
@@ -95,17 +87,13 @@ class DescriptionRoutes:
 
     @public
     async def docs(self, request: web.Request) -> web.StreamResponse:
+        groups: dict[str, list[Operation]] = {}
+        for one in self._operations:
+            groups.setdefault(one.tag, []).append(one)
         return self._pages.render(
             "description.html",
             request_id=request[REQUEST_ID],
             title=self._title,
-            groups=_grouped(self._operations),
+            groups=groups,
             show=partial(json.dumps, indent=2, ensure_ascii=False),
         )
-
-
-def _grouped(listed: Iterable[Operation]) -> dict[str, list[Operation]]:
-    groups: dict[str, list[Operation]] = {}
-    for one in listed:
-        groups.setdefault(one.tag, []).append(one)
-    return groups

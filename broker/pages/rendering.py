@@ -19,10 +19,10 @@ Tone = Literal["good", "wait", "bad"]
 
 # A browser drops tabs and newlines and reads "\" as "/", so "/\t/evil" and "/\evil" would leave this host.
 _LEADS_SOMEWHERE = re.compile(r"(?:https?://|/(?![/\\]))[^\s\x00-\x1f\x7f]*")
-FOLDER = Path(__file__).parent / "static"
+STATIC = Path(__file__).parent / "static"
 CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FOREVER = "public, max-age=31536000, immutable"
-HEADERS = {
+STATIC_HEADERS = {
     # An icon opened by itself is a document too, and may do nothing.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -109,7 +109,7 @@ class StaticFile:
             body=self._body,
             content_type=self._content_type,
             charset=charset,
-            headers={**HEADERS, "Cache-Control": FOREVER if current else "no-cache"},
+            headers={**STATIC_HEADERS, "Cache-Control": FOREVER if current else "no-cache"},
         )
 
 
@@ -118,7 +118,7 @@ def static_files(*folders: Path) -> Mapping[str, StaticFile]:
     """Every file there is, by name: those of all pages, and those of a room's own folders; read once a process."""
     files = {
         path.name: StaticFile(path)
-        for folder in (FOLDER, *folders)
+        for folder in (STATIC, *folders)
         for path in sorted(folder.iterdir())
         if path.suffix in CONTENT_TYPES
     }

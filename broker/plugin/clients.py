@@ -122,7 +122,12 @@ def read_asked(body: bytes, query: Iterable[str] = ()) -> Asked:
         raise Refused("invalid_request", "Parameters belong into the body, not into the address.")
     try:
         text = body.decode("utf-8-sig").strip()
-        pairs = _json_pairs(text) if text.startswith("{") else _form_pairs(text)
+        # In their order, so that repeated ones are seen.
+        pairs: list[tuple[str, Any]] = (
+            json.loads(text, object_pairs_hook=list)
+            if text.startswith("{")
+            else parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict")
+        )
     except (ValueError, RecursionError):
         raise Refused("invalid_request", "The body is neither a form nor a JSON object.") from None
     if len({name for name, _ in pairs}) != len(pairs):
@@ -138,16 +143,6 @@ def _given(value: object) -> bool:
     return True
 
 
-def _json_pairs(text: str) -> list[tuple[str, Any]]:
-    """The members in their order, so that repeated ones are seen."""
-    pairs: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=list)
-    return pairs
-
-
-def _form_pairs(text: str) -> list[tuple[str, Any]]:
-    return [*parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict")]
-
-
 def read_credentials(headers: list[str], asked: Asked) -> Credentials:
     """Who asks, by the Authorization header or the body, never both (RFC 6749 2.3); raises Refused."""
     if len(headers) > 1:
@@ -155,16 +150,13 @@ def read_credentials(headers: list[str], asked: Asked) -> Credentials:
     client_id, secret = asked.parameters.get("client_id"), asked.parameters.get("client_secret")
     # A Bearer header authenticates no client; some libraries send one along.
     if headers and not headers[0].lower().startswith("bearer "):
-        return _with_header(_from_header(headers[0]), client_id, secret)
+        found = _from_header(headers[0])
+        if secret is not None or client_id not in (None, found.client_id):
+            raise Refused("invalid_request", "The client is named in two ways at once.")
+        return found
     if client_id is None:
         raise Refused("invalid_client", "No client is named.")
     return Credentials(client_id, Secret(secret) if secret is not None else None, basic=False)
-
-
-def _with_header(found: Credentials, client_id: str | None, secret: str | None) -> Credentials:
-    if secret is not None or client_id not in (None, found.client_id):
-        raise Refused("invalid_request", "The client is named in two ways at once.")
-    return found
 
 
 def _from_header(header: str) -> Credentials:

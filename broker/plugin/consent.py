@@ -22,6 +22,7 @@ from broker.plugin.clients import Clients
 from broker.plugin.service import as_caller
 from broker.store.plugin import PluginStore
 
+log = structlog.get_logger()
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's: nothing in it is taken for something else."""
 MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1"})
@@ -31,7 +32,6 @@ LENGTH = 12
 """Twelve characters of five bits; the first four find the code, the other forty bits prove it."""
 ATTEMPTS = 5
 SUBJECT = re.compile(r"\S(.{0,253}\S)?")
-log = structlog.get_logger()
 KEPT_FOR = "consent"
 CONSENT_LIFE = 600.0
 CODE_LIFE = 60.0

@@ -28,7 +28,7 @@ from broker.sandbox.token_endpoint import (
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
-LATEST = "SELECT * FROM apps WHERE id = ? OR name = ? ORDER BY rowid DESC LIMIT 1"
+LATEST_APP = "SELECT * FROM apps WHERE id = ? OR name = ? ORDER BY rowid DESC LIMIT 1"
 ORG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 LIMIT, WINDOW = 1000, 60
 COMPLAINTS: Mapping[Complaint, str] = {
@@ -74,7 +74,7 @@ class AppDirectory:
         return web.json_response({"data": self._keep(app_id, name, asked)})
 
     def _keep(self, app_id: str, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-        older = self._stage.store.row(LATEST, name, name)
+        older = self._stage.store.row(LATEST_APP, name, name)
         client_id = secrets.token_hex(12) if older is None else older["client_id"]
         uris = tuple(asked.get("redirectUris", ()))
         attributes = {
@@ -108,7 +108,7 @@ class AppDirectory:
         if bearer(request) is None:
             return _refused(401, "unauthorized", "Missing authorization")
         app = request.match_info["app"]
-        row = self._stage.store.row(LATEST, app, app)
+        row = self._stage.store.row(LATEST_APP, app, app)
         if row is None:
             return _refused(404, "not_found", f"There is no app {app}")
         data = json.loads(row["document"])

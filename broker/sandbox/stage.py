@@ -22,7 +22,7 @@ UPDATE requests SET outcome = ?, grant_id = COALESCE(?, grant_id),
        issued_refresh_sha256 = ?, issued_access_sha256 = ? WHERE n = ?"""
 ROTATIONS = "SELECT COUNT(*) FROM refresh_tokens WHERE grant_id = ? AND parent IS NOT NULL"
 CURRENT = "SELECT sha256 FROM refresh_tokens WHERE grant_id = ? ORDER BY n DESC LIMIT 1"
-HEADERS = {
+PAGE_HEADERS = {
     # No form-action: browsers apply it to the redirect that follows, and that leads to the broker.
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
@@ -126,7 +126,7 @@ class Record:
 
 def page(template: str, *, status: int = 200, **values: object) -> web.Response:
     text = _PAGES.get_template(template).render(**values)
-    return web.Response(status=status, text=text, content_type="text/html", headers=HEADERS)
+    return web.Response(status=status, text=text, content_type="text/html", headers=PAGE_HEADERS)
 
 
 def refusal(who: str, message: str, *, status: int = 400) -> web.Response:
