@@ -91,7 +91,7 @@ async def _take(session: aiohttp.ClientSession, step: _Step) -> _Seen:
         return _Seen(step.url, answer.status, location, await answer.text())
 
 
-def _next(seen: _Seen, forms: Mapping[str, Mapping[str, str]], *, begins: bool) -> Visit | _Step:
+def _next(seen: _Seen, forms: Mapping[str, Mapping[str, str]], *, begins: bool = True) -> Visit | _Step:
     if seen.location is not None:
         target = seen.url.join(URL(seen.location, encoded=True))
         if target.host not in HOME:
