@@ -11,7 +11,6 @@ from broker.clock import Clock
 from broker.errors import NotFound, StorageUnavailable
 from broker.installs.connect import Connected, Connector
 from broker.installs.late import RetryLater
-from broker.keyring import DecryptionFailed
 from broker.model import Caller, InstallOutcome, PendingGrant, PendingInstall, Secret, TokenSet
 from broker.providers.interface import (
     NO_ENDPOINT,
@@ -44,6 +43,7 @@ PROVIDER_ERRORS = frozenset(
 )
 """Of RFC 6749 4.1.2.1, those that are no decision of the person, and any other word."""
 KNOWN_ERRORS = PROVIDER_ERRORS | {"access_denied"}
+DAMAGED_AGAIN = 300.0
 DECISION = re.compile("denied|declined|rejected|cancel", re.IGNORECASE)
 """A person's decision in a provider's own words: `user_denied`, `user_cancelled_authorize` (LinkedIn)."""
 
@@ -122,9 +122,12 @@ class Exchange:
                 visit = await self._identify_again(grant)
                 if visit is not None and visit.outcome is InstallOutcome.CONFLICT:
                     failed.append(visit)
-            except DecryptionFailed as exc:
-                # Those behind it go on.
-                log.error("install.record_damaged", provider=grant.install.provider, why=exc.detail)
+            except StorageUnavailable:
+                raise
+            except Exception as exc:
+                # Those behind it go on, and this one does not keep its place before them.
+                log.error("install.record_damaged", provider=grant.install.provider, exc_info=exc)
+                await self._store.retry_grant(grant.install.state_hash, self._clock.now() + DAMAGED_AGAIN)
         return failed
 
     async def finish(self, install: PendingInstall, outcome: InstallOutcome) -> None:

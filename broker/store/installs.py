@@ -4,10 +4,13 @@ import json
 from dataclasses import replace
 from itertools import chain
 
+import structlog
+
 from broker.model import InstallOutcome, PendingGrant, PendingInstall, PendingLogin, Ticket
 from broker.store.database import Database, Row, Transaction, columns_of, execute, insert_sql, values_of
 from broker.store.keys import RecordKeys
 
+log = structlog.get_logger()
 TICKET = "hash, provider, account, org, return_to, allow_replace, subject, created_by, expires_at, spent_at"
 INSTALL = (
     "state_hash, provider, client_id, browser_hash, ticket_hash, account, org, return_to, kit_return_url,"
@@ -137,7 +140,16 @@ class InstallStore:
             rows = await self._database.read(HELD, due_before, limit)
         else:
             rows = await self._database.write(work)
-        grants = [_to_grant(row) for row in rows]
+        grants = []
+        for row in rows:
+            try:
+                grants.append(_to_grant(row))
+            except (TypeError, ValueError):
+                # It stays, and those behind it go on.
+                log.error(
+                    "install.row_damaged", install=str(row[0])[:16], next="have the person connect again"
+                )
+                await self.retry_grant(row[0], None)
         await self._keys.learn(chain.from_iterable((one.sealed_access, one.sealed_refresh) for one in grants))
         return grants
 
@@ -229,6 +241,8 @@ def _to_grant(row: Row) -> PendingGrant:
     *install, sealed_access, sealed_refresh, meta, next_at = row
     # Rows of an older version have no fifth.
     token_type, scope, issued_at, expires_at, *ends_at = json.loads(meta)
+    if not all(isinstance(one, float | int) for one in (issued_at, expires_at, install[14])):
+        raise TypeError("no time")
     return PendingGrant(
         install=_to_install(install),
         sealed_access=sealed_access,

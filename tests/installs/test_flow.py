@@ -15,6 +15,7 @@ from broker.model import Account, Event, EventKind, Reason, Secret, Status
 from broker.oauth import hashed
 from broker.sandbox import visitor
 from broker.store.account_queries import AccountQuery
+from broker.store.database import execute
 from tests.house import OPERATOR, House
 from tests.until import moment
 
@@ -375,6 +376,24 @@ async def test_identity_is_asked_again_later(house: House) -> None:
     assert (202, "Almost done" in visit.text) == (visit.status, True)
     assert (None, "29") == (pending.external_id, (await house.account()).external_id)
     assert 200 == (await house.get("/token/acme")).status
+
+
+@pytest.mark.parametrize(
+    "damage", ["grant_meta = '['", "grant_meta = '[1]'", "provider = 'gone'", "created_at = 'never'"]
+)
+async def test_damaged_grant_holds_up_no_other(house: House, damage: str) -> None:
+    """Those that came after it get their identity, and it comes up again later than they."""
+    house.sandbox.faults.set("kit", identity_status=503)
+    await visitor.install(await link(house, "first"), answers={"account": "1"})
+    await execute(house.broker.base.stores.database, f"UPDATE installs SET {damage}")
+    await visitor.install(await link(house, "second"), answers={"account": "2"})
+    house.sandbox.faults.set("kit", identity_status=None)
+    house.clock.advance(10)
+
+    await house.broker.installs.service.identify_held()
+
+    assert "2" == (await house.account("second")).external_id
+    assert [] == await house.broker.base.stores.installs.held_grants(house.clock.now(), 9)
 
 
 async def test_taken_name_keeps_its_grant_until_the_identity_is_known(house: House) -> None:
