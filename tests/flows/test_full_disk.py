@@ -67,8 +67,8 @@ async def test_operator_sees_it_everywhere(tmp_path: Path) -> None:
 
 
 LEFT_OPEN = """
-UPDATE accounts SET intent_id = 'left', intent_generation = generation, intent_at = ?1,
-       lease_owner = 'aaaaaaaaaaaaaaaa@earlier', lease_until = ?1 + 120"""
+UPDATE accounts SET intent_id = 'left', intent_generation = generation, intent_at = :now,
+       lease_owner = 'aaaaaaaaaaaaaaaa@earlier', lease_until = :now + 120"""
 
 
 async def test_start_serves_and_recovers_later(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ async def test_start_serves_and_recovers_later(tmp_path: Path) -> None:
             await house.connect()
             await house.close()
             with closing(sqlite3.connect(house.folder / "var" / "broker.db")) as store, store:
-                store.execute(LEFT_OPEN, (house.clock.now(),))
+                store.execute(LEFT_OPEN, {"now": house.clock.now()})
             leave_no_byte(disk / "ballast")
 
             await house.open()
