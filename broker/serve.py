@@ -23,13 +23,12 @@ from broker.config import ConfigError, admin_socket_of, load, reloadable, wipe_v
 from broker.config.settings import LogSettings, Settings, UnixListen
 from broker.demo import show_demo
 from broker.errors import StartRefused, StorageUnavailable
-from broker.hardening import harden
+from broker.http.server import QuietRunner, TlsSite
+from broker.http.sockets import Sockets, refused, use_every_file
+from broker.http.tls import ServerTls, usable
 from broker.observe import logs
-from broker.runner import QuietRunner, TlsSite
 from broker.sandbox import Sandbox
-from broker.sockets import Sockets, refused, use_every_file
-from broker.systemd.process import Notifier, passed_sockets
-from broker.tls import ServerTls, usable
+from broker.systemd.process import Notifier, harden, passed_sockets
 from broker.tokens.background import until_cancelled
 from broker.tokens.schedule import Timings
 from broker.tokens.steps import Watch, unwatched

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from broker.cli import broker as command_line
 from broker.cli.command import CommandContext
-from broker.runner import QuietRunner
+from broker.http.server import QuietRunner
 from tests.house import House
 
 

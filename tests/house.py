@@ -16,8 +16,8 @@ from broker.app import Broker, open_broker
 from broker.app.listeners import ListenerLimits
 from broker.config import Settings, load
 from broker.config.settings import TcpListen
+from broker.http.server import QuietRunner
 from broker.model import Account
-from broker.runner import QuietRunner
 from broker.sandbox import Sandbox, visitor
 from broker.tokens.schedule import Timings
 from broker.tokens.steps import Watch, unwatched

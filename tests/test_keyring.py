@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.keyring import (
+from broker.encryption.keyring import (
     DecryptionFailed,
     Keyring,
     Master,

@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from broker.peers import client_address
+from broker.http.peers import client_address
 
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("127.0.0.1")]
 

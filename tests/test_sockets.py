@@ -10,7 +10,7 @@ import pytest
 
 from broker.config.settings import TcpListen, UnixListen
 from broker.errors import StartRefused
-from broker.sockets import Sockets
+from broker.http.sockets import Sockets
 
 
 @pytest.fixture

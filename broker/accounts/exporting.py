@@ -8,12 +8,12 @@ import structlog
 
 from broker.callers.authorization import Authorizer, covers
 from broker.clock import Clock
+from broker.encryption.tokens import TokenEncryption
 from broker.errors import InvalidRequest
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Secret, is_glob
 from broker.store.account_queries import AccountQuery
 from broker.store.accounts import AccountStore
 from broker.store.imports import ImportStore
-from broker.token_encryption import TokenEncryption
 from broker.tokens.flight import Flights
 
 log = structlog.get_logger()

@@ -10,13 +10,13 @@ from broker import oauth
 from broker.callers.authorization import Authorizer, covers
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
+from broker.encryption.keyring import Keyring
+from broker.encryption.tokens import TokenEncryption
 from broker.errors import Conflict, InvalidRequest, no_provider
-from broker.keyring import Keyring
 from broker.model import Account, Caller, Event, EventKind, Permission, Ref, Secret, is_account_name
 from broker.providers.oauth2 import OAuth2Provider
 from broker.store.accounts import AccountStore
 from broker.store.imports import Added, GrantHeld, ImportStore, NameTaken
-from broker.token_encryption import TokenEncryption
 from broker.tokens.flight import Flights, NotRenewed, Renewed
 from broker.tokens.policy import Hold, describe, window_opens
 from broker.tokens.service import SOON

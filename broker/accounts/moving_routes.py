@@ -9,9 +9,9 @@ from broker.accounts.exporting import Exported, ExportService, LeftOut
 from broker.accounts.importing import ForeignGrant, ImportService
 from broker.accounts.service import AccountService
 from broker.errors import BrokerError, InvalidRequest
+from broker.http.bodies import account_json
+from broker.http.edge import CALLER, REQUEST_ID, Allowed, answer, read_object
 from broker.model import Caller, Secret
-from broker.web import CALLER, REQUEST_ID, Allowed, answer, read_object
-from broker.wire import account_json
 
 LONGEST_TOKEN = 8192
 GRANT: Allowed = {

@@ -5,10 +5,10 @@ from aiohttp import web
 from broker.accounts.service import AccountService
 from broker.clock import Clock
 from broker.errors import InvalidRequest
+from broker.http.bodies import account_json
+from broker.http.edge import CALLER, REQUEST_ID, answer, check_query, query_number, read_object
 from broker.model import Account, Caller, Status
 from broker.store.account_queries import AccountQuery
-from broker.web import CALLER, REQUEST_ID, answer, check_query, query_number, read_object
-from broker.wire import account_json
 
 PAGE, MOST = 100, 1000
 FILTERS = ("provider", "status", "subject", "expiring_within")

@@ -9,13 +9,13 @@ import structlog
 from broker.callers.authorization import Authorizer, NameRange, covers, name_ranges
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
+from broker.encryption.keyring import Keyring
+from broker.encryption.tokens import TokenEncryption
 from broker.errors import Conflict, InvalidRequest, UnknownAccount, no_account
-from broker.keyring import Keyring
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Ref, Spare, is_account_name
 from broker.providers.oauth2 import OAuth2Provider
 from broker.store.account_queries import AccountQuery
 from broker.store.accounts import AccountStore, IdentityTaken
-from broker.token_encryption import TokenEncryption
 from broker.tokens.flight import Flights
 from broker.tokens.policy import is_wanted, next_look, window_opens
 

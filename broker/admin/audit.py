@@ -9,8 +9,8 @@ from broker.audit.lines import KeyOf
 from broker.audit.verify import Report, Verifier, read_files, read_stream
 from broker.callers.authorization import Authorizer
 from broker.errors import Conflict
+from broker.http.edge import CALLER, REQUEST_ID, answer, query_number
 from broker.model import Caller, Permission
-from broker.web import CALLER, REQUEST_ID, answer, query_number
 
 IN_THE_JOURNAL = (
     "the audit goes to the journal; type:"

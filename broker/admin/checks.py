@@ -18,9 +18,9 @@ from broker.config.secrets import mode_problem
 from broker.config.settings import FileKey, ServerSettings, Settings, TcpListen, Tls, UnixListen
 from broker.errors import StartRefused
 from broker.files import exposure
+from broker.http.tls import expires_at, usable
 from broker.providers.interface import NotSent, Reached
 from broker.providers.oauth2 import OAuth2Provider
-from broker.tls import expires_at, usable
 
 DAY = 86400.0
 BESIDE = ("-wal", "-shm", ".lock", ".incarnation", ".spool")

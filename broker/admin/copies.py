@@ -16,6 +16,7 @@ from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, Rotation
 from broker.errors import InvalidRequest, StorageUnavailable
+from broker.http.edge import CALLER, REQUEST_ID
 from broker.model import Account, Caller, Permission
 from broker.observe.health import Health
 from broker.store.account_queries import AccountQuery
@@ -25,7 +26,6 @@ from broker.store.incarnation import Ownership
 from broker.store.keys import KeyStore
 from broker.tokens.permit import Permit
 from broker.tokens.policy import window_opens
-from broker.web import CALLER, REQUEST_ID
 
 log = structlog.get_logger()
 PAGE = 500

@@ -8,14 +8,14 @@ from aiohttp import web
 
 from broker.callers.authorization import Authorizer
 from broker.clock import Clock
+from broker.encryption.keyring import Purpose, WrappedKey
 from broker.errors import Conflict, NotFound
-from broker.keyring import Purpose, WrappedKey
+from broker.http.bodies import rfc3339
+from broker.http.edge import CALLER, REQUEST_ID, answer, check_query, read_object
 from broker.keys.rewrap import ByKey, Census, Rewrapper, Step
 from broker.keys.ring import StoredKeyring
 from broker.model import Caller, Permission
 from broker.store.keys import UNKNOWN, KeyStore
-from broker.web import CALLER, REQUEST_ID, answer, check_query, read_object
-from broker.wire import rfc3339
 
 RETIRED_FOR = 400 * 86400.0
 

@@ -10,13 +10,13 @@ from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.config.settings import ProviderSettings, SandboxSettings
 from broker.errors import NotFound, no_provider
+from broker.http.bodies import rfc3339
 from broker.model import Caller, Event, Permission, Reason, Status
 from broker.observe.metrics import Metrics
 from broker.providers.kit import INSTALL_PAGE, KIT
 from broker.store.accounts import AccountStore
 from broker.store.events import EventStore
 from broker.tokens.permit import Permit
-from broker.wire import rfc3339
 
 SPAN = 6 * 3600.0
 """In which the ends of access tokens are counted together."""

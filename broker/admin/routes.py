@@ -15,10 +15,8 @@ from broker.callers.authorization import Authorizer
 from broker.callers.service import CallerService
 from broker.clock import Clock
 from broker.errors import InvalidRequest, Unauthenticated
-from broker.model import Caller, Permission
-from broker.observe.health import Health
-from broker.peers import peer_uid
-from broker.web import (
+from broker.http.bodies import caller_json, event_json, rfc3339
+from broker.http.edge import (
     CALLER,
     CLIENT,
     REQUEST_ID,
@@ -29,7 +27,9 @@ from broker.web import (
     query_number,
     read_object,
 )
-from broker.wire import caller_json, event_json, rfc3339
+from broker.http.peers import peer_uid
+from broker.model import Caller, Permission
+from broker.observe.health import Health
 
 EVENTS = 100
 RELOAD: web.AppKey[Callable[[], dict[str, Any]]] = web.AppKey("reload")

@@ -10,8 +10,8 @@ from broker.admin.checks import DAY, Check
 from broker.admin.overview import Statistics
 from broker.audit.audit import Backlog
 from broker.config.settings import Settings
+from broker.encryption.keyring import Purpose, WrappedKey
 from broker.files import exposure, open_own
-from broker.keyring import Purpose, WrappedKey
 from broker.keys.rewrap import ByKey
 from broker.store.accounts import AccountStore
 from broker.store.health import LEAST_FREE

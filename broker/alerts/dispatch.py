@@ -10,10 +10,10 @@ import structlog
 
 from broker.clock import Clock, within
 from broker.errors import StorageUnavailable
+from broker.http.bodies import event_json
 from broker.model import Event, EventKind
 from broker.observe.health import Health
 from broker.store.events import AlertStore, Delivery, EventStore
-from broker.wire import event_json
 
 RETRIES = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
 """Seconds after the first failure, the second, …; then every hour."""

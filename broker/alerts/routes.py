@@ -12,10 +12,10 @@ from aiohttp import web
 from broker.callers.authorization import Authorizer, covers, may
 from broker.clock import Clock, within
 from broker.errors import BrokerError, InvalidRequest, Overloaded, StorageUnavailable
+from broker.http.bodies import event_json
+from broker.http.edge import CALLER, REQUEST_ID, check_query, event_stream
 from broker.model import Caller, Event, Permission, is_account_name
 from broker.store.events import EventStore
-from broker.web import CALLER, REQUEST_ID, check_query, event_stream
-from broker.wire import event_json
 
 FRESH_FOR = 0.4
 PAGE = 100

@@ -13,8 +13,8 @@ from broker.app.rooms import Rooms
 from broker.dashboard.routes import DashboardRoutes, LinkRoute, Live
 from broker.dashboard.service import Actions, DashboardService
 from broker.dashboard.session import Sessions
-from broker.pages import Pages
-from broker.web import Render, public
+from broker.http.edge import Render, public
+from broker.http.pages import Pages
 
 ROOM = Path(broker.dashboard.__file__).parent
 

@@ -13,8 +13,9 @@ from broker.audit.sinks import FileSink, JournalSink, last_head
 from broker.callers.authorization import Authorizer
 from broker.clock import Clock, SteadyClock, SystemClock
 from broker.config.settings import NetworkSettings, ProviderSettings, Settings
+from broker.encryption.keyring import Keyring
+from broker.encryption.tokens import TokenEncryption
 from broker.errors import StartRefused, StorageUnavailable
-from broker.keyring import Keyring
 from broker.keys.ring import StoredKeyring, open_ring
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
@@ -28,7 +29,6 @@ from broker.store.health import StoreHealth
 from broker.store.incarnation import Ownership, refuse_vanished
 from broker.store.keys import KeyStore
 from broker.store.migrate import migrate, refuse_moved
-from broker.token_encryption import TokenEncryption
 
 
 class Providers:

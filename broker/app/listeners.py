@@ -14,20 +14,11 @@ from broker.app.dashboard import Dashboard, build_dashboard
 from broker.app.foundation import Foundation
 from broker.app.plugin import consent_routes
 from broker.app.rooms import Rooms
-from broker.browser import PERSON, PERSON_LIFE, BrowserCookie
 from broker.callers.authentication import Authentication
-from broker.description.routes import DescriptionRoutes
+from broker.callers.login import Continue, LoginRoutes
 from broker.errors import BrokerError
-from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
-from broker.login import Continue, LoginRoutes
-from broker.model import Caller
-from broker.pages import Pages, error_page
-from broker.peers import Throttle
-from broker.plugin import routes as plugin_routes
-from broker.plugin.consent_routes import PURPOSE as PLUGIN_PURPOSE
-from broker.tokens.hot import HotTokens
-from broker.tokens.routes import TokenRoutes
-from broker.web import (
+from broker.http.browser import PERSON, PERSON_LIFE, BrowserCookie
+from broker.http.edge import (
     CALLER,
     HAS_BASES,
     HEADERS,
@@ -40,6 +31,15 @@ from broker.web import (
     is_page,
     new_application,
 )
+from broker.http.openapi.routes import DescriptionRoutes
+from broker.http.pages import Pages, error_page
+from broker.http.peers import Throttle
+from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
+from broker.model import Caller
+from broker.plugin import routes as plugin_routes
+from broker.plugin.consent_routes import PURPOSE as PLUGIN_PURPOSE
+from broker.tokens.hot import HotTokens
+from broker.tokens.routes import TokenRoutes
 
 OTHER_FILES = 3072
 """Open files that internal connections leave to the other listeners, the providers and the store."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from yarl import URL
 
 from broker.app.foundation import Foundation
-from broker.browser import BrowserCookie, KeptRequests
+from broker.callers.login import LoginService, RememberedUsers
 from broker.config.settings import PluginSettings
-from broker.login import LoginService, RememberedUsers
-from broker.pages import Pages
-from broker.peers import UnknownUserLimits
+from broker.http.browser import BrowserCookie, KeptRequests
+from broker.http.pages import Pages
+from broker.http.peers import UnknownUserLimits
 from broker.plugin.clients import Clients
 from broker.plugin.consent import ConnectCodes, ConsentService
 from broker.plugin.consent_routes import ConsentRoutes

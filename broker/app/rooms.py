@@ -18,20 +18,20 @@ from broker.app.plugin import PluginRoom, build_plugin
 from broker.app.token_room import TokenRoom, build_tokens
 from broker.audit.sinks import old_files
 from broker.audit.verify import last_generations
-from broker.browser import KeptRequests, is_same_browser
 from broker.callers.authentication import KeyAuthenticator
 from broker.callers.configured import ConfiguredCallers, JwtAuthenticator
 from broker.callers.jwks import JwksCache
+from broker.callers.login import LoginService
 from broker.callers.service import CallerService
 from broker.config.settings import CallerSettings
+from broker.http.browser import KeptRequests, is_same_browser
+from broker.http.peers import UnknownUserLimits
 from broker.installs.connect import Connector
 from broker.installs.exchange import Exchange
 from broker.installs.late import RetryLater
 from broker.installs.service import InstallService
 from broker.keys.rewrap import Census, Rewrapper
-from broker.login import LoginService
 from broker.model import PendingGrant, Successor
-from broker.peers import UnknownUserLimits
 from broker.single_flight import RecentResult
 from broker.store.backup import SqliteBackup
 from broker.store.spool import Spool, grants_spool, renewals_spool

@@ -13,12 +13,12 @@ from aiohttp import web
 from broker.callers.configured import ConfiguredCallers
 from broker.clock import Clock
 from broker.errors import InvalidRequest, RateLimited, StorageUnavailable, Unauthenticated
+from broker.http.edge import CALLER, CLIENT, Handler, is_page, is_public
+from broker.http.peers import Throttle, peer_name, peer_uid
 from broker.model import Caller, CallerKey, Secret
 from broker.observe.metrics import Metrics
-from broker.peers import Throttle, peer_name, peer_uid
 from broker.single_flight import SingleFlight
 from broker.store.callers import CallerStore
-from broker.web import CALLER, CLIENT, Handler, is_page, is_public
 
 KEY = re.compile(r"tbk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})", re.ASCII)
 REMEMBERED = 10_000

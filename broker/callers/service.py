@@ -10,9 +10,9 @@ from broker.callers.authorization import Authorizer
 from broker.callers.configured import ConfiguredCallers
 from broker.clock import Clock
 from broker.errors import Conflict, InvalidRequest, NotFound, StorageUnavailable
+from broker.http.bodies import rfc3339
 from broker.model import Caller, CallerKey, CallerRecord, Permission, Secret, is_caller_name, is_glob
 from broker.store.callers import CallerStore
-from broker.wire import rfc3339
 
 ROTATION_OVERLAP = 24 * 3600.0
 MOST_LIFE = 3660 * 86400.0

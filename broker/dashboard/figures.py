@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker.keyring import KeyState, Purpose
+from broker.encryption.keyring import KeyState, Purpose
+from broker.http.bodies import account_json, rfc3339
 from broker.model import Account, Event, EventKind, Status, Tone
 from broker.times import relative
-from broker.wire import account_json, rfc3339
 
 Words = list[tuple[bool, str]]
 """Parts of a sentence; True: a command to type."""

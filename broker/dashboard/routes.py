@@ -20,12 +20,12 @@ from broker.errors import (
     StorageUnavailable,
     UnknownAccount,
 )
+from broker.http.bodies import rfc3339
+from broker.http.edge import BASE, CALLER, REQUEST_ID, answer, event_stream, public, read_body
+from broker.http.pages import Page, Pages, error_page
 from broker.model import Permission, Secret, Status, is_account_name
-from broker.pages import Page, Pages, error_page
 from broker.store.account_queries import AccountQuery
 from broker.store.events import EventStore
-from broker.web import BASE, CALLER, REQUEST_ID, answer, event_stream, public, read_body
-from broker.wire import rfc3339
 
 LOOK_EVERY = 1.0
 TICK_EVERY = 15

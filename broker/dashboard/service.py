@@ -24,13 +24,13 @@ from broker.dashboard.figures import (
     timeline,
 )
 from broker.errors import BrokerError, NotFound
+from broker.http.bodies import caller_json, rfc3339
 from broker.installs.service import InstallService
 from broker.model import Account, Caller, Status, Tone
 from broker.observe.health import Health
 from broker.store.account_queries import AccountQuery
 from broker.times import relative, span
 from broker.tokens.service import TokenService
-from broker.wire import caller_json, rfc3339
 
 PER_PAGE = 50
 SHOWN_TROUBLED = 12

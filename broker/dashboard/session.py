@@ -17,11 +17,11 @@ from aiohttp import web
 from broker import oauth
 from broker.clock import Clock
 from broker.dashboard.service import Done
+from broker.encryption.keyring import Keyring
 from broker.errors import StorageUnavailable
-from broker.keyring import Keyring
+from broker.http.edge import BASE
 from broker.model import Caller, PendingLogin, Permission, Secret
 from broker.store.installs import InstallStore
-from broker.web import BASE
 
 PURPOSE = "dashboard"
 SIGNED_IN = "dashboard session"

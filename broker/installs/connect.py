@@ -8,9 +8,10 @@ import structlog
 from broker import oauth
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings
+from broker.encryption.keyring import DecryptionFailed, Keyring
+from broker.encryption.tokens import TokenEncryption
 from broker.errors import Conflict
 from broker.installs.naming import Becomes, Conflicts, Problem, name_for, wanted_name
-from broker.keyring import DecryptionFailed, Keyring
 from broker.model import (
     Account,
     Event,
@@ -27,7 +28,6 @@ from broker.providers.interface import Identified
 from broker.providers.oauth2 import OAuth2Provider
 from broker.store.accounts import AccountStore, TicketSpent
 from broker.store.installs import InstallStore
-from broker.token_encryption import TokenEncryption
 
 log = structlog.get_logger()
 RACES = 5

@@ -8,6 +8,7 @@ import structlog
 
 from broker.callers.authorization import Authorizer
 from broker.clock import Clock
+from broker.encryption.tokens import VERIFIER, TokenEncryption
 from broker.errors import NotFound, StorageUnavailable
 from broker.installs.connect import Connected, Connector
 from broker.installs.late import RetryLater
@@ -27,7 +28,6 @@ from broker.providers.interface import (
 )
 from broker.providers.oauth2 import OAuth2Provider
 from broker.store.installs import InstallStore
-from broker.token_encryption import VERIFIER, TokenEncryption
 
 log = structlog.get_logger()
 PROVIDER_ERRORS = frozenset(

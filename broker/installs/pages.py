@@ -3,9 +3,9 @@
 import re
 from typing import assert_never
 
+from broker.http.pages import Action, Page
 from broker.installs.exchange import PROVIDER_ERRORS, Visit
 from broker.model import InstallOutcome
-from broker.pages import Action, Page
 
 CONFLICTS = {
     "other_name": (

@@ -8,21 +8,21 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from broker import oauth
-from broker.browser import BrowserCookie, Kept, KeptRequests, is_elsewhere, moved
+from broker.callers.login import LoginService, RememberedUsers, SignedIn
 from broker.config.settings import ProviderSettings
 from broker.errors import InvalidRequest
+from broker.http.bodies import rfc3339
+from broker.http.browser import BrowserCookie, Kept, KeptRequests, is_elsewhere, moved
+from broker.http.edge import CALLER, CLIENT, REQUEST_ID, answer, read_body, read_object
+from broker.http.pages import Action, Pages
+from broker.http.peers import site_of
 from broker.installs import kit_return
 from broker.installs.exchange import DECISION, KNOWN_ERRORS, Returned, Visit
 from broker.installs.pages import provider_error_page, unusable_page, visit_page
 from broker.installs.service import InstallService, LinkUnusable
-from broker.login import LoginService, RememberedUsers, SignedIn
 from broker.model import InstallOutcome, Secret
-from broker.pages import Action, Pages
-from broker.peers import site_of
 from broker.providers.classify import answered
 from broker.providers.kit import pages_of
-from broker.web import CALLER, CLIENT, REQUEST_ID, answer, read_body, read_object
-from broker.wire import rfc3339
 
 PURPOSE = "install"
 RETURNED, TOLD = ("code", "state", "error", "iss"), ("error_description",)

@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 import structlog
 
 from broker import oauth
-from broker.browser import Kept, KeptRequests
 from broker.callers.authorization import Authorizer, covers
 from broker.clock import Clock
+from broker.encryption.tokens import VERIFIER, TokenEncryption
 from broker.errors import Forbidden, InvalidRequest, Overloaded, StorageUnavailable, no_provider
+from broker.http.browser import Kept, KeptRequests
+from broker.http.peers import UnknownUserLimits
 from broker.installs.connect import Connector
 from broker.installs.exchange import Exchange, Returned, Visit, declined, provider_named
 from broker.installs.late import INSTALL_LIFE
@@ -30,11 +32,9 @@ from broker.model import (
     is_account_name,
 )
 from broker.observe.metrics import Metrics
-from broker.peers import UnknownUserLimits
 from broker.providers.oauth2 import OAuth2Provider
 from broker.store.events import EventStore
 from broker.store.installs import InstallStore
-from broker.token_encryption import VERIFIER, TokenEncryption
 
 log = structlog.get_logger()
 TICKET_LIFE = 3600.0

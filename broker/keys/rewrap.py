@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import structlog
 
 from broker.clock import Clock
+from broker.encryption.keyring import DecryptionFailed, KeyNotActive, Keyring, kid_at_front, kid_of
 from broker.errors import InvalidRequest
-from broker.keyring import DecryptionFailed, KeyNotActive, Keyring, kid_at_front, kid_of
 from broker.store.keys import SEALED, UNKNOWN, RecordStore, SealedColumn, SealedRecord
 
 PAGE = 200

@@ -8,9 +8,7 @@ import structlog
 from broker.clock import Clock
 from broker.config.secrets import mode_problem
 from broker.config.settings import CommandKey, FileKey, MasterKey
-from broker.errors import StartRefused
-from broker.files import write_own
-from broker.keyring import (
+from broker.encryption.keyring import (
     Keyring,
     Master,
     Purpose,
@@ -21,6 +19,8 @@ from broker.keyring import (
     new_master_text,
     parse_master,
 )
+from broker.errors import StartRefused
+from broker.files import write_own
 from broker.store.keys import KeyStore
 
 log = structlog.get_logger()

@@ -10,13 +10,13 @@ from typing import Literal
 import structlog
 
 from broker import oauth
-from broker.browser import Kept, KeptRequests, is_same_browser
 from broker.callers.authorization import Authorizer
 from broker.clock import Clock
+from broker.encryption.keyring import Keyring
 from broker.errors import InvalidRequest, Overloaded
-from broker.keyring import Keyring
+from broker.http.browser import Kept, KeptRequests, is_same_browser
+from broker.http.peers import UnknownUserLimits
 from broker.model import Caller, ConnectCode, Permission, PluginCode, PluginConsent, RememberedPerson, Secret
-from broker.peers import UnknownUserLimits
 from broker.plugin.authorize import Ask, Bounce, answer_location, ask_from_text, ask_to_text
 from broker.plugin.clients import Clients
 from broker.plugin.service import as_caller

@@ -6,16 +6,16 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from broker import oauth
-from broker.browser import BrowserCookie, KeptRequests, is_elsewhere, moved
+from broker.callers.login import LoginService, SignedIn
 from broker.errors import AuditUnavailable, InvalidRequest, StorageUnavailable
-from broker.login import LoginService, SignedIn
+from broker.http.browser import BrowserCookie, KeptRequests, is_elsewhere, moved
+from broker.http.edge import CLIENT, REQUEST_ID, read_body
+from broker.http.pages import Page, Pages
+from broker.http.peers import site_of
 from broker.model import PluginConsent, Secret
-from broker.pages import Page, Pages
-from broker.peers import site_of
 from broker.plugin.authorize import Ask, Bounce, Unredirectable, Why, ask_from_text, ask_to_text, read_ask
 from broker.plugin.clients import Clients
 from broker.plugin.consent import ConsentGone, ConsentService, Gone, WrongConnectCode
-from broker.web import CLIENT, REQUEST_ID, read_body
 
 BEGIN_AGAIN = "Go back to where you came from and begin again."
 UNREDIRECTABLE: dict[Why, tuple[str, str]] = {

@@ -7,12 +7,12 @@ from aiohttp import web
 
 from broker.config.settings import PluginClient
 from broker.errors import BrokerError, InvalidRequest
+from broker.http.bodies import plugin_grant_json, rfc3339
+from broker.http.edge import CALLER, REQUEST_ID, answer, check_query, query_number, read_body, read_object
 from broker.model import Secret
 from broker.plugin.clients import Asked, Clients, Credentials, Refused, read_asked, read_credentials
 from broker.plugin.consent import ConnectCodes
 from broker.plugin.service import Active, GrantService, Issued
-from broker.web import CALLER, REQUEST_ID, answer, check_query, query_number, read_body, read_object
-from broker.wire import plugin_grant_json, rfc3339
 
 AUTH_METHODS = ["client_secret_basic", "client_secret_post"]
 MACHINES = frozenset({"/plugin/token", "/plugin/refresh", "/plugin/revoke"})

@@ -10,8 +10,8 @@ from broker import oauth
 from broker.callers.authorization import Authorizer
 from broker.clock import Clock
 from broker.config.settings import PluginClient, PluginSettings
+from broker.encryption.keyring import Keyring
 from broker.errors import NotFound, StorageUnavailable
-from broker.keyring import Keyring
 from broker.model import (
     Caller,
     Event,

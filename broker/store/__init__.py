@@ -9,7 +9,7 @@ database.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from broker.keyring import Keyring
+from broker.encryption.keyring import Keyring
 from broker.store.accounts import AccountStore
 from broker.store.callers import CallerStore
 from broker.store.database import Changes, Database

@@ -8,8 +8,7 @@ from typing import TypeVar
 
 import structlog
 
-from broker.errors import StartRefused, StorageUnavailable
-from broker.keyring import (
+from broker.encryption.keyring import (
     FRONT,
     DecryptionFailed,
     KeyNotActive,
@@ -19,9 +18,7 @@ from broker.keyring import (
     WrappedKey,
     kid_at_front,
 )
-from broker.model import Ref
-from broker.store.database import Database, Row, Transaction, Work, execute, values_of
-from broker.token_encryption import (
+from broker.encryption.tokens import (
     ACCESS,
     REFRESH,
     VERIFIER,
@@ -32,6 +29,9 @@ from broker.token_encryption import (
     spare_place,
     token_place,
 )
+from broker.errors import StartRefused, StorageUnavailable
+from broker.model import Ref
+from broker.store.database import Database, Row, Transaction, Work, execute, values_of
 
 T = TypeVar("T")
 log = structlog.get_logger()

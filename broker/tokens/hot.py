@@ -15,10 +15,11 @@ from aiohttp import HttpVersion11, web
 from broker.callers.authorization import Authorizer, may
 from broker.clock import Clock
 from broker.errors import AuditUnavailable
+from broker.http.edge import SERVER, client_of, expected_error, problem, request_id_of
+from broker.http.peers import Network
 from broker.model import ENDLESS, Caller, Permission, is_account_name
 from broker.observe.logs import log_answer
 from broker.observe.metrics import Metrics
-from broker.peers import Network
 from broker.times import SecondText
 from broker.tokens.opened import RECENT, OpenedAccounts
 from broker.tokens.packing import Glimpse, OpenedAccount, glimpse_of
@@ -26,7 +27,6 @@ from broker.tokens.policy import window_opens
 from broker.tokens.routes import PATH, etag, token_json, token_parts
 from broker.tokens.service import TokenService
 from broker.tokens.uses import Uses
-from broker.web import SERVER, client_of, expected_error, problem, request_id_of
 
 PREFIX = PATH.partition("{")[0]
 NOTHING = None, None

@@ -7,11 +7,11 @@ from itertools import islice
 
 import structlog
 
+from broker.encryption.keyring import DecryptionFailed
+from broker.encryption.tokens import TokenEncryption
 from broker.errors import StorageUnavailable
-from broker.keyring import DecryptionFailed
 from broker.model import Account
 from broker.store.renewals import RefreshStore
-from broker.token_encryption import TokenEncryption
 from broker.tokens.packing import Glimpse, OpenedAccount, Packed, glimpse, lean, pack, unpack
 
 log = structlog.get_logger()

@@ -15,9 +15,9 @@ from broker.errors import (
     StorageUnavailable,
     TokenUnusable,
 )
+from broker.http.bodies import rfc3339
 from broker.model import Account, Reason, TokenSet
 from broker.times import span
-from broker.wire import rfc3339
 
 CACHING = 3600
 """For how long a token without a stated end may be kept without asking again."""

@@ -15,8 +15,9 @@ import structlog
 from broker import oauth
 from broker.clock import Clock
 from broker.config.settings import RefreshSettings, Rotation
+from broker.encryption.keyring import DecryptionFailed, UnknownKey
+from broker.encryption.tokens import TokenEncryption
 from broker.errors import StorageUnavailable
-from broker.keyring import DecryptionFailed, UnknownKey
 from broker.model import (
     Account,
     Event,
@@ -46,7 +47,6 @@ from broker.providers.interface import (
 )
 from broker.providers.oauth2 import OAuth2Provider
 from broker.store.renewals import Committed, EpochMoved, GenerationMoved, RefreshStore
-from broker.token_encryption import TokenEncryption
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.leases import LeaseLost, Leases
 from broker.tokens.permit import Permit

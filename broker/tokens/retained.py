@@ -9,14 +9,14 @@ from pathlib import Path
 import structlog
 
 from broker.clock import Clock
+from broker.encryption.keyring import DecryptionFailed
+from broker.encryption.tokens import LATE, TokenEncryption
 from broker.errors import StorageUnavailable
-from broker.keyring import DecryptionFailed
 from broker.model import Event, Incident, Ref, Spare, Successor
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.store.renewals import CommitOutcome, Committed, EpochMoved, GenerationMoved, RefreshStore
 from broker.store.spool import Spool
-from broker.token_encryption import LATE, TokenEncryption
 from broker.tokens.schedule import Timings
 from broker.tokens.steps import Step, Watch, unwatched
 

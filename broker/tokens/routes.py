@@ -7,12 +7,12 @@ from aiohttp import web
 
 from broker.clock import Clock
 from broker.errors import InvalidRequest
+from broker.http.bodies import rfc3339
+from broker.http.edge import CALLER, REQUEST_ID, query_number, read_object
 from broker.model import ENDLESS, Account, Caller, Secret
 from broker.tokens.packing import Glimpse
 from broker.tokens.policy import is_living
 from broker.tokens.service import Handout, TokenService
-from broker.web import CALLER, REQUEST_ID, query_number, read_object
-from broker.wire import rfc3339
 
 PATH = "/token/{account}"
 MAX_TTL = 366 * 86400

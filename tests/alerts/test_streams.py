@@ -11,8 +11,8 @@ from aiohttp.test_utils import TestServer
 
 from broker.admin.routes import operator
 from broker.alerts.routes import Beginning, Feed, Page, Streams
+from broker.http.edge import CALLER
 from broker.model import Caller, Event, EventKind, Permission
-from broker.web import CALLER
 from tests.alerts.conftest import happen
 from tests.alerts.streams import open_stream
 from tests.fakes.clock import FakeClock

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 from typing import cast
 
-from broker.keyring import Keyring
+from broker.encryption.keyring import Keyring
+from broker.encryption.tokens import TokenEncryption
 from broker.model import Account, Ref, Secret
 from broker.store.renewals import RefreshStore
-from broker.token_encryption import TokenEncryption
 from broker.tokens.opened import OpenedAccounts
 
 KID = "0123456789abcdef"

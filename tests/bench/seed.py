@@ -16,10 +16,10 @@ from broker.app import open_broker
 from broker.callers.authentication import key_hash, key_text
 from broker.clock import SystemClock
 from broker.config import load
+from broker.encryption.tokens import TokenEncryption
 from broker.model import Account, CallerKey, CallerRecord, Permission, Ref, Secret
 from broker.oauth import new_secret
 from broker.store.rows import COLUMNS, WIDTH, to_values
-from broker.token_encryption import TokenEncryption
 
 INSERT = f"INSERT INTO accounts ({COLUMNS}, next_at) VALUES ({', '.join('?' * (WIDTH + 1))})"
 

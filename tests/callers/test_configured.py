@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.errors import Conflict
-from broker.wire import caller_json
+from broker.http.bodies import caller_json
 from tests.callers.signing import ed25519, own_claims
 from tests.callers.test_jwt import table
 from tests.house import OPERATOR, House, open_house

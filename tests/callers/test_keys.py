@@ -6,8 +6,8 @@ import pytest
 
 from broker.callers.authentication import NO_KEY, WHAT_TO_DO
 from broker.errors import Conflict, InvalidRequest, NotFound
+from broker.http.bodies import rfc3339
 from broker.model import Permission
-from broker.wire import rfc3339
 from tests.house import OPERATOR, House
 
 NOT_VALID = "No valid credential"

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from broker.app import Broker, open_broker
 from broker.config import load
-from broker.runner import QuietRunner
+from broker.http.server import QuietRunner
 from tests.callers.signing import Signer, ed25519, own_claims
 from tests.callers.test_jwt import table
 from tests.fakes.clock import FakeClock

@@ -10,9 +10,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from broker.http.edge import CALLER, Handler, as_problem, edge, new_application
+from broker.http.server import QuietRunner
 from broker.model import Caller, Permission
-from broker.runner import QuietRunner
-from broker.web import CALLER, Handler, as_problem, edge, new_application
 from tests.callers.signing import ed25519, own_claims
 from tests.callers.test_jwt import table
 from tests.house import House, open_house

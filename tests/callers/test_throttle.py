@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.peers import Throttle, peer_name, site_of
+from broker.http.peers import Throttle, peer_name, site_of
 from tests.fakes.clock import FakeClock
 from tests.house import Answer, House
 

@@ -10,11 +10,11 @@ import aiohttp
 import pytest
 
 from broker.dashboard.figures import happening, row
+from broker.http.bodies import account_json, event_json
 from broker.installs.exchange import Visit
 from broker.installs.pages import visit_page
 from broker.model import Account, Event, EventKind, Incident, InstallOutcome, Reason, Status, Trouble
 from broker.sandbox.faults import Mode
-from broker.wire import account_json, event_json
 from tests.alerts.conftest import rounds
 from tests.alerts.receiver import open_receiver
 from tests.commanding import commands_at

@@ -10,7 +10,7 @@ from aiohttp import web
 from yarl import URL
 
 from broker.dashboard.session import Sessions
-from broker.keyring import Keyring
+from broker.encryption.keyring import Keyring
 from broker.model import Secret
 from tests.dashboard.conftest import Visitor
 from tests.house import OPERATOR, House

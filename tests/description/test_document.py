@@ -12,7 +12,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from broker import errors
-from broker.description.routes import DESCRIBED, operations
+from broker.http.openapi.routes import DESCRIBED, operations
 from tests.house import Answer, House, open_house
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from broker.encryption.tokens import after
 from broker.errors import StartRefused
 from broker.model import EventKind, Secret, Successor
 from broker.store.spool import renewals_spool
-from broker.token_encryption import after
 from tests.house import House
 
 LIFE = 172800

@@ -16,8 +16,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from broker.http.server import QuietRunner
 from broker.model import Account
-from broker.runner import QuietRunner
 from broker.tokens.background import until_cancelled
 from tests.callers.signing import Signer, ed25519, own_claims
 from tests.callers.test_jwt import table

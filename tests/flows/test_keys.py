@@ -17,13 +17,13 @@ from broker.cli import broker as command_line
 from broker.cli.command import CommandContext
 from broker.clock import SystemClock
 from broker.config.settings import FileKey
-from broker.keyring import kid_of
+from broker.encryption.keyring import kid_of
+from broker.encryption.tokens import TokenEncryption
 from broker.keys.ring import open_ring
 from broker.model import Account, Ref, Secret
 from broker.store import stores_on
 from broker.store.keys import KeyStore
 from broker.store.sqlite import SqliteDatabase
-from broker.token_encryption import TokenEncryption
 from tests.process import Process, new_process
 from tests.store import rows
 from tests.until import moment

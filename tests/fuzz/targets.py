@@ -14,9 +14,19 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from broker import oauth
+from broker.encryption.keyring import (
+    DecryptionFailed,
+    Keyring,
+    Master,
+    Place,
+    Purpose,
+    UnknownKey,
+    WrongMaster,
+    kid_of,
+)
 from broker.errors import InvalidRequest
+from broker.http.edge import object_of
 from broker.installs import kit_return
-from broker.keyring import DecryptionFailed, Keyring, Master, Place, Purpose, UnknownKey, WrongMaster, kid_of
 from broker.model import Secret
 from broker.providers import answers
 from broker.providers.classify import classify
@@ -24,7 +34,6 @@ from broker.providers.client import Answer, Lost, Reply
 from broker.providers.dead_errors import dead_errors_of
 from broker.providers.interface import Ambiguous, Declined, Granted, Paused, Refused
 from broker.store.spool import grants_spool, renewals_spool
-from broker.web import object_of
 from tests.fuzz.harness import Target
 from tests.fuzz.inputs import (
     CANARY,

@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from broker.app.listeners import OPERATORS, SERVICES, STRANGERS, ListenerLimits
-from broker.runner import QuietRunner
-from broker.web import Limits
+from broker.http.edge import Limits
+from broker.http.server import QuietRunner
 from tests.hostile.wire import Address
 from tests.house import House, open_house
 from tests.logged import logged

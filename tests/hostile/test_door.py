@@ -4,10 +4,10 @@ from ipaddress import ip_network
 
 import pytest
 
-from broker.door import Door
 from broker.errors import RateLimited
-from broker.peers import LOCAL, peer_of
-from broker.web import Limits
+from broker.http.connection_limits import Door
+from broker.http.edge import Limits
+from broker.http.peers import LOCAL, peer_of
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from aiohttp import web
 
-from broker.browser import BrowserCookie
+from broker.http.browser import BrowserCookie
 from broker.model import Secret
 from tests.hostile.conftest import Target
 from tests.house import House

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from broker.app.listeners import OPERATORS, SERVICES, STRANGERS, ListenerLimits
-from broker.web import Limits
+from broker.http.edge import Limits
 from tests.hostile.conftest import SHORT, Target, hurried
 from tests.hostile.wire import PATIENCE, connect, statuses, talk
 from tests.house import House, open_house

@@ -10,8 +10,8 @@ import pytest
 from multidict import CIMultiDict
 
 from broker.audit.audit import MOST_WAITING
+from broker.encryption.tokens import TokenEncryption
 from broker.model import Ref, Secret
-from broker.token_encryption import TokenEncryption
 from broker.tokens.flight import QUEUE, FlightEnd, Flights, Renewed
 from tests.audit.unwritable import unwritable
 from tests.fakes.clock import FakeClock

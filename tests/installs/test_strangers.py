@@ -10,12 +10,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from broker.browser import KEPT_AT_ONCE, KEPT_BYTES, KeptRequests
 from broker.config.sandbox import KIT_APP_ID, KIT_CLIENT_ID, KIT_CLIENT_SECRET
+from broker.encryption.keyring import Keyring, new_key, new_kid
 from broker.errors import RateLimited
-from broker.keyring import Keyring, new_key, new_kid
+from broker.http.browser import KEPT_AT_ONCE, KEPT_BYTES, KeptRequests
+from broker.http.peers import UnknownUserLimits
 from broker.model import Secret
-from broker.peers import UnknownUserLimits
 from tests.fakes.clock import FakeClock
 from tests.hostile.test_install_rows import code_of, codes_sent, query_of
 from tests.house import House, open_house

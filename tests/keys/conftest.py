@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from broker.config.settings import FileKey
+from broker.encryption.tokens import LATE, VERIFIER, TokenEncryption, after
 from broker.keys.rewrap import Rewrapper
 from broker.keys.ring import StoredKeyring, open_ring
 from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spare, Successor
 from broker.store import Stores, stores_on
 from broker.store.keys import KeyStore
 from broker.store.sqlite import SqliteDatabase
-from broker.token_encryption import LATE, VERIFIER, TokenEncryption, after
 from tests.fakes.clock import FakeClock
 from tests.store import rows
 from tests.template import put_store

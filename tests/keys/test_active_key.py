@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from broker import store
+from broker.encryption.keyring import KeyNotActive, kid_of
 from broker.errors import StorageUnavailable
-from broker.keyring import KeyNotActive, kid_of
 from broker.model import Secret, Spare, Successor
 from broker.store.imports import Added
 from broker.store.keys import SEALED, KeyStore

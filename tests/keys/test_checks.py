@@ -9,7 +9,7 @@ from broker.admin.checks import DAY
 from broker.admin.store_checks import YEAR, key_checks
 from broker.config import Settings, load
 from broker.config.settings import FileKey
-from broker.keyring import Purpose, WrappedKey
+from broker.encryption.keyring import Purpose, WrappedKey
 
 NOW = 1_800_000_000.0
 ACTIVE = WrappedKey("aa" * 8, Purpose.DATA, "w", "m", active=True, created_at=NOW - 3 * DAY)

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from broker.admin.keys import RETIRED_FOR
+from broker.encryption.keyring import kid_at_front, kid_of
+from broker.encryption.tokens import REFRESH, after, token_place
 from broker.errors import BrokerError, Conflict, NotFound
-from broker.keyring import kid_at_front, kid_of
 from broker.model import Secret, Successor
 from broker.store.spool import renewals_spool
-from broker.token_encryption import REFRESH, after, token_place
 from tests.house import OPERATOR, House
 from tests.store.rows import FIRST, successor
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker.config.settings import CommandKey, FileKey
+from broker.encryption.keyring import Master, Place, Purpose, new_master_text
 from broker.errors import StartRefused
-from broker.keyring import Master, Place, Purpose, new_master_text
 from broker.keys.ring import open_ring, read_master
 from broker.model import Secret
 from broker.store import Stores

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from broker.encryption.keyring import kid_of
 from broker.errors import InvalidRequest
-from broker.keyring import kid_of
 from broker.keys.rewrap import LOOKED_AT, PAGE, Step
 from broker.model import Ref, Secret
 from broker.store.keys import SEALED

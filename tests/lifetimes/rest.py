@@ -8,7 +8,7 @@ import asyncio
 
 from aiohttp import web
 
-from broker.runner import QuietRequestHandler
+from broker.http.server import QuietRequestHandler
 from tests.fakes.clock import FakeClock
 from tests.fakes.waiting import THREADS, Places, files, places
 

@@ -18,10 +18,10 @@ import structlog
 from aiohttp import web
 
 from broker.config.settings import LogSettings
+from broker.http.edge import as_problem, edge, new_application, public
+from broker.http.server import QuietRunner
 from broker.model import Secret
 from broker.observe import logs
-from broker.runner import QuietRunner
-from broker.web import as_problem, edge, new_application, public
 from tests.house import House
 from tests.logged import logged
 from tests.ports import free_port

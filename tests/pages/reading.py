@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 from aiohttp import web
 
-from broker.pages import Page, Pages
+from broker.http.pages import Page, Pages
 
 Attributes = dict[str, str | None]
 

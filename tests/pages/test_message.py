@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 from jinja2 import UndefinedError
 
-from broker.pages import Action, Page, Pages, Tone
+from broker.http.pages import Action, Page, Pages, Tone
 
 from .reading import Document, show, text_of
 

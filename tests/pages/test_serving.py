@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpClient
 
-from broker.pages import Page, Pages
+from broker.http.pages import Page, Pages
 
 from .reading import Document
 

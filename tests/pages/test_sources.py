@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import broker.pages
+import broker.http.pages
 
-FOLDER = Path(broker.pages.__file__).parent
+FOLDER = Path(broker.http.pages.__file__).parent
 STYLE = (FOLDER / "static" / "style.css").read_text()
 SOURCES = sorted(path for name in ("templates", "static") for path in (FOLDER / name).iterdir())
 FORBIDDEN = re.compile(

@@ -1,6 +1,6 @@
 """Rows that the store's tests begin with."""
 
-from broker.keyring import Keyring
+from broker.encryption.keyring import Keyring
 from broker.model import (
     Account,
     CallerKey,

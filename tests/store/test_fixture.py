@@ -12,6 +12,7 @@ import pytest
 
 from broker.admin.store_checks import identity_checks
 from broker.config.settings import FileKey
+from broker.encryption.tokens import TokenEncryption
 from broker.keys.ring import open_ring
 from broker.model import Account, Secret
 from broker.store import Stores
@@ -19,7 +20,6 @@ from broker.store.database import Database, Transaction
 from broker.store.migrate import migrate, migrations
 from broker.store.postgres import PostgresDatabase
 from broker.store.sqlite import SqliteDatabase
-from broker.token_encryption import TokenEncryption
 from tests.fakes.clock import FakeClock
 from tests.postgres import needs_postgres
 from tests.store.rows import plain_stores

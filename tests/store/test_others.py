@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 
-from broker.keyring import Master, Purpose
+from broker.encryption.keyring import Master, Purpose
 from broker.model import Event, EventKind, InstallOutcome, PendingGrant, PendingLogin
 from broker.store import Stores
 from tests.store.rows import caller, connect, install, key, ticket

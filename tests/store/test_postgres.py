@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.encryption.keyring import Master, Purpose
 from broker.errors import InvalidRequest, StartRefused, StorageUnavailable
-from broker.keyring import Master, Purpose
 from broker.model import Reason, Ref, Secret
 from broker.store import Stores
 from broker.store.database import Changes, Transaction

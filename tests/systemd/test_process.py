@@ -15,8 +15,8 @@ from broker.cli import broker
 from broker.cli.command import CommandContext
 from broker.config import load
 from broker.errors import StartRefused
+from broker.http.sockets import Sockets
 from broker.serve import STARTING, Service
-from broker.sockets import Sockets
 from broker.tokens.schedule import Timings
 from broker.tokens.steps import unwatched
 from tests.process import Process, new_process

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from broker.encryption.tokens import TokenEncryption
 from broker.model import Account, Ref, Secret
 from broker.observe.health import Health
 from broker.store import Stores
 from broker.store.renewals import RefreshStore
 from broker.store.sqlite import SqliteDatabase
-from broker.token_encryption import TokenEncryption
 from broker.tokens.opened import UNPACKED, OpenedAccounts
 from broker.tokens.packing import Glimpse, OpenedAccount
 from tests.fuzz.targets import RING

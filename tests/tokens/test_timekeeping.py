@@ -7,12 +7,12 @@ import pytest
 
 from broker.clock import SteadyClock
 from broker.errors import ProviderUnavailable
+from broker.http.edge import problem
 from broker.observe.health import Health
 from broker.store import Stores
 from broker.tokens.permit import Permit
 from broker.tokens.schedule import Timings
 from broker.tokens.timekeeping import Timekeeper
-from broker.web import problem
 from tests.fakes.clock import FakeClock
 from tests.house import House
 

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from broker.description.parts import (
+from broker.http.openapi.parts import (
     JSON,
     TEXT,
     Operation,

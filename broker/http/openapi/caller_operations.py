@@ -1,6 +1,6 @@
 """The operations of the internal listener that services call."""
 
-from broker.description.parts import (
+from broker.http.openapi.parts import (
     ACCOUNT_EXAMPLE,
     JSON,
     MOMENT,

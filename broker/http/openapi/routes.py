@@ -8,11 +8,11 @@ from typing import Any
 from aiohttp import web
 
 from broker import __version__
-from broker.description.caller_operations import CALLER_OPERATIONS
-from broker.description.parts import JSON, KINDS, SCHEMAS, Operation, problem_example
-from broker.description.public_operations import PUBLIC_OPERATIONS, static_file
-from broker.pages import Pages
-from broker.web import REQUEST_ID, answer, public
+from broker.http.edge import REQUEST_ID, answer, public
+from broker.http.openapi.caller_operations import CALLER_OPERATIONS
+from broker.http.openapi.parts import JSON, KINDS, SCHEMAS, Operation, problem_example
+from broker.http.openapi.public_operations import PUBLIC_OPERATIONS, static_file
+from broker.http.pages import Pages
 
 DESCRIBED: Mapping[tuple[str, str], Operation] = {
     (one.method, one.path): one for one in (*CALLER_OPERATIONS, *PUBLIC_OPERATIONS)

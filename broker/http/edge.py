@@ -20,10 +20,10 @@ from broker.errors import (
     NotFound,
     TooLarge,
 )
+from broker.http.bodies import unique_members
+from broker.http.peers import Network, client_address
 from broker.model import Caller
 from broker.observe.logs import log_answer
-from broker.peers import Network, client_address
-from broker.wire import unique_members
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])

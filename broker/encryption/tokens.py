@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, assert_never
 
-from broker.keyring import Keyring, Place
+from broker.encryption.keyring import Keyring, Place
 from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spare, Successor
 
 VERIFIER = "verifier"

@@ -17,11 +17,11 @@ import structlog
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from broker.door import Door
 from broker.errors import BrokerError, InvalidRequest, TooLarge
+from broker.http.connection_limits import Door
+from broker.http.edge import BASE, HAS_BASES, HEADERS, LIMITS, SAFE, SHORTCUT, Limits, Shortcut, problem
+from broker.http.peers import peer_of
 from broker.observe.logs import log_malformed
-from broker.peers import peer_of
-from broker.web import BASE, HAS_BASES, HEADERS, LIMITS, SAFE, SHORTCUT, Limits, Shortcut, problem
 
 log = structlog.get_logger()
 SHUTDOWN = 5.0

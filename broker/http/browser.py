@@ -14,7 +14,7 @@ from aiohttp import web
 
 from broker import oauth
 from broker.clock import Clock
-from broker.keyring import DecryptionFailed, Keyring, UnknownKey
+from broker.encryption.keyring import DecryptionFailed, Keyring, UnknownKey
 from broker.model import Secret
 
 NAME = "broker_browser"

@@ -7,8 +7,8 @@ from ipaddress import ip_network
 import structlog
 
 from broker.errors import BrokerError, Overloaded, RateLimited
-from broker.peers import LOCAL
-from broker.web import Limits
+from broker.http.edge import Limits
+from broker.http.peers import LOCAL
 
 log = structlog.get_logger()
 LOG_EVERY = 1.0

@@ -10,16 +10,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from broker import oauth
-from broker.browser import Kept, KeptRequests
 from broker.callers.jws import VerifyingKey, is_signed, unverified_members
 from broker.clock import Clock
 from broker.config.settings import LoginSettings
 from broker.errors import StorageUnavailable
+from broker.http.browser import Kept, KeptRequests
+from broker.http.edge import REQUEST_ID
+from broker.http.pages import Page, Pages
 from broker.model import Secret
-from broker.pages import Page, Pages
 from broker.store.installs import InstallStore
 from broker.store.plugin import PluginStore
-from broker.web import REQUEST_ID
 
 log = structlog.get_logger()
 PURPOSE = "login"

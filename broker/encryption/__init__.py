@@ -1,0 +1,1 @@
+"""The key ring, and the encryption of tokens with it."""
