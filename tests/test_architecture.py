@@ -19,6 +19,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"http"}),
     frozenset({"keys", "audit"}),
     frozenset({"callers"}),
+    frozenset({"context"}),
     frozenset({"tokens", "installs", "plugin"}),
     frozenset({"accounts", "alerts"}),
     frozenset({"admin"}),

@@ -78,10 +78,6 @@ class ImportService:
         )
         self._providers, self._refresh, self._refusal = providers, refresh, refusal
 
-    def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
-        """Go on with other providers: the configuration was reloaded."""
-        self._providers = providers
-
     async def add(self, caller: Caller, grant: ForeignGrant, *, request_id: str) -> Imported:
         """Store the grant under its name and prove it; raises InvalidRequest, Conflict, StorageUnavailable.
 

@@ -84,10 +84,6 @@ class AccountService:
         """What other rooms hold of an account, in memory and in the spools."""
         self._scrubbed = True
 
-    def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
-        """Go on with other providers: the configuration was reloaded."""
-        self._providers = providers
-
     async def find(
         self,
         caller: Caller,

@@ -12,18 +12,13 @@ from aiohttp import web
 
 from broker.admin.checks import Check
 from broker.audit.lines import Times
-from broker.callers.authorization import Authorizer
-from broker.clock import Clock
-from broker.config.settings import ProviderSettings, Rotation
+from broker.config.settings import Rotation
+from broker.context import Context
 from broker.errors import InvalidRequest, StorageUnavailable
 from broker.http.edge import CALLER, REQUEST_ID
 from broker.model import Account, Caller, Permission
-from broker.observe.health import Health
 from broker.store.account_queries import AccountQuery
-from broker.store.accounts import AccountStore
 from broker.store.backup import MADE_AT, SqliteBackup, moment
-from broker.store.incarnation import Ownership
-from broker.store.keys import KeyStore
 from broker.tokens.permit import Permit
 from broker.tokens.policy import window_opens
 
@@ -42,9 +37,11 @@ STUCK_AFTER = 60.0
 class BackupService:
     """Backups over the admin socket: the store's bytes, in which everything secret is encrypted."""
 
-    def __init__(self, *, copies: SqliteBackup | None, authorizer: Authorizer, clock: Clock) -> None:
-        """`copies`: None for PostgreSQL, whose own tools know its other databases and its log as well."""
-        self._copies, self._authorizer, self._clock = copies, authorizer, clock
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        store = context.settings.store
+        self._copies = None if store.postgres else SqliteBackup(store.path)
+        """None for PostgreSQL, because its own tools know its other databases and its log as well."""
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post("/backup", self.send)]
@@ -52,12 +49,14 @@ class BackupService:
     @asynccontextmanager
     async def backup(self, caller: Caller, *, request_id: str) -> AsyncIterator[Path]:
         """Yield a sound copy of the store as it is now, gone afterwards; raises StorageUnavailable."""
-        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._context.authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         if self._copies is None:
             raise InvalidRequest("the store is a PostgreSQL database; back it up with pg_dump")
-        async with self._copies.copy(self._clock.now()) as path:
+        async with self._copies.copy(self._context.clock.now()) as path:
             size = path.stat().st_size
-            await self._authorizer.note(caller, "backup", None, f"{size} bytes", request_id=request_id)
+            await self._context.authorizer.note(
+                caller, "backup", None, f"{size} bytes", request_id=request_id
+            )
             yield path
 
     async def send(self, request: web.Request) -> web.StreamResponse:
@@ -94,22 +93,9 @@ class Adoption:
     """The copied-store rule (R13), from start to adoption."""
 
     def __init__(
-        self,
-        *,
-        incarnation: Ownership,
-        accounts: AccountStore,
-        keys: KeyStore,
-        permit: Permit,
-        authorizer: Authorizer,
-        clock: Clock,
-        health: Health,
-        settings: Mapping[str, ProviderSettings],
-        ahead: float,
-        handed_out: Callable[[str], Awaitable[Mapping[str, int]]],
+        self, context: Context, *, permit: Permit, handed_out: Callable[[str], Awaitable[Mapping[str, int]]]
     ) -> None:
-        self._incarnation, self._accounts, self._keys = incarnation, accounts, keys
-        self._permit, self._authorizer = permit, authorizer
-        self._clock, self._health, self._settings, self._ahead = clock, health, settings, ahead
+        self._context, self._permit = context, permit
         self._handed_out = handed_out
         """The generations that the audit has seen since a moment, by account."""
         self._is_behind = False
@@ -117,12 +103,12 @@ class Adoption:
     async def begin(self) -> None:
         """At start: own the store, or notice that it is a copy."""
         self._is_behind = await self._is_behind_audit()
-        if not self._is_behind and not await self._incarnation.is_copy():
+        if not self._is_behind and not await self._context.ownership.is_copy():
             await self.renew()
             return
         self._permit.copied_store = True
         told = "the store is a copy or an old backup; nothing is renewed until `broker adopt`"
-        self._health.raise_problem(PROBLEM, told)
+        self._context.health.raise_problem(PROBLEM, told)
         log.error("store.is_copy")
 
     async def renew(self) -> None:
@@ -130,22 +116,22 @@ class Adoption:
         if self._permit.copied_store:
             return
         try:
-            await self._incarnation.begin()
+            await self._context.ownership.begin()
         except StorageUnavailable as exc:
             # On a full disk the one before goes on.
             log.warning("store.incarnation_kept", why=exc.detail)
 
     async def look_again(self) -> None:
         """Another broker on the same database may have been told that it is the original."""
-        if self._permit.copied_store and not self._is_behind and not await self._incarnation.is_copy():
+        if self._permit.copied_store and not self._is_behind and not await self._context.ownership.is_copy():
             self._permit.copied_store = False
-            self._health.clear(PROBLEM)
+            self._context.health.clear(PROBLEM)
             log.warning("store.adopted_elsewhere")
 
     async def _is_behind_audit(self) -> bool:
         """Whether the audit has seen a later generation of an account than the store holds, or the store, whose
         write-ahead log was lost maybe, has never heard of an account."""
-        adopted = _parsed(await self._keys.meta(ADOPTED))
+        adopted = _parsed(await self._context.stores.keys.meta(ADOPTED))
         after = "" if adopted is None else Times().text(adopted.at)
         try:
             handed_out = await self._handed_out(after)
@@ -153,12 +139,12 @@ class Adoption:
             # What cannot be read proves nothing.
             log.warning("audit.not_read_back", why=exc.strerror)
             return False
-        if handed_out and await self._keys.has_no_accounts():
+        if handed_out and await self._context.stores.keys.has_no_accounts():
             latest = max(handed_out.values())
             log.error("store.behind_audit", account=min(handed_out), store=None, audit=latest)
             return True
         for name, generation in handed_out.items():
-            account = await self._accounts.get(name)
+            account = await self._context.stores.accounts.get(name)
             if account is not None and account.generation < generation:
                 log.error("store.behind_audit", account=name, store=account.generation, audit=generation)
                 return True
@@ -173,24 +159,26 @@ class Adoption:
         way just then: the original has probably used up their refresh token. What it renewed before that was
         due, because somebody demanded it, cannot be known here.
         """
-        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._context.authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         if not self._permit.copied_store:
             return None
         doubtful = await self._doubtful()
-        kept = {"at": self._clock.now(), "doubtful": len(doubtful), "names": doubtful[:REMEMBERED]}
-        await self._keys.set_meta(ADOPTED, json.dumps(kept))
+        kept = {"at": self._context.steady.now(), "doubtful": len(doubtful), "names": doubtful[:REMEMBERED]}
+        await self._context.stores.keys.set_meta(ADOPTED, json.dumps(kept))
         # A later copy of this store, made by hand, is of another time.
-        await self._keys.set_meta(MADE_AT, "")
-        await self._incarnation.begin()
+        await self._context.stores.keys.set_meta(MADE_AT, "")
+        await self._context.ownership.begin()
         self._permit.copied_store = self._is_behind = False
-        self._health.clear(PROBLEM)
-        await self._authorizer.note(caller, "adopt", None, f"{len(doubtful)} doubtful", request_id=request_id)
+        self._context.health.clear(PROBLEM)
+        await self._context.authorizer.note(
+            caller, "adopt", None, f"{len(doubtful)} doubtful", request_id=request_id
+        )
         log.warning("store.adopted", doubtful=len(doubtful))
         return doubtful
 
     async def copied_at(self) -> float | None:
         """When `broker backup` made what this store was restored from; None: it was not, or copied by hand."""
-        return moment(await self._keys.meta(MADE_AT))
+        return moment(await self._context.stores.keys.meta(MADE_AT))
 
     async def checks(self) -> list[Check]:
         """What `broker check` says of a copy: that it is one, and afterwards which accounts have not come back."""
@@ -200,12 +188,12 @@ class Adoption:
                 told += f"; these may need their person again: {_listed(doubtful, 0)}"
             mend = "if no other broker runs on the original: broker adopt"
             return [Check("copied store", "problem", told, mend)]
-        adopted = _parsed(await self._keys.meta(ADOPTED))
+        adopted = _parsed(await self._context.stores.keys.meta(ADOPTED))
         if adopted is None:
             return []
         waiting = list[str]()
         for name in adopted.names:
-            account = await self._accounts.get(name)
+            account = await self._context.stores.accounts.get(name)
             if account and account.removed_at is None and account.refreshed_at < adopted.at:
                 waiting.append(name)
         more = adopted.doubtful - len(adopted.names)
@@ -216,16 +204,16 @@ class Adoption:
         return [Check("adopted store", "warning", told, mend)]
 
     async def _doubtful(self) -> list[str]:
-        names, after, now = list[str](), "", self._clock.now()
-        while page := await self._accounts.find(AccountQuery(after=after, limit=PAGE)):
+        names, after, now = list[str](), "", self._context.steady.now()
+        while page := await self._context.stores.accounts.find(AccountQuery(after=after, limit=PAGE)):
             names += [account.name for account in page if self._is_doubtful(account, now)]
             after = page[-1].name
         return names
 
     def _is_doubtful(self, account: Account, now: float) -> bool:
-        settings = self._settings.get(account.provider)
-        rotates = settings is None or settings.rotation is not Rotation.NONE
-        was_due = now >= window_opens(account, self._ahead) and not account.frozen
+        provider = self._context.providers.get(account.provider)
+        rotates = provider is None or provider.settings.rotation is not Rotation.NONE
+        was_due = now >= window_opens(account, self._context.settings.refresh.ahead) and not account.frozen
         under_way = account.intent is not None or account.trouble.ambiguous > 0
         return rotates and not account.dead and (was_due or under_way)
 

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.admin.checks import Check
-from broker.callers.authorization import Authorizer
-from broker.clock import Clock
-from broker.config.settings import ProviderSettings, SandboxSettings
+from broker.config.settings import ProviderSettings
+from broker.context import Context
 from broker.errors import NotFound, no_provider
 from broker.http.bodies import rfc3339
 from broker.model import Caller, Event, Permission, Reason, Status
-from broker.observe.metrics import Metrics
 from broker.providers.kit import INSTALL_PAGE, KIT
 from broker.store.accounts import AccountStore
-from broker.store.events import EventStore
 from broker.tokens.permit import Permit
 
 SPAN = 6 * 3600.0
@@ -95,95 +92,82 @@ class Overview:
 
     def __init__(
         self,
+        context: Context,
         *,
-        statistics: Callable[[], Awaitable[Statistics]],
-        accounts: AccountStore,
-        events: EventStore,
         permit: Permit,
+        statistics: Callable[[], Awaitable[Statistics]],
         rows_by_key: Callable[[], Awaitable[Mapping[str, int]]],
-        authorizer: Authorizer,
-        clock: Clock,
-        metrics: Metrics,
-        settings: Mapping[str, ProviderSettings],
-        token_urls: Mapping[str, str],
-        sandbox: SandboxSettings,
     ) -> None:
+        self._context, self._permit = context, permit
+        self._statistics, self._rows_by_key = statistics, rows_by_key
+        sandbox = context.settings.sandbox
         self._kit = f"http://{sandbox.listen}/kit" if sandbox.enabled else KIT
-        self._statistics = statistics
-        self._accounts, self._events, self._permit = accounts, events, permit
-        self._rows_by_key = rows_by_key
-        self._authorizer, self._clock, self._metrics = authorizer, clock, metrics
-        self._settings, self._token_urls = settings, token_urls
         self._shown: set[tuple[str, Status]] = set()
         """Series that a scrape has seen: those stay, at nought."""
 
-    def use(self, settings: Mapping[str, ProviderSettings], token_urls: Mapping[str, str]) -> None:
-        """Go on with other providers: the configuration was reloaded."""
-        self._settings, self._token_urls = settings, token_urls
-
     async def providers(self, caller: Caller, *, request_id: str) -> list[ProviderView]:
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="providers.list", reads=True
         )
         counts = (await self._statistics()).counts
-        return [self._view(name, counts) for name in sorted(self._settings)]
+        return [self._view(name, counts) for name in sorted(self._context.providers)]
 
     async def resume(self, caller: Caller, name: str, *, request_id: str) -> ProviderView:
         """Close a provider's breakers by hand."""
-        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
-        if name not in self._settings:
-            raise NotFound(no_provider(name, self._settings))
+        await self._context.authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
+        if name not in self._context.providers:
+            raise NotFound(no_provider(name, self._context.providers))
         self._permit.breaker(name).resume()
-        self._metrics.provider_open.labels(name).set(0)
-        await self._authorizer.note(caller, "providers.resume", None, name, request_id=request_id)
+        self._context.metrics.provider_open.labels(name).set(0)
+        await self._context.authorizer.note(caller, "providers.resume", None, name, request_id=request_id)
         return self._view(name, (await self._statistics()).counts)
 
     async def events(
         self, caller: Caller, *, after: int | None, limit: int, account: str | None, request_id: str
     ) -> list[Event]:
         """Events behind `after`, or the last ones."""
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             caller, Permission.ACCOUNTS, account, request_id=request_id, action="events"
         )
         if after is None:
-            return await self._events.last_events(limit, account)
-        return await self._events.events(after, limit, account)
+            return await self._context.stores.events.last_events(limit, account)
+        return await self._context.stores.events.events(after, limit, account)
 
     async def ends(self, caller: Caller, *, count: int, request_id: str) -> tuple[float, list[int]]:
         """From when on, and how many access tokens end in each of `count` spans of `SPAN` seconds."""
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="accounts.expiries", reads=True
         )
-        first = int(self._clock.now() // SPAN)
+        first = int(self._context.steady.now() // SPAN)
         ends = (await self._statistics()).ends
         return first * SPAN, [ends.get(span, 0) for span in range(first, first + count)]
 
     async def metrics_text(self) -> bytes:
         """All metrics; what is counted in the store is as old as `RecentResult` says."""
-        now = self._clock.now()
+        now = self._context.steady.now()
         statistics = await self._statistics()
         for provider, status in self._shown - set(statistics.counts):
-            self._metrics.accounts.labels(provider, status).set(0)
+            self._context.metrics.accounts.labels(provider, status).set(0)
         for (provider, status), count in statistics.counts.items():
-            self._metrics.accounts.labels(provider, status).set(count)
+            self._context.metrics.accounts.labels(provider, status).set(count)
         self._shown |= set(statistics.counts)
         # Where nobody uses an account any more, an alert must not go on about the last one.
-        self._metrics.seconds_to_first_expiry.clear()
+        self._context.metrics.seconds_to_first_expiry.clear()
         for provider, at in statistics.first_expiries.items():
-            self._metrics.seconds_to_first_expiry.labels(provider).set(at - now)
-        oldest = await self._accounts.oldest_intent_at()
-        self._metrics.oldest_intent_seconds.set(0 if oldest is None else max(0.0, now - oldest))
-        for name in self._settings:
-            self._metrics.provider_open.labels(name)
-        self._metrics.rows_by_key.clear()
+            self._context.metrics.seconds_to_first_expiry.labels(provider).set(at - now)
+        oldest = await self._context.stores.accounts.oldest_intent_at()
+        self._context.metrics.oldest_intent_seconds.set(0 if oldest is None else max(0.0, now - oldest))
+        for name in self._context.providers:
+            self._context.metrics.provider_open.labels(name)
+        self._context.metrics.rows_by_key.clear()
         for kid, count in (await self._rows_by_key()).items():
-            self._metrics.rows_by_key.labels(kid).set(count)
-        return self._metrics.text()
+            self._context.metrics.rows_by_key.labels(kid).set(count)
+        return self._context.metrics.text()
 
     async def checks(self) -> list[Check]:
         """The breakers that are open, which somebody has to close."""
         counts = (await self._statistics()).counts
-        views = (self._view(name, counts) for name in sorted(self._settings))
+        views = (self._view(name, counts) for name in sorted(self._context.providers))
         return [
             Check(
                 f"breaker of {one.settings.name}", "problem", f"open: {one.reason.happened}", one.what_to_do
@@ -193,15 +177,16 @@ class Overview:
         ]
 
     def _view(self, name: str, counts: Mapping[tuple[str, Status], int]) -> ProviderView:
-        breaker, now = self._permit.breaker(name), self._clock.now()
+        provider = self._context.providers[name]
+        breaker, now = self._permit.breaker(name), self._context.steady.now()
         reason, since = None, None
         if breaker.client_refused_since is not None:
             reason, since = Reason.CLIENT_REFUSED, breaker.client_refused_since
         elif breaker.is_mass_dying(now):
             reason, since = Reason.MASS_REFUSAL, breaker.mass_since
         return ProviderView(
-            settings=self._settings[name],
-            token_url=self._token_urls[name],
+            settings=provider.settings,
+            token_url=provider.token_url,
             reason=reason,
             since=since,
             paused_until=breaker.paused_until if breaker.paused_until > now else None,

@@ -26,9 +26,9 @@ from broker.admin.store_checks import (
 from broker.alerts.service import Alerts
 from broker.app.databases import open_alone
 from broker.app.doctor import build_check, ring_checks
-from broker.app.foundation import Foundation, audit_key, lay_foundation, reference_of
 from broker.app.listeners import ListenerLimits, Listeners, build_listeners
 from broker.app.looking import Copy, copied
+from broker.app.opening import audit_key, open_context, reference_of
 from broker.app.rooms import (
     CallerRoom,
     InstallRoom,
@@ -44,6 +44,7 @@ from broker.audit.sinks import files_at
 from broker.audit.verify import Report, Verifier, read_files, read_stream
 from broker.clock import Clock, SystemClock
 from broker.config.settings import Settings
+from broker.context import Context
 from broker.errors import StartRefused, StorageUnavailable
 from broker.model import Account
 from broker.tokens.background import Background
@@ -55,12 +56,17 @@ from broker.tokens.steps import Watch, unwatched
 class Broker:
     """Everything that lives as long as the process."""
 
-    base: Foundation
+    context: Context
     rooms: Rooms
     background: Background
     listeners: Listeners
     left_open: list[Account]
     """Accounts whose renewal an earlier boot left open, newest first."""
+
+    @property
+    def base(self) -> Context:
+        """Return the context, by its former name."""
+        return self.context
 
     @property
     def tokens(self) -> TokenRoom:
@@ -80,22 +86,16 @@ class Broker:
 
     def stop_waiting(self) -> None:
         """The broker stops: who waits for news gets what there is."""
-        self.tokens.permit.stopping = self.base.health.stopping = True
+        self.tokens.permit.stopping = self.context.health.stopping = True
         self.tokens.waiters.stop()
 
     def use(self, settings: Settings) -> None:
         """Go on with reloaded providers, callers and alerts."""
+        self.context.use(settings)
         self.callers.use(settings.callers)
         self.rooms.alerts.use(settings, resume=True)
-        self.base.providers.build(settings.providers)
-        by_name = self.base.providers.by_name
-        self.tokens.refresher.use(by_name)
-        self.tokens.permit.settings_changed(settings.providers)
-        self.installs.service.use(by_name)
-        self.rooms.accounts.use(by_name)
-        self.rooms.moving.use(by_name)
-        self.rooms.overview.use(settings.providers, self.base.providers.token_urls)
-        self.listeners.install_routes.use(settings.providers)
+        # A refused client may have been mended.
+        self.tokens.permit.resume()
 
 
 @asynccontextmanager
@@ -115,15 +115,15 @@ async def open_broker(
     """
     async with AsyncExitStack() as closing:
         try:
-            base = await lay_foundation(settings, clock or SystemClock(), closing)
-            await base.audit.begin()
-            rooms = build_rooms(base, timings or Timings(), spool_folders, watch, closing)
+            context = await open_context(settings, clock or SystemClock(), closing)
+            await context.audit.begin()
+            rooms = build_rooms(context, timings or Timings(), spool_folders, watch, closing)
 
             await rooms.adoption.begin()
             await rooms.tokens.timekeeper.begin()
-            if not base.stores.database.dialect.shared:
+            if not context.stores.database.dialect.shared:
                 # Whoever copies or keeps the file without its log has the keys, and is found out by its incarnation.
-                await base.stores.database.scrub()
+                await context.stores.database.scrub()
                 closing.push_async_callback(rooms.adoption.renew)
             await rooms.installs.late.recover()
             left_open = await rooms.tokens.recovery.prepare()
@@ -132,11 +132,11 @@ async def open_broker(
                 f"{exc.detail}, and this start has to; where that stays so, restore a backup: broker restore BACKUP"
             ) from None
         yield Broker(
-            base=base,
+            context=context,
             rooms=rooms,
-            background=build_background(base, rooms),
+            background=build_background(context, rooms),
             listeners=build_listeners(
-                base, rooms, build_check(base, rooms, environ or {}), limits or ListenerLimits()
+                context, rooms, build_check(context, rooms, environ or {}), limits or ListenerLimits()
             ),
             left_open=left_open,
         )
@@ -150,9 +150,9 @@ async def verify_offline(
     Takes the instance lock and opens the key ring; writes no line. Raises StartRefused, OSError.
     """
     async with AsyncExitStack() as closing:
-        base = await lay_foundation(settings, SystemClock(), closing)
-        head = None if part else await base.audit.stored_head()
-        verifier = Verifier(audit_key(base.keyring), whole=blocks is None, mixed=blocks is not None)
+        context = await open_context(settings, SystemClock(), closing)
+        head = None if part else await context.audit.stored_head()
+        verifier = Verifier(audit_key(context.keyring), whole=blocks is None, mixed=blocks is not None)
         if blocks is not None:
             await read_stream(verifier, blocks)
         elif settings.audit.path is not None:
@@ -200,15 +200,15 @@ async def _check_copy(settings: Settings, copy: Copy, clock: Clock) -> list[Chec
         checks.append(Check("store", "ok", f"{settings.store.path} is made by the first start"))
     try:
         async with AsyncExitStack() as closing:
-            base = await lay_foundation(copy.settings, clock, closing)
-            spools = build_spools(base, (spool_of(settings.store.path),))
+            context = await open_context(copy.settings, clock, closing)
+            spools = build_spools(context, (spool_of(settings.store.path),))
             left = Leftovers(spooled=len(spools), retained=0, is_running=False)
-            checks += await ring_checks(base, build_keys(base, spools, tuple))
-            statistics = await read_statistics(base.stores.accounts, base.clock.now())
+            checks += await ring_checks(context, build_keys(context, spools, tuple))
+            statistics = await read_statistics(context.stores.accounts, context.clock.now())
             checks += store_checks(statistics, settings.store.path.parent)
-            checks += await leftover_checks(base.stores.accounts, left, clock.now())
-            checks += await identity_checks(base.stores.accounts)
-            checks += await provider_checks(base.providers.by_name)
+            checks += await leftover_checks(context.stores.accounts, left, clock.now())
+            checks += await identity_checks(context.stores.accounts)
+            checks += await provider_checks(context.providers)
     except StartRefused as exc:
         checks.append(_would_refuse(str(exc)))
     return checks

@@ -11,7 +11,7 @@ from typing import Any
 from broker.admin.keys import KeyService, step_json
 from broker.admin.routes import operator
 from broker.app.databases import open_alone
-from broker.app.foundation import lay_foundation
+from broker.app.opening import open_context
 from broker.app.rooms import build_keys, build_spools, spool_of
 from broker.clock import SystemClock
 from broker.config import ConfigError, load
@@ -75,9 +75,9 @@ def keys_alone(
 async def _open(config: Path, environ: Mapping[str, str], closing: AsyncExitStack) -> KeyService:
     settings = load(config, environ=environ)
     logs.configure(replace(settings.log, level="error"))
-    base = await lay_foundation(settings, SystemClock(), closing)
-    await base.audit.begin()
-    return build_keys(base, build_spools(base, ()), tuple).desk
+    context = await open_context(settings, SystemClock(), closing)
+    await context.audit.begin()
+    return build_keys(context, build_spools(context, ()), tuple).desk
 
 
 def migrate_alone(store: StoreSettings, *, failed: Callable[[str], Exception]) -> int:

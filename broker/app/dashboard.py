@@ -8,8 +8,8 @@ from pathlib import Path
 from aiohttp import web
 
 import broker.dashboard
-from broker.app.foundation import Foundation
 from broker.app.rooms import Rooms
+from broker.context import Context
 from broker.dashboard.routes import DashboardRoutes, LinkRoute, Live
 from broker.dashboard.service import Actions, DashboardService
 from broker.dashboard.session import Sessions
@@ -30,36 +30,36 @@ class Dashboard:
     error: Render
 
 
-def build_dashboard(base: Foundation, rooms: Rooms) -> Dashboard:
+def build_dashboard(context: Context, rooms: Rooms) -> Dashboard:
     """All of it."""
-    url = base.settings.server.internal_url
+    url = context.settings.server.internal_url
     https = url.startswith("https://")
-    pages = Pages(sandbox=base.settings.sandbox.enabled, https=https, room=ROOM)
-    sessions = Sessions(store=base.stores.installs, keyring=base.keyring, clock=base.clock, url=url)
-    live = Live(events=base.stores.events, clock=base.clock)
+    pages = Pages(sandbox=context.settings.sandbox.enabled, https=https, room=ROOM)
+    sessions = Sessions(store=context.stores.installs, keyring=context.keyring, clock=context.clock, url=url)
+    live = Live(events=context.stores.events, clock=context.clock)
     routes = DashboardRoutes(
         service=DashboardService(
             accounts=rooms.accounts,
             overview=rooms.overview,
             callers=rooms.callers.service,
             keys=rooms.keys.desk,
-            health=base.health,
-            clock=base.steady,
+            health=context.health,
+            clock=context.steady,
         ),
         actions=Actions(
             accounts=rooms.accounts,
             tokens=rooms.tokens.service,
             installs=rooms.installs.service,
             overview=rooms.overview,
-            clock=base.steady,
+            clock=context.steady,
         ),
         sessions=sessions,
         live=live,
         pages=pages,
         origin=url,
-        command=f"{typed(base.settings.path) if base.settings.sandbox.enabled else 'broker'} dashboard",
+        command=f"{typed(context.settings.path) if context.settings.sandbox.enabled else 'broker'} dashboard",
     )
-    links = LinkRoute(sessions=sessions, authorizer=base.authorizer, clock=base.clock, url=url)
+    links = LinkRoute(sessions=sessions, authorizer=context.authorizer, clock=context.clock, url=url)
     static = [web.get(route.path, public(route.handler)) for route in pages.routes()]
     return Dashboard([*routes.routes(), *static], links.routes(), sessions, live, routes.error)
 

@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 from broker.admin.checks import (
@@ -24,8 +23,8 @@ from broker.admin.store_checks import (
     standing_checks,
     store_checks,
 )
-from broker.app.foundation import Foundation
 from broker.app.rooms import KeyRoom, Rooms
+from broker.context import Context
 from broker.providers.client import Answer, ProviderClient
 
 PROBE_TIMEOUT = 5.0
@@ -33,38 +32,35 @@ REQUEST_ID = "X-Request-Id"
 
 
 def build_check(
-    base: Foundation, rooms: Rooms, environ: Mapping[str, str]
+    context: Context, rooms: Rooms, environ: Mapping[str, str]
 ) -> Callable[[], Awaitable[list[Check]]]:
     """Everything that is looked over."""
 
     async def check() -> list[Check]:
-        by_name, now = base.providers.by_name, base.clock.now()
-        # A reload may have brought others.
-        current = {name: provider.settings for name, provider in by_name.items()}
-        settings = replace(base.settings, providers=current)
+        settings, now = context.settings, context.clock.now()
         return [
             *config_checks(settings.path, environ),
             *settings_checks(settings),
-            *await ring_checks(base, rooms.keys),
+            *await ring_checks(context, rooms.keys),
             *await rooms.adoption.checks(),
             *tls_checks(settings.server, now),
-            *store_checks(await read_statistics(base.stores.accounts, now), settings.store.path.parent),
-            *await leftover_checks(base.stores.accounts, _left(rooms), now),
-            *await identity_checks(base.stores.accounts),
-            audit_check(settings.audit.path, base.audit.backlog),
-            *standing_checks(base.health.standing),
+            *store_checks(await read_statistics(context.stores.accounts, now), settings.store.path.parent),
+            *await leftover_checks(context.stores.accounts, _left(rooms), now),
+            *await identity_checks(context.stores.accounts),
+            audit_check(settings.audit.path, context.audit.backlog),
+            *standing_checks(context.health.standing),
             *address_checks(settings),
-            await reachable_check(settings.server.public_url, partial(leads_elsewhere, base.http)),
+            await reachable_check(settings.server.public_url, partial(leads_elsewhere, context.http)),
             *await rooms.overview.checks(),
-            *await provider_checks(by_name),
+            *await provider_checks(context.providers),
         ]
 
     return check
 
 
-async def ring_checks(base: Foundation, keys: KeyRoom) -> list[Check]:
+async def ring_checks(context: Context, keys: KeyRoom) -> list[Check]:
     counts = await keys.census.take()
-    return key_checks(base.settings, await base.stores.keys.keys(), counts, base.clock.now())
+    return key_checks(context.settings, await context.stores.keys.keys(), counts, context.clock.now())
 
 
 async def leads_elsewhere(http: ProviderClient, url: str) -> str | None:

@@ -11,11 +11,11 @@ from broker.admin.checks import Check
 from broker.admin.routes import AdminRoutes, HealthRoutes, alive, by_peer
 from broker.alerts.routes import EventRoutes, Feed, Streams
 from broker.app.dashboard import Dashboard, build_dashboard
-from broker.app.foundation import Foundation
 from broker.app.plugin import consent_routes
 from broker.app.rooms import Rooms
 from broker.callers.authentication import Authentication
 from broker.callers.login import Continue, LoginRoutes
+from broker.context import Context
 from broker.errors import BrokerError
 from broker.http.browser import PERSON, PERSON_LIFE, BrowserCookie
 from broker.http.edge import (
@@ -83,7 +83,6 @@ class Listeners:
     """Browsers, and Kit."""
     admin: web.Application
     """Operators, over the admin socket."""
-    install_routes: InstallRoutes
     dashboard: Dashboard
     feed: Feed
 
@@ -94,35 +93,33 @@ class Listeners:
 
 
 def build_listeners(
-    base: Foundation, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]], limits: ListenerLimits
+    context: Context, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]], limits: ListenerLimits
 ) -> Listeners:
     """All three, on one set of rooms."""
-    install_routes, public = _public(base, rooms, limits.public)
-    dashboard = build_dashboard(base, rooms)
+    dashboard = build_dashboard(context, rooms)
     return Listeners(
-        internal=_internal(base, rooms, dashboard, limits.internal),
-        public=public,
-        admin=_admin(base, rooms, check, dashboard, limits.admin),
-        install_routes=install_routes,
+        internal=_internal(context, rooms, dashboard, limits.internal),
+        public=_public(context, rooms, limits.public),
+        admin=_admin(context, rooms, check, dashboard, limits.admin),
         dashboard=dashboard,
         feed=rooms.alerts.service.feed,
     )
 
 
-def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limits) -> web.Application:
+def _internal(context: Context, rooms: Rooms, dashboard: Dashboard, limits: Limits) -> web.Application:
     authentication = Authentication(
         authenticators=(rooms.callers.keys, rooms.callers.jwts),
         configured=rooms.callers.configured,
-        throttle=Throttle(base.clock),
-        metrics=base.metrics,
-        clock=base.clock,
+        throttle=Throttle(context.clock),
+        metrics=context.metrics,
+        clock=context.clock,
     )
     health = HealthRoutes(
-        health=base.health,
+        health=context.health,
         overview=rooms.overview,
-        metrics_from=base.settings.server.metrics_from,
+        metrics_from=context.settings.server.metrics_from,
         authenticate=authentication.admit,
-        authorizer=base.authorizer,
+        authorizer=context.authorizer,
     )
     application = new_application(
         edge(
@@ -130,8 +127,8 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
                 dashboard.error(error, request) if is_page(request.path) else as_problem(error, request)
             ),
             listener="internal",
-            is_stopping=lambda: base.health.stopping,
-            trusted_proxies=base.settings.server.trusted_proxies,
+            is_stopping=lambda: context.health.stopping,
+            trusted_proxies=context.settings.server.trusted_proxies,
         ),
         authentication.middleware(),
         limits=limits,
@@ -141,26 +138,28 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
         await authentication.admit(request)
         return request[CALLER]
 
-    streams = Streams(feed=rooms.alerts.service.feed, clock=base.clock, still=still)
-    application.add_routes(TokenRoutes(service=rooms.tokens.service, clock=base.steady, still=still).routes())
+    streams = Streams(feed=rooms.alerts.service.feed, clock=context.clock, still=still)
+    application.add_routes(
+        TokenRoutes(service=rooms.tokens.service, clock=context.steady, still=still).routes()
+    )
     hot = HotTokens(
         callers=authentication.remembered,
         opened=rooms.tokens.opened,
         service=rooms.tokens.service,
         uses=rooms.tokens.uses,
-        authorizer=base.authorizer,
-        clock=base.steady,
-        wall=base.clock,
-        metrics=base.metrics,
-        ahead=base.settings.refresh.ahead,
+        authorizer=context.authorizer,
+        clock=context.steady,
+        wall=context.clock,
+        metrics=context.metrics,
+        ahead=context.settings.refresh.ahead,
         headers=application[HEADERS],
-        trusted_proxies=base.settings.server.trusted_proxies,
-        is_stopping=lambda: base.health.stopping,
+        trusted_proxies=context.settings.server.trusted_proxies,
+        is_stopping=lambda: context.health.stopping,
     )
-    base.stores.changes.listen(hot.forget, hot.forget_all)
+    context.stores.changes.listen(hot.forget, hot.forget_all)
     application[SHORTCUT] = hot.answer
-    application.add_routes(EventRoutes(streams=streams, authorizer=base.authorizer).routes())
-    application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
+    application.add_routes(EventRoutes(streams=streams, authorizer=context.authorizer).routes())
+    application.add_routes(AccountRoutes(service=rooms.accounts, clock=context.steady).routes())
     application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     if rooms.plugin is not None:
@@ -168,32 +167,34 @@ def _internal(base: Foundation, rooms: Rooms, dashboard: Dashboard, limits: Limi
     application.add_routes(health.routes())
     application.add_routes(dashboard.routes)
     application[HAS_BASES] = True
-    _describe(application, base, "For services", base.settings.server.internal_url)
+    _describe(application, context, "For services", context.settings.server.internal_url)
     return application
 
 
 def _admin(
-    base: Foundation,
+    context: Context,
     rooms: Rooms,
     check: Callable[[], Awaitable[list[Check]]],
     dashboard: Dashboard,
     limits: Limits,
 ) -> web.Application:
     application = new_application(
-        edge(as_problem, listener="admin", is_stopping=lambda: base.health.stopping), by_peer, limits=limits
+        edge(as_problem, listener="admin", is_stopping=lambda: context.health.stopping),
+        by_peer,
+        limits=limits,
     )
     admin = AdminRoutes(
         callers=rooms.callers.service,
         overview=rooms.overview,
         adoption=rooms.adoption,
         check=check,
-        authorizer=base.authorizer,
-        streams=Streams(feed=rooms.alerts.service.feed, clock=base.clock, still=_as_it_was),
-        clock=base.clock,
+        authorizer=context.authorizer,
+        streams=Streams(feed=rooms.alerts.service.feed, clock=context.clock, still=_as_it_was),
+        clock=context.clock,
     )
-    tokens = TokenRoutes(service=rooms.tokens.service, clock=base.steady, still=_as_it_was, operators=True)
+    tokens = TokenRoutes(service=rooms.tokens.service, clock=context.steady, still=_as_it_was, operators=True)
     application.add_routes(tokens.routes())
-    application.add_routes(AccountRoutes(service=rooms.accounts, clock=base.steady).routes())
+    application.add_routes(AccountRoutes(service=rooms.accounts, clock=context.steady).routes())
     application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     if rooms.plugin is not None:
@@ -211,15 +212,15 @@ async def _as_it_was(request: web.Request) -> Caller:
     return request[CALLER]
 
 
-def _public(base: Foundation, rooms: Rooms, limits: Limits) -> tuple[InstallRoutes, web.Application]:
-    settings, installs, plugin = base.settings, rooms.installs, rooms.plugin
+def _public(context: Context, rooms: Rooms, limits: Limits) -> web.Application:
+    settings, installs, plugin = context.settings, rooms.installs, rooms.plugin
     https = settings.server.public_url.startswith("https://")
     pages, cookie = Pages(sandbox=settings.sandbox.enabled, https=https), BrowserCookie(https=https)
     person = BrowserCookie(https=https, name=PERSON, life=PERSON_LIFE)
     install_routes = InstallRoutes(
         service=installs.service,
         login=installs.login,
-        settings=settings.providers,
+        providers=context.providers,
         pages=pages,
         cookie=cookie,
         users=plugin.users if plugin else None,
@@ -231,7 +232,7 @@ def _public(base: Foundation, rooms: Rooms, limits: Limits) -> tuple[InstallRout
         edge(
             _for_people(pages),
             listener="public",
-            is_stopping=lambda: base.health.stopping,
+            is_stopping=lambda: context.health.stopping,
             trusted_proxies=settings.server.trusted_proxies,
         ),
         https=https,
@@ -242,24 +243,30 @@ def _public(base: Foundation, rooms: Rooms, limits: Limits) -> tuple[InstallRout
     purposes: dict[str, Continue] = {PURPOSE: install_routes.signed_in}
     if plugin is not None:
         consent = consent_routes(
-            base, plugin, login=installs.login, pages=pages, cookie=cookie, person=person, kept=installs.kept
+            context,
+            plugin,
+            login=installs.login,
+            pages=pages,
+            cookie=cookie,
+            person=person,
+            kept=installs.kept,
         )
         purposes[PLUGIN_PURPOSE] = consent.signed_in
         application.add_routes([*consent.routes(), *plugin.kit.routes()])
     if installs.login is not None:
         login = LoginRoutes(service=installs.login, pages=pages, purposes=purposes)
         application.add_routes(login.routes())
-    _describe(application, base, "For browsers and Kit", settings.server.public_url)
-    return install_routes, application
+    _describe(application, context, "For browsers and Kit", settings.server.public_url)
+    return application
 
 
-def _describe(application: web.Application, base: Foundation, title: str, url: str) -> None:
+def _describe(application: web.Application, context: Context, title: str, url: str) -> None:
     """Last, so that it knows every route; no script runs on its page, also not the dashboard's."""
     description = DescriptionRoutes(
         title=title,
         server=url,
-        providers=lambda: base.providers.by_name,
-        pages=Pages(sandbox=base.settings.sandbox.enabled, https=url.startswith("https://")),
+        providers=context.providers,
+        pages=Pages(sandbox=context.settings.sandbox.enabled, https=url.startswith("https://")),
     )
     application.add_routes(description.routes())
     description.describe(application)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from broker.admin.checks import Check
-from broker.app.foundation import audits_of
+from broker.app.opening import audits_of
 from broker.config.settings import FileKey, MasterKey, Settings
 from broker.errors import StartRefused
 from broker.files import open_own, replacing

@@ -1,15 +1,13 @@
 """Wires what takes grants over from another system and hands them over to one."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from broker.accounts.exporting import ExportService
 from broker.accounts.importing import ImportService
 from broker.admin.checks import LOOPBACK
-from broker.app.foundation import Foundation
+from broker.context import Context
 from broker.model import Secret
-from broker.providers.oauth2 import OAuth2Provider
 from broker.sandbox.issued import PREFIXES
 from broker.tokens.flight import Flights
 
@@ -21,20 +19,16 @@ class MovingRoom:
     imports: ImportService
     exports: ExportService
 
-    def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
-        """Go on with other providers: the configuration was reloaded."""
-        self.imports.use(providers)
-
 
 class SandboxBorder:
     """What the sandbox issued is never sent elsewhere, and no other grant is ever sent to it."""
 
-    def __init__(self, base: Foundation) -> None:
-        self._base = base
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def refusal(self, provider: str, token: Secret) -> str | None:
         """Why that provider must not be sent that refresh token; None where it may."""
-        is_played = self._base.settings.sandbox.enabled and provider in PREFIXES
+        is_played = self._context.settings.sandbox.enabled and provider in PREFIXES
         is_its_own = token.reveal().startswith(tuple(PREFIXES.values()))
         if is_played and not is_its_own:
             return (
@@ -47,28 +41,28 @@ class SandboxBorder:
 
     def _is_near(self, provider: str) -> bool:
         """A sandbox of its own runs on this machine."""
-        return urlsplit(self._base.providers.token_urls[provider]).hostname in LOOPBACK
+        return urlsplit(self._context.providers[provider].token_url).hostname in LOOPBACK
 
 
-def build_moving(base: Foundation, flights: Flights) -> MovingRoom:
+def build_moving(context: Context, flights: Flights) -> MovingRoom:
     imports = ImportService(
-        accounts=base.stores.accounts,
-        imports=base.stores.imports,
+        accounts=context.stores.accounts,
+        imports=context.stores.imports,
         flights=flights,
-        encryption=base.encryption,
-        keyring=base.keyring,
-        authorizer=base.authorizer,
-        clock=base.steady,
-        providers=base.providers.by_name,
-        refresh=base.settings.refresh,
-        refusal=SandboxBorder(base).refusal,
+        encryption=context.encryption,
+        keyring=context.keyring,
+        authorizer=context.authorizer,
+        clock=context.steady,
+        providers=context.providers,
+        refresh=context.settings.refresh,
+        refusal=SandboxBorder(context).refusal,
     )
     exports = ExportService(
-        accounts=base.stores.accounts,
-        imports=base.stores.imports,
+        accounts=context.stores.accounts,
+        imports=context.stores.imports,
         flights=flights,
-        encryption=base.encryption,
-        authorizer=base.authorizer,
-        clock=base.steady,
+        encryption=context.encryption,
+        authorizer=context.authorizer,
+        clock=context.steady,
     )
     return MovingRoom(imports, exports)

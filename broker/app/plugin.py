@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from yarl import URL
 
-from broker.app.foundation import Foundation
 from broker.callers.login import LoginService, RememberedUsers
 from broker.config.settings import PluginSettings
+from broker.context import Context
 from broker.http.browser import BrowserCookie, KeptRequests
 from broker.http.pages import Pages
 from broker.http.peers import UnknownUserLimits
@@ -29,25 +29,27 @@ class PluginRoom:
 
 
 def build_plugin(
-    base: Foundation, settings: PluginSettings, kept: KeptRequests, unknown_users: UnknownUserLimits
+    context: Context, settings: PluginSettings, kept: KeptRequests, unknown_users: UnknownUserLimits
 ) -> PluginRoom:
     """All of it, on one store."""
-    store, clock, issuer = base.stores.plugin, base.steady, base.settings.server.public_url
-    clients = Clients(settings.clients, metrics=base.metrics)
+    store, clock, issuer = context.stores.plugin, context.steady, context.settings.server.public_url
+    clients = Clients(settings.clients, metrics=context.metrics)
     service = GrantService(
         store=store,
         settings=settings,
-        authorizer=base.authorizer,
-        keyring=base.keyring,
+        authorizer=context.authorizer,
+        keyring=context.keyring,
         clock=clock,
-        metrics=base.metrics,
+        metrics=context.metrics,
     )
-    connect_codes = ConnectCodes(store=store, authorizer=base.authorizer, keyring=base.keyring, clock=clock)
+    connect_codes = ConnectCodes(
+        store=store, authorizer=context.authorizer, keyring=context.keyring, clock=clock
+    )
     consent = ConsentService(
         store=store,
         clients=clients,
         connect_codes=connect_codes,
-        authorizer=base.authorizer,
+        authorizer=context.authorizer,
         clock=clock,
         issuer=issuer,
         kept=kept,
@@ -63,7 +65,7 @@ def build_plugin(
 
 
 def consent_routes(
-    base: Foundation,
+    context: Context,
     room: PluginRoom,
     *,
     login: LoginService | None,
@@ -81,12 +83,12 @@ def consent_routes(
         cookie=cookie,
         person=person,
         kept=kept,
-        public_url=base.settings.server.public_url,
+        public_url=context.settings.server.public_url,
         # As browsers write it: without a default port.
-        origin=str(URL(base.settings.server.public_url).origin()),
+        origin=str(URL(context.settings.server.public_url).origin()),
         goes_on_to=lambda: [
             provider.authorize_endpoint
-            for provider in base.providers.by_name.values()
+            for provider in context.providers.values()
             # Only Kit begins installs, and its address holds no `{org}`.
             if provider.settings.type == "kit"
         ],

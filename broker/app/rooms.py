@@ -12,8 +12,8 @@ from broker.admin.copies import Adoption, BackupService
 from broker.admin.keys import KeyService
 from broker.admin.overview import Overview, Statistics, read_statistics
 from broker.app.alerts import AlertRoom
-from broker.app.foundation import Foundation, audit_key
 from broker.app.moving import MovingRoom, build_moving
+from broker.app.opening import audit_key
 from broker.app.plugin import PluginRoom, build_plugin
 from broker.app.token_room import TokenRoom, build_tokens
 from broker.audit.sinks import old_files
@@ -24,6 +24,7 @@ from broker.callers.jwks import JwksCache
 from broker.callers.login import LoginService
 from broker.callers.service import CallerService
 from broker.config.settings import CallerSettings
+from broker.context import Context
 from broker.http.browser import KeptRequests, is_same_browser
 from broker.http.peers import UnknownUserLimits
 from broker.installs.connect import Connector
@@ -33,7 +34,6 @@ from broker.installs.service import InstallService
 from broker.keys.rewrap import Census, Rewrapper
 from broker.model import PendingGrant, Successor
 from broker.single_flight import RecentResult
-from broker.store.backup import SqliteBackup
 from broker.store.spool import Spool, grants_spool, renewals_spool
 from broker.tokens.background import Background
 from broker.tokens.schedule import Timings
@@ -113,44 +113,44 @@ class Rooms:
 
 
 def build_rooms(
-    base: Foundation, timings: Timings, spool_folders: tuple[Path, ...], watch: Watch, closing: AsyncExitStack
+    context: Context, timings: Timings, spool_folders: tuple[Path, ...], watch: Watch, closing: AsyncExitStack
 ) -> Rooms:
     """Every room on one foundation."""
-    spools = build_spools(base, spool_folders)
-    tokens = build_tokens(base, timings, spools.renewals, watch, closing)
-    unknown_users = UnknownUserLimits(base.clock)
-    store = base.settings.store
-    copies = SqliteBackup(store.path) if store.postgres is None else None
+    spools = build_spools(context, spool_folders)
+    tokens = build_tokens(context, timings, spools.renewals, watch, closing)
+    unknown_users = UnknownUserLimits(context.clock)
     kept = KeptRequests(
-        keyring=base.keyring,
-        catch_up=base.ring.catch_up,
-        clock=base.steady,
-        https=base.settings.server.public_url.startswith("https://"),
+        keyring=context.keyring,
+        catch_up=context.ring.catch_up,
+        clock=context.steady,
+        https=context.settings.server.public_url.startswith("https://"),
     )
-    installs = _installs(base, spools.grants, kept, unknown_users, closing)
-    keys = build_keys(base, spools, lambda: [*tokens.retained.records(), *installs.late.records()])
+    installs = _installs(context, spools.grants, kept, unknown_users, closing)
+    keys = build_keys(context, spools, lambda: [*tokens.retained.records(), *installs.late.records()])
     return Rooms(
         tokens=tokens,
         installs=installs,
-        accounts=_accounts(base, tokens, installs),
-        moving=build_moving(base, tokens.flights),
-        callers=_callers(base, closing),
+        accounts=_accounts(context, tokens, installs),
+        moving=build_moving(context, tokens.flights),
+        callers=_callers(context, closing),
         keys=keys,
         spools=spools,
-        backups=BackupService(copies=copies, authorizer=base.authorizer, clock=base.clock),
-        overview=_overview(base, tokens, keys, closing),
-        adoption=_adoption(base, tokens),
-        plugin=build_plugin(base, base.settings.plugin, kept, unknown_users)
-        if base.settings.plugin
+        backups=BackupService(context),
+        overview=_overview(context, tokens, keys, closing),
+        adoption=_adoption(context, tokens),
+        plugin=build_plugin(context, context.settings.plugin, kept, unknown_users)
+        if context.settings.plugin
         else None,
-        audit=AuditService(audit=base.audit, key_of=audit_key(base.keyring), authorizer=base.authorizer),
-        alerts=AlertRoom(base, tokens.permit, closing),
+        audit=AuditService(
+            audit=context.audit, key_of=audit_key(context.keyring), authorizer=context.authorizer
+        ),
+        alerts=AlertRoom(context, tokens.permit, closing),
     )
 
 
-def build_spools(base: Foundation, folders: tuple[Path, ...]) -> Spools:
+def build_spools(context: Context, folders: tuple[Path, ...]) -> Spools:
     """The rescue spools beside the store, and in these folders."""
-    everywhere = (spool_of(base.settings.store.path), *folders)
+    everywhere = (spool_of(context.settings.store.path), *folders)
     return Spools(renewals_spool(everywhere), grants_spool(everywhere))
 
 
@@ -159,90 +159,90 @@ def spool_of(store: Path) -> Path:
     return store.with_name(store.name + ".spool")
 
 
-def build_keys(base: Foundation, spools: Spools, in_memory: Callable[[], Iterable[str]]) -> KeyRoom:
+def build_keys(context: Context, spools: Spools, in_memory: Callable[[], Iterable[str]]) -> KeyRoom:
     """Keys, and everything that is sealed with them: in the store, in the spool, in memory alone."""
     census = Census(
-        records=base.stores.records,
+        records=context.stores.records,
         elsewhere=lambda: {"spool": spools.records(), "memory": in_memory()},
-        keyring=base.keyring,
+        keyring=context.keyring,
     )
     desk = KeyService(
-        store=base.stores.keys,
-        ring=base.ring,
+        store=context.stores.keys,
+        ring=context.ring,
         census=census,
-        rewrapper=Rewrapper(records=base.stores.records, keyring=base.keyring, clock=base.clock),
-        authorizer=base.authorizer,
-        clock=base.clock,
+        rewrapper=Rewrapper(records=context.stores.records, keyring=context.keyring, clock=context.clock),
+        authorizer=context.authorizer,
+        clock=context.clock,
     )
     return KeyRoom(census, desk)
 
 
 def _installs(
-    base: Foundation,
+    context: Context,
     spool: Spool[PendingGrant],
     kept: KeptRequests,
     unknown_users: UnknownUserLimits,
     closing: AsyncExitStack,
 ) -> InstallRoom:
-    settings = base.settings
-    late = RetryLater(store=base.stores.installs, spool=spool, clock=base.clock, health=base.health)
+    settings = context.settings
+    late = RetryLater(store=context.stores.installs, spool=spool, clock=context.clock, health=context.health)
     closing.push_async_callback(late.abandon)
     connector = Connector(
-        accounts=base.stores.accounts,
-        installs=base.stores.installs,
-        encryption=base.encryption,
-        keyring=base.keyring,
-        clock=base.steady,
+        accounts=context.stores.accounts,
+        installs=context.stores.installs,
+        encryption=context.encryption,
+        keyring=context.keyring,
+        clock=context.steady,
         refresh=settings.refresh,
     )
     exchange = Exchange(
-        store=base.stores.installs,
+        store=context.stores.installs,
         connector=connector,
-        providers=base.providers.by_name,
-        encryption=base.encryption,
-        authorizer=base.authorizer,
-        clock=base.steady,
+        providers=context.providers,
+        encryption=context.encryption,
+        authorizer=context.authorizer,
+        clock=context.steady,
         later=late,
     )
     service = InstallService(
-        store=base.stores.installs,
+        store=context.stores.installs,
         connector=connector,
         exchange=exchange,
-        providers=base.providers.by_name,
-        encryption=base.encryption,
-        authorizer=base.authorizer,
-        clock=base.steady,
-        metrics=base.metrics,
+        providers=context.providers,
+        encryption=context.encryption,
+        authorizer=context.authorizer,
+        clock=context.steady,
+        metrics=context.metrics,
         public_url=settings.server.public_url,
         browser_matches=is_same_browser,
         kept=kept,
         unknown_users=unknown_users,
-        is_shared=base.stores.database.dialect.shared,
-        is_stopping=lambda: base.health.stopping,
-        events=base.stores.events,
+        is_shared=context.stores.database.dialect.shared,
+        is_stopping=lambda: context.health.stopping,
+        events=context.stores.events,
     )
     if settings.login is None:
         return InstallRoom(late, service, None, kept)
     login = LoginService(
         settings=settings.login,
-        store=base.stores.installs,
+        store=context.stores.installs,
         kept=kept,
-        clock=base.clock,
+        clock=context.clock,
         audience=settings.server.public_url,
     )
     return InstallRoom(late, service, login, kept)
 
 
-def _accounts(base: Foundation, tokens: TokenRoom, installs: InstallRoom) -> AccountService:
+def _accounts(context: Context, tokens: TokenRoom, installs: InstallRoom) -> AccountService:
     return AccountService(
-        store=base.stores.accounts,
+        store=context.stores.accounts,
         flights=tokens.flights,
-        encryption=base.encryption,
-        keyring=base.keyring,
-        authorizer=base.authorizer,
-        clock=base.steady,
-        providers=base.providers.by_name,
-        refresh=base.settings.refresh,
+        encryption=context.encryption,
+        keyring=context.keyring,
+        authorizer=context.authorizer,
+        clock=context.steady,
+        providers=context.providers,
+        refresh=context.settings.refresh,
         flush_uses=tokens.uses.flush,
         forget_besides=(
             tokens.service.forget,
@@ -253,76 +253,56 @@ def _accounts(base: Foundation, tokens: TokenRoom, installs: InstallRoom) -> Acc
     )
 
 
-def _callers(base: Foundation, closing: AsyncExitStack) -> CallerRoom:
-    store, clock = base.stores.callers, base.clock
-    configured = ConfiguredCallers(base.settings.callers, audience=base.settings.server.audience)
+def _callers(context: Context, closing: AsyncExitStack) -> CallerRoom:
+    store, clock = context.stores.callers, context.clock
+    configured = ConfiguredCallers(context.settings.callers, audience=context.settings.server.audience)
     keys = KeyAuthenticator(store=store, clock=clock, is_overridden=configured.has)
-    jwks = JwksCache(http=base.http, clock=clock)
+    jwks = JwksCache(http=context.http, clock=clock)
     closing.push_async_callback(jwks.close)
     jwts = JwtAuthenticator(configured=configured, jwks=jwks, clock=clock)
     service = CallerService(
-        store=store, keys=keys, configured=configured, authorizer=base.authorizer, clock=clock
+        store=store, keys=keys, configured=configured, authorizer=context.authorizer, clock=clock
     )
     return CallerRoom(keys, jwts, jwks, configured, service)
 
 
-def _overview(base: Foundation, tokens: TokenRoom, keys: KeyRoom, closing: AsyncExitStack) -> Overview:
+def _overview(context: Context, tokens: TokenRoom, keys: KeyRoom, closing: AsyncExitStack) -> Overview:
     async def read() -> Statistics:
-        return await read_statistics(base.stores.accounts, base.steady.now())
+        return await read_statistics(context.stores.accounts, context.steady.now())
 
-    statistics, rows_by_key = RecentResult(read, base.steady), RecentResult(keys.census.totals, base.steady)
+    statistics, rows_by_key = (
+        RecentResult(read, context.steady),
+        RecentResult(keys.census.totals, context.steady),
+    )
     closing.push_async_callback(statistics.close)
     closing.push_async_callback(rows_by_key.close)
-    return Overview(
-        statistics=statistics.get,
-        accounts=base.stores.accounts,
-        events=base.stores.events,
-        permit=tokens.permit,
-        rows_by_key=rows_by_key.get,
-        authorizer=base.authorizer,
-        clock=base.steady,
-        metrics=base.metrics,
-        settings=base.settings.providers,
-        token_urls=base.providers.token_urls,
-        sandbox=base.settings.sandbox,
-    )
+    return Overview(context, permit=tokens.permit, statistics=statistics.get, rows_by_key=rows_by_key.get)
 
 
-def _adoption(base: Foundation, tokens: TokenRoom) -> Adoption:
-    path, shared = base.settings.audit.path, base.stores.database.dialect.shared
+def _adoption(context: Context, tokens: TokenRoom) -> Adoption:
+    path, shared = context.settings.audit.path, context.stores.database.dialect.shared
 
     async def handed_out(after: str) -> Mapping[str, int]:
         # Several brokers on a database have audits of their own, and a failover may have taken the last renewals.
         if path is None or shared or not path.is_file():
             return {}
         files = [path, *(old.path for old in reversed(old_files(path)))]
-        return await asyncio.to_thread(last_generations, files, audit_key(base.keyring), after=after)
+        return await asyncio.to_thread(last_generations, files, audit_key(context.keyring), after=after)
 
-    return Adoption(
-        incarnation=base.ownership,
-        accounts=base.stores.accounts,
-        keys=base.stores.keys,
-        permit=tokens.permit,
-        authorizer=base.authorizer,
-        clock=base.steady,
-        health=base.health,
-        settings=base.settings.providers,
-        ahead=base.settings.refresh.ahead,
-        handed_out=handed_out,
-    )
+    return Adoption(context, permit=tokens.permit, handed_out=handed_out)
 
 
-def build_background(base: Foundation, rooms: Rooms) -> Background:
+def build_background(context: Context, rooms: Rooms) -> Background:
     """The loop that renews what is due, and the small regular work of every room."""
-    stores, steady, tokens = base.stores, base.steady, rooms.tokens
+    stores, steady, tokens = context.stores, context.steady, rooms.tokens
     return Background(
         store=stores.accounts,
         flights=tokens.flights,
         permit=tokens.permit,
         clock=steady,
-        settings=base.settings.refresh,
+        settings=context.settings.refresh,
         keep_time=tokens.timekeeper.look,
-        probe=lambda: base.store_health.probe(stores.keys),
+        probe=lambda: context.store_health.probe(stores.keys),
         chores=(
             rooms.adoption.look_again,
             tokens.uses.flush,

@@ -4,7 +4,7 @@ import secrets
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from broker.app.foundation import Foundation
+from broker.context import Context
 from broker.model import Successor
 from broker.store.renewals import BOOT_WIDTH
 from broker.store.spool import Spool
@@ -40,52 +40,52 @@ class TokenRoom:
 
 
 def build_tokens(
-    base: Foundation, timings: Timings, spool: Spool[Successor], watch: Watch, closing: AsyncExitStack
+    context: Context, timings: Timings, spool: Spool[Successor], watch: Watch, closing: AsyncExitStack
 ) -> TokenRoom:
     """Renewals first, which hand out nothing; then who hands out, and starts none by itself."""
-    retained = _retained(base, timings, spool, watch, closing)
+    retained = _retained(context, timings, spool, watch, closing)
     permit = Permit(
-        settings=base.settings.providers,
+        providers=context.providers,
         timings=timings,
-        store_is_ready=lambda: base.store_health.is_ready() and not len(retained),
+        store_is_ready=lambda: context.store_health.is_ready() and not len(retained),
     )
-    leases = _leases(base, timings, permit)
+    leases = _leases(context, timings, permit)
     refresher = Refresher(
-        store=base.stores.accounts,
-        providers=base.providers.by_name,
-        encryption=base.encryption,
+        store=context.stores.accounts,
+        providers=context.providers,
+        encryption=context.encryption,
         permit=permit,
         retained=retained,
-        clock=base.steady,
+        clock=context.steady,
         leases=leases,
-        settings=base.settings.refresh,
+        settings=context.settings.refresh,
         timings=timings,
-        metrics=base.metrics,
+        metrics=context.metrics,
         watch=watch,
     )
-    flights = Flights(refresher.renew, clock=base.clock)
+    flights = Flights(refresher.renew, clock=context.clock)
     recovery = Recovery(
-        store=base.stores.accounts,
+        store=context.stores.accounts,
         retained=retained,
         permit=permit,
         flights=flights,
-        clock=base.steady,
+        clock=context.steady,
         timings=timings,
         owner=leases.owner,
-        replica=base.settings.store.replica if base.stores.database.dialect.shared else None,
+        replica=context.settings.store.replica if context.stores.database.dialect.shared else None,
     )
-    opened, waiters = _listening(base)
-    uses = Uses(base.stores.accounts)
-    service = _service(base, permit, flights, opened=opened, waiters=waiters, uses=uses)
+    opened, waiters = _listening(context)
+    uses = Uses(context.stores.accounts)
+    service = _service(context, permit, flights, opened=opened, waiters=waiters, uses=uses)
     timekeeper = Timekeeper(
-        clock=base.steady,
-        machine=base.clock,
-        reference=base.reference,
-        shared=base.stores.database.dialect.shared,
-        store=base.stores.accounts,
+        clock=context.steady,
+        machine=context.clock,
+        reference=context.reference,
+        shared=context.stores.database.dialect.shared,
+        store=context.stores.accounts,
         permit=permit,
-        health=base.health,
-        forget=base.stores.changes.missed,
+        health=context.health,
+        forget=context.stores.changes.missed,
     )
     return TokenRoom(
         permit, retained, refresher, flights, recovery, waiters, service, opened, uses, timekeeper
@@ -93,53 +93,53 @@ def build_tokens(
 
 
 def _retained(
-    base: Foundation, timings: Timings, spool: Spool[Successor], watch: Watch, closing: AsyncExitStack
+    context: Context, timings: Timings, spool: Spool[Successor], watch: Watch, closing: AsyncExitStack
 ) -> RetainedCommits:
     retained = RetainedCommits(
-        store=base.stores.accounts,
+        store=context.stores.accounts,
         spool=spool,
-        encryption=base.encryption,
-        clock=base.clock,
+        encryption=context.encryption,
+        clock=context.clock,
         timings=timings,
-        health=base.health,
-        metrics=base.metrics,
+        health=context.health,
+        metrics=context.metrics,
         watch=watch,
     )
     closing.push_async_callback(retained.abandon)
     return retained
 
 
-def _leases(base: Foundation, timings: Timings, permit: Permit) -> Leases:
+def _leases(context: Context, timings: Timings, permit: Permit) -> Leases:
     return Leases(
-        store=base.stores.accounts,
-        changes=base.stores.changes,
-        clock=base.steady,
+        store=context.stores.accounts,
+        changes=context.stores.changes,
+        clock=context.steady,
         timings=timings,
-        owner=f"{secrets.token_hex(BOOT_WIDTH // 2)}@{base.settings.store.replica}",
-        timeout=base.settings.refresh.timeout,
+        owner=f"{secrets.token_hex(BOOT_WIDTH // 2)}@{context.settings.store.replica}",
+        timeout=context.settings.refresh.timeout,
         grace=permit.grace,
-        up_for=base.store_health.up_for,
+        up_for=context.store_health.up_for,
     )
 
 
-def _listening(base: Foundation) -> tuple[OpenedAccounts, Waiters]:
+def _listening(context: Context) -> tuple[OpenedAccounts, Waiters]:
     """Who hears of changes: first the memory of opened accounts, then those whom it wakes to read what is new."""
-    changes = base.stores.changes
+    changes = context.stores.changes
     opened = OpenedAccounts(
-        store=base.stores.accounts,
-        encryption=base.encryption,
-        limit=base.settings.store.memory,
+        store=context.stores.accounts,
+        encryption=context.encryption,
+        limit=context.settings.store.memory,
         are_heard=changes.are_heard,
-        set_back=base.health.set_back,
+        set_back=context.health.set_back,
     )
-    waiters = Waiters(clock=base.clock)
+    waiters = Waiters(clock=context.clock)
     changes.listen(opened.forget, opened.forget_all)
     changes.listen(waiters.heard, waiters.missed)
     return opened, waiters
 
 
 def _service(
-    base: Foundation,
+    context: Context,
     permit: Permit,
     flights: Flights,
     *,
@@ -149,14 +149,14 @@ def _service(
 ) -> TokenService:
     return TokenService(
         opened=opened,
-        store=base.stores.accounts,
+        store=context.stores.accounts,
         flights=flights,
         permit=permit,
-        authorizer=base.authorizer,
-        clock=base.steady,
-        settings=base.settings.refresh,
-        metrics=base.metrics,
-        account_page=lambda name: f"{base.settings.server.internal_url}/dashboard/accounts/{name}",
+        authorizer=context.authorizer,
+        clock=context.steady,
+        settings=context.settings.refresh,
+        metrics=context.metrics,
+        account_page=lambda name: f"{context.settings.server.internal_url}/dashboard/accounts/{name}",
         waiters=waiters,
         uses=uses,
     )

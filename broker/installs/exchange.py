@@ -94,10 +94,6 @@ class Exchange:
         self._store, self._connector, self._providers = store, connector, providers
         self._encryption, self._authorizer, self._clock, self._later = encryption, authorizer, clock, later
 
-    def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
-        """Go on with other providers: the configuration was reloaded."""
-        self._providers = providers
-
     async def redeem(self, install: PendingInstall, code: Secret) -> Visit:
         """Redeem the code, once; hold what came durably before anything else is asked."""
         outcome = await self._request(install, code)

@@ -23,6 +23,7 @@ from broker.installs.service import InstallService, LinkUnusable
 from broker.model import InstallOutcome, Secret
 from broker.providers.classify import answered
 from broker.providers.kit import pages_of
+from broker.providers.oauth2 import OAuth2Provider
 
 PURPOSE = "install"
 RETURNED, TOLD = ("code", "state", "error", "iss"), ("error_description",)
@@ -70,7 +71,7 @@ class InstallRoutes:
         *,
         service: InstallService,
         login: LoginService | None,
-        settings: Mapping[str, ProviderSettings],
+        providers: Mapping[str, OAuth2Provider],
         pages: Pages,
         cookie: BrowserCookie,
         users: RememberedUsers | None,
@@ -78,14 +79,10 @@ class InstallRoutes:
         kept: KeptRequests,
         public_url: str,
     ) -> None:
-        self._service, self._login, self._settings = service, login, settings
+        self._service, self._login, self._providers = service, login, providers
         self._pages, self._cookie = pages, cookie
         self._users, self._person = users, person
         self._kept, self._public_url = kept, public_url
-
-    def use(self, settings: Mapping[str, ProviderSettings]) -> None:
-        """Go on with other settings: the configuration was reloaded."""
-        self._settings = settings
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -162,7 +159,7 @@ class InstallRoutes:
         """
         if request.content_type != "application/x-www-form-urlencoded":
             raise web.HTTPMethodNotAllowed(request.method, ["GET"])
-        if request.match_info["provider"] not in self._settings:
+        if request.match_info["provider"] not in self._providers:
             return self._unusable(request, "unknown")
         try:
             parameters = oauth.known_parameters(
@@ -185,8 +182,8 @@ class InstallRoutes:
 
     def _kit(self, provider: str) -> ProviderSettings:
         """The settings of a provider where an install may begin without a link; raises LinkUnusable."""
-        settings = self._settings.get(provider)
-        if settings is None or settings.type != "kit":
+        found = self._providers.get(provider)
+        if found is None or (settings := found.settings).type != "kit":
             raise LinkUnusable("unknown")
         if self._login is None and self._users is None and not settings.open_install:
             raise LinkUnusable("invitation")
@@ -216,7 +213,7 @@ class InstallRoutes:
         install = visit.install
         back = install.kit_return_url
         if back is not None and not kit_return.is_allowed(
-            back, pages_of(self._settings[install.provider].authorize_url)
+            back, pages_of(self._providers[install.provider].settings.authorize_url)
         ):
             back = None
         if visit.outcome in (InstallOutcome.CONNECTED, InstallOutcome.IDENTITY_PENDING) and back is not None:
@@ -226,7 +223,7 @@ class InstallRoutes:
                 install.return_to, {"account": visit.account or "", "status": visit.outcome.told}
             )
             return web.Response(status=303, headers={"Location": url, "Referrer-Policy": "no-referrer"})
-        label = LABELS.get(self._settings[install.provider].type, install.provider)
+        label = LABELS.get(self._providers[install.provider].settings.type, install.provider)
         action = Action(label=f"Back to {label}", url=back) if back else None
         return self._pages.message(visit_page(visit, label, action), request_id=request[REQUEST_ID])
 

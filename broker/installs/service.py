@@ -91,11 +91,6 @@ class InstallService:
         self._exchanges: dict[str, asyncio.Task[Visit]] = {}
         """Those under way, by the hash of their state."""
 
-    def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
-        """Go on with other providers: the configuration was reloaded."""
-        self._providers = providers
-        self._exchange.use(providers)
-
     async def create(
         self,
         caller: Caller,

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from broker.config.settings import ProviderSettings, Rotation
+from broker.config.settings import Rotation
 from broker.model import Account, Reason
+from broker.providers.oauth2 import OAuth2Provider
 from broker.tokens.breakers import ProviderBreaker
 from broker.tokens.policy import Hold, is_living, is_misdated, is_pausing
 from broker.tokens.schedule import Timings, quarantine, waits_for_expiry
@@ -17,11 +18,11 @@ class Permit:
     def __init__(
         self,
         *,
-        settings: Mapping[str, ProviderSettings],
+        providers: Mapping[str, OAuth2Provider],
         timings: Timings,
         store_is_ready: Callable[[], bool],
     ) -> None:
-        self._settings = settings
+        self._providers = providers
         self._timings = timings
         self._store_is_ready = store_is_ready
         self._breakers: dict[str, ProviderBreaker] = {}
@@ -68,9 +69,8 @@ class Permit:
         """The report was looked into."""
         self._rejected.pop(account.name, None)
 
-    def settings_changed(self, settings: Mapping[str, ProviderSettings]) -> None:
-        """The configuration was reloaded: a refused client may be mended."""
-        self._settings = settings
+    def resume(self) -> None:
+        """Close every breaker, because a reload may have mended a refused client."""
         for breaker in self._breakers.values():
             breaker.resume()
 
@@ -86,12 +86,12 @@ class Permit:
             breaker.shift(seconds)
 
     def rotation(self, account: Account) -> Rotation:
-        settings = self._settings.get(account.provider)
-        return settings.rotation if settings else Rotation.FAMILY
+        provider = self._providers.get(account.provider)
+        return provider.settings.rotation if provider else Rotation.FAMILY
 
     def grace(self, account: Account) -> float | None:
-        settings = self._settings.get(account.provider)
-        return settings.grace if settings else None
+        provider = self._providers.get(account.provider)
+        return provider.settings.grace if provider else None
 
     def _broker_hold(self, now: float) -> Hold | None:
         if self.stopping:

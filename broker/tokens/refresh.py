@@ -107,10 +107,6 @@ class Refresher:
         """Accounts with a POST outstanding; two of one would break I4."""
         self._setbacks = Setbacks(store=store, permit=permit, clock=clock, timings=timings, watch=watch)
 
-    def use(self, providers: Mapping[str, OAuth2Provider]) -> None:
-        """Go on with other providers: the configuration was reloaded."""
-        self._providers = providers
-
     async def renew(self, wanted: Ref) -> FlightEnd:
         """Renew the grant from generation `wanted.generation`, unless it has moved on since."""
         self._metrics.refreshes_in_flight.inc()

@@ -43,6 +43,24 @@ async def test_copy_renews_nothing_until_adopted(house: House, tmp_path: Path) -
     assert 1 == await house.refreshes()
 
 
+async def test_adoption_judges_by_the_reloaded_configuration(house: House, tmp_path: Path) -> None:
+    """A provider that no longer rotates after a reload leaves no account in doubt: its refresh token is not used up."""
+    await house.connect()
+    await _copied(house, tmp_path / "clone")
+    house.clock.advance(LIFE)
+    house.extra = """
+[providers.kit]
+client_id = "c"
+client_secret = "s"
+rotation = "none"
+"""
+    house.write_config()
+
+    house.broker.use(house.settings)
+
+    assert [] == await house.broker.rooms.adoption.adopt(OPERATOR, request_id="test")
+
+
 async def test_adopted_copy_is_no_copy_any_more(house: House, tmp_path: Path) -> None:
     """After adoption and a restart the store is owned."""
     await house.connect()

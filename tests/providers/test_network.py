@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from broker.alerts.hooks import WebhookClient
-from broker.app.foundation import Providers
 from broker.clock import SystemClock
 from broker.config import load
 from broker.config.settings import NetworkSettings
 from broker.model import Secret
 from broker.providers.client import Answer, Lost, ProviderClient, Reply, Unsent
 from broker.providers.network import THREADS, Resolver, proxy_for
+from broker.providers.registry import Providers
 from tests.ports import free_port
 from tests.providers.test_wire import BODY, CANARY, HEADERS, certificate, tls_server
 
@@ -55,14 +55,14 @@ async def test_providers_are_built_behind_a_proxy_with_a_password(tmp_path: Path
         (tmp_path / "config.toml").write_text(lines)
         made.append(load(tmp_path / "config.toml", environ={"PROXY": f"http://u:p@proxy.example:{port}"}))
     async with AsyncExitStack() as stack:
-        providers = Providers(clock=SystemClock(), timeout=1.0, closing=stack)
+        providers = Providers({}, clock=SystemClock(), timeout=1.0, closing=stack)
         clients = []
         for settings in made:
-            providers.build(settings.providers)
-            clients.append(providers.by_name["kit"]._http)
+            providers.use(settings.providers)
+            clients.append(providers["kit"]._http)
 
         assert (True, False) == (clients[0] is clients[1], clients[1] is clients[2])
-        assert "through the proxy http://proxy.example:3129" == providers.by_name["kit"].route
+        assert "through the proxy http://proxy.example:3129" == providers["kit"].route
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

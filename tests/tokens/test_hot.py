@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from broker.app.foundation import Foundation
+from broker.context import Context
 from broker.model import Account, Reason, Secret
 from broker.tokens.opened import RECENT, UNPACKED
 from broker.tokens.packing import Glimpse, OpenedAccount
@@ -332,7 +332,7 @@ async def test_packed_account_is_answered_as_any_other(house: House) -> None:
     assert all(line == audited(house)[-1] for line in audited(house)[-1 - UNPACKED :])
 
 
-async def put(base: Foundation, account: Account) -> None:
+async def put(base: Context, account: Account) -> None:
     """Another account in the store, whose token opens."""
     access, refresh = base.encryption.encrypt(
         account.ref, Secret(f"token of {account.name}"), Secret("refresh")

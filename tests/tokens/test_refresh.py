@@ -415,8 +415,8 @@ async def test_r9_rate_limit_pauses_the_provider_not_the_account(
 
 async def test_grant_of_an_unknown_client_is_not_sent(house: House, acme: Account) -> None:
     """Renewed with the client that minted it or not at all; nobody is dead for it."""
-    other = {name: one for name, one in house.broker.base.providers.by_name.items() if name != "kit"}
-    house.broker.tokens.refresher.use(other)
+    providers = house.settings.providers
+    house.broker.context.providers.use({name: one for name, one in providers.items() if name != "kit"})
 
     answer = await house.get("/token/acme")
 
@@ -672,7 +672,7 @@ async def test_two_reports_end_an_endless_token_without_an_identity_endpoint(
     """At least a minute apart, and not so far that they have nothing to do with each other."""
     await endless(house)
     house.clock.advance(3600)
-    provider = house.broker.base.providers.by_name["kit"]
+    provider = house.broker.context.providers["kit"]
     assert isinstance(provider, OAuth2Provider)
     provider._endpoints = replace(provider._endpoints, identity=None)
 

@@ -106,7 +106,7 @@ async def _fill(stores: Stores, provider: str, count: int, due_at: float) -> Non
 
 
 def _background(of: Storm, flights: Flights) -> Background:
-    permit = Permit(settings={}, timings=Timings(), store_is_ready=lambda: True)
+    permit = Permit(providers={}, timings=Timings(), store_is_ready=lambda: True)
     return Background(
         store=of.stores.accounts,
         flights=flights,

@@ -165,7 +165,7 @@ def keeper(
         reference=reference,
         shared=shared,
         store=stores.accounts,
-        permit=Permit(settings={}, timings=Timings(), store_is_ready=lambda: True),
+        permit=Permit(providers={}, timings=Timings(), store_is_ready=lambda: True),
         health=health,
         forget=lambda: None,
     ), health

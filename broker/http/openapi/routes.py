@@ -1,7 +1,7 @@
 """`/openapi.json` and `/docs` of one listener: the operations of its own routes, no more and no fewer."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial, reduce
 from typing import Any
 
@@ -59,9 +59,7 @@ def document(title: str, server: str, providers: Iterable[str], listed: Iterable
 class DescriptionRoutes:
     """What one listener says of itself."""
 
-    def __init__(
-        self, *, title: str, server: str, providers: Callable[[], Iterable[str]], pages: Pages
-    ) -> None:
+    def __init__(self, *, title: str, server: str, providers: Iterable[str], pages: Pages) -> None:
         self._title, self._server, self._providers, self._pages = title, server, providers, pages
         self._operations: list[Operation] = []
 
@@ -83,7 +81,7 @@ class DescriptionRoutes:
     @public
     async def openapi(self, _: web.Request) -> web.StreamResponse:
         # Made anew each time, because a reload may have changed the providers.
-        return answer(document(self._title, self._server, self._providers(), self._operations))
+        return answer(document(self._title, self._server, self._providers, self._operations))
 
     @public
     async def docs(self, request: web.Request) -> web.StreamResponse:

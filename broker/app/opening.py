@@ -1,10 +1,8 @@
-"""The parts that every room stands on: what watches, the store, the keys, authorization and audit, the providers."""
+"""Opens the context: health and metrics, the store, the keys, authorization and audit, the providers."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
 
 from broker.app.databases import open_database
 from broker.audit.audit import Audit
@@ -12,96 +10,25 @@ from broker.audit.lines import KeyOf
 from broker.audit.sinks import FileSink, JournalSink, last_head
 from broker.callers.authorization import Authorizer
 from broker.clock import Clock, SteadyClock, SystemClock
-from broker.config.settings import NetworkSettings, ProviderSettings, Settings
+from broker.config.settings import Settings
+from broker.context import Context
 from broker.encryption.keyring import Keyring
 from broker.encryption.tokens import TokenEncryption
 from broker.errors import StartRefused, StorageUnavailable
-from broker.keys.ring import StoredKeyring, open_ring
+from broker.keys.ring import open_ring
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.providers.client import ProviderClient
-from broker.providers.kit import KitProvider
-from broker.providers.kustomer import KustomerProvider
-from broker.providers.oauth2 import OAuth2Provider
-from broker.store import Stores, stores_on
+from broker.providers.registry import Providers
+from broker.store import stores_on
 from broker.store.database import Database
 from broker.store.health import StoreHealth
-from broker.store.incarnation import Ownership, refuse_vanished
+from broker.store.incarnation import refuse_vanished
 from broker.store.keys import KeyStore
 from broker.store.migrate import migrate, refuse_moved
 
 
-class Providers:
-    """The configured providers, built anew when the configuration is reloaded."""
-
-    def __init__(self, *, clock: Clock, timeout: float, closing: AsyncExitStack) -> None:
-        self._clock, self._timeout, self._closing = clock, timeout, closing
-        self._clients: dict[str, tuple[NetworkSettings, ProviderClient]] = {}
-        """One for each provider, so that one's dead name server holds up no other. A replaced one stays open for
-        what is under way. The way is compared, for a proxy is a secret and has no hash."""
-        self.by_name: Mapping[str, OAuth2Provider] = {}
-
-    def build(self, settings: Mapping[str, ProviderSettings]) -> None:
-        self.by_name = {name: self._one(one) for name, one in settings.items()}
-
-    @property
-    def token_urls(self) -> Mapping[str, str]:
-        return {name: provider.token_url for name, provider in self.by_name.items()}
-
-    def _one(self, settings: ProviderSettings) -> OAuth2Provider:
-        match settings.type:
-            case "kit":
-                kind: type[OAuth2Provider] = KitProvider
-            case "kustomer":
-                kind = KustomerProvider
-            case "oauth2":
-                kind = OAuth2Provider
-            case _:
-                assert_never(settings.type)
-        http = self._client(settings.name, settings.network)
-        return kind(settings=settings, http=http, clock=self._clock, timeout=self._timeout)
-
-    def _client(self, name: str, network: NetworkSettings) -> ProviderClient:
-        kept = self._clients.get(name)
-        if kept is not None and kept[0] == network:
-            return kept[1]
-        client = ProviderClient(network=network)
-        self._clients[name] = network, client
-        self._closing.push_async_callback(client.close)
-        return client
-
-
-@dataclass(frozen=True, slots=True)
-class Foundation:
-    """What the rooms are built on."""
-
-    settings: Settings
-    clock: Clock
-    """The machine's."""
-    steady: SteadyClock
-    """The one for lives and deadlines (R12)."""
-    reference: Callable[[], Awaitable[float]]
-    """The clock that `steady` follows: the machine's, or that of a database which several brokers share."""
-    health: Health
-    metrics: Metrics
-    stores: Stores
-    store_health: StoreHealth
-    ownership: Ownership
-    ring: StoredKeyring
-    encryption: TokenEncryption
-    audit: Audit
-    authorizer: Authorizer
-    providers: Providers
-    http: ProviderClient
-    replica: str
-    """What this broker is called among several."""
-
-    @property
-    def keyring(self) -> Keyring:
-        return self.ring.keyring
-
-
-async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitStack) -> Foundation:
+async def open_context(settings: Settings, clock: Clock, closing: AsyncExitStack) -> Context:
     """Open everything that can refuse a start; raises StartRefused. `closing` undoes it in reverse."""
     health, metrics = Health(), Metrics()
     folder = None if settings.store.postgres else settings.store.path.parent
@@ -137,9 +64,7 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
     closing.push_async_callback(audit.close)
     http = ProviderClient(network=settings.network)
     closing.push_async_callback(http.close)
-    providers = Providers(clock=steady, timeout=settings.refresh.timeout, closing=closing)
-    providers.build(settings.providers)
-    return Foundation(
+    return Context(
         settings=settings,
         clock=clock,
         steady=steady,
@@ -153,9 +78,10 @@ async def lay_foundation(settings: Settings, clock: Clock, closing: AsyncExitSta
         encryption=TokenEncryption(ring.keyring),
         audit=audit,
         authorizer=Authorizer(audit=audit),
-        providers=providers,
+        providers=Providers(
+            settings.providers, clock=steady, timeout=settings.refresh.timeout, closing=closing
+        ),
         http=http,
-        replica=settings.store.replica,
     )
 
 

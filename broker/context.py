@@ -1,0 +1,67 @@
+"""The context: everything that the services stand on, opened once for each process."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from broker.audit.audit import Audit
+from broker.callers.authorization import Authorizer
+from broker.clock import Clock, SteadyClock
+from broker.config.settings import Settings
+from broker.encryption.keyring import Keyring
+from broker.encryption.tokens import TokenEncryption
+from broker.keys.ring import StoredKeyring
+from broker.observe.health import Health
+from broker.observe.metrics import Metrics
+from broker.providers.client import ProviderClient
+from broker.providers.registry import Providers
+from broker.store import Stores
+from broker.store.health import StoreHealth
+from broker.store.incarnation import Ownership
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """What services take as their first argument and read through, so that a reload is seen by all of them.
+
+    `app` opens it. A service keeps the context, not its parts; a local field is fine for what is read on each token
+    request. `settings` and the content of `providers` change with a reload: never copy them.
+    """
+
+    settings: Settings
+    clock: Clock
+    """The machine's clock: for logs, for what other systems compare, and for waiting."""
+    steady: SteadyClock
+    """The clock for expiry times and deadlines (R12); brokers that share a database agree on it."""
+    reference: Callable[[], Awaitable[float]]
+    """The time that `steady` follows: the machine's, or that of a database which several brokers share."""
+    health: Health
+    metrics: Metrics
+    stores: Stores
+    store_health: StoreHealth
+    ownership: Ownership
+    ring: StoredKeyring
+    encryption: TokenEncryption
+    audit: Audit
+    authorizer: Authorizer
+    providers: Providers
+    http: ProviderClient
+    """Requests that go to no provider: JWKS, the check of our own public address."""
+
+    @property
+    def keyring(self) -> Keyring:
+        return self.ring.keyring
+
+    @property
+    def replica(self) -> str:
+        """The name of this broker among those that share the database."""
+        return self.settings.store.replica
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other brokers may use the same database."""
+        return self.stores.database.dialect.shared
+
+    def use(self, settings: Settings) -> None:
+        """Replace the settings and the providers after a reload."""
+        self.settings = settings
+        self.providers.use(settings.providers)
