@@ -20,7 +20,7 @@ INSTALLS: dict[str, tuple[str, ...]] = {
     ),
     "wrong tenant over an account": ("tests/installs/test_flow.py::test_other_identity_needs_replace",),
     "exchange ambiguous": ("tests/installs/test_flow.py::test_exchange_that_fails_leaves_the_old_grant",),
-    "framing and referrer of a page": ("tests/pages/test_serving.py::test_page_keeps_to_itself",),
+    "framing and referrer of a page": ("tests/http/pages/test_serving.py::test_page_keeps_to_itself",),
     "code and state in logs": ("tests/flows/test_canaries.py::test_sign_in_leaves_no_secret",),
     "HEAD and prefetch": ("tests/installs/test_flow.py::test_prefetch_and_head_take_nothing",),
 }

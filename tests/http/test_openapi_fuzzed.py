@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.description.fuzzing import fuzz, open_target
+from tests.http.openapi_fuzzing import fuzz, open_target
 
 pytestmark = pytest.mark.slow
 

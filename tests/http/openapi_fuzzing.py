@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.description.relay import relay
+from tests.http.relay import relay
 from tests.process import Process, new_process
 
 PLUGIN = """

@@ -1,1 +1,0 @@
-"""What the listeners say of themselves, held to what they do."""
