@@ -10,7 +10,8 @@ from broker.accounts.importing import ForeignGrant, ImportService
 from broker.accounts.service import AccountService
 from broker.errors import BrokerError, InvalidRequest
 from broker.http.bodies import account_json
-from broker.http.edge import CALLER, REQUEST_ID, Allowed, answer, read_object
+from broker.http.edge import CALLER, REQUEST_ID, answer, read_object
+from broker.http.operations import Allowed
 from broker.model import Caller, Secret
 
 LONGEST_TOKEN = 8192

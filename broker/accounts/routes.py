@@ -5,13 +5,40 @@ from aiohttp import web
 from broker.accounts.service import AccountService
 from broker.clock import Clock
 from broker.errors import InvalidRequest
-from broker.http.bodies import account_json
+from broker.http.bodies import SHAPES, account_json, answers_shape
 from broker.http.edge import CALLER, REQUEST_ID, answer, check_query, query_number, read_object
-from broker.model import Account, Caller, Status
+from broker.http.operations import (
+    COUNT,
+    LIMIT,
+    NAME,
+    PRINTABLE_OR_NULL,
+    TEXT,
+    TEXT_OR_NULL,
+    YEAR,
+    Operation,
+    answers_json,
+    json_body,
+    nothing,
+    record,
+    ref,
+)
+from broker.model import Account, Caller, Permission, Status
 from broker.store.account_queries import AccountQuery
 
-PAGE, MOST = 100, 1000
-FILTERS = ("provider", "status", "subject", "expiring_within")
+PAGE = 100
+ACCOUNT = answers_shape("The account", "Account")
+FLAG = {"type": "integer", "enum": [0, 1]}
+
+
+def _change(action: str, summary: str) -> Operation:
+    return Operation(
+        "POST",
+        f"/accounts/{{account}}/{action}",
+        summary,
+        ACCOUNT,
+        permission=Permission.MANAGE,
+        problems=("unknown_account", "conflict"),
+    )
 
 
 class AccountRoutes:
@@ -20,17 +47,26 @@ class AccountRoutes:
     def __init__(self, *, service: AccountService, clock: Clock) -> None:
         self._service, self._clock = service, clock
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/accounts", self.find),
-            web.get("/accounts/{account}", self.show),
-            web.patch("/accounts/{account}", self.change),
-            web.delete("/accounts/{account}", self.remove),
-            web.post("/accounts/{account}/freeze", self.freeze),
-            web.post("/accounts/{account}/unfreeze", self.unfreeze),
-            web.post("/accounts/{account}/restore", self.restore),
-        ]
-
+    @Operation(
+        "GET",
+        "/accounts",
+        "The accounts that the caller may see",
+        answers_json(
+            "A page of them",
+            record({"accounts": {"type": "array", "items": ref("Account")}, "next_cursor": TEXT_OR_NULL}),
+            {"accounts": [SHAPES["Account"][1]], "next_cursor": None},
+        ),
+        permission=Permission.ACCOUNTS,
+        query={
+            "provider": ("Of this provider", TEXT),
+            "status": ("Of this status", {"type": "string", "enum": [*map(str, Status)]}),
+            "subject": ("Of this person", TEXT),
+            "expiring_within": ("Whose token ends within so many seconds", {**COUNT, "maximum": YEAR}),
+            "removed": ("1: those that can be restored, instead", {"type": "string", "enum": ["0", "1"]}),
+            "cursor": ("`next_cursor` of the page before", TEXT),
+            "limit": ("How many at most", LIMIT),
+        },
+    )
     async def find(self, request: web.Request) -> web.StreamResponse:
         accounts, cursor = await self._service.find(
             request[CALLER],
@@ -40,38 +76,77 @@ class AccountRoutes:
         )
         return answer({"accounts": [self._json(account) for account in accounts], "next_cursor": cursor})
 
+    @Operation(
+        "GET",
+        "/accounts/{account}",
+        "One account, why it is as it is and what to do; never a token",
+        ACCOUNT,
+        permission=Permission.ACCOUNTS,
+        problems=("unknown_account",),
+    )
     async def show(self, request: web.Request) -> web.StreamResponse:
         return self._answer(await self._service.show(*_who(request), request_id=request[REQUEST_ID]))
 
+    @Operation(
+        "PATCH",
+        "/accounts/{account}",
+        "Change `label`, `subject` or `name`",
+        ACCOUNT,
+        permission=Permission.MANAGE,
+        body=json_body(
+            record(
+                {"label": PRINTABLE_OR_NULL, "subject": PRINTABLE_OR_NULL, "name": NAME},
+                "label",
+                "subject",
+                "name",
+                minProperties=1,
+            ),
+            {"label": "the main newsletter"},
+        ),
+        problems=("unknown_account", "conflict"),
+    )
     async def change(self, request: web.Request) -> web.StreamResponse:
-        allowed = {"label": str, "subject": str, "name": str}
-        body = await read_object(request, allowed=allowed, keep_null=True)
+        body = await read_object(request, keep_null=True)
         if not body:
             raise InvalidRequest("say what to change: label, subject or name")
         return self._answer(await self._service.change(*_who(request), body, request_id=request[REQUEST_ID]))
 
-    async def freeze(self, request: web.Request) -> web.StreamResponse:
-        return self._answer(await self._service.freeze(*_who(request), request_id=request[REQUEST_ID]))
-
-    async def unfreeze(self, request: web.Request) -> web.StreamResponse:
-        return self._answer(await self._service.unfreeze(*_who(request), request_id=request[REQUEST_ID]))
-
-    async def restore(self, request: web.Request) -> web.StreamResponse:
-        return self._answer(await self._service.restore(*_who(request), request_id=request[REQUEST_ID]))
-
+    @Operation(
+        "DELETE",
+        "/accounts/{account}",
+        "Remove it; `restore` undoes that for 30 days",
+        nothing("It is removed"),
+        permission=Permission.MANAGE,
+        query={
+            "revoke": ("1: at the provider too; at Kit that uninstalls the app", FLAG),
+            "purge": ("1: at once and for good", FLAG),
+        },
+        problems=("unknown_account", "conflict"),
+    )
     async def remove(self, request: web.Request) -> web.StreamResponse:
         purge, revoke = _flag(request, "purge"), _flag(request, "revoke")
-        caller, name = _who(request, "purge", "revoke")
+        caller, name = _who(request)
         await self._service.remove(caller, name, purge=purge, revoke=revoke, request_id=request[REQUEST_ID])
         return web.Response(status=204)
 
+    @_change("freeze", "Renew it no more until it is unfrozen")
+    async def freeze(self, request: web.Request) -> web.StreamResponse:
+        return self._answer(await self._service.freeze(*_who(request), request_id=request[REQUEST_ID]))
+
+    @_change("unfreeze", "Renew it again")
+    async def unfreeze(self, request: web.Request) -> web.StreamResponse:
+        return self._answer(await self._service.unfreeze(*_who(request), request_id=request[REQUEST_ID]))
+
+    @_change("restore", "Undo a removal of the last 30 days")
+    async def restore(self, request: web.Request) -> web.StreamResponse:
+        return self._answer(await self._service.restore(*_who(request), request_id=request[REQUEST_ID]))
+
     def _query(self, request: web.Request) -> AccountQuery:
-        check_query(request, *FILTERS, "removed", "cursor", "limit")
+        check_query(request)
         status = request.query.get("status")
         if status is not None and status not in set(Status):
             raise InvalidRequest(f"status is one of: {', '.join(Status)}")
-        within = query_number(request, "expiring_within", most=366 * 86400)
-        limit = query_number(request, "limit", most=MOST, least=1)
+        within = query_number(request, "expiring_within")
         return AccountQuery(
             provider=request.query.get("provider"),
             status=Status.stored(status) if status else None,
@@ -79,7 +154,7 @@ class AccountRoutes:
             expiring_before=None if within is None else self._clock.now() + within,
             removed=_flag(request, "removed"),
             after=request.query.get("cursor", ""),
-            limit=PAGE if limit is None else int(limit),
+            limit=query_number(request, "limit") or PAGE,
         )
 
     def _answer(self, account: Account) -> web.StreamResponse:
@@ -89,9 +164,9 @@ class AccountRoutes:
         return account_json(account, next_renewal_at=self._service.next_renewal_at(account))
 
 
-def _who(request: web.Request, *parameters: str) -> tuple[Caller, str]:
-    """The caller and the account; refuses other parameters."""
-    check_query(request, *parameters)
+def _who(request: web.Request) -> tuple[Caller, str]:
+    """The caller and the account; refuses parameters that are not declared."""
+    check_query(request)
     return request[CALLER], request.match_info["account"]
 
 

@@ -23,10 +23,10 @@ from broker.http.edge import (
     Handler,
     answer,
     check_query,
-    public,
     query_number,
     read_object,
 )
+from broker.http.operations import public
 from broker.http.peers import peer_uid
 from broker.model import Caller, Permission
 from broker.observe.health import Health

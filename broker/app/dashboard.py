@@ -13,7 +13,8 @@ from broker.context import Context
 from broker.dashboard.routes import DashboardRoutes, LinkRoute, Live
 from broker.dashboard.service import Actions, DashboardService
 from broker.dashboard.session import Sessions
-from broker.http.edge import Render, public
+from broker.http.edge import Render
+from broker.http.operations import public
 from broker.http.pages import Pages
 
 ROOM = Path(broker.dashboard.__file__).parent

@@ -32,6 +32,7 @@ from broker.http.edge import (
     new_application,
 )
 from broker.http.openapi.routes import DescriptionRoutes
+from broker.http.operations import routes_of
 from broker.http.pages import Pages, error_page
 from broker.http.peers import Throttle
 from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
@@ -159,7 +160,7 @@ def _internal(context: Context, rooms: Rooms, dashboard: Dashboard, limits: Limi
     context.stores.changes.listen(hot.forget, hot.forget_all)
     application[SHORTCUT] = hot.answer
     application.add_routes(EventRoutes(streams=streams, authorizer=context.authorizer).routes())
-    application.add_routes(AccountRoutes(service=rooms.accounts, clock=context.steady).routes())
+    application.add_routes(routes_of(AccountRoutes(service=rooms.accounts, clock=context.steady)))
     application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     if rooms.plugin is not None:
@@ -194,7 +195,7 @@ def _admin(
     )
     tokens = TokenRoutes(service=rooms.tokens.service, clock=context.steady, still=_as_it_was, operators=True)
     application.add_routes(tokens.routes())
-    application.add_routes(AccountRoutes(service=rooms.accounts, clock=context.steady).routes())
+    application.add_routes(routes_of(AccountRoutes(service=rooms.accounts, clock=context.steady)))
     application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())
     application.add_routes(InstallApi(service=rooms.installs.service).routes())
     if rooms.plugin is not None:

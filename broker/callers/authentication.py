@@ -13,7 +13,8 @@ from aiohttp import web
 from broker.callers.configured import ConfiguredCallers
 from broker.clock import Clock
 from broker.errors import InvalidRequest, RateLimited, StorageUnavailable, Unauthenticated
-from broker.http.edge import CALLER, CLIENT, Handler, is_page, is_public
+from broker.http.edge import CALLER, CLIENT, Handler, is_page
+from broker.http.operations import is_public
 from broker.http.peers import Throttle, peer_name, peer_uid
 from broker.model import Caller, CallerKey, Secret
 from broker.observe.metrics import Metrics

@@ -21,7 +21,8 @@ from broker.errors import (
     UnknownAccount,
 )
 from broker.http.bodies import rfc3339
-from broker.http.edge import BASE, CALLER, REQUEST_ID, answer, event_stream, public, read_body
+from broker.http.edge import BASE, CALLER, REQUEST_ID, answer, event_stream, read_body
+from broker.http.operations import public
 from broker.http.pages import Page, Pages, error_page
 from broker.model import Permission, Secret, Status, is_account_name
 from broker.store.account_queries import AccountQuery

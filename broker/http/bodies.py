@@ -1,10 +1,22 @@
-"""The JSON shapes of the API."""
+"""The JSON that the API answers: what makes it, and the schemas and examples that describe it."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from broker.model import Account, CallerRecord, Event, PluginGrant
+from broker.http.operations import (
+    COUNT,
+    JSON,
+    MOMENT,
+    MOMENT_OR_NULL,
+    TEXT,
+    TEXT_OR_NULL,
+    answers_json,
+    record,
+    ref,
+)
+from broker.model import Account, CallerRecord, Event, PluginGrant, Reason, Status
 
 
 def rfc3339(at: float | None) -> str | None:
@@ -118,3 +130,122 @@ def caller_json(record: CallerRecord) -> dict[str, Any]:
             )
         ),
     }
+
+
+def _shape(members: Mapping[str, tuple[JSON, object]], *optional: str) -> tuple[JSON, JSON]:
+    """A record and its example, from the schema and the example of each member."""
+    return (
+        record({name: schema for name, (schema, _) in members.items()}, *optional),
+        {name: example for name, (_, example) in members.items() if name not in optional},
+    )
+
+
+SHAPES: Mapping[str, tuple[JSON, JSON]] = {
+    "Token": _shape(
+        {
+            "account": (TEXT, "acme"),
+            "provider": (TEXT, "kit"),
+            "access_token": (TEXT, "kit-access-token"),
+            "token_type": (TEXT, "Bearer"),
+            "scope": (TEXT_OR_NULL, "public"),
+            "expires_in": (
+                COUNT
+                | {
+                    "description": "Seconds for which you may keep using it without asking again. Cache by this."
+                },
+                171900,
+            ),
+            "expires_at": (MOMENT | {"description": "The same, as a moment."}, "2026-11-22T10:00:00Z"),
+            "provider_expires_at": (
+                MOMENT_OR_NULL
+                | {
+                    "description": "The provider's own end: for the case that the broker is away, never for caching."
+                    " Null where the provider states none."
+                },
+                "2026-11-22T10:15:00Z",
+            ),
+            "generation": (
+                COUNT | {"description": "Counts up with each renewal, and never goes back for a name."},
+                17,
+            ),
+            "warning": (TEXT | {"description": "Why it could not be renewed just now."}, None),
+        },
+        "warning",
+    ),
+    "Account": _shape(
+        {
+            "account": (TEXT, "acme"),
+            "provider": (TEXT, "kit"),
+            "status": ({"type": "string", "enum": [*map(str, Status)]}, "active"),
+            "frozen": ({"type": "boolean"}, False),
+            "reason": ({"type": ["string", "null"], "enum": [*map(str, Reason), None]}, None),
+            "since": (MOMENT_OR_NULL, None),
+            "detail": (
+                TEXT_OR_NULL | {"description": "What the provider answered last, or what failed."},
+                None,
+            ),
+            "what_to_do": (TEXT_OR_NULL, None),
+            "subject": (TEXT_OR_NULL, "user-42"),
+            "external_id": (TEXT_OR_NULL, "123"),
+            "label": (TEXT_OR_NULL, None),
+            "org": (TEXT_OR_NULL, None),
+            "scope": (TEXT_OR_NULL, "public"),
+            "generation": (COUNT, 17),
+            "provider_expires_at": (MOMENT_OR_NULL, "2026-11-22T10:15:00Z"),
+            "expires_at": (
+                MOMENT_OR_NULL
+                | {"deprecated": True, "description": "`provider_expires_at`; goes with the next release."},
+                "2026-11-22T10:15:00Z",
+            ),
+            "refreshed_at": (MOMENT_OR_NULL, "2026-11-20T10:15:00Z"),
+            "last_used_at": (MOMENT_OR_NULL, "2026-11-20T12:00:00Z"),
+            "next_renewal_at": (MOMENT_OR_NULL, "2026-11-22T10:00:00Z"),
+            "created_at": (MOMENT_OR_NULL, "2026-10-01T08:00:00Z"),
+            "removed_at": (MOMENT_OR_NULL, None),
+            "client_id": (TEXT_OR_NULL, "your-kit-client-id"),
+        }
+    ),
+    "OAuthError": _shape(
+        {"error": (TEXT, "invalid_grant"), "error_description": (TEXT, "Why.")},
+    ),
+    "Issued": _shape(
+        {
+            "access_token": (TEXT, "tbp_example"),
+            "token_type": ({"type": "string", "const": "Bearer"}, "Bearer"),
+            "expires_in": (COUNT, 172800),
+            "refresh_token": (TEXT, "tbr_example"),
+            "created_at": (COUNT, 1800000000),
+            "scope": (TEXT, ""),
+        }
+    ),
+    "Introspection": (
+        {
+            "description": "RFC 7662; nothing but `active` where it is false.",
+            "type": "object",
+            "properties": {
+                "active": {"type": "boolean"},
+                **dict.fromkeys(("scope", "client_id", "token_type"), TEXT),
+                **dict.fromkeys(("exp", "iat"), COUNT),
+                **dict.fromkeys(("sub", "iss"), TEXT),
+            },
+            "required": ["active"],
+            "additionalProperties": False,
+        },
+        {
+            "active": True,
+            "scope": "",
+            "client_id": "kit-plugin",
+            "token_type": "Bearer",
+            "exp": 1800172800,
+            "iat": 1800000000,
+            "sub": "user-42",
+            "iss": "https://broker.example.com",
+        },
+    ),
+}
+"""By name: what OpenAPI calls a component, and an example of it."""
+
+
+def answers_shape(description: str, name: str, *, status: str = "200") -> dict[str, JSON]:
+    """An answer of a named shape."""
+    return answers_json(description, ref(name), SHAPES[name][1], status=status)

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -21,12 +21,12 @@ from broker.errors import (
     TooLarge,
 )
 from broker.http.bodies import unique_members
+from broker.http.operations import Allowed, asked
 from broker.http.peers import Network, client_address
 from broker.model import Caller
 from broker.observe.logs import log_answer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
 
 SERVER = "token-broker"
 SAFE = {
@@ -96,16 +96,6 @@ LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
 Shortcut = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]]
 SHORTCUT: web.AppKey[Shortcut] = web.AppKey("shortcut")
 """Asked before the application, about every request; None: the application answers."""
-
-
-def public(handler: Route) -> Route:
-    """Mark a route of the internal listener that needs no caller; everything unmarked does."""
-    handler.__dict__["is_public"] = True
-    return handler
-
-
-def is_public(handler: object) -> bool:
-    return bool(getattr(handler, "is_public", False))
 
 
 def is_page(path: str) -> bool:
@@ -239,18 +229,19 @@ async def read_body(request: web.Request) -> bytes:
         raise InvalidRequest("the connection ended before the body did") from None
 
 
-Allowed = Mapping[str, type | tuple[type, ...]]
-"""The members that a body may have, and of which type each is."""
-
-
 async def read_object(
-    request: web.Request, *, allowed: Allowed, longest: int = LONGEST_TEXT, keep_null: bool = False
+    request: web.Request,
+    *,
+    allowed: Allowed | None = None,
+    longest: int = LONGEST_TEXT,
+    keep_null: bool = False,
 ) -> dict[str, Any]:
-    """A JSON object with members from `allowed` of the right types; an empty body is `{}`.
+    """A JSON object with the declared members, of the right types; an empty body is `{}`.
 
     Members that are null are left out unless `keep_null`; `longest`: characters of a text. Raises InvalidRequest,
     TooLarge.
     """
+    allowed = asked(request).allowed if allowed is None else allowed
     return object_of(await read_body(request), allowed, longest=longest, keep_null=keep_null)
 
 
@@ -290,7 +281,8 @@ def _check_member(name: str, member: object, allowed: Allowed, longest: int) -> 
 
 
 def check_query(request: web.Request, *known: str) -> None:
-    """Refuse parameters that are not `known`, or there twice: they would be ignored. Raises InvalidRequest."""
+    """Refuse parameters that are not declared, or there twice: they would be ignored. Raises InvalidRequest."""
+    known = known or tuple(asked(request).query)
     for name in request.query:
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
@@ -303,15 +295,18 @@ def _quoted(name: str) -> str:
     return f" {name!r}" if WORD.fullmatch(name) else ""
 
 
-def query_number(request: web.Request, name: str, *, most: float, least: int = 0) -> float | None:
-    """A whole number from the query, `least` or more; raises InvalidRequest."""
+def query_number(request: web.Request, name: str, *, most: float = 0, least: int = 0) -> int | None:
+    """A whole number from the query, within the declared bounds; raises InvalidRequest."""
+    if not most:
+        schema = asked(request).query[name][1]
+        least, most = schema.get("minimum", 0), schema["maximum"]
     values = request.query.getall(name, [])
     if not values:
         return None
     text = values[0]
-    if len(values) > 1 or not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not least <= float(text) <= most:
+    if len(values) > 1 or not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not least <= int(text) <= most:
         raise InvalidRequest(f"{name} is a whole number from {least} to {int(most)}, given once")
-    return float(text)
+    return int(text)
 
 
 def new_application(*middlewares: Any, https: bool = False, limits: Limits = Limits()) -> web.Application:

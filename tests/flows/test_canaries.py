@@ -14,7 +14,8 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from broker.http.edge import as_problem, edge, new_application, public
+from broker.http.edge import as_problem, edge, new_application
+from broker.http.operations import public
 from broker.http.server import QuietRunner
 from tests.flows.crashing import PROCESS, RENEWAL
 from tests.flows.driving import CANARY, LEAKY, MALFORMED, location, new_driver, raw

@@ -18,7 +18,8 @@ import structlog
 from aiohttp import web
 
 from broker.config.settings import LogSettings
-from broker.http.edge import as_problem, edge, new_application, public
+from broker.http.edge import as_problem, edge, new_application
+from broker.http.operations import public
 from broker.http.server import QuietRunner
 from broker.model import Secret
 from broker.observe import logs

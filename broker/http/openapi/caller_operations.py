@@ -19,7 +19,6 @@ from broker.http.openapi.parts import (
     record,
     ref,
 )
-from broker.model import Status
 
 YEAR = 366 * 86400
 MOST_WAIT = 60
@@ -97,47 +96,7 @@ TOKENS = (
 )
 
 
-def _account_answer() -> dict[str, JSON]:
-    return answers_json("The account", ref("Account"), ACCOUNT_EXAMPLE)
-
-
-def _change(action: str, summary: str) -> Operation:
-    return Operation(
-        "POST",
-        f"/accounts/{{account}}/{action}",
-        summary,
-        "accounts",
-        _account_answer(),
-        parameters=(ACCOUNT,),
-        problems=("unknown_account", "conflict"),
-        needs_caller=True,
-    )
-
-
 ACCOUNTS = (
-    Operation(
-        "GET",
-        "/accounts",
-        "The accounts that the caller may see",
-        "accounts",
-        answers_json(
-            "A page of them",
-            record({"accounts": {"type": "array", "items": ref("Account")}, "next_cursor": TEXT_OR_NULL}),
-            {"accounts": [ACCOUNT_EXAMPLE], "next_cursor": None},
-        ),
-        parameters=(
-            query("provider", "Of this provider", TEXT),
-            query("status", "Of this status", {"type": "string", "enum": [str(status) for status in Status]}),
-            query("subject", "Of this person", TEXT),
-            query("expiring_within", "Whose token ends within so many seconds", {**WHOLE, "maximum": YEAR}),
-            query(
-                "removed", "1: those that can be restored, instead", {"type": "string", "enum": ["0", "1"]}
-            ),
-            query("cursor", "`next_cursor` of the page before", TEXT),
-            query("limit", "How many at most", {**WHOLE, "minimum": 1, "maximum": 1000}),
-        ),
-        needs_caller=True,
-    ),
     Operation(
         "POST",
         "/accounts",
@@ -172,57 +131,6 @@ ACCOUNTS = (
         problems=("conflict", "provider_rejected_client", "provider_unavailable", "refresh_uncertain"),
         needs_caller=True,
     ),
-    Operation(
-        "GET",
-        "/accounts/{account}",
-        "One account, why it is as it is and what to do; never a token",
-        "accounts",
-        _account_answer(),
-        parameters=(ACCOUNT,),
-        problems=("unknown_account",),
-        needs_caller=True,
-    ),
-    Operation(
-        "PATCH",
-        "/accounts/{account}",
-        "Change `label`, `subject` or `name`",
-        "accounts",
-        _account_answer(),
-        parameters=(ACCOUNT,),
-        body=json_body(
-            record(
-                {
-                    "label": OR_NULL,
-                    "subject": OR_NULL,
-                    "name": NAME,
-                },
-                "label",
-                "subject",
-                "name",
-                minProperties=1,
-            ),
-            {"label": "the main newsletter"},
-        ),
-        problems=("unknown_account", "conflict"),
-        needs_caller=True,
-    ),
-    Operation(
-        "DELETE",
-        "/accounts/{account}",
-        "Remove it; `restore` undoes that for 30 days",
-        "accounts",
-        nothing("It is removed"),
-        parameters=(
-            ACCOUNT,
-            query("revoke", "1: at the provider too; at Kit that uninstalls the app", FLAG),
-            query("purge", "1: at once and for good", FLAG),
-        ),
-        problems=("unknown_account", "conflict"),
-        needs_caller=True,
-    ),
-    _change("freeze", "Renew it no more until it is unfrozen"),
-    _change("unfreeze", "Renew it again"),
-    _change("restore", "Undo a removal of the last 30 days"),
 )
 EVENTS = (
     Operation(

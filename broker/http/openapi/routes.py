@@ -1,6 +1,7 @@
 """`/openapi.json` and `/docs` of one listener: the operations of its own routes, no more and no fewer."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import partial, reduce
 from typing import Any
@@ -8,14 +9,41 @@ from typing import Any
 from aiohttp import web
 
 from broker import __version__
-from broker.http.edge import REQUEST_ID, answer, public
+from broker.http.edge import REQUEST_ID, answer
 from broker.http.openapi.caller_operations import CALLER_OPERATIONS
-from broker.http.openapi.parts import JSON, KINDS, SCHEMAS, Operation, problem_example
-from broker.http.openapi.public_operations import PUBLIC_OPERATIONS, static_file
+from broker.http.openapi.parts import JSON, KINDS, SCHEMAS, Operation, path_parameter, problem_example, ref
+from broker.http.openapi.public_operations import ACTIONS, PUBLIC_OPERATIONS, static_file
+from broker.http.operations import Operation as Declared
+from broker.http.operations import operation_of, public
 from broker.http.pages import Pages
 
 DESCRIBED: Mapping[tuple[str, str], Operation] = {
     (one.method, one.path): one for one in (*CALLER_OPERATIONS, *PUBLIC_OPERATIONS)
+}
+TAGS = {
+    "": "dashboard",
+    ".well-known": "plugin",
+    "accounts": "accounts",
+    "callback": "installs",
+    "dashboard": "dashboard",
+    "docs": "description",
+    "events": "events",
+    "healthz": "health",
+    "install": "installs",
+    "installs": "connecting",
+    "login": "installs",
+    "metrics": "health",
+    "openapi.json": "description",
+    "plugin": "plugin",
+    "readyz": "health",
+    "static": "pages",
+    "token": "tokens",
+}
+"""By the first segment of a path."""
+PATH_PARAMETERS: Mapping[str, JSON] = {
+    "account": path_parameter("account", "The account's name"),
+    "action": path_parameter("action", "Which", {"type": "string", "enum": ACTIONS}, "renew"),
+    "provider": path_parameter("provider", "As the configuration calls it", ref("Provider"), "kit"),
 }
 CALLER: JSON = {
     "type": "http",
@@ -56,6 +84,30 @@ def document(title: str, server: str, providers: Iterable[str], listed: Iterable
     }
 
 
+def _described(one: Declared) -> Operation:
+    """A declaration with what its path says."""
+    options = [("query", one.query), ("header", one.headers)]
+    return Operation(
+        one.method,
+        one.path,
+        one.summary,
+        TAGS[one.path.split("/")[1]],
+        one.answers,
+        (
+            *(PATH_PARAMETERS[name] for name in re.findall(r"\{(\w+)\}", one.path)),
+            *(
+                {"name": name, "in": place, "required": False, "description": told, "schema": schema}
+                for place, parameters in options
+                for name, (told, schema) in parameters.items()
+            ),
+        ),
+        one.body,
+        one.problems,
+        one.permission is not None,
+        one.speaks_problems,
+    )
+
+
 class DescriptionRoutes:
     """What one listener says of itself."""
 
@@ -71,12 +123,14 @@ class DescriptionRoutes:
 
     def describe(self, application: web.Application) -> None:
         """Take in the routes as they are now; raises LookupError where one is not described."""
-        found = [
-            (route.method, route.resource.canonical)
-            for route in application.router.routes()
-            if route.resource is not None and route.method != "HEAD"
-        ]
-        self._operations = operations(found)
+        self._operations = []
+        for route in application.router.routes():
+            if route.resource is not None and route.method != "HEAD":
+                path = route.resource.canonical
+                declared = operation_of(route.handler, path)
+                self._operations += (
+                    operations([(route.method, path)]) if declared is None else [_described(declared)]
+                )
 
     @public
     async def openapi(self, _: web.Request) -> web.StreamResponse:

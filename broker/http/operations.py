@@ -1,0 +1,166 @@
+"""Declares a route once, on its handler: the router, the reader of bodies and queries, and OpenAPI follow from it.
+
+Here are the declaration and the pieces of JSON Schema and OpenAPI 3.1 that declarations are written in.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from broker.model import Permission
+
+JSON = dict[str, Any]
+Allowed = Mapping[str, type | tuple[type, ...]]
+"""The members that a body may have, and the types that each may be of."""
+Parameters = Mapping[str, tuple[str, JSON]]
+"""Optional parameters: a description and a schema by name."""
+Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
+
+YEAR = 366 * 86400
+TEXT: JSON = {"type": "string"}
+TEXT_OR_NULL: JSON = {"type": ["string", "null"]}
+PRINTABLE_OR_NULL: JSON = {"type": ["string", "null"], "maxLength": 4096, "description": "Printable"}
+FLAG_OR_NULL: JSON = {"type": ["boolean", "null"]}
+TEXTS: JSON = {"type": "array", "items": TEXT}
+MOMENT: JSON = {"type": "string", "format": "date-time"}
+MOMENT_OR_NULL: JSON = {"type": ["string", "null"], "format": "date-time"}
+COUNT: JSON = {"type": "integer", "minimum": 0}
+LIMIT: JSON = {"type": "integer", "minimum": 1, "maximum": 1000}
+NAME: JSON = {"type": "string", "pattern": r"^[a-z0-9][a-z0-9._-]{0,127}$"}
+TYPES: Allowed = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list}
+"""JSON Schema's types in Python."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path; as a decorator it declares the handler. A handler may have several."""
+
+    method: str
+    path: str
+    summary: str = ""
+    """For OpenAPI, as are `answers` and `problems`; the admin socket has no such document."""
+    answers: Mapping[str, JSON] = field(default_factory=dict)
+    """By status: what is answered when all is well, or in a shape of its own."""
+    permission: Permission | None = None
+    """What the caller must have; a service checks it, because only that knows the account. None: open to anybody."""
+    query: Parameters = field(default_factory=dict)
+    headers: Parameters = field(default_factory=dict)
+    body: JSON | None = None
+    problems: tuple[str, ...] = ()
+    """Codes of problem documents, besides those that may happen anywhere."""
+    speaks_problems: bool = True
+    """Pages and OAuth's own endpoints tell their errors in other ways."""
+    has_head: bool = True
+    """Whether a GET may be asked as HEAD as well: not where asking changes something."""
+
+    def __call__(self, handler: Route) -> Route:
+        if self.permission is None:
+            public(handler)
+        handler.__dict__["operations"] = (self, *handler.__dict__.get("operations", ()))
+        return handler
+
+    @property
+    def allowed(self) -> Allowed:
+        """The members of the JSON body."""
+        if self.body is None:
+            return {}
+        properties = self.body["content"]["application/json"]["schema"]["properties"]
+        kinds = {name: schema.get("type", "string") for name, schema in properties.items()}
+        return {name: TYPES[kind if isinstance(kind, str) else kind[0]] for name, kind in kinds.items()}
+
+
+def public(handler: Route) -> Route:
+    """Mark a route of the internal listener that needs no caller; everything unmarked does."""
+    handler.__dict__["is_public"] = True
+    return handler
+
+
+def is_public(handler: object) -> bool:
+    return bool(getattr(handler, "is_public", False))
+
+
+def routes_of(*services: object) -> list[web.RouteDef]:
+    """The routes that methods of these objects are declared for, in the order of the declarations."""
+    return [
+        web.route(
+            one.method,
+            one.path,
+            getattr(service, name),
+            **({"allow_head": one.has_head} if one.method == "GET" else {}),
+        )
+        for service in services
+        for name, member in vars(type(service)).items()
+        for one in getattr(member, "operations", ())
+    ]
+
+
+def operation_of(handler: object, path: str) -> Operation | None:
+    """The declaration of a handler for a path, as the router writes it."""
+    operations: tuple[Operation, ...] = getattr(handler, "operations", ())
+    return next((one for one in operations if one.path == path), None)
+
+
+def asked(request: web.Request) -> Operation:
+    """The declaration of what a request asks for; without one it may bring nothing."""
+    resource = request.match_info.route.resource
+    path = "" if resource is None else resource.canonical
+    return operation_of(request.match_info.handler, path) or Operation(request.method, path)
+
+
+def ref(name: str) -> JSON:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def record(properties: JSON, *optional: str, **more: Any) -> JSON:
+    """An object with these members and no others; all are there but the optional."""
+    required = [name for name in properties if name not in optional]
+    return {
+        "type": "object",
+        "properties": properties,
+        **({"required": required} if required else {}),
+        "additionalProperties": False,
+        **more,
+    }
+
+
+def answers_json(description: str, schema: JSON, example: Any, *, status: str = "200") -> dict[str, JSON]:
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {status: {"description": description, "content": content}}
+
+
+def answers_text(description: str, content_type: str, *statuses: str) -> dict[str, JSON]:
+    """A text, whatever the status."""
+    text = {"description": description, "content": {content_type: {"schema": TEXT}}}
+    return dict.fromkeys(statuses or ("200",), text)
+
+
+def page(description: str, *statuses: str) -> dict[str, JSON]:
+    return answers_text(description, "text/html", *statuses)
+
+
+def redirect(description: str, status: str = "303") -> dict[str, JSON]:
+    return {status: {"description": description, "headers": {"Location": {"required": True, "schema": TEXT}}}}
+
+
+def nothing(description: str, *, status: str = "204") -> dict[str, JSON]:
+    return {status: {"description": description}}
+
+
+def json_body(schema: JSON, example: JSON | None = None, *, required: bool = True) -> JSON:
+    content = {"schema": schema, "example": example}
+    return {"required": required, "content": {"application/json": content}}
+
+
+def form(schema: JSON) -> JSON:
+    return {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": schema}}}
+
+
+def form_or_json(schema: JSON, example: JSON) -> JSON:
+    """What the plugin server takes: either, whatever the content type says."""
+    either = {"schema": schema, "example": example}
+    return {
+        "required": True,
+        "content": {"application/x-www-form-urlencoded": either, "application/json": either},
+    }
