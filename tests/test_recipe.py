@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from broker.accounts.moving_routes import GRANT
+from broker.accounts.moving_routes import ImportRoutes
+from broker.http.operations import operation_of
 from tests.commanding import commands_at
 from tests.foreign import issued_elsewhere, write_lines
 from tests.house import House
@@ -45,7 +46,9 @@ def test_recipe_shows_every_member() -> None:
     shown = set().union(*example_lines())
     selected = set(re.findall(r"'(\w+)', ", RECIPE)) - {"kit"}
 
-    assert set(GRANT) == shown
+    declared = operation_of(ImportRoutes.add, "/accounts")
+    assert declared is not None
+    assert set(declared.allowed) == shown
     assert {"name", "provider", "refresh_token"} == selected
 
 

@@ -9,22 +9,23 @@ from broker.accounts.exporting import Exported, ExportService, LeftOut
 from broker.accounts.importing import ForeignGrant, ImportService
 from broker.accounts.service import AccountService
 from broker.errors import BrokerError, InvalidRequest
-from broker.http.bodies import account_json
+from broker.http.bodies import account_json, answers_shape
 from broker.http.edge import CALLER, REQUEST_ID, answer, read_object
-from broker.http.operations import Allowed
-from broker.model import Caller, Secret
+from broker.http.operations import (
+    FLAG_OR_NULL,
+    NAME,
+    PRINTABLE_OR_NULL,
+    TEXT_OR_NULL,
+    TEXTS,
+    YEAR,
+    Operation,
+    json_body,
+    record,
+    ref,
+)
+from broker.model import Caller, Permission, Secret
 
 LONGEST_TOKEN = 8192
-GRANT: Allowed = {
-    "name": str,
-    "provider": str,
-    "refresh_token": str,
-    "access_token": str,
-    "expires_in": (int, float),
-    "org": str,
-    "scope": str,
-    "verify": bool,
-}
 
 
 class ImportRoutes:
@@ -33,11 +34,38 @@ class ImportRoutes:
     def __init__(self, *, imports: ImportService, accounts: AccountService) -> None:
         self._imports, self._accounts = imports, accounts
 
-    def routes(self) -> list[web.RouteDef]:
-        return [web.post("/accounts", self.add)]
-
+    @Operation(
+        "POST",
+        "/accounts",
+        "Take over a grant of another system, which must not renew it any more",
+        answers_shape(
+            "The account; stored, and renewed once unless `verify` is false", "Account", status="201"
+        ),
+        permission=Permission.MANAGE,
+        body=json_body(
+            record(
+                {
+                    "name": NAME,
+                    "provider": ref("Provider"),
+                    "refresh_token": {"type": "string", "pattern": "^[!-~]{1,4096}$"},
+                    "access_token": {"type": ["string", "null"], "pattern": "^[!-~]{1,4096}$"},
+                    "expires_in": {"type": ["number", "null"], "minimum": 0, "maximum": YEAR},
+                    "org": TEXT_OR_NULL,
+                    "scope": PRINTABLE_OR_NULL,
+                    "verify": FLAG_OR_NULL,
+                },
+                "access_token",
+                "expires_in",
+                "org",
+                "scope",
+                "verify",
+            ),
+            {"name": "acme", "provider": "kit", "refresh_token": "of-the-old-system"},
+        ),
+        problems=("conflict", "provider_rejected_client", "provider_unavailable", "refresh_uncertain"),
+    )
     async def add(self, request: web.Request) -> web.StreamResponse:
-        body = await read_object(request, allowed=GRANT, longest=LONGEST_TOKEN)
+        body = await read_object(request, longest=LONGEST_TOKEN)
         imported = await self._imports.add(request[CALLER], _grant(body), request_id=request[REQUEST_ID])
         account = imported.account
         shown = account_json(account, next_renewal_at=self._accounts.next_renewal_at(account))
@@ -51,12 +79,15 @@ class ExportRoutes:
     def __init__(self, *, exports: ExportService) -> None:
         self._exports = exports
 
-    def routes(self) -> list[web.RouteDef]:
-        return [web.post("/exports", self.export)]
-
+    @Operation(
+        "POST",
+        "/exports",
+        permission=Permission.MANAGE,
+        body=json_body(record({"accounts": TEXTS}, "accounts")),
+    )
     async def export(self, request: web.Request) -> web.StreamResponse:
         """Lines of JSON: how many there are, then each grant, or why it was left out."""
-        body = await read_object(request, allowed={"accounts": list})
+        body = await read_object(request)
         caller, request_id = request[CALLER], request[REQUEST_ID]
         # Before the answer begins, so that a refusal is one.
         names = await self._exports.begin(caller, _texts(body.get("accounts", [])), request_id=request_id)

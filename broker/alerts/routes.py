@@ -14,6 +14,7 @@ from broker.clock import Clock, within
 from broker.errors import BrokerError, InvalidRequest, Overloaded, StorageUnavailable
 from broker.http.bodies import event_json
 from broker.http.edge import CALLER, REQUEST_ID, check_query, event_stream
+from broker.http.operations import NAME, TEXT, Operation
 from broker.model import Caller, Event, Permission, is_account_name
 from broker.store.events import EventStore
 
@@ -26,6 +27,10 @@ SLOW = 10.0
 MOST_STREAMS = 600
 MOST_OF_ONE = 200
 """Streams of one caller, so that no caller alone takes all of them."""
+EXAMPLE = (
+    'id: 42\ndata: {"id":42,"at":"2026-11-20T10:15:00Z","event":"renewed","account":"acme","provider":"kit",'
+    '"reason":null,"what_to_do":null,"generation":17}\n\n'
+)
 ID = re.compile(r"\d{1,15}", re.ASCII)
 
 
@@ -207,11 +212,22 @@ class EventRoutes:
     def __init__(self, *, streams: Streams, authorizer: Authorizer) -> None:
         self._streams, self._authorizer = streams, authorizer
 
-    def routes(self) -> list[web.RouteDef]:
-        return [web.get("/events", self.follow)]
-
+    @Operation(
+        "GET",
+        "/events",
+        "What happens to connections, as server-sent events that go on until you leave",
+        {
+            "200": {
+                "description": "The stream",
+                "content": {"text/event-stream": {"schema": TEXT, "example": EXAMPLE}},
+            }
+        },
+        permission=Permission.ACCOUNTS,
+        query={"account": ("Of this account alone", NAME)},
+        headers={"Last-Event-ID": ("Go on behind this one", {"type": "string", "pattern": "^[0-9]{1,15}$"})},
+    )
     async def follow(self, request: web.Request) -> web.StreamResponse:
-        check_query(request, "account")
+        check_query(request)
         account = request.query.get("account")
         if account is not None and not is_account_name(account):
             raise InvalidRequest("account is an account's name")

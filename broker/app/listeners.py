@@ -141,7 +141,7 @@ def _internal(context: Context, rooms: Rooms, dashboard: Dashboard, limits: Limi
 
     streams = Streams(feed=rooms.alerts.service.feed, clock=context.clock, still=still)
     application.add_routes(
-        TokenRoutes(service=rooms.tokens.service, clock=context.steady, still=still).routes()
+        routes_of(TokenRoutes(service=rooms.tokens.service, clock=context.steady, still=still))
     )
     hot = HotTokens(
         callers=authentication.remembered,
@@ -159,10 +159,10 @@ def _internal(context: Context, rooms: Rooms, dashboard: Dashboard, limits: Limi
     )
     context.stores.changes.listen(hot.forget, hot.forget_all)
     application[SHORTCUT] = hot.answer
-    application.add_routes(EventRoutes(streams=streams, authorizer=context.authorizer).routes())
+    application.add_routes(routes_of(EventRoutes(streams=streams, authorizer=context.authorizer)))
     application.add_routes(routes_of(AccountRoutes(service=rooms.accounts, clock=context.steady)))
-    application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())
-    application.add_routes(InstallApi(service=rooms.installs.service).routes())
+    application.add_routes(routes_of(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts)))
+    application.add_routes(routes_of(InstallApi(service=rooms.installs.service)))
     if rooms.plugin is not None:
         application.add_routes(rooms.plugin.api.routes())
     application.add_routes(health.routes())
@@ -194,17 +194,17 @@ def _admin(
         clock=context.clock,
     )
     tokens = TokenRoutes(service=rooms.tokens.service, clock=context.steady, still=_as_it_was, operators=True)
-    application.add_routes(tokens.routes())
+    application.add_routes(routes_of(tokens))
     application.add_routes(routes_of(AccountRoutes(service=rooms.accounts, clock=context.steady)))
-    application.add_routes(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts).routes())
-    application.add_routes(InstallApi(service=rooms.installs.service).routes())
+    application.add_routes(routes_of(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts)))
+    application.add_routes(routes_of(InstallApi(service=rooms.installs.service)))
     if rooms.plugin is not None:
         application.add_routes([*rooms.plugin.api.routes(), *rooms.plugin.api.operators()])
     application.add_routes(admin.routes())
     application.add_routes(dashboard.link_routes)
     for service in (rooms.keys.desk, rooms.backups, rooms.audit):
         application.add_routes(service.routes())
-    application.add_routes(ExportRoutes(exports=rooms.moving.exports).routes())
+    application.add_routes(routes_of(ExportRoutes(exports=rooms.moving.exports)))
     return application
 
 
@@ -240,7 +240,7 @@ def _public(context: Context, rooms: Rooms, limits: Limits) -> web.Application:
         # A proxy's connections are those of everybody behind it.
         limits=replace(limits, uncapped=(*limits.uncapped, *settings.server.trusted_proxies)),
     )
-    application.add_routes([*install_routes.routes(), *pages.routes(), web.get("/healthz", alive)])
+    application.add_routes([*routes_of(install_routes), *pages.routes(), web.get("/healthz", alive)])
     purposes: dict[str, Continue] = {PURPOSE: install_routes.signed_in}
     if plugin is not None:
         consent = consent_routes(

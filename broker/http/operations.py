@@ -5,6 +5,7 @@ Here are the declaration and the pieces of JSON Schema and OpenAPI 3.1 that decl
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -69,6 +70,10 @@ class Operation:
         properties = self.body["content"]["application/json"]["schema"]["properties"]
         kinds = {name: schema.get("type", "string") for name, schema in properties.items()}
         return {name: TYPES[kind if isinstance(kind, str) else kind[0]] for name, kind in kinds.items()}
+
+
+own_shape = partial(Operation, speaks_problems=False)
+"""An operation that tells its errors on a page or in OAuth's way."""
 
 
 def public(handler: Route) -> Route:
@@ -136,7 +141,7 @@ def answers_text(description: str, content_type: str, *statuses: str) -> dict[st
     return dict.fromkeys(statuses or ("200",), text)
 
 
-def page(description: str, *statuses: str) -> dict[str, JSON]:
+def answers_page(description: str, *statuses: str) -> dict[str, JSON]:
     return answers_text(description, "text/html", *statuses)
 
 
@@ -164,3 +169,7 @@ def form_or_json(schema: JSON, example: JSON) -> JSON:
         "required": True,
         "content": {"application/x-www-form-urlencoded": either, "application/json": either},
     }
+
+
+WRONG = answers_page("What is wrong, in words", "400", "404", "409", "410", "429", "500", "502", "503")
+"""The error pages of people's routes."""

@@ -14,13 +14,32 @@ from broker.errors import InvalidRequest
 from broker.http.bodies import rfc3339
 from broker.http.browser import BrowserCookie, Kept, KeptRequests, is_elsewhere, moved
 from broker.http.edge import CALLER, CLIENT, REQUEST_ID, answer, read_body, read_object
+from broker.http.operations import (
+    FLAG_OR_NULL,
+    MOMENT,
+    NAME,
+    TEXT,
+    TEXT_OR_NULL,
+    WRONG,
+    Operation,
+    Parameters,
+    answers_json,
+    answers_page,
+    form,
+    json_body,
+    nothing,
+    own_shape,
+    record,
+    redirect,
+    ref,
+)
 from broker.http.pages import Action, Pages
 from broker.http.peers import site_of
 from broker.installs import kit_return
 from broker.installs.exchange import DECISION, KNOWN_ERRORS, Returned, Visit
 from broker.installs.pages import provider_error_page, unusable_page, visit_page
 from broker.installs.service import InstallService, LinkUnusable
-from broker.model import InstallOutcome, Secret
+from broker.model import InstallOutcome, Permission, Secret
 from broker.providers.classify import answered
 from broker.providers.kit import pages_of
 from broker.providers.oauth2 import OAuth2Provider
@@ -32,7 +51,38 @@ TICKET = re.compile(r"[\w-]+", re.ASCII)
 """A ticket without the full stop, the blank or the second `?utm_source=…` that mail programs put behind a link."""
 LONGEST_RETURN = 512
 """Characters of an address at Kit that a browser can keep for us."""
+CALLBACK: Parameters = {
+    "state": ("Ours, from the way there", TEXT),
+    "code": ("The provider's code", TEXT),
+    "error": ("The provider's refusal (RFC 6749, 4.1.2.1)", TEXT),
+    "iss": ("Who answers (RFC 9207)", TEXT),
+}
 LABELS = {"kit": "Kit", "kustomer": "Kustomer"}
+
+
+def _callback(path: str, summary: str) -> Operation:
+    answers = {
+        **answers_page("Connected", "200"),
+        **nothing("Only fetched ahead; nothing was spent"),
+        **redirect("Back to where the person came from"),
+        **WRONG,
+    }
+    return own_shape("GET", path, summary, answers, query=CALLBACK, has_head=False)
+
+
+def _form_post(path: str) -> Operation:
+    return own_shape(
+        "POST",
+        path,
+        "The same for response_mode=form_post",
+        {
+            **redirect("To GET of this address, with what was posted"),
+            **answers_page("It was no form", "405"),
+            **answers_page("The form is too large", "413"),
+            **WRONG,
+        },
+        body=form({"type": "object", "properties": dict.fromkeys(CALLBACK, TEXT)}),
+    )
 
 
 class InstallApi:
@@ -41,14 +91,42 @@ class InstallApi:
     def __init__(self, *, service: InstallService) -> None:
         self._service = service
 
-    def routes(self) -> list[web.RouteDef]:
-        return [web.post("/installs", self.create)]
-
+    @Operation(
+        "POST",
+        "/installs",
+        "A link that connects one account, once, within an hour",
+        answers_json(
+            "The link",
+            record({"install_url": {"type": "string", "format": "uri"}, "expires_at": MOMENT}),
+            {
+                "install_url": "http://127.0.0.1:8081/install/kit?ticket=…",
+                "expires_at": "2026-11-20T11:00:00Z",
+            },
+            status="201",
+        ),
+        permission=Permission.INSTALL,
+        body=json_body(
+            record(
+                {
+                    "provider": ref("Provider"),
+                    "account": {"type": ["string", "null"], "pattern": NAME["pattern"]},
+                    "org": TEXT_OR_NULL,
+                    "return_to": {
+                        **TEXT_OR_NULL,
+                        "description": "https, or http on loopback; no user, no fragment",
+                    },
+                    "replace": {**FLAG_OR_NULL, "description": "Take another identity than before"},
+                },
+                "account",
+                "org",
+                "return_to",
+                "replace",
+            ),
+            {"provider": "kit", "account": "acme"},
+        ),
+    )
     async def create(self, request: web.Request) -> web.StreamResponse:
-        body = await read_object(
-            request,
-            allowed={"provider": str, "account": str, "org": str, "return_to": str, "replace": bool},
-        )
+        body = await read_object(request)
         if "provider" not in body:
             raise InvalidRequest("provider is missing: which one is to be connected?")
         url, expires_at = await self._service.create(
@@ -84,16 +162,21 @@ class InstallRoutes:
         self._users, self._person = users, person
         self._kept, self._public_url = kept, public_url
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/install/{provider}", self.install, allow_head=False),
-            web.get("/callback/{provider}", self.callback, allow_head=False),
-            # The documents of Kustomer write the redirect URI with a trailing slash.
-            web.get("/callback/{provider}/", self.callback, allow_head=False),
-            web.post("/callback/{provider}", self.form_post),
-            web.post("/callback/{provider}/", self.form_post),
-        ]
-
+    @own_shape(
+        "GET",
+        "/install/{provider}",
+        "Begin an install: by a link's ticket, or from Kit",
+        {
+            **redirect("To the provider, or to sign in", "302"),
+            **answers_page("By invitation only", "403"),
+            **WRONG,
+        },
+        query={
+            "ticket": ("From an install link", TEXT),
+            "redirect": ("Where Kit wants the person back", TEXT),
+        },
+        has_head=False,
+    )
     async def install(self, request: web.Request) -> web.StreamResponse:
         """An announced install by its ticket, or one that Kit's creator began at Kit."""
         provider = request.match_info["provider"]
@@ -129,6 +212,8 @@ class InstallRoutes:
         )
         return web.Response(status=302, headers={"Location": url, "Referrer-Policy": "no-referrer"})
 
+    @_callback("/callback/{provider}", "The redirect URI")
+    @_callback("/callback/{provider}/", "The same, as Kustomer's documents write it")
     async def callback(self, request: web.Request) -> web.StreamResponse:
         """The provider sent the browser back."""
         if "prefetch" in request.headers.get("Sec-Purpose", ""):
@@ -152,6 +237,8 @@ class InstallRoutes:
             await self._users.connected(install.browser_hash, install.subject, visit.account)
         return self._after(request, visit)
 
+    @_form_post("/callback/{provider}")
+    @_form_post("/callback/{provider}/")
     async def form_post(self, request: web.Request) -> web.StreamResponse:
         """The provider posts its answer (`response_mode=form_post`): the browser brings it again by GET.
 

@@ -7,16 +7,27 @@ from aiohttp import web
 
 from broker.clock import Clock
 from broker.errors import InvalidRequest
-from broker.http.bodies import rfc3339
+from broker.http.bodies import answers_shape, rfc3339
 from broker.http.edge import CALLER, REQUEST_ID, query_number, read_object
-from broker.model import ENDLESS, Account, Caller, Secret
+from broker.http.operations import COUNT, TEXT, YEAR, Operation, json_body, nothing, record
+from broker.model import ENDLESS, Account, Caller, Permission, Secret
 from broker.tokens.packing import Glimpse
 from broker.tokens.policy import is_living
 from broker.tokens.service import Handout, TokenService
 
 PATH = "/token/{account}"
-MAX_TTL = 366 * 86400
-MOST_WAIT = 60
+TOKEN = answers_shape("The token", "Token")
+TOKEN["200"]["headers"] = {"ETag": {"description": "The generation, in quotes", "schema": TEXT}}
+TOKEN["200"]["content"]["text/plain"] = {"schema": TEXT, "example": "kit-access-token\n"}
+NO_TOKEN = (
+    "unknown_account",
+    "needs_reauthorization",
+    "frozen",
+    "provider_rejected_client",
+    "token_unusable",
+    "provider_unavailable",
+    "refresh_uncertain",
+)
 
 
 class TokenRoutes:
@@ -36,15 +47,32 @@ class TokenRoutes:
         self._operators = operators
         """On the admin socket a renewal is an operator's override, not a caller's demand."""
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get(PATH, self.get, allow_head=False),
-            web.post("/token/{account}/refresh", self.refresh),
-        ]
-
+    @Operation(
+        "GET",
+        PATH,
+        "A token that lives",
+        {**TOKEN, **nothing("The generation that you have still holds", status="304")},
+        permission=Permission.TOKEN,
+        query={
+            "min_ttl": (
+                "At least so many seconds of real life, half of the token's life at most",
+                {**COUNT, "maximum": YEAR},
+            ),
+            "wait": (
+                "Wait so many seconds for another generation or status; only with `If-None-Match`",
+                {**COUNT, "maximum": 60},
+            ),
+        },
+        headers={
+            "Accept": ("`text/plain` gives the bare token", TEXT),
+            "If-None-Match": ("The ETag that you have", TEXT),
+        },
+        problems=NO_TOKEN,
+        has_head=False,
+    )
     async def get(self, request: web.Request) -> web.StreamResponse:
-        min_ttl = query_number(request, "min_ttl", most=MAX_TTL) or 0.0
-        wait = query_number(request, "wait", most=MOST_WAIT)
+        min_ttl = query_number(request, "min_ttl") or 0.0
+        wait = query_number(request, "wait")
         if wait is not None:
             await self._wait(request, wait)
             if request.transport is None:
@@ -55,8 +83,24 @@ class TokenRoutes:
         )
         return self._answer(request, handout)
 
+    @Operation(
+        "POST",
+        "/token/{account}/refresh",
+        "Renew it; `rejected_generation` says that the provider answered 401 to that one",
+        TOKEN,
+        # TOKEN is enough with the generation of a token that the provider rejected.
+        permission=Permission.REFRESH,
+        body=json_body(
+            record(
+                {"rejected_generation": {"type": ["integer", "null"], "minimum": 0}}, "rejected_generation"
+            ),
+            {"rejected_generation": 17},
+            required=False,
+        ),
+        problems=(*NO_TOKEN, "rate_limited"),
+    )
     async def refresh(self, request: web.Request) -> web.StreamResponse:
-        body = await read_object(request, allowed={"rejected_generation": int})
+        body = await read_object(request)
         name, caller, request_id = request.match_info["account"], request[CALLER], request[REQUEST_ID]
         generation = body.get("rejected_generation")
         if generation is not None:

@@ -9,7 +9,6 @@ from broker.http.openapi.parts import (
     answers_json,
     form,
     form_or_json,
-    nothing,
     page,
     path_parameter,
     query,
@@ -24,66 +23,7 @@ PROVIDER = path_parameter("provider", "As the configuration calls it", ref("Prov
 WRONG = page("What is wrong, in words", "400", "404", "409", "410", "429", "500", "502", "503")
 MOVED = redirect("To the public address: it was asked for by another name", "302")
 BACK = redirect("Back to where the person came from", "303")
-CALLBACK_PARAMETERS = (
-    query("state", "Ours, from the way there", TEXT),
-    query("code", "The provider's code", TEXT),
-    query("error", "The provider's refusal (RFC 6749, 4.1.2.1)", TEXT),
-    query("iss", "Who answers (RFC 9207)", TEXT),
-)
-
-
-def _callback(path: str, summary: str) -> Operation:
-    return own_shape(
-        "GET",
-        path,
-        summary,
-        "installs",
-        {
-            **page("Connected", "200"),
-            **nothing("Only fetched ahead; nothing was spent"),
-            **BACK,
-            **WRONG,
-        },
-        (PROVIDER, *CALLBACK_PARAMETERS),
-    )
-
-
-def _form_post(path: str) -> Operation:
-    return own_shape(
-        "POST",
-        path,
-        "The same for response_mode=form_post",
-        "installs",
-        {
-            **redirect("To GET of this address, with what was posted", "303"),
-            **page("It was no form", "405"),
-            **page("The form is too large", "413"),
-            **WRONG,
-        },
-        (PROVIDER,),
-        body=form(
-            {"type": "object", "properties": {"state": TEXT, "code": TEXT, "error": TEXT, "iss": TEXT}}
-        ),
-    )
-
-
 INSTALLS = (
-    own_shape(
-        "GET",
-        "/install/{provider}",
-        "Begin an install: by a link's ticket, or from Kit",
-        "installs",
-        {**redirect("To the provider, or to sign in", "302"), **page("By invitation only", "403"), **WRONG},
-        (
-            PROVIDER,
-            query("ticket", "From an install link", TEXT),
-            query("redirect", "Where Kit wants the person back", TEXT),
-        ),
-    ),
-    _callback("/callback/{provider}", "The redirect URI"),
-    _callback("/callback/{provider}/", "The same, as Kustomer's documents write it"),
-    _form_post("/callback/{provider}"),
-    _form_post("/callback/{provider}/"),
     own_shape(
         "GET",
         "/login/complete",
