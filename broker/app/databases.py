@@ -12,7 +12,7 @@ from broker.errors import StartRefused
 from broker.model import Secret
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
-from broker.store.database import Changes, Database
+from broker.store.database import Database
 from broker.store.health import StoreHealth
 from broker.store.incarnation import Incarnation, Ownership, ServerIdentity
 from broker.store.keys import KeyStore
@@ -25,8 +25,6 @@ class Opened:
 
     database: Database
     ownership: Ownership
-    join: Callable[[Changes], None]
-    """Let these hear what other brokers change."""
     identity: Callable[[], Awaitable[str]]
     """Which database this is, so that no other is taken for it."""
 
@@ -38,7 +36,7 @@ async def open_database(settings: StoreSettings, health: StoreHealth, closing: A
     database = await SqliteDatabase.open(settings.path, observe=health.observe)
     closing.push_async_callback(database.close)
     ownership = Incarnation(store=KeyStore(database), path=settings.path, outside=settings.outside)
-    return Opened(database, ownership, lambda _: None, partial(_path_of, settings))
+    return Opened(database, ownership, partial(_path_of, settings))
 
 
 async def _path_of(settings: StoreSettings) -> str:
@@ -67,15 +65,6 @@ async def _open_postgres(
     line = database.line
     health.is_named = lambda: line.is_named
     health.turned(True)
-
-    def join(changes: Changes) -> None:
-        def turned(up: bool) -> None:
-            health.turned(up)
-            if up:
-                changes.missed()
-
-        changes.are_heard = lambda: line.hears
-        database.follow(heard=changes.publish, changed=turned)
-
+    database.turned = health.turned
     ownership = ServerIdentity(store=KeyStore(database), identity=database.identity)
-    return Opened(database, ownership, join, database.identity)
+    return Opened(database, ownership, database.identity)

@@ -50,7 +50,6 @@ async def open_context(settings: Settings, clock: Clock, closing: AsyncExitStack
             " damaged. Free disk space, or restore a backup: broker restore BACKUP"
         ) from None
     stores = stores_on(opened.database, keyring=ring.keyring, catch_up=ring.catch_up)
-    opened.join(stores.changes)
     path = settings.audit.path
     audit = Audit(
         sink=JournalSink() if path is None else FileSink(path),

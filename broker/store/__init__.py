@@ -42,12 +42,12 @@ def stores_on(database: Database, *, keyring: Keyring, catch_up: Callable[[], Aw
 
     `catch_up` reads the keys in the store into `keyring`, after another process has added one.
     """
-    changes, keys = Changes(), RecordKeys(database, keyring=keyring, catch_up=catch_up)
+    keys = RecordKeys(database, keyring=keyring, catch_up=catch_up)
     return Stores(
         database=database,
-        changes=changes,
-        accounts=AccountStore(database, keys=keys, changed=changes.publish),
-        imports=ImportStore(database, keys=keys, changed=changes.publish),
+        changes=database.changes,
+        accounts=AccountStore(database, keys=keys),
+        imports=ImportStore(database, keys=keys),
         installs=InstallStore(database, keys=keys),
         callers=CallerStore(database),
         events=EventStore(database),

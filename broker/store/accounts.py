@@ -189,9 +189,7 @@ class AccountStore(RefreshStore):
             await transaction.tell(account.name)
             return True
 
-        connected = await self._keys.write([account], work)
-        self._changed(account.name)
-        return connected
+        return await self._keys.write([account], work)
 
     async def identify(
         self,
@@ -226,9 +224,7 @@ class AccountStore(RefreshStore):
             await transaction.tell(ref.name)
             return frozen is None
 
-        identified = await self._database.write(work)
-        self._changed(ref.name)
-        return identified
+        return await self._database.write(work)
 
     async def freeze(self, name: str, reason: Reason | None, at: float, events: Sequence[Event] = ()) -> bool:
         """Freeze with a reason, or unfreeze with None. False: no such account."""
@@ -277,12 +273,9 @@ class AccountStore(RefreshStore):
             return True
 
         try:
-            done = await self._keys.write([renamed, *spares], work)
+            return await self._keys.write([renamed, *spares], work)
         except _NameTaken:
             return False
-        self._changed(ref.name)
-        self._changed(renamed.name)
-        return done
 
     async def remove(self, name: str, at: float, events: Sequence[Event]) -> bool:
         async def work(transaction: Transaction) -> bool:
@@ -293,9 +286,7 @@ class AccountStore(RefreshStore):
                 await transaction.tell(name)
             return changed == 1
 
-        removed = await self._database.write(work)
-        self._changed(name)
-        return removed
+        return await self._database.write(work)
 
     async def restore(self, name: str, since: float, at: float, events: Sequence[Event] = ()) -> bool:
         """Undo a removal that is not older than `since`. Raises IdentityTaken."""
@@ -314,9 +305,7 @@ class AccountStore(RefreshStore):
                 await transaction.tell(name)
             return restored == 1
 
-        restored = await self._database.write(work)
-        self._changed(name)
-        return restored
+        return await self._database.write(work)
 
     async def purge(self, name: str, name_hash: str) -> bool:
         """Forget the row, its spares, events, tickets and installs, but for its last epoch and generation under
@@ -333,9 +322,7 @@ class AccountStore(RefreshStore):
             await transaction.tell(name)
             return bool(rows)
 
-        purged = await self._database.write(work)
-        self._changed(name)
-        return purged
+        return await self._database.write(work)
 
     async def scrub(self) -> bool:
         """Take what was purged out of the store's files too. False: it could not be done just now; ask again."""

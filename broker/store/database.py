@@ -5,15 +5,22 @@ SQL is written as both databases read it: `$1, $2` for parameters, `ON CONFLICT`
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, wraps
 from operator import attrgetter
-from typing import Any, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, get_args, get_type_hints
 
+from broker.model import Choice
+
+P = ParamSpec("P")
 T = TypeVar("T")
+S = TypeVar("S", bound="Store")
 Row = Sequence[Any]
+SET_META = """
+INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
+"""What a store says of itself, by key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,7 @@ class Transaction(Protocol):
         ...
 
     async def tell(self, name: str) -> None:
-        """Once this is durable, tell other brokers on the database that the account of this name has changed."""
+        """Once this is durable, notify the subscribers here and in other brokers of a change of that account."""
         ...
 
 
@@ -75,6 +82,9 @@ class Database(Protocol):
 
     @property
     def dialect(self) -> Dialect: ...
+
+    @property
+    def changes(self) -> "Changes": ...
 
     def starting(self) -> AbstractAsyncContextManager[None]:
         """While this lasts, no other broker starts on the database: for the schema and the first keys."""
@@ -103,6 +113,33 @@ class Database(Protocol):
         ...
 
 
+class Store:
+    """Reads and writes some of the tables of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def _rows(self, kind: Callable[..., T], sql: str, *values: object) -> list[T]:
+        """The rows of a statement as dataclasses of this kind."""
+        return [from_row(kind, row) for row in await self._database.read(sql, *values)]
+
+    async def _row(self, kind: Callable[..., T], sql: str, *values: object) -> T | None:
+        """The first row of a statement."""
+        return next(iter(await self._rows(kind, sql, *values)), None)
+
+
+def in_transaction(
+    method: Callable[Concatenate[S, Transaction, P], Awaitable[T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Run a store's method in a transaction of its own, which it gets as an argument; see `Database.write`."""
+
+    @wraps(method)
+    async def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._database.write(lambda transaction: method(self, transaction, *args, **kwargs))
+
+    return run
+
+
 async def execute(database: Database, sql: str, *values: object) -> int:
     """Run one statement in a transaction of its own; the number of rows that it changed."""
     return await database.write(lambda transaction: transaction.execute(sql, *values))
@@ -113,21 +150,46 @@ def placeholders(count: int) -> str:
     return ", ".join(f"${number}" for number in range(1, count + 1))
 
 
-def insert_sql(table: str, columns: Sequence[str]) -> str:
-    """Return the statement that inserts one row."""
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({placeholders(len(columns))})"
+def insert_sql(table: str, columns: str) -> str:
+    """Return the statement that inserts one row; `columns` with commas."""
+    return f"INSERT INTO {table} ({columns}) VALUES ({placeholders(columns.count(',') + 1)})"
 
 
-@cache
-def columns_of(kind: type) -> tuple[str, ...]:
-    """The columns of a table whose rows are dataclasses of this kind, field by field."""
-    return tuple(field.name for field in fields(kind))
+def purge_sql(table: str, key: str, ended: str) -> str:
+    """Return the statement that forgets at most $2 rows of a table, which ended before $1."""
+    return f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {ended} LIMIT $2)"
+
+
+def columns_of(kind: type, /, **renamed: str) -> str:
+    """The columns of a table whose rows are dataclasses of this kind, field by field, with commas."""
+    return ", ".join(renamed.get(field.name, field.name) for field in fields(kind))
 
 
 def values_of(value: Any) -> tuple[object, ...]:
     """The values of a dataclass in the order of its fields, as the databases store them: a flag is a number."""
-    found = attrgetter(*columns_of(value.__class__))(value)
+    found = _getter(value.__class__)(value)
     return tuple(int(one) if isinstance(one, bool) else one for one in found)
+
+
+def from_row(kind: Callable[..., T], row: Row) -> T:
+    """The dataclass of the values in the order of its fields; flags and choices are made of what is stored."""
+    return kind(*(one if one is None else read(one) for read, one in zip(_readers(kind), row, strict=True)))
+
+
+@cache
+def _getter(kind: type) -> Callable[[Any], tuple[object, ...]]:
+    return attrgetter(*(field.name for field in fields(kind)))
+
+
+@cache
+def _readers(kind: Callable[..., Any]) -> Sequence[Callable[[Any], Any]]:
+    def reader(hint: Any) -> Callable[[Any], Any]:
+        for one in get_args(hint) or (hint,):
+            if one is bool or (isinstance(one, type) and issubclass(one, Choice)):
+                return bool if one is bool else one.stored
+        return lambda value: value
+
+    return [reader(hint) for hint in get_type_hints(kind).values()]
 
 
 class Changes:
@@ -137,7 +199,7 @@ class Changes:
         self._listeners: list[Callable[[str], None]] = []
         self._forgetful: list[Callable[[], None]] = []
         self._watched: dict[str, list[asyncio.Event]] = {}
-        self.are_heard: Callable[[], bool] = _always
+        self.are_heard: Callable[[], bool] = lambda: True
         """Whether changes by other brokers on the database are heard just now."""
 
     def listen(self, listener: Callable[[str], None], missed: Callable[[], None] | None = None) -> None:
@@ -171,7 +233,3 @@ class Changes:
             self._watched[name].remove(event)
             if not self._watched[name]:
                 del self._watched[name]
-
-
-def _always() -> bool:
-    return True

@@ -2,54 +2,57 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 from broker.model import Account, Event, EventKind
-from broker.store.database import Database, Row, Transaction, execute
+from broker.store.database import (
+    Store,
+    Transaction,
+    columns_of,
+    execute,
+    from_row,
+    in_transaction,
+    placeholders,
+    values_of,
+)
 from broker.store.rows import COLUMNS, to_account
 
-EVENT = "id, at, event, account, provider, reason, generation, subject, due_at, detail, actor"
-_values_but_id = attrgetter(*EVENT.replace("event", "kind").split(", ")[1:])
+EVENT = columns_of(Event, kind="event")
+ID = EVENT.split(", ").index("id")
+ADD_EVENT = f"""
+INSERT INTO events ({EVENT.replace(" id,", "")}, id)
+SELECT {placeholders(EVENT.count(","))}, last FROM event_ids"""
+OF_ACCOUNT = "(CAST($2 AS TEXT) IS NULL OR account = $2)"
 
 
-class EventStore:
+class EventStore(Store):
     """The events, in the order of their commits."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def add_events(self, events: Sequence[Event]) -> None:
-        await self._database.write(lambda transaction: insert_events(transaction, events))
+    @in_transaction
+    async def add_events(self, transaction: Transaction, events: Sequence[Event]) -> None:
+        await insert_events(transaction, events)
 
     async def events(self, after: int, limit: int, account: str | None = None) -> list[Event]:
-        sql = f"""SELECT {EVENT} FROM events
-                 WHERE id > $1 AND (CAST($2 AS TEXT) IS NULL OR account = $2) ORDER BY id LIMIT $3"""
-        rows = await self._database.read(sql, after, account, limit)
-        return [to_event(row) for row in rows]
+        sql = f"SELECT {EVENT} FROM events WHERE id > $1 AND {OF_ACCOUNT} ORDER BY id LIMIT $3"
+        return await self._rows(Event, sql, after, account, limit)
 
     async def last_events(self, limit: int, account: str | None = None) -> list[Event]:
-        sql = f"""SELECT {EVENT} FROM events
-                 WHERE CAST($1 AS TEXT) IS NULL OR account = $1 ORDER BY id DESC LIMIT $2"""
-        rows = await self._database.read(sql, account, limit)
-        return [to_event(row) for row in reversed(rows)]
+        sql = f"SELECT {EVENT} FROM events WHERE {OF_ACCOUNT} ORDER BY id DESC LIMIT $1"
+        return (await self._rows(Event, sql, limit, account))[::-1]
 
     async def event_bounds(self) -> tuple[int, int]:
         """The newest id that was ever given, and the newest of those that were purged for their age."""
         [(last, purged)] = await self._database.read("SELECT last, purged FROM event_ids")
         return int(last), int(purged)
 
-    async def purge_events(self, before: float, limit: int) -> int:
-        async def work(transaction: Transaction) -> int:
-            old = "SELECT id FROM events WHERE at < $1 ORDER BY at LIMIT $2"
-            rows = await transaction.fetch(old, before, limit)
-            if not rows:
-                return 0
-            newest = max(id_ for (id_,) in rows)
-            sql = "UPDATE event_ids SET purged = $1 WHERE purged < $1"
-            await transaction.execute(sql, newest)
-            return await transaction.execute(f"DELETE FROM events WHERE id IN ({old})", before, limit)
-
-        return await self._database.write(work)
+    @in_transaction
+    async def purge_events(self, transaction: Transaction, before: float, limit: int) -> int:
+        old = "SELECT id FROM events WHERE at < $1 ORDER BY at LIMIT $2"
+        rows = await transaction.fetch(old, before, limit)
+        if not rows:
+            return 0
+        newest = max(id_ for (id_,) in rows)
+        await transaction.execute("UPDATE event_ids SET purged = $1 WHERE purged < $1", newest)
+        return await transaction.execute(f"DELETE FROM events WHERE id IN ({old})", before, limit)
 
 
 async def insert_events(transaction: Transaction, events: Sequence[Event]) -> None:
@@ -58,19 +61,9 @@ async def insert_events(transaction: Transaction, events: Sequence[Event]) -> No
     Numbers are given in the order of the commits: whoever has read up to one has missed none below it.
     """
     for event in events:
+        values = values_of(event)
         await transaction.execute("UPDATE event_ids SET last = last + 1")
-        sql = f"""INSERT INTO events ({EVENT})
-               SELECT last, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM event_ids"""
-        await transaction.execute(sql, *_values_but_id(event))
-
-
-def to_event(row: Row) -> Event:
-    """The event of a row, whose columns are in the order of `EVENT`."""
-    id_, at, kind, *named = row
-    account, provider, reason, generation, subject, due_at, detail, actor = named
-    return Event(
-        at, EventKind.stored(kind), account, provider, reason, generation, id_, subject, due_at, detail, actor
-    )
+        await transaction.execute(ADD_EVENT, *values[:ID], *values[ID + 1 :])
 
 
 BEGIN = """
@@ -84,7 +77,7 @@ INSERT INTO alert_deliveries (hook, event_id, attempts, next_at) VALUES ($1, $2,
 ON CONFLICT (hook, event_id) DO NOTHING"""
 ORPHANS = "DELETE FROM alert_deliveries WHERE hook = $1 AND event_id NOT IN (SELECT id FROM events)"
 DELIVERIES = f"""
-SELECT d.attempts, d.next_at, {", ".join(f"e.{column.strip()}" for column in EVENT.split(","))}
+SELECT d.attempts, d.next_at, e.{EVENT.replace(", ", ", e.")}
   FROM alert_deliveries d JOIN events e ON e.id = d.event_id WHERE d.hook = $1 ORDER BY d.event_id"""
 CLAIM = """
 UPDATE alert_deliveries SET attempts = attempts + 1, next_at = $4
@@ -131,67 +124,63 @@ class Foretold:
     """The threshold: so many days before."""
 
 
-class AlertStore:
+class AlertStore(Store):
     """Hooks, their deliveries, standing troubles and foretold ends.
 
     Deliveries are derived from the table of events by a cursor: an event that is durable is told, and one whose
     account was purged meanwhile is not.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def open_hook(self, hook: str, target: str) -> HookState:
+    @in_transaction
+    async def open_hook(self, transaction: Transaction, hook: str, target: str) -> HookState:
         """The hook as it stands; a new one begins with what happens from now on. `target` is a hash of where it
         leads: another one than before lifts a pause."""
-
-        async def work(transaction: Transaction) -> HookState:
-            await transaction.execute(BEGIN, hook, target)
-            await transaction.execute(RETARGET, hook, target)
-            sql = "SELECT upto, paused_at FROM alert_hooks WHERE hook = $1"
-            [(upto, paused_at)] = await transaction.fetch(sql, hook)
-            return HookState(upto, paused_at)
-
-        return await self._database.write(work)
+        await transaction.execute(BEGIN, hook, target)
+        await transaction.execute(RETARGET, hook, target)
+        [row] = await transaction.fetch("SELECT upto, paused_at FROM alert_hooks WHERE hook = $1", hook)
+        return HookState(*row)
 
     async def forget_hook(self, hook: str) -> None:
         """It is configured no more: its deliveries go with it."""
-
-        async def work(transaction: Transaction) -> None:
-            await transaction.execute("DELETE FROM alert_deliveries WHERE hook = $1", hook)
-            await transaction.execute("DELETE FROM alert_hooks WHERE hook = $1", hook)
-
         if await self._database.read("SELECT 1 FROM alert_hooks WHERE hook = $1", hook):
-            await self._database.write(work)
+            await self._forget_hook(hook)
+
+    @in_transaction
+    async def _forget_hook(self, transaction: Transaction, hook: str) -> None:
+        await transaction.execute("DELETE FROM alert_deliveries WHERE hook = $1", hook)
+        await transaction.execute("DELETE FROM alert_hooks WHERE hook = $1", hook)
 
     async def pause_hook(self, hook: str, at: float | None) -> None:
         """Tell it nothing from now on; None: again."""
-        sql = "UPDATE alert_hooks SET paused_at = $2 WHERE hook = $1"
-        await execute(self._database, sql, hook, at)
+        await execute(self._database, "UPDATE alert_hooks SET paused_at = $2 WHERE hook = $1", hook, at)
 
+    @in_transaction
     async def spread(
-        self, hook: str, *, upto: int, without: Collection[EventKind], limit: int, at: float
+        self,
+        transaction: Transaction,
+        hook: str,
+        *,
+        upto: int,
+        without: Collection[EventKind],
+        limit: int,
+        at: float,
     ) -> int:
         """Make the next events behind `upto` deliveries, `limit` at most, and move the cursor in the same
         transaction; how far it is now. Another process that was faster wins, and nothing is doubled."""
-
-        async def work(transaction: Transaction) -> int:
-            found = [to_event(row) for row in await transaction.fetch(NEXT, upto, limit)]
-            if not found or not await transaction.execute(MOVE, hook, upto, found[-1].id):
-                rows = await transaction.fetch("SELECT upto FROM alert_hooks WHERE hook = $1", hook)
-                return int(rows[0][0]) if rows else upto
-            await transaction.execute(ORPHANS, hook)
-            for event in found:
-                if event.kind not in without:
-                    await transaction.execute(ADD, hook, event.id, at)
-            return found[-1].id
-
-        return await self._database.write(work)
+        found = [from_row(Event, row) for row in await transaction.fetch(NEXT, upto, limit)]
+        if not found or not await transaction.execute(MOVE, hook, upto, found[-1].id):
+            rows = await transaction.fetch("SELECT upto FROM alert_hooks WHERE hook = $1", hook)
+            return int(rows[0][0]) if rows else upto
+        await transaction.execute(ORPHANS, hook)
+        for event in found:
+            if event.kind not in without:
+                await transaction.execute(ADD, hook, event.id, at)
+        return found[-1].id
 
     async def deliveries(self, hook: str) -> list[Delivery]:
         """All of a hook, in the order of the events."""
         rows = await self._database.read(DELIVERIES, hook)
-        return [Delivery(to_event(event), attempts, next_at) for attempts, next_at, *event in rows]
+        return [Delivery(from_row(Event, event), attempts, next_at) for attempts, next_at, *event in rows]
 
     async def claim(self, hook: str, delivery: Delivery, until: float) -> bool:
         """Take the next attempt, durably: True for exactly one of several processes."""
@@ -220,48 +209,34 @@ class AlertStore:
             if stands
             else "DELETE FROM standing_troubles WHERE replica = $1 AND reason = $2 AND provider = $3"
         )
-
-        async def work(transaction: Transaction) -> bool:
-            if not await transaction.execute(sql, replica, event.reason, event.provider or ""):
-                return False
-            await insert_events(transaction, [event])
-            return True
-
-        return await self._database.write(work)
+        return await self._note(event, sql, replica, event.reason, event.provider or "")
 
     async def mortal(self, ends: Span, idle: Mapping[str, Span], limit: int) -> AsyncIterator[list[Account]]:
         """Living accounts, so many at a time, whose end is known and lies in `ends`, or whose provider is in `idle`
         and who were last renewed in the span there; by index, never a scan. One may come twice."""
-        for end, which in ENDS.items():
-            async for page in self._mortal(which, end, ends, limit):
+        walks = [(which, end, ends, list[str]()) for end, which in ENDS.items()]
+        walks += [("provider = $5", "refreshed_at", since, [name]) for name, since in idle.items()]
+        for which, end, span, values in walks:
+            sql, after, name = MORTAL.format(which=which, end=end), span[0], ""
+            while rows := await self._database.read(sql, span[1], after, name, limit, *values):
+                page = [to_account(row) for row in rows]
                 yield page
-        for provider, since in idle.items():
-            async for page in self._mortal("provider = $5", "refreshed_at", since, limit, provider):
-                yield page
-
-    async def _mortal(
-        self, which: str, end: str, span: Span, limit: int, *values: object
-    ) -> AsyncIterator[list[Account]]:
-        sql, after, name = MORTAL.format(which=which, end=end), span[0], ""
-        while rows := await self._database.read(sql, span[1], after, name, limit, *values):
-            page = [to_account(row) for row in rows]
-            yield page
-            after, name = getattr(page[-1], end), page[-1].name
+                after, name = getattr(page[-1], end), page[-1].name
 
     async def foretell(self, ends: Foretold, event: Event) -> bool:
         """Tell of it, once; False where it was told before."""
-
-        async def work(transaction: Transaction) -> bool:
-            sql = """INSERT INTO foretold_ends (account, ends_at, days) VALUES ($1, $2, $3)
-                   ON CONFLICT (account, ends_at, days) DO NOTHING"""
-            fresh = await transaction.execute(sql, ends.account, ends.ends_at, ends.days)
-            if fresh:
-                await insert_events(transaction, [event])
-            return fresh == 1
-
-        return await self._database.write(work)
+        sql = """INSERT INTO foretold_ends (account, ends_at, days) VALUES ($1, $2, $3)
+                 ON CONFLICT (account, ends_at, days) DO NOTHING"""
+        return await self._note(event, sql, *values_of(ends))
 
     async def forget_foretold(self, before: float) -> None:
         """Forget what was foretold of ends before then."""
-        sql = "DELETE FROM foretold_ends WHERE ends_at < $1"
-        await execute(self._database, sql, before)
+        await execute(self._database, "DELETE FROM foretold_ends WHERE ends_at < $1", before)
+
+    @in_transaction
+    async def _note(self, transaction: Transaction, event: Event, sql: str, *values: object) -> bool:
+        """Run a statement, and where it changes something, add the event."""
+        if not await transaction.execute(sql, *values):
+            return False
+        await insert_events(transaction, [event])
+        return True

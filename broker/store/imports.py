@@ -1,11 +1,11 @@
 """Grants that come from another system, and those that go to one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from broker.model import Account, Event, Reason, Ref
 from broker.store.accounts import REPLACE, put_account
-from broker.store.database import Database, Transaction
+from broker.store.database import Database, Store, Transaction, in_transaction
 from broker.store.events import insert_events
 from broker.store.keys import RecordKeys
 
@@ -54,12 +54,12 @@ class ImportRecord:
     """Keyed hash of the refresh token in the import."""
 
 
-class ImportStore:
+class ImportStore(Store):
     """The accounts, as the use cases that import and export grants need them."""
 
-    def __init__(self, database: Database, *, keys: RecordKeys, changed: Callable[[str], None]) -> None:
-        self._database, self._keys = database, keys
-        self._changed = changed
+    def __init__(self, database: Database, *, keys: RecordKeys) -> None:
+        super().__init__(database)
+        self._keys = keys
 
     async def add(
         self,
@@ -84,31 +84,25 @@ class ImportStore:
             # A new grant ends whatever a removed one left behind.
             await transaction.execute("DELETE FROM spares WHERE account = $1", account.name)
             await insert_events(transaction, events)
+            await transaction.tell(account.name)
             return Added()
 
-        outcome = await self._keys.write([account], work)
-        self._changed(account.name)
-        return outcome
+        return await self._keys.write([account], work)
 
     async def record(self, name: str) -> ImportRecord | None:
         """What the account of that name was imported with, maybe in an earlier epoch."""
-        rows = await self._database.read(
-            "SELECT epoch, generation, grant_hash FROM imports WHERE account = $1", name
-        )
-        return ImportRecord(*rows[0]) if rows else None
+        sql = "SELECT epoch, generation, grant_hash FROM imports WHERE account = $1"
+        return await self._row(ImportRecord, sql, name)
 
-    async def freeze_idle(self, ref: Ref, reason: Reason, at: float, events: Sequence[Event] = ()) -> bool:
+    @in_transaction
+    async def freeze_idle(
+        self, transaction: Transaction, ref: Ref, reason: Reason, at: float, events: Sequence[Event] = ()
+    ) -> bool:
         """Freeze the account while it stands at `ref` and no renewal of it is under way anywhere, nor its outcome
         unknown. One statement: a renewal that comes later is refused by the frozen row."""
-
-        async def work(transaction: Transaction) -> bool:
-            values = (ref.name, ref.epoch, ref.generation, reason, at)
-            if not await transaction.execute(FREEZE_IDLE, *values):
-                return False
-            await insert_events(transaction, events)
-            await transaction.tell(ref.name)
-            return True
-
-        changed = await self._database.write(work)
-        self._changed(ref.name)
-        return changed
+        await transaction.tell(ref.name)
+        values = (ref.name, ref.epoch, ref.generation, reason, at)
+        if not await transaction.execute(FREEZE_IDLE, *values):
+            return False
+        await insert_events(transaction, events)
+        return True

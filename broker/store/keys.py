@@ -31,15 +31,27 @@ from broker.encryption.tokens import (
 )
 from broker.errors import StartRefused, StorageUnavailable
 from broker.model import Ref
-from broker.store.database import Database, Row, Transaction, Work, execute, values_of
+from broker.store.database import (
+    SET_META,
+    Database,
+    Row,
+    Store,
+    Transaction,
+    Work,
+    columns_of,
+    execute,
+    in_transaction,
+    insert_sql,
+    values_of,
+)
 
 T = TypeVar("T")
 log = structlog.get_logger()
 TRIES = 3
 KEYS_CHANGE = "active key"
 """No record is stored while the active key is being replaced."""
-KEY = "kid, purpose, wrapped, master_id, active, created_at, retired_at"
-INSERT = f"INSERT INTO keys ({KEY}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+KEY = columns_of(WrappedKey)
+INSERT = insert_sql("keys", KEY)
 REWRAP = "UPDATE keys SET wrapped = $2, master_id = $3 WHERE kid = $1 AND wrapped = $4"
 RETIRE = """
 UPDATE keys SET retired_at = $2
@@ -55,11 +67,8 @@ UNKNOWN = "unknown"
 COUNTED_AT_ONCE = 5000
 
 
-class KeyStore:
+class KeyStore(Store):
     """Wrapped keys, and what the store says of itself."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def keys(self) -> list[WrappedKey]:
         rows = await self._database.read(f"SELECT {KEY} FROM keys ORDER BY created_at")
@@ -74,28 +83,22 @@ class KeyStore:
         """Whether the store holds nothing that a key was needed for."""
         return not await self._database.read(SEALED_ANYTHING)
 
-    async def add_first_keys(self, keys: Sequence[WrappedKey]) -> bool:
+    @in_transaction
+    async def add_first_keys(self, transaction: Transaction, keys: Sequence[WrappedKey]) -> bool:
         """Store the first keys. False if the store holds keys or anything sealed already."""
-
-        async def work(transaction: Transaction) -> bool:
-            await transaction.alone("first keys")
-            if await transaction.fetch(SEALED_ANYTHING):
-                return False
-            for key in keys:
-                await transaction.execute(INSERT, *values_of(key))
-            return True
-
-        return await self._database.write(work)
-
-    async def add_key(self, key: WrappedKey) -> None:
-        """Store a key and make it the active one of its purpose."""
-
-        async def work(transaction: Transaction) -> None:
-            await transaction.alone(KEYS_CHANGE)
-            await transaction.execute("UPDATE keys SET active = 0 WHERE purpose = $1", key.purpose)
+        await transaction.alone("first keys")
+        if await transaction.fetch(SEALED_ANYTHING):
+            return False
+        for key in keys:
             await transaction.execute(INSERT, *values_of(key))
+        return True
 
-        await self._database.write(work)
+    @in_transaction
+    async def add_key(self, transaction: Transaction, key: WrappedKey) -> None:
+        """Store a key and make it the active one of its purpose."""
+        await transaction.alone(KEYS_CHANGE)
+        await transaction.execute("UPDATE keys SET active = 0 WHERE purpose = $1", key.purpose)
+        await transaction.execute(INSERT, *values_of(key))
 
     async def retire_key(self, kid: str, at: float) -> bool:
         """Seal nothing with that data key any more. False: it is active, retired already, or there is none."""
@@ -105,14 +108,13 @@ class KeyStore:
         """Forget the keys that were retired before then; their ids stay, so that none comes back. How many."""
         return await execute(self._database, FORGET, before)
 
-    async def rewrap_keys(self, old: Sequence[WrappedKey], new: Sequence[WrappedKey]) -> None:
+    @in_transaction
+    async def rewrap_keys(
+        self, transaction: Transaction, old: Sequence[WrappedKey], new: Sequence[WrappedKey]
+    ) -> None:
         """Replace how keys are wrapped, all or none; whoever was faster has done the same."""
-
-        async def work(transaction: Transaction) -> None:
-            for before, after in zip(old, new, strict=True):
-                await transaction.execute(REWRAP, before.kid, after.wrapped, after.master_id, before.wrapped)
-
-        await self._database.write(work)
+        for before, after in zip(old, new, strict=True):
+            await transaction.execute(REWRAP, before.kid, after.wrapped, after.master_id, before.wrapped)
 
     async def has_no_accounts(self) -> bool:
         """Whether there is not one account, and never was: removed and purged ones included."""
@@ -124,9 +126,7 @@ class KeyStore:
         return str(rows[0][0]) if rows else None
 
     async def set_meta(self, key: str, value: str) -> None:
-        sql = """INSERT INTO meta (key, value) VALUES ($1, $2)
-                 ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
-        await execute(self._database, sql, key, value)
+        await execute(self._database, SET_META, key, value)
 
 
 class RecordKeys:

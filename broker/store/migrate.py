@@ -127,7 +127,7 @@ async def _require_empty(target: Database) -> None:
 
 async def _copy(source: Database, target: Database, table: str) -> None:
     names = [str(name) for (name,) in await source.read(COLUMNS, table)]
-    insert = insert_sql(table, names)
+    insert = insert_sql(table, ", ".join(names))
     page = f"SELECT rowid, {', '.join(names)} FROM {table} WHERE rowid > $1 ORDER BY rowid LIMIT {AT_ONCE}"
     if table in SEEDED:
         await execute(target, f"DELETE FROM {table}")

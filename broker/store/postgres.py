@@ -12,7 +12,7 @@ import structlog
 
 from broker.errors import BrokerError, InvalidRequest, StartRefused, StorageUnavailable
 from broker.model import Secret
-from broker.store.database import Dialect, Row, Work
+from broker.store.database import Changes, Dialect, Row, Work
 from broker.store.postgres_address import CONNECT_WITHIN, Address, read_address
 from broker.store.postgres_line import CHANNEL, LOST, Connection, Line
 
@@ -68,6 +68,7 @@ class _Transaction:
 
     def __init__(self, connection: Connection, sender: str) -> None:
         self._connection, self._sender = connection, sender
+        self.changed: dict[str, None] = {}
 
     async def execute(self, sql: str, *values: object) -> int:
         # The server says "UPDATE 1", "INSERT 0 1", "CREATE TABLE".
@@ -87,6 +88,7 @@ class _Transaction:
         await self._connection.execute(BESIDE, what)
 
     async def tell(self, name: str) -> None:
+        self.changed[name] = None
         await self._connection.execute(TELL, f"{self._sender} {name}")
 
 
@@ -104,6 +106,11 @@ class PostgresDatabase:
         observe: Callable[[bool, float], None],
     ) -> None:
         self._address, self._pool, self.line, self._observe = address, pool, line, observe
+        self.changes = Changes()
+        self.changes.are_heard = lambda: line.hears
+        line.heard, line.changed = self.changes.publish, self._turned
+        self.turned: Callable[[bool], None] = lambda _: None
+        """Told when the database can be reached again, and when it cannot be any more."""
         self._within = WITHIN
         self._closing = False
         self._running: set[asyncio.Task[Any]] = set()
@@ -142,16 +149,6 @@ class PostgresDatabase:
                 raise StartRefused(f"store.url is no address of a PostgreSQL database: {exc}") from None
             undo.pop_all()
         return cls(address=address, pool=pool, line=line, observe=observe)
-
-    def follow(self, *, heard: Callable[[str], None], changed: Callable[[bool], None]) -> None:
-        """Tell of accounts that others change, and of the line's coming up and going down."""
-
-        def turned(up: bool) -> None:
-            if not up:
-                self._abandon()
-            changed(up)
-
-        self.line.heard, self.line.changed = heard, turned
 
     async def identity(self) -> str:
         """Which database of which server this is; a copy elsewhere has another."""
@@ -234,14 +231,17 @@ class PostgresDatabase:
 
     async def _commit(self, connection: Connection, work: Work[T]) -> T:
         await connection.execute("BEGIN")
+        transaction = _Transaction(connection, self.line.sender)
         try:
-            result = await work(_Transaction(connection, self.line.sender))
+            result = await work(transaction)
         except Exception:
             # A connection that is gone has rolled back by itself.
             with suppress(*LOST):
                 await connection.execute("ROLLBACK")
             raise
         await connection.execute("COMMIT")
+        for name in transaction.changed:
+            self.changes.publish(name)
         return result
 
     @asynccontextmanager
@@ -272,10 +272,14 @@ class PostgresDatabase:
                 with suppress(*LOST):
                     await self._pool.release(connection)
 
-    def _abandon(self) -> None:
-        """The server is lost: nobody goes on waiting for its answers."""
-        for connection in self._in_use:
-            _end(connection)
+    def _turned(self, up: bool) -> None:
+        if not up:
+            # Nobody goes on waiting for its answers.
+            for connection in self._in_use:
+                _end(connection)
+        self.turned(up)
+        if up:
+            self.changes.missed()
 
 
 def _is_closed(connection: Any) -> bool:

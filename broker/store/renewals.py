@@ -1,13 +1,13 @@
 """The accounts as renewals need them: intent, commit, settlement, spares, due renewals."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
 
 from broker.model import Account, Event, Intent, Reason, Ref, Spare, Successor, Trouble
-from broker.store.database import Database, Transaction, execute
+from broker.store.database import Database, Store, Transaction, execute
 from broker.store.events import insert_events
 from broker.store.keys import RecordKeys
 from broker.store.rows import COLUMNS, GatheredReads, to_account, trouble_values
@@ -128,14 +128,13 @@ class EpochMoved:
 CommitOutcome = Committed | GenerationMoved | EpochMoved
 
 
-class RefreshStore:
+class RefreshStore(Store):
     """The accounts, as the use cases that renew tokens need them."""
 
-    def __init__(self, database: Database, *, keys: RecordKeys, changed: Callable[[str], None]) -> None:
-        self._database, self._keys = database, keys
+    def __init__(self, database: Database, *, keys: RecordKeys) -> None:
+        super().__init__(database)
+        self._keys = keys
         self._reads = GatheredReads(self._read, shared=database.dialect.shared)
-        self._changed = changed
-        """Told the name of every account whose row changed, after the change is durable."""
 
     async def get(self, name: str) -> Account | None:
         """The row of that name, removed ones included."""
@@ -152,9 +151,7 @@ class RefreshStore:
         """R6: make the successor current: generation + 1, intent, lease and trouble cleared, death undone.
 
         Conditioned on the parent alone, not on the lease; removed rows take it too."""
-        outcome = await self._keys.write([successor], partial(_commit, events))
-        self._changed(successor.parent.name)
-        return outcome
+        return await self._keys.write([successor], partial(_commit, events))
 
     async def settle(
         self,
@@ -178,6 +175,8 @@ class RefreshStore:
         free_lease = FREE_LEASE.format(now=self._database.dialect.now("$4"))
 
         async def work(transaction: Transaction) -> bool:
+            # Also where another broker was faster: what is kept in memory is older than its change.
+            await transaction.tell(ref.name)
             if not await transaction.execute(SETTLE, *values):
                 return False
             if not keep_intent:
@@ -185,12 +184,9 @@ class RefreshStore:
             elif free_after is not None:
                 await transaction.execute(free_lease, *_key(ref), at, free_after)
             await insert_events(transaction, events)
-            await transaction.tell(ref.name)
             return True
 
-        settled = await self._database.write(work)
-        self._changed(ref.name)
-        return settled
+        return await self._database.write(work)
 
     async def take_over(self, owner: str, at: float, *, replica: str | None = None) -> list[Account]:
         """R10: make the leases of earlier boots ours; the accounts whose renewal they left open, newest first.
@@ -287,7 +283,6 @@ class RefreshStore:
     async def add_spare(self, spare: Spare) -> None:
         """Keep a refresh token that is not current; it reopens a dead account. Adding the same id twice keeps one."""
         await self._keys.write([spare], insert_spare)
-        self._changed(spare.account)
 
     async def spares(self, name: str, epoch: int) -> list[Spare]:
         """Spares of that grant, newest first."""
@@ -329,8 +324,6 @@ class RefreshStore:
             return changed
 
         changed = await self._database.write(work)
-        if changed:
-            self._changed(name)
         return changed == 1
 
 
@@ -344,6 +337,8 @@ async def _execute_all(sql: str, rows: Sequence[tuple[object, ...]], transaction
 
 
 async def _commit(events: Sequence[Event], transaction: Transaction, successor: Successor) -> CommitOutcome:
+    # Also where another broker was faster: what is kept in memory is older than its change.
+    await transaction.tell(successor.parent.name)
     changed = await transaction.execute(
         COMMIT,
         *_key(successor.parent),
@@ -361,7 +356,6 @@ async def _commit(events: Sequence[Event], transaction: Transaction, successor: 
     )
     if changed:
         await insert_events(transaction, events)
-        await transaction.tell(successor.parent.name)
         return Committed()
     rows = await transaction.fetch("SELECT epoch FROM accounts WHERE name = $1", successor.parent.name)
     return GenerationMoved() if rows and rows[0][0] == successor.parent.epoch else EpochMoved()

@@ -10,8 +10,9 @@ import os
 import sqlite3
 import stat
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -21,7 +22,7 @@ import structlog
 
 from broker.errors import StartRefused, StorageUnavailable
 from broker.files import NOT_OURS, exposure, is_foreign, open_own, sync_folder
-from broker.store.database import Dialect, Row, Work
+from broker.store.database import Changes, Dialect, Row, Work
 from broker.store.writer import Writer, kind_of, named
 
 T = TypeVar("T")
@@ -37,15 +38,8 @@ BESIDE = ("-wal", "-shm", "-journal")
 DIALECT = Dialect(shared=False, clock=None, unlocked="", floor="CAST({} AS BIGINT)", text="TEXT")
 
 
-@dataclass(slots=True)
-class _Waiting:
-    work: Work[Any]
-    done: "asyncio.Future[Any]"
-
-
-@dataclass(slots=True)
-class _Scrub:
-    done: "asyncio.Future[bool]"
+_Waiting = tuple[Work[Any] | None, "asyncio.Future[Any]"]
+"""Work, or None for an emptying of the log, and who waits for it."""
 
 
 class SqliteDatabase:
@@ -57,14 +51,16 @@ class SqliteDatabase:
         self,
         *,
         path: Path,
+        thread: ThreadPoolExecutor,
         writer: Writer,
         reader: aiosqlite.Connection | None,
-        lock: int,
         observe: Callable[[bool, float], None],
+        closing: AsyncExitStack,
     ) -> None:
-        self._path, self._writer, self._reader, self._lock = path, writer, reader, lock
-        self._observe = observe
-        self._queue: asyncio.Queue[_Waiting | _Scrub | None] = asyncio.Queue()
+        self._path, self._thread, self._writer, self._reader = path, thread, writer, reader
+        self._observe, self._opened = observe, closing
+        self.changes = Changes()
+        self._queue: asyncio.Queue[_Waiting | None] = asyncio.Queue()
         self._closing = False
         self._task = asyncio.create_task(self._write_all(), name="store-writer")
 
@@ -74,19 +70,28 @@ class SqliteDatabase:
 
         `observe` hears after each commit whether it succeeded, and how many seconds it took.
         """
-        _prepare_folder(path)
+        folder = path.parent
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True)
+        refuse_unfit(folder)
         async with AsyncExitStack() as undo:
-            lock = take_lock(path)
-            undo.callback(os.close, lock)
+            undo.callback(os.close, take_lock(path))
             _make(path)
             refuse_links(path)
+            thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+            undo.callback(thread.shutdown, wait=False)
             try:
-                writer, reader = await _connections(path, undo)
+                writer = await _writer(path, thread)
+                undo.push_async_callback(asyncio.get_running_loop().run_in_executor, thread, writer.close)
+                # Where the disk has no room for what connections share, there is one.
+                reader = None if writer.is_alone else await undo.enter_async_context(_reading(path))
             except sqlite3.Error as exc:
                 raise StartRefused(f"the store {path} cannot be opened: {exc}") from None
-            _check_modes(path)
-            undo.pop_all()
-        return cls(path=path, writer=writer, reader=reader, lock=lock, observe=observe)
+            for file in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+                if file.exists():
+                    _refuse_open_modes(file)
+            closing = undo.pop_all()
+        return cls(path=path, thread=thread, writer=writer, reader=reader, observe=observe, closing=closing)
 
     @asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
@@ -97,37 +102,39 @@ class SqliteDatabase:
         self._refuse_when_closing()
         try:
             if self._reader is None:
-                return await self._writer.read(sql, values)
+                return await self._do(self._writer.read, sql, values)
             return list(await self._reader.execute_fetchall(sql, named(values)))
         except sqlite3.Error as exc:
             raise StorageUnavailable(f"the store cannot be read ({kind_of(exc)})", retry_after=1) from exc
 
     async def write(self, work: Work[T]) -> T:
-        self._refuse_when_closing()
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_Waiting(work, done))
-        return await done
+        result: T = await self._queued(work)
+        return result
 
     async def scrub(self) -> bool:
         # secure_delete has overwritten it in the pages; the log still holds the pages as they were.
-        self._refuse_when_closing()
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_Scrub(done))
-        return await done
+        return bool(await self._queued(None))
 
     async def close(self) -> None:
         self._closing = True
         self._queue.put_nowait(None)
         await asyncio.wait([self._task])
-        if self._reader is not None:
-            await self._reader.close()
-        await self._writer.close()
-        os.close(self._lock)
+        await self._opened.aclose()
+
+    async def _queued(self, work: Work[Any] | None) -> Any:
+        self._refuse_when_closing()
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((work, done))
+        return await done
 
     def _refuse_when_closing(self) -> None:
         # Nobody would ever answer a write that is queued behind the end.
         if self._closing:
             raise _closed()
+
+    async def _do(self, job: Callable[..., T], *values: Any) -> T:
+        """Let the writer's thread do it."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, job, *values)
 
     async def _write_all(self) -> None:
         try:
@@ -137,7 +144,7 @@ class SqliteDatabase:
             self._closing = True
             while not self._queue.empty():
                 if waiting := self._queue.get_nowait():
-                    _answer(waiting.done, None, _closed())
+                    _answer(waiting[1], None, _closed())
 
     async def _write_until_closed(self) -> None:
         closing = False
@@ -146,15 +153,16 @@ class SqliteDatabase:
             while len(batch) < BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             closing = None in batch
-            if waiting := [one for one in batch if isinstance(one, _Waiting)]:
-                await self._commit(waiting)
+            waiting = [one for one in batch if one is not None]
+            if writes := [(work, done) for work, done in waiting if work is not None]:
+                await self._commit([work for work, _ in writes], [done for _, done in writes])
             if self._reader is None:
                 await self._share()
-            for scrub in batch:
-                if isinstance(scrub, _Scrub):
-                    _answer(scrub.done, await self._writer.truncate_log(), None)
+            for work, done in waiting:
+                if work is None:
+                    _answer(done, await self._do(self._writer.truncate_log), None)
 
-    async def _next(self) -> _Waiting | _Scrub | None:
+    async def _next(self) -> _Waiting | None:
         while self._reader is None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(SHARE_EVERY):
@@ -162,47 +170,43 @@ class SqliteDatabase:
             await self._share()
         return await self._queue.get()
 
-    async def _commit(self, batch: list[_Waiting]) -> None:
+    async def _commit(self, works: list[Work[Any]], waiting: list["asyncio.Future[Any]"]) -> None:
         """Do the batch in one transaction; nobody hears of success before the commit is durable."""
         try:
-            ended = await self._writer.commit([waiting.work for waiting in batch])
+            ended = await self._do(self._writer.commit, works)
         except BaseException:
-            for waiting in batch:
-                _answer(waiting.done, None, _closed())
+            for done in waiting:
+                _answer(done, None, _closed())
             raise
         self._observe(ended.is_stored, ended.seconds)
-        for waiting, one in zip(batch, ended.each, strict=True):
-            _answer(waiting.done, one.result, one.error)
+        for name in ended.changed:
+            self.changes.publish(name)
+        for done, one in zip(waiting, ended.each, strict=True):
+            _answer(done, *one)
 
     async def _share(self) -> None:
         """Let other connections read as soon as there is room; a backup needs one."""
         with suppress(sqlite3.Error, OSError):
             room = os.statvfs(self._path.parent)
-            if room.f_bavail * room.f_frsize >= SHARED and await self._writer.share(self._path):
-                self._reader = await _reading(self._path)
+            if room.f_bavail * room.f_frsize >= SHARED and await self._do(self._writer.share):
+                self._reader = await self._opened.enter_async_context(_reading(self._path))
                 log.info("store.reopened_with_room", path=str(self._path))
 
 
-async def _connections(path: Path, undo: AsyncExitStack) -> tuple[Writer, aiosqlite.Connection | None]:
-    """The writing connection and the reading one; None where the disk has no room for what they would share."""
+async def _writer(path: Path, thread: ThreadPoolExecutor) -> Writer:
+    do = partial(asyncio.get_running_loop().run_in_executor, thread)
     try:
-        writer = await Writer.open(path)
+        return await do(Writer, path)
     except sqlite3.Error as exc:
         if kind_of(exc) not in NO_ROOM:
             raise
-        writer = await Writer.open(path, alone=True)
-        undo.push_async_callback(writer.close)
         log.warning("store.opened_without_room", path=str(path), why=kind_of(exc))
-        return writer, None
-    undo.push_async_callback(writer.close)
-    reader = await _reading(path)
-    undo.push_async_callback(reader.close)
-    return writer, reader
+    return await do(partial(Writer, path, alone=True))
 
 
-async def _reading(path: Path) -> aiosqlite.Connection:
+def _reading(path: Path) -> aiosqlite.Connection:
     uri = f"file:{quote(os.fsencode(path))}?mode=ro"
-    return await aiosqlite.connect(uri, uri=True, isolation_level=None)
+    return aiosqlite.connect(uri, uri=True, isolation_level=None)
 
 
 def _closed() -> StorageUnavailable:
@@ -220,20 +224,12 @@ def _answer(done: "asyncio.Future[Any]", result: object, error: Exception | None
         done.exception()
 
 
-def _prepare_folder(path: Path) -> None:
-    folder = path.parent
-    if not folder.exists():
-        folder.mkdir(mode=0o700, parents=True)
-    refuse_unfit(folder)
-
-
 def _make(path: Path) -> None:
     """Make an empty file for a new store; raises StartRefused."""
-    if path.exists():
-        return
     try:
-        os.close(open_own(path, os.O_CREAT | os.O_RDWR))
-        sync_folder(path.parent)
+        if not path.exists():
+            os.close(open_own(path, os.O_CREAT | os.O_RDWR))
+            sync_folder(path.parent)
     except OSError as exc:
         raise StartRefused(f"the store {path} cannot be made: {exc.strerror}") from None
 
@@ -260,12 +256,6 @@ def refuse_links(path: Path) -> None:
         except OSError as exc:
             as_root = " as root" if foreign else ""
             raise StartRefused(f"{file} cannot be opened{as_root}: {exc.strerror}") from None
-
-
-def _check_modes(path: Path) -> None:
-    for file in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
-        if file.exists():
-            _refuse_open_modes(file)
 
 
 def _refuse_open_modes(path: Path) -> None:

@@ -3,17 +3,15 @@
 A transaction is one job of that thread: its statements need no turn of the loop, and nobody's task comes between.
 """
 
-import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from broker.errors import StartRefused, StorageUnavailable
@@ -42,12 +40,8 @@ OWN_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.Interf
 """What a statement did wrong by itself; every other error is the store's, and ends the whole transaction."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How one piece of work ended."""
-
-    result: Any
-    error: Exception | None = None
+Ended = tuple[Any, Exception | None]
+"""The result of one piece of work, or its error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +51,16 @@ class Batch:
     each: Sequence[Ended]
     is_stored: bool
     seconds: float
+    changed: Sequence[str]
+    """The accounts that are told of."""
 
 
 class _Transaction:
-    """Statements on the writing connection; each is done when it is asked for."""
+    """Statements on the writing connection; each is done when it is asked for. There is one writer and one broker."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.changed: dict[str, None] = {}
 
     async def execute(self, sql: str, *values: object) -> int:
         cursor = self._connection.execute(sql, named(values))
@@ -78,115 +75,66 @@ class _Transaction:
         return self._connection.execute(sql, named(values)).fetchall()
 
     async def alone(self, what: str) -> None:
-        """There is one writer."""
+        pass
 
     async def beside(self, what: str) -> None:
-        """The same."""
+        pass
 
     async def tell(self, name: str) -> None:
-        """There is one broker."""
+        self.changed[name] = None
 
 
 class Writer:
-    """Does one transaction after another; `open()` makes it."""
+    """Does one transaction after another, in the thread that made it.
 
-    def __init__(self, thread: ThreadPoolExecutor, connection: sqlite3.Connection) -> None:
-        self._thread, self._connection = thread, connection
-        self._transaction = _Transaction(connection)
+    `alone`: without the shared memory beside the file, so that no other connection can read. Making one opens or
+    creates the file; raises sqlite3.Error, StartRefused.
+    """
 
-    @classmethod
-    async def open(cls, path: Path, *, alone: bool = False) -> Self:
-        """Open or create the file at `path`; raises sqlite3.Error, StartRefused.
+    def __init__(self, path: Path, *, alone: bool = False) -> None:
+        self._path, self.is_alone = path, alone
+        self._connection = _configured(path, alone)
 
-        `alone`: without the shared memory beside the file, so that no other connection can read.
-        """
-        thread = ThreadPoolExecutor(1, thread_name_prefix="store")
-        try:
-            return cls(
-                thread, await asyncio.get_running_loop().run_in_executor(thread, _configured, path, alone)
-            )
-        except BaseException:
-            thread.shutdown(wait=False)
-            raise
-
-    async def read(self, sql: str, values: Sequence[object]) -> list[Row]:
+    def read(self, sql: str, values: Sequence[object]) -> list[Row]:
         """Rows, where there is no other connection to read them; raises sqlite3.Error."""
-        return await self._do(lambda: self._connection.execute(sql, named(values)).fetchall())
+        return self._connection.execute(sql, named(values)).fetchall()
 
-    async def commit(self, works: Sequence[Work[Any]]) -> Batch:
+    def commit(self, works: Sequence[Work[Any]]) -> Batch:
         """Do them in one transaction; nothing is returned before it is durable, or wholly undone."""
-        return await self._do(lambda: self._commit(works))
-
-    async def truncate_log(self) -> bool:
-        """Whether nothing is left in the log that the file does not hold; False: somebody reads just now."""
-        return await self._do(self._truncate_log)
-
-    async def share(self, path: Path) -> bool:
-        """Reopen a file that was opened `alone`; False: there is no room for the shared memory yet."""
-        return await self._do(lambda: self._share(path))
-
-    async def close(self) -> None:
-        """Let go of the file once everything before is done."""
-        await self._do(self._connection.close)
-        self._thread.shutdown(wait=False)
-
-    async def _do(self, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, job)
-
-    def _share(self, path: Path) -> bool:
-        self._connection.close()
-        for alone in (False, True):
-            # Where neither opens, reads and writes fail until the next attempt.
-            with suppress(sqlite3.Error, StartRefused):
-                self._connection = _configured(path, alone)
-                self._transaction = _Transaction(self._connection)
-                return not alone
-        return False
-
-    def _commit(self, works: Sequence[Work[Any]]) -> Batch:
         began = time.perf_counter()
+        transaction = _Transaction(self._connection)
         try:
-            each = self._at_once(works)
+            each = self._run(transaction, works, apart=False)
         except sqlite3.Error as exc:
             failure = StorageUnavailable(f"the store cannot be written ({kind_of(exc)})", retry_after=1)
             failure.__cause__ = exc
-            return Batch([Ended(None, failure)] * len(works), False, time.perf_counter() - began)
+            return Batch([(None, failure)] * len(works), False, time.perf_counter() - began, ())
         finally:
             self._roll_back()
-        return Batch(each, True, time.perf_counter() - began)
+        return Batch(each, True, time.perf_counter() - began, tuple(transaction.changed))
 
-    def _at_once(self, works: Sequence[Work[Any]]) -> list[Ended]:
+    def _run(self, transaction: _Transaction, works: Sequence[Work[Any]], *, apart: bool) -> list[Ended]:
         """All of them together, or where one makes a mistake, anew with a savepoint around each."""
+        each: list[Ended] = []
         self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            each = [Ended(driven(work(self._transaction))) for work in works]
-        except Exception as exc:
-            if is_of_the_store(exc):
-                raise
-            self._roll_back()
-            return [Ended(None, exc)] if len(works) == 1 else self._one_by_one(works)
+        for work in works:
+            if apart:
+                self._connection.execute("SAVEPOINT work")
+            try:
+                each.append((driven(work(transaction)), None))
+            except Exception as exc:
+                if is_of_the_store(exc):
+                    raise
+                if not apart:
+                    self._roll_back()
+                    return [(None, exc)] if len(works) == 1 else self._run(transaction, works, apart=True)
+                # It is the caller's own error, and reaches the caller alone.
+                self._connection.execute("ROLLBACK TO work")
+                each.append((None, exc))
+            if apart:
+                self._connection.execute("RELEASE work")
         self._connection.execute("COMMIT")
         return each
-
-    def _one_by_one(self, works: Sequence[Work[Any]]) -> list[Ended]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        each = [self._apart(work) for work in works]
-        self._connection.execute("COMMIT")
-        return each
-
-    def _apart(self, work: Work[Any]) -> Ended:
-        self._connection.execute("SAVEPOINT work")
-        ended = Ended(None)
-        try:
-            ended = Ended(driven(work(self._transaction)))
-        except Exception as exc:
-            if is_of_the_store(exc):
-                raise
-            # It is the caller's own error, and reaches the caller alone.
-            self._connection.execute("ROLLBACK TO work")
-            ended = Ended(None, exc)
-        self._connection.execute("RELEASE work")
-        return ended
 
     def _roll_back(self) -> None:
         # SQLite has rolled back by itself after some errors (full disk); then there is nothing to undo.
@@ -194,7 +142,8 @@ class Writer:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
-    def _truncate_log(self) -> bool:
+    def truncate_log(self) -> bool:
+        """Whether nothing is left in the log that the file does not hold; False: somebody reads just now."""
         busy = True
         with suppress(sqlite3.Error):
             # Somebody else's long read must not hold up the writes behind this.
@@ -202,6 +151,19 @@ class Writer:
             [(busy, _, _)] = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._connection.execute(BUSY_TIMEOUT)
         return not busy
+
+    def share(self) -> bool:
+        """Reopen a file that was opened `alone`; False: there is no room for the shared memory yet."""
+        self._connection.close()
+        for alone in (False, True):
+            # Where neither opens, reads and writes fail until the next attempt.
+            with suppress(sqlite3.Error, StartRefused):
+                self._connection, self.is_alone = _configured(self._path, alone), alone
+                break
+        return not self.is_alone
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def driven(work: Awaitable[T]) -> T:
@@ -221,7 +183,7 @@ def is_of_the_store(exc: Exception) -> bool:
     return isinstance(exc, sqlite3.Error) and not isinstance(exc, OWN_MISTAKES)
 
 
-def named(values: Sequence[object]) -> dict[str, object]:
+def named(values: Sequence[object]) -> Mapping[str, object]:
     """The values of `$1`, `$2`: a mapping, because SQLite calls these *named* parameters."""
     return dict(zip(_names(len(values)), values, strict=True))
 

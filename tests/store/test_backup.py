@@ -124,13 +124,13 @@ def test_backup_leaves_room_for_renewals(small: Path) -> None:
 async def test_backup_is_refused_while_one_connection_holds_the_store(path: Path) -> None:
     """A copy without what the log holds would be older than it says."""
     path.parent.mkdir()
-    alone = await Writer.open(path, alone=True)
-    await alone.commit([lambda one: one.execute("CREATE TABLE late (id TEXT)")])
+    alone = Writer(path, alone=True)
+    alone.commit([lambda one: one.execute("CREATE TABLE late (id TEXT)")])
 
     with pytest.raises(StorageUnavailable, match=r"broker\.db is held by one connection"):
         async with SqliteBackup(path).copy(NOW):
             pytest.fail("it was made")
-    await alone.close()
+    alone.close()
 
 
 async def test_backup_never_passes_for_its_store(stores: Stores, path: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from broker.model import Status
 from broker.store import Stores
 from broker.store.account_queries import AccountQuery
-from broker.store.database import Dialect, Row, Transaction, Work
+from broker.store.database import Changes, Dialect, Row, Transaction, Work
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
 from tests.store.rows import plain_stores
@@ -34,6 +34,10 @@ class Recording:
     @property
     def dialect(self) -> Dialect:
         return self._database.dialect
+
+    @property
+    def changes(self) -> Changes:
+        return self._database.changes
 
     def starting(self) -> AbstractAsyncContextManager[None]:
         return self._database.starting()
