@@ -164,7 +164,7 @@ def _internal(context: Context, rooms: Rooms, dashboard: Dashboard, limits: Limi
     application.add_routes(routes_of(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts)))
     application.add_routes(routes_of(InstallApi(service=rooms.installs.service)))
     if rooms.plugin is not None:
-        application.add_routes(rooms.plugin.api.routes())
+        application.add_routes(routes_of(rooms.plugin.api))
     application.add_routes(health.routes())
     application.add_routes(dashboard.routes)
     application[HAS_BASES] = True
@@ -199,7 +199,7 @@ def _admin(
     application.add_routes(routes_of(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts)))
     application.add_routes(routes_of(InstallApi(service=rooms.installs.service)))
     if rooms.plugin is not None:
-        application.add_routes([*rooms.plugin.api.routes(), *rooms.plugin.api.operators()])
+        application.add_routes(routes_of(rooms.plugin.api, rooms.plugin.grants))
     application.add_routes(admin.routes())
     application.add_routes(dashboard.link_routes)
     for service in (rooms.keys.desk, rooms.backups, rooms.audit):
@@ -253,10 +253,10 @@ def _public(context: Context, rooms: Rooms, limits: Limits) -> web.Application:
             kept=installs.kept,
         )
         purposes[PLUGIN_PURPOSE] = consent.signed_in
-        application.add_routes([*consent.routes(), *plugin.kit.routes()])
+        application.add_routes(routes_of(consent, plugin.kit))
     if installs.login is not None:
         login = LoginRoutes(service=installs.login, pages=pages, purposes=purposes)
-        application.add_routes(login.routes())
+        application.add_routes(routes_of(login))
     _describe(application, context, "For browsers and Kit", settings.server.public_url)
     return application
 

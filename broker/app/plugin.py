@@ -13,7 +13,7 @@ from broker.http.peers import UnknownUserLimits
 from broker.plugin.clients import Clients
 from broker.plugin.consent import ConnectCodes, ConsentService
 from broker.plugin.consent_routes import ConsentRoutes
-from broker.plugin.routes import ClientRoutes, PluginApi
+from broker.plugin.routes import ClientRoutes, GrantRoutes, PluginApi
 from broker.plugin.service import GrantService
 
 
@@ -26,6 +26,7 @@ class PluginRoom:
     users: RememberedUsers
     kit: ClientRoutes
     api: PluginApi
+    grants: GrantRoutes
 
 
 def build_plugin(
@@ -61,6 +62,7 @@ def build_plugin(
         users=RememberedUsers(store=store, clock=clock),
         kit=ClientRoutes(service=service, clients=clients, issuer=issuer),
         api=PluginApi(service=service, connect_codes=connect_codes, clients=clients, issuer=issuer),
+        grants=GrantRoutes(service=service),
     )
 
 

@@ -16,6 +16,7 @@ from broker.config.settings import LoginSettings
 from broker.errors import StorageUnavailable
 from broker.http.browser import Kept, KeptRequests
 from broker.http.edge import REQUEST_ID
+from broker.http.operations import TEXT, WRONG, own_shape, redirect
 from broker.http.pages import Page, Pages
 from broker.model import Secret
 from broker.store.installs import InstallStore
@@ -123,9 +124,22 @@ class LoginRoutes:
     def __init__(self, *, service: LoginService, pages: Pages, purposes: Mapping[str, Continue]) -> None:
         self._service, self._pages, self._purposes = service, pages, purposes
 
-    def routes(self) -> list[web.RouteDef]:
-        return [web.get("/login/complete", self.complete, allow_head=False)]
-
+    @own_shape(
+        "GET",
+        "/login/complete",
+        "Where the company's app sends the person back",
+        {
+            **redirect("On to the provider", "302"),
+            **redirect("Back to where the person came from"),
+            **WRONG,
+        },
+        query={
+            "login_challenge": ("As it was given", TEXT),
+            "login_response": ("A JWT that says who it is", TEXT),
+            "login_error": ("The person said no", TEXT),
+        },
+        has_head=False,
+    )
     async def complete(self, request: web.Request) -> web.StreamResponse:
         try:
             parameters = oauth.known_parameters(request.rel_url.raw_query_string, PARAMETERS)

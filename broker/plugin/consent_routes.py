@@ -10,6 +10,7 @@ from broker.callers.login import LoginService, SignedIn
 from broker.errors import AuditUnavailable, InvalidRequest, StorageUnavailable
 from broker.http.browser import BrowserCookie, KeptRequests, is_elsewhere, moved
 from broker.http.edge import CLIENT, REQUEST_ID, read_body
+from broker.http.operations import TEXT, WRONG, answers_page, form, own_shape, redirect
 from broker.http.pages import Page, Pages
 from broker.http.peers import site_of
 from broker.model import PluginConsent, Secret
@@ -93,12 +94,22 @@ class ConsentRoutes:
         self._goes_on_to = goes_on_to
         """Addresses to which an install goes on from here without another click."""
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/plugin/authorize", self.authorize, allow_head=False),
-            web.post("/plugin/authorize", self.decide),
-        ]
-
+    @own_shape(
+        "GET",
+        "/plugin/authorize",
+        "A client asks a person for access",
+        {
+            **answers_page("The question", "200"),
+            **redirect("To sign in, or back with an error"),
+            **redirect("To the public address: it was asked for by another name", "302"),
+            **WRONG,
+        },
+        query=dict.fromkeys(
+            ("response_type", "client_id", "redirect_uri", "scope", "state", "code_challenge"),
+            ("RFC 6749, 4.1.1", TEXT),
+        ),
+        has_head=False,
+    )
     async def authorize(self, request: web.Request) -> web.StreamResponse:
         """A client asks, or a person who has signed in comes back to the question."""
         if "consent" in request.query and "client_id" not in request.query:
@@ -122,12 +133,33 @@ class ConsentRoutes:
         handle = await self._service.begin(ask, self._cookie.read_or_new(request), person.subject)
         return _redirect(f"/plugin/authorize?consent={handle.reveal()}")
 
+    @own_shape(
+        "POST",
+        "/plugin/authorize",
+        "The person's answer",
+        {
+            **answers_page("The question again", "200", "403", "413"),
+            **redirect("Back to the client"),
+            **WRONG,
+        },
+        body=form(
+            {
+                "type": "object",
+                "properties": {
+                    "consent": TEXT,
+                    "connect_code": TEXT,
+                    "decision": {"type": "string", "enum": ["allow", "deny"]},
+                },
+                "required": ["consent", "decision"],
+            }
+        ),
+    )
     async def decide(self, request: web.Request) -> web.StreamResponse:
         """Allow or Deny was pressed."""
         if request.headers.get("Origin", self._origin) != self._origin:
             return self._pages.message(FOREIGN, request_id=request[REQUEST_ID])
-        form = _form(await read_body(request))
-        handle, decision = form.get("consent", ""), form.get("decision")
+        fields = _form(await read_body(request))
+        handle, decision = fields.get("consent", ""), fields.get("decision")
         if decision not in ("allow", "deny"):
             return await self._question(request, handle, None)
         try:
@@ -135,7 +167,7 @@ class ConsentRoutes:
                 browser = self._cookie.read(request)
                 consent = await self._service.look(Secret(handle), browser, request.cookies)
                 await self._service.store(consent, site_of(request.get(CLIENT)))
-                return await self._decided(request, consent, form)
+                return await self._decided(request, consent, fields)
         except ConsentGone as exc:
             return self._pages.message(gone_page(exc.why), request_id=request[REQUEST_ID])
         except WrongConnectCode:
@@ -143,13 +175,13 @@ class ConsentRoutes:
             return await self._question(request, handle, problem)
 
     async def _decided(
-        self, request: web.Request, consent: PluginConsent, form: dict[str, str]
+        self, request: web.Request, consent: PluginConsent, fields: dict[str, str]
     ) -> web.StreamResponse:
         request_id = request[REQUEST_ID]
         try:
-            if form["decision"] == "deny":
+            if fields["decision"] == "deny":
                 return _redirect(await self._service.deny(consent, request_id=request_id))
-            allowed = await self._service.allow(consent, form.get("connect_code"), request_id=request_id)
+            allowed = await self._service.allow(consent, fields.get("connect_code"), request_id=request_id)
         except (StorageUnavailable, AuditUnavailable):
             failed = Bounce(consent.redirect_uri, consent.state, "temporarily_unavailable")
             return _redirect(failed.location(self._service.issuer))

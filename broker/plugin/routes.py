@@ -7,9 +7,21 @@ from aiohttp import web
 
 from broker.config.settings import PluginClient
 from broker.errors import BrokerError, InvalidRequest
-from broker.http.bodies import plugin_grant_json, rfc3339
+from broker.http.bodies import answers_shape, plugin_grant_json, rfc3339
 from broker.http.edge import CALLER, REQUEST_ID, answer, check_query, query_number, read_body, read_object
-from broker.model import Secret
+from broker.http.operations import (
+    LIMIT,
+    MOMENT,
+    TEXT,
+    Operation,
+    answers_json,
+    form_or_json,
+    json_body,
+    own_shape,
+    record,
+    ref,
+)
+from broker.model import Permission, Secret
 from broker.plugin.clients import Asked, Clients, Credentials, Refused, read_asked, read_credentials
 from broker.plugin.consent import ConnectCodes
 from broker.plugin.service import Active, GrantService, Issued
@@ -19,7 +31,19 @@ MACHINES = frozenset({"/plugin/token", "/plugin/refresh", "/plugin/revoke"})
 """Where programs ask, so that errors are JSON there."""
 REALM = 'Basic realm="token-broker", charset="UTF-8"'
 NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-PAGE, MOST = 100, 1000
+PAGE = 100
+CREDENTIALS = {"client_id": TEXT, "client_secret": TEXT}
+REFUSED = {
+    status: answers_json("Refused", ref("OAuthError"), {"error": error, "error_description": "Why."})["200"]
+    for status, error in (
+        ("400", "invalid_grant"),
+        ("401", "invalid_client"),
+        ("413", "invalid_request"),
+        ("500", "server_error"),
+        ("503", "temporarily_unavailable"),
+    )
+}
+"""RFC 6749, 5.2."""
 
 
 def metadata(issuer: str, clients: Iterable[PluginClient]) -> dict[str, Any]:
@@ -42,20 +66,39 @@ def metadata(issuer: str, clients: Iterable[PluginClient]) -> dict[str, Any]:
     return {**document, "scopes_supported": scopes} if scopes else document
 
 
+def _token(path: str) -> Operation:
+    properties = ("code", "redirect_uri", "code_verifier", "refresh_token", "scope", *CREDENTIALS)
+    kinds = {"type": "string", "enum": ["authorization_code", "refresh_token"]}
+    return own_shape(
+        "POST",
+        path,
+        "A code or a refresh token becomes tokens",
+        {**answers_shape("The tokens", "Issued"), **REFUSED},
+        body=form_or_json(
+            {
+                "type": "object",
+                "properties": {"grant_type": kinds, **dict.fromkeys(properties, TEXT)},
+                "required": ["grant_type"],
+            },
+            {
+                "grant_type": "authorization_code",
+                "code": "tbc_example",
+                "redirect_uri": "https://app.kit.com/apps",
+                "client_id": "kit-plugin",
+                "client_secret": "…",
+            },
+        ),
+    )
+
+
 class ClientRoutes:
     """What Kit's own machines ask: tokens, and to revoke them."""
 
     def __init__(self, *, service: GrantService, clients: Clients, issuer: str) -> None:
         self._service, self._clients, self._issuer = service, clients, issuer
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/plugin/token", self.token),
-            web.post("/plugin/refresh", self.token),
-            web.post("/plugin/revoke", self.revoke),
-            web.get("/.well-known/oauth-authorization-server", self.metadata),
-        ]
-
+    @_token("/plugin/token")
+    @_token("/plugin/refresh")
     async def token(self, request: web.Request) -> web.StreamResponse:
         """Both grants, at either address."""
         try:
@@ -72,6 +115,16 @@ class ClientRoutes:
         except Refused as exc:
             return refused(exc)
 
+    @own_shape(
+        "POST",
+        "/plugin/revoke",
+        "End a grant by one of its tokens (RFC 7009)",
+        {**answers_json("It is worth nothing now", {"type": "object"}, {}), **REFUSED},
+        body=form_or_json(
+            {"type": "object", "properties": {"token": TEXT, **CREDENTIALS}, "required": ["token"]},
+            {"token": "tbr_example", "client_id": "kit-plugin", "client_secret": "…"},
+        ),
+    )
     async def revoke(self, request: web.Request) -> web.StreamResponse:
         """RFC 7009; unknown tokens are answered alike."""
         try:
@@ -82,6 +135,12 @@ class ClientRoutes:
             return refused(exc)
         return answer({}, headers=NOT_STORED)
 
+    @own_shape(
+        "GET",
+        "/.well-known/oauth-authorization-server",
+        "What the server says of itself (RFC 8414)",
+        answers_json("The metadata", {"type": "object"}, {"issuer": "https://broker.example.com"}),
+    )
     async def metadata(self, _: web.Request) -> web.StreamResponse:
         return answer(metadata(self._issuer, self._clients.all()))
 
@@ -120,19 +179,21 @@ class PluginApi:
         self._service, self._connect_codes, self._clients = service, connect_codes, clients
         self._issuer = issuer
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/plugin/introspect", self.introspect),
-            web.post("/plugin/connect-codes", self.connect_code),
-        ]
-
-    def operators(self) -> list[web.RouteDef]:
-        """What only the admin socket answers."""
-        return [
-            web.get("/plugin/grants", self.grants),
-            web.delete("/plugin/grants/{grant}", self.end),
-        ]
-
+    @Operation(
+        "POST",
+        "/plugin/introspect",
+        "Whose access token it is (RFC 7662)",
+        answers_shape("Who, or that it is not active", "Introspection"),
+        permission=Permission.PLUGIN,
+        body=form_or_json(
+            {
+                "type": "object",
+                "properties": {"token": {"type": "string", "pattern": "^[ -~]{1,4096}$"}},
+                "required": ["token"],
+            },
+            {"token": "tbp_example"},
+        ),
+    )
     async def introspect(self, request: web.Request) -> web.StreamResponse:
         try:
             token = read_asked(await read_body(request), request.query).secret("token")
@@ -141,29 +202,28 @@ class PluginApi:
         active = await self._service.introspect(request[CALLER], token, request_id=request[REQUEST_ID])
         return answer({"active": False} if active is None else self._active(active))
 
+    @Operation(
+        "POST",
+        "/plugin/connect-codes",
+        "A code with which a person says who they are",
+        answers_json(
+            "The code, for ten minutes",
+            record({"connect_code": TEXT, "expires_at": MOMENT}),
+            {"connect_code": "7Q2M-0XKA-9DTR", "expires_at": "2026-11-20T10:25:00Z"},
+            status="201",
+        ),
+        permission=Permission.PLUGIN,
+        body=json_body(
+            record({"subject": {**TEXT, "minLength": 1, "maxLength": 255, "description": "Printable"}}),
+            {"subject": "user-42"},
+        ),
+    )
     async def connect_code(self, request: web.Request) -> web.StreamResponse:
-        body = await read_object(request, allowed={"subject": str})
+        body = await read_object(request)
         code, expires_at = await self._connect_codes.create(
             request[CALLER], body.get("subject", ""), request_id=request[REQUEST_ID]
         )
         return answer({"connect_code": code.reveal(), "expires_at": rfc3339(expires_at)}, status=201)
-
-    async def grants(self, request: web.Request) -> web.StreamResponse:
-        check_query(request, "subject", "cursor", "limit")
-        limit = int(query_number(request, "limit", most=MOST, least=1) or PAGE)
-        found = await self._service.grants(
-            request[CALLER],
-            subject=request.query.get("subject"),
-            after=request.query.get("cursor", ""),
-            limit=limit,
-            request_id=request[REQUEST_ID],
-        )
-        cursor = found[-1].id if len(found) == limit else None
-        return answer({"grants": [plugin_grant_json(grant) for grant in found], "next_cursor": cursor})
-
-    async def end(self, request: web.Request) -> web.StreamResponse:
-        await self._service.end(request[CALLER], request.match_info["grant"], request_id=request[REQUEST_ID])
-        return web.Response(status=204)
 
     def _active(self, active: Active) -> dict[str, object]:
         """RFC 7662 2.2."""
@@ -178,6 +238,37 @@ class PluginApi:
             "sub": active.grant.subject,
             "iss": self._issuer,
         }
+
+
+class GrantRoutes:
+    """The grants that people gave to clients, on the admin socket."""
+
+    def __init__(self, *, service: GrantService) -> None:
+        self._service = service
+
+    @Operation(
+        "GET",
+        "/plugin/grants",
+        permission=Permission.PLUGIN,
+        query={"subject": ("", TEXT), "cursor": ("", TEXT), "limit": ("", LIMIT)},
+    )
+    async def grants(self, request: web.Request) -> web.StreamResponse:
+        check_query(request)
+        limit = query_number(request, "limit") or PAGE
+        found = await self._service.grants(
+            request[CALLER],
+            subject=request.query.get("subject"),
+            after=request.query.get("cursor", ""),
+            limit=limit,
+            request_id=request[REQUEST_ID],
+        )
+        cursor = found[-1].id if len(found) == limit else None
+        return answer({"grants": [plugin_grant_json(grant) for grant in found], "next_cursor": cursor})
+
+    @Operation("DELETE", "/plugin/grants/{grant}", permission=Permission.PLUGIN)
+    async def end(self, request: web.Request) -> web.StreamResponse:
+        await self._service.end(request[CALLER], request.match_info["grant"], request_id=request[REQUEST_ID])
+        return web.Response(status=204)
 
 
 def refused(error: Refused) -> web.Response:

@@ -8,7 +8,6 @@ from broker.http.openapi.parts import (
     Operation,
     answers_json,
     form,
-    form_or_json,
     page,
     path_parameter,
     query,
@@ -19,140 +18,6 @@ from broker.http.openapi.parts import (
 
 own_shape = partial(Operation, speaks_problems=False)
 """An operation that tells its errors on a page or in OAuth's way."""
-PROVIDER = path_parameter("provider", "As the configuration calls it", ref("Provider"), "kit")
-WRONG = page("What is wrong, in words", "400", "404", "409", "410", "429", "500", "502", "503")
-MOVED = redirect("To the public address: it was asked for by another name", "302")
-BACK = redirect("Back to where the person came from", "303")
-INSTALLS = (
-    own_shape(
-        "GET",
-        "/login/complete",
-        "Where the company's app sends the person back",
-        "installs",
-        {**redirect("On to the provider", "302"), **BACK, **WRONG},
-        (
-            query("login_challenge", "As it was given", TEXT),
-            query("login_response", "A JWT that says who it is", TEXT),
-            query("login_error", "The person said no", TEXT),
-        ),
-    ),
-)
-
-
-def _oauth_answer(description: str, schema: JSON, example: JSON) -> dict[str, JSON]:
-    """RFC 6749, 5.1 and 5.2."""
-    answers = answers_json(description, schema, example)
-    for status, error in REFUSALS.items():
-        refused = {"error": error, "error_description": "Why."}
-        answers |= answers_json("Refused", ref("OAuthError"), refused, status=status)
-    return answers
-
-
-REFUSALS = {
-    "400": "invalid_grant",
-    "401": "invalid_client",
-    "413": "invalid_request",
-    "500": "server_error",
-    "503": "temporarily_unavailable",
-}
-CREDENTIALS: JSON = {"client_id": TEXT, "client_secret": TEXT}
-GRANT: JSON = {
-    "type": "object",
-    "properties": {
-        "grant_type": {"type": "string", "enum": ["authorization_code", "refresh_token"]},
-        "code": TEXT,
-        "redirect_uri": TEXT,
-        "code_verifier": TEXT,
-        "refresh_token": TEXT,
-        "scope": TEXT,
-        **CREDENTIALS,
-    },
-    "required": ["grant_type"],
-}
-GRANT_EXAMPLE: JSON = {
-    "grant_type": "authorization_code",
-    "code": "tbc_example",
-    "redirect_uri": "https://app.kit.com/apps",
-    "client_id": "kit-plugin",
-    "client_secret": "…",
-}
-ISSUED_EXAMPLE: JSON = {
-    "access_token": "tbp_example",
-    "token_type": "Bearer",
-    "expires_in": 172800,
-    "refresh_token": "tbr_example",
-    "created_at": 1800000000,
-    "scope": "",
-}
-
-
-def _token(path: str) -> Operation:
-    return own_shape(
-        "POST",
-        path,
-        "A code or a refresh token becomes tokens",
-        "plugin",
-        _oauth_answer("The tokens", ref("Issued"), ISSUED_EXAMPLE),
-        body=form_or_json(GRANT, GRANT_EXAMPLE),
-    )
-
-
-PLUGIN = (
-    own_shape(
-        "GET",
-        "/plugin/authorize",
-        "A client asks a person for access",
-        "plugin",
-        {
-            **page("The question", "200"),
-            **redirect("To sign in, or back with an error", "303"),
-            **MOVED,
-            **WRONG,
-        },
-        tuple(
-            query(name, "RFC 6749, 4.1.1", TEXT)
-            for name in ("response_type", "client_id", "redirect_uri", "scope", "state", "code_challenge")
-        ),
-    ),
-    own_shape(
-        "POST",
-        "/plugin/authorize",
-        "The person's answer",
-        "plugin",
-        {**page("The question again", "200", "403", "413"), **redirect("Back to the client", "303"), **WRONG},
-        body=form(
-            {
-                "type": "object",
-                "properties": {
-                    "consent": TEXT,
-                    "connect_code": TEXT,
-                    "decision": {"type": "string", "enum": ["allow", "deny"]},
-                },
-                "required": ["consent", "decision"],
-            }
-        ),
-    ),
-    _token("/plugin/token"),
-    _token("/plugin/refresh"),
-    own_shape(
-        "POST",
-        "/plugin/revoke",
-        "End a grant by one of its tokens (RFC 7009)",
-        "plugin",
-        _oauth_answer("It is worth nothing now", {"type": "object"}, {}),
-        body=form_or_json(
-            {"type": "object", "properties": {"token": TEXT, **CREDENTIALS}, "required": ["token"]},
-            {"token": "tbr_example", "client_id": "kit-plugin", "client_secret": "…"},
-        ),
-    ),
-    own_shape(
-        "GET",
-        "/.well-known/oauth-authorization-server",
-        "What the server says of itself (RFC 8414)",
-        "plugin",
-        answers_json("The metadata", {"type": "object"}, {"issuer": "https://broker.example.com"}),
-    ),
-)
 SIGNED_OUT = page("What is wrong, or how to sign in", "400", "403", "404", "409", "500", "502", "503")
 OWN_FORM = form(record({"form": {**TEXT, "description": "From the page itself"}}))
 LISTING = (
@@ -245,7 +110,7 @@ DASHBOARD = (
         "Close a breaker",
         "dashboard",
         {**redirect("Back to the providers", "303"), **page("Too large", "413"), **SIGNED_OUT},
-        (PROVIDER,),
+        (path_parameter("provider", "As the configuration calls it", ref("Provider"), "kit"),),
         OWN_FORM,
     ),
     _page("/dashboard/callers", "The services, their rights and last use"),
@@ -275,7 +140,7 @@ ITSELF = (
         page("The page", "200"),
     ),
 )
-PUBLIC_OPERATIONS = (*INSTALLS, *PLUGIN, *HEALTH, *DASHBOARD, *ITSELF)
+PUBLIC_OPERATIONS = (*HEALTH, *DASHBOARD, *ITSELF)
 
 
 def static_file(path: str) -> Operation:

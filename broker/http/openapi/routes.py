@@ -10,16 +10,13 @@ from aiohttp import web
 
 from broker import __version__
 from broker.http.edge import REQUEST_ID, answer
-from broker.http.openapi.caller_operations import CALLER_OPERATIONS
 from broker.http.openapi.parts import JSON, KINDS, SCHEMAS, Operation, path_parameter, problem_example, ref
 from broker.http.openapi.public_operations import ACTIONS, PUBLIC_OPERATIONS, static_file
 from broker.http.operations import Operation as Declared
 from broker.http.operations import operation_of, public
 from broker.http.pages import Pages
 
-DESCRIBED: Mapping[tuple[str, str], Operation] = {
-    (one.method, one.path): one for one in (*CALLER_OPERATIONS, *PUBLIC_OPERATIONS)
-}
+DESCRIBED: Mapping[tuple[str, str], Operation] = {(one.method, one.path): one for one in PUBLIC_OPERATIONS}
 TAGS = {
     "": "dashboard",
     ".well-known": "plugin",
