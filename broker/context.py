@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from broker.audit.audit import Audit
+from broker.audit.lines import KeyOf
 from broker.callers.authorization import Authorizer
 from broker.clock import Clock, SteadyClock
 from broker.config.settings import Settings
@@ -17,6 +18,11 @@ from broker.providers.registry import Providers
 from broker.store import Stores
 from broker.store.health import StoreHealth
 from broker.store.incarnation import Ownership
+
+
+def audit_key(keyring: Keyring) -> KeyOf:
+    """Return what derives the key of each chain of this store's audit."""
+    return lambda chain: keyring.derive("audit chain", chain.encode())
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import structlog
 
 from broker.admin.routes import operator
 from broker.app import Broker
-from broker.app.dashboard import typed
+from broker.app.listeners import typed
 from broker.config.settings import Settings, UnixListen
 from broker.errors import BrokerError, NotFound
 from broker.model import Permission, Secret
@@ -29,7 +29,7 @@ async def show_demo(broker: Broker, settings: Settings) -> None:
             await _connect(broker, provider)
         key = await _new_key(broker)
         links = [await _install_link(broker, provider) for provider in ("kit", "kustomer")]
-        way_in = await broker.listeners.dashboard.sessions.new_link(WHO)
+        way_in = await broker.sessions.new_link(WHO)
     except (BrokerError, OSError, visitor.LostError) as exc:
         log.error("demo.failed", error=type(exc).__name__, why=str(exc)[:200])
         return
@@ -38,7 +38,7 @@ async def show_demo(broker: Broker, settings: Settings) -> None:
 
 
 async def _connect(broker: Broker, provider: str) -> None:
-    account = await broker.base.stores.accounts.get(f"demo-{provider}")
+    account = await broker.context.stores.accounts.get(f"demo-{provider}")
     if account is not None and account.removed_at is None and not account.dead:
         return
     url, _ = await broker.installs.service.create(

@@ -137,7 +137,7 @@ class Service:
         background = asyncio.create_task(broker.background.run(), name="background")
         recovery = asyncio.create_task(broker.tokens.recovery.renew(broker.left_open), name="recovery")
         alerts = asyncio.create_task(broker.alerts.run(), name="alerts")
-        broker.base.health.starting = False
+        broker.context.health.starting = False
         self._notifier.ready(READY)
         log.info("broker.started", left_open=len(broker.left_open))
         demo = asyncio.create_task(show_demo(broker, self._settings), name="demo")

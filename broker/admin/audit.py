@@ -4,10 +4,8 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from broker.audit.audit import Audit
-from broker.audit.lines import KeyOf
 from broker.audit.verify import Report, Verifier, read_files, read_stream
-from broker.callers.authorization import Authorizer
+from broker.context import Context, audit_key
 from broker.errors import Conflict
 from broker.http.edge import CALLER, REQUEST_ID, answer, query_number
 from broker.model import Caller, Permission
@@ -22,8 +20,8 @@ BLOCK = 64 * 1024
 class AuditService:
     """The audit of a running broker, as operators verify it."""
 
-    def __init__(self, *, audit: Audit, key_of: KeyOf, authorizer: Authorizer) -> None:
-        self._audit, self._key_of, self._authorizer = audit, key_of, authorizer
+    def __init__(self, context: Context) -> None:
+        self._context, self._key_of = context, audit_key(context.keyring)
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/audit/verify", self._verify_files), web.post("/audit/verify", self._verify_lines)]
@@ -31,7 +29,7 @@ class AuditService:
     async def own_files(self, caller: Caller, *, request_id: str) -> Report:
         """Verify the broker's own files, up to the line that was written last; raises Conflict."""
         await self._require(caller, request_id)
-        files, head = await self._audit.snapshot()
+        files, head = await self._context.audit.snapshot()
         if not files:
             raise Conflict(IN_THE_JOURNAL)
         verifier = Verifier(self._key_of)
@@ -49,7 +47,7 @@ class AuditService:
     ) -> Report:
         """Verify lines that come from elsewhere; `part`: neither their beginning nor their end is the audit's."""
         await self._require(caller, request_id)
-        head = None if part else self._audit.settled_head
+        head = None if part else self._context.audit.settled_head
         verifier = Verifier(self._key_of, whole=False, mixed=True)
         await read_stream(verifier, blocks)
         return verifier.finish([] if head is None else [head])
@@ -69,6 +67,6 @@ class AuditService:
         return answer(report.json())
 
     async def _require(self, caller: Caller, request_id: str) -> None:
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="audit.verify", reads=True
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,10 @@ from aiohttp import web
 
 from broker.admin.checks import Check
 from broker.audit.lines import Times
+from broker.audit.sinks import old_files
+from broker.audit.verify import last_generations
 from broker.config.settings import Rotation
-from broker.context import Context
+from broker.context import Context, audit_key
 from broker.errors import InvalidRequest, StorageUnavailable
 from broker.http.edge import CALLER, REQUEST_ID
 from broker.model import Account, Caller, Permission
@@ -92,12 +94,8 @@ class Adopted:
 class Adoption:
     """The copied-store rule (R13), from start to adoption."""
 
-    def __init__(
-        self, context: Context, *, permit: Permit, handed_out: Callable[[str], Awaitable[Mapping[str, int]]]
-    ) -> None:
+    def __init__(self, context: Context, permit: Permit) -> None:
         self._context, self._permit = context, permit
-        self._handed_out = handed_out
-        """The generations that the audit has seen since a moment, by account."""
         self._is_behind = False
 
     async def begin(self) -> None:
@@ -134,7 +132,7 @@ class Adoption:
         adopted = _parsed(await self._context.stores.keys.meta(ADOPTED))
         after = "" if adopted is None else Times().text(adopted.at)
         try:
-            handed_out = await self._handed_out(after)
+            handed_out = await self._generations_in_audit(after)
         except OSError as exc:
             # What cannot be read proves nothing.
             log.warning("audit.not_read_back", why=exc.strerror)
@@ -149,6 +147,18 @@ class Adoption:
                 log.error("store.behind_audit", account=name, store=account.generation, audit=generation)
                 return True
         return False
+
+    async def _generations_in_audit(self, after: str) -> Mapping[str, int]:
+        """Return the last generation of each account that the audit has seen since a moment."""
+        path = self._context.settings.audit.path
+        # Brokers on one database have audits of their own, and a failover may have taken the last renewals.
+        if path is None or self._context.is_shared or not path.is_file():
+            return {}
+        files, key = (
+            [path, *(old.path for old in reversed(old_files(path)))],
+            audit_key(self._context.keyring),
+        )
+        return await asyncio.to_thread(last_generations, files, key, after=after)
 
     async def adopt(self, caller: Caller, *, request_id: str) -> list[str] | None:
         """Renew from this store from now on; the accounts that probably need their person again.

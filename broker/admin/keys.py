@@ -6,16 +6,14 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from broker.callers.authorization import Authorizer
-from broker.clock import Clock
+from broker.context import Context
 from broker.encryption.keyring import Purpose, WrappedKey
 from broker.errors import Conflict, NotFound
 from broker.http.bodies import rfc3339
 from broker.http.edge import CALLER, REQUEST_ID, answer, check_query, read_object
-from broker.keys.rewrap import ByKey, Census, Rewrapper, Step
-from broker.keys.ring import StoredKeyring
+from broker.keys.rewrap import ByKey, Census, Elsewhere, Rewrapper, Step
 from broker.model import Caller, Permission
-from broker.store.keys import UNKNOWN, KeyStore
+from broker.store.keys import UNKNOWN
 
 RETIRED_FOR = 400 * 86400.0
 
@@ -25,18 +23,11 @@ log = structlog.get_logger()
 class KeyService:
     """The data keys as operators see and change them; never a key itself."""
 
-    def __init__(
-        self,
-        *,
-        store: KeyStore,
-        ring: StoredKeyring,
-        census: Census,
-        rewrapper: Rewrapper,
-        authorizer: Authorizer,
-        clock: Clock,
-    ) -> None:
-        self._store, self._ring, self._census, self._rewrapper = store, ring, census, rewrapper
-        self._authorizer, self._clock = authorizer, clock
+    def __init__(self, context: Context, elsewhere: Elsewhere) -> None:
+        """`elsewhere` lists the encrypted records that are not in the store: in the spool and in memory."""
+        self._context, records = context, context.stores.records
+        self.census = Census(records=records, elsewhere=elsewhere, keyring=context.keyring)
+        self._rewrapper = Rewrapper(records=records, keyring=context.keyring, clock=context.clock)
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -48,32 +39,32 @@ class KeyService:
 
     async def keys(self, caller: Caller, *, request_id: str) -> list[dict[str, Any]]:
         """All keys and how much is sealed with each, never a key itself."""
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="keys.list", reads=True
         )
-        counts = await self._census.take()
-        return [key_json(key, counts) for key in await self._store.keys()]
+        counts = await self.census.take()
+        return [key_json(key, counts) for key in await self._context.stores.keys.keys()]
 
     async def new(self, caller: Caller, *, request_id: str) -> dict[str, Any]:
         """A new data key; everything is sealed with it from now on."""
-        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
-        key = await self._ring.add_key()
-        await self._authorizer.note(caller, "keys.new", None, key.kid, request_id=request_id)
+        await self._context.authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
+        key = await self._context.ring.add_key()
+        await self._context.authorizer.note(caller, "keys.new", None, key.kid, request_id=request_id)
         return key_json(key, {})
 
     async def rewrap(self, caller: Caller, cursor: str | None, *, request_id: str) -> Step:
         """Seal some more of what lies under older keys with the active one."""
-        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
+        await self._context.authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         step = await self._rewrapper.step(cursor)
-        await self._authorizer.note(
+        await self._context.authorizer.note(
             caller, "keys.rewrap", None, f"{step.reencrypted} sealed anew", request_id=request_id
         )
         return step
 
     async def drop(self, caller: Caller, kid: str, *, request_id: str) -> dict[str, Any]:
         """Retire a data key with which nothing is sealed any more; raises NotFound, Conflict."""
-        await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
-        key = next((one for one in await self._store.keys() if one.kid == kid), None)
+        await self._context.authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
+        key = next((one for one in await self._context.stores.keys.keys() if one.kid == kid), None)
         if key is None:
             raise NotFound(f"There is no key {kid[:32]!r}; `broker keys list` shows them.")
         if key.purpose is Purpose.INDEX:
@@ -84,17 +75,17 @@ class KeyService:
         if key.active:
             raise Conflict(f"key {kid} is the active one; `broker keys add` makes another first")
         # What is not active never becomes so, and nothing is stored under it: counted once, it stays empty.
-        counts = await self._census.take()
+        counts = await self.census.take()
         _require_unused(kid, counts)
-        if not await self._store.retire_key(kid, self._clock.now()):
+        if not await self._context.stores.keys.retire_key(kid, self._context.clock.now()):
             raise Conflict(f"key {kid} has changed meanwhile; look at `broker keys list`")
-        await self._authorizer.note(caller, "keys.drop", None, kid, request_id=request_id)
+        await self._context.authorizer.note(caller, "keys.drop", None, kid, request_id=request_id)
         log.warning("key.retired", kid=key.kid)
-        return next(key_json(one, counts) for one in await self._store.keys() if one.kid == kid)
+        return next(key_json(one, counts) for one in await self._context.stores.keys.keys() if one.kid == kid)
 
     async def forget_retired(self, now: float) -> None:
         """Forget keys that were dropped more than 400 days ago."""
-        await self._store.forget_retired_keys(now - RETIRED_FOR)
+        await self._context.stores.keys.forget_retired_keys(now - RETIRED_FOR)
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         check_query(request)

@@ -1,7 +1,7 @@
 """Providers, events and metrics, as operators see them, and the counts of accounts that they share."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,10 @@ from broker.config.settings import ProviderSettings
 from broker.context import Context
 from broker.errors import NotFound, no_provider
 from broker.http.bodies import rfc3339
+from broker.keys.rewrap import Census
 from broker.model import Caller, Event, Permission, Reason, Status
 from broker.providers.kit import INSTALL_PAGE, KIT
+from broker.single_flight import RecentResult
 from broker.store.accounts import AccountStore
 from broker.tokens.permit import Permit
 
@@ -90,26 +92,28 @@ class ProviderView:
 class Overview:
     """What is going on, across accounts."""
 
-    def __init__(
-        self,
-        context: Context,
-        *,
-        permit: Permit,
-        statistics: Callable[[], Awaitable[Statistics]],
-        rows_by_key: Callable[[], Awaitable[Mapping[str, int]]],
-    ) -> None:
+    def __init__(self, context: Context, permit: Permit, census: Census) -> None:
+        async def read() -> Statistics:
+            return await read_statistics(context.stores.accounts, context.steady.now())
+
         self._context, self._permit = context, permit
-        self._statistics, self._rows_by_key = statistics, rows_by_key
+        self._statistics = RecentResult(read, context.steady)
+        self._rows_by_key = RecentResult(census.totals, context.steady)
         sandbox = context.settings.sandbox
         self._kit = f"http://{sandbox.listen}/kit" if sandbox.enabled else KIT
         self._shown: set[tuple[str, Status]] = set()
         """Series that a scrape has seen: those stay, at nought."""
 
+    async def close(self) -> None:
+        """Cancel the queries that are under way."""
+        await self._statistics.close()
+        await self._rows_by_key.close()
+
     async def providers(self, caller: Caller, *, request_id: str) -> list[ProviderView]:
         await self._context.authorizer.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="providers.list", reads=True
         )
-        counts = (await self._statistics()).counts
+        counts = (await self._statistics.get()).counts
         return [self._view(name, counts) for name in sorted(self._context.providers)]
 
     async def resume(self, caller: Caller, name: str, *, request_id: str) -> ProviderView:
@@ -120,7 +124,7 @@ class Overview:
         self._permit.breaker(name).resume()
         self._context.metrics.provider_open.labels(name).set(0)
         await self._context.authorizer.note(caller, "providers.resume", None, name, request_id=request_id)
-        return self._view(name, (await self._statistics()).counts)
+        return self._view(name, (await self._statistics.get()).counts)
 
     async def events(
         self, caller: Caller, *, after: int | None, limit: int, account: str | None, request_id: str
@@ -139,13 +143,13 @@ class Overview:
             caller, Permission.ADMIN, None, request_id=request_id, action="accounts.expiries", reads=True
         )
         first = int(self._context.steady.now() // SPAN)
-        ends = (await self._statistics()).ends
+        ends = (await self._statistics.get()).ends
         return first * SPAN, [ends.get(span, 0) for span in range(first, first + count)]
 
     async def metrics_text(self) -> bytes:
         """All metrics; what is counted in the store is as old as `RecentResult` says."""
         now = self._context.steady.now()
-        statistics = await self._statistics()
+        statistics = await self._statistics.get()
         for provider, status in self._shown - set(statistics.counts):
             self._context.metrics.accounts.labels(provider, status).set(0)
         for (provider, status), count in statistics.counts.items():
@@ -160,13 +164,13 @@ class Overview:
         for name in self._context.providers:
             self._context.metrics.provider_open.labels(name)
         self._context.metrics.rows_by_key.clear()
-        for kid, count in (await self._rows_by_key()).items():
+        for kid, count in (await self._rows_by_key.get()).items():
             self._context.metrics.rows_by_key.labels(kid).set(count)
         return self._context.metrics.text()
 
     async def checks(self) -> list[Check]:
         """The breakers that are open, which somebody has to close."""
-        counts = (await self._statistics()).counts
+        counts = (await self._statistics.get()).counts
         views = (self._view(name, counts) for name in sorted(self._context.providers))
         return [
             Check(

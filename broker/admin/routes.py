@@ -1,7 +1,7 @@
 """The HTTP of operators: health and metrics on the internal listener, everything else on the admin socket."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from typing import Any
 
 from aiohttp import web
@@ -11,9 +11,8 @@ from broker.admin.checks import Check
 from broker.admin.copies import Adoption
 from broker.admin.overview import Overview
 from broker.alerts.routes import Streams
-from broker.callers.authorization import Authorizer
 from broker.callers.service import CallerService
-from broker.clock import Clock
+from broker.context import Context
 from broker.errors import InvalidRequest, Unauthenticated
 from broker.http.bodies import caller_json, event_json, rfc3339
 from broker.http.edge import (
@@ -29,7 +28,6 @@ from broker.http.edge import (
 from broker.http.operations import public
 from broker.http.peers import peer_uid
 from broker.model import Caller, Permission
-from broker.observe.health import Health
 
 EVENTS = 100
 RELOAD: web.AppKey[Callable[[], dict[str, Any]]] = web.AppKey("reload")
@@ -62,22 +60,19 @@ class HealthRoutes:
 
     def __init__(
         self,
+        context: Context,
         *,
-        health: Health,
         overview: Overview,
-        metrics_from: Sequence[IPv4Network | IPv6Network],
         authenticate: Callable[[web.Request], Awaitable[None]],
-        authorizer: Authorizer,
     ) -> None:
-        self._health, self._overview, self._authorizer = health, overview, authorizer
-        self._metrics_from, self._authenticate = metrics_from, authenticate
+        self._context, self._overview, self._authenticate = context, overview, authenticate
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get("/healthz", alive), web.get("/readyz", self.ready), web.get("/metrics", self.metrics)]
 
     @public
     async def ready(self, _: web.Request) -> web.StreamResponse:
-        health = self._health
+        health = self._context.health
         if health.starting or health.stopping:
             return answer(
                 {"status": "starting" if health.starting else "stopping", "problems": []}, status=503
@@ -89,7 +84,7 @@ class HealthRoutes:
         """Open to `metrics_from`; anybody else needs permission `admin`."""
         if not self._is_known_address(request.get(CLIENT)):
             await self._authenticate(request)
-            await self._authorizer.require(
+            await self._context.authorizer.require(
                 request[CALLER],
                 Permission.ADMIN,
                 None,
@@ -101,7 +96,9 @@ class HealthRoutes:
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     def _is_known_address(self, client: str | None) -> bool:
-        return client is not None and any(ip_address(client) in network for network in self._metrics_from)
+        return client is not None and any(
+            ip_address(client) in network for network in self._context.settings.server.metrics_from
+        )
 
 
 class AdminRoutes:
@@ -109,19 +106,17 @@ class AdminRoutes:
 
     def __init__(
         self,
+        context: Context,
         *,
         callers: CallerService,
         overview: Overview,
         adoption: Adoption,
         check: Callable[[], Awaitable[list[Check]]],
-        authorizer: Authorizer,
         streams: Streams,
-        clock: Clock,
     ) -> None:
-        self._streams = streams
+        self._context, self._check, self._streams = context, check, streams
         self._callers, self._overview, self._adoption = callers, overview, adoption
-        self._check, self._authorizer, self._clock = check, authorizer, clock
-        self._started_at = clock.now()
+        self._started_at = context.clock.now()
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -213,7 +208,7 @@ class AdminRoutes:
         return answer({"adopted": doubtful is not None, "accounts": doubtful or [], "copied_at": copied_at})
 
     async def reload(self, request: web.Request) -> web.StreamResponse:
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID], action="reload"
         )
         return answer(request.app[RELOAD]())
@@ -224,7 +219,7 @@ class AdminRoutes:
 
     async def _may_look(self, request: web.Request, action: str) -> None:
         """Let an operator look, also while the audit's records wait."""
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID], action=action, reads=True
         )
 

@@ -8,12 +8,12 @@ from typing import Any, Protocol, assert_never
 
 import structlog
 
-from broker.clock import Clock, within
+from broker.clock import within
+from broker.context import Context
 from broker.errors import StorageUnavailable
 from broker.http.bodies import event_json
 from broker.model import Event, EventKind
-from broker.observe.health import Health
-from broker.store.events import AlertStore, Delivery, EventStore
+from broker.store.events import Delivery
 
 RETRIES = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
 """Seconds after the first failure, the second, …; then every hour."""
@@ -107,11 +107,9 @@ def heads(deliveries: Iterable[Delivery], now: float) -> list[Delivery]:
 class Dispatcher:
     """The loop of one hook. A slow or dead receiver holds up nothing but its own alerts."""
 
-    def __init__(
-        self, name: str, *, store: AlertStore, events: EventStore, health: Health, clock: Clock
-    ) -> None:
-        self._name, self._store, self._events = name, store, events
-        self._health, self._clock = health, clock
+    def __init__(self, name: str, context: Context) -> None:
+        self._name, self._store, self._events = name, context.stores.alerts, context.stores.events
+        self._health, self._clock = context.health, context.steady
         self._hook: Hook | None = None
         self._unopened, self._resume = True, False
         self._paused = False

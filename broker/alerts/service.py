@@ -1,20 +1,22 @@
 """Everything that tells: the loops of the hooks, the watch over standing troubles, the forecast of ends."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from broker.alerts.dispatch import Dispatcher, Hook
+from broker.alerts.dispatch import Dispatcher
+from broker.alerts.hooks import Command, Webhook, WebhookClient
 from broker.alerts.routes import Feed
-from broker.clock import Clock, within
-from broker.config.settings import RefreshSettings
+from broker.clock import within
+from broker.config.settings import AlertSettings, RefreshSettings
+from broker.context import Context
 from broker.errors import StorageUnavailable
 from broker.model import Account, Event, EventKind, Incident, Reason, Status
-from broker.observe.health import Health
-from broker.store.events import AlertStore, Foretold, Span
+from broker.store.events import Foretold, Span
+from broker.tokens.permit import Permit
 from broker.tokens.policy import LAST_USED_WITHIN, next_look, window_opens
 
 log = structlog.get_logger()
@@ -88,17 +90,8 @@ class Forecaster:
     It looks through the accounts once an hour; each threshold of each end is told once.
     """
 
-    def __init__(
-        self,
-        *,
-        store: AlertStore,
-        clock: Clock,
-        refresh: RefreshSettings,
-        types: Callable[[], Mapping[str, str]],
-    ) -> None:
-        self._store, self._clock, self._refresh = store, clock, refresh
-        self._types = types
-        """The providers' types by their names."""
+    def __init__(self, context: Context) -> None:
+        self._context, self._store, self._clock = context, context.stores.alerts, context.steady
         self._next_at = float("-inf")
 
     async def flush(self) -> None:
@@ -111,7 +104,8 @@ class Forecaster:
     async def look(self) -> None:
         """Foretell whatever is to be foretold now."""
         now = self._clock.now()
-        lives = {name: IDLE_LIVES[kind] for name, kind in self._types().items() if kind in IDLE_LIVES}
+        providers = self._context.settings.providers
+        lives = {name: IDLE_LIVES[one.type] for name, one in providers.items() if one.type in IDLE_LIVES}
         ends = now, now + max(THRESHOLDS) * DAY
         # Since when an account must lie unrenewed to be near its end of idleness, and not past it.
         idle_since: Mapping[str, Span] = {name: (now - life, now - life / 2) for name, life in lives.items()}
@@ -121,7 +115,7 @@ class Forecaster:
         await self._store.forget_foretold(now - FORGOTTEN_AFTER)
 
     async def _look_at(self, account: Account, now: float, idle_life: float | None) -> None:
-        end = end_of(account, now=now, refresh=self._refresh, idle_life=idle_life)
+        end = end_of(account, now=now, refresh=self._context.settings.refresh, idle_life=idle_life)
         days = None if end is None else threshold(end.at, now)
         if end is None or days is None:
             return
@@ -154,22 +148,13 @@ class StandingTroubles:
     On transitions only, over restarts too; they wait in memory until the store takes them.
     """
 
-    def __init__(
-        self,
-        *,
-        replica: str,
-        health: Health,
-        mass_refused: Callable[[float], Iterable[str]],
-        store: AlertStore,
-        clock: Clock,
-    ) -> None:
-        self._replica, self._mass_refused = replica, mass_refused
-        """Providers whose refusals are not believed just now, by the time."""
-        self._store, self._clock = store, clock
+    def __init__(self, context: Context, permit: Permit) -> None:
+        self._replica, self._permit = context.replica, permit
+        self._store, self._clock = context.stores.alerts, context.steady
         self._standing: set[tuple[str, str]] = set()
         self._waiting: list[_Turn] = []
         self._has_looked_back = False
-        health.listen(self._heard)
+        context.health.listen(self._heard)
 
     async def flush(self) -> None:
         """Store what has happened since, in its order."""
@@ -191,7 +176,7 @@ class StandingTroubles:
             self._turn(key, "", standing)
 
     def _look_at_providers(self) -> None:
-        now = set(self._mass_refused(self._clock.now()))
+        now = set(self._permit.mass_refused(self._clock.now()))
         before = {provider for reason, provider in self._standing if reason == Reason.MASS_REFUSAL}
         for provider in sorted(now ^ before):
             self._turn(Reason.MASS_REFUSAL, provider, provider in now)
@@ -210,26 +195,25 @@ class StandingTroubles:
 class Alerts:
     """Runs beside the broker's other work, and holds none of it up."""
 
-    def __init__(
-        self,
-        *,
-        webhook: Dispatcher,
-        command: Dispatcher,
-        standing: StandingTroubles,
-        forecaster: Forecaster,
-        feed: Feed,
-        clock: Clock,
-    ) -> None:
-        self.webhook, self.command = webhook, command
-        self.standing, self.forecaster, self.feed = standing, forecaster, feed
-        self._clock = clock
+    def __init__(self, context: Context, permit: Permit) -> None:
+        self._context, self._client = context, WebhookClient(context.settings.network)
+        self.webhook, self.command = Dispatcher("webhook", context), Dispatcher("command", context)
+        self.standing, self.forecaster = StandingTroubles(context, permit), Forecaster(context)
+        self.feed = Feed(events=context.stores.events, clock=context.steady)
         self._stopping = asyncio.Event()
-        self._watching: Sequence[Callable[[], Awaitable[None]]] = (standing.flush, forecaster.flush)
+        self.use(context.settings.alerts)
 
-    def use(self, webhook: Hook | None, command: Hook | None, *, resume: bool = False) -> None:
-        """Tell these from now on; `resume` lifts their pauses."""
-        self.webhook.use(webhook, resume=resume)
-        self.command.use(command, resume=resume)
+    def use(self, settings: AlertSettings, *, resume: bool = False) -> None:
+        """Send alerts where these settings say; `resume` ends the pause of a hook that was given up."""
+        webhook, command = settings.webhook, settings.command
+        # The machine's clock: receivers compare the timestamp with their own.
+        sender = Webhook(webhook, client=self._client, clock=self._context.clock) if webhook else None
+        self.webhook.use(sender, resume=resume)
+        self.command.use(Command(command, clock=self._context.steady) if command else None, resume=resume)
+
+    async def close(self) -> None:
+        """Close the connections to the webhook."""
+        await self._client.close()
 
     async def run(self) -> None:
         """Until `stop`, or until cancelled."""
@@ -246,18 +230,18 @@ class Alerts:
         self._stopping.set()
         for hook in (self.webhook, self.command):
             hook.hurry()
-        await within(self._clock, STOP_WITHIN, running)
+        await within(self._context.steady, STOP_WITHIN, running)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await self.standing.flush()
 
     async def _watch(self, stopped: "asyncio.Future[Any]") -> None:
         while not stopped.done():
-            for look in self._watching:
+            for look in (self.standing.flush, self.forecaster.flush):
                 try:
                     await look()
                 except StorageUnavailable:
                     continue
                 except Exception as exc:
                     log.error("alerts.watch_failed", exc_info=exc)
-            await within(self._clock, WATCH_EVERY, stopped)
+            await within(self._context.steady, WATCH_EVERY, stopped)

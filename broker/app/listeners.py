@@ -1,21 +1,24 @@
 """The three web applications; nothing of one answers on another."""
 
+import shlex
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from aiohttp import web
+from yarl import URL
 
+import broker.dashboard
 from broker.accounts.moving_routes import ExportRoutes, ImportRoutes
 from broker.accounts.routes import AccountRoutes
 from broker.admin.checks import Check
 from broker.admin.routes import AdminRoutes, HealthRoutes, alive, by_peer
-from broker.alerts.routes import EventRoutes, Feed, Streams
-from broker.app.dashboard import Dashboard, build_dashboard
-from broker.app.plugin import consent_routes
-from broker.app.rooms import Rooms
+from broker.alerts.routes import EventRoutes, Streams
+from broker.app.services import PluginServices, Services
 from broker.callers.authentication import Authentication
 from broker.callers.login import Continue, LoginRoutes
-from broker.context import Context
+from broker.dashboard.routes import DashboardRoutes, LinkRoute, Live
 from broker.errors import BrokerError
 from broker.http.browser import PERSON, PERSON_LIFE, BrowserCookie
 from broker.http.edge import (
@@ -25,20 +28,20 @@ from broker.http.edge import (
     REQUEST_ID,
     SHORTCUT,
     Limits,
-    Render,
     as_problem,
     edge,
     is_page,
     new_application,
 )
 from broker.http.openapi.routes import DescriptionRoutes
-from broker.http.operations import routes_of
+from broker.http.operations import public, routes_of
 from broker.http.pages import Pages, error_page
 from broker.http.peers import Throttle
 from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
 from broker.model import Caller
 from broker.plugin import routes as plugin_routes
 from broker.plugin.consent_routes import PURPOSE as PLUGIN_PURPOSE
+from broker.plugin.consent_routes import ConsentRoutes
 from broker.tokens.hot import HotTokens
 from broker.tokens.routes import TokenRoutes
 
@@ -53,14 +56,14 @@ OPERATORS = Limits(connections=1024, unread=None)
 
 @dataclass(frozen=True, slots=True)
 class ListenerLimits:
-    """What each listener takes; only strangers are counted by address."""
+    """The limits of each listener; only connections of strangers are counted by address."""
 
     internal: Limits = SERVICES
     public: Limits = STRANGERS
     admin: Limits = OPERATORS
 
     def within(self, files: int) -> "ListenerLimits":
-        """With no more connections than so many open files allow.
+        """Return the limits with no more connections than so many open files allow.
 
         A listener that is full leaves the files that the others need. The public listener and the admin socket take
         a quarter of them at most, and the providers and the store have a quarter, or 1,024.
@@ -74,211 +77,222 @@ class ListenerLimits:
         )
 
 
-@dataclass(frozen=True, slots=True)
 class Listeners:
-    """One application for each kind of visitor."""
+    """One application for each group of clients: services, browsers and Kit, operators."""
 
-    internal: web.Application
-    """Services."""
-    public: web.Application
-    """Browsers, and Kit."""
-    admin: web.Application
-    """Operators, over the admin socket."""
-    dashboard: Dashboard
-    feed: Feed
+    def __init__(
+        self, services: Services, check: Callable[[], Awaitable[list[Check]]], limits: ListenerLimits
+    ) -> None:
+        self._services, self._feed = services, services.alerts.feed
+        self._live = Live(events=services.context.stores.events, clock=services.context.clock)
+        self.internal = self._internal(limits.internal)
+        self.public = self._public(limits.public)
+        self.admin = self._admin(check, limits.admin)
 
     def stop(self) -> None:
-        """End what would go on for ever."""
-        self.feed.stop()
-        self.dashboard.live.stop()
+        """End the streams of events, which would go on for ever."""
+        self._feed.stop()
+        self._live.stop()
 
+    def _internal(self, limits: Limits) -> web.Application:
+        """What services ask, and the dashboard."""
+        services, context = self._services, self._services.context
+        server = context.settings.server
+        authentication = Authentication(
+            authenticators=(services.callers.keys, services.callers.jwts),
+            configured=services.callers.configured,
+            throttle=Throttle(context.clock),
+            metrics=context.metrics,
+            clock=context.clock,
+        )
+        pages = self._pages(server.internal_url, templates=Path(broker.dashboard.__file__).parent)
+        dashboard = DashboardRoutes(
+            service=services.dashboard,
+            sessions=services.sessions,
+            live=self._live,
+            pages=pages,
+            origin=server.internal_url,
+            command=f"{typed(context.settings.path) if context.settings.sandbox.enabled else 'broker'} dashboard",
+        )
 
-def build_listeners(
-    context: Context, rooms: Rooms, check: Callable[[], Awaitable[list[Check]]], limits: ListenerLimits
-) -> Listeners:
-    """All three, on one set of rooms."""
-    dashboard = build_dashboard(context, rooms)
-    return Listeners(
-        internal=_internal(context, rooms, dashboard, limits.internal),
-        public=_public(context, rooms, limits.public),
-        admin=_admin(context, rooms, check, dashboard, limits.admin),
-        dashboard=dashboard,
-        feed=rooms.alerts.service.feed,
-    )
+        def as_page_or_problem(error: BrokerError, request: web.Request) -> web.StreamResponse:
+            return dashboard.error(error, request) if is_page(request.path) else as_problem(error, request)
 
+        async def still(request: web.Request) -> Caller:
+            await authentication.admit(request)
+            return request[CALLER]
 
-def _internal(context: Context, rooms: Rooms, dashboard: Dashboard, limits: Limits) -> web.Application:
-    authentication = Authentication(
-        authenticators=(rooms.callers.keys, rooms.callers.jwts),
-        configured=rooms.callers.configured,
-        throttle=Throttle(context.clock),
-        metrics=context.metrics,
-        clock=context.clock,
-    )
-    health = HealthRoutes(
-        health=context.health,
-        overview=rooms.overview,
-        metrics_from=context.settings.server.metrics_from,
-        authenticate=authentication.admit,
-        authorizer=context.authorizer,
-    )
-    application = new_application(
-        edge(
-            lambda error, request: (
-                dashboard.error(error, request) if is_page(request.path) else as_problem(error, request)
+        application = new_application(
+            edge(
+                as_page_or_problem,
+                listener="internal",
+                is_stopping=lambda: context.health.stopping,
+                trusted_proxies=server.trusted_proxies,
             ),
-            listener="internal",
+            authentication.middleware(),
+            limits=limits,
+        )
+        hot = HotTokens(
+            callers=authentication.remembered,
+            opened=services.tokens.opened,
+            service=services.tokens.service,
+            uses=services.tokens.uses,
+            authorizer=context.authorizer,
+            clock=context.steady,
+            wall=context.clock,
+            metrics=context.metrics,
+            ahead=context.settings.refresh.ahead,
+            headers=application[HEADERS],
+            trusted_proxies=server.trusted_proxies,
             is_stopping=lambda: context.health.stopping,
-            trusted_proxies=context.settings.server.trusted_proxies,
-        ),
-        authentication.middleware(),
-        limits=limits,
-    )
+        )
+        context.stores.changes.listen(hot.forget, hot.forget_all)
+        application[SHORTCUT] = hot.answer
+        tokens = TokenRoutes(service=services.tokens.service, clock=context.steady, still=still)
+        application.add_routes(routes_of(tokens))
+        self._add_shared(application)
+        streams = Streams(feed=self._feed, clock=context.clock, still=still)
+        health = HealthRoutes(context, overview=services.overview, authenticate=authentication.admit)
+        application.add_routes(routes_of(EventRoutes(streams=streams, authorizer=context.authorizer)))
+        application.add_routes(health.routes())
+        application.add_routes(dashboard.routes())
+        application.add_routes([web.get(one.path, public(one.handler)) for one in pages.routes()])
+        application[HAS_BASES] = True
+        self._describe(application, "For services", server.internal_url)
+        return application
 
-    async def still(request: web.Request) -> Caller:
-        await authentication.admit(request)
-        return request[CALLER]
+    def _admin(self, check: Callable[[], Awaitable[list[Check]]], limits: Limits) -> web.Application:
+        """What operators ask, over the admin socket."""
+        services, context = self._services, self._services.context
 
-    streams = Streams(feed=rooms.alerts.service.feed, clock=context.clock, still=still)
-    application.add_routes(
-        routes_of(TokenRoutes(service=rooms.tokens.service, clock=context.steady, still=still))
-    )
-    hot = HotTokens(
-        callers=authentication.remembered,
-        opened=rooms.tokens.opened,
-        service=rooms.tokens.service,
-        uses=rooms.tokens.uses,
-        authorizer=context.authorizer,
-        clock=context.steady,
-        wall=context.clock,
-        metrics=context.metrics,
-        ahead=context.settings.refresh.ahead,
-        headers=application[HEADERS],
-        trusted_proxies=context.settings.server.trusted_proxies,
-        is_stopping=lambda: context.health.stopping,
-    )
-    context.stores.changes.listen(hot.forget, hot.forget_all)
-    application[SHORTCUT] = hot.answer
-    application.add_routes(routes_of(EventRoutes(streams=streams, authorizer=context.authorizer)))
-    application.add_routes(routes_of(AccountRoutes(service=rooms.accounts, clock=context.steady)))
-    application.add_routes(routes_of(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts)))
-    application.add_routes(routes_of(InstallApi(service=rooms.installs.service)))
-    if rooms.plugin is not None:
-        application.add_routes(routes_of(rooms.plugin.api))
-    application.add_routes(health.routes())
-    application.add_routes(dashboard.routes)
-    application[HAS_BASES] = True
-    _describe(application, context, "For services", context.settings.server.internal_url)
-    return application
+        async def still(request: web.Request) -> Caller:
+            """Whoever opened the socket stays who that is."""
+            return request[CALLER]
 
-
-def _admin(
-    context: Context,
-    rooms: Rooms,
-    check: Callable[[], Awaitable[list[Check]]],
-    dashboard: Dashboard,
-    limits: Limits,
-) -> web.Application:
-    application = new_application(
-        edge(as_problem, listener="admin", is_stopping=lambda: context.health.stopping),
-        by_peer,
-        limits=limits,
-    )
-    admin = AdminRoutes(
-        callers=rooms.callers.service,
-        overview=rooms.overview,
-        adoption=rooms.adoption,
-        check=check,
-        authorizer=context.authorizer,
-        streams=Streams(feed=rooms.alerts.service.feed, clock=context.clock, still=_as_it_was),
-        clock=context.clock,
-    )
-    tokens = TokenRoutes(service=rooms.tokens.service, clock=context.steady, still=_as_it_was, operators=True)
-    application.add_routes(routes_of(tokens))
-    application.add_routes(routes_of(AccountRoutes(service=rooms.accounts, clock=context.steady)))
-    application.add_routes(routes_of(ImportRoutes(imports=rooms.moving.imports, accounts=rooms.accounts)))
-    application.add_routes(routes_of(InstallApi(service=rooms.installs.service)))
-    if rooms.plugin is not None:
-        application.add_routes(routes_of(rooms.plugin.api, rooms.plugin.grants))
-    application.add_routes(admin.routes())
-    application.add_routes(dashboard.link_routes)
-    for service in (rooms.keys.desk, rooms.backups, rooms.audit):
-        application.add_routes(service.routes())
-    application.add_routes(routes_of(ExportRoutes(exports=rooms.moving.exports)))
-    return application
-
-
-async def _as_it_was(request: web.Request) -> Caller:
-    """Who opened the admin socket stays who that is."""
-    return request[CALLER]
-
-
-def _public(context: Context, rooms: Rooms, limits: Limits) -> web.Application:
-    settings, installs, plugin = context.settings, rooms.installs, rooms.plugin
-    https = settings.server.public_url.startswith("https://")
-    pages, cookie = Pages(sandbox=settings.sandbox.enabled, https=https), BrowserCookie(https=https)
-    person = BrowserCookie(https=https, name=PERSON, life=PERSON_LIFE)
-    install_routes = InstallRoutes(
-        service=installs.service,
-        login=installs.login,
-        providers=context.providers,
-        pages=pages,
-        cookie=cookie,
-        users=plugin.users if plugin else None,
-        person=person,
-        kept=installs.kept,
-        public_url=settings.server.public_url,
-    )
-    application = new_application(
-        edge(
-            _for_people(pages),
-            listener="public",
-            is_stopping=lambda: context.health.stopping,
-            trusted_proxies=settings.server.trusted_proxies,
-        ),
-        https=https,
-        # A proxy's connections are those of everybody behind it.
-        limits=replace(limits, uncapped=(*limits.uncapped, *settings.server.trusted_proxies)),
-    )
-    application.add_routes([*routes_of(install_routes), *pages.routes(), web.get("/healthz", alive)])
-    purposes: dict[str, Continue] = {PURPOSE: install_routes.signed_in}
-    if plugin is not None:
-        consent = consent_routes(
+        application = new_application(
+            edge(as_problem, listener="admin", is_stopping=lambda: context.health.stopping),
+            by_peer,
+            limits=limits,
+        )
+        tokens = TokenRoutes(
+            service=services.tokens.service, clock=context.steady, still=still, operators=True
+        )
+        application.add_routes(routes_of(tokens))
+        self._add_shared(application)
+        if services.plugin is not None:
+            application.add_routes(routes_of(services.plugin.grants))
+        admin = AdminRoutes(
             context,
-            plugin,
+            callers=services.callers.service,
+            overview=services.overview,
+            adoption=services.adoption,
+            check=check,
+            streams=Streams(feed=self._feed, clock=context.clock, still=still),
+        )
+        application.add_routes(admin.routes())
+        application.add_routes(LinkRoute(context, services.sessions).routes())
+        for service in (services.keys, services.backups, services.audit):
+            application.add_routes(service.routes())
+        application.add_routes(routes_of(ExportRoutes(exports=services.exports)))
+        return application
+
+    def _add_shared(self, application: web.Application) -> None:
+        """Add what services and operators ask alike."""
+        services = self._services
+        accounts = AccountRoutes(service=services.accounts, clock=services.context.steady)
+        application.add_routes(routes_of(accounts))
+        application.add_routes(routes_of(ImportRoutes(imports=services.imports, accounts=services.accounts)))
+        application.add_routes(routes_of(InstallApi(service=services.installs.service)))
+        if services.plugin is not None:
+            application.add_routes(routes_of(services.plugin.api))
+
+    def _public(self, limits: Limits) -> web.Application:
+        """What browsers and Kit ask."""
+        context, installs, plugin = self._services.context, self._services.installs, self._services.plugin
+        server = context.settings.server
+        https = server.public_url.startswith("https://")
+        pages, cookie = self._pages(server.public_url), BrowserCookie(https=https)
+        person = BrowserCookie(https=https, name=PERSON, life=PERSON_LIFE)
+
+        def as_page(error: BrokerError, request: web.Request) -> web.StreamResponse:
+            if request.path in plugin_routes.MACHINES:
+                return plugin_routes.machine_error(error)
+            return pages.message(error_page(error), request_id=request[REQUEST_ID])
+
+        application = new_application(
+            edge(
+                as_page,
+                listener="public",
+                is_stopping=lambda: context.health.stopping,
+                trusted_proxies=server.trusted_proxies,
+            ),
+            https=https,
+            # A proxy's connections are those of everybody behind it.
+            limits=replace(limits, uncapped=(*limits.uncapped, *server.trusted_proxies)),
+        )
+        routes = InstallRoutes(
+            service=installs.service,
+            login=installs.login,
+            providers=context.providers,
+            pages=pages,
+            cookie=cookie,
+            users=plugin.users if plugin else None,
+            person=person,
+            kept=installs.kept,
+            public_url=server.public_url,
+        )
+        application.add_routes([*routes_of(routes), *pages.routes(), web.get("/healthz", alive)])
+        purposes: dict[str, Continue] = {PURPOSE: routes.signed_in}
+        if plugin is not None:
+            consent = self._consent(plugin, pages, cookie, person)
+            purposes[PLUGIN_PURPOSE] = consent.signed_in
+            application.add_routes(routes_of(consent, plugin.kit))
+        if installs.login is not None:
+            login = LoginRoutes(service=installs.login, pages=pages, purposes=purposes)
+            application.add_routes(routes_of(login))
+        self._describe(application, "For browsers and Kit", server.public_url)
+        return application
+
+    def _consent(
+        self, plugin: PluginServices, pages: Pages, cookie: BrowserCookie, person: BrowserCookie
+    ) -> ConsentRoutes:
+        context, installs = self._services.context, self._services.installs
+        url = context.settings.server.public_url
+        return ConsentRoutes(
+            service=plugin.consent,
+            clients=plugin.clients,
             login=installs.login,
             pages=pages,
             cookie=cookie,
             person=person,
             kept=installs.kept,
+            public_url=url,
+            # As browsers write it: without a default port.
+            origin=str(URL(url).origin()),
+            goes_on_to=lambda: [
+                provider.authorize_endpoint
+                for provider in context.providers.values()
+                # Only Kit begins installs, and its address holds no `{org}`.
+                if provider.settings.type == "kit"
+            ],
         )
-        purposes[PLUGIN_PURPOSE] = consent.signed_in
-        application.add_routes(routes_of(consent, plugin.kit))
-    if installs.login is not None:
-        login = LoginRoutes(service=installs.login, pages=pages, purposes=purposes)
-        application.add_routes(routes_of(login))
-    _describe(application, context, "For browsers and Kit", settings.server.public_url)
-    return application
+
+    def _pages(self, url: str, *, templates: Path | None = None) -> Pages:
+        sandbox = self._services.context.settings.sandbox.enabled
+        return Pages(sandbox=sandbox, https=url.startswith("https://"), room=templates)
+
+    def _describe(self, application: web.Application, title: str, url: str) -> None:
+        """Add the OpenAPI document and its page; last, so that it knows every route."""
+        # No script runs on its page, also not the dashboard's.
+        description = DescriptionRoutes(
+            title=title, server=url, providers=self._services.context.providers, pages=self._pages(url)
+        )
+        application.add_routes(description.routes())
+        description.describe(application)
 
 
-def _describe(application: web.Application, context: Context, title: str, url: str) -> None:
-    """Last, so that it knows every route; no script runs on its page, also not the dashboard's."""
-    description = DescriptionRoutes(
-        title=title,
-        server=url,
-        providers=context.providers,
-        pages=Pages(sandbox=context.settings.sandbox.enabled, https=url.startswith("https://")),
-    )
-    application.add_routes(description.routes())
-    description.describe(application)
-
-
-def _for_people(pages: Pages) -> Render:
-    """Errors as pages, but where programs ask."""
-
-    def render(error: BrokerError, request: web.Request) -> web.StreamResponse:
-        if request.path in plugin_routes.MACHINES:
-            return plugin_routes.machine_error(error)
-        return pages.message(error_page(error), request_id=request[REQUEST_ID])
-
-    return render
+def typed(config: Path) -> str:
+    """Return how this very program is called from any folder, ready to be pasted."""
+    script = Path(sys.executable).with_name("broker")
+    program = [str(script)] if script.exists() else [sys.executable, "-m", "broker"]
+    return shlex.join([*program, "--config", str(config.absolute())])

@@ -1,18 +1,17 @@
-"""Opens the context: health and metrics, the store, the keys, authorization and audit, the providers."""
+"""Opens the context: health and metrics, the database, the keys, authorization and audit, the providers."""
 
+import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from broker.app.databases import open_database
 from broker.audit.audit import Audit
-from broker.audit.lines import KeyOf
 from broker.audit.sinks import FileSink, JournalSink, last_head
 from broker.callers.authorization import Authorizer
 from broker.clock import Clock, SteadyClock, SystemClock
-from broker.config.settings import Settings
-from broker.context import Context
-from broker.encryption.keyring import Keyring
+from broker.config.settings import Settings, StoreSettings
+from broker.context import Context, audit_key
 from broker.encryption.tokens import TokenEncryption
 from broker.errors import StartRefused, StorageUnavailable
 from broker.keys.ring import open_ring
@@ -23,9 +22,10 @@ from broker.providers.registry import Providers
 from broker.store import stores_on
 from broker.store.database import Database
 from broker.store.health import StoreHealth
-from broker.store.incarnation import refuse_vanished
+from broker.store.incarnation import Incarnation, Ownership, ServerIdentity, refuse_vanished
 from broker.store.keys import KeyStore
 from broker.store.migrate import migrate, refuse_moved
+from broker.store.sqlite import SqliteDatabase
 
 
 async def open_context(settings: Settings, clock: Clock, closing: AsyncExitStack) -> Context:
@@ -84,8 +84,56 @@ async def open_context(settings: Settings, clock: Clock, closing: AsyncExitStack
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A database, not yet migrated, and what goes with its kind."""
+
+    database: Database
+    ownership: Ownership
+    identity: Callable[[], Awaitable[str]]
+    """Names this database, so that no other is taken for it."""
+
+
+async def open_database(settings: StoreSettings, health: StoreHealth, closing: AsyncExitStack) -> Opened:
+    """Open a SQLite file of our own, or a PostgreSQL that several brokers share; raises StartRefused."""
+    if settings.postgres is None:
+        sqlite = await SqliteDatabase.open(settings.path, observe=health.observe)
+        closing.push_async_callback(sqlite.close)
+
+        async def path() -> str:
+            return str(settings.path)
+
+        incarnation = Incarnation(store=KeyStore(sqlite), path=settings.path, outside=settings.outside)
+        return Opened(sqlite, incarnation, path)
+    try:
+        from broker.store.postgres import PostgresDatabase  # noqa: PLC0415 - asyncpg is an extra
+    except ImportError:
+        raise StartRefused(
+            "store.url names PostgreSQL, and asyncpg is not installed; type: pip install 'token-broker[postgres]'"
+        ) from None
+    settings.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = await PostgresDatabase.open(
+        settings.postgres, replica=settings.replica, observe=health.observe
+    )
+    closing.push_async_callback(database.close)
+    line = database.line
+    health.is_named = lambda: line.is_named
+    health.turned(True)
+
+    database.turned = health.turned
+    server = ServerIdentity(store=KeyStore(database), identity=database.identity)
+    return Opened(database, server, database.identity)
+
+
+async def open_database_alone(store: StoreSettings, closing: AsyncExitStack) -> Opened:
+    """Open the database for a command, under a name that no broker has; raises StartRefused."""
+    named = replace(store, replica=f"command {secrets.token_hex(8)}")
+    health = StoreHealth(folder=None, clock=SystemClock(), health=Health(), metrics=Metrics())
+    return await open_database(named, health, closing)
+
+
 def reference_of(database: Database, clock: Clock) -> Callable[[], Awaitable[float]]:
-    """Who says what time it is. A clock that a test passes in stands for the database's as well."""
+    """Return what tells the time. A clock that a test passes in stands for the database's as well."""
     shared = database.dialect.clock if isinstance(clock, SystemClock) else None
 
     async def now() -> float:
@@ -99,12 +147,8 @@ def reference_of(database: Database, clock: Clock) -> Callable[[], Awaitable[flo
 
 
 def audits_of(settings: Settings) -> list[Path]:
-    """The audit's file, if lines were written to it. One that cannot be read is refused where it is opened."""
+    """Return the audit's file if lines were written to it. One that cannot be read is refused where it is opened."""
+    path = settings.audit.path
     with suppress(OSError):
-        return [file for file in filter(None, [settings.audit.path]) if file.is_file() and last_head(file)]
+        return [path] if path is not None and path.is_file() and last_head(path) else []
     return []
-
-
-def audit_key(keyring: Keyring) -> KeyOf:
-    """The key of each chain of this store's audit."""
-    return lambda chain: keyring.derive("audit chain", chain.encode())

@@ -112,7 +112,7 @@ def _verified(context: CommandContext, lines: GivenLines | None, *, part: bool) 
         return broker.send("/audit/verify", lines.blocks, query={"part": int(part)})
     except NoBroker:
         pass
-    from broker.app import verify_offline  # noqa: PLC0415 - all of the server, which few commands need
+    from broker.app.offline import verify_offline  # noqa: PLC0415 - all of the server, which few commands need
     from broker.errors import StartRefused  # noqa: PLC0415 - the same
     from broker.observe import logs  # noqa: PLC0415 - the same
 

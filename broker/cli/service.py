@@ -151,7 +151,7 @@ def _service_check(state: ServiceState) -> dict[str, Any]:
 
 def _checks_offline(context: CommandContext) -> list[dict[str, Any]]:
     # Only where no broker runs does a command open what a broker opens.
-    from broker.app import check_offline  # noqa: PLC0415 - all of the server, which no other command needs
+    from broker.app.offline import check_offline  # noqa: PLC0415 - all of the server, which no other command needs
     from broker.observe import logs  # noqa: PLC0415 - the same
 
     try:

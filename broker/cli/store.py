@@ -123,7 +123,7 @@ def migrate(context: CommandContext, copy_from: str | None) -> None:
     then or ever after. Under systemd stop both units first:
     systemctl stop token-broker.socket token-broker.service
     """
-    from broker.app.alone import copy_alone, migrate_alone  # noqa: PLC0415 - the store, which few commands need
+    from broker.app.offline import copy_store, migrate_store  # noqa: PLC0415 - the store, which few commands need
 
     try:
         store = store_of(context.config_path, context.environ)
@@ -134,14 +134,14 @@ def migrate(context: CommandContext, copy_from: str | None) -> None:
         if kind != "sqlite" or not path:
             raise click.BadParameter("expected sqlite:PATH", param_hint="--copy-from")
         source = context.config_path.absolute().parent / path
-        counts = copy_alone(source, store, failed=Failed)
+        counts = copy_store(source, store, failed=Failed)
         told = [f"{table:22}{count:>9}" for table, count in counts.items()]
         told.append(f"All of it is in PostgreSQL now; {source} has moved and starts no broker any more.")
         told.append("Every broker there needs the same master key.")
         context.say("\n".join(told), {"source": str(source), "rows": counts})
         return
     what = "The database" if store.postgres else str(store.path)
-    schema = migrate_alone(store, failed=Failed)
+    schema = migrate_store(store, failed=Failed)
     context.say(f"{what} has schema {schema}.", {"schema": schema})
 
 
@@ -166,13 +166,13 @@ def _key_holder(context: CommandContext) -> Iterator[KeyHolder]:
         context.broker.ask("GET", "/version")
     except NoBroker:
         # Only where no broker runs does a command open what a broker opens.
-        from broker.app.alone import keys_alone  # noqa: PLC0415 - all of the server
+        from broker.app.offline import open_keys  # noqa: PLC0415 - all of the server
 
         with (
             context.as_service() as environ,
-            keys_alone(context.config_path, environ, failed=Failed) as alone,
+            open_keys(context.config_path, environ, failed=Failed) as opened,
         ):
-            yield alone
+            yield opened
     else:
         yield context.broker
 

@@ -8,9 +8,9 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-from broker.callers.authorization import Authorizer
 from broker.clock import Clock, within
-from broker.dashboard.service import Actions, DashboardService
+from broker.context import Context
+from broker.dashboard.service import DashboardService
 from broker.dashboard.session import LINK_LIFE, SESSION_LIFE, Session, Sessions
 from broker.errors import (
     BrokerError,
@@ -103,7 +103,6 @@ class DashboardRoutes:
         self,
         *,
         service: DashboardService,
-        actions: Actions,
         sessions: Sessions,
         live: Live,
         pages: Pages,
@@ -112,7 +111,7 @@ class DashboardRoutes:
     ) -> None:
         self._command = command
         """What to type for a link."""
-        self._service, self._actions, self._sessions = service, actions, sessions
+        self._service, self._sessions = service, sessions
         self._live, self._pages, self._origin = live, pages, origin
 
     def routes(self) -> list[web.RouteDef]:
@@ -174,7 +173,7 @@ class DashboardRoutes:
     async def act(self, request: web.Request, session: Session) -> web.StreamResponse:
         """Do what was confirmed, and go to the page that says so: reloading it does nothing again."""
         name, action = request.match_info["account"], request.match_info["action"]
-        done = await self._actions.act(session.actor, name, action, request_id=request[REQUEST_ID])
+        done = await self._service.act(session.actor, name, action, request_id=request[REQUEST_ID])
         response = self._go("/dashboard/accounts?removed=1" if done.gone else f"/dashboard/accounts/{name}")
         self._sessions.keep(done, request, session, response)
         return response
@@ -184,7 +183,7 @@ class DashboardRoutes:
         return self._render(request, session, "providers.html", providers=providers, status_of=Status.stored)
 
     async def resume(self, request: web.Request, session: Session) -> web.StreamResponse:
-        await self._actions.resume(
+        await self._service.resume(
             session.actor, request.match_info["provider"], request_id=request[REQUEST_ID]
         )
         return self._go("/dashboard/providers")
@@ -280,8 +279,8 @@ class DashboardRoutes:
 class LinkRoute:
     """The way in, on the admin socket: whoever may open that is an operator."""
 
-    def __init__(self, *, sessions: Sessions, authorizer: Authorizer, clock: Clock, url: str) -> None:
-        self._sessions, self._authorizer, self._clock, self._url = sessions, authorizer, clock, url
+    def __init__(self, context: Context, sessions: Sessions) -> None:
+        self._context, self._sessions = context, sessions
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -308,7 +307,7 @@ class LinkRoute:
 
     async def _require(self, request: web.Request, action: str) -> None:
         # Reads, so that an operator gets in to see why the audit cannot be written, and out.
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             request[CALLER],
             Permission.ADMIN,
             None,
@@ -319,9 +318,9 @@ class LinkRoute:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         await self._require(request, "dashboard.link")
-        expires_at = rfc3339(self._clock.now() + LINK_LIFE)
+        expires_at = rfc3339(self._context.clock.now() + LINK_LIFE)
         link = await self._sessions.new_link(request[CALLER])
-        url = f"{self._url}/dashboard/sign-in?link={link.reveal()}"
+        url = f"{self._context.settings.server.internal_url}/dashboard/sign-in?link={link.reveal()}"
         return answer({"url": url, "expires_at": expires_at}, status=201)
 
 

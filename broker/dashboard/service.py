@@ -1,7 +1,7 @@
 """Gathers what each page shows, and does what it offers, in the name of the operator who looks."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,7 @@ from broker.accounts.service import AccountService
 from broker.admin.keys import KeyService
 from broker.admin.overview import SPAN, Overview
 from broker.callers.service import CallerService
-from broker.clock import Clock
+from broker.context import Context
 from broker.dashboard.figures import (
     Chart,
     Happening,
@@ -27,7 +27,6 @@ from broker.errors import BrokerError, NotFound
 from broker.http.bodies import caller_json, rfc3339
 from broker.installs.service import InstallService
 from broker.model import Account, Caller, Status, Tone
-from broker.observe.health import Health
 from broker.store.account_queries import AccountQuery
 from broker.times import relative, span
 from broker.tokens.service import TokenService
@@ -54,84 +53,6 @@ class Done:
     link: str | None = None
     gone: bool = False
     """There is no account page to show any more."""
-
-
-class Actions:
-    """Renew, freeze, unfreeze, remove, restore, reconnect; and close a breaker.
-
-    Each is confirmed on the page, and audited under the operator's name.
-    """
-
-    def __init__(
-        self,
-        *,
-        accounts: AccountService,
-        tokens: TokenService,
-        installs: InstallService,
-        overview: Overview,
-        clock: Clock,
-    ) -> None:
-        self._clock = clock
-        self._accounts, self._tokens, self._installs, self._overview = accounts, tokens, installs, overview
-        self._by_word: Mapping[str, Callable[[Caller, str, str], Awaitable[Done]]] = {
-            "renew": self._renew,
-            "freeze": self._freeze,
-            "unfreeze": self._unfreeze,
-            "remove": self._remove,
-            "restore": self._restore,
-            "reconnect": self._reconnect,
-        }
-
-    async def act(self, actor: Caller, name: str, word: str, *, request_id: str) -> Done:
-        """Do it; what the broker refuses is told, not raised. Raises NotFound for a word that is none."""
-        action = self._by_word.get(word)
-        if action is None:
-            raise NotFound
-        try:
-            return await action(actor, name, request_id)
-        except BrokerError as exc:
-            return Done(exc.detail, good=False)
-
-    async def resume(self, actor: Caller, provider: str, *, request_id: str) -> None:
-        """Close a provider's breakers."""
-        await self._overview.resume(actor, provider, request_id=request_id)
-
-    async def _renew(self, actor: Caller, name: str, request_id: str) -> Done:
-        handout = await self._tokens.override(actor, name, request_id=request_id)
-        return Done(f"Renewed: generation {handout.account.generation}.")
-
-    async def _freeze(self, actor: Caller, name: str, request_id: str) -> Done:
-        account = await self._accounts.freeze(actor, name, request_id=request_id)
-        left = account.expires_at - self._clock.now()
-        if left < 1:
-            return Done("Frozen: it is renewed no more, and its token has expired.")
-        return Done(f"Frozen: it is renewed no more. Its token is handed out for another {span(left)}.")
-
-    async def _unfreeze(self, actor: Caller, name: str, request_id: str) -> Done:
-        await self._accounts.unfreeze(actor, name, request_id=request_id)
-        return Done("It is renewed again.")
-
-    async def _remove(self, actor: Caller, name: str, request_id: str) -> Done:
-        await self._accounts.remove(actor, name, purge=False, revoke=False, request_id=request_id)
-        return Done(f"{name} is removed. For 30 days it can be restored.", gone=True)
-
-    async def _restore(self, actor: Caller, name: str, request_id: str) -> Done:
-        await self._accounts.restore(actor, name, request_id=request_id)
-        return Done("It is restored.")
-
-    async def _reconnect(self, actor: Caller, name: str, request_id: str) -> Done:
-        account = await self._accounts.show(actor, name, request_id=request_id)
-        url, expires_at = await self._installs.create(
-            actor,
-            provider=account.provider,
-            account=name,
-            org=account.org,
-            return_to=None,
-            replace_identity=False,
-            request_id=request_id,
-        )
-        until = rfc3339(expires_at)
-        return Done(f"Send this link to the person; it works once, until {until}.", link=url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +122,17 @@ class DashboardService:
 
     def __init__(
         self,
+        context: Context,
         *,
         accounts: AccountService,
-        overview: Overview,
+        tokens: TokenService,
+        installs: InstallService,
         callers: CallerService,
         keys: KeyService,
-        health: Health,
-        clock: Clock,
+        overview: Overview,
     ) -> None:
-        self._accounts, self._overview, self._callers, self._keys = accounts, overview, callers, keys
-        self._health, self._clock = health, clock
+        self._context, self._accounts, self._tokens, self._installs = context, accounts, tokens, installs
+        self._callers, self._keys, self._overview = callers, keys, overview
 
     async def start(self, actor: Caller, request_id: str) -> Start:
         providers = await self.providers(actor, request_id)
@@ -223,11 +145,11 @@ class DashboardService:
         )
         return Start(
             counts=counts,
-            problems=self._health.problems,
+            problems=self._context.health.problems,
             troubled=await self._troubled(actor, request_id),
             providers=providers,
             chart=await self._chart(actor, request_id),
-            recent=timeline(events, self._clock.now()),
+            recent=timeline(events, self._context.steady.now()),
         )
 
     async def accounts(self, actor: Caller, query: AccountQuery, request_id: str) -> Listing:
@@ -237,7 +159,7 @@ class DashboardService:
 
     async def account(self, actor: Caller, name: str, request_id: str) -> Portrait:
         account = await self._accounts.show(actor, name, request_id=request_id)
-        now = self._clock.now()
+        now = self._context.steady.now()
         users = await self._accounts.users(actor, name, request_id=request_id)
         events = await self._overview.events(
             actor, after=None, limit=HISTORY, account=name, request_id=request_id
@@ -260,11 +182,11 @@ class DashboardService:
         events = await self._overview.events(
             actor, after=None, limit=HISTORY, account=None, request_id=request_id
         )
-        return timeline(events, self._clock.now())
+        return timeline(events, self._context.steady.now())
 
     def near(self, at: str | None) -> str:
         """A time of the API in words."""
-        return relative(at, self._clock.now())
+        return relative(at, self._context.steady.now())
 
     async def _troubled(self, actor: Caller, request_id: str) -> list[Row]:
         found: list[Account] = []
@@ -284,5 +206,63 @@ class DashboardService:
         return row(
             account,
             next_renewal_at=self._accounts.next_renewal_at(account),
-            now=self._clock.now(),
+            now=self._context.steady.now(),
         )
+
+    async def act(self, actor: Caller, name: str, word: str, *, request_id: str) -> Done:
+        """Do it; what the broker refuses is told, not raised. Raises NotFound for a word that is none."""
+        action = {
+            "renew": self._renew,
+            "freeze": self._freeze,
+            "unfreeze": self._unfreeze,
+            "remove": self._remove,
+            "restore": self._restore,
+            "reconnect": self._reconnect,
+        }.get(word)
+        if action is None:
+            raise NotFound
+        try:
+            return await action(actor, name, request_id)
+        except BrokerError as exc:
+            return Done(exc.detail, good=False)
+
+    async def resume(self, actor: Caller, provider: str, *, request_id: str) -> None:
+        """Close a provider's breakers."""
+        await self._overview.resume(actor, provider, request_id=request_id)
+
+    async def _renew(self, actor: Caller, name: str, request_id: str) -> Done:
+        handout = await self._tokens.override(actor, name, request_id=request_id)
+        return Done(f"Renewed: generation {handout.account.generation}.")
+
+    async def _freeze(self, actor: Caller, name: str, request_id: str) -> Done:
+        account = await self._accounts.freeze(actor, name, request_id=request_id)
+        left = account.expires_at - self._context.steady.now()
+        if left < 1:
+            return Done("Frozen: it is renewed no more, and its token has expired.")
+        return Done(f"Frozen: it is renewed no more. Its token is handed out for another {span(left)}.")
+
+    async def _unfreeze(self, actor: Caller, name: str, request_id: str) -> Done:
+        await self._accounts.unfreeze(actor, name, request_id=request_id)
+        return Done("It is renewed again.")
+
+    async def _remove(self, actor: Caller, name: str, request_id: str) -> Done:
+        await self._accounts.remove(actor, name, purge=False, revoke=False, request_id=request_id)
+        return Done(f"{name} is removed. For 30 days it can be restored.", gone=True)
+
+    async def _restore(self, actor: Caller, name: str, request_id: str) -> Done:
+        await self._accounts.restore(actor, name, request_id=request_id)
+        return Done("It is restored.")
+
+    async def _reconnect(self, actor: Caller, name: str, request_id: str) -> Done:
+        account = await self._accounts.show(actor, name, request_id=request_id)
+        url, expires_at = await self._installs.create(
+            actor,
+            provider=account.provider,
+            account=name,
+            org=account.org,
+            return_to=None,
+            replace_identity=False,
+            request_id=request_id,
+        )
+        until = rfc3339(expires_at)
+        return Done(f"Send this link to the person; it works once, until {until}.", link=url)

@@ -15,13 +15,11 @@ import jwt
 from aiohttp import web
 
 from broker import oauth
-from broker.clock import Clock
+from broker.context import Context
 from broker.dashboard.service import Done
-from broker.encryption.keyring import Keyring
 from broker.errors import StorageUnavailable
 from broker.http.edge import BASE
 from broker.model import Caller, PendingLogin, Permission, Secret
-from broker.store.installs import InstallStore
 
 PURPOSE = "dashboard"
 SIGNED_IN = "dashboard session"
@@ -47,8 +45,8 @@ class Session:
 class Sessions:
     """Makes one-time links, and knows a browser again by its cookie; so does every replica."""
 
-    def __init__(self, *, store: InstallStore, keyring: Keyring, clock: Clock, url: str) -> None:
-        self._store, self._keyring, self._clock = store, keyring, clock
+    def __init__(self, context: Context, url: str) -> None:
+        self._store, self._keyring, self._clock = context.stores.installs, context.keyring, context.clock
         address = urlsplit(url)
         self._https = address.scheme == "https"
         port = address.port or (443 if self._https else 80)

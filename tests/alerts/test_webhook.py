@@ -178,10 +178,7 @@ async def test_attempt_cut_off_by_a_crash_is_made_again(told: House, receiver: R
 
 async def test_two_brokers_send_an_alert_once(told: House, receiver: Receiver) -> None:
     """Both read the same events; one of them claims each attempt."""
-    base = told.broker.base
-    other = Dispatcher(
-        "webhook", store=base.stores.alerts, events=base.stores.events, health=base.health, clock=told.clock
-    )
+    other = Dispatcher("webhook", told.broker.context)
     settings, client = told.settings.alerts.webhook, WebhookClient()
     assert settings is not None
     other.use(Ours(settings, client=client, clock=told.clock))

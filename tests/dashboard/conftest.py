@@ -59,7 +59,7 @@ class Visitor:
 
 async def dashboard_link(house: House) -> str:
     """Made over the admin application, as the command line does."""
-    links = house.broker.listeners.dashboard.sessions
+    links = house.broker.sessions
     secret = await links.new_link(OPERATOR)
     return f"{house.internal}/dashboard/sign-in?link={secret.reveal()}"
 

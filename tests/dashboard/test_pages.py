@@ -94,7 +94,7 @@ async def test_account_page_tells_its_history_and_who_uses_it(operator: Visitor)
 
 async def test_keys_page_tells_what_each_seals_and_what_to_do(operator: Visitor) -> None:
     """After `keys add` the older one has records, until `keys rewrap`; no key is ever shown."""
-    desk = operator.house.broker.rooms.keys.desk
+    desk = operator.house.broker.keys
     old = operator.house.broker.base.keyring.active
     await desk.new(OPERATOR, request_id="test")
 

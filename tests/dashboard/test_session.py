@@ -183,7 +183,7 @@ async def test_copy_of_the_cookie_opens_nothing_after_signing_out(
 
 async def test_operator_signs_out_everywhere(operator: Visitor, colleague: Visitor) -> None:
     """Every browser in which that operator is, and nobody else's."""
-    sessions = operator.house.broker.listeners.dashboard.sessions
+    sessions = operator.house.broker.sessions
     other = web.Response()
     await sessions.sign_in(await sessions.new_link(replace(OPERATOR, name="uid:7")), other)
     form = {"form": await operator.form_token(), "everywhere": "1"}
@@ -199,7 +199,7 @@ async def test_operator_signs_out_everywhere(operator: Visitor, colleague: Visit
 
 async def test_sessions_are_listed_and_ended_from_outside(operator: Visitor, colleague: Visitor) -> None:
     """The newest first, by another process too; one or all of them."""
-    sessions = operator.house.broker.listeners.dashboard.sessions
+    sessions = operator.house.broker.sessions
     listed = await sessions.sessions()
 
     one = await sessions.end(listed[0].id)
@@ -215,9 +215,7 @@ async def test_sessions_are_listed_and_ended_from_outside(operator: Visitor, col
 async def test_session_that_another_replica_ended_is_over(operator: Visitor) -> None:
     """What this process remembers does not count while the store answers."""
     base = operator.house.broker.base
-    elsewhere = Sessions(
-        store=base.stores.installs, keyring=base.keyring, clock=base.clock, url=operator.house.internal
-    )
+    elsewhere = Sessions(base, operator.house.internal)
     before = (await operator.get("/")).status
     await elsewhere.end()
 
@@ -253,7 +251,7 @@ async def test_nothing_in_the_store_opens_the_dashboard(operator: Visitor) -> No
 async def test_cookie_is_named_after_the_address(house: House, url: str, name: str, path: str) -> None:
     """`__Host-` where there is TLS; brokers on other ports have cookies of their own."""
     base, response = house.broker.base, web.Response()
-    sessions = Sessions(store=base.stores.installs, keyring=base.keyring, clock=base.clock, url=url)
+    sessions = Sessions(base, url)
 
     below = await sessions.sign_in(await sessions.new_link(OPERATOR), response)
     nobody = await sessions.sign_in(Secret("unknown"), web.Response())

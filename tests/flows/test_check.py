@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.admin.checks import Check
-from broker.app import check_offline
+from broker.app.offline import check_offline
 from broker.config import load
 from tests.house import House
 from tests.process import Process, new_process

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from broker.app import check_offline
+from broker.app.offline import check_offline
 from broker.config import load
 from broker.model import Successor
 from tests.commanding import Commands, commands_at

@@ -117,7 +117,7 @@ async def test_backup_opens_with_its_own_keys(house: House, tmp_path: Path) -> N
     """Keys that were dropped since come back with it: a backup needs nothing but the master key."""
     await house.connect()
     backup = await _backup(house, tmp_path / "b.db")
-    desk, old = house.broker.rooms.keys.desk, house.broker.base.keyring.active
+    desk, old = house.broker.keys, house.broker.base.keyring.active
     await desk.new(OPERATOR, **WHO)
     await desk.rewrap(OPERATOR, None, **WHO)
     await desk.drop(OPERATOR, old, **WHO)

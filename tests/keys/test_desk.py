@@ -20,12 +20,12 @@ WHO = {"request_id": "test"}
 
 
 async def _listed(house: House) -> dict[str, tuple[str, int]]:
-    keys = await house.broker.rooms.keys.desk.keys(OPERATOR, **WHO)
+    keys = await house.broker.keys.keys(OPERATOR, **WHO)
     return {key["kid"]: (key["state"], key["records"]) for key in keys if key["purpose"] == "data"}
 
 
 async def _rewrapped(house: House) -> None:
-    step = await house.broker.rooms.keys.desk.rewrap(OPERATOR, None, **WHO)
+    step = await house.broker.keys.rewrap(OPERATOR, None, **WHO)
     assert step.cursor is None
 
 
@@ -34,7 +34,7 @@ async def test_key_is_replaced_from_new_to_drop(house: House) -> None:
     await house.connect("kit", "acme")
     await house.connect("kit", "globex", account="30")
     old = house.broker.base.keyring.active
-    desk = house.broker.rooms.keys.desk
+    desk = house.broker.keys
 
     new = (await desk.new(OPERATOR, **WHO))["kid"]
     renewed = await house.post("/token/acme/refresh")
@@ -58,7 +58,7 @@ async def test_key_is_replaced_from_new_to_drop(house: House) -> None:
 
 async def test_drop_says_what_is_in_its_way(house: House) -> None:
     """The active one, the one for hashes, one that is gone, one that never was."""
-    desk = house.broker.rooms.keys.desk
+    desk = house.broker.keys
     active = house.broker.base.keyring.active
     [index] = [key["kid"] for key in await desk.keys(OPERATOR, **WHO) if key["purpose"] == "index"]
     await desk.new(OPERATOR, **WHO)
@@ -75,7 +75,7 @@ async def test_drop_says_what_is_in_its_way(house: House) -> None:
 
 async def _refusal(house: House, kid: str) -> str:
     with pytest.raises((Conflict, NotFound)) as caught:
-        await house.broker.rooms.keys.desk.drop(OPERATOR, kid, **WHO)
+        await house.broker.keys.drop(OPERATOR, kid, **WHO)
     error: BrokerError = caught.value
     return error.detail
 
@@ -83,7 +83,7 @@ async def _refusal(house: House, kid: str) -> str:
 async def test_spool_keeps_a_key(house: House) -> None:
     """A token set that the store has not taken yet counts; a file that is not whole may need any key."""
     spool = renewals_spool([house.folder / "var" / "broker.db.spool"])
-    keyring, desk = house.broker.base.keyring, house.broker.rooms.keys.desk
+    keyring, desk = house.broker.base.keyring, house.broker.keys
     old = keyring.active
     record = keyring.encrypt(token_place(after(FIRST), REFRESH), Secret("rt-2"))
     path = spool.write(replace(successor(), sealed_access=None, sealed_refresh=record))
@@ -108,7 +108,7 @@ async def test_spooled_set_is_stored_under_the_new_key(house: House) -> None:
     access, refresh = house.broker.base.encryption.encrypt(
         after(account.ref), Secret("at-of-the-spool"), Secret("rt-of-the-spool")
     )
-    await house.broker.rooms.keys.desk.new(OPERATOR, **WHO)
+    await house.broker.keys.new(OPERATOR, **WHO)
     new = house.broker.base.keyring.active
     await house.close()
     now = house.clock.now()
@@ -134,7 +134,7 @@ async def test_set_that_was_stored_after_all_is_no_spare(house: House) -> None:
         account.ref, access, refresh, "Bearer", "public", now, now + 9000, now, None, False
     )
     await house.broker.base.stores.accounts.commit(seemed_to_fail, [])
-    await house.broker.rooms.keys.desk.new(OPERATOR, **WHO)
+    await house.broker.keys.new(OPERATOR, **WHO)
     await _rewrapped(house)
     await house.close()
     spool.write(seemed_to_fail)
@@ -149,7 +149,7 @@ async def test_set_that_was_stored_after_all_is_no_spare(house: House) -> None:
 
 async def test_retired_key_still_opens_what_turns_up_late(house: House) -> None:
     """For 400 days, over restarts; then it is forgotten and its id alone stays."""
-    desk, keyring = house.broker.rooms.keys.desk, house.broker.base.keyring
+    desk, keyring = house.broker.keys, house.broker.base.keyring
     old, place = keyring.active, token_place(FIRST, REFRESH)
     late = keyring.encrypt(place, Secret("late"))
     await desk.new(OPERATOR, **WHO)
@@ -157,10 +157,10 @@ async def test_retired_key_still_opens_what_turns_up_late(house: House) -> None:
     await house.restart()
     opened = house.broker.base.keyring.decrypt(place, late)
     house.clock.advance(RETIRED_FOR - 60)
-    await house.broker.rooms.keys.desk.forget_retired(house.clock.now())
+    await house.broker.keys.forget_retired(house.clock.now())
     kept = (await _listed(house))[old]
     house.clock.advance(120)
-    await house.broker.rooms.keys.desk.forget_retired(house.clock.now())
+    await house.broker.keys.forget_retired(house.clock.now())
     await house.restart()
 
     assert Secret("late") == opened
@@ -218,7 +218,7 @@ async def test_metric_counts_records_by_key(house: House) -> None:
     """Also those with nothing left, so that one sees when a key may be dropped; no older than a minute."""
     await house.connect()
     old = house.broker.base.keyring.active
-    desk = house.broker.rooms.keys.desk
+    desk = house.broker.keys
 
     before = await _metric(house)
     await desk.new(OPERATOR, **WHO)

@@ -235,8 +235,8 @@ BREAKAGES = (
     ),
     Breakage(
         "what was missed is not forgotten",
-        "broker/app/databases.py",
-        "changes.missed()",
+        "broker/store/postgres.py",
+        "self.changes.missed()",
         "pass",
         "tests/replication/test_outage.py::test_other_brokers_news_are_not_missed",
     ),

@@ -72,7 +72,7 @@ async def test_data_key_made_on_one_opens_on_the_other(two: Replicas) -> None:
     await two[0].connect()
     await two[1].get("/token/acme")
 
-    made = await two[0].broker.rooms.keys.desk.new(OPERATOR, request_id="test")
+    made = await two[0].broker.keys.new(OPERATOR, request_id="test")
     on_one = await two[0].post("/token/acme/refresh")
     await two[1].connect("kit", "globex", account="777")
     on_other = await two[1].get("/token/acme")

@@ -23,43 +23,42 @@ from broker.admin.store_checks import (
     standing_checks,
     store_checks,
 )
-from broker.app.rooms import KeyRoom, Rooms
-from broker.context import Context
+from broker.app.services import Services
 from broker.providers.client import Answer, ProviderClient
 
 PROBE_TIMEOUT = 5.0
 REQUEST_ID = "X-Request-Id"
 
 
-def build_check(
-    context: Context, rooms: Rooms, environ: Mapping[str, str]
-) -> Callable[[], Awaitable[list[Check]]]:
+def build_check(services: Services, environ: Mapping[str, str]) -> Callable[[], Awaitable[list[Check]]]:
     """Everything that is looked over."""
 
     async def check() -> list[Check]:
+        context = services.context
         settings, now = context.settings, context.clock.now()
         return [
             *config_checks(settings.path, environ),
             *settings_checks(settings),
-            *await ring_checks(context, rooms.keys),
-            *await rooms.adoption.checks(),
+            *await ring_checks(services),
+            *await services.adoption.checks(),
             *tls_checks(settings.server, now),
             *store_checks(await read_statistics(context.stores.accounts, now), settings.store.path.parent),
-            *await leftover_checks(context.stores.accounts, _left(rooms), now),
+            *await leftover_checks(context.stores.accounts, _left(services), now),
             *await identity_checks(context.stores.accounts),
             audit_check(settings.audit.path, context.audit.backlog),
             *standing_checks(context.health.standing),
             *address_checks(settings),
             await reachable_check(settings.server.public_url, partial(leads_elsewhere, context.http)),
-            *await rooms.overview.checks(),
+            *await services.overview.checks(),
             *await provider_checks(context.providers),
         ]
 
     return check
 
 
-async def ring_checks(context: Context, keys: KeyRoom) -> list[Check]:
-    counts = await keys.census.take()
+async def ring_checks(services: Services) -> list[Check]:
+    context = services.context
+    counts = await services.keys.census.take()
     return key_checks(context.settings, await context.stores.keys.keys(), counts, context.clock.now())
 
 
@@ -74,6 +73,6 @@ async def leads_elsewhere(http: ProviderClient, url: str) -> str | None:
     return None
 
 
-def _left(rooms: Rooms) -> Leftovers:
-    retained = len(rooms.tokens.retained) + len(rooms.installs.late)
-    return Leftovers(spooled=len(rooms.spools), retained=retained, is_running=True)
+def _left(services: Services) -> Leftovers:
+    retained = len(services.tokens.retained) + len(services.installs.late)
+    return Leftovers(spooled=len(services.spools), retained=retained, is_running=True)

@@ -1,0 +1,430 @@
+"""The services of the broker, built on one context. Read `Services` as the list of what there is."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+from secrets import token_hex
+from urllib.parse import urlsplit
+
+from broker.accounts.exporting import ExportService
+from broker.accounts.importing import ImportService
+from broker.accounts.service import AccountService
+from broker.admin.audit import AuditService
+from broker.admin.checks import LOOPBACK
+from broker.admin.copies import Adoption, BackupService
+from broker.admin.keys import KeyService
+from broker.admin.overview import Overview
+from broker.alerts.service import Alerts
+from broker.callers.authentication import KeyAuthenticator
+from broker.callers.configured import ConfiguredCallers, JwtAuthenticator
+from broker.callers.jwks import JwksCache
+from broker.callers.login import LoginService, RememberedUsers
+from broker.callers.service import CallerService
+from broker.config.settings import PluginSettings, Settings
+from broker.context import Context
+from broker.dashboard.service import DashboardService
+from broker.dashboard.session import Sessions
+from broker.http.browser import KeptRequests, is_same_browser
+from broker.http.peers import UnknownUserLimits
+from broker.installs.connect import Connector
+from broker.installs.exchange import Exchange
+from broker.installs.late import RetryLater
+from broker.installs.service import InstallService
+from broker.model import Secret
+from broker.plugin.clients import Clients
+from broker.plugin.consent import ConnectCodes, ConsentService
+from broker.plugin.routes import ClientRoutes, GrantRoutes, PluginApi
+from broker.plugin.service import GrantService
+from broker.sandbox.issued import PREFIXES
+from broker.store.renewals import BOOT_WIDTH
+from broker.store.spool import grants_spool, renewals_spool
+from broker.tokens.background import Background
+from broker.tokens.flight import Flights
+from broker.tokens.leases import Leases
+from broker.tokens.opened import OpenedAccounts
+from broker.tokens.permit import Permit
+from broker.tokens.recovery import Recovery
+from broker.tokens.refresh import Refresher
+from broker.tokens.retained import RetainedCommits
+from broker.tokens.schedule import Timings
+from broker.tokens.service import TokenService
+from broker.tokens.steps import Watch
+from broker.tokens.timekeeping import Timekeeper
+from broker.tokens.uses import Uses
+from broker.tokens.waiting import Waiters
+
+EVENTS_KEPT = 90 * 86400.0
+INSTALLS_KEPT = 3600.0
+PURGE_BATCH = 200
+
+
+class Services:
+    """Every service, on one context. Building them opens nothing, so an offline command builds them as well."""
+
+    def __init__(
+        self,
+        context: Context,
+        timings: Timings,
+        watch: Watch,
+        *,
+        spool_folders: tuple[Path, ...] = (),
+        closing: AsyncExitStack,
+    ) -> None:
+        self.context = context
+        self.spools = Spools((spool_of(context.settings.store.path), *spool_folders))
+        self.tokens = TokenServices(context, timings, watch, self.spools, closing)
+        self.installs = InstallServices(context, self.spools, closing)
+        self.accounts = _accounts(context, self.tokens, self.installs)
+        self.imports, self.exports = _moving(context, self.tokens.flights)
+        self.callers = CallerServices(context, closing)
+        self.plugin = (
+            PluginServices(context, context.settings.plugin, self.installs)
+            if context.settings.plugin
+            else None
+        )
+        self.alerts = Alerts(context, self.tokens.permit)
+        closing.push_async_callback(self.alerts.close)
+
+        self.keys = KeyService(
+            context,
+            lambda: {
+                "spool": self.spools.records(),
+                "memory": [*self.tokens.retained.records(), *self.installs.late.records()],
+            },
+        )
+        self.backups = BackupService(context)
+        self.audit = AuditService(context)
+        self.adoption = Adoption(context, self.tokens.permit)
+        self.overview = Overview(context, self.tokens.permit, self.keys.census)
+        closing.push_async_callback(self.overview.close)
+        self.dashboard = DashboardService(
+            context,
+            accounts=self.accounts,
+            tokens=self.tokens.service,
+            installs=self.installs.service,
+            callers=self.callers.service,
+            keys=self.keys,
+            overview=self.overview,
+        )
+        self.sessions = Sessions(context, context.settings.server.internal_url)
+        self.background = self._background()
+
+    def _background(self) -> Background:
+        """The loop that renews what is due, and the maintenance tasks of all services."""
+        context, tokens = self.context, self.tokens
+        stores, steady = context.stores, context.steady
+        return Background(
+            store=stores.accounts,
+            flights=tokens.flights,
+            permit=tokens.permit,
+            clock=steady,
+            settings=context.settings.refresh,
+            keep_time=tokens.timekeeper.look,
+            probe=lambda: context.store_health.probe(stores.keys),
+            chores=(
+                self.adoption.look_again,
+                tokens.uses.flush,
+                self.callers.service.flush_uses,
+                self.installs.service.identify_held,
+                lambda: self.accounts.purge_removed(steady.cautious()),
+                lambda: self.keys.forget_retired(steady.cautious()),
+            ),
+            purges=(
+                lambda: stores.installs.purge_expired(steady.now() - INSTALLS_KEPT, PURGE_BATCH),
+                lambda: stores.plugin.purge(steady.cautious(), PURGE_BATCH),
+                lambda: stores.events.purge_events(steady.cautious() - EVENTS_KEPT, PURGE_BATCH),
+            ),
+        )
+
+
+class Spools:
+    """The rescue spools: token sets that wait in files for the store."""
+
+    def __init__(self, folders: tuple[Path, ...]) -> None:
+        self.renewals, self.grants = renewals_spool(folders), grants_spool(folders)
+
+    def __len__(self) -> int:
+        return len(self.renewals) + len(self.grants)
+
+    def records(self) -> list[str]:
+        return [*self.renewals.records(), *self.grants.records()]
+
+
+def spool_of(store: Path) -> Path:
+    """Return the folder of the spools beside a store."""
+    return store.with_name(store.name + ".spool")
+
+
+class TokenServices:
+    """Issues and renews access tokens."""
+
+    def __init__(
+        self, context: Context, timings: Timings, watch: Watch, spools: Spools, closing: AsyncExitStack
+    ) -> None:
+        stores, settings = context.stores, context.settings
+        self.retained = RetainedCommits(
+            store=stores.accounts,
+            spool=spools.renewals,
+            encryption=context.encryption,
+            clock=context.clock,
+            timings=timings,
+            health=context.health,
+            metrics=context.metrics,
+            watch=watch,
+        )
+        closing.push_async_callback(self.retained.abandon)
+        self.permit = Permit(
+            providers=context.providers,
+            timings=timings,
+            store_is_ready=lambda: context.store_health.is_ready() and not len(self.retained),
+        )
+        leases = Leases(
+            store=stores.accounts,
+            changes=stores.changes,
+            clock=context.steady,
+            timings=timings,
+            owner=f"{token_hex(BOOT_WIDTH // 2)}@{context.replica}",
+            timeout=settings.refresh.timeout,
+            grace=self.permit.grace,
+            up_for=context.store_health.up_for,
+        )
+        self.refresher = Refresher(
+            store=stores.accounts,
+            providers=context.providers,
+            encryption=context.encryption,
+            permit=self.permit,
+            retained=self.retained,
+            clock=context.steady,
+            leases=leases,
+            settings=settings.refresh,
+            timings=timings,
+            metrics=context.metrics,
+            watch=watch,
+        )
+        self.flights = Flights(self.refresher.renew, clock=context.clock)
+        self.recovery = Recovery(
+            store=stores.accounts,
+            retained=self.retained,
+            permit=self.permit,
+            flights=self.flights,
+            clock=context.steady,
+            timings=timings,
+            owner=leases.owner,
+            replica=context.replica if context.is_shared else None,
+        )
+        self.opened = OpenedAccounts(
+            store=stores.accounts,
+            encryption=context.encryption,
+            limit=settings.store.memory,
+            are_heard=stores.changes.are_heard,
+            set_back=context.health.set_back,
+        )
+        self.waiters = Waiters(clock=context.clock)
+        # First the memory of opened accounts, then those whom it wakes to read what is new.
+        stores.changes.listen(self.opened.forget, self.opened.forget_all)
+        stores.changes.listen(self.waiters.heard, self.waiters.missed)
+        self.uses = Uses(stores.accounts)
+        self.service = TokenService(
+            opened=self.opened,
+            store=stores.accounts,
+            flights=self.flights,
+            permit=self.permit,
+            authorizer=context.authorizer,
+            clock=context.steady,
+            settings=settings.refresh,
+            metrics=context.metrics,
+            account_page=lambda name: f"{settings.server.internal_url}/dashboard/accounts/{name}",
+            waiters=self.waiters,
+            uses=self.uses,
+        )
+        self.timekeeper = Timekeeper(
+            clock=context.steady,
+            machine=context.clock,
+            reference=context.reference,
+            shared=context.is_shared,
+            store=stores.accounts,
+            permit=self.permit,
+            health=context.health,
+            forget=stores.changes.missed,
+        )
+
+
+class InstallServices:
+    """Connects accounts."""
+
+    def __init__(self, context: Context, spools: Spools, closing: AsyncExitStack) -> None:
+        settings, stores = context.settings, context.stores
+        self.unknown_users = UnknownUserLimits(context.clock)
+        self.kept = KeptRequests(
+            keyring=context.keyring,
+            catch_up=context.ring.catch_up,
+            clock=context.steady,
+            https=settings.server.public_url.startswith("https://"),
+        )
+        self.late = RetryLater(
+            store=stores.installs, spool=spools.grants, clock=context.clock, health=context.health
+        )
+        closing.push_async_callback(self.late.abandon)
+        connector = Connector(
+            accounts=stores.accounts,
+            installs=stores.installs,
+            encryption=context.encryption,
+            keyring=context.keyring,
+            clock=context.steady,
+            refresh=settings.refresh,
+        )
+        exchange = Exchange(
+            store=stores.installs,
+            connector=connector,
+            providers=context.providers,
+            encryption=context.encryption,
+            authorizer=context.authorizer,
+            clock=context.steady,
+            later=self.late,
+        )
+        self.service = InstallService(
+            store=stores.installs,
+            connector=connector,
+            exchange=exchange,
+            providers=context.providers,
+            encryption=context.encryption,
+            authorizer=context.authorizer,
+            clock=context.steady,
+            metrics=context.metrics,
+            public_url=settings.server.public_url,
+            browser_matches=is_same_browser,
+            kept=self.kept,
+            unknown_users=self.unknown_users,
+            is_shared=context.is_shared,
+            is_stopping=lambda: context.health.stopping,
+            events=stores.events,
+        )
+        self.login: LoginService | None = None
+        if settings.login is not None:
+            self.login = LoginService(
+                settings=settings.login,
+                store=stores.installs,
+                kept=self.kept,
+                clock=context.clock,
+                audience=settings.server.public_url,
+            )
+
+
+def _accounts(context: Context, tokens: TokenServices, installs: InstallServices) -> AccountService:
+    return AccountService(
+        store=context.stores.accounts,
+        flights=tokens.flights,
+        encryption=context.encryption,
+        keyring=context.keyring,
+        authorizer=context.authorizer,
+        clock=context.steady,
+        providers=context.providers,
+        refresh=context.settings.refresh,
+        flush_uses=tokens.uses.flush,
+        forget_besides=(
+            tokens.service.forget,
+            tokens.permit.forget,
+            tokens.retained.forget,
+            installs.late.forget,
+        ),
+    )
+
+
+def _moving(context: Context, flights: Flights) -> tuple[ImportService, ExportService]:
+    def refusal(name: str, token: Secret) -> str | None:
+        """Return why that provider must not be sent that refresh token, None if it may.
+
+        A token that a sandbox issued is sent to no real provider, and no real token to a sandbox.
+        """
+        is_played = context.settings.sandbox.enabled and name in PREFIXES
+        is_its_own = token.reveal().startswith(tuple(PREFIXES.values()))
+        if is_played and not is_its_own:
+            return (
+                f"the sandbox plays {name} here and takes nothing but its own grants;"
+                " import real ones where [sandbox] is off"
+            )
+        if is_its_own and not is_played:
+            # A sandbox may run on this machine by itself.
+            is_near = urlsplit(context.providers[name].token_url).hostname in LOOPBACK
+            return None if is_near else f"a sandbox issued this grant, and {name} is none"
+        return None
+
+    imports = ImportService(
+        accounts=context.stores.accounts,
+        imports=context.stores.imports,
+        flights=flights,
+        encryption=context.encryption,
+        keyring=context.keyring,
+        authorizer=context.authorizer,
+        clock=context.steady,
+        providers=context.providers,
+        refresh=context.settings.refresh,
+        refusal=refusal,
+    )
+    exports = ExportService(
+        accounts=context.stores.accounts,
+        imports=context.stores.imports,
+        flights=flights,
+        encryption=context.encryption,
+        authorizer=context.authorizer,
+        clock=context.steady,
+    )
+    return imports, exports
+
+
+class CallerServices:
+    """Authenticates callers and keeps their keys."""
+
+    def __init__(self, context: Context, closing: AsyncExitStack) -> None:
+        store, clock, settings = context.stores.callers, context.clock, context.settings
+        self.configured = ConfiguredCallers(settings.callers, audience=settings.server.audience)
+        self.keys = KeyAuthenticator(store=store, clock=clock, is_overridden=self.configured.has)
+        self.jwks = JwksCache(http=context.http, clock=clock)
+        closing.push_async_callback(self.jwks.close)
+        self.jwts = JwtAuthenticator(configured=self.configured, jwks=self.jwks, clock=clock)
+        self.service = CallerService(
+            store=store,
+            keys=self.keys,
+            configured=self.configured,
+            authorizer=context.authorizer,
+            clock=clock,
+        )
+
+    def use(self, settings: Settings) -> None:
+        """Replace the configured callers after a reload."""
+        self.configured.use(settings.callers)
+        self.jwks.keep_only(self.configured.edition.jwks_urls)
+
+
+class PluginServices:
+    """The OAuth server for plugins."""
+
+    def __init__(self, context: Context, settings: PluginSettings, installs: InstallServices) -> None:
+        store, clock, issuer = context.stores.plugin, context.steady, context.settings.server.public_url
+        self.clients = Clients(settings.clients, metrics=context.metrics)
+        service = GrantService(
+            store=store,
+            settings=settings,
+            authorizer=context.authorizer,
+            keyring=context.keyring,
+            clock=clock,
+            metrics=context.metrics,
+        )
+        connect_codes = ConnectCodes(
+            store=store, authorizer=context.authorizer, keyring=context.keyring, clock=clock
+        )
+        self.consent = ConsentService(
+            store=store,
+            clients=self.clients,
+            connect_codes=connect_codes,
+            authorizer=context.authorizer,
+            clock=clock,
+            issuer=issuer,
+            kept=installs.kept,
+            unknown_users=installs.unknown_users,
+        )
+        self.users = RememberedUsers(store=store, clock=clock)
+        self.grants = GrantRoutes(service=service)
+        self.kit = ClientRoutes(service=service, clients=self.clients, issuer=issuer)
+        self.api = PluginApi(
+            service=service, connect_codes=connect_codes, clients=self.clients, issuer=issuer
+        )
