@@ -30,8 +30,7 @@ from broker.observe import logs
 from broker.sandbox import Sandbox
 from broker.systemd.process import Notifier, harden, passed_sockets
 from broker.tokens.background import until_cancelled
-from broker.tokens.schedule import Timings
-from broker.tokens.steps import Watch, unwatched
+from broker.tokens.schedule import Timings, Watch, unwatched
 
 log = structlog.get_logger()
 EXTEND_EVERY = 5.0

@@ -19,8 +19,7 @@ from broker.config.settings import TcpListen
 from broker.http.server import QuietRunner
 from broker.model import Account
 from broker.sandbox import Sandbox, visitor
-from broker.tokens.schedule import Timings
-from broker.tokens.steps import Watch, unwatched
+from broker.tokens.schedule import Timings, Watch, unwatched
 from tests.fakes.clock import FakeClock
 from tests.ports import free_port
 from tests.template import put_store

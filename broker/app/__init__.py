@@ -13,8 +13,7 @@ from broker.config.settings import Settings
 from broker.context import Context
 from broker.errors import StartRefused, StorageUnavailable
 from broker.model import Account
-from broker.tokens.schedule import Timings
-from broker.tokens.steps import Watch, unwatched
+from broker.tokens.schedule import Timings, Watch, unwatched
 
 
 class Broker(Services):

@@ -133,20 +133,12 @@ class Listeners:
             limits=limits,
         )
         hot = HotTokens(
+            context,
             callers=authentication.remembered,
-            opened=services.tokens.opened,
-            service=services.tokens.service,
+            cache=services.tokens.cache,
             uses=services.tokens.uses,
-            authorizer=context.authorizer,
-            clock=context.steady,
-            wall=context.clock,
-            metrics=context.metrics,
-            ahead=context.settings.refresh.ahead,
             headers=application[HEADERS],
-            trusted_proxies=server.trusted_proxies,
-            is_stopping=lambda: context.health.stopping,
         )
-        context.stores.changes.listen(hot.forget, hot.forget_all)
         application[SHORTCUT] = hot.answer
         tokens = TokenRoutes(service=services.tokens.service, clock=context.steady, still=still)
         application.add_routes(routes_of(tokens))

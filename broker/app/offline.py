@@ -41,8 +41,7 @@ from broker.context import audit_key
 from broker.errors import BrokerError, StartRefused, StorageUnavailable
 from broker.observe import logs
 from broker.store.migrate import migrate, move
-from broker.tokens.schedule import Timings
-from broker.tokens.steps import unwatched
+from broker.tokens.schedule import Timings, unwatched
 
 REQUEST_ID = "command-line"
 

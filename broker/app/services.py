@@ -2,7 +2,6 @@
 
 from contextlib import AsyncExitStack
 from pathlib import Path
-from secrets import token_hex
 from urllib.parse import urlsplit
 
 from broker.accounts.exporting import ExportService
@@ -35,22 +34,18 @@ from broker.plugin.consent import ConnectCodes, ConsentService
 from broker.plugin.routes import ClientRoutes, GrantRoutes, PluginApi
 from broker.plugin.service import GrantService
 from broker.sandbox.issued import PREFIXES
-from broker.store.renewals import BOOT_WIDTH
 from broker.store.spool import grants_spool, renewals_spool
 from broker.tokens.background import Background
-from broker.tokens.flight import Flights
+from broker.tokens.cache import TokenCache
+from broker.tokens.flight import Flights, Waiters
 from broker.tokens.leases import Leases
-from broker.tokens.opened import OpenedAccounts
 from broker.tokens.permit import Permit
 from broker.tokens.recovery import Recovery
 from broker.tokens.refresh import Refresher
 from broker.tokens.retained import RetainedCommits
-from broker.tokens.schedule import Timings
+from broker.tokens.schedule import Timings, Watch
 from broker.tokens.service import TokenService
-from broker.tokens.steps import Watch
 from broker.tokens.timekeeping import Timekeeper
-from broker.tokens.uses import Uses
-from broker.tokens.waiting import Waiters
 
 EVENTS_KEPT = 90 * 86400.0
 INSTALLS_KEPT = 3600.0
@@ -160,92 +155,50 @@ class TokenServices:
     def __init__(
         self, context: Context, timings: Timings, watch: Watch, spools: Spools, closing: AsyncExitStack
     ) -> None:
-        stores, settings = context.stores, context.settings
-        self.retained = RetainedCommits(
-            store=stores.accounts,
-            spool=spools.renewals,
-            encryption=context.encryption,
-            clock=context.clock,
-            timings=timings,
-            health=context.health,
-            metrics=context.metrics,
-            watch=watch,
-        )
+        changes = context.stores.changes
+        self.retained = RetainedCommits(context, spool=spools.renewals, timings=timings, watch=watch)
         closing.push_async_callback(self.retained.abandon)
         self.permit = Permit(
             providers=context.providers,
             timings=timings,
             store_is_ready=lambda: context.store_health.is_ready() and not len(self.retained),
         )
-        leases = Leases(
-            store=stores.accounts,
-            changes=stores.changes,
-            clock=context.steady,
-            timings=timings,
-            owner=f"{token_hex(BOOT_WIDTH // 2)}@{context.replica}",
-            timeout=settings.refresh.timeout,
-            grace=self.permit.grace,
-            up_for=context.store_health.up_for,
-        )
-        self.refresher = Refresher(
-            store=stores.accounts,
-            providers=context.providers,
-            encryption=context.encryption,
-            permit=self.permit,
-            retained=self.retained,
-            clock=context.steady,
-            leases=leases,
-            settings=settings.refresh,
-            timings=timings,
-            metrics=context.metrics,
-            watch=watch,
-        )
-        self.flights = Flights(self.refresher.renew, clock=context.clock)
-        self.recovery = Recovery(
-            store=stores.accounts,
-            retained=self.retained,
-            permit=self.permit,
-            flights=self.flights,
-            clock=context.steady,
-            timings=timings,
-            owner=leases.owner,
-            replica=context.replica if context.is_shared else None,
-        )
-        self.opened = OpenedAccounts(
-            store=stores.accounts,
-            encryption=context.encryption,
-            limit=settings.store.memory,
-            are_heard=stores.changes.are_heard,
+        self.cache = TokenCache(
+            context.stores.accounts,
+            context.encryption,
+            limit=context.settings.store.memory,
+            ahead=context.settings.refresh.ahead,
+            are_heard=changes.are_heard,
             set_back=context.health.set_back,
         )
         self.waiters = Waiters(clock=context.clock)
-        # First the memory of opened accounts, then those whom it wakes to read what is new.
-        stores.changes.listen(self.opened.forget, self.opened.forget_all)
-        stores.changes.listen(self.waiters.heard, self.waiters.missed)
-        self.uses = Uses(stores.accounts)
-        self.service = TokenService(
-            opened=self.opened,
-            store=stores.accounts,
-            flights=self.flights,
+        # First the cache, then those who wake up to read what is new.
+        changes.listen(self.cache.forget, self.cache.forget_all)
+        changes.listen(self.waiters.heard, self.waiters.missed)
+        self.leases = Leases(context, permit=self.permit, timings=timings)
+        refresher = Refresher(
+            context,
             permit=self.permit,
-            authorizer=context.authorizer,
-            clock=context.steady,
-            settings=settings.refresh,
-            metrics=context.metrics,
-            account_page=lambda name: f"{settings.server.internal_url}/dashboard/accounts/{name}",
+            retained=self.retained,
+            leases=self.leases,
             waiters=self.waiters,
-            uses=self.uses,
+            timings=timings,
+            watch=watch,
         )
-        self.timekeeper = Timekeeper(
-            clock=context.steady,
-            machine=context.clock,
-            reference=context.reference,
-            shared=context.is_shared,
-            store=stores.accounts,
+        self.flights = Flights(refresher.renew, clock=context.clock)
+        self.recovery = Recovery(
+            context,
+            retained=self.retained,
             permit=self.permit,
-            health=context.health,
-            forget=stores.changes.missed,
+            flights=self.flights,
+            timings=timings,
+            owner=self.leases.owner,
         )
+        self.service = TokenService(
+            context, cache=self.cache, flights=self.flights, permit=self.permit, waiters=self.waiters
+        )
+        self.uses = self.service.uses
+        self.timekeeper = Timekeeper(context, permit=self.permit)
 
 
 class InstallServices:

@@ -4,9 +4,8 @@ SQL is written as both databases read it: `$1, $2` for parameters, `ON CONFLICT`
 `Dialect`.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
 from functools import cache, wraps
 from operator import attrgetter
@@ -198,7 +197,6 @@ class Changes:
     def __init__(self) -> None:
         self._listeners: list[Callable[[str], None]] = []
         self._forgetful: list[Callable[[], None]] = []
-        self._watched: dict[str, list[asyncio.Event]] = {}
         self.are_heard: Callable[[], bool] = lambda: True
         """Whether changes by other brokers on the database are heard just now."""
 
@@ -211,25 +209,8 @@ class Changes:
     def publish(self, name: str) -> None:
         for listener in self._listeners:
             listener(name)
-        for event in self._watched.get(name, ()):
-            event.set()
 
     def missed(self) -> None:
         """Changes by others were not heard for a while; from now on they are."""
         for forget in self._forgetful:
             forget()
-        for events in self._watched.values():
-            for event in events:
-                event.set()
-
-    @contextmanager
-    def watch(self, name: str) -> Iterator[asyncio.Event]:
-        """An event that is set with every change of that account from here on."""
-        event = asyncio.Event()
-        self._watched.setdefault(name, []).append(event)
-        try:
-            yield event
-        finally:
-            self._watched[name].remove(event)
-            if not self._watched[name]:
-                del self._watched[name]

@@ -1,7 +1,8 @@
 """The accounts as renewals need them: intent, commit, settlement, spares, due renewals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
@@ -113,6 +114,9 @@ ON CONFLICT (account, caller) DO UPDATE SET last_used_at = excluded.last_used_at
 @dataclass(frozen=True, slots=True)
 class Committed:
     """The successor is durable and current."""
+
+    account: Account | None = field(default=None, compare=False)
+    """Its row. None: the row is damaged, which must not undo the commit; whoever reads the row finds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,8 +343,8 @@ async def _execute_all(sql: str, rows: Sequence[tuple[object, ...]], transaction
 async def _commit(events: Sequence[Event], transaction: Transaction, successor: Successor) -> CommitOutcome:
     # Also where another broker was faster: what is kept in memory is older than its change.
     await transaction.tell(successor.parent.name)
-    changed = await transaction.execute(
-        COMMIT,
+    changed = await transaction.fetch(
+        f"{COMMIT} RETURNING {COLUMNS}",
         *_key(successor.parent),
         successor.sealed_access,
         successor.sealed_refresh,
@@ -356,6 +360,8 @@ async def _commit(events: Sequence[Event], transaction: Transaction, successor: 
     )
     if changed:
         await insert_events(transaction, events)
+        with suppress(Exception):
+            return Committed(to_account(changed[0]))
         return Committed()
     rows = await transaction.fetch("SELECT epoch FROM accounts WHERE name = $1", successor.parent.name)
     return GenerationMoved() if rows and rows[0][0] == successor.parent.epoch else EpochMoved()

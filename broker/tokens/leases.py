@@ -1,21 +1,16 @@
 """Whose turn is it? Renewals that other brokers have begun, and attempts whose outcome nobody noted."""
 
-import asyncio
 import secrets
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import structlog
 
-from broker.clock import Clock, within
+from broker.context import Context
 from broker.model import Account, Intent
-from broker.store.database import Changes
-from broker.store.renewals import RefreshStore
+from broker.store.renewals import BOOT_WIDTH
+from broker.tokens.permit import Permit
 from broker.tokens.schedule import Timings, quarantine
 
 log = structlog.get_logger()
-LOOK_EVERY = 1.0
-"""Seconds between two looks at a row that another broker is at, should no notification come."""
 
 
 class LeaseLost(Exception):
@@ -29,37 +24,12 @@ class LeaseLost(Exception):
 class Leases:
     """Asked before a renewal begins; the store's conditions have the last word (R3)."""
 
-    def __init__(
-        self,
-        *,
-        store: RefreshStore,
-        changes: Changes,
-        clock: Clock,
-        timings: Timings,
-        owner: str,
-        timeout: float,
-        grace: Callable[[Account], float | None],
-        up_for: Callable[[], float],
-    ) -> None:
-        self._store, self._changes, self._clock, self._timings = store, changes, clock, timings
-        self.owner = owner
-        """`boot@replica`, as it stands in the leases of this process."""
-        self._length = timeout + timings.lease_extra
-        self._grace = grace
-        self._up_for = up_for
-        """For how many seconds the store has been there without a break."""
-
-    def watch(self, name: str) -> AbstractContextManager[asyncio.Event]:
-        """An event that is set whenever the account's row changes, on any broker."""
-        return self._changes.watch(name)
-
-    async def wait(self, change: asyncio.Event) -> None:
-        """Until the row has changed, or it is time to look at it again anyway."""
-        changed = asyncio.ensure_future(change.wait())
-        try:
-            await within(self._clock, LOOK_EVERY, changed)
-        finally:
-            changed.cancel()
+    def __init__(self, context: Context, *, permit: Permit, timings: Timings) -> None:
+        self._context, self._permit, self._timings = context, permit, timings
+        self._store, self._clock = context.stores.accounts, context.steady
+        self.owner = f"{secrets.token_hex(BOOT_WIDTH // 2)}@{context.replica}"
+        """`boot@replica`, which is written into the leases of this process."""
+        self._length = context.settings.refresh.timeout + timings.lease_extra
 
     async def announce(self, account: Account) -> Intent:
         """R3: write the intent, which is the lease; raises LeaseLost."""
@@ -86,9 +56,13 @@ class Leases:
             return True
         own, now = intent.owner == self.owner, self._clock.now()
         # A store that has just come back may yet be given what the other one has retained.
-        if not own and self._up_for() < self._timings.adopt_after:
+        if not own and self._context.store_health.up_for() < self._timings.adopt_after:
             return False
-        wait = quarantine(timed_out=True, grace=self._grace(account), timings=self._timings) if own else 0.0
+        wait = (
+            quarantine(timed_out=True, grace=self._permit.grace(account), timings=self._timings)
+            if own
+            else 0.0
+        )
         not_before = max(now, intent.at + wait) if own else now
         if await self._store.orphaned(account.ref, intent.id, self.owner, at=now, not_before=not_before):
             log.warning("renewal.orphaned", account=account.name, generation=account.generation, own=own)

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import structlog
 
-from broker.clock import Clock
+from broker.context import Context
 from broker.errors import StorageUnavailable
 from broker.model import Account
-from broker.store.renewals import RefreshStore
 from broker.tokens.flight import Flights
 from broker.tokens.permit import Permit
 from broker.tokens.retained import RetainedCommits
@@ -26,19 +25,18 @@ class Recovery:
 
     def __init__(
         self,
+        context: Context,
         *,
-        store: RefreshStore,
         retained: RetainedCommits,
         permit: Permit,
         flights: Flights,
-        clock: Clock,
         timings: Timings,
         owner: str,
-        replica: str | None,
     ) -> None:
-        self._store, self._retained, self._permit, self._flights = store, retained, permit, flights
-        self._clock, self._timings, self._owner = clock, timings, owner
-        self._replica = replica
+        self._store, self._clock = context.stores.accounts, context.steady
+        self._retained, self._permit, self._flights = retained, permit, flights
+        self._timings, self._owner = timings, owner
+        self._replica = context.replica if context.is_shared else None
         """Whose earlier boots' leases are ours; None: everybody's, since the store is."""
         self._is_late = False
         """Whether the store took no write at the start; what was left open is taken over as soon as it does."""

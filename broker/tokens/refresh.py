@@ -5,7 +5,6 @@ this, and nothing here hands a token to anybody: what is durable is read back fr
 """
 
 import secrets
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -13,10 +12,9 @@ from typing import assert_never
 import structlog
 
 from broker import oauth
-from broker.clock import Clock
-from broker.config.settings import RefreshSettings, Rotation
+from broker.config.settings import Rotation
+from broker.context import Context
 from broker.encryption.keyring import DecryptionFailed, UnknownKey
-from broker.encryption.tokens import TokenEncryption
 from broker.errors import StorageUnavailable
 from broker.model import (
     Account,
@@ -31,7 +29,6 @@ from broker.model import (
     TokenSet,
     Trouble,
 )
-from broker.observe.metrics import Metrics
 from broker.providers.interface import (
     Ambiguous,
     ClientRefused,
@@ -46,24 +43,20 @@ from broker.providers.interface import (
     cause_of,
 )
 from broker.providers.oauth2 import OAuth2Provider
-from broker.store.renewals import Committed, EpochMoved, GenerationMoved, RefreshStore
-from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
+from broker.store.renewals import Committed, EpochMoved, GenerationMoved
+from broker.tokens.flight import FlightEnd, NotRenewed, Renewed, Waiters
 from broker.tokens.leases import LeaseLost, Leases
 from broker.tokens.permit import Permit
 from broker.tokens.policy import Hold, grant_end, window_opens
 from broker.tokens.retained import RetainedCommits
-from broker.tokens.schedule import (
-    Timings,
-    confirm_after,
-    death_needs,
-    quarantine,
-)
+from broker.tokens.schedule import Step, Timings, Watch, confirm_after, death_needs, quarantine
 from broker.tokens.setbacks import Setbacks, intent_of, since_trouble
-from broker.tokens.steps import Step, Watch, unwatched
 
 log = structlog.get_logger()
 
 
+LOOK_EVERY = 1.0
+"""Seconds between two looks at a row that another broker renews, should no notification come."""
 SPARE_NEEDS, UNUSUAL_SPARE_NEEDS = 2, 3
 """Refusals that end a spare, in the standard's word and in others."""
 
@@ -86,26 +79,30 @@ class Refresher:
 
     def __init__(
         self,
+        context: Context,
         *,
-        store: RefreshStore,
-        providers: Mapping[str, OAuth2Provider],
-        encryption: TokenEncryption,
         permit: Permit,
         retained: RetainedCommits,
-        clock: Clock,
         leases: Leases,
-        settings: RefreshSettings,
+        waiters: Waiters,
         timings: Timings,
-        metrics: Metrics,
-        watch: Watch = unwatched,
+        watch: Watch,
     ) -> None:
-        self._store, self._providers, self._encryption = store, providers, encryption
-        self._permit, self._retained, self._clock = permit, retained, clock
-        self._leases, self._settings, self._timings = leases, settings, timings
-        self._metrics, self._watch = metrics, watch
+        self._store, self._encryption, self._clock = (
+            context.stores.accounts,
+            context.encryption,
+            context.steady,
+        )
+        self._providers, self._settings, self._metrics = (
+            context.providers,
+            context.settings.refresh,
+            context.metrics,
+        )
+        self._permit, self._retained, self._leases, self._waiters = permit, retained, leases, waiters
+        self._timings, self._watch = timings, watch
         self._sending: set[str] = set()
         """Accounts with a POST outstanding; two of one would break I4."""
-        self._setbacks = Setbacks(store=store, permit=permit, clock=clock, timings=timings, watch=watch)
+        self._setbacks = Setbacks(context, permit=permit, timings=timings, watch=watch)
 
     async def renew(self, wanted: Ref) -> FlightEnd:
         """Renew the grant from generation `wanted.generation`, unless it has moved on since."""
@@ -119,15 +116,14 @@ class Refresher:
 
     async def _renew_in_turn(self, wanted: Ref) -> FlightEnd:
         """Renew as soon as no other broker is at it; most often that one has done it by then."""
-        with self._leases.watch(wanted.name) as change:
+        with self._waiters.on(wanted.name) as waiting:
             while True:
-                change.clear()
                 try:
                     if (end := await self._renew(wanted)) is not None:
                         return end
                 except LeaseLost as lost:
                     self._count(lost.account, "lost_race")
-                await self._leases.wait(change)
+                await waiting.for_news(LOOK_EVERY)
 
     async def _renew(self, wanted: Ref, *, holding: bool = False) -> FlightEnd | None:
         """None: another broker is at it. `holding`: its lease is ours already."""
@@ -274,8 +270,9 @@ class Refresher:
             return NotRenewed(Hold(Reason.STORAGE, self._clock.now() + 1))
         self._watch(Step.COMMIT_DURABLE)
         self._note_success(account)
+        row: Account | None = None
         match committed:
-            case Committed():
+            case Committed(row):
                 self._count(account, "renewed")
                 new = account.generation + 1
                 log.info("token.renewed", account=account.name, generation=new, flags=tokens.flags)
@@ -288,7 +285,7 @@ class Refresher:
             await self._store.drop_spare(attempt.spare.id)
         if tokens.access_token is None:
             return await self._setbacks.access_token_missing(account)
-        return Renewed()
+        return Renewed(row)
 
     def _note_success(self, account: Account) -> None:
         """R9: the provider takes our client. Nothing that can fail comes between the answer and its commit."""

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import structlog
 
-from broker.clock import Clock
+from broker.context import Context
 from broker.encryption.keyring import DecryptionFailed
-from broker.encryption.tokens import LATE, TokenEncryption
+from broker.encryption.tokens import LATE
 from broker.errors import StorageUnavailable
 from broker.model import Event, Incident, Ref, Spare, Successor
-from broker.observe.health import Health
-from broker.observe.metrics import Metrics
-from broker.store.renewals import CommitOutcome, Committed, EpochMoved, GenerationMoved, RefreshStore
+from broker.store.renewals import CommitOutcome, Committed, EpochMoved, GenerationMoved
 from broker.store.spool import Spool
-from broker.tokens.schedule import Timings
-from broker.tokens.steps import Step, Watch, unwatched
+from broker.tokens.schedule import Step, Timings, Watch
 
 log = structlog.get_logger()
 
@@ -26,21 +23,14 @@ log = structlog.get_logger()
 class RetainedCommits:
     """The only copies of token sets that a provider issued and the store has not taken yet."""
 
-    def __init__(
-        self,
-        *,
-        store: RefreshStore,
-        spool: Spool[Successor],
-        encryption: TokenEncryption,
-        clock: Clock,
-        timings: Timings,
-        health: Health,
-        metrics: Metrics,
-        watch: Watch = unwatched,
-    ) -> None:
-        self._store, self._spool, self._encryption = store, spool, encryption
-        self._clock, self._timings = clock, timings
-        self._health, self._metrics, self._watch = health, metrics, watch
+    def __init__(self, context: Context, *, spool: Spool[Successor], timings: Timings, watch: Watch) -> None:
+        self._store, self._encryption, self._clock = (
+            context.stores.accounts,
+            context.encryption,
+            context.clock,
+        )
+        self._health, self._metrics = context.health, context.metrics
+        self._spool, self._timings, self._watch = spool, timings, watch
         self._tasks: dict[Ref, asyncio.Task[None]] = {}
         self._held: dict[Ref, Successor] = {}
 

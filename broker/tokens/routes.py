@@ -1,17 +1,16 @@
 """The HTTP of tokens: reads the request, asks the service, writes the answer; decides nothing."""
 
 from collections.abc import Awaitable, Callable
-from json.encoder import encode_basestring as quoted
 
 from aiohttp import web
 
 from broker.clock import Clock
 from broker.errors import InvalidRequest
-from broker.http.bodies import answers_shape, rfc3339
+from broker.http.bodies import answers_shape
 from broker.http.edge import CALLER, REQUEST_ID, query_number, read_object
 from broker.http.operations import COUNT, TEXT, YEAR, Operation, json_body, nothing, record
-from broker.model import ENDLESS, Account, Caller, Permission, Secret
-from broker.tokens.packing import Glimpse
+from broker.model import Account, Caller, Permission
+from broker.tokens.cache import token_parts
 from broker.tokens.policy import is_living
 from broker.tokens.service import Handout, TokenService
 
@@ -147,29 +146,14 @@ class TokenRoutes:
         return settled and request.headers.get("If-None-Match") == etag(handout.account)
 
 
-def etag(account: Account | Glimpse) -> str:
-    """What an answer with this token is called."""
+def etag(account: Account) -> str:
+    """Return the ETag of an answer with this token."""
     return f'"{account.generation}"'
 
 
 def token_json(handout: Handout) -> str:
-    """A token as the API answers it."""
-    before, after = token_parts(
+    """Return a token as the API answers it."""
+    head, tail = token_parts(
         handout.account, handout.access_token, expires_at=handout.expires_at, warning=handout.warning
     )
-    return f"{before}{handout.expires_in}{after}"
-
-
-def token_parts(
-    account: Account | Glimpse, token: Secret, *, expires_at: float, warning: str | None
-) -> tuple[str, str]:
-    """That JSON up to the seconds that are left, and from there on: what is the same for a while."""
-    warned = "" if warning is None else f',"warning":{quoted(warning)}'
-    ends = "null" if account.life >= ENDLESS / 2 else f'"{rfc3339(account.expires_at)}"'
-    return (
-        f'{{"account":{quoted(account.name)},"provider":{quoted(account.provider)}'
-        f',"access_token":{quoted(token.reveal())},"token_type":{quoted(account.token_type)}'
-        f',"scope":{quoted(account.scope)},"expires_in":',
-        f',"expires_at":"{rfc3339(expires_at)}","provider_expires_at":{ends}'
-        f',"generation":{account.generation}{warned}}}',
-    )
+    return f"{head}{handout.expires_in}{tail}"

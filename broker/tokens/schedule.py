@@ -1,9 +1,30 @@
-"""When to try again: every time that the renewal protocol names, and the pure arithmetic on them."""
+"""The steps and the times that the renewal protocol names, and the pure arithmetic on the times."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from typing import Self
 
 from broker.config.settings import Rotation
+
+
+class Step(StrEnum):
+    """The moments that the crash table of the protocol names; proofs stop the process at each."""
+
+    GATE_PASSED = "R1 gate passed"
+    CONNECTED = "R2 connected, intent not yet written"
+    INTENT_DURABLE = "R3 intent durable, nothing sent"
+    ANSWERED = "R5 answer in memory, not yet stored"
+    COMMIT_DURABLE = "R6 commit durable, not yet published"
+    SPOOLED = "R6 store refused, set lies in the spool"
+    SETTLED = "R7 outcome noted"
+
+
+Watch = Callable[[Step], None]
+
+
+def unwatched(step: Step) -> None:
+    """Nobody watches, outside of proofs."""
 
 
 @dataclass(frozen=True, slots=True)

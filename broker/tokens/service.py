@@ -2,27 +2,23 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from broker.callers.authorization import Authorizer
-from broker.clock import Clock
-from broker.config.settings import RefreshSettings
+from broker.context import Context
 from broker.errors import (
     BrokerError,
     InvalidRequest,
     NeedsReauthorization,
+    Overloaded,
     ProviderUnavailable,
     RateLimited,
-    no_account,
+    StorageUnavailable,
 )
 from broker.model import Account, Caller, Permission, Reason, Secret, is_account_name
-from broker.observe.metrics import Metrics
 from broker.store.renewals import RefreshStore
-from broker.tokens.flight import FlightEnd, Flights, NotRenewed
-from broker.tokens.opened import OpenedAccounts
-from broker.tokens.packing import OpenedAccount
+from broker.tokens.cache import Decrypted, TokenCache
+from broker.tokens.flight import FlightEnd, Flights, NotRenewed, Renewed, Waiters
 from broker.tokens.permit import Permit
 from broker.tokens.policy import (
     Hold,
@@ -39,12 +35,12 @@ from broker.tokens.policy import (
     unchecked,
     window_opens,
 )
-from broker.tokens.uses import Uses
-from broker.tokens.waiting import Waiters
 
 REJECTIONS_WINDOW = 600.0
 REJECTIONS_MOST = 2
 FORCED_EVERY = 60.0
+MOST_WAITING = 20_000
+"""Long polls at a time."""
 MOST_FLIGHTS = 2
 """Renewals that one request waits for."""
 SOON = (Reason.REFUSED_ONCE, Reason.UNCERTAIN, Reason.UNREADABLE)
@@ -63,29 +59,44 @@ class Handout:
     warning: str | None
 
 
+class Uses:
+    """Last-used timestamps that are not yet written to the store: of accounts, and of callers for each account."""
+
+    def __init__(self, store: RefreshStore) -> None:
+        self._store = store
+        self._accounts: dict[str, tuple[float, float]] = {}
+        self._callers: dict[tuple[str, str], float] = {}
+
+    def note(self, name: str, caller: str, now: float, opens: float) -> None:
+        """A token was handed out, whose window opens then."""
+        self._accounts[name] = (now, max(now, opens))
+        self._callers[name, caller] = now
+
+    async def flush(self) -> None:
+        """Store all of it; what cannot be stored just now is kept for the next time."""
+        accounts, self._accounts = self._accounts, {}
+        callers, self._callers = self._callers, {}
+        try:
+            await self._store.touch(accounts, callers)
+        except StorageUnavailable:
+            self._accounts, self._callers = accounts | self._accounts, callers | self._callers
+
+    def forget(self, name: str) -> None:
+        """Drop those of an account that was purged."""
+        self._accounts.pop(name, None)
+        self._callers = {key: at for key, at in self._callers.items() if key[0] != name}
+
+
 class TokenService:
     """Gives callers tokens that live, and renews them."""
 
     def __init__(
-        self,
-        *,
-        opened: OpenedAccounts,
-        store: RefreshStore,
-        flights: Flights,
-        permit: Permit,
-        authorizer: Authorizer,
-        clock: Clock,
-        settings: RefreshSettings,
-        metrics: Metrics,
-        account_page: Callable[[str], str],
-        waiters: Waiters,
-        uses: Uses,
+        self, context: Context, *, cache: TokenCache, flights: Flights, permit: Permit, waiters: Waiters
     ) -> None:
-        self._waiters, self._uses = waiters, uses
-        self._opened, self._store, self._flights, self._permit = opened, store, flights, permit
-        self._authorizer, self._clock, self._settings, self._metrics = authorizer, clock, settings, metrics
-        self._account_page = account_page
-        """Where an operator finds an account, by its name."""
+        self._context, self._settings = context, context.settings.refresh
+        self._cache, self._flights, self._permit = cache, flights, permit
+        self._waiters, self._clock, self._store = waiters, context.steady, context.stores.accounts
+        self.uses = Uses(self._store)
         self._rejections: dict[str, deque[float]] = {}
         self._forced: dict[str, float] = {}
 
@@ -94,26 +105,28 @@ class TokenService:
         began = time.perf_counter()
         try:
             check_name(name)
-            await self._authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
-            opened = await self._open(name)
+            await self._context.authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
+            opened = await self._read(name, or_kept=True)
             check_min_ttl(min_ttl, opened.account)
             return await self._hand_out(caller, opened, min_ttl, request_id)
         finally:
-            self._metrics.token_requests.observe(time.perf_counter() - began)
+            self._context.metrics.token_requests.observe(time.perf_counter() - began)
 
     async def wait(self, caller: Caller, name: str, *, known: str, seconds: float, request_id: str) -> None:
         """Return when the account has another generation than `known` says or another status, when its token dies,
         when the broker stops, or after so many seconds; raises as `get` does."""
         check_name(name)
-        await self._authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
+        await self._context.authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
         deadline = self._clock.monotonic() + seconds
+        if len(self._waiters) >= MOST_WAITING:
+            raise Overloaded("too many wait for news already; ask without wait", retry_after=5)
         with self._waiters.on(name) as waiting:
-            first = (await self._open(name)).account
+            first = (await self._read(name, or_kept=True)).account
             if str(first.generation) != known:
                 return
             self._begin_if_due(first)
             while not self._waiters.stopping:
-                account, now = (await self._open(name)).account, self._clock.now()
+                account, now = (await self._read(name, or_kept=True)).account, self._clock.now()
                 if (account.ref, account.status) != (first.ref, first.status) or not is_living(account, now):
                     return
                 # A token lives for whoever gets it while a whole second is left.
@@ -125,8 +138,8 @@ class TokenService:
     async def rejected(self, caller: Caller, name: str, generation: int, *, request_id: str) -> Handout:
         """The caller says that the provider answered 401 to that generation: renewed once, however many say so."""
         check_name(name)
-        await self._authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
-        opened = await self._open(name)
+        await self._context.authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
+        opened = await self._read(name)
         account, now = opened.account, self._clock.now()
         if generation != account.generation:
             return await self._hand_out(caller, opened, 0.0, request_id)
@@ -138,10 +151,10 @@ class TokenService:
     async def force(self, caller: Caller, name: str, *, request_id: str) -> Handout:
         """Renew whatever the token's age; once a minute for each account. Needs permission `refresh`."""
         check_name(name)
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             caller, Permission.REFRESH, name, request_id=request_id, action="token.refresh"
         )
-        account, now = (await self._open(name)).account, self._clock.monotonic()
+        account, now = (await self._read(name)).account, self._clock.monotonic()
         last = self._forced.get(name)
         if last is not None and now - last < FORCED_EVERY:
             raise RateLimited(
@@ -153,10 +166,10 @@ class TokenService:
     async def override(self, caller: Caller, name: str, *, request_id: str) -> Handout:
         """An operator's `broker accounts refresh`: tries what is dead or waiting, too (R8), after the quarantine."""
         check_name(name)
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             caller, Permission.REFRESH, name, request_id=request_id, action="token.refresh"
         )
-        account = (await self._open(name)).account
+        account = (await self._read(name)).account
         if not account.frozen and not self._flights.is_flying(account.ref):
             now = self._clock.now()
             soonest = self._permit.soonest(account, now)
@@ -170,7 +183,7 @@ class TokenService:
                 events=[],
             )
             self._permit.note_rejection(account)
-            account = (await self._open(name)).account
+            account = (await self._read(name)).account
         return await self._renewed(caller, account, request_id)
 
     def hold(self, account: Account) -> Hold | None:
@@ -179,7 +192,7 @@ class TokenService:
 
     async def forget(self, name: str) -> None:
         """Remember nothing of an account that was purged."""
-        self._uses.forget(name)
+        self.uses.forget(name)
         self._rejections.pop(name, None)
         self._forced.pop(name, None)
 
@@ -189,16 +202,18 @@ class TokenService:
         if now >= window_opens(account, self._settings.ahead) and self._permit.hold(account, now) is None:
             self._flights.begin_in_turn(account.ref)
 
-    async def _open(self, name: str) -> OpenedAccount:
-        opened = await self._opened.get(name)
-        if opened is None:
-            row = await self._store.get(name)
-            raise no_account(name, removed=row is not None and row.removed_at is not None)
-        return opened
+    async def _read(self, name: str, *, or_kept: bool = False) -> Decrypted:
+        """The account as its row says. `or_kept`: what is in memory will do where the store cannot be read, because
+        nothing but its token is wanted."""
+        try:
+            return await self._cache.read(name)
+        except StorageUnavailable:
+            kept = self._cache.kept(name) if or_kept else None
+            if kept is None:
+                raise
+            return kept
 
-    async def _hand_out(
-        self, caller: Caller, opened: OpenedAccount, min_ttl: float, request_id: str
-    ) -> Handout:
+    async def _hand_out(self, caller: Caller, opened: Decrypted, min_ttl: float, request_id: str) -> Handout:
         """Decide, wait while there is patience, and hand out what there is."""
         ahead = self._settings.ahead
         deadline = self._clock.monotonic() + self._settings.patience
@@ -234,11 +249,17 @@ class TokenService:
                     ended = None
                 case unexpected:
                     assert_never(unexpected)
-            opened = await self._open(account.name)
+            opened = await self._after(ended, account.name)
 
     async def _fly(self, account: Account, patience: float) -> FlightEnd:
         ended = await self._flights.join(account.ref, patience)
         return ended or NotRenewed(Hold(Reason.PROVIDER_UNAVAILABLE, self._clock.now() + 1))
+
+    async def _after(self, ended: FlightEnd | None, name: str) -> Decrypted:
+        """The account after a renewal, which has just read the row that it committed."""
+        if isinstance(ended, Renewed) and ended.account is not None and ended.account.removed_at is None:
+            return self._cache.decrypted(ended.account)
+        return await self._read(name, or_kept=True)
 
     def _hold_after(self, account: Account, now: float, ended: FlightEnd | None, flights: int) -> Hold | None:
         """Why no renewal may start; after a flight that brought none, at least what that one says."""
@@ -265,26 +286,26 @@ class TokenService:
         """A token newer than `account`'s, or the error that says why there is none."""
         deadline = self._clock.monotonic() + self._settings.patience
         while True:
-            now = self._clock.now()
+            now, ended = self._clock.now(), None
             hold = self._permit.hold(account, now)
             if hold is None and self._flights.is_full_for(account.ref):
                 hold = _busy(now)
             if hold is None:
                 ended = await self._fly(account, deadline - self._clock.monotonic())
                 hold = ended.hold if isinstance(ended, NotRenewed) else None
-            opened = await self._open(account.name)
+            opened = await self._after(ended, account.name)
             if opened.account.generation != account.generation or hold is None:
                 return await self._hand_out(caller, opened, 0.0, request_id)
             if not await self._settles_within(hold, deadline - self._clock.monotonic()):
                 raise self._counted(account, refusal(opened.account, hold, self._clock.now()))
             account = opened.account
 
-    async def _serve(self, caller: Caller, opened: OpenedAccount, serve: Serve, request_id: str) -> Handout:
+    async def _serve(self, caller: Caller, opened: Decrypted, serve: Serve, request_id: str) -> Handout:
         now = self._clock.now()
         account, token = believed(opened.account, now), opened.access_token
         if token is None:
             raise ProviderUnavailable
-        await self._authorizer.handed_out(
+        await self._context.authorizer.handed_out(
             caller,
             account.name,
             account.generation,
@@ -292,8 +313,8 @@ class TokenService:
             request_id=request_id,
             client=caller.address,
         )
-        self._uses.note(account.name, caller.name, now, window_opens(account, self._settings.ahead))
-        self._metrics.token_requests.count(account.provider, "warned" if serve.warning else "served")
+        self.uses.note(account.name, caller.name, now, window_opens(account, self._settings.ahead))
+        self._context.metrics.token_requests.count(account.provider, "warned" if serve.warning else "served")
         return Handout(account, token, serve.expires_in, serve.expires_at, serve.warning)
 
     async def _allow_rejection(self, account: Account, now: float) -> None:
@@ -320,8 +341,9 @@ class TokenService:
 
     def _counted(self, account: Account, error: BrokerError) -> BrokerError:
         if isinstance(error, NeedsReauthorization):
-            error.members["reconnect_url"] = self._account_page(account.name)
-        self._metrics.token_requests.count(account.provider, error.code)
+            url = self._context.settings.server.internal_url
+            error.members["reconnect_url"] = f"{url}/dashboard/accounts/{account.name}"
+        self._context.metrics.token_requests.count(account.provider, error.code)
         return error
 
 

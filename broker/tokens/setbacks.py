@@ -5,16 +5,22 @@ from dataclasses import replace
 import structlog
 
 from broker import oauth
-from broker.clock import Clock
+from broker.context import Context
 from broker.model import Account, Event, EventKind, Reason, Secret, Status, Successor, Trouble
 from broker.providers.interface import NO_ENDPOINT, Ambiguous, IdentityUnknown, cause_of
 from broker.providers.oauth2 import OAuth2Provider
-from broker.store.renewals import RefreshStore
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.permit import Permit
 from broker.tokens.policy import Hold, is_living
-from broker.tokens.schedule import Timings, backoff, quarantine, settle_after, unknown_error_after
-from broker.tokens.steps import Step, Watch, unwatched
+from broker.tokens.schedule import (
+    Step,
+    Timings,
+    Watch,
+    backoff,
+    quarantine,
+    settle_after,
+    unknown_error_after,
+)
 
 log = structlog.get_logger()
 REPORTS_WITHIN = 86400.0
@@ -26,16 +32,9 @@ DAMAGED_AGAIN = 60.0
 class Setbacks:
     """Writes down how an attempt ended, and when the next may be."""
 
-    def __init__(
-        self, *, store: RefreshStore, permit: Permit, clock: Clock, timings: Timings, watch: Watch = unwatched
-    ) -> None:
-        self._store, self._permit, self._clock, self._timings, self._watch = (
-            store,
-            permit,
-            clock,
-            timings,
-            watch,
-        )
+    def __init__(self, context: Context, *, permit: Permit, timings: Timings, watch: Watch) -> None:
+        self._store, self._clock = context.stores.accounts, context.steady
+        self._permit, self._timings, self._watch = permit, timings, watch
 
     async def uncertain(self, account: Account, outcome: Ambiguous) -> FlightEnd:
         """R7: keep the intent, quarantine, then the same token again."""

@@ -1,14 +1,11 @@
 """Keeps the broker's clock right (R12): it follows the machine's, or that of the database that brokers share."""
 
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import structlog
 
-from broker.clock import Clock, SteadyClock
+from broker.context import Context
 from broker.errors import StorageUnavailable
-from broker.observe.health import Health
-from broker.store.renewals import RefreshStore
 from broker.times import span
 from broker.tokens.permit import Permit
 from broker.tokens.policy import CLOCKS_DIFFER, LONGEST_PAUSE
@@ -25,22 +22,9 @@ LONGEST_QUIET = 30 * 86400.0
 class Timekeeper:
     """Sets the steady clock, and moves what was noted by the wrong time along with it."""
 
-    def __init__(
-        self,
-        *,
-        clock: SteadyClock,
-        machine: Clock,
-        reference: Callable[[], Awaitable[float]],
-        shared: bool,
-        store: RefreshStore,
-        permit: Permit,
-        health: Health,
-        forget: Callable[[], None],
-    ) -> None:
-        self._clock, self._machine, self._reference = clock, machine, reference
-        self._shared = shared
-        """Whether the reference is the clock of a database, whose rows other brokers write as well."""
-        self._store, self._permit, self._health, self._forget = store, permit, health, forget
+    def __init__(self, context: Context, *, permit: Permit) -> None:
+        self._context, self._permit = context, permit
+        self._clock, self._store, self._health = context.steady, context.stores.accounts, context.health
         self._told_at = float("-inf")
 
     async def begin(self) -> None:
@@ -55,9 +39,9 @@ class Timekeeper:
 
     async def look(self) -> None:
         """Follow the reference if it has jumped."""
-        now = await self._reference()
-        if self._shared:
-            self._tell_skew(self._machine.now() - now)
+        now = await self._context.reference()
+        if self._context.is_shared:
+            self._tell_skew(self._context.clock.now() - now)
         by = now - self._clock.now()
         if abs(by) > FOLLOWED:
             await self._follow(by)
@@ -77,13 +61,13 @@ class Timekeeper:
         await self._make_due()
         if abs(by) > WORTH_TELLING:
             self._told_at = self._clock.monotonic()
-            self._health.raise_problem("clock_jumped", _jumped(by, "database" if self._shared else "machine"))
+            self._health.raise_problem("clock_jumped", _jumped(by, shared=self._context.is_shared))
 
     async def _shift(self, by: float, since: float, until: float) -> None:
         # Rows of a shared database are dated by its clock, and not by this broker alone.
-        if not self._shared:
+        if not self._context.is_shared:
             await self._store.shift_times(by, since=since, until=until)
-            self._forget()
+            self._context.stores.changes.missed()
 
     def _set(self, by: float) -> None:
         self._clock.set(self._clock.now() + by)
@@ -109,9 +93,9 @@ def skew_told(ahead: float) -> str:
     )
 
 
-def _jumped(by: float, whose: str) -> str:
+def _jumped(by: float, *, shared: bool) -> str:
     where = "forward" if by > 0 else "back"
     return (
-        f"the {whose}'s clock was set {where} by {span(abs(by))};"
+        f"the {'database' if shared else 'machine'}'s clock was set {where} by {span(abs(by))};"
         " the broker follows it and renews what seems due. Check that the time is right (NTP)"
     )

@@ -12,7 +12,7 @@ from broker.store.events import insert_events
 from broker.store.migrate import migrate
 from broker.store.spool import grants_spool, renewals_spool
 from broker.store.sqlite import SqliteDatabase
-from broker.tokens.packing import OpenedAccount
+from broker.tokens.cache import Decrypted
 from tests.house import OPERATOR, House
 from tests.store import rows
 from tests.store.rows import plain_stores
@@ -204,7 +204,7 @@ async def test_log_that_somebody_reads_is_scrubbed_later(house: House) -> None:
 
 
 async def test_purged_token_is_nowhere_in_memory(house: House) -> None:
-    """Neither opened, nor made ready for the next request, nor as a name that a breaker remembers.
+    """Neither decrypted, nor ready for the next request, nor as a name that a breaker remembers.
 
     The name is this test's own, because earlier tests of the process may have left objects behind.
     """
@@ -215,14 +215,14 @@ async def test_purged_token_is_nowhere_in_memory(house: House) -> None:
     breaker = house.broker.tokens.permit.breaker("kit")
     breaker.client_refused("only-here", house.clock.now(), only_account=True)
     breaker.refused(account.ref, house.clock.now())
+    was_kept = "only-here" in f"{vars(house.broker.tokens.cache)}"
 
     await house.broker.rooms.accounts.remove(
         OPERATOR, "only-here", purge=True, revoke=False, request_id="test"
     )
     gc.collect()
 
-    kept = [
-        one for one in gc.get_objects() if isinstance(one, OpenedAccount) and one.account.name == "only-here"
-    ]
-    assert [] == kept
+    kept = [one for one in gc.get_objects() if isinstance(one, Decrypted) and one.account.name == "only-here"]
+    assert (True, []) == (was_kept, kept)
+    assert "only-here" not in f"{vars(house.broker.tokens.cache)}"
     assert "only-here" not in f"{vars(house.broker.tokens.permit)} {breaker}"

@@ -1,4 +1,4 @@
-"""What accounts cost that are held in memory: opens so many, prints bytes for each and a full collection's ms.
+"""What accounts cost that are held in memory: reads so many, prints bytes for each and a full collection's ms.
 
 Run by its path, with a number. Only the broker's own memory of accounts is asked; the store behind it makes rows up.
 """
@@ -16,7 +16,7 @@ from broker.encryption.keyring import Keyring
 from broker.encryption.tokens import TokenEncryption
 from broker.model import Account, Ref, Secret
 from broker.store.renewals import RefreshStore
-from broker.tokens.opened import OpenedAccounts
+from broker.tokens.cache import TokenCache
 
 KID = "0123456789abcdef"
 
@@ -59,14 +59,14 @@ def _resident() -> int:
 
 async def _hold(count: int) -> dict[str, float]:
     encryption = TokenEncryption(Keyring(active=KID, keys={KID: b"k" * 32}, index_key=b"i" * 32))
-    opened = OpenedAccounts(store=cast(RefreshStore, _Rows(encryption)), encryption=encryption, limit=count)
-    await opened.get("warm")
+    cache = TokenCache(cast(RefreshStore, _Rows(encryption)), encryption, limit=count, ahead=900)
+    await cache.read("warm")
     gc.collect()
     # As the broker does when it has started: what is imported is not looked at again.
     gc.freeze()
     began = _resident()
     for number in range(count):
-        await opened.get(f"account-{number}")
+        await cache.read(f"account-{number}")
     gc.collect()
     grown = _resident() - began
     pauses = []

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from broker.serve import run
-from broker.tokens.steps import Step
+from broker.tokens.schedule import Step
 
 
 class Watcher:

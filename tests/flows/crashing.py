@@ -10,7 +10,7 @@ from pathlib import Path
 
 from broker.cli import broker as command_line
 from broker.serve import run
-from broker.tokens.steps import Step
+from broker.tokens.schedule import Step
 
 RENEWAL, PROCESS = "renewal", "process"
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from broker.sandbox.faults import Mode
-from broker.tokens.steps import Step
+from broker.tokens.schedule import Step
 from tests.lifetimes.asking import Asking, gathered
 from tests.lifetimes.model import RESTORABLE_FOR, Standing
 from tests.lifetimes.world import World

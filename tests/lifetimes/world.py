@@ -16,7 +16,7 @@ from broker.sandbox import visitor
 from broker.sandbox.faults import Mode
 from broker.store.incarnation import sidecar_of
 from broker.tokens.background import until_cancelled
-from broker.tokens.steps import Step
+from broker.tokens.schedule import Step
 from tests.house import OPERATOR, Answer, House, open_house
 from tests.lifetimes.rest import at_rest
 from tests.proof.stand import ROTATIONS

@@ -10,8 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from broker.serve import run
-from broker.tokens.schedule import Timings
-from broker.tokens.steps import Step
+from broker.tokens.schedule import Step, Timings
 
 
 def order_death(orders: Path, step: Step, times: int = 1) -> None:

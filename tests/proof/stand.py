@@ -14,7 +14,7 @@ import aiohttp
 
 from broker.sandbox import visitor
 from broker.sandbox.faults import Mode
-from broker.tokens.steps import Step
+from broker.tokens.schedule import Step
 from tests.house import Answer
 from tests.process import Process, new_process
 from tests.proof import launch

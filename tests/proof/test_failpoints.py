@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from broker.sandbox.faults import Mode
-from broker.tokens.steps import Step
+from broker.tokens.schedule import Step
 from tests.proof.stand import LOSING, Stand, open_stand
 from tests.proof.witness import Witness, watching
 from tests.until import moment

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from broker.tokens.refresh import SPARE_NEEDS
-from broker.tokens.steps import Step
+from broker.tokens.schedule import Step
 from tests.protocol.state import NOBODY, NONE, At, Broker, Says, State
 from tests.protocol.variants import Variant
 

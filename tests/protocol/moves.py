@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from broker.sandbox.faults import Mode
-from broker.tokens.steps import Step
+from broker.tokens.schedule import Step
 from tests.protocol import provider
 from tests.protocol.conclusions import commit, conclude
 from tests.protocol.provider import GRACE

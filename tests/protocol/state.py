@@ -20,7 +20,7 @@ class Worth(StrEnum):
 
 
 class At(StrEnum):
-    """Where a broker is in one renewal; the words between two steps of `broker.tokens.steps.Step`."""
+    """Where a broker is in one renewal; the words between two steps of `broker.tokens.schedule.Step`."""
 
     IDLE = "idle"
     GATED = "gated"

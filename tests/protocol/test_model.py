@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.sandbox.faults import Mode
-from broker.tokens.steps import Step
+from broker.tokens.schedule import Step
 from tests.house import open_house
 from tests.protocol.moves import moves
 from tests.protocol.promises import promise

@@ -125,10 +125,10 @@ async def test_other_brokers_news_are_not_missed(one: Replicas, cable: Cable, tm
     await one[0].get("/token/acme")
     cable.cut()
     await until_status(one, "degraded")
-    await one.server.run("UPDATE accounts SET label = 'changed unheard', frozen = 'operator'", one.database)
+    await one.server.run("UPDATE accounts SET scope = 'changed unheard', frozen = 'operator'", one.database)
 
     cable.mend()
     await until_status(one, "ok")
-    account = await one[0].broker.tokens.service._open("acme")
+    answer = await one[0].get("/token/acme")
 
-    assert "changed unheard" == account.account.label
+    assert "changed unheard" == answer.json["scope"]

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from broker.serve import run
-from broker.tokens.steps import Step
+from broker.tokens.schedule import Step
 
 
 def main() -> int:

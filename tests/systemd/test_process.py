@@ -17,8 +17,7 @@ from broker.config import load
 from broker.errors import StartRefused
 from broker.http.sockets import Sockets
 from broker.serve import STARTING, Service
-from broker.tokens.schedule import Timings
-from broker.tokens.steps import unwatched
+from broker.tokens.schedule import Timings, unwatched
 from tests.process import Process, new_process
 from tests.until import moment
 

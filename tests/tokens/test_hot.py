@@ -6,16 +6,13 @@ import random
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from broker.context import Context
-from broker.model import Account, Reason, Secret
-from broker.tokens.opened import RECENT, UNPACKED
-from broker.tokens.packing import Glimpse, OpenedAccount
+from broker.model import Reason
 from tests.house import House, open_house
 
 USUALLY = "min_ttl=0"
@@ -212,13 +209,13 @@ async def test_requests_in_one_piece_are_answered_in_their_order(house: House) -
     assert [True, False, True] == [one.is_short for one in answers]
 
 
-async def test_account_that_is_not_in_memory_is_read(house: House) -> None:
-    """What was forgotten, too; one that is not there is the application's to refuse."""
-    house.broker.tokens.opened.forget("acme")
+async def test_account_that_is_not_in_the_cache_is_read(house: House) -> None:
+    """By the ordinary way, and the next answer is short; an unknown account is refused there too."""
+    house.broker.tokens.cache.forget("acme")
 
     answers = [await ask(house), await ask(house), await ask(house, "/token/nobody")]
 
-    assert [(True, 200), (True, 200), (False, 404)] == [(one.is_short, one.status) for one in answers]
+    assert [(False, 200), (True, 200), (False, 404)] == [(one.is_short, one.status) for one in answers]
 
 
 async def test_next_generation_is_answered_next(house: House) -> None:
@@ -310,35 +307,6 @@ async def test_broker_that_stops_meanwhile_says_so(house: House) -> None:
     answer = await asked
 
     assert (200, "close") == (answer.status, answer.headers.get("Connection"))
-
-
-async def test_packed_account_is_answered_as_any_other(house: House) -> None:
-    """From a glimpse of it, and from the whole of it when it has been asked for often enough; both audited alike."""
-    opened, base = house.broker.tokens.opened, house.broker.base
-    acme = await house.account()
-    crowd = [replace(acme, name=f"crowd-{number}", external_id=None) for number in range(RECENT)]
-    await asyncio.gather(*(put(base, one) for one in crowd))
-    await asyncio.gather(*(opened.get(one.name) for one in crowd))
-
-    long = await ask(house, f"/token/acme?{USUALLY}")
-    await asyncio.gather(*(opened.get(one.name) for one in crowd))
-    is_packed = isinstance(opened.at_hand("acme"), Glimpse)
-    short = [await ask(house) for _ in range(UNPACKED)]
-
-    assert is_packed
-    assert isinstance(opened.at_hand("acme"), OpenedAccount)
-    assert [True] * UNPACKED == [one.is_short for one in short]
-    assert [long.told] * UNPACKED == [one.told for one in short]
-    assert all(line == audited(house)[-1] for line in audited(house)[-1 - UNPACKED :])
-
-
-async def put(base: Context, account: Account) -> None:
-    """Another account in the store, whose token opens."""
-    access, refresh = base.encryption.encrypt(
-        account.ref, Secret(f"token of {account.name}"), Secret("refresh")
-    )
-    row = replace(account, sealed_access=access, sealed_refresh=refresh)
-    assert await base.stores.accounts.connect(row, expected=None, next_at=None, grant=None, events=[])
 
 
 async def test_peer_that_never_reads_makes_nothing_pile_up(house: House) -> None:

@@ -544,8 +544,8 @@ async def test_r12_jump_of_the_wall_clock_changes_nothing(house: House, jump: in
 async def _crashed_in_a_renewal(house: House) -> None:
     """The intent is durable, the process is gone, and the provider may or may not have had the request."""
     account = await house.account()
-    refresher = house.broker.tokens.refresher
-    await house.broker.base.stores.accounts.begin(account.ref, refresher._leases.new_intent(account))
+    intent = house.broker.tokens.leases.new_intent(account)
+    await house.broker.base.stores.accounts.begin(account.ref, intent)
     await house.restart()
 
 

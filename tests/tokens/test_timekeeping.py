@@ -1,15 +1,15 @@
 """Clocks that are wrong, are set, and differ: no stored time is believed that the clock contradicts (R12)."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from broker.clock import SteadyClock
+from broker.context import Context
 from broker.errors import ProviderUnavailable
 from broker.http.edge import problem
 from broker.observe.health import Health
-from broker.store import Stores
 from broker.tokens.permit import Permit
 from broker.tokens.schedule import Timings
 from broker.tokens.timekeeping import Timekeeper
@@ -151,24 +151,22 @@ async def test_what_is_old_is_deleted_by_a_clock_that_is_right(house: House) -> 
     assert await house.broker.base.stores.accounts.get("acme") is None
 
 
-def keeper(
-    stores: Stores, clock: SteadyClock, machine: FakeClock, *, shared: bool, ahead: float
-) -> tuple[Timekeeper, Health]:
-    health = Health()
+class SharedContext(Context):
+    """A context whose database is used by several brokers."""
 
+    is_shared = True
+
+
+def keeper(
+    base: Context, clock: SteadyClock, machine: FakeClock, *, ahead: float
+) -> tuple[Timekeeper, Health]:
     async def reference() -> float:
         return machine.now() - ahead
 
-    return Timekeeper(
-        clock=clock,
-        machine=machine,
-        reference=reference,
-        shared=shared,
-        store=stores.accounts,
-        permit=Permit(providers={}, timings=Timings(), store_is_ready=lambda: True),
-        health=health,
-        forget=lambda: None,
-    ), health
+    parts = {field.name: getattr(base, field.name) for field in fields(Context)}
+    changed = {"clock": machine, "steady": clock, "reference": reference, "health": (health := Health())}
+    permit = Permit(providers={}, timings=Timings(), store_is_ready=lambda: True)
+    return Timekeeper(SharedContext(**{**parts, **changed}), permit=permit), health
 
 
 @pytest.mark.parametrize(
@@ -177,10 +175,10 @@ def keeper(
 )
 async def test_machine_whose_clock_is_not_the_databases(house: House, ahead: float, told: str | None) -> None:
     """Tokens are judged by the database's; the broker says so, and the rows stay as they are."""
-    stores, machine = house.broker.base.stores, house.clock
+    machine = house.clock
     clock = SteadyClock(machine)
     before = await house.connect()
-    timekeeper, health = keeper(stores, clock, machine, shared=True, ahead=ahead)
+    timekeeper, health = keeper(house.broker.context, clock, machine, ahead=ahead)
 
     await timekeeper.look()
 
