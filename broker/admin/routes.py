@@ -7,9 +7,10 @@ from typing import Any
 from aiohttp import web
 
 from broker import __version__
-from broker.admin.checks import Check
+from broker.admin.checks import check_configuration
 from broker.admin.copies import Adoption
 from broker.admin.overview import Overview
+from broker.admin.store_checks import Opened, check_broker
 from broker.alerts.routes import Streams
 from broker.callers.service import CallerService
 from broker.context import Context
@@ -111,10 +112,10 @@ class AdminRoutes:
         callers: CallerService,
         overview: Overview,
         adoption: Adoption,
-        check: Callable[[], Awaitable[list[Check]]],
+        opened: Callable[[], Opened],
         streams: Streams,
     ) -> None:
-        self._context, self._check, self._streams = context, check, streams
+        self._context, self._opened, self._streams = context, opened, streams
         self._callers, self._overview, self._adoption = callers, overview, adoption
         self._started_at = context.clock.now()
 
@@ -200,7 +201,9 @@ class AdminRoutes:
 
     async def check(self, request: web.Request) -> web.StreamResponse:
         await self._may_look(request, "check")
-        return answer({"checks": [check.json() for check in await self._check()]})
+        of = self._opened()
+        checks = [*check_configuration(of), *await check_broker(of)]
+        return answer({"checks": [check.json() for check in checks]})
 
     async def adopt(self, request: web.Request) -> web.StreamResponse:
         copied_at = rfc3339(await self._adoption.copied_at())

@@ -1,18 +1,20 @@
-"""`broker check` of the store, its keys, unfinished work, the clock and the audit."""
+"""`broker check` of an opened broker: its store, keys, unfinished work, audit, clock, and whether providers answer."""
 
-import os
+import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from broker.admin.checks import DAY, Check
-from broker.admin.overview import Statistics
-from broker.audit.audit import Backlog
+from broker.admin.checks import DAY, Check, Examined
+from broker.admin.copies import Adoption
+from broker.admin.overview import Overview, read_statistics
 from broker.config.settings import Settings
+from broker.context import Context
 from broker.encryption.keyring import Purpose, WrappedKey
-from broker.files import exposure, open_own
-from broker.keys.rewrap import ByKey
+from broker.keys.rewrap import ByKey, Census
+from broker.providers.client import Answer
+from broker.providers.interface import NotSent, Reached
+from broker.providers.oauth2 import OAuth2Provider
 from broker.store.accounts import AccountStore
 from broker.store.health import LEAST_FREE
 from broker.store.keys import UNKNOWN
@@ -28,141 +30,53 @@ MOST_DOUBLES = 20
 TOLD_ELSEWHERE = frozenset(
     {"copied_store", "audit_waiting", "commit_retained", "install_retained", "disk_full"}
 )
-JOURNAL = Path("/run/systemd/journal/socket")
 YEAR = 365 * DAY
+SKEW = 30.0
 START = "start the broker: it takes them up before anything else"
+PROBE_TIMEOUT = 5.0
+REQUEST_ID = "X-Request-Id"
 
 
-@dataclass(frozen=True, slots=True)
-class Leftovers:
-    """Unfinished work: what waits for the store."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened(Examined):
+    """A broker that runs, or one that was opened on a copy of its store."""
 
+    context: Context
+    census: Census
+    adoption: Adoption
+    overview: Overview
     spooled: int
     """Files in the spool."""
     retained: int
-    """Token sets in the memory of the running broker."""
-    is_running: bool
+    """Token sets in the memory of the running broker that cannot be stored."""
+
+    @property
+    def is_running(self) -> bool:
+        return self.environ is not None
 
 
-def store_checks(statistics: Statistics, folder: Path) -> list[Check]:
-    """Count the accounts of an open store by status, and look at the room beside it."""
-    counts = statistics.counts
-    checks = [Check("store", "ok", _counted(sum(counts.values()), "account"))]
-    for (provider, status), count in sorted(counts.items()):
-        if status != "active":
-            mend = f"look at them: broker accounts list --status {status}"
-            checks.append(Check(f"accounts of {provider}", "warning", f"{count} {status}", mend))
-    there = next(one for one in (folder, *folder.parents) if one.exists())
-    free = shutil.disk_usage(there).free
-    told = f"{free // MIB} MiB free beside the store"
-    if free < LEAST_FREE:
-        return [*checks, Check("disk", "problem", f"{told}: nothing is renewed", "free disk space")]
-    if free < ROOMY:
-        return [*checks, Check("disk", "warning", told, "free disk space")]
-    return [*checks, Check("disk", "ok", told)]
-
-
-async def leftover_checks(accounts: AccountStore, left: Leftovers, now: float) -> list[Check]:
-    """Look for damaged records, renewals without an outcome, files in the spool, token sets not yet stored."""
-    checks = list[Check]()
-    if names := await accounts.damaged(MOST_NAMED + 1):
-        more = " and others" if len(names) > MOST_NAMED else ""
-        told = f"the stored tokens of these cannot be decrypted: {', '.join(names[:MOST_NAMED])}{more}"
-        mend = (
-            "look at the disk; then broker install-link PROVIDER --account NAME, or restore a backup that has the"
-            " missing key"
-        )
-        checks.append(Check("damaged records", "problem", told, mend))
-    oldest = await accounts.oldest_intent_at()
-    if oldest is not None:
-        age = max(0.0, now - oldest)
-        told = f"the oldest renewal without an outcome is {age:.0f} s old"
-        if not left.is_running:
-            checks.append(Check("leftovers", "warning", told, START))
-        elif age < SETTLED_WITHIN:
-            checks.append(Check("leftovers", "ok", told))
-        else:
-            checks.append(Check("leftovers", "warning", told, "broker accounts list --status uncertain"))
-    if left.retained:
-        told = f"{_counted(left.retained, 'token set')} cannot be stored"
-        checks.append(Check("leftovers", "problem", told, "free disk space, and do not kill the broker"))
-    elif left.spooled:
-        mend = "look at the log for what keeps the store from taking them" if left.is_running else START
-        checks.append(Check("leftovers", "warning", f"{_counted(left.spooled, 'file')} in the spool", mend))
-    return checks or [Check("leftovers", "ok", "none")]
-
-
-async def identity_checks(accounts: AccountStore) -> list[Check]:
-    """Look for accounts that share one identity, as earlier versions could make them."""
-    return [
-        Check(
-            "identity",
-            "warning",
-            f"{older} and {name} are the same account at the provider; both are served",
-            f"remove the one that nobody uses: broker accounts remove {name}, or {older}",
-        )
-        for older, name in await accounts.doubles(MOST_DOUBLES)
-    ]
-
-
-def standing_checks(standing: Mapping[str, str]) -> list[Check]:
-    """Report what the running broker complains of, where no other line says it."""
-    return [
-        Check("broker", "problem", sentence, "see the log")
-        for key, sentence in standing.items()
-        if key not in TOLD_ELSEWHERE
-    ]
-
-
-def clock_check(ahead: float) -> Check:
-    """Compare the machine's clock with the database's."""
-    if abs(ahead) > WORTH_TELLING:
-        return Check("clock", "problem", skew_told(ahead), "set the time (NTP)")
-    return Check("clock", "ok", "as the database's")
-
-
-def audit_check(path: Path | None, backlog: Backlog | None) -> Check:
-    """Check whether the running broker can write its audit."""
-    where = "the journal" if path is None else str(path)
-    if backlog is None:
-        return Check("audit", "ok", f"written to {where}")
-    waiting = f"{_counted(backlog.records, 'record')} waiting, the oldest for {backlog.seconds:.0f} s"
-    mend = "free disk space" if path else "look after systemd-journald"
-    told = f"{where} cannot be written: {waiting}; changes are refused"
-    return Check("audit", "problem", told, mend)
-
-
-def audit_check_offline(path: Path | None) -> Check:
-    """Check whether a start could write to the audit; nothing is written."""
-    if path is None:
-        if JOURNAL.exists():
-            return Check("audit", "ok", "goes to the journal")
-        return Check("audit", "problem", f"{JOURNAL} is missing", 'set audit.to = { path = "…" }')
-    there = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
-    if there == path and not (path.is_relative_to("/dev") or path.is_fifo()):
-        try:
-            handle = open_own(path, os.O_RDWR)
-        except OSError as exc:
-            return Check("audit", "problem", f"{path} cannot be written", exc.strerror)
-        with os.fdopen(handle):
-            exposed = exposure(path, handle)
-        if exposed:
-            return Check("audit", "problem", f"{path} is open to others", exposed.command)
-    if os.access(there, os.W_OK) and (there == path or there.is_dir()):
-        return Check("audit", "ok", f"{path} can be written")
-    return Check("audit", "problem", f"{there} cannot be written", "give it to the broker's user")
+async def keys(of: Opened) -> AsyncIterator[Check]:
+    """Check the keys' age, what is still encrypted with older ones, and whether a replacement was finished."""
+    stored = await of.context.stores.keys.keys()
+    for check in key_checks(of.settings, stored, await of.census.take(), of.now):
+        yield check
 
 
 def key_checks(settings: Settings, keys: Sequence[WrappedKey], counts: ByKey, now: float) -> list[Check]:
-    """Check the keys' age, what is still encrypted with older ones, and whether a replacement was finished.
-
-    `counts` is what is encrypted with each key.
-    """
-    checks = [_active_check(key, now) for key in keys if key.purpose is Purpose.DATA and key.active]
-    for key in keys:
-        if key.active:
+    """Check these keys; `counts` says how much is encrypted with each."""
+    checks = list[Check]()
+    for key in sorted(keys, key=lambda one: not one.active):
+        records, days = sum(counts.get(key.kid, {}).values()), int((now - key.created_at) // DAY)
+        if key.active and key.purpose is not Purpose.DATA:
             continue
-        if records := sum(counts.get(key.kid, {}).values()):
+        if key.active and now - key.created_at < YEAR:
+            told = f"the master key opens the store; key {key.kid} is {days} days old"
+            checks.append(Check("keys", "ok", told))
+        elif key.active:
+            told = f"the master key opens the store; key {key.kid} has sealed everything for {days} days"
+            mend = "once a year: broker keys add, broker keys rewrap, broker keys remove"
+            checks.append(Check("keys", "warning", told, mend))
+        elif records:
             are = "records are" if records != 1 else "record is"
             told = f"{records} {are} sealed with the older key {key.kid}"
             checks.append(Check("keys", "warning", told, "broker keys rewrap"))
@@ -182,12 +96,187 @@ def key_checks(settings: Settings, keys: Sequence[WrappedKey], counts: ByKey, no
     return checks
 
 
-def _active_check(key: WrappedKey, now: float) -> Check:
-    days, opens = int((now - key.created_at) // DAY), f"the master key opens the store; key {key.kid}"
-    if now - key.created_at < YEAR:
-        return Check("keys", "ok", f"{opens} is {days} days old")
-    mend = "once a year: broker keys add, broker keys rewrap, broker keys remove"
-    return Check("keys", "warning", f"{opens} has sealed everything for {days} days", mend)
+async def adoption(of: Opened) -> AsyncIterator[Check]:
+    """Report a copied store, and afterwards the accounts that have not been renewed since its adoption."""
+    for check in await of.adoption.checks() if of.is_running else []:
+        yield check
+
+
+async def store(of: Opened) -> AsyncIterator[Check]:
+    """Count the accounts by status, and check the free space next to the store."""
+    counts = (await read_statistics(of.context.stores.accounts, of.now)).counts
+    yield Check("store", "ok", _counted(sum(counts.values()), "account"))
+    for (provider, status), count in sorted(counts.items()):
+        if status != "active":
+            mend = f"look at them: broker accounts list --status {status}"
+            yield Check(f"accounts of {provider}", "warning", f"{count} {status}", mend)
+    folder = of.settings.store.path.parent
+    free = shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free
+    told = f"{free // MIB} MiB free beside the store"
+    if free < LEAST_FREE:
+        yield Check("disk", "problem", f"{told}: nothing is renewed", "free disk space")
+    elif free < ROOMY:
+        yield Check("disk", "warning", told, "free disk space")
+    else:
+        yield Check("disk", "ok", told)
+
+
+async def damaged_records(of: Opened) -> AsyncIterator[Check]:
+    """Check that every record can be decrypted."""
+    if names := await of.context.stores.accounts.damaged(MOST_NAMED + 1):
+        more = " and others" if len(names) > MOST_NAMED else ""
+        told = f"the stored tokens of these cannot be decrypted: {', '.join(names[:MOST_NAMED])}{more}"
+        mend = (
+            "look at the disk; then broker install-link PROVIDER --account NAME, or restore a backup that has the"
+            " missing key"
+        )
+        yield Check("damaged records", "problem", told, mend)
+
+
+async def leftovers(of: Opened) -> AsyncIterator[Check]:
+    """Check for renewals without an outcome, files in the spool, and token sets that are not stored yet."""
+    oldest = await of.context.stores.accounts.oldest_intent_at()
+    if oldest is not None:
+        age = max(0.0, of.now - oldest)
+        told = f"the oldest renewal without an outcome is {age:.0f} s old"
+        if of.is_running and age < SETTLED_WITHIN:
+            yield Check("leftovers", "ok", told)
+        else:
+            mend = "broker accounts list --status uncertain" if of.is_running else START
+            yield Check("leftovers", "warning", told, mend)
+    if of.retained:
+        told = f"{_counted(of.retained, 'token set')} cannot be stored"
+        yield Check("leftovers", "problem", told, "free disk space, and do not kill the broker")
+    elif of.spooled:
+        mend = "look at the log for what keeps the store from taking them" if of.is_running else START
+        yield Check("leftovers", "warning", f"{_counted(of.spooled, 'file')} in the spool", mend)
+    elif oldest is None:
+        yield Check("leftovers", "ok", "none")
+
+
+async def shared_identities(of: Opened) -> AsyncIterator[Check]:
+    """Check for accounts that share one identity, as earlier versions could make them."""
+    for check in await identity_checks(of.context.stores.accounts):
+        yield check
+
+
+async def identity_checks(accounts: AccountStore) -> list[Check]:
+    """Report the accounts that share one identity."""
+    return [
+        Check(
+            "identity",
+            "warning",
+            f"{older} and {name} are the same account at the provider; both are served",
+            f"remove the one that nobody uses: broker accounts remove {name}, or {older}",
+        )
+        for older, name in await accounts.doubles(MOST_DOUBLES)
+    ]
+
+
+async def audit(of: Opened) -> AsyncIterator[Check]:
+    """Check that the running broker can write its audit."""
+    if not of.is_running:
+        return
+    path, backlog = of.settings.audit.path, of.context.audit.backlog
+    where = "the journal" if path is None else str(path)
+    if backlog is None:
+        yield Check("audit", "ok", f"written to {where}")
+        return
+    waiting = f"{_counted(backlog.records, 'record')} waiting, the oldest for {backlog.seconds:.0f} s"
+    told = f"{where} cannot be written: {waiting}; changes are refused"
+    yield Check("audit", "problem", told, "free disk space" if path else "look after systemd-journald")
+
+
+async def health(of: Opened) -> AsyncIterator[Check]:
+    """Report the problems of the running broker that no other check reports."""
+    for key, sentence in of.context.health.standing.items():
+        if of.is_running and key not in TOLD_ELSEWHERE:
+            yield Check("broker", "problem", sentence, "see the log")
+
+
+async def reachable(of: Opened) -> AsyncIterator[Check]:
+    """Check that `server.public_url` leads back here; never a problem, because others may reach what we cannot."""
+    if not of.is_running:
+        return
+    url, id_ = of.settings.server.public_url, secrets.token_hex(16)
+    reply = await of.context.http.get(
+        f"{url}/", headers={REQUEST_ID: id_}, timeout=PROBE_TIMEOUT, public_only=False
+    )
+    what = "public_url from here"
+    mend = "no matter if only the outside can reach it; else check name, proxy and server.public"
+    if not isinstance(reply, Answer):
+        yield Check(what, "warning", f"{url} cannot be reached from this machine ({reply.why})", mend)
+    # A broker gives the request's id back.
+    elif reply.headers.get(REQUEST_ID) != id_:
+        yield Check(what, "warning", f"at {url} something else answers (status {reply.status})", mend)
+    else:
+        yield Check(what, "ok", f"{url} leads to this broker")
+
+
+async def breakers(of: Opened) -> AsyncIterator[Check]:
+    """Report the open breakers, which an operator has to close."""
+    for check in await of.overview.checks() if of.is_running else []:
+        yield check
+
+
+async def providers(of: Opened) -> AsyncIterator[Check]:
+    """Check whether each provider answers."""
+    for check in await provider_checks(of.context.providers):
+        yield check
+
+
+async def provider_checks(providers: Mapping[str, OAuth2Provider]) -> list[Check]:
+    """Check whether each answers, and its clock and metadata; never a problem, only a warning."""
+    checks = list[Check]()
+    for provider in providers.values():
+        name, by = provider.name, f" ({provider.route})" if provider.route else ""
+        match await provider.reach():
+            case NotSent(why):
+                mend = "check the network and the provider's status page"
+                checks.append(Check(f"provider {name}", "warning", f"not reached{by}: {why}", mend))
+            case Reached(clock_skew=skew, differences=differences):
+                checks.append(Check(f"provider {name}", "ok", f"answers{by}"))
+                if skew is not None and abs(skew) > SKEW:
+                    told = f"the clocks of {name} and of this machine differ by {round(skew)} s"
+                    checks.append(Check("clock", "warning", told, "set the time (NTP)"))
+                elif skew is not None:
+                    checks.append(Check("clock", "ok", f"as that of {name}, within {SKEW:.0f} s"))
+                what = f"metadata of {name}"
+                if differences is None:
+                    told = "it publishes none (RFC 8414), so there is nothing to compare"
+                    checks.append(Check(what, "ok", told))
+                elif not differences:
+                    checks.append(Check(what, "ok", "it says of itself what the configuration says"))
+                mend = f"look into its documents; keys of [providers.{name}] replace what is built in"
+                checks += [Check(what, "warning", one, mend) for one in differences or ()]
+    return checks
+
+
+BROKER: tuple[Callable[[Opened], AsyncIterator[Check]], ...] = (
+    keys,
+    adoption,
+    store,
+    damaged_records,
+    leftovers,
+    shared_identities,
+    audit,
+    health,
+    reachable,
+    breakers,
+    providers,
+)
+
+
+async def check_broker(of: Opened) -> list[Check]:
+    """Run every check of an opened broker."""
+    return [check for one in BROKER async for check in one(of)]
+
+
+def clock_check(ahead: float) -> Check:
+    """Compare the machine's clock with the database's."""
+    if abs(ahead) > WORTH_TELLING:
+        return Check("clock", "problem", skew_told(ahead), "set the time (NTP)")
+    return Check("clock", "ok", "as the database's")
 
 
 def _counted(number: int, thing: str) -> str:

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from broker.app.checks import build_check
 from broker.app.listeners import ListenerLimits, Listeners
 from broker.app.opening import open_context
 from broker.app.services import Services
@@ -81,6 +80,5 @@ async def open_broker(
             raise StartRefused(
                 f"{exc.detail}, and this start has to; where that stays so, restore a backup: broker restore BACKUP"
             ) from None
-        check = build_check(broker, environ or {})
-        broker.listeners = Listeners(broker, check, limits or ListenerLimits())
+        broker.listeners = Listeners(broker, environ or {}, limits or ListenerLimits())
         yield broker

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from yarl import URL
 import broker.dashboard
 from broker.accounts.moving_routes import ExportRoutes, ImportRoutes
 from broker.accounts.routes import AccountRoutes
-from broker.admin.checks import Check
 from broker.admin.routes import AdminRoutes, HealthRoutes, alive, by_peer
 from broker.alerts.routes import EventRoutes, Streams
 from broker.app.services import PluginServices, Services
@@ -80,14 +79,12 @@ class ListenerLimits:
 class Listeners:
     """One application for each group of clients: services, browsers and Kit, operators."""
 
-    def __init__(
-        self, services: Services, check: Callable[[], Awaitable[list[Check]]], limits: ListenerLimits
-    ) -> None:
+    def __init__(self, services: Services, environ: Mapping[str, str], limits: ListenerLimits) -> None:
         self._services, self._feed = services, services.alerts.feed
         self._live = Live(events=services.context.stores.events, clock=services.context.clock)
         self.internal = self._internal(limits.internal)
         self.public = self._public(limits.public)
-        self.admin = self._admin(check, limits.admin)
+        self.admin = self._admin(environ, limits.admin)
 
     def stop(self) -> None:
         """End the streams of events, which would go on for ever."""
@@ -153,7 +150,7 @@ class Listeners:
         self._describe(application, "For services", server.internal_url)
         return application
 
-    def _admin(self, check: Callable[[], Awaitable[list[Check]]], limits: Limits) -> web.Application:
+    def _admin(self, environ: Mapping[str, str], limits: Limits) -> web.Application:
         """What operators ask, over the admin socket."""
         services, context = self._services, self._services.context
 
@@ -178,7 +175,7 @@ class Listeners:
             callers=services.callers.service,
             overview=services.overview,
             adoption=services.adoption,
-            check=check,
+            opened=lambda: services.opened(context.settings, environ),
             streams=Streams(feed=self._feed, clock=context.clock, still=still),
         )
         application.add_routes(admin.routes())

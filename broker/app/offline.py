@@ -9,26 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from broker.admin.audit import IN_THE_JOURNAL
-from broker.admin.checks import (
-    Check,
-    address_checks,
-    listener_checks,
-    provider_checks,
-    settings_checks,
-    tls_checks,
-)
+from broker.admin.checks import Check, Examined, check_configuration
 from broker.admin.keys import KeyService, step_json
-from broker.admin.overview import read_statistics
 from broker.admin.routes import operator
-from broker.admin.store_checks import (
-    Leftovers,
-    audit_check_offline,
-    clock_check,
-    identity_checks,
-    leftover_checks,
-    store_checks,
-)
-from broker.app.checks import ring_checks
+from broker.admin.store_checks import check_broker, clock_check
 from broker.app.offline_copy import Copy, copied
 from broker.app.opening import open_context, open_database_alone, reference_of
 from broker.app.services import Services, spool_of
@@ -183,17 +167,14 @@ async def verify_offline(
 
 async def check_offline(settings: Settings) -> list[Check]:
     """Open everything as a start would, but on a copy, for `broker check`; changes nothing."""
-    clock = SystemClock()
-    checks = [Check("configuration", "ok", f"{settings.path} is valid"), *settings_checks(settings)]
-    checks += [*tls_checks(settings.server, clock.now()), audit_check_offline(settings.audit.path)]
-    checks += [*address_checks(settings), *listener_checks(settings)]
+    checks = check_configuration(Examined(settings=settings, now=SystemClock().now(), environ=None))
     try:
         if settings.store.postgres is not None:
             return [*checks, *await _check_shared(settings)]
         with copied(settings) as copy:
             checks += [copy.of(check) for check in await _check_copy(settings, copy)]
     except StartRefused as exc:
-        checks.append(_would_refuse(str(exc)))
+        checks.append(_would_refuse(exc))
     return checks
 
 
@@ -209,27 +190,17 @@ async def _check_shared(settings: Settings) -> list[Check]:
 
 
 async def _check_copy(settings: Settings, copy: Copy) -> list[Check]:
-    checks = []
-    if not settings.store.path.exists():
-        checks.append(Check("store", "ok", f"{settings.store.path} is made by the first start"))
+    checks, path = list[Check](), settings.store.path
+    if not path.exists():
+        checks.append(Check("store", "ok", f"{path} is made by the first start"))
     try:
         async with AsyncExitStack() as closing:
-            services = await open_services(
-                copy.settings, closing, spool_folders=(spool_of(settings.store.path),)
-            )
-            context = services.context
-            accounts, now = context.stores.accounts, context.clock.now()
-            left = Leftovers(spooled=len(services.spools), retained=0, is_running=False)
-            checks += await ring_checks(services)
-            statistics = await read_statistics(accounts, now)
-            checks += store_checks(statistics, settings.store.path.parent)
-            checks += await leftover_checks(accounts, left, now)
-            checks += await identity_checks(accounts)
-            checks += await provider_checks(context.providers)
+            services = await open_services(copy.settings, closing, spool_folders=(spool_of(path),))
+            checks += await check_broker(services.opened(settings, None))
     except StartRefused as exc:
-        checks.append(_would_refuse(str(exc)))
+        checks.append(_would_refuse(exc))
     return checks
 
 
-def _would_refuse(why: str) -> Check:
-    return Check("start", "problem", why, "mend that first; `broker serve` would refuse as well")
+def _would_refuse(why: StartRefused) -> Check:
+    return Check("start", "problem", str(why), "mend that first; `broker serve` would refuse as well")

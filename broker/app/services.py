@@ -1,5 +1,6 @@
 """The services of the broker, built on one context. Read `Services` as the list of what there is."""
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from broker.admin.checks import LOOPBACK
 from broker.admin.copies import Adoption, BackupService
 from broker.admin.keys import KeyService
 from broker.admin.overview import Overview
+from broker.admin.store_checks import Opened
 from broker.alerts.service import Alerts
 from broker.callers.authentication import KeyAuthenticator
 from broker.callers.configured import ConfiguredCallers, JwtAuthenticator
@@ -102,6 +104,20 @@ class Services:
         )
         self.sessions = Sessions(context, context.settings.server.internal_url)
         self.background = self._background()
+
+    def opened(self, settings: Settings, environ: Mapping[str, str] | None) -> Opened:
+        """Return what `broker check` examines; `environ` is None if this is no running broker."""
+        return Opened(
+            settings=settings,
+            now=self.context.clock.now(),
+            environ=environ,
+            context=self.context,
+            census=self.keys.census,
+            adoption=self.adoption,
+            overview=self.overview,
+            spooled=len(self.spools),
+            retained=len(self.tokens.retained) + len(self.installs.late),
+        )
 
     def _background(self) -> Background:
         """The loop that renews what is due, and the maintenance tasks of all services."""

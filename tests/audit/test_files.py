@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.admin.store_checks import audit_check_offline
+from broker.admin.checks import audit_writable
 from broker.audit.sinks import AuditFile, FileSink, files_at, last_head
 from broker.audit.verify import Report, Verifier, read_files
 from broker.errors import Conflict, StartRefused
@@ -183,7 +183,7 @@ def test_path_that_cannot_be_is_told_at_the_start(tmp_path: Path, prepare, told:
     prepare(path)
     path = tmp_path / "blocker" / "audit.jsonl" if "File exists" in told else path
 
-    assert "problem" == audit_check_offline(path).level
+    assert "problem" == audit_writable(path).level
 
     with pytest.raises(StartRefused, match=told):
         FileSink(path).open()

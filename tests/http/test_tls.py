@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.admin.checks import tls_checks
+from broker.admin.checks import Check, Examined, certificates
 from broker.clock import SystemClock
 from broker.config import load
 from broker.config.settings import Tls
@@ -18,6 +18,12 @@ from tests.certificates import Authority
 
 AUTHORITY = Authority()
 PASSPHRASE = "canary-passphrase"
+
+
+def checked(config: Path) -> list[Check]:
+    """What `broker check` says of the certificates that this configuration names."""
+    settings = load(config, environ={})
+    return [*certificates(Examined(settings=settings, now=SystemClock().now(), environ=None))]
 
 
 @pytest.fixture
@@ -117,7 +123,7 @@ def test_check_tells_how_long_a_certificate_is_good(
     config = pair.cert.with_name("config.toml")
     config.write_text('[server]\ninternal_tls = { cert = "cert.pem", key = "key.pem" }')
 
-    [check] = tls_checks(load(config, environ={}).server, SystemClock().now())
+    [check] = checked(config)
 
     assert (level, "server.internal_tls") == (check.level, check.what)
     assert words in check.detail
@@ -129,7 +135,7 @@ def test_check_tells_what_is_wrong_with_the_files_and_the_address(pair: Tls) -> 
     config = pair.cert.with_name("config.toml")
     config.write_text('[server]\npublic_tls = { cert = "cert.pem", key = "key.pem" }')
 
-    checks = tls_checks(load(config, environ={}).server, SystemClock().now())
+    checks = checked(config)
 
     assert [("server.public_tls", "problem"), ("server.public_url", "problem")] == [
         (check.what, check.level) for check in checks

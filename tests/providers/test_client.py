@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from broker.admin.checks import provider_checks
+from broker.admin.store_checks import provider_checks
 from broker.clock import SystemClock
 from broker.config import load
 from broker.config.settings import OAuthClient, ProviderSettings
