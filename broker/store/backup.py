@@ -67,29 +67,19 @@ class SqliteBackup:
         try:
             # Made one after another; who reads one slowly keeps nobody from making the next.
             async with self._one_at_a_time:
-                self._remove_left()
-                self._require_room()
-                await self._make(path, at)
+                await asyncio.to_thread(self._make, path, at, tuple(self._in_use))
             yield path
         finally:
             self._in_use.discard(path.name)
-            for end in ("", "-journal", "-wal", "-shm"):
+            for end in ("", *BESIDE):
                 path.with_name(path.name + end).unlink(missing_ok=True)
 
-    def _remove_left(self) -> None:
-        """Remove what a crash left."""
+    def _make(self, path: Path, at: float, in_use: tuple[str, ...]) -> None:
         for left in self._store.parent.glob(f"{glob.escape(self._store.name)}{UNFINISHED}*"):
-            if not any(left.name.startswith(name) for name in self._in_use):
+            # What a crash left.
+            if not left.name.startswith(in_use):
                 with suppress(OSError):
                     left.unlink()
-
-    async def _make(self, path: Path, at: float) -> None:
-        try:
-            await asyncio.to_thread(_copy, self._store, path, at)
-        except (sqlite3.Error, OSError, NotAStore) as exc:
-            raise StorageUnavailable(f"the store cannot be backed up: {exc}", retry_after=60) from exc
-
-    def _require_room(self) -> None:
         room = os.statvfs(self._store.parent)
         needed = self._store.stat().st_size + LEAST_LEFT
         if room.f_bavail * room.f_frsize < needed:
@@ -97,15 +87,11 @@ class SqliteBackup:
                 f"a backup needs {needed // MiB} MiB beside the store for a while, and there is less",
                 retry_after=60,
             )
-
-
-def examine(path: Path) -> Examined:
-    """Look a store over that nobody has open; raises NotAStore."""
-    try:
-        with closing(_opened(path)) as connection:
-            return _examined(connection, path)
-    except sqlite3.Error as exc:
-        raise NotAStore(f"{path} cannot be read as a store: {exc}") from None
+        try:
+            # It must never pass for the store it was taken from (R13).
+            _copy(self._store, path, incarnation=f"backup-{secrets.token_hex(8)}", **{MADE_AT: str(at)})
+        except (sqlite3.Error, OSError, NotAStore) as exc:
+            raise StorageUnavailable(f"the store cannot be backed up: {exc}", retry_after=60) from exc
 
 
 def moment(written: object) -> float | None:
@@ -126,27 +112,20 @@ def copy_whole(source: Path, target: Path) -> None:
         writing.execute("PRAGMA journal_mode = DELETE").fetchall()
 
 
-def say(path: Path, **members: str) -> None:
-    """Write into the store what it is to say of itself."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executemany(SET_META, members.items())
+def _copy(source: Path, target: Path, **said: str) -> None:
+    """A sound copy that says this of itself; raises sqlite3.Error, OSError, NotAStore."""
+    copy_whole(source, target)
+    with closing(sqlite3.connect(target)) as connection, connection:
+        connection.executemany(SET_META, said.items())
         [(schema,)] = connection.execute("SELECT MAX(version) FROM schema_version")
         connection.execute(f"PRAGMA user_version = {int(schema)}")
-
-
-def _copy(store: Path, target: Path, at: float) -> None:
-    copy_whole(store, target)
-    # It must never pass for the store it was taken from (R13).
-    say(target, incarnation=f"backup-{secrets.token_hex(8)}", **{MADE_AT: str(at)})
     examine(target)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
     uri = f"file:{quote(os.fsencode(path))}?mode=ro"
-    if not path.exists():
-        raise NotAStore(f"there is no {path}")
     if not path.is_file():
-        raise NotAStore(f"{path} is no regular file")
+        raise NotAStore(f"{path} is no regular file" if path.exists() else f"there is no {path}")
     connection = sqlite3.connect(uri, uri=True, timeout=1.0)
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchall()
@@ -159,10 +138,18 @@ def _opened(path: Path) -> sqlite3.Connection:
             raise NotAStore(
                 f"{path} is held by one connection, as after a start on a full disk; try again in a minute"
             ) from None
-    else:
-        return connection
-    # A copy in WAL mode on a medium that takes no file beside it.
-    return sqlite3.connect(f"{uri}&immutable=1", uri=True)
+        # A copy in WAL mode on a medium that takes no file beside it.
+        return sqlite3.connect(f"{uri}&immutable=1", uri=True)
+    return connection
+
+
+def examine(path: Path) -> Examined:
+    """Look a store over that nobody has open; raises NotAStore."""
+    try:
+        with closing(_opened(path)) as connection:
+            return _examined(connection, path)
+    except sqlite3.Error as exc:
+        raise NotAStore(f"{path} cannot be read as a store: {exc}") from None
 
 
 def _examined(connection: sqlite3.Connection, path: Path) -> Examined:
@@ -211,11 +198,13 @@ def restore(source: Path, store: Path, *, force: bool, at: float) -> Restored:
     lock = take_lock(store)
     try:
         with _private_folder(store) as private:
-            old = _copied(store, private / "old.db")
-            if old is not None and not force:
+            old, new = private / "old.db", private / "new.db"
+            is_there = _copied(store, old)
+            if is_there and not force:
                 _require_empty(old, store)
-            new = _prepared(source, private / "new.db", at)
-            kept = None if old is None else _keep(old, store, at)
+            # It must not pass for the store whose place it takes (R13), nor for its source.
+            _copy(source, new, incarnation=f"restored-{secrets.token_hex(8)}", restored_at=str(at))
+            kept = _keep(old, store, at) if is_there else None
             _put(new, store)
     except sqlite3.Error as exc:
         raise NotAStore(f"{source} could not be copied: {exc}") from None
@@ -234,26 +223,18 @@ def _private_folder(store: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _copied(store: Path, copy: Path) -> Path | None:
-    """The store that is in place with its log, copied byte by byte; None where there is none."""
+def _copied(store: Path, copy: Path) -> bool:
+    """Copy the store that is in place, byte by byte with its log; False where there is none."""
     for end in ("", "-wal", "-journal"):
         try:
             reading = open_own(store.with_name(store.name + end), os.O_RDONLY)
         except FileNotFoundError:
             if not end:
-                return None
+                return False
             continue
         with open(reading, "rb") as old, replacing(copy.with_name(copy.name + end)) as new:  # noqa: PTH123 - a handle
             shutil.copyfileobj(old, new)
-    return copy
-
-
-def _prepared(source: Path, new: Path, at: float) -> Path:
-    copy_whole(source, new)
-    # It must not pass for the store whose place it takes (R13), nor for its source.
-    say(new, incarnation=f"restored-{secrets.token_hex(8)}", restored_at=str(at))
-    examine(new)
-    return new
+    return True
 
 
 def _put(new: Path, store: Path) -> None:

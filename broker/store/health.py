@@ -21,12 +21,9 @@ class StoreHealth:
         self._folder = folder
         """Of which the free space counts; None where the store lies on another machine."""
         self._clock, self._health, self._metrics = clock, health, metrics
-        self._last_write_ok = True
-        self._enough_space = True
-        self._looked_at = self._up_since = float("-inf")
-        self._failed_at = float("-inf")
-        self._is_up = True
-        self.is_named: Callable[[], bool] = _always
+        self._last_write_ok = self._enough_space = self._is_up = True
+        self._looked_at = self._up_since = self._failed_at = float("-inf")
+        self.is_named: Callable[[], bool] = lambda: True
         """Whether this broker has its name to itself."""
 
     def observe(self, ok: bool, seconds: float) -> None:
@@ -35,10 +32,8 @@ class StoreHealth:
         self._last_write_ok = ok
         if not ok:
             self._failed_at = self._clock.monotonic()
-        if ok:
-            self._health.clear("store_failing")
-        elif self._is_up:
-            self._health.raise_problem("store_failing", "the store cannot be written; renewals wait")
+        if ok or self._is_up:
+            self._note("store_failing", ok, "the store cannot be written; renewals wait")
 
     def turned(self, up: bool) -> None:
         """The database can be reached again, or not any more."""
@@ -47,60 +42,44 @@ class StoreHealth:
             self._up_since = self._clock.monotonic()
             # What failed meanwhile was the way to the database; it is tried anew.
             self._last_write_ok = True
-            self._health.clear("store_failing")
-        else:
-            self._health.raise_problem(
-                "store_failing", "the database cannot be reached; renewals wait, living tokens are served"
-            )
+        self._note(
+            "store_failing", up, "the database cannot be reached; renewals wait, living tokens are served"
+        )
 
     def up_for(self) -> float:
         """For how many seconds the store can be reached without a break; 0 while it cannot."""
         return self._clock.monotonic() - self._up_since if self._is_up else 0.0
 
     def is_ready(self) -> bool:
-        return self._is_up and self._takes_writes() and self._has_name() and self._has_space()
-
-    def _takes_writes(self) -> bool:
         # A server far away fails single writes for passing reasons; the intent's own write is the next trial.
         passing = self._folder is None and self._clock.monotonic() - self._failed_at >= LOOK_EVERY
-        return self._last_write_ok or passing
-
-    def _has_name(self) -> bool:
-        if named := self.is_named():
-            self._health.clear("name_taken")
-        else:
-            self._health.raise_problem(
-                "name_taken",
-                "another broker has this one's name; renewals wait. Give each its own store.replica",
-            )
-        return named
+        return self._is_up and (self._last_write_ok or passing) and self._has_name() and self._has_space()
 
     async def probe(self, store: KeyStore) -> None:
         """Where nobody else does: look at the free space, and try a small write if the last one failed."""
         self._has_space()
-        if self._last_write_ok:
-            return
-        try:
-            await store.set_meta("probe", str(self._clock.now()))
-        except StorageUnavailable:
-            return
+        if not self._last_write_ok:
+            try:
+                await store.set_meta("probe", str(self._clock.now()))
+            except StorageUnavailable:
+                return
+
+    def _has_name(self) -> bool:
+        detail = "another broker has this one's name; renewals wait. Give each its own store.replica"
+        return self._note("name_taken", self.is_named(), detail)
 
     def _has_space(self) -> bool:
-        if self._folder is None:
-            return True
         now = self._clock.monotonic()
-        if now - self._looked_at >= LOOK_EVERY:
+        if self._folder is not None and now - self._looked_at >= LOOK_EVERY:
             self._looked_at = now
             room = os.statvfs(self._folder)
-            self._enough_space = room.f_bavail * room.f_frsize >= LEAST_FREE
-            if self._enough_space:
-                self._health.clear("disk_full")
-            else:
-                self._health.raise_problem(
-                    "disk_full", "less than 32 MiB are free beside the store; renewals wait"
-                )
+            detail = "less than 32 MiB are free beside the store; renewals wait"
+            self._enough_space = self._note("disk_full", room.f_bavail * room.f_frsize >= LEAST_FREE, detail)
         return self._enough_space
 
-
-def _always() -> bool:
-    return True
+    def _note(self, problem: str, is_well: bool, detail: str) -> bool:
+        if is_well:
+            self._health.clear(problem)
+        else:
+            self._health.raise_problem(problem, detail)
+        return is_well

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
 
 from broker.errors import StartRefused, StorageUnavailable
 from broker.files import read_own, write_own
@@ -29,18 +28,6 @@ STATX_SIZE = 256
 MASK, BIRTH = struct.Struct("=I"), struct.Struct("=qI")
 BIRTH_PLACE = 0x50
 AT_FDCWD = -100
-
-
-class Ownership(Protocol):
-    """Whether this store is the original."""
-
-    async def is_copy(self) -> bool:
-        """Whether the store was copied or restored from somewhere; a new one was not."""
-        ...
-
-    async def begin(self) -> None:
-        """Make it the original: at each start of an owned store, and when a copy is adopted."""
-        ...
 
 
 class ServerIdentity:
@@ -87,27 +74,23 @@ class Incarnation:
         Until the store holds it the files list the one before as well, so that a crash anywhere leaves an original.
         Raises StorageUnavailable, and then the one before holds.
         """
-        try:
-            await self._begin()
-        except OSError as exc:
-            raise StorageUnavailable(
-                f"{exc.filename or self._sidecar} cannot be written: {exc.strerror}"
-            ) from None
-
-    async def _begin(self) -> None:
         before = (await self._store.meta(META) or "").partition(":")[0]
         incarnation = secrets.token_hex(16)
         both, alone = [*filter(None, [before]), incarnation], [incarnation]
-        self._write_witness(both)
-        write_own(self._sidecar, _text(both))
         # What is written in the place of this file would be a file that the store does not know.
         settled = self._sidecar.with_name(self._sidecar.name + ".next")
-        write_own(settled, _text(alone))
-        files = {"of": incarnation, "store": _identity(self._path), "sidecar": _identity(settled)}
-        await self._store.set_meta(FILES, json.dumps(files))
-        await self._store.set_meta(META, f"{incarnation}:{self._path.stat().st_ino}")
-        settled.replace(self._sidecar)
-        self._write_witness(alone)
+        try:
+            self._write_witness(both)
+            write_own(self._sidecar, json.dumps(both).encode())
+            write_own(settled, json.dumps(alone).encode())
+            files = {"of": incarnation, "store": _identity(self._path), "sidecar": _identity(settled)}
+            await self._store.set_meta(FILES, json.dumps(files))
+            await self._store.set_meta(META, f"{incarnation}:{self._path.stat().st_ino}")
+            settled.replace(self._sidecar)
+            self._write_witness(alone)
+        except OSError as exc:
+            file = exc.filename or self._sidecar
+            raise StorageUnavailable(f"{file} cannot be written: {exc.strerror}") from None
 
     async def _has_other_files(self, incarnation: str, *, settled: bool) -> bool:
         """Whether the store or its sidecar is another file than the one that the store names."""
@@ -120,15 +103,19 @@ class Incarnation:
         found = {"store": self._path} | ({"sidecar": self._sidecar} if settled else {})
         return any(_contradict(files.get(name), _identity(path)) for name, path in found.items())
 
-    def _write_witness(self, incarnations: Sequence[str]) -> None:
+    def _write_witness(self, incarnations: list[str]) -> None:
         if self._witness is None:
             return
         try:
-            write_own(self._witness, _text(incarnations))
+            write_own(self._witness, json.dumps(incarnations).encode())
         except OSError:
             # An old one would contradict the store at the next start; without a place nothing is witnessed.
             with suppress(FileNotFoundError, NotADirectoryError):
                 self._witness.unlink()
+
+
+Ownership = ServerIdentity | Incarnation
+"""Whether the store is the original, and how it becomes that: at each start, and when a copy is adopted."""
 
 
 def sidecar_of(store: Path) -> Path:
@@ -184,9 +171,8 @@ def _identity(path: Path) -> list[str | None]:
 
 def _contradict(named: object, found: Sequence[str | None]) -> bool:
     """Whether two identities are of different files; what either does not know proves nothing."""
-    if not isinstance(named, list):
-        return False
-    return any(a is not None and b is not None and a != b for a, b in zip(named, found, strict=False))
+    pairs = zip(named, found, strict=False) if isinstance(named, list) else ()
+    return any(a is not None and b is not None and a != b for a, b in pairs)
 
 
 def _listed(path: Path | None) -> list[str]:
@@ -196,7 +182,3 @@ def _listed(path: Path | None) -> list[str]:
         if isinstance(listed, list):
             return [str(one) for one in listed]
     return []
-
-
-def _text(incarnations: Sequence[str]) -> bytes:
-    return json.dumps(list(incarnations)).encode()

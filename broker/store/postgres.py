@@ -13,8 +13,18 @@ import structlog
 from broker.errors import BrokerError, InvalidRequest, StartRefused, StorageUnavailable
 from broker.model import Secret
 from broker.store.database import Changes, Dialect, Row, Work
-from broker.store.postgres_address import CONNECT_WITHIN, Address, read_address
-from broker.store.postgres_line import CHANNEL, LOST, Connection, Line
+from broker.store.postgres_connection import (
+    CHANNEL,
+    CONNECT_WITHIN,
+    LOST,
+    Address,
+    Connection,
+    Line,
+    Plain,
+    connect,
+    prepare,
+    read_address,
+)
 
 T = TypeVar("T")
 
@@ -33,8 +43,6 @@ DIALECT = Dialect(
     floor="CAST(FLOOR({}) AS BIGINT)",
     text='TEXT COLLATE "C"',
 )
-SET = "SELECT set_config($1, $2, false)"
-"""Sent after connecting: a pooler refuses settings that come with the connection (PgBouncer: 08P01)."""
 SHARED_SESSIONS = ("42P05", "26000")
 """What a prepared statement meets where a pooler shares a session: one of that name is there, or is not."""
 POOLED = (
@@ -54,13 +62,6 @@ SELECT (SELECT system_identifier FROM pg_control_system())::text || ':' || oid::
 OWN_MISTAKES = ("22", "23", "42")
 """SQLSTATE classes of what a statement did wrong by itself; every other error is the database's."""
 IN_EACH_OTHERS_WAY = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-
-
-class _Plain(Connection):
-    """A connection that is given back as it is: nothing here changes a session, so nothing is to be reset."""
-
-    def get_reset_query(self) -> str:
-        return ""
 
 
 class _Transaction:
@@ -132,15 +133,15 @@ class PostgresDatabase:
                     # One that is kept ready would be complained of in the log while the server is away.
                     min_size=0,
                     max_size=POOL,
-                    init=partial(_prepare, address),
-                    connection_class=_Plain,
+                    init=partial(prepare, address),
+                    connection_class=Plain,
                     timeout=address.timeout,
                     statement_cache_size=512,
                 )
                 undo.push_async_callback(pool.close)
                 # Before anything is locked, since a lock would stay in a shared session.
                 await _check_server(pool)
-                line = Line(lambda: _connect(address), replica=replica)
+                line = Line(partial(connect, address), replica=replica)
                 await line.begin()
                 undo.push_async_callback(line.close)
             except LOST as exc:
@@ -158,7 +159,7 @@ class PostgresDatabase:
     @asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
         try:
-            connection = await _connect(self._address)
+            connection = await connect(self._address)
         except LOST as exc:
             raise StartRefused(_refusal(exc)) from None
         self._within = STARTING_WITHIN
@@ -199,14 +200,10 @@ class PostgresDatabase:
             raise StorageUnavailable("the store is closed", retry_after=1)
         task = asyncio.create_task(work)
         self._running.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._running.discard)
+        # The caller may have hung up; the error was its own.
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         return await asyncio.shield(task)
-
-    def _ended(self, task: "asyncio.Task[Any]") -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            # The caller may have hung up; the error was its own.
-            task.exception()
 
     async def _read(self, sql: str, values: tuple[object, ...]) -> list[Row]:
         async with self._connection() as connection:
@@ -259,7 +256,8 @@ class PostgresDatabase:
         except (*IN_EACH_OTHERS_WAY, BrokerError):
             raise
         except LOST as exc:
-            _end_if_broken(connection, exc)
+            if connection is not None and not isinstance(exc, asyncpg.PostgresError):
+                _end(connection)
             raise _told(exc) from exc
         except AttributeError as exc:
             # asyncpg has no protocol any more once it is terminated, and a statement that was to begin trips over that.
@@ -290,11 +288,6 @@ def _is_closed(connection: Any) -> bool:
         return True
 
 
-def _end_if_broken(connection: Any, exc: BaseException) -> None:
-    if connection is not None and not isinstance(exc, asyncpg.PostgresError):
-        _end(connection)
-
-
 def _end(connection: Any) -> None:
     # The pool lets go of a connection by itself when that has broken, and then it cannot even be ended.
     with suppress(asyncpg.InterfaceError):
@@ -306,9 +299,7 @@ def _told(exc: BaseException) -> BaseException:
     if isinstance(exc, asyncpg.CharacterNotInRepertoireError):
         return InvalidRequest("a text holds a character that cannot be stored (NUL)")
     state = getattr(exc, "sqlstate", None) or ""
-    if isinstance(exc, asyncpg.InterfaceError) and isinstance(exc, ValueError):
-        return exc
-    if state[:2] in OWN_MISTAKES:
+    if state[:2] in OWN_MISTAKES or (isinstance(exc, asyncpg.InterfaceError) and isinstance(exc, ValueError)):
         return exc
     return StorageUnavailable(f"the database cannot be used just now ({_why(exc)})", retry_after=1)
 
@@ -329,35 +320,15 @@ def _refusal(exc: BaseException) -> str:
     return f"the database in store.url cannot be used: {_why(exc)}"
 
 
-async def _prepare(address: Address, connection: Connection) -> None:
-    """Set up a new session; raises StartRefused where it would lose commits."""
-    for name, value in address.settings.items():
-        await connection.execute(SET, name, value)
-    await _check_session(connection)
-
-
-async def _connect(address: Address) -> Connection:
-    connection = await asyncpg.connect(address.dsn.reveal(), connection_class=_Plain, timeout=address.timeout)
-    try:
-        await _prepare(address, connection)
-    except BaseException:
-        connection.terminate()
-        raise
-    return connection
-
-
-async def _check_session(connection: Connection) -> None:
-    if await connection.fetchval("SHOW synchronous_commit") == "off":
-        raise StartRefused(
-            "the database forgets commits when its machine stops: synchronous_commit is off;"
-            " turn it on for this role or database (ALTER ROLE … SET synchronous_commit = on)"
-        )
-
-
 async def _check_server(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    """Raises StartRefused where the server, or what leads to it, cannot hold a store."""
+    session = "SELECT pg_backend_pid()"
     async with pool.acquire() as one, pool.acquire() as other:
-        if await _is_shared(one, other):
-            raise StartRefused(POOLED)
+        first = await one.fetchval(session)
+        async with other.transaction():
+            # While this transaction holds one session, the first connection would be given another.
+            if first == await other.fetchval(session) or first != await one.fetchval(session):
+                raise StartRefused(POOLED)
     if await pool.fetchval("SELECT pg_is_in_recovery()"):
         raise StartRefused("the database in store.url is a standby that takes no writes; name the primary")
     encoding = await pool.fetchval("SHOW server_encoding")
@@ -365,18 +336,6 @@ async def _check_server(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         raise StartRefused(
             f"the database in store.url is encoded in {encoding}; make one with ENCODING 'UTF8'"
         )
-
-
-async def _is_shared(one: Any, other: Any) -> bool:
-    """Whether two connections meet in one session, as behind a pooler in transaction mode."""
-    first = await _session_of(one)
-    async with other.transaction():
-        # While this transaction holds one session, the first connection would be given another.
-        return first == await _session_of(other) or first != await _session_of(one)
-
-
-async def _session_of(connection: Any) -> int:
-    return int(await connection.fetchval("SELECT pg_backend_pid()"))
 
 
 def _tell_waiting() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from broker.errors import StartRefused
 from broker.model import Secret
-from broker.store.postgres_address import CONNECT_WITHIN, SESSION, read_address
+from broker.store.postgres_connection import CONNECT_WITHIN, SESSION, read_address
 
 PLAIN = "postgresql://u:p@h:5432/d"
 

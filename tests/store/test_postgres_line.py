@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from broker.store.postgres_line import Connection, Line
+from broker.store.postgres_connection import Connection, Line
 
 
 class Wire:

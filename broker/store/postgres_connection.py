@@ -1,0 +1,280 @@
+"""Connections to PostgreSQL: the address as libpq means it, how a session begins, and the connection that stays."""
+
+import asyncio
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlencode
+
+import asyncpg
+import structlog
+
+from broker.clock import while_awake
+from broker.errors import StartRefused
+from broker.model import Secret
+
+log = structlog.get_logger()
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection  # it is generic to type checkers alone
+
+LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
+"""What a connection that is no good any more may raise; asyncpg's own errors are three families."""
+CONNECT_WITHIN = 5.0
+SESSION = {
+    "application_name": "token-broker",
+    # A broker whose machine has vanished must not hold its name and its locks for hours.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "3",
+    "tcp_keepalives_count": "3",
+    "idle_in_transaction_session_timeout": "15000",
+}
+SET = "SELECT set_config($1, $2, false)"
+"""Sent after connecting: a pooler refuses settings that come with the connection (PgBouncer: 08P01)."""
+OF_THE_DRIVER = frozenset(
+    {
+        *("host", "port", "dbname", "database", "user", "password", "passfile", "service", "krbsrvname"),
+        *("gsslib", "sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation"),
+        *("ssl_min_protocol_version", "ssl_max_protocol_version", "target_session_attrs"),
+    }
+)
+"""Parameters of an address (libpq's) that asyncpg reads itself."""
+MEANT_ALREADY = {
+    "channel_binding": ("prefer", "disable"),
+    "gssencmode": ("prefer", "disable", "allow"),
+    "client_encoding": ("utf8", "utf-8", "auto"),
+    "keepalives": ("1",),
+    "sslcompression": ("0",),
+    "sslsni": ("1",),
+    "load_balance_hosts": ("disable",),
+}
+"""Parameters with the values that ask for what is done anyway."""
+REFUSED = frozenset(
+    {
+        *MEANT_ALREADY,
+        *("hostaddr", "requiressl", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+        *("tcp_user_timeout", "replication", "require_auth", "requirepeer", "sslcertmode", "sslcrldir"),
+        *("sslkeylogfile", "gssdelegation", "scram_client_key", "scram_server_key"),
+        *("min_protocol_version", "max_protocol_version"),
+    }
+)
+"""What libpq knows and cannot be done here; whatever it does not know is taken for a setting of the server."""
+OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_][A-Za-z0-9_.-]*)=((?:\\.|\S)*)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address with what the driver cannot do with it taken out."""
+
+    dsn: Secret
+    settings: Mapping[str, str]
+    """Set in each session."""
+    timeout: float
+    """Seconds to connect."""
+
+
+def read_address(url: Secret) -> Address:
+    """Read the parameters of an address as libpq means them; raises StartRefused with the one that cannot be kept."""
+    dsn, _, query = url.reveal().partition("?")
+    kept: list[tuple[str, str]] = []
+    settings, timeout = dict(SESSION), CONNECT_WITHIN
+    if not all("=" in field for field in query.split("&") if field):
+        # Nothing of it is shown: it may be the rest of a password.
+        raise StartRefused("store.url: a parameter has no value; a ? in a password is written %3F")
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in OF_THE_DRIVER:
+            kept.append((name, value))
+        elif value.lower() in MEANT_ALREADY.get(name, ()):
+            continue
+        elif name in REFUSED:
+            raise StartRefused(f"store.url asks for {name}, which the broker cannot do; remove it there")
+        elif name == "connect_timeout":
+            if not (value.isascii() and value.isdigit()):
+                raise StartRefused("store.url: connect_timeout is a whole number of seconds")
+            # As libpq has it: 0 is no limit of one's own, and less than two seconds is two.
+            timeout = float(min(60, max(2, int(value)))) if int(value) else CONNECT_WITHIN
+        elif name == "options":
+            settings |= _options(value)
+        else:
+            settings["application_name" if name == "fallback_application_name" else name] = value
+    return Address(Secret(f"{dsn}?{urlencode(kept)}" if kept else dsn), settings, timeout)
+
+
+def _options(text: str) -> dict[str, str]:
+    """The settings in `options=-c name=value`; raises StartRefused for what else the server could be told there."""
+    rest = text.strip()
+    found: dict[str, str] = {}
+    while rest:
+        option = OPTION.match(rest)
+        if option is None:
+            raise StartRefused("store.url: options may only hold settings, as in -c search_path=broker")
+        found[option[1].replace("-", "_")] = re.sub(r"\\(.)", r"\1", option[2])
+        rest = rest[option.end() :]
+    return found
+
+
+class Plain(Connection):
+    """A connection that is given back as it is: nothing here changes a session, so nothing is to be reset."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+async def connect(address: Address) -> Connection:
+    """A connection of its own, set up; raises one of LOST, StartRefused."""
+    connection = await asyncpg.connect(address.dsn.reveal(), connection_class=Plain, timeout=address.timeout)
+    try:
+        await prepare(address, connection)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def prepare(address: Address, connection: Connection) -> None:
+    """Set up a new session; raises StartRefused where it would lose commits."""
+    for name, value in address.settings.items():
+        await connection.execute(SET, name, value)
+    if await connection.fetchval("SHOW synchronous_commit") == "off":
+        raise StartRefused(
+            "the database forgets commits when its machine stops: synchronous_commit is off;"
+            " turn it on for this role or database (ALTER ROLE … SET synchronous_commit = on)"
+        )
+
+
+CHANNEL = "broker_changes"
+PULSE_EVERY = 0.5
+PULSE_WITHIN = 2.0
+RETRY_FIRST, RETRY_MOST = 0.05, 1.0
+NAME_AGAIN = (0.1, 0.2, 0.5, 1.0, 1.0, 0.0)
+"""Seconds in which a start waits for the session of an earlier run of the same name to end."""
+TAKE_NAME = "SELECT pg_try_advisory_lock(hashtextextended('token-broker replica ' || $1, 0))"
+
+
+class Line:
+    """The one connection that stays: it holds the replica's name, hears what others change, feels the pulse.
+
+    While it is down nothing is renewed and nothing is served from memory unchecked; it comes back by itself.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], *, replica: str) -> None:
+        self._connect, self._replica = connect, replica
+        self.sender = secrets.token_hex(8)
+        """Tells our own notifications from others'."""
+        self._connection: Connection | None = None
+        self._ended = asyncio.Event()
+        """Set when the server has closed the connection."""
+        self.is_named = False
+        """Whether this broker, and no other, has its name: without it nothing is renewed."""
+        self._pulse_at = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+        self.heard: Callable[[str], None] = lambda _: None
+        """Told the name of each account that another broker has changed."""
+        self.changed: Callable[[bool], None] = lambda _: None
+        """Told when the line has come up (True) or gone down."""
+
+    async def begin(self) -> None:
+        """Connect and take the replica's name; raises StartRefused where another broker has it."""
+        connection = await self._open()
+        for wait in NAME_AGAIN:
+            if await self._take_name(connection):
+                break
+            await asyncio.sleep(wait)
+        else:
+            await self.close()
+            raise StartRefused(
+                f'another broker named "{self._replica}" runs on this database;'
+                " stop it first, or give this one another store.replica"
+            )
+        self._pulse_at = _now()
+        self._task = asyncio.create_task(self._keep(), name="database line")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    @property
+    def is_up(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def hears(self) -> bool:
+        """Whether everything that others changed until a moment ago has been heard."""
+        return self.is_up and _now() - self._pulse_at < PULSE_EVERY + PULSE_WITHIN
+
+    async def _keep(self) -> None:
+        wait = 0.0
+        while True:
+            connection = self._connection
+            try:
+                if connection is not None:
+                    await self._pulse(connection)
+                    continue
+                await asyncio.sleep(wait)
+                await self._take_name(await self._open())
+                log.info("database.back")
+                # Only now: until whoever listens knows, what it remembers from before counts as unheard.
+                self.changed(True)
+                self._pulse_at = _now()
+            except Exception as exc:  # noqa: BLE001 - whatever it was, the line is to come back
+                wait = 0.0 if connection is not None else min(max(RETRY_FIRST, 2 * wait), RETRY_MOST)
+                self._drop(exc)
+
+    async def _pulse(self, connection: Connection) -> None:
+        """Feel it once, as soon as it is time or the server has hung up."""
+        if connection.is_closed():
+            raise ConnectionError("the server has closed the connection")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PULSE_EVERY):
+                await self._ended.wait()
+            return
+        # Of a server that has not answered, not of a broker that could not look: everybody would be refused.
+        await while_awake(
+            PULSE_WITHIN, connection.execute("SELECT 1") if self.is_named else self._take_name(connection)
+        )
+        self._pulse_at = _now()
+
+    async def _open(self) -> Connection:
+        async def listening() -> Connection:
+            connection = await self._connect()
+            try:
+                await connection.add_listener(CHANNEL, self._notified)
+            except BaseException:
+                connection.terminate()
+                raise
+            return connection
+
+        connection = await while_awake(PULSE_WITHIN, listening())
+        ended = self._ended = asyncio.Event()
+        connection.add_termination_listener(lambda _: ended.set())
+        self._connection = connection
+        return connection
+
+    async def _take_name(self, connection: Connection) -> bool:
+        self.is_named = bool(await connection.fetchval(TAKE_NAME, self._replica))
+        return self.is_named
+
+    def _drop(self, why: BaseException) -> None:
+        connection, self._connection, self.is_named = self._connection, None, False
+        self._pulse_at = float("-inf")
+        if connection is not None:
+            connection.terminate()
+            log.error("database.lost", error=type(why).__name__)
+            self.changed(False)
+
+    def _notified(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        sender, _, name = str(payload).partition(" ")
+        if sender != self.sender:
+            self.heard(name)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
