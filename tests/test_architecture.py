@@ -51,6 +51,7 @@ ONLY_IN = {
 
 WEB_EDGE = {
     "http/edge.py",
+    "http/openapi.py",
     "http/operations.py",
     "http/server.py",
     "http/browser.py",

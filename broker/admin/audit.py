@@ -8,6 +8,7 @@ from broker.audit.verify import Report, Verifier, read_files, read_stream
 from broker.context import Context, audit_key
 from broker.errors import Conflict
 from broker.http.edge import CALLER, REQUEST_ID, answer, query_number
+from broker.http.operations import COUNT, Operation
 from broker.model import Caller, Permission
 
 IN_THE_JOURNAL = (
@@ -22,9 +23,6 @@ class AuditService:
 
     def __init__(self, context: Context) -> None:
         self._context, self._key_of = context, audit_key(context.keyring)
-
-    def routes(self) -> list[web.RouteDef]:
-        return [web.get("/audit/verify", self._verify_files), web.post("/audit/verify", self._verify_lines)]
 
     async def own_files(self, caller: Caller, *, request_id: str) -> Report:
         """Verify the broker's own files, up to the line that was written last; raises Conflict."""
@@ -52,16 +50,23 @@ class AuditService:
         await read_stream(verifier, blocks)
         return verifier.finish([] if head is None else [head])
 
+    @Operation("GET", "/audit/verify", permission=Permission.ADMIN)
     async def _verify_files(self, request: web.Request) -> web.StreamResponse:
         report = await self.own_files(request[CALLER], request_id=request[REQUEST_ID])
         return answer(report.json())
 
+    @Operation(
+        "POST",
+        "/audit/verify",
+        permission=Permission.ADMIN,
+        query={"part": ("1: neither the beginning nor the end is the audit's", COUNT | {"maximum": 1})},
+    )
     async def _verify_lines(self, request: web.Request) -> web.StreamResponse:
         """The body is lines of the audit, of any length."""
         report = await self.given_lines(
             request[CALLER],
             request.content.iter_chunked(BLOCK),
-            part=query_number(request, "part", most=1) == 1,
+            part=query_number(request, "part") == 1,
             request_id=request[REQUEST_ID],
         )
         return answer(report.json())

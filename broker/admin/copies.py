@@ -18,6 +18,7 @@ from broker.config.settings import Rotation
 from broker.context import Context, audit_key
 from broker.errors import InvalidRequest, StorageUnavailable
 from broker.http.edge import CALLER, REQUEST_ID
+from broker.http.operations import Operation
 from broker.model import Account, Caller, Permission
 from broker.store.account_queries import AccountQuery
 from broker.store.backup import MADE_AT, SqliteBackup, moment
@@ -45,9 +46,6 @@ class BackupService:
         self._copies = None if store.postgres else SqliteBackup(store.path)
         """None for PostgreSQL, because its own tools know its other databases and its log as well."""
 
-    def routes(self) -> list[web.RouteDef]:
-        return [web.post("/backup", self.send)]
-
     @asynccontextmanager
     async def backup(self, caller: Caller, *, request_id: str) -> AsyncIterator[Path]:
         """Yield a sound copy of the store as it is now, gone afterwards; raises StorageUnavailable."""
@@ -61,6 +59,7 @@ class BackupService:
             )
             yield path
 
+    @Operation("POST", "/backup", permission=Permission.ADMIN)
     async def send(self, request: web.Request) -> web.StreamResponse:
         headers = {"Content-Type": "application/vnd.sqlite3", "Cache-Control": "no-store"}
         response = web.StreamResponse(headers=headers)

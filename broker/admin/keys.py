@@ -11,6 +11,7 @@ from broker.encryption.keyring import Purpose, WrappedKey
 from broker.errors import Conflict, NotFound
 from broker.http.bodies import rfc3339
 from broker.http.edge import CALLER, REQUEST_ID, answer, check_query, read_object
+from broker.http.operations import TEXT_OR_NULL, Operation, json_body, record
 from broker.keys.rewrap import ByKey, Census, Elsewhere, Rewrapper, Step
 from broker.model import Caller, Permission
 from broker.store.keys import UNKNOWN
@@ -28,14 +29,6 @@ class KeyService:
         self._context, records = context, context.stores.records
         self.census = Census(records=records, elsewhere=elsewhere, keyring=context.keyring)
         self._rewrapper = Rewrapper(records=records, keyring=context.keyring, clock=context.clock)
-
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/keys", self._list),
-            web.post("/keys", self._new),
-            web.post("/keys/rewrap", self._rewrap),
-            web.delete("/keys/{kid}", self._drop),
-        ]
 
     async def keys(self, caller: Caller, *, request_id: str) -> list[dict[str, Any]]:
         """All keys and how much is sealed with each, never a key itself."""
@@ -87,20 +80,29 @@ class KeyService:
         """Forget keys that were dropped more than 400 days ago."""
         await self._context.stores.keys.forget_retired_keys(now - RETIRED_FOR)
 
+    @Operation("GET", "/keys", permission=Permission.ADMIN)
     async def _list(self, request: web.Request) -> web.StreamResponse:
         check_query(request)
         return answer({"keys": await self.keys(request[CALLER], request_id=request[REQUEST_ID])})
 
+    @Operation("POST", "/keys", permission=Permission.ADMIN)
     async def _new(self, request: web.Request) -> web.StreamResponse:
-        await read_object(request, allowed={})
+        await read_object(request)
         return answer(await self.new(request[CALLER], request_id=request[REQUEST_ID]), status=201)
 
+    @Operation(
+        "POST",
+        "/keys/rewrap",
+        permission=Permission.ADMIN,
+        body=json_body(record({"cursor": TEXT_OR_NULL}, "cursor")),
+    )
     async def _rewrap(self, request: web.Request) -> web.StreamResponse:
         """Take one step; the answer's `cursor` is for the next one, null at the end."""
-        body = await read_object(request, allowed={"cursor": str})
+        body = await read_object(request)
         step = await self.rewrap(request[CALLER], body.get("cursor"), request_id=request[REQUEST_ID])
         return answer(step_json(step))
 
+    @Operation("DELETE", "/keys/{kid}", permission=Permission.ADMIN)
     async def _drop(self, request: web.Request) -> web.StreamResponse:
         kid = request.match_info["kid"]
         return answer(await self.drop(request[CALLER], kid, request_id=request[REQUEST_ID]))

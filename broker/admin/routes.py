@@ -26,7 +26,21 @@ from broker.http.edge import (
     query_number,
     read_object,
 )
-from broker.http.operations import public
+from broker.http.operations import (
+    COUNT,
+    FLAG_OR_NULL,
+    JSON,
+    LIMIT,
+    NAME,
+    TEXT,
+    TEXTS,
+    Operation,
+    answers_json,
+    answers_text,
+    json_body,
+    own_shape,
+    record,
+)
 from broker.http.peers import peer_uid
 from broker.model import Caller, Permission
 
@@ -50,14 +64,28 @@ async def by_peer(request: web.Request, handler: Handler) -> web.StreamResponse:
     return await handler(request)
 
 
-@public
-async def alive(_: web.Request) -> web.StreamResponse:
-    """Say that the event loop is alive, and nothing else: on the public listener anybody may ask."""
-    return answer({"status": "ok"})
+class AliveRoute:
+    """`/healthz`, which anybody may ask, also on the public listener."""
+
+    @own_shape(
+        "GET",
+        "/healthz",
+        "The event loop is alive",
+        answers_json("It is", record({"status": {"type": "string", "const": "ok"}}), {"status": "ok"}),
+    )
+    async def alive(self, _: web.Request) -> web.StreamResponse:
+        """Say that the event loop is alive, and nothing else."""
+        return answer({"status": "ok"})
+
+
+def _readiness(status: str, description: str, word: str) -> dict[str, JSON]:
+    words = {"type": "string", "enum": ["ok", "degraded", "starting", "stopping"]}
+    schema = record({"status": words, "problems": TEXTS})
+    return answers_json(description, schema, {"status": word, "problems": []}, status=status)
 
 
 class HealthRoutes:
-    """`/healthz`, `/readyz`, `/metrics`; none of them calls a provider."""
+    """`/readyz` and `/metrics`; neither calls a provider."""
 
     def __init__(
         self,
@@ -68,10 +96,15 @@ class HealthRoutes:
     ) -> None:
         self._context, self._overview, self._authenticate = context, overview, authenticate
 
-    def routes(self) -> list[web.RouteDef]:
-        return [web.get("/healthz", alive), web.get("/readyz", self.ready), web.get("/metrics", self.metrics)]
-
-    @public
+    @own_shape(
+        "GET",
+        "/readyz",
+        "Living tokens can be served",
+        {
+            **_readiness("200", "They can; `degraded` says what is wrong", "ok"),
+            **_readiness("503", "Starting or stopping", "stopping"),
+        },
+    )
     async def ready(self, _: web.Request) -> web.StreamResponse:
         health = self._context.health
         if health.starting or health.stopping:
@@ -80,7 +113,13 @@ class HealthRoutes:
             )
         return answer({"status": "degraded" if health.problems else "ok", "problems": health.problems})
 
-    @public
+    @Operation(
+        "GET",
+        "/metrics",
+        "Prometheus; permission `admin`, or an address in `metrics_from`",
+        answers_text("The metrics", "text/plain"),
+        problems=("unauthenticated", "forbidden"),
+    )
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Open to `metrics_from`; anybody else needs permission `admin`."""
         if not self._is_known_address(request.get(CLIENT)):
@@ -119,30 +158,31 @@ class AdminRoutes:
         self._callers, self._overview, self._adoption = callers, overview, adoption
         self._started_at = context.clock.now()
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/callers", self.callers),
-            web.post("/callers", self.add_caller),
-            web.post("/callers/{name}/rotate", self.rotate_caller),
-            web.delete("/callers/{name}", self.remove_caller),
-            web.get("/providers", self.providers),
-            web.post("/providers/{name}/resume", self.resume_provider),
-            web.get("/events", self.events),
-            web.get("/check", self.check),
-            web.post("/adopt", self.adopt),
-            web.post("/reload", self.reload),
-            web.get("/version", self.version),
-        ]
-
+    @Operation("GET", "/callers", permission=Permission.ADMIN)
     async def callers(self, request: web.Request) -> web.StreamResponse:
         check_query(request)
         records = await self._callers.callers(request[CALLER], request_id=request[REQUEST_ID])
         return answer({"callers": [caller_json(record) for record in records]})
 
+    @Operation(
+        "POST",
+        "/callers",
+        permission=Permission.ADMIN,
+        body=json_body(
+            record(
+                {
+                    "name": TEXT,
+                    "accounts": TEXTS,
+                    "permissions": TEXTS,
+                    "expires_in": {"type": ["number", "null"]},
+                },
+                "permissions",
+                "expires_in",
+            )
+        ),
+    )
     async def add_caller(self, request: web.Request) -> web.StreamResponse:
-        body = await read_object(
-            request, allowed={"name": str, "accounts": list, "permissions": list, "expires_in": (int, float)}
-        )
+        body = await read_object(request)
         record, key = await self._callers.add(
             request[CALLER],
             name=body.get("name", ""),
@@ -153,8 +193,14 @@ class AdminRoutes:
         )
         return answer({"key": key.reveal(), "caller": caller_json(record)}, status=201)
 
+    @Operation(
+        "POST",
+        "/callers/{name}/rotate",
+        permission=Permission.ADMIN,
+        body=json_body(record({"now": FLAG_OR_NULL}, "now")),
+    )
     async def rotate_caller(self, request: web.Request) -> web.StreamResponse:
-        body = await read_object(request, allowed={"now": bool})
+        body = await read_object(request)
         record, key = await self._callers.rotate(
             request[CALLER],
             request.match_info["name"],
@@ -163,32 +209,43 @@ class AdminRoutes:
         )
         return answer({"key": key.reveal(), "caller": caller_json(record)})
 
+    @Operation("DELETE", "/callers/{name}", permission=Permission.ADMIN)
     async def remove_caller(self, request: web.Request) -> web.StreamResponse:
         await self._callers.remove(
             request[CALLER], request.match_info["name"], request_id=request[REQUEST_ID]
         )
         return web.Response(status=204)
 
+    @Operation("GET", "/providers", permission=Permission.ADMIN)
     async def providers(self, request: web.Request) -> web.StreamResponse:
         check_query(request)
         views = await self._overview.providers(request[CALLER], request_id=request[REQUEST_ID])
         return answer({"providers": [view.json() for view in views]})
 
+    @Operation("POST", "/providers/{name}/resume", permission=Permission.ADMIN)
     async def resume_provider(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         view = await self._overview.resume(request[CALLER], name, request_id=request[REQUEST_ID])
         return answer(view.json())
 
+    @Operation(
+        "GET",
+        "/events",
+        permission=Permission.ACCOUNTS,
+        query={
+            "after": ("Behind this event", COUNT | {"maximum": 2**53}),
+            "limit": ("How many at most", LIMIT),
+            "account": ("Of this account alone", NAME),
+        },
+    )
     async def events(self, request: web.Request) -> web.StreamResponse:
         """The last events, or those behind `after`; as server-sent events they go on for ever."""
-        check_query(request, "after", "limit", "account")
-        number = query_number(request, "after", most=2**53)
-        limit = query_number(request, "limit", most=1000, least=1)
-        after, account = None if number is None else int(number), request.query.get("account")
+        check_query(request)
+        after, account = query_number(request, "after"), request.query.get("account")
         events = await self._overview.events(
             request[CALLER],
             after=after,
-            limit=EVENTS if limit is None else int(limit),
+            limit=query_number(request, "limit") or EVENTS,
             account=account,
             request_id=request[REQUEST_ID],
         )
@@ -199,23 +256,27 @@ class AdminRoutes:
             after = events[0].id - 1 if events else 0
         return await self._streams.follow(request, last_id=after, account=account)
 
+    @Operation("GET", "/check", permission=Permission.ADMIN)
     async def check(self, request: web.Request) -> web.StreamResponse:
         await self._may_look(request, "check")
         of = self._opened()
         checks = [*check_configuration(of), *await check_broker(of)]
         return answer({"checks": [check.json() for check in checks]})
 
+    @Operation("POST", "/adopt", permission=Permission.ADMIN)
     async def adopt(self, request: web.Request) -> web.StreamResponse:
         copied_at = rfc3339(await self._adoption.copied_at())
         doubtful = await self._adoption.adopt(request[CALLER], request_id=request[REQUEST_ID])
         return answer({"adopted": doubtful is not None, "accounts": doubtful or [], "copied_at": copied_at})
 
+    @Operation("POST", "/reload", permission=Permission.ADMIN)
     async def reload(self, request: web.Request) -> web.StreamResponse:
         await self._context.authorizer.require(
             request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID], action="reload"
         )
         return answer(request.app[RELOAD]())
 
+    @Operation("GET", "/version", permission=Permission.ADMIN)
     async def version(self, request: web.Request) -> web.StreamResponse:
         await self._may_look(request, "version")
         return answer({"version": __version__, "started_at": rfc3339(self._started_at)})

@@ -12,7 +12,7 @@ from yarl import URL
 import broker.dashboard
 from broker.accounts.moving_routes import ExportRoutes, ImportRoutes
 from broker.accounts.routes import AccountRoutes
-from broker.admin.routes import AdminRoutes, HealthRoutes, alive, by_peer
+from broker.admin.routes import AdminRoutes, AliveRoute, HealthRoutes, by_peer
 from broker.alerts.routes import EventRoutes, Streams
 from broker.app.services import PluginServices, Services
 from broker.callers.authentication import Authentication
@@ -32,7 +32,7 @@ from broker.http.edge import (
     is_page,
     new_application,
 )
-from broker.http.openapi.routes import DescriptionRoutes
+from broker.http.openapi import DescriptionRoutes
 from broker.http.operations import public, routes_of
 from broker.http.pages import Pages, error_page
 from broker.http.peers import Throttle
@@ -143,8 +143,8 @@ class Listeners:
         streams = Streams(feed=self._feed, clock=context.clock, still=still)
         health = HealthRoutes(context, overview=services.overview, authenticate=authentication.admit)
         application.add_routes(routes_of(EventRoutes(streams=streams, authorizer=context.authorizer)))
-        application.add_routes(health.routes())
-        application.add_routes(dashboard.routes())
+        application.add_routes(routes_of(AliveRoute(), health))
+        application.add_routes(routes_of(dashboard))
         application.add_routes([web.get(one.path, public(one.handler)) for one in pages.routes()])
         application[HAS_BASES] = True
         self._describe(application, "For services", server.internal_url)
@@ -178,10 +178,10 @@ class Listeners:
             opened=lambda: services.opened(context.settings, environ),
             streams=Streams(feed=self._feed, clock=context.clock, still=still),
         )
-        application.add_routes(admin.routes())
-        application.add_routes(LinkRoute(context, services.sessions).routes())
+        application.add_routes(routes_of(admin))
+        application.add_routes(routes_of(LinkRoute(context, services.sessions)))
         for service in (services.keys, services.backups, services.audit):
-            application.add_routes(service.routes())
+            application.add_routes(routes_of(service))
         application.add_routes(routes_of(ExportRoutes(exports=services.exports)))
         return application
 
@@ -230,7 +230,7 @@ class Listeners:
             kept=installs.kept,
             public_url=server.public_url,
         )
-        application.add_routes([*routes_of(routes), *pages.routes(), web.get("/healthz", alive)])
+        application.add_routes([*routes_of(routes), *pages.routes(), *routes_of(AliveRoute())])
         purposes: dict[str, Continue] = {PURPOSE: routes.signed_in}
         if plugin is not None:
             consent = self._consent(plugin, pages, cookie, person)
@@ -276,7 +276,7 @@ class Listeners:
         description = DescriptionRoutes(
             title=title, server=url, providers=self._services.context.providers, pages=self._pages(url)
         )
-        application.add_routes(description.routes())
+        application.add_routes(routes_of(description))
         description.describe(application)
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -22,7 +23,18 @@ from broker.errors import (
 )
 from broker.http.bodies import rfc3339
 from broker.http.edge import BASE, CALLER, REQUEST_ID, answer, event_stream, read_body
-from broker.http.operations import public
+from broker.http.operations import (
+    JSON,
+    TEXT,
+    Operation,
+    Parameters,
+    answers_page,
+    answers_text,
+    form,
+    own_shape,
+    record,
+    redirect,
+)
 from broker.http.pages import Page, Pages, error_page
 from broker.model import Permission, Secret, Status, is_account_name
 from broker.store.account_queries import AccountQuery
@@ -32,7 +44,11 @@ LOOK_EVERY = 1.0
 TICK_EVERY = 15
 """Looks between two signs of life; times such as “in 3 min” are drawn anew with each."""
 MOST_OPEN = 100
-SignedIn = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
+SignedIn = Callable[["DashboardRoutes", web.Request, Session], Awaitable[web.StreamResponse]]
+Handler = Callable[["DashboardRoutes", web.Request], Awaitable[web.StreamResponse]]
+PAGE = answers_page("The page", "200")
+SIGNED_OUT = answers_page("What is wrong, or how to sign in", "400", "403", "404", "409", "500", "502", "503")
+OWN_FORM = form(record({"form": {**TEXT, "description": "From the page itself"}}))
 NOBODY = "Nobody is signed in in this browser."
 MOST_FIELDS = 8
 SEARCH_MOST = 100
@@ -96,6 +112,34 @@ class Live:
         return last[-1].id if last else 0
 
 
+def _page(
+    path: str, summary: str, answers: Mapping[str, JSON] = PAGE, *, query: Parameters = MappingProxyType({})
+) -> Callable[[SignedIn], Handler]:
+    """Declare a page for whoever is signed in; anybody else is told how to."""
+
+    def declare(handler: SignedIn) -> Handler:
+        @own_shape("GET", path, summary, {**answers, **SIGNED_OUT}, query=query)
+        async def page(routes: "DashboardRoutes", request: web.Request) -> web.StreamResponse:
+            return await routes.signed_in(handler, request)
+
+        return page
+
+    return declare
+
+
+def _form(path: str, summary: str, answers: Mapping[str, JSON]) -> Callable[[SignedIn], Handler]:
+    """Declare a form of our own pages, sent by this browser's session and from this origin."""
+
+    def declare(handler: SignedIn) -> Handler:
+        @own_shape("POST", path, summary, {**answers, **SIGNED_OUT}, body=OWN_FORM)
+        async def page(routes: "DashboardRoutes", request: web.Request) -> web.StreamResponse:
+            return await routes.signed_in(handler, request, is_form=True)
+
+        return page
+
+    return declare
+
+
 class DashboardRoutes:
     """`/` and everything below `/dashboard/`."""
 
@@ -114,24 +158,23 @@ class DashboardRoutes:
         self._service, self._sessions = service, sessions
         self._live, self._pages, self._origin = live, pages, origin
 
-    def routes(self) -> list[web.RouteDef]:
-        base = "/dashboard"
-        return [
-            web.get("/", self._page(self.start)),
-            web.get(f"{base}/sign-in", self.sign_in, allow_head=False),
-            web.post(f"{base}/sign-out", self._form(self.sign_out)),
-            web.get(f"{base}/accounts", self._page(self.accounts)),
-            web.get(base + "/accounts/{account}", self._page(self.account)),
-            web.post(base + "/accounts/{account}/{action}", self._form(self.act)),
-            web.get(f"{base}/providers", self._page(self.providers)),
-            web.post(base + "/providers/{provider}/resume", self._form(self.resume)),
-            web.get(f"{base}/callers", self._page(self.callers)),
-            web.get(f"{base}/keys", self._page(self.keys)),
-            web.get(f"{base}/activity", self._page(self.activity)),
-            web.get(f"{base}/live", self._page(self.live)),
-        ]
+    @_page("/", "What is broken, whom it concerns, what to do")
+    async def start(self, request: web.Request, session: Session) -> web.StreamResponse:
+        return self._render(
+            request,
+            session,
+            "start.html",
+            start=await self._service.start(session.actor, request[REQUEST_ID]),
+        )
 
-    @public
+    @own_shape(
+        "GET",
+        "/dashboard/sign-in",
+        "Spends the link that `broker dashboard` prints",
+        {**redirect("To the first page"), **SIGNED_OUT},
+        query={"link": ("From the link", TEXT)},
+        has_head=False,
+    )
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
         """Spend the one-time link, and go to the first page."""
         response = self._go("/")
@@ -142,6 +185,11 @@ class DashboardRoutes:
         used = "This link has been used, or is older than a minute."
         return self._signed_out(request, used if "link" in request.query else "You are signed out.")
 
+    @_form(
+        "/dashboard/sign-out",
+        "Ends the session in this browser",
+        answers_page("Signed out", "200", "413"),
+    )
     async def sign_out(self, request: web.Request, session: Session) -> web.StreamResponse:
         response = self._go("/dashboard/sign-in")
         await self._sessions.sign_out(request, response, session)
@@ -151,18 +199,21 @@ class DashboardRoutes:
                     await self._sessions.end(one.id)
         return response
 
-    async def start(self, request: web.Request, session: Session) -> web.StreamResponse:
-        return self._render(
-            request,
-            session,
-            "start.html",
-            start=await self._service.start(session.actor, request[REQUEST_ID]),
-        )
-
+    @_page(
+        "/dashboard/accounts",
+        "Search, and pages of fifty",
+        query={
+            "status": ("Of this status", TEXT),
+            "provider": ("Of this provider", TEXT),
+            "search": ("In names and labels", TEXT),
+            "after": ("From this name on", TEXT),
+        },
+    )
     async def accounts(self, request: web.Request, session: Session) -> web.StreamResponse:
         listing = await self._service.accounts(session.actor, _query(request), request[REQUEST_ID])
         return self._render(request, session, "accounts.html", listing=listing, statuses=list(Status))
 
+    @_page("/dashboard/accounts/{account}", "One account, its history and who uses it")
     async def account(self, request: web.Request, session: Session) -> web.StreamResponse:
         name = request.match_info["account"]
         if not is_account_name(name):
@@ -170,6 +221,11 @@ class DashboardRoutes:
         portrait = await self._service.account(session.actor, name, request[REQUEST_ID])
         return self._render(request, session, "account.html", portrait=portrait)
 
+    @_form(
+        "/dashboard/accounts/{account}/{action}",
+        "Renew, freeze, unfreeze, remove, restore, reconnect",
+        redirect("The page that says what was done") | answers_page("Too large", "413"),
+    )
     async def act(self, request: web.Request, session: Session) -> web.StreamResponse:
         """Do what was confirmed, and go to the page that says so: reloading it does nothing again."""
         name, action = request.match_info["account"], request.match_info["action"]
@@ -178,33 +234,63 @@ class DashboardRoutes:
         self._sessions.keep(done, request, session, response)
         return response
 
+    @_page("/dashboard/providers", "Breakers and pauses")
     async def providers(self, request: web.Request, session: Session) -> web.StreamResponse:
         providers = await self._service.providers(session.actor, request[REQUEST_ID])
         return self._render(request, session, "providers.html", providers=providers, status_of=Status.stored)
 
+    @_form(
+        "/dashboard/providers/{provider}/resume",
+        "Close a breaker",
+        redirect("Back to the providers") | answers_page("Too large", "413"),
+    )
     async def resume(self, request: web.Request, session: Session) -> web.StreamResponse:
         await self._service.resume(
             session.actor, request.match_info["provider"], request_id=request[REQUEST_ID]
         )
         return self._go("/dashboard/providers")
 
+    @_page("/dashboard/callers", "The services, their rights and last use")
     async def callers(self, request: web.Request, session: Session) -> web.StreamResponse:
         callers = await self._service.callers(session.actor, request[REQUEST_ID])
         return self._render(request, session, "callers.html", callers=callers)
 
+    @_page("/dashboard/keys", "The data keys, how much is sealed with each, what to do")
     async def keys(self, request: web.Request, session: Session) -> web.StreamResponse:
         keys = await self._service.keys(session.actor, request[REQUEST_ID])
         return self._render(request, session, "keys.html", keys=keys)
 
+    @_page("/dashboard/activity", "What happened, the latest first")
     async def activity(self, request: web.Request, session: Session) -> web.StreamResponse:
         recent = await self._service.activity(session.actor, request[REQUEST_ID])
         return self._render(request, session, "activity.html", recent=recent)
 
+    @_page(
+        "/dashboard/live",
+        "Server-sent events: something has changed",
+        answers_text("The stream", "text/event-stream"),
+    )
     async def live(self, request: web.Request, _: Session) -> web.StreamResponse:
         async def still() -> bool:
             return await self._sessions.read(request) is not None
 
         return await self._live.follow(request, still)
+
+    async def signed_in(
+        self, handler: SignedIn, request: web.Request, *, is_form: bool = False
+    ) -> web.StreamResponse:
+        """Let the handler answer whoever is signed in; a form must be of that session's own pages."""
+        session = await self._sessions.read(request)
+        if session is None:
+            return self._signed_out(request, NOBODY)
+        if is_form:
+            if request.headers.get("Origin", self._origin) != self._origin:
+                raise Forbidden(
+                    f"The form was sent from another address than {self._origin}; open the dashboard there."
+                )
+            if not self._sessions.is_own_form(session, (await _fields(request)).get("form", "")):
+                raise Forbidden("The form is not of this session. Go back, reload the page, and try again.")
+        return _below(request.get(BASE, ""), await handler(self, request, session))
 
     def error(self, error: BrokerError, request: web.Request) -> web.StreamResponse:
         """An error as a page, with the navigation for whoever is signed in."""
@@ -216,32 +302,6 @@ class DashboardRoutes:
         if error.status == 404:
             return self._signed_out(request, NOBODY)
         return self._pages.message(page, request_id=request[REQUEST_ID])
-
-    def _page(self, handler: SignedIn) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """For whoever is signed in; anybody else is told how to."""
-
-        @public
-        async def page(request: web.Request) -> web.StreamResponse:
-            session = await self._sessions.read(request)
-            if session is None:
-                return self._signed_out(request, NOBODY)
-            return _below(request.get(BASE, ""), await handler(request, session))
-
-        return page
-
-    def _form(self, handler: SignedIn) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """A form of our own pages, sent by this browser's session and from this origin."""
-
-        async def form(request: web.Request, session: Session) -> web.StreamResponse:
-            if request.headers.get("Origin", self._origin) != self._origin:
-                raise Forbidden(
-                    f"The form was sent from another address than {self._origin}; open the dashboard there."
-                )
-            if not self._sessions.is_own_form(session, (await _fields(request)).get("form", "")):
-                raise Forbidden("The form is not of this session. Go back, reload the page, and try again.")
-            return await handler(request, session)
-
-        return self._page(form)
 
     def _render(
         self, request: web.Request, session: Session, template: str, **values: Any
@@ -282,19 +342,19 @@ class LinkRoute:
     def __init__(self, context: Context, sessions: Sessions) -> None:
         self._context, self._sessions = context, sessions
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/dashboard-links", self.create),
-            web.get("/dashboard-sessions", self.sessions),
-            web.delete("/dashboard-sessions", self.end),
-        ]
-
+    @Operation("GET", "/dashboard-sessions", permission=Permission.ADMIN)
     async def sessions(self, request: web.Request) -> web.StreamResponse:
         """Who is signed in; never the cookie."""
         await self._require(request, "dashboard.sessions")
         found = await self._sessions.sessions()
         return answer({"sessions": [_session_json(session) for session in found]})
 
+    @Operation(
+        "DELETE",
+        "/dashboard-sessions",
+        permission=Permission.ADMIN,
+        query={"id": ("Of this session alone", TEXT)},
+    )
     async def end(self, request: web.Request) -> web.StreamResponse:
         """Sign out everybody, or the one browser of `id`."""
         id_ = request.query.get("id")
@@ -316,6 +376,7 @@ class LinkRoute:
             request_id=request[REQUEST_ID],
         )
 
+    @Operation("POST", "/dashboard-links", permission=Permission.ADMIN)
     async def create(self, request: web.Request) -> web.StreamResponse:
         await self._require(request, "dashboard.link")
         expires_at = rfc3339(self._context.clock.now() + LINK_LIFE)

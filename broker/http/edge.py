@@ -230,19 +230,14 @@ async def read_body(request: web.Request) -> bytes:
 
 
 async def read_object(
-    request: web.Request,
-    *,
-    allowed: Allowed | None = None,
-    longest: int = LONGEST_TEXT,
-    keep_null: bool = False,
+    request: web.Request, *, longest: int = LONGEST_TEXT, keep_null: bool = False
 ) -> dict[str, Any]:
     """A JSON object with the declared members, of the right types; an empty body is `{}`.
 
     Members that are null are left out unless `keep_null`; `longest`: characters of a text. Raises InvalidRequest,
     TooLarge.
     """
-    allowed = asked(request).allowed if allowed is None else allowed
-    return object_of(await read_body(request), allowed, longest=longest, keep_null=keep_null)
+    return object_of(await read_body(request), asked(request).allowed, longest=longest, keep_null=keep_null)
 
 
 def object_of(
@@ -280,9 +275,9 @@ def _check_member(name: str, member: object, allowed: Allowed, longest: int) -> 
         raise InvalidRequest(f"{name} holds characters that cannot be, or too many")
 
 
-def check_query(request: web.Request, *known: str) -> None:
+def check_query(request: web.Request) -> None:
     """Refuse parameters that are not declared, or there twice: they would be ignored. Raises InvalidRequest."""
-    known = known or tuple(asked(request).query)
+    known = asked(request).query
     for name in request.query:
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
@@ -295,17 +290,16 @@ def _quoted(name: str) -> str:
     return f" {name!r}" if WORD.fullmatch(name) else ""
 
 
-def query_number(request: web.Request, name: str, *, most: float = 0, least: int = 0) -> int | None:
+def query_number(request: web.Request, name: str) -> int | None:
     """A whole number from the query, within the declared bounds; raises InvalidRequest."""
-    if not most:
-        schema = asked(request).query[name][1]
-        least, most = schema.get("minimum", 0), schema["maximum"]
+    schema = asked(request).query[name][1]
+    least, most = schema["minimum"], schema["maximum"]
     values = request.query.getall(name, [])
     if not values:
         return None
     text = values[0]
     if len(values) > 1 or not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not least <= int(text) <= most:
-        raise InvalidRequest(f"{name} is a whole number from {least} to {int(most)}, given once")
+        raise InvalidRequest(f"{name} is a whole number from {least} to {most}, given once")
     return int(text)
 
 

@@ -250,7 +250,11 @@ class GrantRoutes:
         "GET",
         "/plugin/grants",
         permission=Permission.PLUGIN,
-        query={"subject": ("", TEXT), "cursor": ("", TEXT), "limit": ("", LIMIT)},
+        query={
+            "subject": ("Of this person", TEXT),
+            "cursor": ("`next_cursor` of the page before", TEXT),
+            "limit": ("How many at most", LIMIT),
+        },
     )
     async def grants(self, request: web.Request) -> web.StreamResponse:
         check_query(request)

@@ -1,0 +1,272 @@
+"""`/openapi.json` and `/docs` of a listener: OpenAPI 3.1 of its own routes, from their declarations."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+
+from aiohttp import web
+
+from broker import __version__, errors
+from broker.http.bodies import SHAPES
+from broker.http.edge import REQUEST_ID, answer
+from broker.http.operations import (
+    JSON,
+    MOMENT_OR_NULL,
+    NAME,
+    TEXT,
+    TEXT_OR_NULL,
+    Operation,
+    answers_json,
+    answers_page,
+    answers_text,
+    operation_of,
+    own_shape,
+    ref,
+)
+from broker.http.pages import CONTENT_TYPES, Pages
+
+ALL: list[type[errors.BrokerError]] = [errors.BrokerError, *errors.BrokerError.__subclasses__()]
+KINDS: Mapping[str, type[errors.BrokerError]] = {
+    kind.code: kind
+    for kind in ALL
+    # Tests may have subclasses of their own.
+    if kind.__module__ == errors.__name__
+}
+EVERYWHERE = ("invalid_request", "internal", "storage_unavailable", "overloaded")
+"""What may happen to any request."""
+WITH_CALLER = ("unauthenticated", "forbidden", "rate_limited", "audit_unavailable")
+"""And to any that needs a caller."""
+WITH_BODY = ("too_large",)
+MEMBERS: Mapping[str, JSON] = {
+    "needs_reauthorization": {
+        "reason": "revoked_or_expired",
+        "since": "2026-11-22T10:00:00Z",
+        "reconnect_url": "http://127.0.0.1:8080/dashboard/accounts/acme",
+    },
+    "rate_limited": {"reason": "rejected_by_provider"},
+    "provider_unavailable": {"reason": "provider_unavailable"},
+    "provider_rejected_client": {"reason": "provider_rejected_client"},
+}
+"""What some problem documents hold besides."""
+PROBLEM: JSON = {
+    "type": "object",
+    "description": "RFC 9457; some codes have further members.",
+    "properties": {
+        "type": TEXT,
+        "title": TEXT,
+        "status": {"type": "integer"},
+        "detail": TEXT,
+        "code": {"type": "string", "enum": list(KINDS)},
+        "request_id": {**TEXT, "description": "Quote it to whoever runs the broker."},
+        "reason": TEXT,
+        "since": MOMENT_OR_NULL,
+        "reconnect_url": TEXT_OR_NULL,
+    },
+    "required": ["type", "title", "status", "detail", "code", "request_id"],
+}
+HEADERS: Mapping[int, tuple[str, JSON]] = {
+    401: ("WWW-Authenticate", {"required": True, "schema": {"type": "string", "const": "Bearer"}}),
+    **dict.fromkeys(
+        (429, 503),
+        (
+            "Retry-After",
+            {
+                "description": "Seconds",
+                "required": True,
+                "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
+            },
+        ),
+    ),
+}
+"""The header of a problem document, by status."""
+ACTIONS = ["renew", "freeze", "unfreeze", "remove", "restore", "reconnect"]
+PATH_PARAMETERS: Mapping[str, tuple[str, JSON, str]] = {
+    "account": ("The account's name", NAME, "acme"),
+    "action": ("Which", {"type": "string", "enum": ACTIONS}, "renew"),
+    "provider": ("As the configuration calls it", ref("Provider"), "kit"),
+}
+"""By name: a description, a schema and an example."""
+TAGS: Mapping[str, str] = {
+    "": "dashboard",
+    ".well-known": "plugin",
+    "accounts": "accounts",
+    "callback": "installs",
+    "dashboard": "dashboard",
+    "docs": "description",
+    "events": "events",
+    "healthz": "health",
+    "install": "installs",
+    "installs": "connecting",
+    "login": "installs",
+    "metrics": "health",
+    "openapi.json": "description",
+    "plugin": "plugin",
+    "readyz": "health",
+    "static": "pages",
+    "token": "tokens",
+}
+"""The group of a route, by the first segment of its path."""
+CALLER: JSON = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key made by `broker callers add`, or a JWT of a configured caller.",
+}
+
+
+class DescriptionRoutes:
+    """What one listener says of itself."""
+
+    def __init__(self, *, title: str, server: str, providers: Iterable[str], pages: Pages) -> None:
+        self._title, self._server, self._providers, self._pages = title, server, providers, pages
+        self._operations: list[Operation] = []
+
+    def describe(self, application: web.Application) -> None:
+        """Take in the routes as they are now; raises LookupError where one is not declared."""
+        self._operations = [
+            _declared(route.method, route.resource.canonical, route.handler)
+            for route in application.router.routes()
+            if route.resource is not None and route.method != "HEAD"
+        ]
+
+    @own_shape(
+        "GET",
+        "/openapi.json",
+        "This description",
+        answers_json("OpenAPI 3.1", {"type": "object"}, {"openapi": "3.1.0"}),
+    )
+    async def openapi(self, _: web.Request) -> web.StreamResponse:
+        # Made anew each time, because a reload may have changed the providers.
+        return answer(document(self._title, self._server, self._providers, self._operations))
+
+    @own_shape("GET", "/docs", "This description, for people", answers_page("The page", "200"))
+    async def docs(self, request: web.Request) -> web.StreamResponse:
+        groups: dict[str, list[tuple[Operation, JSON]]] = {}
+        for one in self._operations:
+            groups.setdefault(_tag(one), []).append((one, operation_json(one)))
+        return self._pages.render(
+            "description.html",
+            request_id=request[REQUEST_ID],
+            title=self._title,
+            groups=groups,
+            show=partial(json.dumps, indent=2, ensure_ascii=False),
+        )
+
+
+def document(title: str, server: str, providers: Iterable[str], listed: Iterable[Operation]) -> JSON:
+    """OpenAPI 3.1."""
+    paths: dict[str, dict[str, JSON]] = {}
+    codes = set[str]()
+    for one in listed:
+        paths.setdefault(one.path, {})[one.method.lower()] = operation_json(one)
+        codes.update(_codes(one))
+    schemas = {name: schema for name, (schema, _) in SHAPES.items()}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": __version__},
+        "servers": [{"url": server}],
+        "paths": paths,
+        "components": {
+            "schemas": {
+                **schemas,
+                "Problem": PROBLEM,
+                "Provider": {"type": "string", "enum": sorted(providers)},
+            },
+            "securitySchemes": {"caller": CALLER},
+            "examples": {code: {"value": _problem_example(code)} for code in KINDS if code in codes},
+        },
+    }
+
+
+def operation_json(one: Operation) -> JSON:
+    """The Operation Object (OpenAPI 3.1, 4.8.10)."""
+    words = [word.strip("{}") for word in re.split(r"[./-]", one.path) if word]
+    last = "_" if one.path.endswith("/") else ""
+    described: JSON = {
+        "operationId": "_".join([one.method.lower(), *words]) + last,
+        "summary": one.summary,
+        "tags": [_tag(one)],
+        "responses": {**one.answers, **_problem_answers(one)},
+        "security": [] if one.permission is None else [{"caller": []}],
+    }
+    parameters = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": told,
+            "schema": schema,
+            "example": example,
+        }
+        for name in re.findall(r"\{(\w+)\}", one.path)
+        for told, schema, example in [PATH_PARAMETERS[name]]
+    ] + [
+        {"name": name, "in": place, "required": False, "description": told, "schema": schema}
+        for place, options in (("query", one.query), ("header", one.headers))
+        for name, (told, schema) in options.items()
+    ]
+    if parameters:
+        described["parameters"] = parameters
+    if one.body is not None:
+        described["requestBody"] = one.body
+    return described
+
+
+def _declared(method: str, path: str, handler: object) -> Operation:
+    one = operation_of(handler, path)
+    if one is None and path.startswith("/static/"):
+        kind = next(kind for end, kind in CONTENT_TYPES.items() if path.endswith(end))
+        version = {"v": ("Its version, so that it may be kept for good", TEXT)}
+        told = "A file that pages are made of"
+        return own_shape("GET", path, told, answers_text("The file", kind), query=version)
+    if one is None:
+        raise LookupError(f"{method} {path} is a route that nobody has declared")
+    return one
+
+
+def _tag(one: Operation) -> str:
+    return TAGS[one.path.split("/")[1]]
+
+
+def _codes(one: Operation) -> list[str]:
+    """The codes of all problems that may be answered."""
+    if not one.speaks_problems:
+        return []
+    asked = [*one.problems, *EVERYWHERE]
+    asked += WITH_CALLER if one.permission is not None else ()
+    asked += WITH_BODY if one.body is not None else ()
+    return [code for code in KINDS if code in asked]
+
+
+def _problem_answers(one: Operation) -> dict[str, JSON]:
+    """Error answers by status, an example for each code."""
+    answers: dict[str, JSON] = {}
+    codes = _codes(one)
+    for status in sorted({KINDS[code].status for code in codes}):
+        mine = [code for code in codes if KINDS[code].status == status]
+        if str(status) in one.answers:
+            raise ValueError(f"the status {status} is both an answer of its own and a problem")
+        answers[str(status)] = {
+            "description": " · ".join(f"`{code}`: {KINDS[code].title}" for code in mine),
+            "headers": dict([HEADERS[status]]) if status in HEADERS else {},
+            "content": {
+                "application/problem+json": {
+                    "schema": ref("Problem"),
+                    "examples": {code: {"value": _problem_example(code)} for code in mine},
+                }
+            },
+        }
+    return answers
+
+
+def _problem_example(code: str) -> JSON:
+    kind = KINDS[code]
+    return {
+        "type": f"urn:token-broker:error:{code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": kind.title,
+        "code": code,
+        "request_id": "3f1c9a5be07d4c21",
+        **MEMBERS.get(code, {}),
+    }
