@@ -54,6 +54,7 @@ WEB_EDGE = {
     "http/openapi.py",
     "http/operations.py",
     "http/server.py",
+    "http/streams.py",
     "http/browser.py",
     "http/pages",
     "sandbox",
