@@ -13,7 +13,8 @@ from broker.errors import NotFound, StorageUnavailable
 from broker.installs.connect import Connected, Connector
 from broker.installs.late import RetryLater
 from broker.model import Caller, InstallOutcome, PendingGrant, PendingInstall, Secret, TokenSet
-from broker.providers.interface import (
+from broker.providers.oauth2 import OAuth2Provider
+from broker.providers.outcomes import (
     NO_ENDPOINT,
     ClientRefused,
     Grant,
@@ -26,7 +27,6 @@ from broker.providers.interface import (
     TokenRequest,
     cause_of,
 )
-from broker.providers.oauth2 import OAuth2Provider
 from broker.store.installs import InstallStore
 
 log = structlog.get_logger()

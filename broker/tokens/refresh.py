@@ -29,7 +29,8 @@ from broker.model import (
     TokenSet,
     Trouble,
 )
-from broker.providers.interface import (
+from broker.providers.oauth2 import OAuth2Provider
+from broker.providers.outcomes import (
     Ambiguous,
     ClientRefused,
     Declined,
@@ -42,7 +43,6 @@ from broker.providers.interface import (
     TokenRequest,
     cause_of,
 )
-from broker.providers.oauth2 import OAuth2Provider
 from broker.store.renewals import Committed, EpochMoved, GenerationMoved
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed, Waiters
 from broker.tokens.leases import LeaseLost, Leases
