@@ -6,9 +6,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,8 @@ from broker.tokens.schedule import Timings, Watch, unwatched
 log = structlog.get_logger()
 EXTEND_EVERY = 5.0
 COLLECT_AFTER = (10_000, 10, 10)
-"""Objects that are looked through for cycles at a time: by default so few that a crowd of renewals is gone through
-again and again while it flies."""
+"""The thresholds of the garbage collector. By default it runs so often that it looks through many renewals in flight
+again and again."""
 REFUSED = "The broker does not start:"
 STARTING = "The broker is starting; ask again in a moment."
 READY = "serving tokens"
@@ -51,7 +50,7 @@ def run(
     timings: Timings | None = None,
     watch: Watch = unwatched,
 ) -> int:
-    """`broker serve`: run until SIGTERM or SIGINT; the exit code. `timings` and `watch` are for proofs."""
+    """Run `broker serve` until SIGTERM or SIGINT and return the exit code. `timings` and `watch` are for proofs."""
     harden()
     logs.configure(UNTIL_CONFIGURED, environ=environ)
     logs.take_crashes()
@@ -69,23 +68,26 @@ def run(
         )
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(service.run())
+        return 0
     except ConfigError as exc:
-        _answer_waiting(sockets, config_path, environ, f"{REFUSED} {'; '.join(exc.problems)}")
-        problems = (f"  {problem}" for problem in exc.problems)
-        return _complain(environ, "The configuration is not valid:", *problems)
+        why, lines = "; ".join(exc.problems), ["The configuration is not valid:"]
+        lines += [f"  {problem}" for problem in exc.problems]
     except StartRefused as exc:
-        _answer_waiting(sockets, config_path, environ, f"{REFUSED} {exc}")
-        return _complain(environ, f"{REFUSED} {exc}")
+        why, lines = str(exc), [f"{REFUSED} {exc}"]
     except BaseException as exc:
         log.error("broker.crashed", exc_info=exc)
-        _answer_waiting(sockets, config_path, environ, f"{REFUSED} it crashed; see its log")
+        _answer_waiting(sockets, config_path, environ, "it crashed; see its log")
         # The store's threads would keep a process alive that serves nobody, and nobody would restart it.
         os._exit(1)
-    return 0
+    _answer_waiting(sockets, config_path, environ, why)
+    mark = logs.mark("error") if logs.goes_to_journal(environ) else ""
+    for line in lines:
+        print(f"{mark}{line}", file=sys.stderr)  # noqa: T201 - there is no log yet, only a terminal
+    return 1
 
 
 class Service:
-    """One run of the broker, from its sockets to its last flight."""
+    """One run of the broker, from its sockets to its last renewal."""
 
     def __init__(
         self,
@@ -107,32 +109,33 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        # systemd's runtime folder is on another file system than the store, so it may have room when that is full.
+        runtime = self._environ.get("RUNTIME_DIRECTORY", "").split(":")
         async with AsyncExitStack() as closing:
-            await closing.enter_async_context(_meanwhile(self._stay_alive()))
-            async with _meanwhile(self._extend()), _meanwhile(self._tell_starting()):
-                broker = await self._open(closing)
+            await closing.enter_async_context(_meanwhile(self._send_watchdog()))
+            async with _meanwhile(self._extend_timeout()), _meanwhile(self._answer_early_operators()):
+                await self._start_sandbox(closing)
+                broker = await closing.enter_async_context(
+                    open_broker(
+                        self._settings,
+                        timings=self._timings,
+                        spool_folders=tuple(Path(folder) / "spool" for folder in runtime if folder),
+                        watch=self._watch,
+                        environ=self._environ,
+                        limits=ListenerLimits().within(use_every_file()),
+                    )
+                )
                 loop.add_signal_handler(signal.SIGHUP, self._reload, broker)
                 await self._listen(broker, closing)
             self._sockets.all_served()
-            _spare_the_collector()
-            await self._live(broker)
+            # Objects made by the start stay as long as the process, and hardly any later ones form cycles.
+            gc.freeze()
+            gc.set_threshold(*COLLECT_AFTER)
+            await self._serve(broker)
         log.info("broker.stopped")
 
-    async def _open(self, closing: AsyncExitStack) -> Broker:
-        await self._start_sandbox(closing)
-        return await closing.enter_async_context(
-            open_broker(
-                self._settings,
-                timings=self._timings,
-                spool_folders=_spool_folders(self._environ),
-                watch=self._watch,
-                environ=self._environ,
-                limits=ListenerLimits().within(use_every_file()),
-            )
-        )
-
-    async def _live(self, broker: Broker) -> None:
-        """READY, renew in the background, wait for the signal, drain."""
+    async def _serve(self, broker: Broker) -> None:
+        """Report readiness, renew in the background, wait for the signal, and finish what is under way."""
         background = asyncio.create_task(broker.background.run(), name="background")
         recovery = asyncio.create_task(broker.tokens.recovery.renew(broker.left_open), name="recovery")
         alerts = asyncio.create_task(broker.alerts.run(), name="alerts")
@@ -142,40 +145,38 @@ class Service:
         demo = asyncio.create_task(show_demo(broker, self._settings), name="demo")
         await self._stop.wait()
         self._notifier.stopping()
-        log.info(
-            "broker.stopping", renewals=len(broker.tokens.flights), installs=len(broker.installs.service)
-        )
+        renewals, installs = len(broker.tokens.flights), len(broker.installs.service)
+        log.info("broker.stopping", renewals=renewals, installs=installs)
         broker.stop_waiting()
         for task in (demo, recovery, background):
             await until_cancelled(task)
-        await self._drain(broker)
-        await _if_possible(broker.tokens.uses.flush)
-        await _if_possible(broker.callers.service.flush_uses)
-        await broker.alerts.stop(alerts)
-        broker.listeners.stop()
-
-    async def _drain(self, broker: Broker) -> None:
-        """Every flight ends as if nobody were stopping; living tokens are served meanwhile."""
-        async with _meanwhile(self._extend()):
+        # Every renewal and install ends as if nobody were stopping; valid tokens are served meanwhile.
+        async with _meanwhile(self._extend_timeout()):
             await broker.tokens.flights.drain()
             await broker.installs.service.drain()
             await broker.tokens.retained.settled()
             await broker.installs.late.settled()
+        for flush in (broker.tokens.uses.flush, broker.callers.service.flush_uses):
+            # Times of last use are not worth an unclean end.
+            with suppress(StorageUnavailable):
+                await flush()
+        await broker.alerts.stop(alerts)
+        broker.listeners.stop()
 
-    async def _stay_alive(self) -> None:
-        """A task like any other: where the loop hangs, systemd hears nothing and starts the broker again."""
+    async def _send_watchdog(self) -> None:
+        """Send signs of life from a task like any other: if the event loop hangs, systemd restarts the broker."""
         while self._notifier.watchdog_every is not None:
             self._notifier.watchdog()
             await asyncio.sleep(self._notifier.watchdog_every)
 
-    async def _extend(self) -> None:
-        """A migration of a large store, or a token set that waits for room, may take its time."""
+    async def _extend_timeout(self) -> None:
+        """Ask systemd for more time: migrating a large store, or storing a token set on a full disk, takes long."""
         while True:
             self._notifier.extend_timeout(3 * EXTEND_EVERY)
             await asyncio.sleep(EXTEND_EVERY)
 
-    async def _tell_starting(self) -> None:
-        """Operators who have waited for long, for a migration say, hear why; a usual start keeps them waiting."""
+    async def _answer_early_operators(self) -> None:
+        """Answer operators who have waited for long, such as for a migration; a usual start keeps them waiting."""
         while True:
             await asyncio.sleep(self._timings.tell_starting)
             self._sockets.answer_waiting(self._settings.server.admin_socket, _not_started(STARTING))
@@ -204,7 +205,11 @@ class Service:
     async def _listen(self, broker: Broker, closing: AsyncExitStack) -> None:
         """Take every address before any of them answers, so that nobody is served by a start that is refused."""
         server, listeners, sites = self._settings.server, broker.listeners, list[web.BaseSite]()
-        reload: Callable[[], dict[str, Any]] = partial(self._reload_asked, broker)
+
+        def reload() -> dict[str, Any]:
+            problems, kept = self._reload(broker)
+            return {"config": str(self._settings.path), "problems": [*problems], "needs_restart": [*kept]}
+
         listeners.admin[RELOAD] = reload
         admin = UnixListen(server.admin_socket, 0o660 if server.admin_group else 0o600, server.admin_group)
         for application, listens, files, key in (
@@ -228,15 +233,10 @@ class Service:
         for site in sites:
             await site.start()
 
-    def _reload_asked(self, broker: Broker) -> dict[str, Any]:
-        """`broker reload`: what is wrong with the file, or what of it needs a restart."""
-        problems, kept = self._reload(broker)
-        return {"config": str(self._settings.path), "problems": [*problems], "needs_restart": [*kept]}
-
     def _reload(self, broker: Broker) -> tuple[Sequence[str], Sequence[str]]:
-        """Take over what may change while running; the file's problems, and the keys that need a restart.
+        """Take over what may change while running; return the file's problems and the keys that need a restart.
 
-        A broken file keeps the old settings. SIGHUP and `broker reload` do this.
+        A file with problems changes nothing. SIGHUP and `broker reload` call this.
         """
         self._notifier.reloading()
         try:
@@ -262,32 +262,14 @@ class Service:
         return (), kept
 
 
-def _spare_the_collector() -> None:
-    """What the start has made lives as long as the process, and next to nothing after it is left in a cycle."""
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
-
-
 @asynccontextmanager
 async def _meanwhile(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Goes on until the block ends."""
+    """Run `work` until the block ends."""
     task = asyncio.create_task(work)
     try:
         yield
     finally:
         await until_cancelled(task)
-
-
-async def _if_possible(work: Callable[[], Awaitable[None]]) -> None:
-    """Small things that are not worth an unclean end where the store is away."""
-    with suppress(StorageUnavailable):
-        await work()
-
-
-def _spool_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """systemd's runtime folder: another file system than the store's, so it may have room when that is full."""
-    runtime = environ.get("RUNTIME_DIRECTORY", "")
-    return tuple(Path(folder) / "spool" for folder in runtime.split(":") if folder)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -298,21 +280,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _complain(environ: Mapping[str, str], *lines: str) -> int:
-    mark = logs.mark("error") if logs.goes_to_journal(environ) else ""
-    for line in lines:
-        print(f"{mark}{line}", file=sys.stderr)  # noqa: T201 - there is no log yet, only a terminal
-    return 1
-
-
 def _answer_waiting(sockets: Sockets, config: Path, environ: Mapping[str, str], why: str) -> None:
-    """Tell operators who wait at the admin socket, which systemd holds over restarts, why nobody serves them."""
+    """Tell operators who wait at the admin socket, which systemd keeps open over restarts, why nobody answers."""
     with suppress(ConfigError):
-        sockets.answer_waiting(admin_socket_of(config, environ), _not_started(why))
+        sockets.answer_waiting(admin_socket_of(config, environ), _not_started(f"{REFUSED} {why}"))
 
 
 def _not_started(why: str) -> bytes:
-    """A whole HTTP answer, for a moment when there is no server."""
+    """Return a whole HTTP answer, for a moment when there is no server."""
     body = json.dumps({"code": "not_started", "status": 503, "detail": why}).encode()
     head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Length: {len(body)}\r\nConnection: close"
     return f"{head}\r\nContent-Type: application/problem+json\r\n\r\n".encode() + body
