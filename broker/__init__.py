@@ -1,3 +1,3 @@
 """token-broker keeps OAuth connections alive and hands out fresh Bearer tokens."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -54,7 +54,6 @@ WEB_EDGE = {
     "http/openapi.py",
     "http/operations.py",
     "http/server.py",
-    "http/streams.py",
     "http/browser.py",
     "http/pages",
     "sandbox",
@@ -227,6 +226,8 @@ def test_only_the_composition_root_names_concrete_classes() -> None:
     """A class that is one of several implementations is named where it is built."""
     concrete = {
         "SqliteDatabase",
+        "KitProvider",
+        "KustomerProvider",
         "SystemClock",
         "FileSink",
     }
@@ -251,7 +252,7 @@ def test_only_the_composition_root_names_concrete_classes() -> None:
         ("tokens/service.py", "from broker.installs.service import InstallService"),
         ("installs/service.py", "import broker.tokens.flight"),
         ("oauth.py", "from broker import encryption"),
-        ("providers/kinds.py", "from broker.store.rows import COLUMNS"),
+        ("providers/kit.py", "from broker.store.rows import COLUMNS"),
         ("tokens/refresh.py", "from broker import app"),
     ],
 )

@@ -9,6 +9,7 @@ from broker.cli.callers import callers, plugin
 from broker.cli.command import Group
 from broker.cli.providers import kustomer, providers
 from broker.cli.service import check, completion, dashboard, reload, sandbox, serve, systemd, version
+from broker.cli.setup import config, init
 from broker.cli.store import adopt, backup, keys, migrate, restore
 from broker.cli.transfer import export_accounts, import_accounts
 
@@ -26,6 +27,8 @@ accounts.add_command(import_accounts)
 accounts.add_command(export_accounts)
 
 for command in (
+    init,
+    config,
     serve,
     reload,
     check,

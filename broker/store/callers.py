@@ -1,7 +1,7 @@
 """Callers with keys; of a key only the hash is stored."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -14,7 +14,6 @@ from broker.store.database import (
     Store,
     Transaction,
     columns_of,
-    execute_all,
     from_row,
     in_transaction,
     insert_sql,
@@ -83,15 +82,15 @@ class CallerStore(Store):
 
     async def touch_keys(self, uses: Mapping[str, float]) -> None:
         """Note when keys were last used, by their ids."""
-        if uses:
-            sql = "UPDATE caller_keys SET last_used_at = $2 WHERE id = $1"
-            await execute_all(self._database, sql, sorted(uses.items()))
+        await self._touch("UPDATE caller_keys SET last_used_at = $2 WHERE id = $1", sorted(uses.items()))
 
     async def touch_callers(self, uses: Mapping[str, float]) -> None:
         """Note when callers that the configuration names were last used, by their names."""
-        if uses:
-            rows = [(USED + name, repr(at)) for name, at in sorted(uses.items())]
-            await execute_all(self._database, SET_META, rows)
+        await self._touch(SET_META, [(USED + name, repr(at)) for name, at in sorted(uses.items())])
+
+    async def _touch(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        if rows:
+            await self._database.write(lambda transaction: transaction.execute_all(sql, rows))
 
     async def caller_uses(self) -> dict[str, float]:
         sql = f"SELECT key, value FROM meta WHERE SUBSTR(key, 1, {len(USED)}) = $1"

@@ -27,6 +27,8 @@ from .stub import ACCESS_TOKEN, NOW, Stub, account
 
 FIRST_DELIVERY = [
     "serve",
+    "init",
+    "config-check",
     "check",
     "token",
     "install-link",

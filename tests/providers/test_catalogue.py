@@ -18,8 +18,7 @@ from broker.config import load
 from broker.model import Reason, Secret, TokenSet
 from broker.oauth import is_usable
 from broker.providers.client import ProviderClient
-from broker.providers.oauth2 import OAuth2Provider
-from broker.providers.outcomes import (
+from broker.providers.interface import (
     Ambiguous,
     ClientRefused,
     Declined,
@@ -30,6 +29,7 @@ from broker.providers.outcomes import (
     TokenOutcome,
     TokenRequest,
 )
+from broker.providers.kustomer import KustomerProvider
 from tests.fakes.upstream import JSON, Answer, Cut, Drop, Raw, Scripted, Stall, Upstream, json_answer
 
 HTML = {"Content-Type": "text/html"}
@@ -53,7 +53,7 @@ async def _ask(tmp_path: Path, upstream: Upstream, request: pytest.FixtureReques
     )
     settings = load(tmp_path / "config.toml", environ={}).providers["kustomer"]
     http = ProviderClient()
-    provider = OAuth2Provider(
+    provider = KustomerProvider(
         settings=settings, http=http, clock=SystemClock(), timeout=getattr(request, "param", 60.0)
     )
     renewal = TokenRequest(Grant.REFRESH, Secret(OLD), "c", scope="a b")

@@ -1,0 +1,145 @@
+"""What `make dist` builds: the same bytes twice, one version, all that runs."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from broker import __version__
+from broker.cli import setup
+from broker.config import ConfigError, load
+from tests.test_supply_chain import RUN, pinned
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(name="source", scope="module")
+def _source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a build reads."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("broker", "packaging", ".ci"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".gitignore", "Makefile", "README.md", "CHANGELOG.md", "pyproject.toml", "requirements.txt"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def build(source: Path) -> dict[str, bytes]:
+    done = subprocess.run(
+        ["bash", "packaging/build", Path(sys.executable).parent],
+        cwd=source,
+        env={"PATH": "/usr/bin:/bin", "SOURCE_DATE_EPOCH": "1790000000"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stderr
+    return {path.name: path.read_bytes() for path in (source / "dist").iterdir()}
+
+
+@pytest.fixture(name="built", scope="module")
+def _built(source: Path) -> dict[str, bytes]:
+    return build(source)
+
+
+def test_same_source_gives_same_bytes(source: Path, built: dict[str, bytes]) -> None:
+    """In another folder, at another time, with other modes."""
+    elsewhere = source / "var/elsewhere"
+    shutil.copytree(source, elsewhere, ignore=shutil.ignore_patterns("dist", "var"))
+    for path in elsewhere.rglob("*.py"):
+        path.touch()
+        path.chmod(0o600)
+
+    assert built == build(elsewhere)
+
+
+def test_version_is_written_once(built: dict[str, bytes], source: Path) -> None:
+    """Package, metadata and names agree; no other file of the build says a number."""
+    [wheel] = (source / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        [metadata] = [name for name in archive.namelist() if name.endswith("METADATA")]
+        found = re.search(r"^Version: (.*)$", archive.read(metadata).decode(), re.MULTILINE)
+
+    assert found and __version__ == found[1]
+    assert f"token_broker-{__version__}.tar.gz" in built
+    assert "version" not in re.findall(r"^(\w+) = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_checksums_are_those_of_the_files(built: dict[str, bytes]) -> None:
+    """Of all of them."""
+    lines = [line.split("  ") for line in built["SHA256SUMS"].decode().splitlines()]
+    sums = {name: value for value, name in lines}
+
+    assert {
+        name: hashlib.sha256(content).hexdigest() for name, content in built.items() if name != "SHA256SUMS"
+    } == sums
+
+
+def test_bill_of_materials_names_every_package(built: dict[str, bytes]) -> None:
+    """With its version and the hashes that are pinned."""
+    document = json.loads(built[f"token-broker-{__version__}.cdx.json"])
+    packages = {one["name"]: one["version"] for one in document["components"]}
+
+    assert pinned(RUN) == packages
+    assert all(one["hashes"] for one in document["components"])
+    assert ("token-broker", __version__) == tuple(
+        document["metadata"]["component"][key] for key in ("name", "version")
+    )
+
+
+def test_wheel_holds_the_program_alone(source: Path, built: dict[str, bytes]) -> None:
+    """And all of it: every file of broker/, none of the tests; the sdist builds and installs from itself."""
+    [wheel] = (source / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    [sdist] = (source / "dist").glob("*.tar.gz")
+    with tarfile.open(sdist) as packed:
+        files = {name.partition("/")[2] for name in packed.getnames()}
+
+    assert {
+        path.relative_to(source).as_posix() for path in (source / "broker").rglob("*") if path.is_file()
+    } == held
+    assert {
+        "Makefile",
+        "requirements.txt",
+        "packaging/install",
+        "packaging/requirements.txt",
+        ".ci/setup",
+    } <= files
+
+
+def test_manual_page_has_every_command() -> None:
+    """And groff reads it without a warning."""
+    made = subprocess.run(
+        [sys.executable, "packaging/manual.py", __version__], cwd=ROOT, capture_output=True, check=True
+    )
+    readme = (ROOT / "README.md").read_text()
+    page = made.stdout.decode().replace("\\-", "-")
+    commands = re.findall(r"^\| `(broker [a-z -]+)` \|", readme, re.MULTILINE)
+
+    assert len(commands) > 30
+    assert [] == [command for command in commands if f'.SS "{command}' not in page]
+    if groff := shutil.which("groff"):
+        read = subprocess.run(
+            [groff, "-k", "-man", "-ww", "-z", "-Tutf8"], input=made.stdout, capture_output=True, check=True
+        )
+        assert b"" == read.stderr
+
+
+def test_example_starts_nothing_by_itself(tmp_path: Path) -> None:
+    """It is valid but for the master key, and all that is commented out is valid, too."""
+    path = tmp_path / "config.toml"
+    path.write_text(setup.example())
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ={})
+
+    assert 1 == len(caught.value.problems)
+    assert caught.value.problems[0].startswith("keys.master")
