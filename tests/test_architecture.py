@@ -54,6 +54,7 @@ WEB_EDGE = {
     "http/openapi.py",
     "http/operations.py",
     "http/server.py",
+    "http/streams.py",
     "http/browser.py",
     "http/pages",
     "sandbox",
@@ -226,8 +227,6 @@ def test_only_the_composition_root_names_concrete_classes() -> None:
     """A class that is one of several implementations is named where it is built."""
     concrete = {
         "SqliteDatabase",
-        "KitProvider",
-        "KustomerProvider",
         "SystemClock",
         "FileSink",
     }
@@ -252,7 +251,7 @@ def test_only_the_composition_root_names_concrete_classes() -> None:
         ("tokens/service.py", "from broker.installs.service import InstallService"),
         ("installs/service.py", "import broker.tokens.flight"),
         ("oauth.py", "from broker import encryption"),
-        ("providers/kit.py", "from broker.store.rows import COLUMNS"),
+        ("providers/kinds.py", "from broker.store.rows import COLUMNS"),
         ("tokens/refresh.py", "from broker import app"),
     ],
 )

@@ -12,7 +12,7 @@ from broker.errors import NotFound, no_provider
 from broker.http.bodies import rfc3339
 from broker.keys.rewrap import Census
 from broker.model import Caller, Event, Permission, Reason, Status
-from broker.providers.kit import INSTALL_PAGE, KIT
+from broker.providers.kinds import INSTALL_PAGE, KIT
 from broker.single_flight import RecentResult
 from broker.store.accounts import AccountStore
 from broker.tokens.permit import Permit

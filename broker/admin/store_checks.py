@@ -13,8 +13,8 @@ from broker.context import Context
 from broker.encryption.keyring import Purpose, WrappedKey
 from broker.keys.rewrap import ByKey, Census
 from broker.providers.client import Answer
-from broker.providers.interface import NotSent, Reached
 from broker.providers.oauth2 import OAuth2Provider
+from broker.providers.outcomes import NotSent, Reached
 from broker.store.accounts import AccountStore
 from broker.store.health import LEAST_FREE
 from broker.store.keys import UNKNOWN

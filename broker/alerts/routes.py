@@ -3,18 +3,18 @@
 import asyncio
 import json
 import re
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from broker.callers.authorization import Authorizer, covers, may
-from broker.clock import Clock, within
-from broker.errors import BrokerError, InvalidRequest, Overloaded, StorageUnavailable
+from broker.clock import Clock
+from broker.errors import InvalidRequest, StorageUnavailable
 from broker.http.bodies import event_json
-from broker.http.edge import CALLER, REQUEST_ID, check_query, event_stream
+from broker.http.edge import CALLER, REQUEST_ID, check_query
 from broker.http.operations import NAME, TEXT, Operation
+from broker.http.streams import EventStream, EventStreams, Tell
 from broker.model import Caller, Event, Permission, is_account_name
 from broker.store.events import EventStore
 
@@ -22,8 +22,6 @@ FRESH_FOR = 0.4
 PAGE = 100
 LOOK_EVERY = 0.5
 KEEP_ALIVE = 15.0
-SLOW = 10.0
-"""A reader that has not taken a page for so long is cut; it comes again with `Last-Event-ID`."""
 MOST_STREAMS = 600
 MOST_OF_ONE = 200
 """Streams of one caller, so that no caller alone takes all of them."""
@@ -60,11 +58,6 @@ class Feed:
         self._events, self._clock = events, clock
         self._lock = asyncio.Lock()
         self._bounds, self._fresh_until = (0, 0), float("-inf")
-        self.stopping = asyncio.Event()
-
-    def stop(self) -> None:
-        """End every stream."""
-        self.stopping.set()
 
     async def beginning(self, last_id: int | None) -> Beginning:
         """Behind `last_id`; None: with what happens from now on. Raises StorageUnavailable."""
@@ -101,109 +94,55 @@ def may_hear(caller: Caller, event: Event) -> bool:
     return event.subject is None or "*" in caller.accounts
 
 
-@dataclass(slots=True)
-class Reader:
-    """One who follows, and how far."""
-
-    request: web.Request
-    response: web.StreamResponse
-    account: str | None
-    after: int
-    said_at: float
-    """When anything was written last, monotonic."""
-
-    @property
-    def is_there(self) -> bool:
-        return self.request.transport is not None and not self.request.transport.is_closing()
-
-
 class Streams:
     """Streams of events; each holds one page at a time, so a slow reader costs no memory."""
 
     def __init__(
-        self, *, feed: Feed, clock: Clock, still: Callable[[web.Request], Awaitable[Caller]]
+        self, feed: Feed, clock: Clock, *, still: Callable[[web.Request], Awaitable[Caller]]
     ) -> None:
         self._feed, self._clock = feed, clock
+        self._streams = EventStreams(clock, every=LOOK_EVERY, most=MOST_STREAMS, most_of_one=MOST_OF_ONE)
+        self.stop = self._streams.stop
         self._still = still
-        """The caller as the credential stands now; raises what an expired or revoked one leads to."""
-        self._open: Counter[str] = Counter()
-        """By caller."""
+        """Returns the caller as the credential is now; raises if it has expired or was revoked."""
 
     async def follow(
         self, request: web.Request, *, last_id: int | None, account: str | None
     ) -> web.StreamResponse:
         """Answer with a stream, until the reader goes, the caller loses the right, or the broker stops."""
-        if request.method == "HEAD":
-            return web.Response(content_type="text/event-stream")
-        caller = request[CALLER].name
-        if self._open[caller] >= MOST_OF_ONE:
-            raise Overloaded(f"one caller may have {MOST_OF_ONE} streams of events; close one of them")
-        if self._open.total() >= MOST_STREAMS:
-            raise Overloaded
-        # Counted before anything is waited for: a crowd comes at once.
-        self._open[caller] += 1
-        try:
-            return await self._streamed(request, last_id, account)
-        finally:
-            self._open[caller] -= 1
-            if not self._open[caller]:
-                del self._open[caller]
 
-    async def _streamed(
-        self, request: web.Request, last_id: int | None, account: str | None
-    ) -> web.StreamResponse:
-        begin = await self._feed.beginning(last_id)
-        response = event_stream()
-        reader = Reader(request, response, account, begin.after, self._clock.monotonic())
-        first = _gap(last_id, begin.after) if begin.missed else f"id: {begin.after}\n\n"
-        stopped = asyncio.ensure_future(self._feed.stopping.wait())
-        try:
-            await response.prepare(request)
-            await self._write(reader, f": open\nretry: 2000\n{first}")
-            while reader.is_there and not stopped.done() and await self._tell(reader):
-                await within(self._clock, LOOK_EVERY, stopped)
-        except (ConnectionError, BrokerError):
-            # The answer has begun, so all that can be done is to end it.
-            return response
-        finally:
-            stopped.cancel()
-        return response
+        async def begin() -> tuple[str, Tell]:
+            begin = await self._feed.beginning(last_id)
+            first = _gap(last_id, begin.after) if begin.missed else f"id: {begin.after}\n\n"
+            after = begin.after
 
-    async def _tell(self, reader: Reader) -> bool:
-        """Write what is new; False where the caller may not read any more."""
-        # One who may see nothing of a long history must not be looked for in it after hanging up.
-        while reader.is_there:
-            caller = await self._still(reader.request)
-            if not may(caller, Permission.ACCOUNTS, reader.account):
+            async def tell(stream: EventStream) -> bool:
+                nonlocal after
+                # One who may see nothing of a long history must not be looked for in it after hanging up.
+                while stream.is_open:
+                    caller = await self._still(request)
+                    if not may(caller, Permission.ACCOUNTS, account):
+                        return False
+                    try:
+                        page = await self._feed.page(after, account)
+                    except StorageUnavailable:
+                        return True
+                    after = page.upto
+                    text = "".join(
+                        _message(event_json(event)) for event in page.events if may_hear(caller, event)
+                    )
+                    if not text and self._clock.monotonic() - stream.written_at >= KEEP_ALIVE:
+                        # The number moves on too, past what was not for this caller.
+                        text = f": alive\nid: {after}\n\n"
+                    if text:
+                        await stream.write(text)
+                    if page.is_last:
+                        return True
                 return False
-            try:
-                page = await self._feed.page(reader.after, reader.account)
-            except StorageUnavailable:
-                return True
-            reader.after = page.upto
-            text = "".join(_message(event_json(event)) for event in page.events if may_hear(caller, event))
-            if not text and self._clock.monotonic() - reader.said_at >= KEEP_ALIVE:
-                # The number moves on too, past what was not for this caller.
-                text = f": alive\nid: {page.upto}\n\n"
-            if text:
-                await self._write(reader, text)
-            if page.is_last:
-                return True
-        return False
 
-    async def _write(self, reader: Reader, text: str) -> None:
-        """Raises ConnectionError where the reader does not read."""
-        reader.said_at = self._clock.monotonic()
-        writing = asyncio.ensure_future(reader.response.write(text.encode()))
-        try:
-            if await within(self._clock, SLOW, writing):
-                await writing
-                return
-        finally:
-            writing.cancel()
-        if reader.request.transport is not None:
-            reader.request.transport.abort()
-        raise ConnectionError("the reader is too slow")
+            return first, tell
+
+        return await self._streams.follow(request, request[CALLER].name, begin)
 
 
 class EventRoutes:

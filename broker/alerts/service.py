@@ -9,7 +9,6 @@ import structlog
 
 from broker.alerts.dispatch import Dispatcher
 from broker.alerts.hooks import Command, Webhook, WebhookClient
-from broker.alerts.routes import Feed
 from broker.clock import within
 from broker.config.settings import AlertSettings, RefreshSettings
 from broker.context import Context
@@ -199,7 +198,6 @@ class Alerts:
         self._context, self._client = context, WebhookClient(context.settings.network)
         self.webhook, self.command = Dispatcher("webhook", context), Dispatcher("command", context)
         self.standing, self.forecaster = StandingTroubles(context, permit), Forecaster(context)
-        self.feed = Feed(events=context.stores.events, clock=context.steady)
         self._stopping = asyncio.Event()
         self.use(context.settings.alerts)
 

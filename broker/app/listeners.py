@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +13,11 @@ import broker.dashboard
 from broker.accounts.moving_routes import ExportRoutes, ImportRoutes
 from broker.accounts.routes import AccountRoutes
 from broker.admin.routes import AdminRoutes, AliveRoute, HealthRoutes, by_peer
-from broker.alerts.routes import EventRoutes, Streams
+from broker.alerts.routes import EventRoutes, Feed, Streams
 from broker.app.services import PluginServices, Services
 from broker.callers.authentication import Authentication
 from broker.callers.login import Continue, LoginRoutes
-from broker.dashboard.routes import DashboardRoutes, LinkRoute, Live
+from broker.dashboard.routes import DashboardRoutes, LinkRoute
 from broker.errors import BrokerError
 from broker.http.browser import PERSON, PERSON_LIFE, BrowserCookie
 from broker.http.edge import (
@@ -80,16 +80,17 @@ class Listeners:
     """One application for each group of clients: services, browsers and Kit, operators."""
 
     def __init__(self, services: Services, environ: Mapping[str, str], limits: ListenerLimits) -> None:
-        self._services, self._feed = services, services.alerts.feed
-        self._live = Live(events=services.context.stores.events, clock=services.context.clock)
+        self._services = services
+        self._feed = Feed(events=services.context.stores.events, clock=services.context.steady)
+        self._stops: list[Callable[[], None]] = []
         self.internal = self._internal(limits.internal)
         self.public = self._public(limits.public)
         self.admin = self._admin(environ, limits.admin)
 
     def stop(self) -> None:
         """End the streams of events, which would go on for ever."""
-        self._feed.stop()
-        self._live.stop()
+        for stop in self._stops:
+            stop()
 
     def _internal(self, limits: Limits) -> web.Application:
         """What services ask, and the dashboard."""
@@ -104,11 +105,10 @@ class Listeners:
         )
         pages = self._pages(server.internal_url, templates=Path(broker.dashboard.__file__).parent)
         dashboard = DashboardRoutes(
-            service=services.dashboard,
-            sessions=services.sessions,
-            live=self._live,
+            context,
+            services.dashboard,
+            services.sessions,
             pages=pages,
-            origin=server.internal_url,
             command=f"{typed(context.settings.path) if context.settings.sandbox.enabled else 'broker'} dashboard",
         )
 
@@ -140,7 +140,8 @@ class Listeners:
         tokens = TokenRoutes(service=services.tokens.service, clock=context.steady, still=still)
         application.add_routes(routes_of(tokens))
         self._add_shared(application)
-        streams = Streams(feed=self._feed, clock=context.clock, still=still)
+        streams = Streams(self._feed, context.clock, still=still)
+        self._stops += [streams.stop, dashboard.stop]
         health = HealthRoutes(context, overview=services.overview, authenticate=authentication.admit)
         application.add_routes(routes_of(EventRoutes(streams=streams, authorizer=context.authorizer)))
         application.add_routes(routes_of(AliveRoute(), health))
@@ -170,13 +171,15 @@ class Listeners:
         self._add_shared(application)
         if services.plugin is not None:
             application.add_routes(routes_of(services.plugin.grants))
+        streams = Streams(self._feed, context.clock, still=still)
+        self._stops.append(streams.stop)
         admin = AdminRoutes(
             context,
             callers=services.callers.service,
             overview=services.overview,
             adoption=services.adoption,
             opened=lambda: services.opened(context.settings, environ),
-            streams=Streams(feed=self._feed, clock=context.clock, still=still),
+            streams=streams,
         )
         application.add_routes(routes_of(admin))
         application.add_routes(routes_of(LinkRoute(context, services.sessions)))

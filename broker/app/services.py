@@ -28,7 +28,6 @@ from broker.http.browser import KeptRequests, is_same_browser
 from broker.http.peers import UnknownUserLimits
 from broker.installs.connect import Connector
 from broker.installs.exchange import Exchange
-from broker.installs.late import RetryLater
 from broker.installs.service import InstallService
 from broker.model import Secret
 from broker.plugin.clients import Clients
@@ -36,15 +35,15 @@ from broker.plugin.consent import ConnectCodes, ConsentService
 from broker.plugin.routes import ClientRoutes, GrantRoutes, PluginApi
 from broker.plugin.service import GrantService
 from broker.sandbox.issued import PREFIXES
+from broker.store.retained import INSTALL, Retained
 from broker.store.spool import grants_spool, renewals_spool
 from broker.tokens.background import Background
 from broker.tokens.cache import TokenCache
 from broker.tokens.flight import Flights, Waiters
 from broker.tokens.leases import Leases
 from broker.tokens.permit import Permit
-from broker.tokens.recovery import Recovery
+from broker.tokens.recovery import Recovery, RetainedCommits
 from broker.tokens.refresh import Refresher
-from broker.tokens.retained import RetainedCommits
 from broker.tokens.schedule import Timings, Watch
 from broker.tokens.service import TokenService
 from broker.tokens.timekeeping import Timekeeper
@@ -172,7 +171,7 @@ class TokenServices:
         self, context: Context, timings: Timings, watch: Watch, spools: Spools, closing: AsyncExitStack
     ) -> None:
         changes = context.stores.changes
-        self.retained = RetainedCommits(context, spool=spools.renewals, timings=timings, watch=watch)
+        self.retained = RetainedCommits(context, spools.renewals, timings, watch)
         closing.push_async_callback(self.retained.abandon)
         self.permit = Permit(
             providers=context.providers,
@@ -229,8 +228,12 @@ class InstallServices:
             clock=context.steady,
             https=settings.server.public_url.startswith("https://"),
         )
-        self.late = RetryLater(
-            store=stores.installs, spool=spools.grants, clock=context.clock, health=context.health
+        self.late = Retained(
+            INSTALL,
+            spools.grants,
+            lambda grant, _: stores.installs.hold_grant(grant),
+            clock=context.clock,
+            health=context.health,
         )
         closing.push_async_callback(self.late.abandon)
         connector = Connector(

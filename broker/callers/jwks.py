@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from broker.callers.jws import Algorithm, VerifyingKey, strict_json
 from broker.clock import Clock
-from broker.config.urls import shown
+from broker.config.values import shown
 from broker.providers.client import Answer, ProviderClient, Reply
 from broker.single_flight import SingleFlight
 

@@ -11,9 +11,8 @@ from click.shell_completion import CompletionItem
 
 from broker.cli.command import CommandContext
 from broker.cli.output import Failed
-from broker.config.durations import EXPECTED, parse_duration
 from broker.config.settings import TcpListen
-from broker.config.urls import HOST_AND_PORT, page_problem
+from broker.config.values import DURATION, HOST_AND_PORT, page_problem, parse_duration
 from broker.model import is_account_name
 
 COMPLETION_TIMEOUT = 1.0
@@ -73,7 +72,7 @@ def duration(text: str) -> int:
     """Return whole seconds, written as in the configuration."""
     seconds = parse_duration(text)
     if not seconds:
-        raise _wrong(text, EXPECTED)
+        raise _wrong(text, DURATION)
     return int(seconds)
 
 

@@ -1,9 +1,9 @@
 """config.toml, the environment and credentials become frozen settings: `load`."""
 
-from broker.config.environment import environment, wipe_variables
 from broker.config.loading import admin_socket_of, load, locate, reloadable, store_of, store_path_of
-from broker.config.problems import ConfigError
+from broker.config.secrets import environment, wipe_variables
 from broker.config.settings import Settings
+from broker.config.table import ConfigError
 
 __all__ = [
     "ConfigError",

@@ -1,125 +1,98 @@
-"""Reads `[callers.*]`: who calls with a JWT of its own or of an issuer, or as a user of this machine."""
+"""Reads `[callers.*]`, who calls us, and `[plugin]`, the clients that sign in to us."""
 
 from collections.abc import Mapping
 
-from broker.config.pem import EXPECTED, algorithm_of
-from broker.config.problems import quoted
-from broker.config.read import Table, checked
 from broker.config.settings import (
     CallerSettings,
     IssuedJwt,
     OwnJwt,
     PeerUid,
+    PluginClient,
+    PluginSettings,
     Proof,
     PublicKey,
     ServerSettings,
     UnixListen,
 )
-from broker.config.urls import page_problem
-from broker.model import Permission, is_caller_name, is_glob
+from broker.config.table import Table, quoted
+from broker.config.values import (
+    NAME,
+    PEM,
+    VISIBLE,
+    algorithm_of,
+    claim_problem,
+    matching,
+    page_problem,
+    shown,
+)
+from broker.model import Permission, Secret, is_caller_name, is_glob
 
 ISSUED = ("issuer", "jwks_url", "subject", "audience")
 WAYS = "one of: public_key; issuer with jwks_url and subject; uid"
 MOST_UID = 2**32 - 2
 OVERFLOW_UID = 65534
 """What the kernel shows for every user that it cannot name, as from another user namespace."""
-LONGEST_CLAIM = 512
+VISIBLE_ONLY = "visible ASCII characters, at most 255"
 
 
 def read_callers(tables: Mapping[str, Table], server: ServerSettings) -> dict[str, CallerSettings]:
     """Every caller that is right; whatever is wrong is noted in its table's problems."""
     found: dict[str, CallerSettings] = {}
     for name, table in tables.items():
-        caller = _read(name, table, server)
+        caller = _caller(name, table, server)
         table.done()
-        if caller is not None and not _collides(table, caller, found):
+        if caller is not None and not any(_collides(table, caller, other) for other in found.values()):
             found[name] = caller
     return found
 
 
-def read_audience(table: Table) -> str:
-    """The `aud` that JWTs must hold."""
-    return _claim(table, "audience", table.text("audience", "token-broker")) or "token-broker"
-
-
-def _read(name: str, table: Table, server: ServerSettings) -> CallerSettings | None:
+def _caller(name: str, table: Table, server: ServerSettings) -> CallerSettings | None:
     if not is_caller_name(name):
         table.wrong("", quoted(name), "a caller's name: lower-case letters, digits and . _ -, at most 64")
-    accounts, permissions = _accounts(table), _permissions(table)
-    ways = [way for way in ("public_key", "issuer", "uid") if _is_given(table, way)]
-    own, issued, uid = _own(table), _issued(table), _uid(table, server)
-    if len(ways) != 1:
-        table.wrong("", " and ".join(ways) or "no proof of who calls", WAYS)
+    accounts = table.texts(
+        "accounts", (), lambda glob: None if is_glob(glob) else "globs over account names, as in 'kit-*'"
+    )
+    words = table.texts(
+        "permissions",
+        (Permission.TOKEN,),
+        lambda word: None if word in list(Permission) else f"some of: {', '.join(Permission)}",
+    )
+    proofs: dict[str, Proof | None] = {
+        "public_key": _own(table),
+        "issuer": _issued(table),
+        "uid": _uid(table, server),
+    }
+    given = [way for way in proofs if any(map(table.has, ISSUED if way == "issuer" else (way,)))]
+    if len(given) != 1:
+        table.wrong("", " and ".join(given) or "no proof of who calls", WAYS)
         return None
-    proof: Proof | None = own or issued or uid
+    proof = proofs[given[0]]
+    permissions = frozenset(permission for permission in Permission if permission in words)
     return None if proof is None else CallerSettings(name, accounts, permissions, proof)
 
 
-def _is_given(table: Table, way: str) -> bool:
-    return any(table.has(key) for key in (ISSUED if way == "issuer" else (way,)))
-
-
-def _accounts(table: Table) -> tuple[str, ...]:
-    globs = table.texts("accounts", ())
-    for glob in globs:
-        if not is_glob(glob):
-            table.wrong("accounts", quoted(glob), "globs over account names, as in 'kit-*'")
-    return globs
-
-
-def _permissions(table: Table) -> frozenset[Permission]:
-    words = table.texts("permissions", (Permission.TOKEN,))
-    for word in words:
-        if word not in list(Permission):
-            table.wrong("permissions", quoted(word), f"some of: {', '.join(Permission)}")
-    return frozenset(permission for permission in Permission if permission in words)
-
-
-def _own(table: Table) -> OwnJwt | None:
-    value = table.raw("public_key")
-    if value is None:
-        return None
-    values = value if isinstance(value, list) else [value]
-    if not 1 <= len(values) <= 2:
-        table.wrong(
-            "public_key", f"a list of {len(values)}", f"{EXPECTED}, or two while one is being replaced"
-        )
-        return None
-    keys = [_public_key(table, one) for one in values]
-    return OwnJwt(tuple(key for key in keys if key is not None))
-
-
-def _public_key(table: Table, value: object) -> PublicKey | None:
-    pem = table.resolve("public_key", value, private=False)
-    if pem is None:
-        return None
-    algorithm = algorithm_of(pem.reveal())
-    if algorithm is None:
-        table.wrong("public_key", "no such key", EXPECTED)
-        return None
-    return PublicKey(pem.reveal(), algorithm)
+def _own(table: Table) -> OwnJwt:
+    keys = []
+    for secret in table.secrets("public_key", f"{PEM}, or two while one is being replaced", private=False):
+        if (algorithm := algorithm_of(secret.reveal())) is None:
+            table.wrong("public_key", "no such key", PEM)
+        else:
+            keys.append(PublicKey(secret.reveal(), algorithm))
+    return OwnJwt(tuple(keys))
 
 
 def _issued(table: Table) -> IssuedJwt | None:
-    given = {key: _claim(table, key, table.text(key, None)) for key in ISSUED if key != "jwks_url"}
-    url = checked(table, "jwks_url", table.text("jwks_url", None), page_problem)
-    if not _is_given(table, "issuer"):
-        return None
-    for key in ("issuer", "jwks_url", "subject"):
-        if not table.has(key):
-            table.wrong(key, "nothing", "issuer, jwks_url and subject together")
-    issuer, subject = given["issuer"], given["subject"]
+    issuer, subject, audience = (
+        table.text(key, None, claim_problem) for key in ("issuer", "subject", "audience")
+    )
+    url = table.text("jwks_url", None, page_problem, shown)
+    if any(map(table.has, ISSUED)):
+        for key in ("issuer", "jwks_url", "subject"):
+            if not table.has(key):
+                table.wrong(key, "nothing", "issuer, jwks_url and subject together")
     if issuer is None or subject is None or url is None:
         return None
-    return IssuedJwt(issuer, url, subject, given["audience"])
-
-
-def _claim(table: Table, key: str, value: str | None) -> str | None:
-    """A text that a claim can hold."""
-    if value is not None and not (0 < len(value) <= LONGEST_CLAIM and value.isprintable()):
-        table.wrong(key, quoted(value), f"1 to {LONGEST_CLAIM} printable characters")
-        return None
-    return value
+    return IssuedJwt(issuer, url, subject, audience)
 
 
 def _uid(table: Table, server: ServerSettings) -> PeerUid | None:
@@ -135,28 +108,69 @@ def _uid(table: Table, server: ServerSettings) -> PeerUid | None:
     return PeerUid(uid)
 
 
-def _collides(table: Table, caller: CallerSettings, others: Mapping[str, CallerSettings]) -> bool:
-    """Whether another caller could be meant by the same proof."""
-    for other in others.values():
-        match caller.proof, other.proof:
-            case PeerUid(uid), PeerUid(same) if uid == same:
-                table.wrong("uid", str(uid), f"a uid of its own; callers.{other.name} has this one")
-                return True
-            case IssuedJwt() as one, IssuedJwt() as two if one.issuer == two.issuer:
-                if one.subject == two.subject:
-                    table.wrong("subject", quoted(one.subject), f"another than that of callers.{other.name}")
-                    return True
-                if one.jwks_url != two.jwks_url:
-                    table.wrong(
-                        "jwks_url", quoted(one.jwks_url), f"that of callers.{other.name}, the same issuer"
-                    )
-                    return True
-            case (OwnJwt(), IssuedJwt(issuer=issuer)) if issuer == caller.name:
-                table.wrong("", quoted(issuer), f"another name than the issuer of callers.{other.name}")
-                return True
-            case (IssuedJwt(issuer=issuer), OwnJwt()) if issuer == other.name:
-                table.wrong("issuer", quoted(issuer), f"another than the name of callers.{other.name}")
-                return True
-            case _:
-                pass
-    return False
+def _collides(table: Table, caller: CallerSettings, other: CallerSettings) -> bool:
+    """Whether the other caller could be meant by the same proof."""
+    name = f"callers.{other.name}"
+    match caller.proof, other.proof:
+        case PeerUid(uid), PeerUid(same) if uid == same:
+            table.wrong("uid", str(uid), f"a uid of its own; {name} has this one")
+        case IssuedJwt(issuer, _, subject), IssuedJwt(same, _, taken) if (issuer, subject) == (same, taken):
+            table.wrong("subject", quoted(subject), f"another than that of {name}")
+        case IssuedJwt(issuer, url), IssuedJwt(same, other_url) if issuer == same and url != other_url:
+            table.wrong("jwks_url", quoted(url), f"that of {name}, the same issuer")
+        case OwnJwt(), IssuedJwt(issuer) if issuer == caller.name:
+            table.wrong("", quoted(issuer), f"another name than the issuer of {name}")
+        case IssuedJwt(issuer), OwnJwt() if issuer == other.name:
+            table.wrong("issuer", quoted(issuer), f"another than the name of {name}")
+        case _:
+            return False
+    return True
+
+
+def read_plugin(table: Table) -> PluginSettings | None:
+    """None where it is off."""
+    enabled = table.flag("enabled", True)
+    clients: dict[str, PluginClient] = {}
+    for name, inner in table.tables("clients").items():
+        client = _plugin_client(name, inner)
+        if client.client_id and any(client.client_id == known.client_id for known in clients.values()):
+            inner.wrong("client_id", quoted(client.client_id), "an id that no other client has")
+        clients[name] = client
+    if enabled and not clients and not table.raw("clients"):
+        table.wrong("clients", "none", "at least one table, as in [plugin.clients.kit]")
+    settings = table.section(PluginSettings, clients=clients)
+    if settings.refresh_ttl < settings.access_ttl:
+        expected = f"at least access_ttl, which is {settings.access_ttl:.0f} s"
+        table.wrong("refresh_ttl", f"{settings.refresh_ttl:.0f} s", expected)
+    return settings if enabled else None
+
+
+def _plugin_client(name: str, table: Table) -> PluginClient:
+    if not NAME.fullmatch(name):
+        table.wrong("", quoted(name), "a client's name of lower-case letters, digits and hyphens, at most 32")
+    title = table.text("name", name)
+    if not title.strip() or not title.isprintable() or len(title) > 80:
+        table.wrong("name", quoted(title), "what people call it, at most 80 characters")
+    uris = table.texts("redirect_uris")
+    if not uris and table.raw("redirect_uris", []) == []:
+        table.wrong("redirect_uris", "none", "at least one address, compared character by character")
+    for uri in uris:
+        if expected := page_problem(uri):
+            table.wrong("redirect_uris", quoted(shown(uri)), expected)
+    return table.section(
+        PluginClient,
+        name=name,
+        title=title,
+        client_id=table.text("client_id", check=matching(VISIBLE, VISIBLE_ONLY)),
+        secrets=_plugin_secrets(table),
+        redirect_uris=uris,
+    )
+
+
+def _plugin_secrets(table: Table) -> tuple[Secret, ...]:
+    secrets = table.secrets("client_secret")
+    if not table.has("client_secret"):
+        table.wrong("client_secret", "nothing", "the secret that was entered at the client")
+    elif not all(VISIBLE.fullmatch(secret.reveal()) for secret in secrets):
+        table.wrong("client_secret", "odd characters", VISIBLE_ONLY)
+    return secrets

@@ -2,34 +2,28 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-from broker.config.alerts import read_alerts
-from broker.config.callers import read_callers
-from broker.config.network import read_network
-from broker.config.plugin import read_plugin
-from broker.config.problems import ConfigError, Problems
-from broker.config.providers import URLS, read_providers
-from broker.config.read import Table
-from broker.config.sandbox import LOGIN_PRIVATE_SEED, supplied_tables
+from broker.config.callers import read_callers, read_plugin
+from broker.config.providers import read_provider
+from broker.config.sandbox import with_sandbox
 from broker.config.secrets import SecretReader, text_of
-from broker.config.settings import SandboxSettings, Settings, StoreSettings
-from broker.config.tables import (
+from broker.config.sections import (
+    read_alerts,
     read_audit,
-    read_log,
     read_login,
     read_masters,
+    read_network,
     read_refresh,
     read_sandbox,
     read_server,
     read_store,
 )
+from broker.config.settings import LogSettings, Settings, StoreSettings
+from broker.config.table import ConfigError, Table
 from broker.files import read_regular
 
 USUAL_PATH = Path("/etc/token-broker/config.toml")
@@ -53,8 +47,6 @@ KEYS = {
     "login.key_pem": "login.key",
 }
 """The names in the file, where a setting is called otherwise."""
-SANDBOXED = frozenset({*URLS, "client_id", "client_secret", "previous_clients"})
-"""Always the sandbox's own, so that no grant crosses between it and the real providers."""
 
 
 def locate(option: str | None, environ: Mapping[str, str]) -> Path:
@@ -68,24 +60,23 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
 
     `port` moves the loopback listeners: internal there, public and sandbox on the two behind it.
     """
-    data = _moved(_toml(path), port)
-    problems = Problems()
-    folder = path.absolute().parent
-    secrets = SecretReader(folder=folder, environ=environ)
-
-    def table_of(content: Mapping[str, Any]) -> Table:
-        return Table(content, name="", problems=problems, secrets=secrets)
-
-    top = table_of(data)
+    data, problems = _moved(_toml(path), port), list[str]()
+    secrets = SecretReader(folder=path.absolute().parent, environ=environ)
+    top = Table(data, problems=problems, secrets=secrets)
     sandbox = read_sandbox(top.table("sandbox"))
-    top.raw("providers"), top.raw("login"), top.raw("plugin")
-    supplied = table_of(_with_sandbox(data, sandbox)) if sandbox.enabled else top
-    server = read_server(top.table("server"), folder)
-    store = read_store(top.table("store"), folder, server, environ)
+    for key in ("providers", "login", "plugin"):
+        top.raw(key)
+    tables = with_sandbox(data, sandbox.listen) if sandbox.enabled else data
+    supplied = Table(tables, problems=problems, secrets=secrets)
+    server = read_server(top.table("server"))
+    store = read_store(top.table("store"), server)
     outside = top.table("network")
-    network = read_network(outside, folder, environ)
+    network = read_network(outside)
     outside.done()
-    master, previous = read_masters(top.table("keys"), folder, secrets)
+    master, previous = read_masters(top.table("keys"))
+    providers = {
+        name: read_provider(name, table, network) for name, table in supplied.tables("providers").items()
+    }
     settings = Settings(
         path=path.absolute(),
         server=server,
@@ -93,21 +84,22 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
         master=master,
         previous_master=previous,
         refresh=read_refresh(top.table("refresh")),
-        providers=read_providers(supplied.tables("providers"), folder, environ, network),
+        providers={name: provider for name, provider in providers.items() if provider is not None},
         network=network,
         login=read_login(supplied.table("login")) if supplied.has("login") else None,
         plugin=read_plugin(supplied.table("plugin")) if supplied.has("plugin") else None,
         callers=read_callers(top.tables("callers"), server),
-        audit=read_audit(top.table("audit"), folder, store.path, environ),
-        alerts=read_alerts(top.table("alerts"), folder),
-        log=read_log(top.table("log")),
+        audit=read_audit(top.table("audit"), store.path),
+        alerts=read_alerts(top.table("alerts")),
+        log=top.table("log").section(LogSettings),
         sandbox=sandbox,
         variables=frozenset(secrets.variables),
         warnings=tuple(secrets.warnings),
     )
     top.done()
-    _refuse_home(data, "", problems)
-    problems.raise_if_any()
+    problems += _home_paths(data, "")
+    if problems:
+        raise ConfigError(problems)
     return settings
 
 
@@ -125,14 +117,13 @@ def admin_socket_of(path: Path, environ: Mapping[str, str]) -> Path:
 
 def store_of(path: Path, environ: Mapping[str, str]) -> StoreSettings:
     """The store: all that one needs to know who looks after it as a whole; raises ConfigError."""
-    problems, elsewhere, folder = Problems(), Problems(), path.absolute().parent
-    secrets = SecretReader(folder=folder, environ=environ)
-    data = _toml(path)
-    top = Table(data, name="", problems=problems, secrets=secrets)
+    data, problems = _toml(path), list[str]()
+    secrets = SecretReader(folder=path.absolute().parent, environ=environ)
     # What is wrong with the server is no matter here; only the replica's usual name is made of it.
-    server = Table(data, name="", problems=elsewhere, secrets=secrets).table("server")
-    store = read_store(top.table("store"), folder, read_server(server, folder), environ)
-    problems.raise_if_any()
+    server = read_server(Table(data, problems=[], secrets=secrets).table("server"))
+    store = read_store(Table(data, problems=problems, secrets=secrets).table("store"), server)
+    if problems:
+        raise ConfigError(problems)
     return store
 
 
@@ -189,19 +180,16 @@ def _toml(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: is not TOML: {exc}{_disguised(text)}"]) from None
 
 
-def _refuse_home(value: object, key: str, problems: Problems) -> None:
-    """Nobody expands `~` in the file: it would make a folder of that name."""
-    match value:
-        case dict():
-            for name, inner in value.items():
-                _refuse_home(inner, f"{key}.{name}".lstrip("."), problems)
-        case list():
-            for inner in value:
-                _refuse_home(inner, key, problems)
-        case str() if HOME.match(value) and key.rpartition(".")[2] in PATHS:
-            problems.add(key, "a path that begins with ~", "a whole path, or one relative to this file")
-        case _:
-            pass
+def _home_paths(value: object, key: str) -> Iterator[str]:
+    """Complaints about paths that begin with `~`: nobody expands it, so it would make a folder of that name."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _home_paths(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _home_paths(inner, key)
+    elif isinstance(value, str) and HOME.match(value) and key.rpartition(".")[2] in PATHS:
+        yield f"{key}: found a path that begins with ~; expected a whole path, or one relative to this file"
 
 
 def _text(raw: bytes) -> str:
@@ -249,40 +237,12 @@ def _moved(data: dict[str, Any], port: int | None) -> dict[str, Any]:
         "server": {"internal": f"127.0.0.1:{port}", "public": public, "public_url": f"http://{public}"},
         "sandbox": {"listen": f"127.0.0.1:{port + 2}"},
     }
-    return {**data, **{name: _filled(data.get(name, {}), table) for name, table in moved.items()}}
-
-
-def _filled(given: object, table: Mapping[str, Any]) -> object:
-    """`given` with the keys of `table`; what is no table is left for its reader to complain of."""
-    return {**given, **table} if isinstance(given, dict) else given
-
-
-def _with_sandbox(data: dict[str, Any], sandbox: SandboxSettings) -> dict[str, Any]:
-    """The file's tables with those that the sandbox supplies: SANDBOXED is always its own, other given keys win."""
-    public = Ed25519PrivateKey.from_private_bytes(LOGIN_PRIVATE_SEED).public_key()
-    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    supplied = supplied_tables(sandbox.listen, pem)
-    others = {
-        "login": data.get("login", supplied["login"]),
-        "plugin": _with_clients(data.get("plugin", {}), supplied["plugin"]),
+    # What is no table is left for its reader to complain of.
+    given = {name: data.get(name, {}) for name in moved}
+    return {
+        **data,
+        **{
+            name: {**table, **moved[name]} if isinstance(table, dict) else table
+            for name, table in given.items()
+        },
     }
-    given = data.get("providers", {})
-    if not isinstance(given, dict):
-        return {"providers": given, **others}
-    ours = {name: _played(given.get(name, {}), table) for name, table in supplied["providers"].items()}
-    return {"providers": {**given, **ours}, **others}
-
-
-def _with_clients(given: object, supplied: Mapping[str, Any]) -> object:
-    """`[plugin]` with the sandbox's clients where the file has none of that name."""
-    clients = given.get("clients", {}) if isinstance(given, dict) else None
-    if not isinstance(given, dict) or not isinstance(clients, dict):
-        return given
-    return {**given, "clients": {**supplied, **clients}}
-
-
-def _played(given: object, supplied: Mapping[str, Any]) -> object:
-    """A provider's table with the sandbox in the provider's place."""
-    if not isinstance(given, dict):
-        return given
-    return {**supplied, **{key: value for key, value in given.items() if key not in SANDBOXED}}

@@ -1,184 +1,119 @@
-"""Reads `[providers.*]`: endpoint sets, clients, and every quirk that a provider may have."""
+"""Reads `[providers.*]`: what depends on a provider's type, and on several of its keys."""
 
-import re
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, get_args
 
-from broker.config.durations import EXPECTED, parse_duration
-from broker.config.network import read_network
-from broker.config.problems import quoted
-from broker.config.read import Table, as_written, checked, is_number
-from broker.config.settings import DeadError, NetworkSettings, OAuthClient, ProviderSettings, Rotation
-from broker.config.urls import endpoint_problem
-
-Kind = Literal["kit", "kustomer", "oauth2"]
-KINDS: tuple[Kind, ...] = ("kit", "kustomer", "oauth2")
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
-SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+", re.ASCII)
-"""A scope-token of RFC 6749 appendix A.4."""
-POINTER = re.compile(r"(/[^/~]*(~[01][^/~]*)*)+")
-"""A JSON pointer, RFC 6901."""
-ENDPOINT_SETS: Mapping[Kind, tuple[str, ...]] = {
-    "kit": ("app", "v4"),
-    "kustomer": ("global", "org"),
-    "oauth2": (),
-}
-ROTATIONS: Mapping[Kind, Rotation] = {
-    "kit": Rotation.STRICT,
-    "kustomer": Rotation.STRICT,
-    "oauth2": Rotation.FAMILY,
-}
-LIVES: Mapping[Kind, float] = {"kit": 172800.0, "kustomer": 86400.0, "oauth2": 3600.0}
-MOST_LIFE = 3660 * 86400.0
-KUSTOMER_SCOPES = ("org.permission.customer", "org.permission.conversation", "offline_access")
-OURS = frozenset(
-    {
-        "client_id",
-        "redirect_uri",
-        "response_type",
-        "state",
-        "code_challenge",
-        "code_challenge_method",
-        "scope",
-    }
+from broker.config.sections import read_network
+from broker.config.settings import (
+    ClientAuth,
+    DeadError,
+    Kind,
+    NetworkSettings,
+    OAuthClient,
+    ProviderSettings,
+    Rotation,
 )
+from broker.config.table import Table, as_written, is_number, quoted
+from broker.config.values import DURATION, MOST_LIFE, NAME, SCOPE, matching, parse_duration
+
+
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    """What a type decides where the file does not."""
+
+    endpoints: tuple[str, ...]
+    rotation: Rotation
+    life: float
+    scopes: tuple[str, ...] = ()
+
+
+USUAL: Mapping[Kind, _Usual] = {
+    "kit": _Usual(("app", "v4"), Rotation.STRICT, 172800.0),
+    "kustomer": _Usual(
+        ("global", "org"),
+        Rotation.STRICT,
+        86400.0,
+        ("org.permission.customer", "org.permission.conversation", "offline_access"),
+    ),
+    "oauth2": _Usual((), Rotation.FAMILY, 3600.0),
+}
+OURS = {
+    *("client_id", "redirect_uri", "response_type", "state", "scope"),
+    *("code_challenge", "code_challenge_method"),
+}
 """Parameters of the authorization request that the broker sets itself."""
-NEVER_ALONE = frozenset(
-    {
-        "unauthorized_client",
-        "invalid_client",
-        "invalid_request",
-        "access_denied",
-        "server_error",
-        "temporarily_unavailable",
-    }
-)
+NEVER_ALONE = {
+    *("unauthorized_client", "invalid_client", "invalid_request"),
+    *("access_denied", "server_error", "temporarily_unavailable"),
+}
 """Errors that say nothing about one grant; beside an exact description they may."""
 DEAD_ERROR = 'words, or tables { error = "…", description = "…" }'
 NEVER_ALONE_WITHOUT = 'that error with its exact description: { error = "…", description = "…" }'
-URLS = ("authorize_url", "token_url", "revoke_url", "api_url", "identity_url", "issuer")
+SCOPES = matching(SCOPE, "scopes without spaces, quotes and backslashes, each on its own")
 
 
-def read_providers(
-    tables: Mapping[str, Table], folder: Path, environ: Mapping[str, str], network: NetworkSettings
-) -> dict[str, ProviderSettings]:
-    """Every provider that is right; whatever is wrong is noted in its table's problems."""
-    found = {}
-    for name, table in tables.items():
-        own = read_network(table, folder, environ, network)
-        if (provider := _read(name, table)) is not None:
-            found[name] = replace(provider, network=own)
-    return found
-
-
-def _read(name: str, table: Table) -> ProviderSettings | None:
+def read_provider(name: str, table: Table, network: NetworkSettings) -> ProviderSettings | None:
+    """The provider, or None where even its type is unknown; whatever is wrong is noted in the table's problems."""
+    network = read_network(table, network)
     if not NAME.fullmatch(name):
         table.wrong(
             "", quoted(name), "a provider's name of lower-case letters, digits and hyphens, at most 32"
         )
-    kind = _kind(name, table)
-    if kind is None:
-        return None
-    urls = {key: checked(table, key, table.text(key, None), endpoint_problem) for key in URLS}
-    if kind == "oauth2":
-        for key in ("authorize_url", "token_url"):
-            if not table.has(key):
-                table.wrong(key, "nothing", 'an address (type = "oauth2" knows none by itself)')
-    client = _client(table)
-    rotation = Rotation(table.choice("rotation", [str(mode) for mode in Rotation], str(ROTATIONS[kind])))
-    settings = ProviderSettings(
-        name=name,
-        type=kind,
-        client=client,
-        previous_clients=_previous(table),
-        endpoints=_endpoints(table, kind),
-        # Left unread elsewhere: only Kit has a page of its own and begins installs.
-        app_id=table.integer("app_id", None, least=1) if kind == "kit" else None,
-        open_install=table.flag("open_install", False) if kind == "kit" else False,
-        authorize_url=urls["authorize_url"],
-        token_url=urls["token_url"],
-        revoke_url=urls["revoke_url"],
-        api_url=urls["api_url"],
-        issuer=urls["issuer"],
-        identity_url=urls["identity_url"],
-        identity_pointer=_pointer(table, urls["identity_url"], kind),
-        scopes=_scopes(table, KUSTOMER_SCOPES if kind == "kustomer" else ()),
-        authorize_params=_authorize_params(table),
-        pkce=table.flag("pkce", True),
-        client_auth=_client_auth(table, client),
-        body=_body(table),
-        default_expires_in=_default_life(table, LIVES[kind]),
-        default_is_stated=table.has("default_expires_in"),
-        token_pointer=_token_pointer(table),
-        token_type="Bearer" if table.choice("token_type", ("Bearer",), None) else None,
-        dead_errors=_dead_errors(table),
-        rotation=rotation,
-        grace=_grace(table, rotation),
-    )
-    table.done()
-    return settings
-
-
-def _kind(name: str, table: Table) -> Kind | None:
-    known = {str(kind): kind for kind in KINDS}
     given = table.text("type", name)
-    if given not in known:
+    kind = next((kind for kind in USUAL if kind == given), None)
+    if kind is None:
         table.wrong(
             "type", quoted(given), '"kit" or "kustomer" or "oauth2" (the default is the table\'s name)'
         )
         return None
-    return known[given]
+    if kind == "oauth2":
+        for key in ("authorize_url", "token_url"):
+            if not table.has(key):
+                table.wrong(key, "nothing", 'an address (type = "oauth2" knows none by itself)')
+    usual, client = USUAL[kind], _client(table)
+    rotation = Rotation(table.choice("rotation", list(Rotation), usual.rotation))
+    previous = table.each("previous_clients")
+    # Keys that another type has are left unread, so that a stray one is told as unknown.
+    absent = {} if kind == "kit" else {"app_id": None, "open_install": False}
+    settings = table.section(
+        ProviderSettings,
+        name=name,
+        type=kind,
+        client=client,
+        previous_clients=tuple(_client(entry, is_whole=True) for entry in previous),
+        endpoints=table.choice("endpoints", usual.endpoints, usual.endpoints[0]) if usual.endpoints else None,
+        scopes=table.texts("scopes", usual.scopes, SCOPES),
+        authorize_params=_authorize_params(table),
+        client_auth=_client_auth(table, client),
+        default_expires_in=_default_life(table, usual.life),
+        default_is_stated=table.has("default_expires_in"),
+        dead_errors=_dead_errors(table),
+        rotation=rotation,
+        grace=_grace(table, rotation),
+        network=network,
+        **absent,
+    )
+    url, pointer = settings.identity_url, settings.identity_pointer
+    if kind == "oauth2" and (pointer is None) != (url is None):
+        missing = "identity_pointer" if pointer is None else "identity_url"
+        table.wrong(missing, "nothing", "both of them, or neither")
+    return settings
 
 
-def _client(table: Table) -> OAuthClient:
-    if table.raw("client_id") == "":
-        table.wrong("client_id", '""', "the id that the provider gave the app")
-    client_id = table.text("client_id")
-    if not client_id.isprintable() or client_id != client_id.strip():
-        table.wrong("client_id", quoted(client_id), "printable text without blanks around it")
-    return OAuthClient(client_id, table.secrets("client_secret", most=2))
+def _client(table: Table, *, is_whole: bool = False) -> OAuthClient:
+    """A client registration; `is_whole`: nothing else stands in its table."""
+    client = OAuthClient(table.text("client_id", check=_client_id_problem), table.secrets("client_secret"))
+    if is_whole:
+        table.done()
+    return client
 
 
-def _previous(table: Table) -> tuple[OAuthClient, ...]:
-    clients = []
-    for entry in table.each("previous_clients"):
-        clients.append(_client(entry))
-        entry.done()
-    return tuple(clients)
-
-
-def _endpoints(table: Table, kind: Kind) -> Literal["app", "v4", "global", "org"] | None:
-    match kind:
-        case "kit":
-            return "v4" if table.choice("endpoints", ENDPOINT_SETS[kind], "app") == "v4" else "app"
-        case "kustomer":
-            return "org" if table.choice("endpoints", ENDPOINT_SETS[kind], "global") == "org" else "global"
-        case "oauth2":
-            # Left unread where absent, so that a stray one is told as unknown.
-            return None
-
-
-def _pointer(table: Table, identity_url: str | None, kind: Kind) -> str | None:
-    pointer = _json_pointer(table, "identity_pointer", "/account/id")
-    if kind == "oauth2" and (pointer is None) != (identity_url is None):
-        table.wrong(
-            "identity_pointer" if pointer is None else "identity_url", "nothing", "both of them, or neither"
-        )
-    return pointer
-
-
-def _token_pointer(table: Table) -> str | None:
-    return _json_pointer(table, "token_pointer", "/data")
-
-
-def _json_pointer(table: Table, key: str, example: str) -> str | None:
-    pointer = table.text(key, None)
-    if pointer is not None and not POINTER.fullmatch(pointer):
-        table.wrong(key, quoted(pointer), f'a JSON pointer, as in "{example}"')
-        return None
-    return pointer
+def _client_id_problem(text: str) -> str | None:
+    if not text:
+        return "the id that the provider gave the app"
+    is_plain = text.isprintable() and text == text.strip()
+    return None if is_plain else "printable text without blanks around it"
 
 
 def _dead_errors(table: Table) -> tuple[DeadError, ...]:
@@ -187,33 +122,18 @@ def _dead_errors(table: Table) -> tuple[DeadError, ...]:
     errors = []
     for one in value if isinstance(value, list) else [value]:
         pair = {"error": one} if isinstance(one, str) else one
-        if not _is_dead_error(pair):
+        if not (
+            isinstance(pair, dict)
+            and {"error"} <= pair.keys() <= {"error", "description"}
+            and all(isinstance(text, str) and text.isprintable() for text in pair.values())
+            and all(0 < len(text) <= 300 for text in pair.values())
+        ):
             table.wrong("dead_errors", as_written(one), DEAD_ERROR)
         elif pair["error"].strip().lower() in NEVER_ALONE and not pair.get("description"):
             table.wrong("dead_errors", quoted(pair["error"]), NEVER_ALONE_WITHOUT)
         else:
-            errors.append(DeadError(pair["error"], pair.get("description", "")))
+            errors.append(DeadError(**pair))
     return tuple(errors)
-
-
-def _is_dead_error(pair: object) -> bool:
-    return (
-        isinstance(pair, dict)
-        and {"error"} <= pair.keys() <= {"error", "description"}
-        and all(
-            isinstance(text, str) and text.isprintable() and 0 < len(text) <= 300 for text in pair.values()
-        )
-    )
-
-
-def _scopes(table: Table, usual: tuple[str, ...]) -> tuple[str, ...]:
-    scopes = table.texts("scopes", usual)
-    for scope in scopes:
-        if not SCOPE.fullmatch(scope):
-            table.wrong(
-                "scopes", quoted(scope), "scopes without spaces, quotes and backslashes, each on its own"
-            )
-    return scopes
 
 
 def _authorize_params(table: Table) -> dict[str, str]:
@@ -226,42 +146,31 @@ def _authorize_params(table: Table) -> dict[str, str]:
     return dict(inner)
 
 
-def _client_auth(table: Table, client: OAuthClient) -> Literal["post", "basic", "basic-raw", "none"]:
-    usual: Literal["post", "none"] = "post" if client.secrets else "none"
-    given = table.choice("client_auth", ("post", "basic", "basic-raw", "none"), usual)
-    match given:
-        case "post" | "basic" | "basic-raw":
-            if not client.secrets and not table.has("client_secret"):
-                table.wrong("client_auth", quoted(given), '"none", or a client_secret')
-            if given == "basic-raw" and ":" in client.client_id:
-                # The first colon ends the name (RFC 7617).
-                table.wrong("client_auth", quoted(given), '"basic", for the client_id holds a colon')
-            return given
-        case _:
-            return "none"
-
-
-def _body(table: Table) -> Literal["form", "json"]:
-    return "json" if table.choice("body", ("form", "json"), "form") == "json" else "form"
+def _client_auth(table: Table, client: OAuthClient) -> str:
+    given = table.choice("client_auth", get_args(ClientAuth), "post" if client.secrets else "none")
+    if given != "none" and not client.secrets and not table.has("client_secret"):
+        table.wrong("client_auth", quoted(given), '"none", or a client_secret')
+    if given == "basic-raw" and ":" in client.client_id:
+        # The first colon ends the name (RFC 7617).
+        table.wrong("client_auth", quoted(given), '"basic", for the client_id holds a colon')
+    return given
 
 
 def _default_life(table: Table, usual: float) -> float:
-    value: Any = table.raw("default_expires_in", None)
-    if value is None:
-        return usual
+    value: Any = table.raw("default_expires_in", usual)
     seconds = parse_duration(value) if isinstance(value, str) else None
-    if isinstance(value, int) and is_number(value):
+    if is_number(value) and (isinstance(value, int) or value is usual):
         seconds = value
     if seconds is None or not 1 <= seconds <= MOST_LIFE:
-        table.wrong("default_expires_in", as_written(value), f"{EXPECTED}, or a number of seconds")
+        table.wrong("default_expires_in", as_written(value), f"{DURATION}, or a number of seconds")
         return usual
     return float(seconds)
 
 
 def _grace(table: Table, rotation: Rotation) -> float | None:
-    if rotation is not Rotation.GRACE:
-        if table.has("grace"):
-            table.raw("grace")
-            table.wrong("grace", "a value", 'none without rotation = "grace"')
-        return None
-    return table.duration("grace", "10s", least=1)
+    if rotation is Rotation.GRACE:
+        return table.duration("grace", "10s", least=1)
+    if table.has("grace"):
+        table.raw("grace")
+        table.wrong("grace", "a value", 'none without rotation = "grace"')
+    return None

@@ -1,6 +1,10 @@
 """What `[sandbox] enabled` supplies to the configuration, and the names both sides of the sandbox know."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from broker.config.settings import TcpListen
 
@@ -14,6 +18,13 @@ PLUGIN_CLIENT_SECRET = "sandbox-kit-plugin-secret"  # noqa: S105 - opens nothing
 
 LOGIN_PRIVATE_SEED = b"token-broker sandbox login key!!"
 """Ed25519 seed of the sandbox's company app. Public on purpose: there, anybody may sign in as anybody."""
+SANDBOXED = frozenset(
+    {
+        *("authorize_url", "token_url", "revoke_url", "api_url", "identity_url", "issuer"),
+        *("client_id", "client_secret", "previous_clients"),
+    }
+)
+"""Always the sandbox's own, so that no grant crosses between it and the real providers."""
 
 
 def supplied_tables(listen: TcpListen, login_public_pem: str) -> dict[str, Any]:
@@ -56,3 +67,25 @@ def supplied_tables(listen: TcpListen, login_public_pem: str) -> dict[str, Any]:
             }
         },
     }
+
+
+def with_sandbox(data: Mapping[str, Any], listen: TcpListen) -> dict[str, Any]:
+    """The file's tables with those that the sandbox supplies; what is no table is left for its reader to tell."""
+    public = Ed25519PrivateKey.from_private_bytes(LOGIN_PRIVATE_SEED).public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    supplied = supplied_tables(listen, pem)
+    login, plugin, providers = (
+        data.get("login", supplied["login"]),
+        data.get("plugin", {}),
+        data.get("providers", {}),
+    )
+    clients = plugin.get("clients", {}) if isinstance(plugin, dict) else None
+    if isinstance(clients, dict):
+        plugin = {**plugin, "clients": {**supplied["plugin"], **clients}}
+    if isinstance(providers, dict):
+        for name, ours in supplied["providers"].items():
+            given = providers.get(name, {})
+            if isinstance(given, dict):
+                kept = {key: value for key, value in given.items() if key not in SANDBOXED}
+                providers = {**providers, name: {**ours, **kept}}
+    return {"providers": providers, "login": login, "plugin": plugin}

@@ -1,9 +1,11 @@
-"""Secrets that stand elsewhere: `{ env = "NAME" }`, `{ file = "PATH" }`, `{ credential = "NAME" }`."""
+"""Where secrets come from: the environment, files, systemd's credentials. The only place that reads the environment."""
 
 import codecs
+import ctypes
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from broker.files import Exposure, exposure, read_regular
@@ -16,6 +18,31 @@ CREDENTIAL = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
 
 class SecretMissing(Exception):
     """A secret cannot be had; the message says what was found and what to do, never the secret."""
+
+
+def environment() -> Mapping[str, str]:
+    """A copy of the environment as it is now."""
+    return dict(os.environ)  # noqa: TID251 - this is the one place
+
+
+def wipe_variables(names: Iterable[str]) -> None:
+    """Take variables out: children do not inherit them, and `/proc/PID/environ` no longer shows their values.
+
+    What was there before is not undone: the parent's own copy, `docker inspect`, `systemctl show`.
+    """
+    wanted = {os.fsencode(name) for name in names}
+    # Where there is no `environ` to be had, taking them out must do.
+    with suppress(ValueError):
+        # Zeros over the values where the kernel put them, which is what `/proc/PID/environ` shows (proc(5)).
+        entries = ctypes.POINTER(ctypes.c_void_p).in_dll(ctypes.CDLL(None), "environ")
+        index = 0
+        while address := entries[index]:
+            name, _, value = ctypes.string_at(address).partition(b"=")
+            if name in wanted:
+                ctypes.memset(address + len(name) + 1, 0, len(value))
+            index += 1
+    for name in wanted:
+        os.environb.pop(name, None)
 
 
 def text_of(raw: bytes) -> str:
@@ -56,7 +83,7 @@ class SecretReader:
         environ: Mapping[str, str],
         is_read_only: Callable[[Path], bool] = is_read_only,
     ) -> None:
-        self._folder, self._environ, self._is_read_only = folder, environ, is_read_only
+        self.folder, self.environ, self._is_read_only = folder, environ, is_read_only
         self.variables: set[str] = set()
         """Those of the environment that held a secret."""
         self.warnings: list[str] = []
@@ -73,8 +100,8 @@ class SecretReader:
             case {"env": str(name), **rest} if not rest:
                 text, where = self._from_environment(name), f"${name}"
             case {"file": str(path), **rest} if not rest:
-                where = f"the file {self._folder / path}"
-                text = self._from_file(self._folder / path, private)
+                where = f"the file {self.folder / path}"
+                text = self._from_file(self.folder / path, private)
             case {"credential": str(name), **rest} if not rest:
                 where = f"the credential {name}"
                 text = self._from_file(self.credential(name), private=False)
@@ -91,7 +118,7 @@ class SecretReader:
         """Where systemd put a credential; raises SecretMissing."""
         if not CREDENTIAL.fullmatch(name) or name.startswith("."):
             raise SecretMissing("a credential's name with odd characters; expected letters, digits and . _ -")
-        folder = self._environ.get("CREDENTIALS_DIRECTORY")
+        folder = self.environ.get("CREDENTIALS_DIRECTORY")
         if not folder:
             raise SecretMissing(
                 f'{{ credential = "{name}" }} without $CREDENTIALS_DIRECTORY; expected to run under systemd'
@@ -104,7 +131,7 @@ class SecretReader:
     def _from_environment(self, name: str) -> str:
         if not VARIABLE.fullmatch(name):
             raise SecretMissing("{ env = … } without a variable's name; expected letters, digits and _")
-        value = self._environ.get(name, "")
+        value = self.environ.get(name, "")
         if not value:
             raise SecretMissing(f'{{ env = "{name}" }}, which is not set; expected a value in ${name}')
         self.variables.add(name)

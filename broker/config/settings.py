@@ -1,12 +1,27 @@
-"""What a valid configuration is: frozen values, every secret resolved, every path absolute, times in seconds."""
+"""What a valid configuration is: frozen values, every secret resolved, every path absolute, times in seconds.
+
+A field with a `key` declares its own reading: default, limits and what an error says. The others need more than one
+key, or the kind of provider, and are read in `sections`, `callers` and `providers`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from broker.config.table import Table, key
+from broker.config.values import (
+    MOST_LIFE,
+    OwnAlgorithm,
+    claim_problem,
+    endpoint_problem,
+    origin_problem,
+    plugin_scope_problem,
+    pointer_problem,
+    shown,
+)
 from broker.model import Permission, Secret
 
 
@@ -42,17 +57,17 @@ class Tls:
 class ServerSettings:
     internal: tuple[Listen, ...]
     public: tuple[Listen, ...]
-    public_url: str
+    public_url: str = field(metadata=key(Table.url, "http://127.0.0.1:8081", origin_problem))
     """Scheme and host only, no trailing slash."""
     internal_url: str
     """How operators reach the dashboard, in the same form."""
-    admin_socket: Path
-    admin_group: str | None
+    admin_socket: Path = field(metadata=key(Table.path, "var/admin.sock"))
+    admin_group: str | None = field(metadata=key(Table.text, None))
     internal_plaintext: bool
     internal_tls: Tls | None
     public_tls: Tls | None
     metrics_from: tuple[IPv4Network | IPv6Network, ...]
-    audience: str
+    audience: str = field(metadata=key(Table.text, "token-broker", claim_problem))
     """The `aud` that callers' JWTs must hold."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     """Whose X-Forwarded-For is believed."""
@@ -62,7 +77,7 @@ class ServerSettings:
 class StoreSettings:
     path: Path
     """The SQLite file. With PostgreSQL nothing lies here, but what a broker keeps locally lies beside it."""
-    memory: int
+    memory: int = field(metadata=key(Table.integer, 200_000, least=1))
     postgres: Secret | None
     """The address of a PostgreSQL database, which may hold a password; None: SQLite."""
     replica: str
@@ -92,11 +107,11 @@ MasterKey = FileKey | CommandKey
 
 @dataclass(frozen=True, slots=True)
 class RefreshSettings:
-    ahead: float
-    timeout: float
-    patience: float
-    background: bool
-    idle_renewal: float
+    ahead: float = field(metadata=key(Table.duration, "15m"))
+    timeout: float = field(metadata=key(Table.duration, "75s", least=1))
+    patience: float = field(metadata=key(Table.duration, "10s"))
+    background: bool = field(metadata=key(Table.flag, True))
+    idle_renewal: float = field(metadata=key(Table.duration, "5d"))
     """0: never."""
 
 
@@ -125,11 +140,8 @@ class NetworkSettings:
     @property
     def route(self) -> str:
         """The proxy's address as it may be shown; empty: none is configured."""
-        return (
-            ""
-            if self.proxy is None
-            else f"http://{self.proxy.reveal().rpartition('@')[2].removeprefix('http://')}"
-        )
+        shown = "" if self.proxy is None else self.proxy.reveal().rpartition("@")[2].removeprefix("http://")
+        return shown and f"http://{shown}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,37 +162,43 @@ class DeadError:
     """The description that has to stand beside the error; empty: any."""
 
 
+Kind = Literal["kit", "kustomer", "oauth2"]
+ClientAuth = Literal["post", "basic", "basic-raw", "none"]
+ENDPOINT = key(Table.text, None, endpoint_problem, shown)
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:
     name: str
-    type: Literal["kit", "kustomer", "oauth2"]
+    type: Kind
     client: OAuthClient
     previous_clients: tuple[OAuthClient, ...]
     endpoints: Literal["app", "v4", "global", "org"] | None
     """None for oauth2."""
-    app_id: int | None
-    open_install: bool
-    authorize_url: str | None
+    app_id: int | None = field(metadata=key(Table.integer, None, least=1))
+    open_install: bool = field(metadata=key(Table.flag, False))
+    """These two of Kit alone, which has a page of its own and begins installs."""
+    authorize_url: str | None = field(metadata=ENDPOINT)
     """Given: replaces the endpoint set. May hold `{org}`, as all URLs."""
-    token_url: str | None
-    revoke_url: str | None
-    api_url: str | None
-    issuer: str | None
+    token_url: str | None = field(metadata=ENDPOINT)
+    revoke_url: str | None = field(metadata=ENDPOINT)
+    api_url: str | None = field(metadata=ENDPOINT)
+    issuer: str | None = field(metadata=ENDPOINT)
     """The provider's `iss` (RFC 9207), where it is not at the origin of its addresses."""
-    identity_url: str | None
-    identity_pointer: str | None
+    identity_url: str | None = field(metadata=ENDPOINT)
+    identity_pointer: str | None = field(metadata=key(Table.text, None, pointer_problem("/account/id")))
     """JSON pointer (RFC 6901) to a stable id in the identity answer."""
     scopes: tuple[str, ...]
     authorize_params: Mapping[str, str]
-    pkce: bool
-    client_auth: Literal["post", "basic", "basic-raw", "none"]
-    body: Literal["form", "json"]
+    pkce: bool = field(metadata=key(Table.flag, True))
+    client_auth: ClientAuth
+    body: Literal["form", "json"] = field(metadata=key(Table.choice, ("form", "json"), "form"))
     default_expires_in: float
     default_is_stated: bool = field(compare=False)
     """`default_expires_in` stands in the configuration, and is not just the kind's usual one."""
-    token_pointer: str | None
+    token_pointer: str | None = field(metadata=key(Table.text, None, pointer_problem("/data")))
     """JSON pointer to the object that holds the tokens."""
-    token_type: Literal["Bearer"] | None
+    token_type: Literal["Bearer"] | None = field(metadata=key(Table.choice, ("Bearer",), None))
     """What the provider's tokens are, whatever it says."""
     dead_errors: tuple[DeadError, ...]
     """Its own words for a dead grant."""
@@ -197,9 +215,6 @@ class LoginSettings:
     url: str
     key_pem: str
     """Its public key, PEM: Ed25519 or EC P-256."""
-
-
-OwnAlgorithm = Literal["EdDSA", "ES256"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,17 +277,17 @@ class PluginClient:
     secrets: tuple[Secret, ...]
     """One, or two while it is being replaced; either is right."""
     redirect_uris: tuple[str, ...]
-    scopes: tuple[str, ...]
+    scopes: tuple[str, ...] = field(metadata=key(Table.texts, (), plugin_scope_problem))
     """What it may ask for."""
-    refresh_without_secret: bool
+    refresh_without_secret: bool = field(metadata=key(Table.flag, False))
 
 
 @dataclass(frozen=True, slots=True)
 class PluginSettings:
     """The OAuth server for plugins."""
 
-    access_ttl: float
-    refresh_ttl: float
+    access_ttl: float = field(metadata=key(Table.duration, "48h", least=60, most=MOST_LIFE))
+    refresh_ttl: float = field(metadata=key(Table.duration, "365d", least=60, most=MOST_LIFE))
     clients: Mapping[str, PluginClient]
 
 
@@ -280,7 +295,7 @@ class PluginSettings:
 class AuditSettings:
     path: Path | None
     """None: to journald."""
-    keep: float
+    keep: float = field(metadata=key(Table.duration, "400d", least=86400))
     """Seconds that ended files are kept; the journal has its own rules."""
 
 
@@ -299,17 +314,21 @@ class AlertSettings:
     """Empty: none."""
 
 
+Format = Literal["json", "console", "auto"]
+Level = Literal["debug", "info", "warning", "error"]
+
+
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    format: Literal["json", "console", "auto"]
-    level: Literal["debug", "info", "warning", "error"]
+    format: Format = field(metadata=key(Table.choice, get_args(Format), "auto"))
+    level: Level = field(metadata=key(Table.choice, get_args(Level), "info"))
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
-    enabled: bool
+    enabled: bool = field(metadata=key(Table.flag, False))
     listen: TcpListen
-    demo: bool
+    demo: bool = field(metadata=key(Table.flag, False))
 
 
 @dataclass(frozen=True, slots=True)

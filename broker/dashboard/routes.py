@@ -1,6 +1,5 @@
 """The dashboard's HTTP, on the internal listener. It has a login of its own: no route here asks for a caller."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
@@ -9,7 +8,6 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-from broker.clock import Clock, within
 from broker.context import Context
 from broker.dashboard.service import DashboardService
 from broker.dashboard.session import LINK_LIFE, SESSION_LIFE, Session, Sessions
@@ -17,12 +15,11 @@ from broker.errors import (
     BrokerError,
     Forbidden,
     InvalidRequest,
-    Overloaded,
     StorageUnavailable,
     UnknownAccount,
 )
 from broker.http.bodies import rfc3339
-from broker.http.edge import BASE, CALLER, REQUEST_ID, answer, event_stream, read_body
+from broker.http.edge import BASE, CALLER, REQUEST_ID, answer, read_body
 from broker.http.operations import (
     JSON,
     TEXT,
@@ -36,9 +33,9 @@ from broker.http.operations import (
     redirect,
 )
 from broker.http.pages import Page, Pages, error_page
+from broker.http.streams import EventStream, EventStreams, Tell
 from broker.model import Permission, Secret, Status, is_account_name
 from broker.store.account_queries import AccountQuery
-from broker.store.events import EventStore
 
 LOOK_EVERY = 1.0
 TICK_EVERY = 15
@@ -56,60 +53,6 @@ SHOWN = 12
 """Characters of a session's id that are shown."""
 SESSION_ID = re.compile(rf"[0-9a-f]{{{SHOWN}}}", re.ASCII)
 PAGE_LINK = re.compile(r'( (?:href|action)=")/(?!static/)')
-
-
-class Live:
-    """Server-sent events for the dashboard's script: they tell open pages that something has changed.
-
-    The pages fetch themselves again, so that nothing is drawn twice.
-    """
-
-    def __init__(self, *, events: EventStore, clock: Clock) -> None:
-        self._events, self._clock = events, clock
-        self._open = 0
-        self._stopping = asyncio.Event()
-
-    def stop(self) -> None:
-        """End every stream."""
-        self._stopping.set()
-
-    async def follow(self, request: web.Request, still: Callable[[], Awaitable[bool]]) -> web.StreamResponse:
-        """One browser's stream, until it goes, is signed out (no longer `still` there) or the broker stops."""
-        if request.method == "HEAD":
-            return web.Response(content_type="text/event-stream")
-        if self._open >= MOST_OPEN:
-            raise Overloaded
-        response = event_stream()
-        await response.prepare(request)
-        self._open += 1
-        try:
-            await self._tell(response, still)
-        finally:
-            self._open -= 1
-        return response
-
-    async def _tell(self, response: web.StreamResponse, still: Callable[[], Awaitable[bool]]) -> None:
-        await response.write(b": open\nretry: 2000\n\n")
-        newest, looks = await self._newest(0), 0
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            while not await within(self._clock, LOOK_EVERY, stopping):
-                looks += 1
-                if looks % TICK_EVERY == 0 and not await still():
-                    return
-                seen = await self._newest(newest)
-                if seen != newest or looks % TICK_EVERY == 0:
-                    newest = seen
-                    await response.write(f"event: changed\ndata: {newest}\n\n".encode())
-        finally:
-            stopping.cancel()
-
-    async def _newest(self, before: int) -> int:
-        try:
-            last = await self._events.last_events(1)
-        except StorageUnavailable:
-            return before
-        return last[-1].id if last else 0
 
 
 def _page(
@@ -145,18 +88,19 @@ class DashboardRoutes:
 
     def __init__(
         self,
-        *,
+        context: Context,
         service: DashboardService,
         sessions: Sessions,
-        live: Live,
+        *,
         pages: Pages,
-        origin: str,
         command: str,
     ) -> None:
+        self._context, self._service, self._sessions, self._pages = context, service, sessions, pages
+        self._origin = context.settings.server.internal_url
         self._command = command
         """What to type for a link."""
-        self._service, self._sessions = service, sessions
-        self._live, self._pages, self._origin = live, pages, origin
+        self._streams = EventStreams(context.clock, every=LOOK_EVERY, most=MOST_OPEN, most_of_one=MOST_OPEN)
+        self.stop = self._streams.stop
 
     @_page("/", "What is broken, whom it concerns, what to do")
     async def start(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -270,11 +214,34 @@ class DashboardRoutes:
         "Server-sent events: something has changed",
         answers_text("The stream", "text/event-stream"),
     )
-    async def live(self, request: web.Request, _: Session) -> web.StreamResponse:
-        async def still() -> bool:
-            return await self._sessions.read(request) is not None
+    async def live(self, request: web.Request, session: Session) -> web.StreamResponse:
+        """Tell the page's script that something has changed: it fetches the page again, so nothing is drawn twice."""
+        newest, looks = 0, 0
 
-        return await self._live.follow(request, still)
+        async def begin() -> tuple[str, Tell]:
+            nonlocal newest
+            newest = await self._newest(0)
+            return "\n", tell
+
+        async def tell(stream: EventStream) -> bool:
+            nonlocal newest, looks
+            looks += 1
+            if looks % TICK_EVERY == 0 and await self._sessions.read(request) is None:
+                return False
+            seen = await self._newest(newest)
+            if seen != newest or looks % TICK_EVERY == 0:
+                newest = seen
+                await stream.write(f"event: changed\ndata: {newest}\n\n")
+            return True
+
+        return await self._streams.follow(request, session.id, begin)
+
+    async def _newest(self, before: int) -> int:
+        try:
+            last = await self._context.stores.events.last_events(1)
+        except StorageUnavailable:
+            return before
+        return last[-1].id if last else 0
 
     async def signed_in(
         self, handler: SignedIn, request: web.Request, *, is_form: bool = False

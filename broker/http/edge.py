@@ -111,18 +111,6 @@ def answer(
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
 
 
-def event_stream() -> web.StreamResponse:
-    """The answer that server-sent events are written to. Its first line should be a comment, written at once: it
-    shows that the stream is open. No proxy may keep anything back (nginx) or pack it (`no-transform`)."""
-    return web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream",
-            "Cache-Control": "no-store, no-transform",
-            "X-Accel-Buffering": "no",
-        }
-    )
-
-
 def problem(error: BrokerError, request_id: str) -> web.Response:
     """An error as application/problem+json (RFC 9457)."""
     members = {

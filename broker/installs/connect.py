@@ -24,8 +24,8 @@ from broker.model import (
     Secret,
     Trouble,
 )
-from broker.providers.interface import Identified
 from broker.providers.oauth2 import OAuth2Provider
+from broker.providers.outcomes import Identified
 from broker.store.accounts import AccountStore, TicketSpent
 from broker.store.installs import InstallStore
 

@@ -11,9 +11,9 @@ from broker.clock import Clock
 from broker.encryption.tokens import VERIFIER, TokenEncryption
 from broker.errors import NotFound, StorageUnavailable
 from broker.installs.connect import Connected, Connector
-from broker.installs.late import RetryLater
 from broker.model import Caller, InstallOutcome, PendingGrant, PendingInstall, Secret, TokenSet
-from broker.providers.interface import (
+from broker.providers.oauth2 import OAuth2Provider
+from broker.providers.outcomes import (
     NO_ENDPOINT,
     ClientRefused,
     Grant,
@@ -26,8 +26,8 @@ from broker.providers.interface import (
     TokenRequest,
     cause_of,
 )
-from broker.providers.oauth2 import OAuth2Provider
 from broker.store.installs import InstallStore
+from broker.store.retained import Retained
 
 log = structlog.get_logger()
 PROVIDER_ERRORS = frozenset(
@@ -89,7 +89,7 @@ class Exchange:
         encryption: TokenEncryption,
         authorizer: Authorizer,
         clock: Clock,
-        later: RetryLater,
+        later: Retained[PendingGrant],
     ) -> None:
         self._store, self._connector, self._providers = store, connector, providers
         self._encryption, self._authorizer, self._clock, self._later = encryption, authorizer, clock, later
@@ -106,7 +106,7 @@ class Exchange:
         try:
             await self._store.hold_grant(grant)
         except StorageUnavailable:
-            await self._later.store(grant)
+            await self._later.keep(grant)
             return Visit(install, InstallOutcome.IDENTITY_PENDING, install.account, "storage")
         return await self._identify(grant)
 

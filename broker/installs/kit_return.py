@@ -3,7 +3,7 @@
 import re
 from urllib.parse import unquote, urlsplit
 
-from broker.providers.kit import KIT
+from broker.providers.kinds import KIT
 
 ALLOWED_HOST = "app.kit.com"
 PLAIN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,2048}", re.ASCII)

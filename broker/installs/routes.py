@@ -41,7 +41,7 @@ from broker.installs.pages import provider_error_page, unusable_page, visit_page
 from broker.installs.service import InstallService, LinkUnusable
 from broker.model import InstallOutcome, Permission, Secret
 from broker.providers.classify import answered
-from broker.providers.kit import pages_of
+from broker.providers.kinds import pages_of
 from broker.providers.oauth2 import OAuth2Provider
 
 PURPOSE = "install"

@@ -19,7 +19,6 @@ from broker.http.browser import Kept, KeptRequests
 from broker.http.peers import UnknownUserLimits
 from broker.installs.connect import Connector
 from broker.installs.exchange import Exchange, Returned, Visit, declined, provider_named
-from broker.installs.late import INSTALL_LIFE
 from broker.model import (
     Caller,
     Event,
@@ -37,6 +36,7 @@ from broker.store.events import EventStore
 from broker.store.installs import InstallStore
 
 log = structlog.get_logger()
+INSTALL_LIFE = 600.0
 TICKET_LIFE = 3600.0
 KEPT_FOR = "install"
 TOLD_EVERY = 60.0

@@ -4,7 +4,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -12,19 +14,16 @@ from broker import oauth
 from broker.config.settings import DeadError
 from broker.model import ENDLESS, Secret, TokenSet
 from broker.providers import lives
-from broker.providers.pointers import pointed
 
 NON_POSITIVE_LIFE = 60.0
-OTHER_SCHEMES = frozenset(
-    re.findall(
-        r"\w+",
-        "mac n_a hoba hok gnap signature basic digest negotiate hawk httpsig mutual scram vapid privatetoken",
-    )
-)
+OTHER_SCHEMES = {
+    *("mac", "n_a", "hoba", "hok", "gnap", "signature", "basic", "digest", "negotiate", "hawk", "httpsig"),
+    *("mutual", "scram", "vapid", "privatetoken"),
+}
 PROVEN = frozenset({"dpop", "pop", "hmac"})
 """Token types that a Bearer header would be wrong for, the latter anywhere in a name; N_A (RFC 8693) is no access token
 at all."""
-WHOLE_STRING = r'"\s*:\s*"((?:[^"\\\x00-\x1f]|\\.){1,65536})"'
+WHOLE_STRING = re.compile(r'"refresh_?[tT]oken"\s*:\s*"((?:[^"\\\x00-\x1f]|\\.){1,65536})"')
 WHOLE_PAIR = re.compile(rb"(?:^|[&?\s])refresh_token=([^&\s\"'<>{}]{1,65536})[&\r\n]")
 FORM = re.compile(r"[\s&?]*[\w.:%+\[\]-]{1,256}=[^<>\x00-\x09\x0b\x0c\x0e-\x1f]*", re.ASCII)
 WRAPPED = re.compile(
@@ -36,16 +35,11 @@ BEHIND_TEXT = re.compile(r"(?:\{\}\s*&&)?[^{}]{0,4096}(\{.*\})[\s);*/]*", re.ASC
 ELEMENT = re.compile(r"<([\w.:-]{1,64})(?:\s[^<>]*)?>(?:<!\[CDATA\[)?([^<>&]*?)(?:\]\]>)?</\1>", re.ASCII)
 """Of an answer in XML, as Salesforce and Concur can give."""
 SCHEME = re.compile(r"bearer\s+(?=\S)", re.IGNORECASE)
+SURROGATE = re.compile("[\ud800-\udfff]")
 ERROR_MEMBERS = ("error", "code", "error_code")
 DESCRIPTIONS = (
-    "error_description",
-    "error_message",
-    "description",
-    "message",
-    "msg",
-    "reason",
-    "detail",
-    "resource",
+    *("error_description", "error_message", "description", "message"),
+    *("msg", "reason", "detail", "resource"),
 )
 TOKEN_NAME = re.compile("(.*access|.*refresh|id|bearer|oauth|auth|jwt)?token|jwt")
 BLAMES_OTHERS = frozenset({"server_error", "temporarily_unavailable", "invalid_client"})
@@ -120,18 +114,13 @@ def parse_token_answer(body: bytes, reading: Reading, *, issued_at: float, forms
 def salvage_refresh_token(prefix: bytes) -> Secret | None:
     """A whole `refresh_token` in a cut or broken 2xx body, or None."""
     text = prefix.replace(b"\x00", b"").decode("utf-8", "replace")
-    found = re.search('"refresh_?[tT]oken' + WHOLE_STRING, text)
-    if found:
-        try:
+    value: Any = None
+    if found := WHOLE_STRING.search(text):
+        with suppress(ValueError):
             value = json.loads(f'"{found[1]}"')
-        except ValueError:
-            return None
-        return Secret(value) if _storable(value) else None
-    pair = WHOLE_PAIR.search(prefix)
-    if pair is None:
-        return None
-    value = dict(_pairs(f"refresh_token={pair[1].decode('latin-1')}")).get("refresh_token")
-    return Secret(value) if value is not None and _storable(value) else None
+    elif pair := WHOLE_PAIR.search(prefix):
+        value = dict(_pairs(f"refresh_token={pair[1].decode('latin-1')}")).get("refresh_token")
+    return Secret(value) if _storable(value) else None
 
 
 def parse_error(body: bytes) -> OAuthError | None:
@@ -163,7 +152,8 @@ def stated_errors(body: bytes) -> list[OAuthError]:
             if isinstance(word, int | float) and not isinstance(word, bool) and word and math.isfinite(word):
                 word = str(word)
             if isinstance(word, str) and word not in ("", "0"):
-                errors += [OAuthError(word, text) for text in _descriptions(one)]
+                texts = [text for name in DESCRIPTIONS if isinstance(text := one.get(name), str) and text]
+                errors += [OAuthError(word, text) for text in texts or [""]]
     return errors
 
 
@@ -247,6 +237,27 @@ def read_value(body: bytes, *, forms: bool = True) -> Any:
     raise Unreadable(f"the answer is not JSON ({problem})")
 
 
+def pointed(value: Any, pointer: str) -> Any:
+    """The value at a JSON pointer (RFC 6901), or None where there is none."""
+    try:
+        for step in pointer.split("/")[1:]:
+            key = step.replace("~1", "/").replace("~0", "~")
+            value = value[int(key)] if isinstance(value, list) else value[key]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+    return value
+
+
+def text_at(body: bytes, pointer: str) -> str | None:
+    """The text or number at a JSON pointer of a JSON body, as text and whole; None where there is none."""
+    try:
+        value = pointed(read_value(body, forms=False), pointer)
+    except Unreadable:
+        return None
+    text = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value).strip()
+    return text if text and text.isprintable() else None
+
+
 def _amid_text(text: str) -> object | None:
     """Tokens in XML, or in JSON behind text."""
     if text.startswith("<") and _has_token(
@@ -270,14 +281,13 @@ def _written(text: object) -> Any:
 
 def _objects(value: object) -> Iterator[dict[str, Any]]:
     """Every object in a JSON value, outermost first."""
-    level = [value]
+    level: list[Any] = [value]
     while level:
         yield from (one for one in level if isinstance(one, dict))
-        level = [inner for one in level for inner in _inner(one)]
-
-
-def _inner(value: object) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        inner = (
+            one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)
+        )
+        level = list(chain.from_iterable(inner))
 
 
 def _tokens_of(value: object, pointer: str) -> dict[str, Any] | None:
@@ -321,27 +331,18 @@ def _member(answer: Mapping[str, Any], name: str) -> Any:
     return next((value for other, value in answer.items() if lives.plain_name(other) == plain), None)
 
 
-def _descriptions(one: Mapping[str, Any]) -> list[str]:
-    return [text for name in DESCRIPTIONS if isinstance(text := one.get(name), str) and text] or [""]
-
-
 def _pairs(text: str) -> list[tuple[str, str]]:
     """The fields of a form, also on lines of their own; the last name of `data[access_token]`, and no quotes."""
     text = re.sub(r"[\r\n]+", "&", text.strip().lstrip("&?"))
     pairs = parse_qsl(text, keep_blank_values=True, separator="&" if "&" in text else ";")
-    names = [
-        name.removesuffix("]").rpartition("[")[2] or name if name.endswith("]") else name for name, _ in pairs
-    ]
-    # No token holds a blank, so this was a `+` that nobody encoded.
-    return [
-        (
-            name,
-            value.strip('"').replace(" ", "+")
-            if lives.plain_name(name).endswith("token")
-            else value.strip('"'),
-        )
-        for name, (_, value) in zip(names, pairs, strict=True)
-    ]
+    found = []
+    for name, value in pairs:
+        last = name.removesuffix("]").rpartition("[")[2] or name if name.endswith("]") else name
+        bare = value.strip('"')
+        # No token holds a blank, so this was a `+` that nobody encoded.
+        is_token = lives.plain_name(last).endswith("token")
+        found.append((last, bare.replace(" ", "+") if is_token else bare))
+    return found
 
 
 def _members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -354,13 +355,8 @@ def _members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _storable(value: object) -> bool:
-    if not isinstance(value, str) or not value.strip():
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True
+    """Whether it is a text, not blank and without a lone surrogate, which no store takes."""
+    return isinstance(value, str) and bool(value.strip()) and not SURROGATE.search(value)
 
 
 _ANSWERS = json.JSONDecoder(

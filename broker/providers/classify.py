@@ -10,7 +10,7 @@ from broker.model import Reason
 from broker.providers import answers, lives
 from broker.providers.answers import OAuthError, Reading
 from broker.providers.client import Answer, Lost, Reply, Unsent
-from broker.providers.interface import (
+from broker.providers.outcomes import (
     Ambiguous,
     ClientRefused,
     Declined,

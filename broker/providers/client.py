@@ -5,9 +5,7 @@ No redirects (aiohttp would re-send the secrets to the new origin), no proxy but
 """
 
 import asyncio
-import ipaddress
 import os
-import socket
 import ssl
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -18,16 +16,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.helpers import is_ip_address
 from multidict import CIMultiDict
 
 from broker import __version__
 from broker.config.settings import NetworkSettings
-from broker.providers.interface import BeforeSend
 from broker.providers.message import decoded, read_message, unchunked
-from broker.providers.network import Resolver, proxy_for, trusting
+from broker.providers.network import PublicResolver, Resolver, proxy_for, trusting
+from broker.providers.outcomes import BeforeSend
 
 USER_AGENT = f"token-broker/{__version__}"
 MAX_BODY = 64 * 1024
@@ -37,8 +35,6 @@ MAX_RECEIVED = 1024 * 1024
 CONNECT_TIMEOUT = 10.0
 CONNECTION_TIMEOUT = 30.0
 """For all of it: the name, each address, a proxy's answer, TLS."""
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""IPv4 addresses as an IPv6-only network sees them (RFC 6052)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +75,8 @@ class _Progress:
     before_send: BeforeSend
     sent: bool = False
     stopped: BaseException | None = None
-    status: int | None = None
     received: bytearray = field(default_factory=bytearray)
     connection: "_Connection | None" = None
-
-
-_made: ContextVar[ResponseHandler] = ContextVar("_made")
-"""The connection that the running task has just made."""
 
 
 class _Connection(ResponseHandler):
@@ -117,6 +108,10 @@ class _Connection(ResponseHandler):
         """End the wait for a better answer than what has come."""
         if self.transport is not None:
             self.transport.close()
+
+
+_made: ContextVar[_Connection] = ContextVar("_made")
+"""The connection that the running task has just made."""
 
 
 class _Parser:
@@ -156,38 +151,9 @@ class _Connector(aiohttp.TCPConnector):
         # aiohttp's own time-outs leave out the name server and the proxy's answer.
         async with asyncio.timeout(CONNECTION_TIMEOUT):
             made = await super()._create_connection(req, traces, timeout)
-        _made.set(made)
+        if isinstance(made, _Connection):
+            _made.set(made)
         return made
-
-
-class PublicResolver(AbstractResolver):
-    """Resolves names, and refuses private addresses: for hosts that were made from a person's input."""
-
-    def __init__(self, inner: AbstractResolver | None = None) -> None:
-        self._inner = inner or Resolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        if not all(is_public(result["host"]) for result in found):
-            raise OSError(None, f"{host} resolves to an address that is not public")
-        return found
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-
-def is_public(text: str) -> bool:
-    """Whether an address is of the public internet, whatever it is dressed up as."""
-    address = ipaddress.ip_address(text)
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-    return address.is_global and not address.is_multicast
 
 
 class ProviderClient:
@@ -206,7 +172,18 @@ class ProviderClient:
         # aiohttp's own context for True verifies as well, and is made once: to read the roots takes 40 ms.
         verified = ssl_context or (trusting(self._network.ca) if self._network.ca else True)
         self._trusted, self._public = (
-            _session(_Connector(force_close=True, limit=0, ssl=verified, resolver=one), trace)
+            aiohttp.ClientSession(
+                connector=_Connector(force_close=True, limit=0, ssl=verified, resolver=one),
+                trace_configs=[trace],
+                trust_env=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": USER_AGENT},
+                max_line_size=MAX_HEADER,
+                max_field_size=MAX_HEADER,
+                max_headers=MAX_HEADERS,
+                # A broken or mislabelled coding must not cost the bytes.
+                auto_decompress=False,
+            )
             for one in (resolver, PublicResolver(resolver))
         )
 
@@ -221,37 +198,22 @@ class ProviderClient:
         public_only: bool,
     ) -> Reply:
         """POST once. Raises only what `before_send` raised."""
-        return await self._request(
-            "POST",
-            url,
-            data=data,
-            headers=headers,
-            timeout=timeout,
-            progress=_Progress(before_send),
-            public_only=public_only,
-        )
+        progress = _Progress(before_send)
+        return await self._request("POST", url, data, headers, timeout, progress, public_only)
 
     async def get(self, url: str, *, headers: Mapping[str, str], timeout: float, public_only: bool) -> Reply:
         """GET once."""
-        return await self._request(
-            "GET",
-            url,
-            data=None,
-            headers=headers,
-            timeout=timeout,
-            progress=_Progress(_nothing),
-            public_only=public_only,
-        )
+        progress = _Progress(_nothing)
+        return await self._request("GET", url, None, headers, timeout, progress, public_only)
 
     async def close(self) -> None:
         await self._trusted.close()
         await self._public.close()
 
-    async def _request(
+    async def _request(  # noqa: PLR0917 - as `post` and `get` have them
         self,
         method: str,
         url: str,
-        *,
         data: bytes | None,
         headers: Mapping[str, str],
         timeout: float,
@@ -276,53 +238,31 @@ class ProviderClient:
                 proxy=None if way is None else way[0],
                 proxy_headers=None if way is None else way[1],
             ) as response:
-                progress.status = response.status
-                return await _read(response, progress)
+                async for chunk in response.content.iter_chunked(8192):
+                    progress.received += chunk
+                    if len(progress.received) > MAX_BODY:
+                        response.close()
+                        return _too_large(response.status, bytes(progress.received))
+                return _answer(response.status, response.headers, bytes(progress.received))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, UnicodeError) as exc:
             return _failed(exc, progress)
-
-
-def _session(connector: aiohttp.TCPConnector, trace: aiohttp.TraceConfig) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=connector,
-        trace_configs=[trace],
-        trust_env=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": USER_AGENT},
-        max_line_size=MAX_HEADER,
-        max_field_size=MAX_HEADER,
-        max_headers=MAX_HEADERS,
-        # A broken or mislabelled coding must not cost the bytes.
-        auto_decompress=False,
-    )
 
 
 async def _announce(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
     """The connection stands and nothing was sent: the moment for the durable intent (R3)."""
     progress: _Progress = context.trace_request_ctx
-    connection = _made.get()
-    if isinstance(connection, _Connection):
-        progress.connection = connection
+    connection = progress.connection = _made.get()
     try:
         await progress.before_send()
     except BaseException as exc:
         progress.stopped = exc
-        _made.get().close()
+        connection.close()
         raise
     progress.sent = True
 
 
 async def _nothing() -> None:
     """No announcement."""
-
-
-async def _read(response: aiohttp.ClientResponse, progress: _Progress) -> Reply:
-    async for chunk in response.content.iter_chunked(8192):
-        progress.received += chunk
-        if len(progress.received) > MAX_BODY:
-            response.close()
-            return _too_large(response.status, bytes(progress.received))
-    return _answer(response.status, response.headers, bytes(progress.received))
 
 
 def _answer(status: int, headers: Mapping[str, str], received: bytes) -> Reply:
@@ -345,10 +285,8 @@ def _failed(exc: Exception, progress: _Progress) -> Reply:
         raise progress.stopped
     if not progress.sent:
         return Unsent(f"no connection ({_cause(exc)})")
-    timed_out, raw = isinstance(exc, TimeoutError), b""
-    refused = None if progress.connection is None else progress.connection.refused
-    if progress.connection is not None:
-        raw = bytes(progress.connection.received)
+    timed_out, connection = isinstance(exc, TimeoutError), progress.connection
+    refused, raw = (None, b"") if connection is None else (connection.refused, bytes(connection.received))
     if not raw:
         return Lost(f"no answer ({_cause(exc)})", timed_out)
     message = read_message(raw)

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from broker.config.settings import NetworkSettings
-from broker.config.urls import is_loopback
+from broker.config.values import is_loopback
 
 WITHIN = 10.0
 """Seconds for a name server's answer; less where an older one will do."""
@@ -23,6 +23,8 @@ WITHIN_IF_KNOWN = 3.0
 THREADS = 4
 """Names that are resolved at once; `getaddrinfo` cannot be cancelled, and a dead name server takes 20 s."""
 KNOWN = 256
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv4 addresses as an IPv6-only network sees them (RFC 6052)."""
 Lookup = Callable[..., list[Any]]
 
 
@@ -51,7 +53,17 @@ class Resolver(AbstractResolver):
             raise
         if len(self._known) >= KNOWN:
             self._known.clear()
-        answer = [_result(host, port, *one) for one in found]
+        answer = [
+            ResolveResult(
+                hostname=host,
+                host=address[0],
+                port=port,
+                family=family,
+                proto=proto,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for family, _, proto, _, address in found
+        ]
         self._known[key] = answer
         return answer
 
@@ -94,17 +106,34 @@ class Resolver(AbstractResolver):
         return await done
 
 
-def _result(
-    host: str, port: int, family: int, _: int, proto: int, __: str, address: tuple[Any, ...]
-) -> ResolveResult:
-    return ResolveResult(
-        hostname=host,
-        host=address[0],
-        port=port,
-        family=family,
-        proto=proto,
-        flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-    )
+class PublicResolver(AbstractResolver):
+    """A resolver that refuses private addresses: for hosts that were made from a person's input."""
+
+    def __init__(self, inner: AbstractResolver | None = None) -> None:
+        self._inner = inner or Resolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        if not all(is_public(result["host"]) for result in found):
+            raise OSError(None, f"{host} resolves to an address that is not public")
+        return found
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def is_public(text: str) -> bool:
+    """Whether an address is of the public internet, whatever it is dressed up as."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return address.is_global and not address.is_multicast
 
 
 def proxy_for(url: str, network: NetworkSettings) -> tuple[str, Mapping[str, str]] | None:

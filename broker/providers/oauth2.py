@@ -1,23 +1,25 @@
-"""Any RFC 6749 provider, by configuration alone; Kit and Kustomer are this with their own defaults."""
+"""Any RFC 6749 provider, by configuration alone; Kit and Kustomer are this with the defaults in `kinds`."""
 
 import base64
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from dataclasses import replace
+from urllib.parse import quote, urlencode, urlsplit
 
 from broker import oauth
 from broker.clock import Clock
-from broker.config.settings import OAuthClient, ProviderSettings
+from broker.config.settings import ProviderSettings
 from broker.errors import InvalidRequest
-from broker.model import Identity, Secret
+from broker.model import Secret
 from broker.providers import lives
-from broker.providers.answers import Reading, Unreadable, read_value
+from broker.providers.answers import Reading
 from broker.providers.classify import classify, cleaned
-from broker.providers.client import Answer, Lost, ProviderClient
+from broker.providers.client import Answer, Lost, ProviderClient, Reply
 from broker.providers.dead_errors import dead_errors_of
-from broker.providers.interface import (
+from broker.providers.kinds import endpoints_of, identity_in
+from broker.providers.metadata import Ours, differences
+from broker.providers.network import proxy_for
+from broker.providers.outcomes import (
     NO_ENDPOINT,
     BeforeSend,
     Grant,
@@ -32,9 +34,6 @@ from broker.providers.interface import (
     TokenOutcome,
     TokenRequest,
 )
-from broker.providers.metadata import Ours, differences
-from broker.providers.network import proxy_for
-from broker.providers.pointers import pointed
 
 ORG = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 IDENTITY_TIMEOUT = 15.0
@@ -42,16 +41,6 @@ REVOKE_TIMEOUT = 15.0
 REACH_TIMEOUT = 5.0
 MAX_IDENTITY = 4096
 """Bytes; OIDC allows 255 characters of a `sub`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    """Where a provider lives; each may hold `{org}`."""
-
-    authorize: str
-    token: str
-    revoke: str | None
-    identity: str | None
 
 
 class OAuth2Provider:
@@ -62,7 +51,7 @@ class OAuth2Provider:
     ) -> None:
         self._settings, self._http, self._clock, self._timeout = settings, http, clock, timeout
         self._clients = {client.client_id: client for client in (*settings.previous_clients, settings.client)}
-        self._endpoints = self.endpoints(settings)
+        self._endpoints = endpoints_of(settings)
 
     @property
     def name(self) -> str:
@@ -108,16 +97,6 @@ class OAuth2Provider:
         for url in (self._endpoints.authorize, self._endpoints.token):
             self._at(url, org)
 
-    @staticmethod
-    def endpoints(settings: ProviderSettings) -> Endpoints:
-        """Where this kind of provider lives, by its settings."""
-        return Endpoints(
-            authorize=settings.authorize_url or "",
-            token=settings.token_url or "",
-            revoke=settings.revoke_url,
-            identity=settings.identity_url,
-        )
-
     def authorize_url(
         self, *, redirect_uri: str, state: Secret, verifier: Secret, org: str | None, account: str | None
     ) -> str:
@@ -129,8 +108,10 @@ class OAuth2Provider:
             "state": state.reveal(),
             **({"scope": oauth.scope_text(self._settings.scopes)} if self._settings.scopes else {}),
             **self._settings.authorize_params,
-            **self.extra_authorize_parameters(account),
         }
+        if self._settings.type == "kit" and account:
+            # Without it, connecting one Kit account twice may hand out the same token, and revoking one kills both.
+            parameters.setdefault("tenant_name", account)
         if self._settings.pkce:
             parameters |= {"code_challenge": oauth.challenge_of(verifier), "code_challenge_method": "S256"}
         return oauth.with_query(self._at(self._endpoints.authorize, org), parameters)
@@ -144,28 +125,28 @@ class OAuth2Provider:
             _may_issue(iss, self._at(url, org)) for url in (self._endpoints.authorize, self._endpoints.token)
         )
 
-    def extra_authorize_parameters(self, account: str | None) -> Mapping[str, str]:  # noqa: ARG002 - for those that override it
-        """What this kind of provider wants besides."""
-        return {}
-
     async def request_token(self, request: TokenRequest, *, before_send: BeforeSend) -> TokenOutcome:
         """POST once and say how it ended; raises only what `before_send` raises."""
-        issued_at = self._clock.now()
-        headers, data = self._token_post(request)
-        reply = await self._http.post(
-            self._at(self._endpoints.token, request.org),
-            data=data,
-            headers=headers,
-            timeout=self._token_timeout(request.grant),
+        settings, issued_at, timeout = self._settings, self._clock.now(), self._timeout
+        if request.grant is Grant.REFRESH and settings.grace is not None:
+            # A known grace leaves less time: what comes later than that is of no use (R4).
+            timeout = min(timeout, 0.6 * settings.grace)
+        name = "code" if request.grant is Grant.CODE else "refresh_token"
+        fields = {"grant_type": str(request.grant), name: request.token.reveal()}
+        if request.redirect_uri is not None:
+            fields["redirect_uri"] = request.redirect_uri
+        if request.verifier is not None and settings.pkce:
+            fields["code_verifier"] = request.verifier.reveal()
+        reply = await self._post(
+            self._endpoints.token,
+            fields,
+            (request.client_id, request.secret_index),
+            org=request.org,
+            as_json=settings.body == "json",
+            timeout=timeout,
             before_send=before_send,
-            public_only=self._is_made_from_org(self._endpoints.token),
         )
-        outcome = classify(reply, reading=self._reading(request), issued_at=issued_at, now=self._clock.now())
-        return _without(outcome, request, self._clients[request.client_id])
-
-    def _reading(self, request: TokenRequest) -> Reading:
-        settings = self._settings
-        return Reading(
+        reading = Reading(
             asked_scope=request.scope,
             default_life=settings.default_expires_in,
             default_is_stated=settings.default_is_stated,
@@ -174,29 +155,39 @@ class OAuth2Provider:
             token_type=settings.token_type,
             dead_errors=dead_errors_of(self._endpoints.token, settings.dead_errors),
         )
+        outcome = classify(reply, reading=reading, issued_at=issued_at, now=self._clock.now())
+        if isinstance(outcome, Granted | NotSent | Paused) or not outcome.description:
+            return outcome
+        # Some providers quote our own secrets in their errors.
+        secrets = (request.token, request.verifier, *self._clients[request.client_id].secrets)
+        hidden = [secret.reveal() for secret in secrets if secret]
+        return replace(outcome, description=cleaned(outcome.description, *hidden))
 
     async def identify(self, access_token: Secret, *, org: str | None) -> IdentityOutcome:
         """Whose grant this is."""
-        if self._endpoints.identity is None:
+        url = self._endpoints.identity
+        if url is None:
             return IdentityUnknown(NO_ENDPOINT)
         if not oauth.is_usable(access_token, "Bearer"):
             return IdentityUnknown("the access token cannot be put into a header")
         reply = await self._http.get(
-            self._at(self._endpoints.identity, org),
+            self._at(url, org),
             headers={"Authorization": f"Bearer {access_token.reveal()}"},
             timeout=IDENTITY_TIMEOUT,
-            public_only=self._is_made_from_org(self._endpoints.identity),
+            public_only=_is_made_from_org(url),
         )
         match reply:
             case Answer(status, _, body) if 200 <= status < 300 and body:
-                identity = self.read_identity(body)
+                identity = identity_in(body, self._settings)
                 if identity is None:
                     return IdentityUnknown(f"the identity endpoint answered {status} without an id")
                 if len(identity.external_id.encode()) > MAX_IDENTITY:
                     return IdentityUnknown(f"the provider's id is longer than {MAX_IDENTITY:,} bytes")
                 return Identified(identity)
             case Answer(status) if status < 500 and status not in (408, 425, 429):
-                return IdentityUnknown(f"the identity endpoint answered {status}{_hint(status)}", status)
+                hint = ", a redirect, which is never followed; check its URL" if 300 <= status < 400 else ""
+                hint = " without content" if status < 300 else hint
+                return IdentityUnknown(f"the identity endpoint answered {status}{hint}", status)
             case Answer(status):
                 return IdentityLater(f"the identity endpoint answered {status}")
             case Lost(why, arrived=True):
@@ -204,33 +195,27 @@ class OAuth2Provider:
             case _:
                 return IdentityLater(f"the identity endpoint: {reply.why}")
 
-    def read_identity(self, body: bytes) -> Identity | None:
-        """Who an identity answer speaks of."""
-        found = at_pointer(body, self._settings.identity_pointer or "")
-        return Identity(found) if found else None
-
     async def revoke(self, token: Secret, *, client_id: str, org: str | None) -> bool:
         """RFC 7009; whether the provider confirmed. At Kit this uninstalls the app. False where there is none."""
         if self._endpoints.revoke is None or client_id not in self._clients:
             return False
-        headers, fields = self._authenticated({"token": token.reveal()}, client_id, 0)
-        reply = await self._http.post(
-            self._at(self._endpoints.revoke, org),
-            data=urlencode(fields).encode(),
-            headers={"Content-Type": "application/x-www-form-urlencoded", **headers},
+        reply = await self._post(
+            self._endpoints.revoke,
+            {"token": token.reveal()},
+            (client_id, 0),
+            org=org,
+            as_json=False,
             timeout=REVOKE_TIMEOUT,
             before_send=_at_once,
-            public_only=self._is_made_from_org(self._endpoints.revoke),
         )
         return isinstance(reply, Answer | Lost) and reply.status is not None and 200 <= reply.status < 300
 
     async def reach(self) -> Reached | NotSent:
         """Whether the provider answers at all; sends no credential."""
-        host = self._endpoints.token.split("/", 3)[2]
+        scheme, _, host = self._endpoints.token.split("/", 3)[:3]
         if "{org}" in host:
             return NotSent("its address depends on the org")
-        scheme = self._endpoints.token.split(":", 1)[0]
-        url = f"{scheme}://{host}/.well-known/oauth-authorization-server"
+        url = f"{scheme}//{host}/.well-known/oauth-authorization-server"
         reply = await self._http.get(url, headers={}, timeout=REACH_TIMEOUT, public_only=False)
         if not isinstance(reply, Answer):
             return NotSent(reply.why)
@@ -246,41 +231,39 @@ class OAuth2Provider:
         )
         return Reached(skew, differences(reply.body, ours))
 
-    def _token_post(self, request: TokenRequest) -> tuple[dict[str, str], bytes]:
-        name = "code" if request.grant is Grant.CODE else "refresh_token"
-        fields = {"grant_type": str(request.grant), name: request.token.reveal()}
-        if request.redirect_uri is not None:
-            fields["redirect_uri"] = request.redirect_uri
-        if request.verifier is not None and self._settings.pkce:
-            fields["code_verifier"] = request.verifier.reveal()
-        headers, fields = self._authenticated(fields, request.client_id, request.secret_index)
-        if self._settings.body == "json":
-            return {"Content-Type": "application/json", **headers}, json.dumps(fields).encode()
-        return {"Content-Type": "application/x-www-form-urlencoded", **headers}, urlencode(fields).encode()
-
-    def _authenticated(
-        self, fields: dict[str, str], client_id: str, secret_index: int
-    ) -> tuple[dict[str, str], dict[str, str]]:
-        """Client authentication of RFC 6749 2.3.1, one method at a time."""
-        client: OAuthClient = self._clients[client_id]
-        secret = client.secrets[secret_index].reveal() if client.secrets else None
-        match self._settings.client_auth:
-            case "basic" if secret is not None:
+    async def _post(
+        self,
+        url: str,
+        fields: dict[str, str],
+        client: tuple[str, int],
+        *,
+        org: str | None,
+        as_json: bool,
+        timeout: float,
+        before_send: BeforeSend,
+    ) -> Reply:
+        """POST as a client, with its id and which of its secrets: one method of RFC 6749 2.3.1 at a time."""
+        client_id, secrets = client[0], self._clients[client[0]].secrets
+        secret = secrets[client[1]].reveal() if secrets else None
+        method = self._settings.client_auth
+        headers = {"Content-Type": "application/json" if as_json else "application/x-www-form-urlencoded"}
+        if secret is not None and method in ("basic", "basic-raw"):
+            pair = f"{client_id}:{secret}"
+            if method == "basic":
                 pair = f"{quote(client_id, safe='')}:{quote(secret, safe='')}"
-                return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}, fields
-            case "basic-raw" if secret is not None:
-                pair = f"{client_id}:{secret}"
-                return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}, fields
-            case "post" if secret is not None:
-                return {}, {**fields, "client_id": client_id, "client_secret": secret}
-            case _:
-                return {}, {**fields, "client_id": client_id}
-
-    def _token_timeout(self, grant: Grant) -> float:
-        """A known grace leaves less time: what comes later than that is of no use (R4)."""
-        if grant is Grant.REFRESH and self._settings.grace is not None:
-            return min(self._timeout, 0.6 * self._settings.grace)
-        return self._timeout
+            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        else:
+            fields = {**fields, "client_id": client_id}
+            if secret is not None and method == "post":
+                fields["client_secret"] = secret
+        return await self._http.post(
+            self._at(url, org),
+            data=(json.dumps(fields) if as_json else urlencode(fields)).encode(),
+            headers=headers,
+            timeout=timeout,
+            before_send=before_send,
+            public_only=_is_made_from_org(url),
+        )
 
     def _at(self, url: str, org: str | None) -> str:
         if "{org}" not in url:
@@ -291,8 +274,9 @@ class OAuth2Provider:
             raise InvalidRequest("an org is a host label: lower-case letters, digits and hyphens")
         return url.replace("{org}", org)
 
-    def _is_made_from_org(self, url: str) -> bool:
-        return "{org}" in url.split("/", 3)[2]
+
+def _is_made_from_org(url: str) -> bool:
+    return "{org}" in url.split("/", 3)[2]
 
 
 async def _at_once() -> None:
@@ -309,34 +293,3 @@ def _may_issue(iss: str, url: str) -> bool:
     host, own_host = issuer.hostname or "", own.hostname or ""
     is_parent = "." in host and not host[-1].isdigit() and own_host.endswith(f".{host}")
     return issuer.scheme == own.scheme and ports[0] == ports[1] and (host == own_host or is_parent)
-
-
-def join_api(api_url: str | None, path: str) -> str | None:
-    """`path` below an API's address."""
-    return None if api_url is None else urljoin(api_url.rstrip("/") + "/", path.lstrip("/"))
-
-
-def at_pointer(body: bytes, pointer: str) -> str | None:
-    """The text or number at a JSON pointer of a JSON body, as text and whole; None where there is none."""
-    try:
-        value = pointed(read_value(body, forms=False), pointer)
-    except Unreadable:
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return None
-    text = str(value).strip()
-    return text if text and text.isprintable() else None
-
-
-def _hint(status: int) -> str:
-    if 300 <= status < 400:
-        return ", a redirect, which is never followed; check its URL"
-    return " without content" if 200 <= status < 300 else ""
-
-
-def _without(outcome: TokenOutcome, request: TokenRequest, client: OAuthClient) -> TokenOutcome:
-    """The outcome without our own secrets, which some providers quote in their errors."""
-    if isinstance(outcome, Granted | NotSent | Paused) or not outcome.description:
-        return outcome
-    hidden = [secret.reveal() for secret in (request.token, request.verifier, *client.secrets) if secret]
-    return replace(outcome, description=cleaned(outcome.description, *hidden))

@@ -2,13 +2,10 @@
 
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from contextlib import AsyncExitStack
-from typing import assert_never
 
 from broker.clock import Clock
 from broker.config.settings import NetworkSettings, ProviderSettings
 from broker.providers.client import ProviderClient
-from broker.providers.kit import KitProvider
-from broker.providers.kustomer import KustomerProvider
 from broker.providers.oauth2 import OAuth2Provider
 
 
@@ -51,19 +48,9 @@ class Providers(Mapping[str, OAuth2Provider]):
         return self._by_name.items()
 
     def _build(self, settings: ProviderSettings) -> OAuth2Provider:
-        kind: type[OAuth2Provider]
-        match settings.type:
-            case "kit":
-                kind = KitProvider
-            case "kustomer":
-                kind = KustomerProvider
-            case "oauth2":
-                kind = OAuth2Provider
-            case _:
-                assert_never(settings.type)
         network, client = self._clients.get(settings.name, (None, None))
         if client is None or network != settings.network:
             client = ProviderClient(network=settings.network)
             self._clients[settings.name] = settings.network, client
             self._closing.push_async_callback(client.close)
-        return kind(settings=settings, http=client, clock=self._clock, timeout=self._timeout)
+        return OAuth2Provider(settings=settings, http=client, clock=self._clock, timeout=self._timeout)

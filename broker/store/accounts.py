@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from broker.model import Account, Event, InstallOutcome, Reason, Ref, Spare, Status
 from broker.store.account_queries import AccountGroup, AccountQuery, find_sql, reach_sql
-from broker.store.database import Transaction
+from broker.store.database import Transaction, in_transaction
 from broker.store.events import insert_events
 from broker.store.renewals import RefreshStore, insert_spare
 from broker.store.rows import (
@@ -67,35 +67,40 @@ DROP_GRANT = """
 UPDATE installs SET sealed_access = NULL, sealed_refresh = NULL, grant_meta = NULL, next_at = NULL
  WHERE state_hash = $1"""
 
-RENAME_BESIDES = (
-    "UPDATE events SET account = $2 WHERE account = $1",
-    "UPDATE installs SET outcome_account = $2 WHERE outcome_account = $1",
-    "UPDATE plugin_grants SET account = $2 WHERE account = $1",
-    "UPDATE uses SET account = $2 WHERE account = $1",
-    "UPDATE foretold_ends SET account = $2 WHERE account = $1",
-    "UPDATE imports SET account = $2 WHERE account = $1",
+FREEZE = """
+UPDATE accounts SET frozen = $2,
+       frozen_since = CASE WHEN CAST($2 AS TEXT) IS NULL THEN NULL ELSE CAST($3 AS DOUBLE PRECISION) END,
+       next_at = CASE WHEN CAST($2 AS TEXT) IS NULL AND dead IS NULL THEN CAST($3 AS DOUBLE PRECISION) ELSE NULL END
+ WHERE name = $1 AND removed_at IS NULL"""
+REMEMBER_NAME = """
+INSERT INTO purged_names (name_hash, epoch, generation) VALUES ($1, $2, $3)
+ON CONFLICT (name_hash) DO UPDATE SET epoch = excluded.epoch, generation = excluded.generation"""
+RENAMED_WITH_IT = (
+    ("events", "account"),
+    ("installs", "outcome_account"),
+    ("plugin_grants", "account"),
+    ("uses", "account"),
+    ("foretold_ends", "account"),
+    ("imports", "account"),
 )
 ITS_INSTALLS = "account = $1 OR outcome_account = $1"
 ITS_GRANTS = "SELECT id FROM plugin_grants WHERE account = $1"
-PURGE = (
-    """DELETE FROM tickets WHERE account = $1
-     OR hash IN (SELECT ticket_hash FROM installs WHERE account = $1 OR outcome_account = $1)""",
-    f"DELETE FROM installs WHERE {ITS_INSTALLS}",
-    "DELETE FROM spares WHERE account = $1",
+ITS_SUBJECTS = "SELECT subject FROM plugin_grants WHERE account = $1"
+PURGED_WITH_IT = (
+    ("tickets", f"account = $1 OR hash IN (SELECT ticket_hash FROM installs WHERE {ITS_INSTALLS})"),
+    ("installs", ITS_INSTALLS),
+    ("spares", "account = $1"),
     # Not by the account's own subject: whoever may manage the account can set that to another person's.
-    """DELETE FROM events WHERE account = $1
-     OR (account IS NULL AND subject IN (SELECT subject FROM plugin_grants WHERE account = $1))""",
-    f"DELETE FROM plugin_codes WHERE grant_id IN ({ITS_GRANTS})",
-    f"DELETE FROM plugin_pairs WHERE grant_id IN ({ITS_GRANTS})",
-    "DELETE FROM plugin_grants WHERE account = $1",
-    "DELETE FROM uses WHERE account = $1",
-    "DELETE FROM foretold_ends WHERE account = $1",
-    "DELETE FROM imports WHERE account = $1",
-    "DELETE FROM accounts WHERE name = $1",
+    ("events", f"account = $1 OR (account IS NULL AND subject IN ({ITS_SUBJECTS}))"),
+    ("plugin_codes", f"grant_id IN ({ITS_GRANTS})"),
+    ("plugin_pairs", f"grant_id IN ({ITS_GRANTS})"),
+    ("plugin_grants", "account = $1"),
+    ("uses", "account = $1"),
+    ("foretold_ends", "account = $1"),
+    ("imports", "account = $1"),
+    ("accounts", "name = $1"),
 )
 """Everything that names the account or the person behind it; the row itself last, because the others ask it."""
-
-
 RESTORE = """
 UPDATE accounts SET removed_at = NULL,
        next_at = CASE WHEN dead IS NULL AND frozen IS NULL THEN CAST($3 AS DOUBLE PRECISION) ELSE NULL END
@@ -191,8 +196,10 @@ class AccountStore(RefreshStore):
 
         return await self._keys.write([account], work)
 
+    @in_transaction
     async def identify(
         self,
+        transaction: Transaction,
         ref: Ref,
         *,
         external_id: str | None,
@@ -206,34 +213,25 @@ class AccountStore(RefreshStore):
         another account has the identity, so this one was frozen as its duplicate, and `if_frozen` is told in place of
         `events`. One of `maybe_cut` is pinned and goes on all the same; where another has the identity, they are
         `doubles`."""
-
-        async def work(transaction: Transaction) -> bool:
-            rows = await transaction.fetch(f"SELECT {COLUMNS} FROM accounts WHERE name = $1", ref.name)
-            pinned, mark, frozen = external_id, None, None
-            if rows and external_id is not None:
-                identified = replace(to_account(rows[0]), external_id=external_id)
-                is_double = await _identity_holder(transaction, identified) is not None
-                if _is_cut(await _mark(transaction, ref.name)):
-                    # It was served before this was known, so it goes on; `broker check` lists it.
-                    mark = ref.name if is_double else ""
-                elif is_double:
-                    pinned, frozen = None, Reason.DUPLICATE_IDENTITY
-            await transaction.execute(IDENTIFY, ref.name, ref.epoch, pinned, label, frozen, at, mark)
-            await transaction.execute(DROP_GRANT, grant)
-            await insert_events(transaction, if_frozen if frozen else events)
-            await transaction.tell(ref.name)
-            return frozen is None
-
-        return await self._database.write(work)
+        rows = await transaction.fetch(f"SELECT {COLUMNS} FROM accounts WHERE name = $1", ref.name)
+        pinned, mark, frozen = external_id, None, None
+        if rows and external_id is not None:
+            identified = replace(to_account(rows[0]), external_id=external_id)
+            is_double = await _identity_holder(transaction, identified) is not None
+            if _is_cut(await _mark(transaction, ref.name)):
+                # It was served before this was known, so it goes on; `broker check` lists it.
+                mark = ref.name if is_double else ""
+            elif is_double:
+                pinned, frozen = None, Reason.DUPLICATE_IDENTITY
+        await transaction.execute(IDENTIFY, ref.name, ref.epoch, pinned, label, frozen, at, mark)
+        await transaction.execute(DROP_GRANT, grant)
+        await insert_events(transaction, if_frozen if frozen else events)
+        await transaction.tell(ref.name)
+        return frozen is None
 
     async def freeze(self, name: str, reason: Reason | None, at: float, events: Sequence[Event] = ()) -> bool:
         """Freeze with a reason, or unfreeze with None. False: no such account."""
-        sql = """UPDATE accounts SET frozen = $2,
-                      frozen_since = CASE WHEN CAST($2 AS TEXT) IS NULL THEN NULL ELSE CAST($3 AS DOUBLE PRECISION) END,
-                      next_at = CASE WHEN CAST($2 AS TEXT) IS NULL AND dead IS NULL THEN CAST($3 AS DOUBLE PRECISION)
-                                     ELSE NULL END
-                WHERE name = $1 AND removed_at IS NULL"""
-        return await self._update(name, sql, name, reason, at, events=events)
+        return await self._update(name, FREEZE, name, reason, at, events=events)
 
     async def relabel(self, name: str, *, label: str | None, subject: str | None) -> bool:
         sql = "UPDATE accounts SET label = $2, subject = $3 WHERE name = $1 AND removed_at IS NULL"
@@ -256,18 +254,18 @@ class AccountStore(RefreshStore):
                 return False
             mark = await _mark(transaction, ref.name)
             sql = "DELETE FROM accounts WHERE name = $1 AND epoch = $2 AND generation = $3 AND intent_id IS NULL"
-            changed = await transaction.execute(sql, ref.name, ref.epoch, ref.generation)
-            if not changed:
+            if not await transaction.execute(sql, ref.name, ref.epoch, ref.generation):
                 return False
             if not await transaction.execute(INSERT, *to_values(renamed), next_at, mark):
                 raise _NameTaken
             await transaction.execute("DELETE FROM spares WHERE account = $1", ref.name)
             # What tells of the account goes with it, so that a purge finds it under the new name.
-            for sql in RENAME_BESIDES:
+            for table, column in RENAMED_WITH_IT:
+                sql = f"UPDATE {table} SET {column} = $2 WHERE {column} = $1"
                 await transaction.execute(sql, ref.name, renamed.name)
             for spare in spares:
                 await insert_spare(transaction, spare)
-            await _remember_name(transaction, old_name_hash, ref.epoch, ref.generation)
+            await transaction.execute(REMEMBER_NAME, old_name_hash, ref.epoch, ref.generation)
             await transaction.tell(ref.name)
             await transaction.tell(renamed.name)
             return True
@@ -278,51 +276,37 @@ class AccountStore(RefreshStore):
             return False
 
     async def remove(self, name: str, at: float, events: Sequence[Event]) -> bool:
-        async def work(transaction: Transaction) -> bool:
-            sql = "UPDATE accounts SET removed_at = $2, next_at = NULL WHERE name = $1 AND removed_at IS NULL"
-            changed = await transaction.execute(sql, name, at)
-            if changed:
-                await insert_events(transaction, events)
-                await transaction.tell(name)
-            return changed == 1
+        sql = "UPDATE accounts SET removed_at = $2, next_at = NULL WHERE name = $1 AND removed_at IS NULL"
+        return await self._update(name, sql, name, at, events=events)
 
-        return await self._database.write(work)
-
-    async def restore(self, name: str, since: float, at: float, events: Sequence[Event] = ()) -> bool:
+    @in_transaction
+    async def restore(
+        self, transaction: Transaction, name: str, since: float, at: float, events: Sequence[Event] = ()
+    ) -> bool:
         """Undo a removal that is not older than `since`. Raises IdentityTaken."""
+        if not _is_cut(await _mark(transaction, name)):
+            for row in await transaction.fetch(f"SELECT {COLUMNS} FROM accounts WHERE name = $1", name):
+                if (holder := await _identity_holder(transaction, to_account(row))) is not None:
+                    raise IdentityTaken(holder)
+        if not await transaction.execute(RESTORE, name, since, at):
+            return False
+        await insert_events(transaction, events)
+        await transaction.tell(name)
+        return True
 
-        async def work(transaction: Transaction) -> bool:
-            rows = await transaction.fetch(f"SELECT {COLUMNS} FROM accounts WHERE name = $1", name)
-            if (
-                rows
-                and not _is_cut(await _mark(transaction, name))
-                and (holder := await _identity_holder(transaction, to_account(rows[0]))) is not None
-            ):
-                raise IdentityTaken(holder)
-            restored = await transaction.execute(RESTORE, name, since, at)
-            if restored:
-                await insert_events(transaction, events)
-                await transaction.tell(name)
-            return restored == 1
-
-        return await self._database.write(work)
-
-    async def purge(self, name: str, name_hash: str) -> bool:
+    @in_transaction
+    async def purge(self, transaction: Transaction, name: str, name_hash: str) -> bool:
         """Forget the row, its spares, events, tickets and installs, but for its last epoch and generation under
         `name_hash`."""
-
-        async def work(transaction: Transaction) -> bool:
-            # Changes nothing, but from here on nobody commits a generation that would not be remembered.
-            await transaction.execute("UPDATE accounts SET name = name WHERE name = $1", name)
-            rows = await transaction.fetch("SELECT epoch, generation FROM accounts WHERE name = $1", name)
-            for epoch, generation in rows:
-                await _remember_name(transaction, name_hash, epoch, generation)
-            for sql in PURGE:
-                await transaction.execute(sql, name)
-            await transaction.tell(name)
-            return bool(rows)
-
-        return await self._database.write(work)
+        # Changes nothing, but from here on nobody commits a generation that would not be remembered.
+        await transaction.execute("UPDATE accounts SET name = name WHERE name = $1", name)
+        rows = await transaction.fetch("SELECT epoch, generation FROM accounts WHERE name = $1", name)
+        for epoch, generation in rows:
+            await transaction.execute(REMEMBER_NAME, name_hash, epoch, generation)
+        for table, which in PURGED_WITH_IT:
+            await transaction.execute(f"DELETE FROM {table} WHERE {which}", name)
+        await transaction.tell(name)
+        return bool(rows)
 
     async def scrub(self) -> bool:
         """Take what was purged out of the store's files too. False: it could not be done just now; ask again."""
@@ -330,16 +314,12 @@ class AccountStore(RefreshStore):
 
     async def purged(self, name_hash: str) -> tuple[int, int] | None:
         """Last epoch and generation of a purged name."""
-        rows = await self._database.read(
-            "SELECT epoch, generation FROM purged_names WHERE name_hash = $1", name_hash
-        )
-        return (rows[0][0], rows[0][1]) if rows else None
+        sql = "SELECT epoch, generation FROM purged_names WHERE name_hash = $1"
+        return next(((row[0], row[1]) for row in await self._database.read(sql, name_hash)), None)
 
     async def removed_before(self, at: float, limit: int) -> list[str]:
-        rows = await self._database.read(
-            "SELECT name FROM accounts WHERE removed_at IS NOT NULL AND removed_at < $1 LIMIT $2", at, limit
-        )
-        return [name for (name,) in rows]
+        sql = "SELECT name FROM accounts WHERE removed_at IS NOT NULL AND removed_at < $1 LIMIT $2"
+        return [name for (name,) in await self._database.read(sql, at, limit)]
 
 
 async def put_account(
@@ -390,9 +370,3 @@ async def _end_install(
     await transaction.execute(CONNECTED, state_hash, account.name)
     if not keep_grant:
         await transaction.execute(DROP_GRANT, state_hash)
-
-
-async def _remember_name(transaction: Transaction, name_hash: str, epoch: int, generation: int) -> None:
-    sql = """INSERT INTO purged_names (name_hash, epoch, generation) VALUES ($1, $2, $3)
-           ON CONFLICT (name_hash) DO UPDATE SET epoch = excluded.epoch, generation = excluded.generation"""
-    await transaction.execute(sql, name_hash, epoch, generation)

@@ -1,7 +1,7 @@
 """Callers with keys; of a key only the hash is stored."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import structlog
@@ -14,6 +14,7 @@ from broker.store.database import (
     Store,
     Transaction,
     columns_of,
+    execute_all,
     from_row,
     in_transaction,
     insert_sql,
@@ -82,15 +83,15 @@ class CallerStore(Store):
 
     async def touch_keys(self, uses: Mapping[str, float]) -> None:
         """Note when keys were last used, by their ids."""
-        await self._touch("UPDATE caller_keys SET last_used_at = $2 WHERE id = $1", sorted(uses.items()))
+        if uses:
+            sql = "UPDATE caller_keys SET last_used_at = $2 WHERE id = $1"
+            await execute_all(self._database, sql, sorted(uses.items()))
 
     async def touch_callers(self, uses: Mapping[str, float]) -> None:
         """Note when callers that the configuration names were last used, by their names."""
-        await self._touch(SET_META, [(USED + name, repr(at)) for name, at in sorted(uses.items())])
-
-    async def _touch(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
-        if rows:
-            await self._database.write(lambda transaction: transaction.execute_all(sql, rows))
+        if uses:
+            rows = [(USED + name, repr(at)) for name, at in sorted(uses.items())]
+            await execute_all(self._database, SET_META, rows)
 
     async def caller_uses(self) -> dict[str, float]:
         sql = f"SELECT key, value FROM meta WHERE SUBSTR(key, 1, {len(USED)}) = $1"

@@ -144,6 +144,11 @@ async def execute(database: Database, sql: str, *values: object) -> int:
     return await database.write(lambda transaction: transaction.execute(sql, *values))
 
 
+async def execute_all(database: Database, sql: str, rows: Sequence[Sequence[object]]) -> None:
+    """Run one statement for each of these rows, all in a transaction of their own."""
+    await database.write(lambda transaction: transaction.execute_all(sql, rows))
+
+
 def placeholders(count: int) -> str:
     """Return `$1, $2` and so on, for so many values."""
     return ", ".join(f"${number}" for number in range(1, count + 1))

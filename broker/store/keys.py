@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -34,7 +33,6 @@ from broker.model import Ref
 from broker.store.database import (
     SET_META,
     Database,
-    Row,
     Store,
     Transaction,
     Work,
@@ -71,13 +69,14 @@ class KeyStore(Store):
     """Wrapped keys, and what the store says of itself."""
 
     async def keys(self) -> list[WrappedKey]:
-        rows = await self._database.read(f"SELECT {KEY} FROM keys ORDER BY created_at")
-        try:
-            return [_wrapped_key(row) for row in rows]
-        except (TypeError, ValueError):
-            raise StartRefused(
-                "the keys in the store are damaged; restore a backup: broker restore BACKUP"
-            ) from None
+        keys = await self._rows(WrappedKey, f"SELECT {KEY} FROM keys ORDER BY created_at")
+        texts = [text for key in keys for text in (key.kid, key.wrapped, key.master_id)]
+        times = [at for key in keys for at in (key.created_at, key.retired_at or 0)]
+        if not all(isinstance(text, str) for text in texts) or not all(
+            isinstance(at, float | int) for at in times
+        ):
+            raise StartRefused("the keys in the store are damaged; restore a backup: broker restore BACKUP")
+        return keys
 
     async def is_empty(self) -> bool:
         """Whether the store holds nothing that a key was needed for."""
@@ -146,14 +145,18 @@ class RecordKeys:
         """
         for _ in range(TRIES):
             records = [record for value in values for _, record in records_in(value).values()]
+
+            def once(transaction: Transaction, values: Sequence[Encrypted] = values) -> Awaitable[T]:
+                return work(transaction, *values)
+
             try:
-                return await self.write_records(records, partial(_run, work, values))
+                return await self.write_records(records, once)
             except KeyNotActive as exc:
                 log.info("record.sealed_anew", why=str(exc))
-                try:
-                    values = [encrypted_anew(value, self._keyring) for value in values]
-                except DecryptionFailed as broken:
-                    raise StorageUnavailable("a record cannot be sealed anew", retry_after=1) from broken
+            try:
+                values = [encrypted_anew(value, self._keyring) for value in values]
+            except DecryptionFailed as broken:
+                raise StorageUnavailable("a record cannot be sealed anew", retry_after=1) from broken
         raise StorageUnavailable("the active data key cannot be opened here", retry_after=1)
 
     async def write_records(self, records: Iterable[str], work: Work[T]) -> T:
@@ -164,7 +167,11 @@ class RecordKeys:
         kids = {kid for record in records if (kid := kid_at_front(record))}
 
         async def checked(transaction: Transaction) -> T:
-            await _require_active(transaction, kids)
+            await transaction.beside(KEYS_CHANGE)
+            keys = {kid: bool(active) for kid, active in await transaction.fetch(STATES, Purpose.DATA)}
+            # An id that the store never had was no key's: the text only looks like a record.
+            if late := [kid for kid in kids if not keys.get(kid, True)]:
+                raise KeyNotActive(f"key {late[0]} takes no new records")
             return await work(transaction)
 
         try:
@@ -179,28 +186,6 @@ class RecordKeys:
         kids = (kid_at_front(record) for record in records if record)
         if not all(holds(kid) for kid in kids if kid):
             await self._catch_up()
-
-
-async def _run(work: Callable[..., Awaitable[T]], values: Sequence[Encrypted], transaction: Transaction) -> T:
-    return await work(transaction, *values)
-
-
-async def _require_active(transaction: Transaction, kids: Iterable[str]) -> None:
-    await transaction.beside(KEYS_CHANGE)
-    keys = {kid: bool(active) for kid, active in await transaction.fetch(STATES, Purpose.DATA)}
-    # An id that the store never had was no key's: the text only looks like a record.
-    if late := [kid for kid in kids if not keys.get(kid, True)]:
-        raise KeyNotActive(f"key {late[0]} takes no new records")
-
-
-def _wrapped_key(row: Row) -> WrappedKey:
-    kid, purpose, wrapped, master_id, active, created_at, retired_at = row
-    if not all(isinstance(one, str) for one in (kid, wrapped, master_id)):
-        raise TypeError("no text")
-    retired = None if retired_at is None else float(retired_at)
-    return WrappedKey(
-        kid, Purpose.stored(purpose), wrapped, master_id, bool(active), float(created_at), retired
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from importlib.resources import files
 import structlog
 
 from broker.errors import StartRefused
-from broker.store.database import Database, Transaction, execute, insert_sql
+from broker.store.database import Database, Transaction, execute, execute_all, insert_sql
 from broker.store.incarnation import FILES
 from broker.store.incarnation import META as INCARNATION
 from broker.store.keys import KeyStore
@@ -30,17 +30,17 @@ async def migrate(database: Database, known: Mapping[int, str] | None = None) ->
     there a newer schema is taken, since migrations only ever add what an older program can do without. `known` is for
     tests: the migrations of an older program.
     """
-    await database.write(_prepare)
+    await execute(database, "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)")
     [(version,)] = await database.read("SELECT COALESCE(MAX(version), 0) FROM schema_version")
     known = known or migrations()
     if not isinstance(version, int):
         raise StartRefused(
             "the store's schema has no number: it is damaged; restore a backup: broker restore BACKUP"
         )
-    if version > max(known) and database.dialect.shared:
-        log.warning("schema.newer", schema=version, known=max(known))
-        return int(version)
     if version > max(known):
+        if database.dialect.shared:
+            log.warning("schema.newer", schema=version, known=max(known))
+            return version
         raise StartRefused(
             f"the store has schema {version}, this program knows {max(known)}: it was written by a newer"
             " token-broker; install that version again, or restore an older backup"
@@ -53,10 +53,6 @@ async def migrate(database: Database, known: Mapping[int, str] | None = None) ->
     if 0 < version < max(known):
         log.info("store.migrated", was=version, schema=max(known))
     return max(known)
-
-
-async def _prepare(transaction: Transaction) -> None:
-    await transaction.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)")
 
 
 async def _apply(some: Sequence[tuple[int, str]], transaction: Transaction) -> None:
@@ -96,18 +92,28 @@ async def move(source: Database, target: Database, *, where: str) -> Mapping[str
     Until the last step nothing starts on the target, and from the one before it nothing on the source. Broken off
     before that, the target is to be made anew; broken off after it, the same call ends what was begun.
     """
-    moved = await KeyStore(source).meta(MOVED_TO)
+    old, new = KeyStore(source), KeyStore(target)
+    moved = await old.meta(MOVED_TO)
     if moved is None:
-        await _require_empty(target)
-        await KeyStore(target).set_meta(UNFINISHED, "yes")
+        await refuse_moved(new)
+        for table, count in (await _counts(target)).items():
+            if count and table not in SEEDED:
+                raise StartRefused(
+                    f"the database is not empty: {count} rows in {table}; a store is copied into a new one"
+                )
+        await new.set_meta(UNFINISHED, "yes")
         for table in tables():
             await _copy(source, target, table)
-    elif moved != where or not await KeyStore(target).meta(UNFINISHED):
+    elif moved != where or not await new.meta(UNFINISHED):
         raise StartRefused("the source was moved already")
-    counts = await _compared(source, target)
-    await KeyStore(source).set_meta(MOVED_TO, where)
-    sql = "DELETE FROM meta WHERE key = $1"
-    await execute(target, sql, UNFINISHED)
+    counts, copied = await _counts(source), await _counts(target)
+    for table, count in counts.items():
+        if copied[table] != count:
+            raise StartRefused(
+                f"{table} has {count} rows in the source and {copied[table]} in the copy; nothing was moved"
+            )
+    await old.set_meta(MOVED_TO, where)
+    await execute(target, "DELETE FROM meta WHERE key = $1", UNFINISHED)
     return counts
 
 
@@ -116,40 +122,17 @@ def tables() -> tuple[str, ...]:
     return tuple(name for sql in migrations().values() for name in re.findall(r"CREATE TABLE (\w+)", sql))
 
 
-async def _require_empty(target: Database) -> None:
-    await refuse_moved(KeyStore(target))
-    for table, count in (await _counts(target)).items():
-        if count and table not in SEEDED:
-            raise StartRefused(
-                f"the database is not empty: {count} rows in {table}; a store is copied into a new one"
-            )
-
-
 async def _copy(source: Database, target: Database, table: str) -> None:
-    names = [str(name) for (name,) in await source.read(COLUMNS, table)]
-    insert = insert_sql(table, ", ".join(names))
-    page = f"SELECT rowid, {', '.join(names)} FROM {table} WHERE rowid > $1 ORDER BY rowid LIMIT {AT_ONCE}"
+    names = ", ".join([str(name) for (name,) in await source.read(COLUMNS, table)])
+    insert = insert_sql(table, names)
+    page = f"SELECT rowid, {names} FROM {table} WHERE rowid > $1 ORDER BY rowid LIMIT {AT_ONCE}"
     if table in SEEDED:
         await execute(target, f"DELETE FROM {table}")
     after = 0
     while rows := await source.read(page, after):
         after = rows[-1][0]
         wanted = [values for _, *values in rows if table != "meta" or values[0] not in STAYS]
-        await target.write(partial(_insert, sql=insert, rows=wanted))
-
-
-async def _insert(transaction: Transaction, *, sql: str, rows: list[list[object]]) -> None:
-    await transaction.execute_all(sql, rows)
-
-
-async def _compared(source: Database, target: Database) -> Mapping[str, int]:
-    there, here = await _counts(source), await _counts(target)
-    for table, count in there.items():
-        if here[table] != count:
-            raise StartRefused(
-                f"{table} has {count} rows in the source and {here[table]} in the copy; nothing was moved"
-            )
-    return there
+        await execute_all(target, insert, wanted)
 
 
 async def _counts(database: Database) -> Mapping[str, int]:

@@ -8,7 +8,17 @@ from itertools import chain, islice
 from operator import itemgetter
 
 from broker.model import Account, Event, Intent, Reason, Ref, Spare, Successor, Trouble
-from broker.store.database import Database, Store, Transaction, execute
+from broker.store.database import (
+    Database,
+    Store,
+    Transaction,
+    columns_of,
+    execute,
+    execute_all,
+    in_transaction,
+    insert_sql,
+    values_of,
+)
 from broker.store.events import insert_events
 from broker.store.keys import RecordKeys
 from broker.store.rows import COLUMNS, GatheredReads, to_account, trouble_values
@@ -17,6 +27,8 @@ TOUCHED_AT_ONCE = 256
 BOOT_WIDTH = 16
 """Characters of a boot's id, with which a lease's owner begins: `boot@replica`."""
 
+SPARE = columns_of(Spare)
+ADD_SPARE = f"{insert_sql('spares', SPARE)} ON CONFLICT (id) DO NOTHING"
 REOPEN = f"""
 UPDATE accounts SET dead = NULL, dead_since = NULL, next_at = $3
  WHERE name = $1 AND epoch = $2 AND dead IN ('{Reason.LOST_ROTATION}', '{Reason.REVOKED_OR_EXPIRED}')
@@ -157,8 +169,10 @@ class RefreshStore(Store):
         Conditioned on the parent alone, not on the lease; removed rows take it too."""
         return await self._keys.write([successor], partial(_commit, events))
 
+    @in_transaction
     async def settle(
         self,
+        transaction: Transaction,
         ref: Ref,
         *,
         trouble: Trouble,
@@ -175,34 +189,32 @@ class RefreshStore(Store):
         `intent` is the one that must stand there, "" for none: somebody else's attempt is not settled with ours.
         `free_after`: where the intent is kept, its lease is nobody's from now on, and may be had after so many
         seconds (R7's quarantine)."""
+        # Also where another broker was faster: what is kept in memory is older than its change.
+        await transaction.tell(ref.name)
         values = (*_key(ref), *trouble_values(trouble), dead, at, next_at, intent)
-        free_lease = FREE_LEASE.format(now=self._database.dialect.now("$4"))
-
-        async def work(transaction: Transaction) -> bool:
-            # Also where another broker was faster: what is kept in memory is older than its change.
-            await transaction.tell(ref.name)
-            if not await transaction.execute(SETTLE, *values):
-                return False
-            if not keep_intent:
-                await transaction.execute(CLEAR_INTENT, *_key(ref))
-            elif free_after is not None:
-                await transaction.execute(free_lease, *_key(ref), at, free_after)
-            await insert_events(transaction, events)
-            return True
-
-        return await self._database.write(work)
+        if not await transaction.execute(SETTLE, *values):
+            return False
+        if not keep_intent:
+            await transaction.execute(CLEAR_INTENT, *_key(ref))
+        elif free_after is not None:
+            sql = FREE_LEASE.format(now=self._database.dialect.now("$4"))
+            await transaction.execute(sql, *_key(ref), at, free_after)
+        await insert_events(transaction, events)
+        return True
 
     async def take_over(self, owner: str, at: float, *, replica: str | None = None) -> list[Account]:
         """R10: make the leases of earlier boots ours; the accounts whose renewal they left open, newest first.
 
         Each of these counts as one ambiguous attempt. `replica`: of that one's earlier boots alone; without it
         all are, which is for a store that this process owns alone."""
+        return await self._learnt(await self._take_over(owner, at, replica))
 
-        async def work(transaction: Transaction) -> list[Account]:
-            await transaction.execute(TAKE_OVER, owner, Reason.UNCERTAIN, at, replica)
-            return [to_account(row) for row in await transaction.fetch(OPEN_INTENTS, owner)]
-
-        return await self._learnt(await self._database.write(work))
+    @in_transaction
+    async def _take_over(
+        self, transaction: Transaction, owner: str, at: float, replica: str | None
+    ) -> list[Account]:
+        await transaction.execute(TAKE_OVER, owner, Reason.UNCERTAIN, at, replica)
+        return [to_account(row) for row in await transaction.fetch(OPEN_INTENTS, owner)]
 
     async def orphaned(self, ref: Ref, intent: str, owner: str, *, at: float, not_before: float) -> bool:
         """Count an attempt whose outcome nobody noted as ambiguous, and free its lease: one of `owner`, or one whose
@@ -215,15 +227,17 @@ class RefreshStore(Store):
         are due again only then: of several brokers each looks after other accounts."""
         if claim_until is None:
             return await self._read(DUE, now, limit)
-        unlocked = self._database.dialect.unlocked
+        return await self._learnt(await self._claim_due(now, limit, claim_until))
 
-        async def work(transaction: Transaction) -> list[Account]:
-            due = [to_account(row) for row in await transaction.fetch(f"{DUE} {unlocked}", now, limit)]
-            for account in due:
-                await transaction.execute(CLAIM, account.name, claim_until)
-            return due
-
-        return await self._learnt(await self._database.write(work))
+    @in_transaction
+    async def _claim_due(
+        self, transaction: Transaction, now: float, limit: int, until: float
+    ) -> list[Account]:
+        sql = f"{DUE} {self._database.dialect.unlocked}"
+        due = [to_account(row) for row in await transaction.fetch(sql, now, limit)]
+        for account in due:
+            await transaction.execute(CLAIM, account.name, until)
+        return due
 
     async def next_due_at(self) -> float | None:
         """The earliest `next_at` of all."""
@@ -245,14 +259,11 @@ class RefreshStore(Store):
         """Set when the background looks at the account again."""
         await execute(self._database, SCHEDULE, *_key(ref), next_at)
 
-    async def shift_times(self, by: float, *, since: float, until: float) -> None:
+    @in_transaction
+    async def shift_times(self, transaction: Transaction, by: float, *, since: float, until: float) -> None:
         """The clock was set by `by` seconds: move what was noted from `since` to `until` along with it."""
-
-        async def work(transaction: Transaction) -> None:
-            await transaction.execute(SHIFT_ATTEMPTS, by, since, until, until + MOST_AHEAD)
-            await transaction.execute(SHIFT_TOKENS, by, since, until)
-
-        await self._database.write(work)
+        await transaction.execute(SHIFT_ATTEMPTS, by, since, until, until + MOST_AHEAD)
+        await transaction.execute(SHIFT_TOKENS, by, since, until)
 
     async def make_due(self, now: float, *, issued_after: float, paused_until: float) -> None:
         """Let the background look now at accounts whose token was issued later than that, or that wait for longer
@@ -275,14 +286,13 @@ class RefreshStore(Store):
         for sql, rows in ((TOUCH, touched), (USED_BY, used_by)):
             # A crowd of accounts in one transaction would hold up every renewal behind it.
             while some := list(islice(rows, TOUCHED_AT_ONCE)):
-                await self._database.write(partial(_execute_all, sql, some))
+                # In one order, so that two brokers never wait for each other.
+                await execute_all(self._database, sql, sorted(some, key=itemgetter(0, 1)))
 
     async def is_only_account(self, provider: str) -> bool:
         """Whether the provider has one account at most, removed ones left out."""
-        rows = await self._database.read(
-            "SELECT 1 FROM accounts WHERE provider = $1 AND removed_at IS NULL LIMIT 2", provider
-        )
-        return len(rows) < 2
+        sql = "SELECT 1 FROM accounts WHERE provider = $1 AND removed_at IS NULL LIMIT 2"
+        return len(await self._database.read(sql, provider)) < 2
 
     async def add_spare(self, spare: Spare) -> None:
         """Keep a refresh token that is not current; it reopens a dead account. Adding the same id twice keeps one."""
@@ -290,17 +300,14 @@ class RefreshStore(Store):
 
     async def spares(self, name: str, epoch: int) -> list[Spare]:
         """Spares of that grant, newest first."""
-        sql = """SELECT id, account, epoch, generation, sealed, received_at, refusals FROM spares
-                WHERE account = $1 AND epoch = $2 ORDER BY received_at DESC"""
-        rows = await self._database.read(sql, name, epoch)
-        spares = [Spare(*row) for row in rows]
+        sql = f"SELECT {SPARE} FROM spares WHERE account = $1 AND epoch = $2 ORDER BY received_at DESC"
+        spares = await self._rows(Spare, sql, name, epoch)
         await self._keys.learn(spare.sealed for spare in spares)
         return spares
 
     async def refuse_spare(self, spare_id: str) -> None:
         """Note that the provider refused it."""
-        sql = "UPDATE spares SET refusals = refusals + 1 WHERE id = $1"
-        await execute(self._database, sql, spare_id)
+        await execute(self._database, "UPDATE spares SET refusals = refusals + 1 WHERE id = $1", spare_id)
 
     async def drop_spare(self, spare_id: str) -> None:
         """Forget a spare that was tried or whose grant is gone."""
@@ -317,27 +324,25 @@ class RefreshStore(Store):
         )
         return accounts
 
-    async def _update(self, name: str, sql: str, *values: object, events: Sequence[Event] = ()) -> bool:
+    @in_transaction
+    async def _update(
+        self,
+        transaction: Transaction,
+        name: str,
+        sql: str,
+        *values: object,
+        events: Sequence[Event] = (),
+    ) -> bool:
         """One statement on one account, and its events; whether it changed the row."""
-
-        async def work(transaction: Transaction) -> int:
-            changed = await transaction.execute(sql, *values)
-            if changed:
-                await insert_events(transaction, events)
-                await transaction.tell(name)
-            return changed
-
-        changed = await self._database.write(work)
-        return changed == 1
+        if not await transaction.execute(sql, *values):
+            return False
+        await insert_events(transaction, events)
+        await transaction.tell(name)
+        return True
 
 
 def _key(ref: Ref) -> tuple[str, int, int]:
     return ref.name, ref.epoch, ref.generation
-
-
-async def _execute_all(sql: str, rows: Sequence[tuple[object, ...]], transaction: Transaction) -> None:
-    # In one order, so that two brokers never wait for each other.
-    await transaction.execute_all(sql, sorted(rows, key=itemgetter(0, 1)))
 
 
 async def _commit(events: Sequence[Event], transaction: Transaction, successor: Successor) -> CommitOutcome:
@@ -368,10 +373,6 @@ async def _commit(events: Sequence[Event], transaction: Transaction, successor: 
 
 
 async def insert_spare(transaction: Transaction, spare: Spare) -> None:
-    sql = """INSERT INTO spares (id, account, epoch, generation, sealed, received_at)
-           VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING"""
-    await transaction.execute(
-        sql, spare.id, spare.account, spare.epoch, spare.generation, spare.sealed, spare.received_at
-    )
+    await transaction.execute(ADD_SPARE, *values_of(spare))
     await transaction.execute(REOPEN, spare.account, spare.epoch, spare.received_at)
     await transaction.tell(spare.account)

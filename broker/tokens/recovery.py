@@ -1,6 +1,7 @@
-"""R10: what an earlier boot left open is taken up before anything else, newest first."""
+"""R10, and R6 when the store fails: what an earlier boot left open, and token sets that are stored late."""
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -8,16 +9,84 @@ from dataclasses import replace
 import structlog
 
 from broker.context import Context
+from broker.encryption.keyring import DecryptionFailed
+from broker.encryption.tokens import LATE
 from broker.errors import StorageUnavailable
-from broker.model import Account
+from broker.model import Account, Event, Spare, Successor
+from broker.store.renewals import Committed, EpochMoved, GenerationMoved
+from broker.store.retained import COMMIT, Retained
+from broker.store.spool import Spool
 from broker.tokens.flight import Flights
 from broker.tokens.permit import Permit
-from broker.tokens.retained import RetainedCommits
-from broker.tokens.schedule import Timings, quarantine
+from broker.tokens.schedule import Step, Timings, Watch, quarantine
 
 log = structlog.get_logger()
 AT_ONCE = 16
 AGAIN_AFTER = 1.0
+
+
+class RetainedCommits(Retained[Successor]):
+    """The successors of renewals that the store has not taken yet."""
+
+    def __init__(self, context: Context, spool: Spool[Successor], timings: Timings, watch: Watch) -> None:
+        super().__init__(
+            COMMIT,
+            spool,
+            self._commit,
+            clock=context.clock,
+            health=context.health,
+            readable=self._in_the_spool,
+            spooled=lambda: watch(Step.SPOOLED),
+            counted=context.metrics.retained_commits.set,
+            first=timings.retain_first,
+            most=timings.retain_most,
+        )
+        self._accounts, self._encryption, self._now = (
+            context.stores.accounts,
+            context.encryption,
+            context.clock.now,
+        )
+
+    async def _commit(self, successor: Successor, events: Sequence[Event]) -> None:
+        match await self._accounts.commit(successor, events):
+            case Committed():
+                pass
+            case GenerationMoved():
+                await self._keep_as_spare(successor)
+            case EpochMoved():
+                log.warning("commit.superseded", account=successor.parent.name)
+
+    async def _keep_as_spare(self, successor: Successor) -> None:
+        parent = successor.parent
+        # The same set may have been committed by the attempt that seemed to fail: then it is current already.
+        current = await self._accounts.get(parent.name)
+        if current is None or successor.sealed_refresh is None:
+            return
+        # Compared in clear: one of them may have been encrypted anew since. What cannot be decrypted is another.
+        with suppress(DecryptionFailed):
+            if self._encryption.refresh_token(successor) == self._encryption.refresh_token(current):
+                return
+        await self._accounts.add_spare(
+            Spare(
+                id=f"{LATE}{secrets.token_hex(8)}",
+                account=parent.name,
+                epoch=parent.epoch,
+                generation=parent.generation,
+                sealed=successor.sealed_refresh,
+                received_at=successor.refreshed_at,
+            )
+        )
+
+    def _in_the_spool(self, successor: Successor) -> Successor | None:
+        """What can be decrypted of it; None where that cannot replace what the store holds, which may still work."""
+        refresh = None
+        try:
+            refresh = self._encryption.refresh_token(successor)
+            self._encryption.access_token(successor)
+        except DecryptionFailed:
+            # A refresh token alone is enough: it brings the next access token.
+            return replace(successor, sealed_access=None, next_at=self._now()) if refresh else None
+        return successor
 
 
 class Recovery:

@@ -29,7 +29,8 @@ from broker.model import (
     TokenSet,
     Trouble,
 )
-from broker.providers.interface import (
+from broker.providers.oauth2 import OAuth2Provider
+from broker.providers.outcomes import (
     Ambiguous,
     ClientRefused,
     Declined,
@@ -42,13 +43,12 @@ from broker.providers.interface import (
     TokenRequest,
     cause_of,
 )
-from broker.providers.oauth2 import OAuth2Provider
 from broker.store.renewals import Committed, EpochMoved, GenerationMoved
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed, Waiters
 from broker.tokens.leases import LeaseLost, Leases
 from broker.tokens.permit import Permit
 from broker.tokens.policy import Hold, grant_end, window_opens
-from broker.tokens.retained import RetainedCommits
+from broker.tokens.recovery import RetainedCommits
 from broker.tokens.schedule import Step, Timings, Watch, confirm_after, death_needs, quarantine
 from broker.tokens.setbacks import Setbacks, intent_of, since_trouble
 

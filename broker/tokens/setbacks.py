@@ -7,8 +7,8 @@ import structlog
 from broker import oauth
 from broker.context import Context
 from broker.model import Account, Event, EventKind, Reason, Secret, Status, Successor, Trouble
-from broker.providers.interface import NO_ENDPOINT, Ambiguous, IdentityUnknown, cause_of
 from broker.providers.oauth2 import OAuth2Provider
+from broker.providers.outcomes import NO_ENDPOINT, Ambiguous, IdentityUnknown, cause_of
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.permit import Permit
 from broker.tokens.policy import Hold, is_living

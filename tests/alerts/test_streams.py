@@ -284,7 +284,6 @@ class EndlessFeed(Feed):
     """Events without end, none of which is for the caller."""
 
     def __init__(self) -> None:
-        self.stopping = asyncio.Event()
         self.pages = 0
 
     async def beginning(self, last_id: int | None) -> Beginning:
@@ -307,7 +306,7 @@ async def test_nobody_is_looked_for_in_the_history_after_hanging_up() -> None:
     async def still(_: web.Request) -> Caller:
         return caller
 
-    streams = Streams(feed=feed, clock=FakeClock(), still=still)
+    streams = Streams(feed, FakeClock(), still=still)
 
     async def follow(request: web.Request) -> web.StreamResponse:
         request[CALLER] = caller

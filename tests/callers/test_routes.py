@@ -210,6 +210,23 @@ async def test_internal_routes_let_in_who_has_that_permission_alone(house: House
     assert [] == denied(house)
 
 
+async def test_declared_permissions_are_those_of_the_walks(house: House) -> None:
+    """So what the walks find out holds for the declarations: the first one where a body may ask for less."""
+    listeners = house.broker.listeners
+    for application, routes in ((listeners.internal, INTERNAL), (listeners.admin, ADMIN)):
+        declared = {
+            (one.method, one.path): one.permission
+            for route in application.router.routes()
+            for one in getattr(route.handler, "operations", ())
+        }
+        walked = {route.key: route.permission for route in routes}
+
+        # It has a login of its own besides.
+        assert declared.pop(("GET", "/metrics"), None) is None
+        walked.pop(("GET", "/metrics"), None)
+        assert walked == {key: permission for key, permission in declared.items() if permission is not None}
+
+
 @asynccontextmanager
 async def weak_admin(house: House) -> AsyncIterator[str]:
     """The very handlers of the admin socket, for callers who are not operators."""

@@ -5,7 +5,7 @@ from urllib.parse import quote
 import pytest
 
 from broker.installs.kit_return import app_page, from_raw_query, is_allowed
-from broker.providers.kit import KIT, pages_of
+from broker.providers.kinds import KIT, pages_of
 
 APP = "https://app.kit.com/apps/1?success=true"
 

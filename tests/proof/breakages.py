@@ -97,16 +97,16 @@ BREAKAGES = (
     ),
     Breakage(
         "spool skipped",
-        "broker/tokens/retained.py",
-        "path = await asyncio.to_thread(self._spool.write, successor)\n        self._watch",
-        "path = None\n        self._watch",
+        "broker/store/retained.py",
+        "path = await asyncio.to_thread(self._spool.write, record)\n        self._spooled",
+        "path = None\n        self._spooled",
         "tests/proof/test_failpoints.py::test_every_crash_ends_as_the_table_says",
     ),
     Breakage(
         "spool of installs skipped",
-        "broker/installs/late.py",
-        "path = await asyncio.to_thread(self._spool.write, grant)\n        # Before",
-        "path = None\n        # Before",
+        "broker/store/retained.py",
+        "path = await asyncio.to_thread(self._spool.write, record)\n        self._spooled",
+        "path = None\n        self._spooled",
         "tests/proof/test_installs.py::test_grant_that_could_not_be_held_outlives_a_kill",
     ),
     Breakage(

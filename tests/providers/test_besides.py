@@ -11,11 +11,11 @@ import pytest
 from broker.config import load
 from broker.config.settings import OAuthClient, ProviderSettings
 from broker.model import Secret
+from broker.providers.answers import text_at
 from broker.providers.client import ProviderClient
-from broker.providers.interface import Identified, IdentityUnknown, NotSent, Reached
-from broker.providers.kit import KitProvider
-from broker.providers.kustomer import KustomerProvider
-from broker.providers.oauth2 import OAuth2Provider, at_pointer
+from broker.providers.kinds import endpoints_of
+from broker.providers.oauth2 import OAuth2Provider
+from broker.providers.outcomes import Identified, IdentityUnknown, NotSent, Reached
 from tests.fakes.clock import FakeClock
 from tests.fakes.upstream import JSON, Answer, Drop, Raw, Scripted, Upstream, json_answer
 from tests.ports import free_port
@@ -45,8 +45,7 @@ def settings(tmp_path: Path, kind: str, lines: str = "") -> ProviderSettings:
 
 
 def provider(one: ProviderSettings, http: ProviderClient) -> OAuth2Provider:
-    kind = {"kit": KitProvider, "kustomer": KustomerProvider, "oauth2": OAuth2Provider}[one.type]
-    return kind(settings=one, http=http, clock=FakeClock(NOW), timeout=5)
+    return OAuth2Provider(settings=one, http=http, clock=FakeClock(NOW), timeout=5)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_addresses_beside_the_token_url(
     """As documented; a given one replaces its own alone, and none is derived from another."""
     one = settings(tmp_path, kind, lines)
 
-    found = {"kit": KitProvider, "kustomer": KustomerProvider}[kind].endpoints(one)
+    found = endpoints_of(one)
 
     assert identity == found.identity
     assert revoke in (found.revoke, None)
@@ -250,13 +249,13 @@ async def test_token_that_no_header_can_carry_identifies_nobody(
 )
 def test_json_pointer(value: object, pointer: str, found: str | None) -> None:
     """RFC 6901, to a text or a whole number that can be shown."""
-    assert found == at_pointer(json.dumps(value).encode(), pointer)
+    assert found == text_at(json.dumps(value).encode(), pointer)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b"[" * 100_000, b'{"id":' + b"9" * 5_000 + b"}"])
 def test_body_that_is_no_json_has_no_pointer(body: bytes) -> None:
     """Never an exception."""
-    assert at_pointer(body, "/id") is None
+    assert text_at(body, "/id") is None
 
 
 async def test_identity_in_a_redirect_is_not_followed(

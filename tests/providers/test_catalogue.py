@@ -18,7 +18,8 @@ from broker.config import load
 from broker.model import Reason, Secret, TokenSet
 from broker.oauth import is_usable
 from broker.providers.client import ProviderClient
-from broker.providers.interface import (
+from broker.providers.oauth2 import OAuth2Provider
+from broker.providers.outcomes import (
     Ambiguous,
     ClientRefused,
     Declined,
@@ -29,7 +30,6 @@ from broker.providers.interface import (
     TokenOutcome,
     TokenRequest,
 )
-from broker.providers.kustomer import KustomerProvider
 from tests.fakes.upstream import JSON, Answer, Cut, Drop, Raw, Scripted, Stall, Upstream, json_answer
 
 HTML = {"Content-Type": "text/html"}
@@ -53,7 +53,7 @@ async def _ask(tmp_path: Path, upstream: Upstream, request: pytest.FixtureReques
     )
     settings = load(tmp_path / "config.toml", environ={}).providers["kustomer"]
     http = ProviderClient()
-    provider = KustomerProvider(
+    provider = OAuth2Provider(
         settings=settings, http=http, clock=SystemClock(), timeout=getattr(request, "param", 60.0)
     )
     renewal = TokenRequest(Grant.REFRESH, Secret(OLD), "c", scope="a b")

@@ -18,7 +18,7 @@ from broker.providers.answers import Reading
 from broker.providers.classify import classify, cleaned, pause_seconds
 from broker.providers.client import Answer, Lost, Reply
 from broker.providers.dead_errors import dead_errors_of
-from broker.providers.interface import Ambiguous, Granted, Paused, Refused, TokenOutcome, cause_of
+from broker.providers.outcomes import Ambiguous, Granted, Paused, Refused, TokenOutcome, cause_of
 from tests.providers.answers import TOKEN, Case, answer, body, every_case
 
 NOW = 1_800_000_000.0

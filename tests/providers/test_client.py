@@ -17,7 +17,8 @@ from broker.config.settings import OAuthClient, ProviderSettings
 from broker.errors import InvalidRequest
 from broker.model import Secret
 from broker.providers.client import ProviderClient
-from broker.providers.interface import (
+from broker.providers.oauth2 import OAuth2Provider
+from broker.providers.outcomes import (
     Ambiguous,
     Declined,
     Grant,
@@ -31,9 +32,6 @@ from broker.providers.interface import (
     TokenRequest,
     cause_of,
 )
-from broker.providers.kit import KitProvider
-from broker.providers.kustomer import KustomerProvider
-from broker.providers.oauth2 import OAuth2Provider
 from tests.fakes.upstream import Answer, Cut, Drop, Raw, Scripted, Stall, Upstream, json_answer
 from tests.ports import free_port
 
@@ -78,8 +76,7 @@ def _toml(value: object) -> str:
 
 
 def provider(one: ProviderSettings, http: ProviderClient, *, timeout: float = 5.0) -> OAuth2Provider:
-    kind = {"kit": KitProvider, "kustomer": KustomerProvider, "oauth2": OAuth2Provider}[one.type]
-    return kind(settings=one, http=http, clock=SystemClock(), timeout=timeout)
+    return OAuth2Provider(settings=one, http=http, clock=SystemClock(), timeout=timeout)
 
 
 class Announced:

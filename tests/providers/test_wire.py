@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from broker import __version__
-from broker.providers.client import MAX_BODY, Answer, Lost, ProviderClient, PublicResolver, Reply, Unsent
+from broker.providers.client import MAX_BODY, Answer, Lost, ProviderClient, Reply, Unsent
+from broker.providers.network import PublicResolver
 from tests.fakes import upstream as fake
 from tests.fakes.upstream import JSON, Cut, Drop, Raw, Scripted, Stall, Upstream
 from tests.ports import free_port

@@ -1,0 +1,242 @@
+"""Reads TOML tables key by key; whatever is wrong becomes a problem, and reading goes on."""
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeGuard, TypeVar
+
+from broker.config.secrets import FORMS, SecretMissing, SecretReader
+from broker.config.values import DURATION, parse_duration, shown
+from broker.model import Secret
+
+T = TypeVar("T")
+K = TypeVar("K")
+Check = Callable[[str], str | None]
+"""Says what was expected in place of a text, or None where it is right."""
+MOST_SHOWN = 80
+MOST_NUMBER = 10.0**12
+"""Numbers from here on are not written out: TOML allows any length, str() does not."""
+TWO_SECRETS = f"{FORMS}, or a list of at most 2"
+REQUIRED: Any = object()
+"""The default of a key that must be there."""
+PLAIN = re.compile(r"[A-Za-z0-9_.\[\]-]*", re.ASCII)
+"""What a key may hold to be told as it stands."""
+KINDS = {str: "a string", int: "a number", float: "a number", bool: "true or false"}
+KINDS |= {list: "a list", dict: "a table"}
+
+
+class ConfigError(Exception):
+    """The configuration is not valid; `problems` has one line for each mistake. No line holds a secret."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+def key(read: Callable[..., object], *default: object, **limits: object) -> Mapping[str, Any]:
+    """The metadata of a field that is a key of the file: the method of `Table` that reads it, default and limits."""
+    return {"read": lambda table, name: read(table, name, *default, **limits)}
+
+
+class Table:
+    """A table being read. `done()` complains of every key that nobody asked for."""
+
+    def __init__(
+        self, data: Mapping[str, Any], *, problems: list[str], secrets: SecretReader, name: str = ""
+    ) -> None:
+        self._data, self._name, self._problems, self._secrets = data, name, problems, secrets
+        self.folder, self.environ = secrets.folder, secrets.environ
+        self._known: list[str] = []
+
+    def key(self, key: str) -> str:
+        """The key's full name."""
+        part = key if PLAIN.fullmatch(key) else quoted(key)
+        return ".".join(one for one in (self._name, part) if one)
+
+    def has(self, key: str) -> bool:
+        return key in self._data
+
+    def wrong(self, key: str, found: str, expected: str) -> None:
+        self._problems.append(f"{self.key(key)}: found {found}; expected {expected}")
+
+    def section(self, kind: type[T], **given: object) -> T:
+        """The settings that this table is, each field as its `key` declares; what declares none is `given`."""
+        read = {
+            field.name: field.metadata["read"](self, field.name)
+            for field in fields(kind)  # type: ignore[arg-type]
+            if "read" in field.metadata and field.name not in given
+        }
+        self.done()
+        return kind(**given, **read)
+
+    def text(
+        self,
+        key: str,
+        default: T = REQUIRED,
+        check: Check | None = None,
+        shown: Callable[[str], str] = str,
+    ) -> str | T:
+        """A text; `shown` leaves out what may be secret in a wrong one."""
+        value = self._typed(key, str, default, "a string")
+        given = self._data.get(key)
+        if check is not None and isinstance(given, str) and (expected := check(given)):
+            self.wrong(key, quoted(shown(given)), expected)
+            return "" if default is REQUIRED else default
+        return value
+
+    def url(self, key: str, default: str, check: Check) -> str:
+        """An address of our own, without a slash at its end."""
+        return self.text(
+            key, default, lambda url: check(url.rstrip("/")), lambda url: shown(url.rstrip("/"))
+        ).rstrip("/")
+
+    def path(self, key: str, default: str) -> Path:
+        return self.folder / self.text(key, default)
+
+    def flag(self, key: str, default: bool) -> bool:
+        return self._typed(key, bool, default, "true or false")
+
+    def integer(self, key: str, default: T = REQUIRED, *, least: int = 0) -> int | T:
+        value = self._typed(key, int, default, "a whole number")
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            self.wrong(key, str(value), f"a whole number of at least {least}")
+            return default
+        return value
+
+    def choice(self, key: str, choices: Sequence[str], default: T) -> str | T:
+        expected = " or ".join(f'"{choice}"' for choice in choices)
+        value = self._typed(key, str, default, expected)
+        if isinstance(value, str) and value not in choices:
+            self.wrong(key, quoted(value), expected)
+            return default
+        return value
+
+    def duration(self, key: str, default: str, *, least: float = 0.0, most: float | None = None) -> float:
+        """Seconds."""
+        value = self.raw(key, default)
+        seconds = parse_duration(value) if isinstance(value, str) else None
+        if seconds is None:
+            hint = " (write it with its unit)" if is_number(value) else ""
+            self.wrong(key, f"{as_written(value)}{hint}", DURATION)
+        elif seconds < least:
+            self.wrong(key, as_written(value), f"at least {least:g} s")
+        else:
+            if most is not None and seconds > most:
+                self.wrong(key, as_written(value), f"at most {most / 86400:g}d")
+            return seconds
+        return parse_duration(default) or 0.0
+
+    def texts(self, key: str, default: Iterable[str] = (), check: Check | None = None) -> tuple[str, ...]:
+        value = self.raw(key, list(default))
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.wrong(key, kind_of(value), "a list of strings")
+            return tuple(default)
+        for item in value:
+            if check is not None and (expected := check(item)):
+                self.wrong(key, quoted(item), expected)
+        return tuple(value)
+
+    def resolve(
+        self, key: str, value: object, *, private: bool = True, ascii_only: bool = False
+    ) -> Secret | None:
+        """A secret given as a value."""
+        try:
+            return self._secrets.read(value, private=private, ascii_only=ascii_only)
+        except SecretMissing as exc:
+            # The value itself is never shown: a secret in the wrong place is still one.
+            self._problems.append(f"{self.key(key)}: found {exc}")
+            return None
+
+    def credential(self, name: str) -> Path:
+        """Where systemd put a credential; raises SecretMissing."""
+        return self._secrets.credential(name)
+
+    def secrets(
+        self, key: str, expected: str = TWO_SECRETS, *, private: bool = True, ascii_only: bool = True
+    ) -> tuple[Secret, ...]:
+        """One secret, or two while it is being replaced; none where the key is absent."""
+        value = self.raw(key)
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if isinstance(value, list) and not 1 <= len(value) <= 2:
+            self.wrong(key, f"a list of {len(value)}", expected)
+            return ()
+        found = (self.resolve(key, one, private=private, ascii_only=ascii_only) for one in values)
+        return tuple(secret for secret in found if secret is not None)
+
+    def raw(self, key: str, default: object = None) -> Any:
+        """The value as it stands in the file."""
+        self._known.append(key)
+        return self._data.get(key, default)
+
+    def table(self, key: str) -> "Table":
+        """A table below this one; an empty one where it is absent."""
+        value = self.raw(key, {})
+        if not isinstance(value, dict):
+            self.wrong(key, kind_of(value), "a table")
+            value = {}
+        return Table(value, name=self.key(key), problems=self._problems, secrets=self._secrets)
+
+    def tables(self, key: str) -> dict[str, "Table"]:
+        """The tables below a table of tables; what is none is told, and left out."""
+        outer = self.table(key)
+        found = {name: outer.table(name) for name in outer._data}
+        return {name: table for name, table in found.items() if isinstance(outer._data[name], dict)}
+
+    def each(self, key: str) -> list["Table"]:
+        """A list of tables."""
+        value = self.raw(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            self.wrong(key, kind_of(value), "a list of tables")
+            return []
+        return [
+            Table(item, name=f"{self.key(key)}[{number}]", problems=self._problems, secrets=self._secrets)
+            for number, item in enumerate(value)
+        ]
+
+    def done(self) -> None:
+        """Every key that was not asked for is unknown."""
+        for key in self._data:
+            if key not in self._known:
+                near = difflib.get_close_matches(key, self._known, n=1)
+                hint = (
+                    f"did you mean {self.key(near[0])}?"
+                    if near
+                    else f"one of: {', '.join(sorted(set(self._known)))}"
+                )
+                self._problems.append(f"{self.key(key)}: unknown key; {hint}")
+
+    def _typed(self, key: str, kind: type[K], default: T, expected: str) -> K | T:
+        value = self.raw(key, default)
+        if value is REQUIRED:
+            self.wrong(key, "nothing", expected)
+            return kind()
+        if value is default or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
+            return value
+        self.wrong(key, kind_of(value), expected)
+        return kind() if default is REQUIRED else default
+
+
+def quoted(text: str) -> str:
+    """As TOML writes it, on one line whatever it holds, cut where it is long."""
+    cut = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return json.dumps(cut, ensure_ascii=not cut.isprintable())
+
+
+def as_written(value: object) -> str:
+    """A text or a number as it stands in the file; of anything else its kind only."""
+    if isinstance(value, str):
+        return quoted(value)
+    return str(value) if is_number(value) and abs(value) < MOST_NUMBER else kind_of(value)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """TOML's numbers; Python counts true and false among them."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def kind_of(value: object) -> str:
+    """A value of the wrong type: its kind only, since it may be a secret in the wrong place."""
+    return KINDS.get(type(value), type(value).__name__)

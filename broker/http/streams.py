@@ -1,0 +1,102 @@
+"""Server-sent events: how many streams there may be, the loop of each, slow readers, and the stop of the broker."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from broker.clock import Clock, within
+from broker.errors import BrokerError, Overloaded
+
+SLOW = 10.0
+"""A reader that has not taken a message for so long is disconnected; it connects again with `Last-Event-ID`."""
+
+
+class EventStream:
+    """One open stream."""
+
+    def __init__(self, request: web.Request, clock: Clock) -> None:
+        self.request, self._clock = request, clock
+        # The first line is a comment, written at once: it shows that the stream is open. No proxy may keep anything
+        # back (nginx) or compress it (`no-transform`).
+        self.response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/event-stream",
+                "Cache-Control": "no-store, no-transform",
+                "X-Accel-Buffering": "no",
+            }
+        )
+        self.written_at = clock.monotonic()
+
+    @property
+    def is_open(self) -> bool:
+        return self.request.transport is not None and not self.request.transport.is_closing()
+
+    async def write(self, text: str) -> None:
+        """Raises ConnectionError if the reader does not read."""
+        self.written_at = self._clock.monotonic()
+        writing = asyncio.ensure_future(self.response.write(text.encode()))
+        try:
+            if await within(self._clock, SLOW, writing):
+                await writing
+                return
+        finally:
+            writing.cancel()
+        if self.request.transport is not None:
+            self.request.transport.abort()
+        raise ConnectionError("the reader is too slow")
+
+
+Tell = Callable[[EventStream], Awaitable[bool]]
+"""Writes what is new; False ends the stream."""
+
+
+class EventStreams:
+    """The streams of one kind."""
+
+    def __init__(self, clock: Clock, *, every: float, most: int, most_of_one: int) -> None:
+        self._clock, self._every = clock, every
+        self._most, self._most_of_one = most, most_of_one
+        self._open: Counter[str] = Counter()
+        """By reader, so that no reader alone takes all of them."""
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End every stream, because the broker stops."""
+        self._stopping.set()
+
+    async def follow(
+        self, request: web.Request, reader: str, begin: Callable[[], Awaitable[tuple[str, Tell]]]
+    ) -> web.StreamResponse:
+        """Answer with a stream until the reader goes, `Tell` returns False, or the broker stops.
+
+        `begin` returns the first message and what writes the others; what it raises is answered as usual.
+        """
+        if request.method == "HEAD":
+            return web.Response(content_type="text/event-stream")
+        if self._open.total() >= self._most:
+            raise Overloaded
+        if self._open[reader] >= self._most_of_one:
+            raise Overloaded(f"one caller may have {self._most_of_one} streams of events; close one of them")
+        # Counted before anything is awaited, because many may come at the same time.
+        self._open[reader] += 1
+        try:
+            first, tell = await begin()
+            stream = EventStream(request, self._clock)
+            stopped = asyncio.ensure_future(self._stopping.wait())
+            try:
+                await stream.response.prepare(request)
+                await stream.write(f": open\nretry: 2000\n{first}")
+                while stream.is_open and not stopped.done() and await tell(stream):
+                    await within(self._clock, self._every, stopped)
+            except (ConnectionError, BrokerError):
+                # The answer has begun, so all that can be done is to end it.
+                pass
+            finally:
+                stopped.cancel()
+            return stream.response
+        finally:
+            self._open[reader] -= 1
+            if not self._open[reader]:
+                del self._open[reader]
