@@ -33,7 +33,7 @@ from broker.http.edge import (
     new_application,
 )
 from broker.http.openapi import DescriptionRoutes
-from broker.http.operations import public, routes_of
+from broker.http.operations import routes_of
 from broker.http.pages import Pages, error_page
 from broker.http.peers import Throttle
 from broker.installs.routes import PURPOSE, InstallApi, InstallRoutes
@@ -146,7 +146,7 @@ class Listeners:
         application.add_routes(routes_of(EventRoutes(streams=streams, authorizer=context.authorizer)))
         application.add_routes(routes_of(AliveRoute(), health))
         application.add_routes(routes_of(dashboard))
-        application.add_routes([web.get(one.path, public(one.handler)) for one in pages.routes()])
+        application.add_routes(pages.routes())
         application[HAS_BASES] = True
         self._describe(application, "For services", server.internal_url)
         return application

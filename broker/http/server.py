@@ -1,4 +1,4 @@
-"""The HTTP server under the applications: what is not HTTP gets a constant answer, and nothing of it is logged.
+"""The HTTP server under the applications: it counts connections, and answers what is not HTTP with a constant answer.
 
 aiohttp would quote the offending line, `Authorization` included, in its log and in the body of its 400.
 """
@@ -8,26 +8,30 @@ import re
 import secrets
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
+from ipaddress import ip_network
 from typing import Any, cast
 
 import structlog
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from broker.errors import BrokerError, InvalidRequest, TooLarge
-from broker.http.connection_limits import Door
+from broker.errors import BrokerError, InvalidRequest, Overloaded, RateLimited, TooLarge
 from broker.http.edge import BASE, HAS_BASES, HEADERS, LIMITS, SAFE, SHORTCUT, Limits, Shortcut, problem
-from broker.http.peers import peer_of
+from broker.http.peers import LOCAL, peer_of
 from broker.observe.logs import log_malformed
 
 log = structlog.get_logger()
 SHUTDOWN = 5.0
 LINGER = 1.0
-"""Seconds for a peer that is turned away to read why; closing at once would reset the connection."""
+"""Seconds for a peer that is refused to read why; closing at once would reset the connection."""
 LINGERING = 64
+"""Refused connections that may linger at a time; the others are closed without an answer."""
+LOG_EVERY = 1.0
+"""Seconds; a crowd of refused connections must not fill the log."""
 BASED = re.compile(r"/~[0-9a-f]{32}(?=/)", re.ASCII)
 VERSIONS = (HttpVersion10, HttpVersion11)
 HEAR_OUT = 0.5
@@ -38,21 +42,75 @@ ACCEPT_AGAIN = 0.25
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class QuietRequestHandler(web.RequestHandler):
-    """One connection, if there is room for it."""
+class ConnectionLimiter:
+    """The open connections of a listener, in all and by peer."""
 
-    __slots__ = ("_asked_at", "_door", "_headers", "_peer", "_talking", "_unread", "_until_read")
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._open = 0
+        self.by_peer: Counter[str] = Counter()
+        self.lingering = 0
+        """Refused connections that are still open."""
+        self._refused, self._logged_at = 0, float("-inf")
+
+    def enter(self, peer: str) -> BrokerError | None:
+        """Count a connection; return what to answer instead where there are too many already."""
+        limits = self._limits
+        if self._open >= limits.connections:
+            return self._refuse(
+                Overloaded("there are too many connections; ask again in a moment", retry_after=1)
+            )
+        if limits.per_peer is not None and self.by_peer[peer] >= limits.per_peer and self._is_capped(peer):
+            return self._refuse(
+                RateLimited(f"one address may have {limits.per_peer} connections", retry_after=1)
+            )
+        self._open += 1
+        self.by_peer[peer] += 1
+        return None
+
+    def leave(self, peer: str) -> None:
+        """Count no more a connection that has ended."""
+        self._open -= 1
+        self.by_peer[peer] -= 1
+        if not self.by_peer[peer]:
+            del self.by_peer[peer]
+
+    def _is_capped(self, peer: str) -> bool:
+        if peer == LOCAL:
+            return False
+        address = ip_network(peer).network_address
+        return not any(address in network for network in self._limits.uncapped)
+
+    def _refuse(self, error: BrokerError) -> BrokerError:
+        self._refused += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._logged_at >= LOG_EVERY:
+            log.warning("connection.refused", code=error.code, refused=self._refused)
+            self._refused, self._logged_at = 0, now
+        return error
+
+
+class QuietRequestHandler(web.RequestHandler):
+    """One connection, if the limiter admits it."""
+
+    __slots__ = ("_asked_at", "_headers", "_limiter", "_peer", "_talking", "_unread", "_until_read")
 
     def __init__(
-        self, server: "QuietServer", *, door: Door, talking: float, unread: float | None, **options: Any
+        self,
+        server: web.Server,
+        *,
+        limiter: ConnectionLimiter,
+        limits: Limits,
+        headers: Mapping[str, str],
+        **options: Any,
     ) -> None:
         super().__init__(server, **options)
-        self._unread, self._until_read = unread, cast("asyncio.TimerHandle | None", None)
-        self._door, self._headers = door, server.headers
-        self._peer: str | None = None
-        """Whom the door has counted."""
+        self._limiter, self._headers = limiter, headers
+        self._talking, self._unread = limits.talking, limits.unread
+        self._until_read: asyncio.TimerHandle | None = None
         self._asked_at: float | None = None
-        self._talking = talking
+        self._peer: str | None = None
+        """The peer that the limiter has counted."""
 
     def note_request(self) -> None:
         self._asked_at = self._loop.time()
@@ -63,8 +121,8 @@ class QuietRequestHandler(web.RequestHandler):
         return self._asked_at is None or self._loop.time() - self._asked_at < self._talking
 
     def enter(self, peer: str) -> BrokerError | None:
-        """Count the connection; what to tell the peer where there are too many already."""
-        refusal = self._door.enter(peer)
+        """Count the connection; return what to tell the peer where there are too many already."""
+        refusal = self._limiter.enter(peer)
         if refusal is None:
             self._peer = peer
         return refusal
@@ -72,7 +130,7 @@ class QuietRequestHandler(web.RequestHandler):
     def leave(self) -> None:
         """Count the connection no more."""
         if self._peer is not None:
-            self._door.leave(self._peer)
+            self._limiter.leave(self._peer)
             self._peer = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -127,24 +185,24 @@ class QuietRequestHandler(web.RequestHandler):
         return _refused(request, status, exc, self._headers)
 
     def _turn_away(self, transport: asyncio.Transport, refusal: BrokerError) -> None:
-        if not self._door.linger(LINGERING):
+        limiter = self._limiter
+        if limiter.lingering >= LINGERING:
             transport.close()
             return
+
+        def end() -> None:
+            limiter.lingering -= 1
+            transport.abort()
+
+        limiter.lingering += 1
         transport.write(_as_bytes(problem(refusal, secrets.token_hex(8))))
         if transport.can_write_eof():
             transport.write_eof()
-        self._loop.call_later(LINGER, self._let_go, transport)
-
-    def _let_go(self, transport: asyncio.Transport) -> None:
-        self._door.let_go()
-        transport.abort()
+        self._loop.call_later(LINGER, end)
 
 
 class QuietServer(web.Server):
     """Makes a quiet handler for each connection."""
-
-    headers: Mapping[str, str]
-    """What is on every answer of the application."""
 
     def __call__(self) -> QuietRequestHandler:
         return QuietRequestHandler(self, loop=self._loop, **self._kwargs)
@@ -153,11 +211,10 @@ class QuietServer(web.Server):
 class QuietRunner(web.AppRunner):
     """Runs one application within its limits. No access log: it would write queries with codes and states."""
 
-    __slots__ = ("_options", "handshakes", "limits")
+    __slots__ = ("handshakes", "limits")
 
     def __init__(self, application: web.Application) -> None:
         self.limits = application[LIMITS]
-        self._options = _options(self.limits)
         self.handshakes: set[asyncio.Task[None]] = set()
         """TLS handshakes under way."""
         super().__init__(application, handle_signals=False, shutdown_timeout=SHUTDOWN)
@@ -181,15 +238,21 @@ class QuietRunner(web.AppRunner):
         )
 
     async def _make_server(self) -> web.Server:
-        usual = await super()._make_server()
-        headers = self.app.get(HEADERS, SAFE)
-        handle = _quoting_nothing(usual.request_handler, headers, self.app.get(SHORTCUT, _no_shortcut))
-        make = usual.request_factory
-        if self.app.get(HAS_BASES) and make is not None:
-            make = _without_base(make)
-        server = QuietServer(handle, request_factory=make, **self._options)
-        server.headers = headers
-        return server
+        usual, limits = await super()._make_server(), self.limits
+        headers, make = self.app.get(HEADERS, SAFE), usual.request_factory
+        return QuietServer(
+            _quoting_nothing(usual.request_handler, headers, self.app.get(SHORTCUT)),
+            request_factory=_without_base(make) if self.app.get(HAS_BASES) and make is not None else make,
+            access_log=None,
+            keepalive_timeout=limits.idle,
+            lingering_time=limits.body_seconds,
+            max_line_size=limits.line,
+            max_field_size=limits.line,
+            max_headers=limits.headers,
+            limiter=ConnectionLimiter(limits),
+            limits=limits,
+            headers=headers,
+        )
 
 
 class TlsSite(web.BaseSite):
@@ -224,7 +287,7 @@ class TlsSite(web.BaseSite):
         await super().stop()
 
     async def _accept_all(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, server = asyncio.get_running_loop(), cast(QuietServer, self._quiet.server)
         while True:
             try:
                 connection, address = await loop.sock_accept(self._listening)
@@ -232,19 +295,16 @@ class TlsSite(web.BaseSite):
                 log.warning("connection.not_accepted", error=exc.strerror)
                 await asyncio.sleep(ACCEPT_AGAIN)
                 continue
-            self._begin(connection, peer_of(address))
+            handler = server()
+            if handler.enter(peer_of(address)) is not None:
+                # An answer would cost a handshake.
+                connection.close()
+            else:
+                handshake = asyncio.create_task(self._shake_hands(handler, connection), name="tls handshake")
+                self._quiet.handshakes.add(handshake)
+                handshake.add_done_callback(self._quiet.handshakes.discard)
             # A crowd of new connections must not hold up those that are inside.
             await asyncio.sleep(0)
-
-    def _begin(self, connection: socket.socket, peer: str) -> None:
-        handler = cast(QuietServer, self._quiet.server)()
-        if handler.enter(peer) is not None:
-            # An answer would cost a handshake.
-            connection.close()
-            return
-        handshake = asyncio.create_task(self._shake_hands(handler, connection), name="tls handshake")
-        self._quiet.handshakes.add(handshake)
-        handshake.add_done_callback(self._quiet.handshakes.discard)
 
     async def _shake_hands(self, handler: QuietRequestHandler, connection: socket.socket) -> None:
         within = self._quiet.limits.handshake
@@ -264,36 +324,25 @@ class TlsSite(web.BaseSite):
             raise
 
 
-def _options(limits: Limits) -> dict[str, Any]:
-    return {
-        "access_log": None,
-        "keepalive_timeout": limits.idle,
-        "lingering_time": limits.body_seconds,
-        "max_line_size": limits.line,
-        "max_field_size": limits.line,
-        "max_headers": limits.headers,
-        "door": Door(limits),
-        "talking": limits.talking,
-        "unread": limits.unread,
-    }
-
-
-async def _no_shortcut(_: web.BaseRequest) -> None:
-    return None
-
-
-def _quoting_nothing(handle: Handle, headers: Mapping[str, str], shortcut: Shortcut) -> Handle:
-    """An unknown `Expect` is refused by aiohttp before the application's own edge, and quoted."""
+def _quoting_nothing(handle: Handle, headers: Mapping[str, str], shortcut: Shortcut | None) -> Handle:
+    """Answer requests that no application should see; aiohttp would quote an unknown `Expect`."""
 
     async def quietly(request: web.BaseRequest) -> web.StreamResponse:
         if isinstance(request.protocol, QuietRequestHandler):
             request.protocol.note_request()
         if request.version not in VERSIONS:
-            _refuse_version(request, headers)
-        if request.body_exists and _is_coded(request):
+            # In HTTP/1.1: aiohttp would claim to speak the other version.
+            if request.transport is not None:
+                request.transport.write(_as_bytes(_refused(request, 400, None, headers)))
+            raise ConnectionError("another version of HTTP")
+        # A transfer coding below the chunks is refused: aiohttp would leave it encoded, a proxy might not.
+        if (
+            request.body_exists
+            and request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked"
+        ):
             return _refused(request, 400, None, headers)
         try:
-            response = await shortcut(request)
+            response = None if shortcut is None else await shortcut(request)
             return await handle(request) if response is None else response
         except web.HTTPException as exc:
             return _refused(request, exc.status, exc, headers)
@@ -316,23 +365,19 @@ def _without_base(make: Callable[..., web.BaseRequest]) -> Callable[..., web.Bas
     return made
 
 
-def _is_coded(request: web.BaseRequest) -> bool:
-    """Whether a transfer coding lies below the chunks; aiohttp would leave it packed, a proxy might not."""
-    return request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked"
-
-
-def _refuse_version(request: web.BaseRequest, headers: Mapping[str, str]) -> None:
-    """Answer in HTTP/1.1 (aiohttp would claim to speak the other version) and hang up."""
-    if request.transport is not None:
-        request.transport.write(_as_bytes(_refused(request, 400, None, headers)))
-    raise ConnectionError("another version of HTTP")
-
-
 def _refused(
     request: web.BaseRequest, status: int, exc: BaseException | None, headers: Mapping[str, str]
 ) -> web.Response:
     log_malformed(request.remote, status, exc)
-    response = problem(_error(status), secrets.token_hex(8))
+    error: BrokerError
+    match status:
+        case 413 | 431:
+            error = TooLarge("the request is larger than is taken here")
+        case 500:
+            error = BrokerError("An error of ours; quote the request id when you report it")
+        case _:
+            error = InvalidRequest("this is not a well-formed HTTP request")
+    response = problem(error, secrets.token_hex(8))
     response.headers.update(headers)
     response.force_close()
     return response
@@ -344,13 +389,3 @@ def _as_bytes(response: web.Response) -> bytes:
     fields = {**response.headers, "Content-Length": str(len(body)), "Connection": "close"}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n{lines}\r\n".encode() + body
-
-
-def _error(status: int) -> BrokerError:
-    match status:
-        case 413 | 431:
-            return TooLarge("the request is larger than is taken here")
-        case 500:
-            return BrokerError("An error of ours; quote the request id when you report it")
-        case _:
-            return InvalidRequest("this is not a well-formed HTTP request")

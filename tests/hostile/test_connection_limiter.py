@@ -1,13 +1,13 @@
-"""Who counts as one at the door."""
+"""Who counts as one at the limiter."""
 
 from ipaddress import ip_network
 
 import pytest
 
 from broker.errors import RateLimited
-from broker.http.connection_limits import Door
 from broker.http.edge import Limits
 from broker.http.peers import LOCAL, peer_of
+from broker.http.server import ConnectionLimiter
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,10 @@ def test_address_is_one_subscriber(peername: object, peer: str) -> None:
 
 async def test_neighbours_in_one_network_share_their_number() -> None:
     """Somebody with a /64 has not 64 connections for each of its addresses; somebody else has."""
-    door = Door(Limits(per_peer=1))
+    limiter = ConnectionLimiter(Limits(per_peer=1))
 
     first, second, other = (
-        door.enter(peer) for peer in ("2001:db8::/64", "2001:db8::/64", "2001:db8:0:1::/64")
+        limiter.enter(peer) for peer in ("2001:db8::/64", "2001:db8::/64", "2001:db8:0:1::/64")
     )
 
     assert (None, RateLimited, type(None)) == (first, type(second), type(other))
@@ -40,10 +40,13 @@ async def test_neighbours_in_one_network_share_their_number() -> None:
 
 async def test_known_proxy_of_either_family_is_let_in() -> None:
     """And nobody beside it."""
-    door = Door(Limits(per_peer=0, uncapped=(ip_network("192.0.2.0/24"), ip_network("2001:db8::/32"))))
+    limiter = ConnectionLimiter(
+        Limits(per_peer=0, uncapped=(ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")))
+    )
 
     answers = [
-        door.enter(peer) for peer in ("192.0.2.9", "2001:db8:7::/64", LOCAL, "198.51.100.1", "2001:db9::/64")
+        limiter.enter(peer)
+        for peer in ("192.0.2.9", "2001:db8:7::/64", LOCAL, "198.51.100.1", "2001:db9::/64")
     ]
 
     assert [type(None)] * 3 + [RateLimited] * 2 == [type(answer) for answer in answers]
@@ -51,10 +54,10 @@ async def test_known_proxy_of_either_family_is_let_in() -> None:
 
 async def test_place_is_given_back() -> None:
     """As often as one likes."""
-    door = Door(Limits(connections=1, per_peer=1))
+    limiter = ConnectionLimiter(Limits(connections=1, per_peer=1))
 
     for _ in range(1000):
-        assert door.enter("192.0.2.7") is None
-        door.leave("192.0.2.7")
+        assert limiter.enter("192.0.2.7") is None
+        limiter.leave("192.0.2.7")
 
-    assert {} == door.by_peer
+    assert {} == limiter.by_peer
