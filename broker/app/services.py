@@ -186,7 +186,7 @@ class TokenServices:
             are_heard=changes.are_heard,
             set_back=context.health.set_back,
         )
-        self.waiters = Waiters(clock=context.clock)
+        self.waiters = Waiters()
         # First the cache, then those who wake up to read what is new.
         changes.listen(self.cache.forget, self.cache.forget_all)
         changes.listen(self.waiters.heard, self.waiters.missed)

@@ -1,9 +1,9 @@
 """R0: one renewal of a grant at a time, in a task of its own that no caller can cancel; and waiting for its news."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -125,75 +125,35 @@ def _key(ref: Ref) -> _Key:
     return ref.name, ref.epoch
 
 
-class _News:
-    """What those who wait for one account share."""
-
-    __slots__ = ("future", "waiters")
+class Waiters:
+    """Futures that end with the next change of an account's row, here or in another broker: one for each account."""
 
     def __init__(self) -> None:
-        self.waiters = 0
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def tell(self) -> None:
-        """Wake everybody; who goes on waiting waits for the next."""
-        self.future.set_result(None)
-        self.future = asyncio.get_running_loop().create_future()
-
-
-class Waiters:
-    """Whoever waits until the row of an account changes, here or in another broker: one future for each account."""
-
-    def __init__(self, *, clock: Clock) -> None:
-        self._clock = clock
-        self._by_name: dict[str, _News] = {}
-        self._count = 0
+        self._futures: WeakValueDictionary[str, asyncio.Future[None]] = WeakValueDictionary()
         self.stopping = False
 
     def __len__(self) -> int:
-        return self._count
+        """How many accounts are waited for."""
+        return len(self._futures)
+
+    def news(self, name: str) -> "asyncio.Future[None]":
+        """Return a future that ends when the row of this name changes from now on. Whoever waits has to keep it."""
+        future = self._futures.get(name)
+        if future is None:
+            future = self._futures[name] = asyncio.get_running_loop().create_future()
+        return future
 
     def heard(self, name: str) -> None:
         """The row of this name has changed."""
-        if (news := self._by_name.get(name)) is not None:
-            news.tell()
+        if (future := self._futures.pop(name, None)) is not None:
+            future.set_result(None)
 
     def missed(self) -> None:
         """Any row may have changed unheard."""
-        for news in list(self._by_name.values()):
-            news.tell()
+        for name in list(self._futures):
+            self.heard(name)
 
     def stop(self) -> None:
         """End all waiting, now and from now on."""
         self.stopping = True
-        for news in list(self._by_name.values()):
-            news.tell()
-
-    @contextmanager
-    def on(self, name: str) -> Iterator["Waiting"]:
-        """Wait for news of one account; what happens from here on is not missed."""
-        news = self._by_name.get(name) or _News()
-        self._by_name[name] = news
-        news.waiters += 1
-        self._count += 1
-        try:
-            yield Waiting(news, self._clock)
-        finally:
-            self._count -= 1
-            news.waiters -= 1
-            if not news.waiters:
-                del self._by_name[name]
-
-
-class Waiting:
-    """One who waits."""
-
-    __slots__ = ("_clock", "_news", "_seen")
-
-    def __init__(self, news: _News, clock: Clock) -> None:
-        self._news, self._clock = news, clock
-        self._seen = news.future
-
-    async def for_news(self, seconds: float) -> None:
-        """Return at the next news since the last time, or after so many seconds."""
-        await within(self._clock, seconds, self._seen)
-        self._seen = self._news.future
+        self.missed()

@@ -12,6 +12,7 @@ from typing import assert_never
 import structlog
 
 from broker import oauth
+from broker.clock import within
 from broker.config.settings import Rotation
 from broker.context import Context
 from broker.encryption.keyring import DecryptionFailed, UnknownKey
@@ -116,14 +117,15 @@ class Refresher:
 
     async def _renew_in_turn(self, wanted: Ref) -> FlightEnd:
         """Renew as soon as no other broker is at it; most often that one has done it by then."""
-        with self._waiters.on(wanted.name) as waiting:
-            while True:
-                try:
-                    if (end := await self._renew(wanted)) is not None:
-                        return end
-                except LeaseLost as lost:
-                    self._count(lost.account, "lost_race")
-                await waiting.for_news(LOOK_EVERY)
+        news = self._waiters.news(wanted.name)
+        while True:
+            try:
+                if (end := await self._renew(wanted)) is not None:
+                    return end
+            except LeaseLost as lost:
+                self._count(lost.account, "lost_race")
+            await within(self._clock, LOOK_EVERY, news)
+            news = self._waiters.news(wanted.name)
 
     async def _renew(self, wanted: Ref, *, holding: bool = False) -> FlightEnd | None:
         """None: another broker is at it. `holding`: its lease is ours already."""
@@ -336,7 +338,7 @@ class Refresher:
         trouble = self._one_more_refusal(account, outcome, now)
         log.warning("renewal.refused", account=account.name, why=trouble.detail, refusals=trouble.refusals)
         if not self._is_confirmed(trouble, now):
-            return await self._setbacks.settle(account, trouble, keep_intent=False)
+            return await self._setbacks.settle(account, trouble)
         return await self._next_spare_or_death(account.with_trouble(trouble), attempt.provider)
 
     async def _spare_refused(
@@ -348,7 +350,7 @@ class Refresher:
             await self._store.refuse_spare(spare.id)
             pause = self._timings.confirm if usual else self._timings.confirm_uncertain / (needs - 1)
             trouble = replace(attempt.account.trouble, not_before=self._clock.now() + pause)
-            return await self._setbacks.settle(account, trouble, keep_intent=False)
+            return await self._setbacks.settle(account, trouble)
         await self._store.drop_spare(spare.id)
         if attempt.first:
             return await self._renew(account.ref, holding=True) or Renewed()
@@ -386,7 +388,7 @@ class Refresher:
             trouble = replace(
                 since_trouble(account, Reason.MASS_REFUSAL, now), not_before=now + self._timings.probe
             )
-            return await self._setbacks.settle(account, trouble, keep_intent=False)
+            return await self._setbacks.settle(account, trouble)
         reason = Reason.LOST_ROTATION if account.trouble.ambiguous else Reason.REVOKED_OR_EXPIRED
         return await self._setbacks.die(account, reason)
 

@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from broker.clock import within
 from broker.context import Context
 from broker.errors import (
     BrokerError,
@@ -39,7 +40,7 @@ from broker.tokens.policy import (
 REJECTIONS_WINDOW = 600.0
 REJECTIONS_MOST = 2
 FORCED_EVERY = 60.0
-MOST_WAITING = 20_000
+MOST_POLLS = 20_000
 """Long polls at a time."""
 MOST_FLIGHTS = 2
 """Renewals that one request waits for."""
@@ -99,6 +100,7 @@ class TokenService:
         self.uses = Uses(self._store)
         self._rejections: dict[str, deque[float]] = {}
         self._forced: dict[str, float] = {}
+        self._polls = 0
 
     async def get(self, caller: Caller, name: str, *, min_ttl: float, request_id: str) -> Handout:
         """The account's token, renewed first if need be; raises the errors of `interface.md`."""
@@ -117,23 +119,33 @@ class TokenService:
         when the broker stops, or after so many seconds; raises as `get` does."""
         check_name(name)
         await self._context.authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
-        deadline = self._clock.monotonic() + seconds
-        if len(self._waiters) >= MOST_WAITING:
+        if self._polls >= MOST_POLLS:
             raise Overloaded("too many wait for news already; ask without wait", retry_after=5)
-        with self._waiters.on(name) as waiting:
-            first = (await self._read(name, or_kept=True)).account
-            if str(first.generation) != known:
+        self._polls += 1
+        try:
+            await self._wait(name, known, self._clock.monotonic() + seconds)
+        finally:
+            self._polls -= 1
+
+    async def _wait(self, name: str, known: str, deadline: float) -> None:
+        news = self._waiters.news(name)
+        first = (await self._read(name, or_kept=True)).account
+        if str(first.generation) != known:
+            return
+        now = self._clock.now()
+        # Who waits inside the window waits for a renewal, as a plain request would start one.
+        if now >= window_opens(first, self._settings.ahead) and self._permit.hold(first, now) is None:
+            self._flights.begin_in_turn(first.ref)
+        while not self._waiters.stopping:
+            account, now = (await self._read(name, or_kept=True)).account, self._clock.now()
+            if (account.ref, account.status) != (first.ref, first.status) or not is_living(account, now):
                 return
-            self._begin_if_due(first)
-            while not self._waiters.stopping:
-                account, now = (await self._read(name, or_kept=True)).account, self._clock.now()
-                if (account.ref, account.status) != (first.ref, first.status) or not is_living(account, now):
-                    return
-                # A token lives for whoever gets it while a whole second is left.
-                left = min(deadline - self._clock.monotonic(), account.expires_at - 1 - now)
-                if left <= 0:
-                    return
-                await waiting.for_news(left)
+            # A token lives for whoever gets it while a whole second is left.
+            left = min(deadline - self._clock.monotonic(), account.expires_at - 1 - now)
+            if left <= 0:
+                return
+            await within(self._context.clock, left, news)
+            news = self._waiters.news(name)
 
     async def rejected(self, caller: Caller, name: str, generation: int, *, request_id: str) -> Handout:
         """The caller says that the provider answered 401 to that generation: renewed once, however many say so."""
@@ -195,12 +207,6 @@ class TokenService:
         self.uses.forget(name)
         self._rejections.pop(name, None)
         self._forced.pop(name, None)
-
-    def _begin_if_due(self, account: Account) -> None:
-        """Who waits inside the window waits for a renewal, as a plain request would start one."""
-        now = self._clock.now()
-        if now >= window_opens(account, self._settings.ahead) and self._permit.hold(account, now) is None:
-            self._flights.begin_in_turn(account.ref)
 
     async def _read(self, name: str, *, or_kept: bool = False) -> Decrypted:
         """The account as its row says. `or_kept`: what is in memory will do where the store cannot be read, because

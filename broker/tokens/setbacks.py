@@ -1,5 +1,6 @@
 """How the end of an attempt is noted: R7's quarantine, R9's pauses, the backoff, rejections, and its events."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
@@ -38,25 +39,16 @@ class Setbacks:
 
     async def uncertain(self, account: Account, outcome: Ambiguous) -> FlightEnd:
         """R7: keep the intent, quarantine, then the same token again."""
-        now = self._clock.now()
-        count = account.trouble.ambiguous + 1
-        wait = settle_after(
-            count, timed_out=outcome.timed_out, grace=self._permit.grace(account), timings=self._timings
-        )
+        now, grace, count = self._clock.now(), self._permit.grace(account), account.trouble.ambiguous + 1
+        wait = settle_after(count, timed_out=outcome.timed_out, grace=grace, timings=self._timings)
         trouble = since_trouble(account, outcome.reason, now, cause_of(outcome))
         if outcome.reason is Reason.UNKNOWN_ERROR and wait >= self._timings.settle_most:
             wait = unknown_error_after(now - (trouble.since or now), self._timings)
-        trouble = replace(
-            trouble,
-            ambiguous=count,
-            attempts=account.trouble.attempts + 1,
-            not_before=now + wait,
-        )
+        attempts = account.trouble.attempts + 1
+        trouble = replace(trouble, ambiguous=count, attempts=attempts, not_before=now + wait)
         log.warning("renewal.uncertain", account=account.name, why=trouble.detail, again_in=round(wait, 1))
         # From then on any broker may send it.
-        free_after = quarantine(
-            timed_out=outcome.timed_out, grace=self._permit.grace(account), timings=self._timings
-        )
+        free_after = quarantine(timed_out=outcome.timed_out, grace=grace, timings=self._timings)
         return await self.settle(account, trouble, keep_intent=True, free_after=free_after)
 
     async def back_off(
@@ -66,43 +58,33 @@ class Setbacks:
         why: str,
         *,
         at_least: float = 0.0,
-        events: list[Event] | None = None,
+        events: Sequence[Event] = (),
     ) -> FlightEnd:
         """Certainly not processed: try again, later each time."""
-        now = self._clock.now()
-        attempts = account.trouble.attempts + 1
+        now, attempts = self._clock.now(), account.trouble.attempts + 1
         wait = max(at_least, backoff(attempts, self._timings))
-        # An attempt that was certainly not processed does not make an older uncertain one certain.
-        shown = unsettled(account) or reason
+        shown = reason
+        if account.trouble.ambiguous:
+            # An attempt that was certainly not processed does not make an older uncertain one certain.
+            older = account.trouble.reason
+            shown = older if older in (Reason.UNREADABLE, Reason.UNKNOWN_ERROR) else Reason.UNCERTAIN
         trouble = replace(since_trouble(account, shown, now, why), attempts=attempts, not_before=now + wait)
         log.warning("renewal.failed", account=account.name, reason=reason, why=why, again_in=round(wait, 1))
-        return await self.settle(account, trouble, keep_intent=False, events=events)
+        return await self.settle(account, trouble, events=events)
 
     async def pause(self, account: Account, seconds: float, why: str) -> FlightEnd:
         """429: the provider waits, not the account."""
-        now = self._clock.now()
-        self._permit.breaker(account.provider).pause(now + seconds)
+        until = self._clock.now() + seconds
+        self._permit.breaker(account.provider).pause(until)
         log.warning("provider.paused", provider=account.provider, seconds=round(seconds), why=why)
-        await self._store.settle(
-            account.ref,
-            trouble=account.trouble,
-            keep_intent=False,
-            dead=None,
-            next_at=now + seconds,
-            at=now,
-            events=[],
-            intent=intent_of(account),
-        )
-        return NotRenewed(Hold(Reason.PROVIDER_PAUSED, now + seconds))
+        await self._note(account, account.trouble, next_at=until)
+        return NotRenewed(Hold(Reason.PROVIDER_PAUSED, until))
 
     async def client_not_configured(self, account: Account) -> FlightEnd:
         """R9: a grant is renewed with the client that minted it, or not sent at all."""
         now = self._clock.now()
-        trouble = replace(
-            since_trouble(account, Reason.CLIENT_NOT_CONFIGURED, now),
-            not_before=now + self._timings.backoff_most,
-        )
-        return await self.settle(account, trouble, keep_intent=False)
+        trouble = since_trouble(account, Reason.CLIENT_NOT_CONFIGURED, now)
+        return await self.settle(account, replace(trouble, not_before=now + self._timings.backoff_most))
 
     async def without_refresh_token(self, account: Account) -> FlightEnd:
         if not is_living(account, self._clock.now()):
@@ -127,27 +109,18 @@ class Setbacks:
         """A token without a stated end is over when the identity endpoint rejects it, too; where there is none, at a
         second report a minute later. One faulty caller must not end it."""
         self._permit.settle_rejection(account)
-        now, outcome = self._clock.now(), None
-        if access is not None:
-            outcome = await provider.identify(access, org=account.org)
-        first = account.trouble.first_refused_at
-        is_over = isinstance(outcome, IdentityUnknown) and outcome.status == 401
+        now, first, is_over = self._clock.now(), account.trouble.first_refused_at, False
+        outcome = None if access is None else await provider.identify(access, org=account.org)
         if isinstance(outcome, IdentityUnknown) and outcome.why == NO_ENDPOINT:
             if first is None or not 0 <= now - first <= REPORTS_WITHIN:
                 first = now
             is_over = now - first >= self._timings.confirm_uncertain
+        elif isinstance(outcome, IdentityUnknown):
+            is_over = outcome.status == 401
         if is_over:
             return await self.die(account, Reason.REVOKED_OR_EXPIRED)
-        trouble = since_trouble(account, Reason.REJECTED, now)
-        await self._store.settle(
-            account.ref,
-            trouble=replace(trouble, first_refused_at=first),
-            keep_intent=True,
-            dead=None,
-            next_at=account.expires_at,
-            at=now,
-            events=[],
-        )
+        trouble = replace(since_trouble(account, Reason.REJECTED, now), first_refused_at=first)
+        await self._note(account, trouble, keep_intent=True, next_at=account.expires_at)
         return NotRenewed(Hold(Reason.REJECTED, now + self._timings.backoff_most))
 
     async def access_token_missing(self, account: Account) -> FlightEnd:
@@ -155,36 +128,17 @@ class Setbacks:
         current = await self._store.get(account.name)
         if current is None:
             return Renewed()
-        now = self._clock.now()
-        wait = max(self._timings.quarantine_dropped, backoff(account.trouble.attempts + 1, self._timings))
-        trouble = replace(
-            since_trouble(account, Reason.PROVIDER_DECLINED, now),
-            attempts=account.trouble.attempts + 1,
-            not_before=now + wait,
-        )
-        return await self.settle(current, trouble, keep_intent=False)
+        now, attempts = self._clock.now(), account.trouble.attempts + 1
+        wait = max(self._timings.quarantine_dropped, backoff(attempts, self._timings))
+        trouble = since_trouble(account, Reason.PROVIDER_DECLINED, now)
+        return await self.settle(current, replace(trouble, attempts=attempts, not_before=now + wait))
 
     async def die(self, account: Account, reason: Reason) -> FlightEnd:
-        now = self._clock.now()
-        event = Event(
-            now,
-            EventKind.NEEDS_REAUTHORIZATION,
-            account.name,
-            account.provider,
-            reason,
-            account.generation,
-            detail=account.trouble.detail,
+        """End the grant; its ciphertext is kept, and a late commit, a spare or an operator reopens it."""
+        event = _event_of(
+            account, EventKind.NEEDS_REAUTHORIZATION, reason, self._clock.now(), account.trouble
         )
-        await self._store.settle(
-            account.ref,
-            trouble=account.trouble,
-            keep_intent=False,
-            dead=reason,
-            next_at=None,
-            at=now,
-            events=[event],
-            intent=intent_of(account),
-        )
+        await self._note(account, account.trouble, dead=reason, next_at=None, events=[event])
         log.error("account.died", account=account.name, reason=reason, why=account.trouble.detail)
         return NotRenewed(Hold(reason, None))
 
@@ -193,59 +147,74 @@ class Setbacks:
         account: Account,
         trouble: Trouble,
         *,
-        keep_intent: bool,
+        keep_intent: bool = False,
         free_after: float | None = None,
-        events: list[Event] | None = None,
+        events: Sequence[Event] = (),
     ) -> FlightEnd:
-        """Note how the attempt ended; when the next may be stands in `trouble.not_before`."""
-        now = self._clock.now()
-        told = [*(events or []), *self._failure_events(account, trouble, now)]
-        await self._store.settle(
-            account.ref,
-            trouble=trouble,
+        """Note how the attempt ended; `trouble.not_before` says when the next may be."""
+        # A first refusal is confirmed within seconds; only what stays is worth telling.
+        if account.status is Status.ACTIVE and trouble.reason is not Reason.REFUSED_ONCE:
+            failing = _event_of(
+                account, EventKind.REFRESH_FAILING, trouble.reason, self._clock.now(), trouble
+            )
+            events = [*events, failing]
+        await self._note(
+            account,
+            trouble,
             keep_intent=keep_intent,
-            dead=None,
             next_at=trouble.not_before,
-            at=now,
-            events=told,
-            intent=intent_of(account),
             free_after=free_after,
+            events=events,
         )
         self._watch(Step.SETTLED)
         return NotRenewed(Hold(trouble.reason, trouble.not_before, detail=trouble.detail))
 
     def events_of_success(self, account: Account, successor: Successor) -> list[Event]:
         """The renewal, and the end of whatever trouble came before it."""
-        now, generation = self._clock.now(), account.generation + 1
-        events = [Event(now, EventKind.RENEWED, account.name, account.provider, None, generation)]
+        now, generation, was = self._clock.now(), account.generation + 1, account.reason
+        about = account.name, account.provider
+        events = [Event(now, EventKind.RENEWED, *about, None, generation)]
         if self._permit.breaker(account.provider).client_refused_since is not None:
             reason = Reason.CLIENT_REFUSED
             events.append(Event(now, EventKind.RECOVERED, provider=account.provider, reason=reason))
-        about, was = (account.name, account.provider), account.reason
-        if successor.unusable:
-            if was is not Reason.TOKEN_UNUSABLE:
-                reason = Reason.TOKEN_UNUSABLE
-                why = oauth.why_unusable(successor.token_type)
-                events.append(Event(now, EventKind.REFRESH_FAILING, *about, reason, generation, detail=why))
-        elif account.status is not Status.ACTIVE and was is not Reason.REFUSED_ONCE:
+        if successor.unusable and was is not Reason.TOKEN_UNUSABLE:
+            why = oauth.why_unusable(successor.token_type)
+            kind, reason = EventKind.REFRESH_FAILING, Reason.TOKEN_UNUSABLE
+            events.append(Event(now, kind, *about, reason, generation, detail=why))
+        elif (
+            not successor.unusable and account.status is not Status.ACTIVE and was is not Reason.REFUSED_ONCE
+        ):
             events.append(Event(now, EventKind.RECOVERED, *about, was, generation))
         return events
 
-    def _failure_events(self, account: Account, trouble: Trouble, now: float) -> list[Event]:
-        # A first refusal is confirmed within seconds; only what stays is worth telling.
-        if account.status is not Status.ACTIVE or trouble.reason is Reason.REFUSED_ONCE:
-            return []
-        return [
-            Event(
-                now,
-                EventKind.REFRESH_FAILING,
-                account.name,
-                account.provider,
-                trouble.reason,
-                account.generation,
-                detail=trouble.detail,
-            )
-        ]
+    async def _note(
+        self,
+        account: Account,
+        trouble: Trouble,
+        *,
+        next_at: float | None,
+        keep_intent: bool = False,
+        dead: Reason | None = None,
+        free_after: float | None = None,
+        events: Sequence[Event] = (),
+    ) -> None:
+        await self._store.settle(
+            account.ref,
+            trouble=trouble,
+            keep_intent=keep_intent,
+            dead=dead,
+            next_at=next_at,
+            at=self._clock.now(),
+            events=events,
+            intent=intent_of(account),
+            free_after=free_after,
+        )
+
+
+def _event_of(
+    account: Account, kind: EventKind, reason: Reason | None, now: float, trouble: Trouble
+) -> Event:
+    return Event(now, kind, account.name, account.provider, reason, account.generation, detail=trouble.detail)
 
 
 def intent_of(account: Account) -> str:
@@ -257,11 +226,3 @@ def since_trouble(account: Account, reason: Reason, now: float, detail: str | No
     """The account's trouble with this reason, and since when it is in trouble at all."""
     old = account.trouble
     return replace(old, reason=reason, since=now if old.since is None else old.since, detail=detail)
-
-
-def unsettled(account: Account) -> Reason | None:
-    """Why it is not known whether a renewal was processed, where it is not."""
-    if not account.trouble.ambiguous:
-        return None
-    reason = account.trouble.reason
-    return reason if reason in (Reason.UNREADABLE, Reason.UNKNOWN_ERROR) else Reason.UNCERTAIN

@@ -1,7 +1,7 @@
 """R9, the mass-death breaker: when the provider's word is taken again."""
 
 from broker.model import Ref
-from broker.tokens.breakers import ProviderBreaker
+from broker.tokens.permit import ProviderBreaker
 from broker.tokens.schedule import Timings
 
 THREE = [Ref(f"acme-{number}", 1, 7) for number in range(3)]
