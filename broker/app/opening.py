@@ -19,7 +19,7 @@ from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.providers.client import ProviderClient
 from broker.providers.registry import Providers
-from broker.store import stores_on
+from broker.store import Stores
 from broker.store.database import Database
 from broker.store.health import StoreHealth
 from broker.store.incarnation import Incarnation, Ownership, ServerIdentity, refuse_vanished
@@ -49,7 +49,7 @@ async def open_context(settings: Settings, clock: Clock, closing: AsyncExitStack
             f"{exc.detail}, and this start has to: a new version or a new master key was put in, or the store is"
             " damaged. Free disk space, or restore a backup: broker restore BACKUP"
         ) from None
-    stores = stores_on(opened.database, keyring=ring.keyring, catch_up=ring.catch_up)
+    stores = Stores(opened.database, keyring=ring.keyring, catch_up=ring.catch_up)
     path = settings.audit.path
     audit = Audit(
         sink=JournalSink() if path is None else FileSink(path),

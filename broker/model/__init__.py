@@ -1,4 +1,4 @@
-"""The vocabulary: frozen values that every room shares and that import nothing of ours."""
+"""The vocabulary: frozen values that all packages share and that import nothing of ours; this module exports them."""
 
 from broker.model.account import ENDLESS, Account, Intent, Reason, Ref, Status, Trouble, is_account_name
 from broker.model.callers import (
@@ -22,46 +22,4 @@ from broker.model.plugin import (
     PluginPair,
     RememberedPerson,
 )
-from broker.model.secret import Secret
-from broker.model.tokens import Identity, Spare, Successor, TokenSet
-
-__all__ = [
-    "ENDLESS",
-    "Account",
-    "Caller",
-    "CallerKey",
-    "CallerKind",
-    "CallerRecord",
-    "Choice",
-    "ConnectCode",
-    "Event",
-    "EventKind",
-    "FoundPair",
-    "Identity",
-    "Incident",
-    "InstallOutcome",
-    "Intent",
-    "Labelled",
-    "PendingGrant",
-    "PendingInstall",
-    "PendingLogin",
-    "Permission",
-    "PluginCode",
-    "PluginConsent",
-    "PluginGrant",
-    "PluginPair",
-    "Reason",
-    "Ref",
-    "RememberedPerson",
-    "Secret",
-    "Spare",
-    "Status",
-    "Successor",
-    "Ticket",
-    "TokenSet",
-    "Tone",
-    "Trouble",
-    "is_account_name",
-    "is_caller_name",
-    "is_glob",
-]
+from broker.model.tokens import Identity, Secret, Spare, Successor, TokenSet

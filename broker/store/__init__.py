@@ -7,12 +7,11 @@ database.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from broker.encryption.keyring import Keyring
 from broker.store.accounts import AccountStore
 from broker.store.callers import CallerStore
-from broker.store.database import Changes, Database
+from broker.store.database import Database
 from broker.store.events import AlertStore, EventStore
 from broker.store.imports import ImportStore
 from broker.store.installs import InstallStore
@@ -20,39 +19,23 @@ from broker.store.keys import KeyStore, RecordKeys, RecordStore
 from broker.store.plugin import PluginStore
 
 
-@dataclass(frozen=True, slots=True)
 class Stores:
-    """Every store on one database."""
-
-    database: Database
-    changes: Changes
-    accounts: AccountStore
-    imports: ImportStore
-    installs: InstallStore
-    callers: CallerStore
-    events: EventStore
-    keys: KeyStore
-    plugin: PluginStore
-    records: RecordStore
-    alerts: AlertStore
-
-
-def stores_on(database: Database, *, keyring: Keyring, catch_up: Callable[[], Awaitable[None]]) -> Stores:
-    """Return all stores on an open, migrated database.
+    """Every store on one open, migrated database.
 
     `catch_up` reads the keys in the store into `keyring`, after another process has added one.
     """
-    keys = RecordKeys(database, keyring=keyring, catch_up=catch_up)
-    return Stores(
-        database=database,
-        changes=database.changes,
-        accounts=AccountStore(database, keys=keys),
-        imports=ImportStore(database, keys=keys),
-        installs=InstallStore(database, keys=keys),
-        callers=CallerStore(database),
-        events=EventStore(database),
-        keys=KeyStore(database),
-        plugin=PluginStore(database),
-        records=RecordStore(database, keys=keys),
-        alerts=AlertStore(database),
-    )
+
+    def __init__(
+        self, database: Database, *, keyring: Keyring, catch_up: Callable[[], Awaitable[None]]
+    ) -> None:
+        keys = RecordKeys(database, keyring=keyring, catch_up=catch_up)
+        self.database, self.changes = database, database.changes
+        self.accounts = AccountStore(database, keys=keys)
+        self.imports = ImportStore(database, keys=keys)
+        self.installs = InstallStore(database, keys=keys)
+        self.callers = CallerStore(database)
+        self.events = EventStore(database)
+        self.alerts = AlertStore(database)
+        self.keys = KeyStore(database)
+        self.plugin = PluginStore(database)
+        self.records = RecordStore(database, keys=keys)

@@ -66,7 +66,14 @@ class Incarnation:
         # An older program, which writes no witness, has listed the one before itself.
         if witness and not set(witness) & set(listed):
             return True
-        return await self._has_other_files(incarnation, settled=listed == [incarnation])
+        files: object = None
+        with suppress(ValueError, RecursionError):
+            files = json.loads(await self._store.meta(FILES) or "{}")
+        if not isinstance(files, dict) or files.get("of") != incarnation:
+            return False
+        # Whether the store or its sidecar is another file than the one that the store names.
+        found = {"store": self._path} | ({"sidecar": self._sidecar} if listed == [incarnation] else {})
+        return any(_contradict(files.get(name), _identity(path)) for name, path in found.items())
 
     async def begin(self) -> None:
         """Write a new incarnation: at each start of an owned store, and when a copy is adopted.
@@ -91,17 +98,6 @@ class Incarnation:
         except OSError as exc:
             file = exc.filename or self._sidecar
             raise StorageUnavailable(f"{file} cannot be written: {exc.strerror}") from None
-
-    async def _has_other_files(self, incarnation: str, *, settled: bool) -> bool:
-        """Whether the store or its sidecar is another file than the one that the store names."""
-        try:
-            files = json.loads(await self._store.meta(FILES) or "{}")
-        except (ValueError, RecursionError):
-            return False
-        if not isinstance(files, dict) or files.get("of") != incarnation:
-            return False
-        found = {"store": self._path} | ({"sidecar": self._sidecar} if settled else {})
-        return any(_contradict(files.get(name), _identity(path)) for name, path in found.items())
 
     def _write_witness(self, incarnations: list[str]) -> None:
         if self._witness is None:

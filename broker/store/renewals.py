@@ -348,21 +348,8 @@ def _key(ref: Ref) -> tuple[str, int, int]:
 async def _commit(events: Sequence[Event], transaction: Transaction, successor: Successor) -> CommitOutcome:
     # Also where another broker was faster: what is kept in memory is older than its change.
     await transaction.tell(successor.parent.name)
-    changed = await transaction.fetch(
-        f"{COMMIT} RETURNING {COLUMNS}",
-        *_key(successor.parent),
-        successor.sealed_access,
-        successor.sealed_refresh,
-        successor.token_type,
-        successor.scope,
-        successor.issued_at,
-        successor.expires_at,
-        successor.refreshed_at,
-        successor.next_at,
-        int(successor.unusable),
-        successor.grant_ends_at,
-        int(successor.grant_ages),
-    )
+    values = (*_key(successor.parent), *values_of(successor)[1:])
+    changed = await transaction.fetch(f"{COMMIT} RETURNING {COLUMNS}", *values)
     if changed:
         await insert_events(transaction, events)
         with suppress(Exception):

@@ -21,7 +21,7 @@ from broker.encryption.keyring import kid_of
 from broker.encryption.tokens import TokenEncryption
 from broker.keys.ring import open_ring
 from broker.model import Account, Ref, Secret
-from broker.store import stores_on
+from broker.store import Stores
 from broker.store.keys import KeyStore
 from broker.store.sqlite import SqliteDatabase
 from tests.process import Process, new_process
@@ -116,7 +116,7 @@ async def _fill(process: Process, count: int) -> None:
     database = await SqliteDatabase.open(path)
     ring = await open_ring(KeyStore(database), FileKey(path.with_name("master.key")), SystemClock())
     stores, encryption = (
-        stores_on(database, keyring=ring.keyring, catch_up=ring.catch_up),
+        Stores(database, keyring=ring.keyring, catch_up=ring.catch_up),
         TokenEncryption(ring.keyring),
     )
 
@@ -140,7 +140,7 @@ async def _opened(process: Process, count: int) -> set[str]:
     database = await SqliteDatabase.open(path)
     ring = await open_ring(KeyStore(database), FileKey(path.with_name("master.key")), SystemClock())
     stores, encryption = (
-        stores_on(database, keyring=ring.keyring, catch_up=ring.catch_up),
+        Stores(database, keyring=ring.keyring, catch_up=ring.catch_up),
         TokenEncryption(ring.keyring),
     )
     kids = set()

@@ -11,7 +11,7 @@ from broker.encryption.tokens import LATE, VERIFIER, TokenEncryption, after
 from broker.keys.rewrap import Rewrapper
 from broker.keys.ring import StoredKeyring, open_ring
 from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spare, Successor
-from broker.store import Stores, stores_on
+from broker.store import Stores
 from broker.store.keys import KeyStore
 from broker.store.sqlite import SqliteDatabase
 from tests.fakes.clock import FakeClock
@@ -132,7 +132,7 @@ class Sealed:
 
 
 def _opened(database: SqliteDatabase, ring: StoredKeyring, clock: FakeClock, source: FileKey) -> Sealed:
-    stores = stores_on(database, keyring=ring.keyring, catch_up=ring.catch_up)
+    stores = Stores(database, keyring=ring.keyring, catch_up=ring.catch_up)
     return Sealed(database, ring, stores, clock, source)
 
 

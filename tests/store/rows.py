@@ -12,7 +12,7 @@ from broker.model import (
     Successor,
     Ticket,
 )
-from broker.store import Stores, stores_on
+from broker.store import Stores
 from broker.store.database import Database
 
 KEYRING = Keyring(active="00" * 8, keys={"00" * 8: b"k" * 32}, index_key=b"i" * 32)
@@ -24,7 +24,7 @@ def plain_stores(database: Database) -> Stores:
     async def catch_up() -> None:
         pass
 
-    return stores_on(database, keyring=KEYRING, catch_up=catch_up)
+    return Stores(database, keyring=KEYRING, catch_up=catch_up)
 
 
 FIRST = Ref("acme", 1, 1)
