@@ -2,8 +2,7 @@
 
 import secrets
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any
@@ -100,13 +99,11 @@ class Consent:
     tenant: str | None
     holder: Holder
 
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    consent: Consent
-    expires_at: float
-    grant_id: int | None
-    """The grant it was redeemed for, once it was."""
+    def columns(self) -> dict[str, Any]:
+        """As its row has it, the holder's members among the others."""
+        flat: dict[str, Any] = asdict(self)
+        flat |= flat.pop("holder")
+        return flat
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +113,6 @@ class Grant:
     client_id: str
     scope: str
     holder: Holder
-    revoked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +137,6 @@ class Pair:
     refresh: str | None
 
 
-AccessMaker = Callable[[Grant, float, float], str]
-"""Makes an access token's text from its grant, creation and expiry."""
-
-
-def opaque_access(grant: Grant, created_at: float, expires_at: float) -> str:  # noqa: ARG001 - an AccessMaker
-    return new_token(grant.provider, "at")
-
-
 class Issued:
     """The rows of everything issued. Callers hold a transaction where several changes belong together."""
 
@@ -157,45 +145,30 @@ class Issued:
 
     def new_code(self, consent: Consent, now: float) -> str:
         code = new_token(consent.provider, "code")
-        holder = consent.holder
-        self._store.write(
-            "INSERT INTO codes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-            fingerprint(code),
-            consent.provider,
-            consent.client_id,
-            consent.redirect_uri,
-            consent.challenge,
-            consent.scope,
-            consent.tenant,
-            holder.org,
-            holder.external_id,
-            holder.label,
-            holder.email,
-            now + CODE_LIFE,
-        )
+        self._store.insert("codes", sha256=fingerprint(code), **consent.columns(), expires_at=now + CODE_LIFE)
         return code
 
-    def code(self, code: str) -> Code | None:
+    def code(self, code: str) -> tuple[Consent, float, int | None] | None:
+        """What the code stands for, when it expires, and the grant that it was redeemed for, once it was."""
         row = self._store.row("SELECT * FROM codes WHERE sha256 = ?", fingerprint(code))
-        return None if row is None else _to_code(row)
+        if row is None:
+            return None
+        consent = Consent(
+            provider=row["provider"],
+            client_id=row["client_id"],
+            redirect_uri=row["redirect_uri"],
+            challenge=row["challenge"],
+            scope=row["scope"],
+            tenant=row["tenant"],
+            holder=_holder(row),
+        )
+        return consent, row["expires_at"], row["grant_id"]
 
     def redeem(self, code: str, consent: Consent, now: float) -> Grant:
         """Make the grant a code stands for and mark the code as spent."""
-        holder = consent.holder
-        grant_id = self._store.write(
-            "INSERT INTO grants"
-            " (provider, client_id, external_id, label, email, org, tenant, scope, created_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            consent.provider,
-            consent.client_id,
-            holder.external_id,
-            holder.label,
-            holder.email,
-            holder.org,
-            consent.tenant,
-            consent.scope,
-            now,
-        )
+        of_the_code = ("redirect_uri", "challenge")
+        columns = {name: value for name, value in consent.columns().items() if name not in of_the_code}
+        grant_id = self._store.insert("grants", **columns, created_at=now)
         self.spend(code, grant_id)
         return self.grant(grant_id)
 
@@ -204,67 +177,50 @@ class Issued:
 
     def grant(self, grant_id: int) -> Grant:
         row = self._store.row("SELECT * FROM grants WHERE id = ?", grant_id)
-        holder, revoked = _to_holder(row), bool(row["revoked"])
-        return Grant(row["id"], row["provider"], row["client_id"], row["scope"], holder, revoked)
+        return Grant(row["id"], row["provider"], row["client_id"], row["scope"], _holder(row))
 
     def standing_pair(self, consent: Consent, now: float) -> Pair | None:
         """The living tokens this app already has for the same account and tenant (Doorkeeper's reuse)."""
-        row = self._store.row(
-            ACCESS_ROW + " WHERE g.provider = ? AND g.client_id = ? AND g.external_id = ? AND g.tenant IS ?"
-            " AND NOT t.revoked AND NOT g.revoked AND t.expires_at > ? ORDER BY t.n DESC LIMIT 1",
-            consent.provider,
-            consent.client_id,
-            consent.holder.external_id,
-            consent.tenant,
-            now,
+        return self._pair(
+            "g.provider = ? AND g.client_id = ? AND g.external_id = ? AND g.tenant IS ?"
+            " AND t.expires_at > ? AND NOT t.revoked AND NOT g.revoked ORDER BY t.n DESC",
+            *(consent.provider, consent.client_id, consent.holder.external_id, consent.tenant, now),
         )
+
+    def first_successor(self, parent: str) -> Pair | None:
+        """What the first renewal with `parent` gave, if it still stands."""
+        return self._pair("t.parent = ? AND NOT t.revoked AND NOT g.revoked ORDER BY t.n", parent)
+
+    def _pair(self, where: str, *values: object) -> Pair | None:
+        row = self._store.row(f"{ACCESS_ROW} WHERE {where} LIMIT 1", *values)
         if row is None:
             return None
-        access = _to_access(row)
-        return Pair(access, self._value(access.refresh))
+        access = _access(row)
+        refresh = self._store.row("SELECT value FROM refresh_tokens WHERE sha256 = ?", access.refresh)
+        return Pair(access, None if refresh is None else str(refresh["value"]))
 
-    def issue(self, grant: Grant, *, parent: str | None, life: float, now: float, maker: AccessMaker) -> Pair:
-        """A new access token and a new refresh token."""
+    def issue(self, grant: Grant, value: str, *, parent: str | None, life: float, now: float) -> Pair:
+        """An access token of that text, and a new refresh token."""
         refresh = new_token(grant.provider, "rt")
-        self._store.write(
-            "INSERT INTO refresh_tokens (sha256, value, grant_id, parent, last_used_at)"
-            " VALUES (?, ?, ?, ?, ?)",
-            fingerprint(refresh),
-            refresh,
-            grant.id,
-            parent,
-            now,
+        sha = fingerprint(refresh)
+        self._store.insert(
+            "refresh_tokens", sha256=sha, value=refresh, grant_id=grant.id, parent=parent, last_used_at=now
         )
-        access = self.issue_access(
-            grant, refresh=fingerprint(refresh), parent=parent, life=life, now=now, maker=maker
-        )
-        return Pair(access, refresh)
+        return Pair(self.issue_access(grant, value, refresh=sha, parent=parent, life=life, now=now), refresh)
 
     def issue_access(
         self,
         grant: Grant,
+        value: str,
         *,
         refresh: str | None,
-        parent: str | None,
+        parent: str | None = None,
         life: float,
         now: float,
-        maker: AccessMaker,
     ) -> AccessToken:
-        value = maker(grant, now, now + life)
-        self._store.write(
-            "INSERT INTO access_tokens (sha256, value, grant_id, refresh, parent, created_at, expires_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            fingerprint(value),
-            value,
-            grant.id,
-            refresh,
-            parent,
-            now,
-            now + life,
-        )
-        return AccessToken(
-            value, fingerprint(value), grant.id, refresh, parent, now, now + life, revoked=False
-        )
+        token = AccessToken(value, fingerprint(value), grant.id, refresh, parent, now, now + life, False)
+        self._store.insert("access_tokens", **asdict(token))
+        return token
 
     def refresh_token(self, token: str) -> RefreshToken | None:
         row = self._store.row(REFRESH_ROWS + " WHERE t.sha256 = ?", fingerprint(token))
@@ -272,18 +228,7 @@ class Issued:
 
     def access_token(self, token: str) -> AccessToken | None:
         row = self._store.row(ACCESS_ROW + " WHERE t.sha256 = ?", fingerprint(token))
-        return None if row is None else _to_access(row)
-
-    def first_successor(self, parent: str) -> Pair | None:
-        """What the first renewal with `parent` gave, if it still stands."""
-        row = self._store.row(
-            ACCESS_ROW + " WHERE t.parent = ? AND NOT t.revoked AND NOT g.revoked ORDER BY t.n LIMIT 1",
-            parent,
-        )
-        if row is None:
-            return None
-        access = _to_access(row)
-        return Pair(access, self._value(access.refresh))
+        return None if row is None else _access(row)
 
     def mark_used(self, sha: str, now: float) -> None:
         self._store.write("UPDATE refresh_tokens SET last_used_at = ? WHERE sha256 = ?", now, sha)
@@ -322,10 +267,6 @@ class Issued:
         )
         return len(rows)
 
-    def _value(self, sha: str | None) -> str | None:
-        row = self._store.row("SELECT value FROM refresh_tokens WHERE sha256 = ?", sha)
-        return None if row is None else str(row["value"])
-
 
 def to_refresh_token(row: Any) -> RefreshToken:
     return RefreshToken(
@@ -333,25 +274,12 @@ def to_refresh_token(row: Any) -> RefreshToken:
     )
 
 
-def _to_access(row: Any) -> AccessToken:
+def _access(row: Any) -> AccessToken:
     return AccessToken(**{**row, "revoked": bool(row["revoked"])})
 
 
-def _to_holder(row: Any) -> Holder:
+def _holder(row: Any) -> Holder:
     return Holder(row["external_id"], row["label"], row["email"], row["org"])
-
-
-def _to_code(row: Any) -> Code:
-    consent = Consent(
-        row["provider"],
-        row["client_id"],
-        row["redirect_uri"],
-        row["challenge"],
-        row["scope"],
-        row["tenant"],
-        _to_holder(row),
-    )
-    return Code(consent, row["expires_at"], row["grant_id"])
 
 
 def base64url(data: bytes) -> str:

@@ -2,21 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from typing import assert_never
 
 from aiohttp import web
 
 from broker.config.sandbox import KIT_APP_ID
 from broker.sandbox.authorize import Authorize
 from broker.sandbox.faults import Switches
-from broker.sandbox.issued import Grant, Holder, opaque_access
+from broker.sandbox.issued import Grant, Holder, new_token
 from broker.sandbox.stage import Complaint, Stage, examine, page
 from broker.sandbox.token_endpoint import (
     Answer,
     BodyError,
-    Exchange,
     Granted,
-    Outcome,
+    Party,
     Refusal,
     TokenEndpoint,
     form_pairs,
@@ -24,15 +22,29 @@ from broker.sandbox.token_endpoint import (
     secret_fits,
 )
 
-GRANT_WORDS = (
-    "The provided authorization grant is invalid, expired, revoked, does not match the redirection URI used "
-    "in the authorization request, or was issued to another client."
-)
-CLIENT_WORDS = (
+CLIENT_REFUSED = (
+    401,
+    "invalid_client",
     "Client authentication failed due to unknown client, no client authentication included, or unsupported "
-    "authentication method."
+    "authentication method.",
 )
-TYPE_WORDS = "The authorization grant type is not supported by the authorization server."
+WORDS = {
+    Refusal.INVALID_CLIENT: CLIENT_REFUSED,
+    Refusal.NOT_INSTALLED: CLIENT_REFUSED,
+    Refusal.INVALID_GRANT: (
+        400,
+        "invalid_grant",
+        "The provided authorization grant is invalid, expired, revoked, does not match the redirection URI used "
+        "in the authorization request, or was issued to another client.",
+    ),
+    Refusal.UNSUPPORTED_GRANT_TYPE: (
+        400,
+        "unsupported_grant_type",
+        "The authorization grant type is not supported by the authorization server.",
+    ),
+    Refusal.INVALID_REQUEST: (400, "invalid_request", "Missing required parameter: {missing}."),
+}
+"""Doorkeeper's."""
 REVOKE_WORDS = "You are not authorized to revoke this token"
 PLAN_WORDS = "Your trial is over: this account's plan does not include access to the API"
 COMPLAINTS: Mapping[Complaint, str] = {
@@ -46,29 +58,16 @@ USER_OFFSET = 100_000
 """Kit's user id is another number than the account's: who takes the wrong one is found out."""
 
 
-class Kit:
+class Kit(Party):
     """Kit under `/kit`, in both spellings of its OAuth endpoints."""
 
+    name, title = "kit", "Kit"
+    default_scope = "public"
+    kit_like = True
+
     def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self._authorize = Authorize(
-            provider="kit",
-            stage=stage,
-            holder=read_holder,
-            default_scope="public",
-            objection=lambda _org: None,
-        )
-        exchange = Exchange(
-            provider="kit", clients=stage.clients, issued=stage.issued, maker=opaque_access, kit_like=True
-        )
-        self._token = TokenEndpoint(
-            provider="kit",
-            stage=stage,
-            exchange=exchange,
-            read=read_params,
-            speak=speak,
-            garbled=_error(400, "invalid_request", "The request is malformed."),
-        )
+        super().__init__(stage)
+        self._authorize, self._token = Authorize(self), TokenEndpoint(self)
 
     def routes(self) -> list[web.RouteDef]:
         routes = [
@@ -80,7 +79,7 @@ class Kit:
             routes += [
                 web.get(f"{base}/authorize", self._authorize.show),
                 web.post(f"{base}/authorize", self._authorize.decide),
-                web.post(f"{base}/token", self._token.__call__),
+                web.post(f"{base}/token", self._token.answer),
                 web.post(f"{base}/revoke", self.revoke),
             ]
         name = "/.well-known/oauth-authorization-server"
@@ -113,38 +112,73 @@ class Kit:
     async def revoke(self, request: web.Request) -> web.Response:
         """RFC 7009: the whole grant goes; 200 for unknown tokens too."""
         try:
-            params = read_params(await request.read())
+            params = self.read_params(await request.read())
         except BodyError:
-            return _error(400, "invalid_request", "The request is malformed.").response()
-        client = self._stage.clients.find("kit", params.get("client_id", ""))
-        if client is None or not secret_fits(
-            client, params.get("client_secret"), needed=bool(client.secrets)
-        ):
+            return self.garbled().response()
+        client, issued = self.stage.clients.find("kit", params.get("client_id", "")), self.stage.issued
+        token, secret = params.get("token", ""), params.get("client_secret")
+        found = issued.refresh_token(token) or issued.access_token(token)
+        grant = None if found is None else issued.grant(found.grant_id)
+        if client is None or not secret_fits(client, secret, needed=bool(client.secrets)):
             return _error(403, "unauthorized_client", REVOKE_WORDS).response()
-        grant = self._grant_of(params.get("token", ""))
-        if grant is not None and grant.client_id != client.client_id:
-            return _error(403, "unauthorized_client", REVOKE_WORDS).response()
-        if grant is not None:
-            self._stage.issued.revoke_grant(grant.id)
+        if grant is not None and grant.provider == "kit":
+            if grant.client_id != client.client_id:
+                return _error(403, "unauthorized_client", REVOKE_WORDS).response()
+            issued.revoke_grant(grant.id)
         return web.Response()
-
-    def _grant_of(self, token: str) -> Grant | None:
-        found = self._stage.issued.refresh_token(token) or self._stage.issued.access_token(token)
-        grant = None if found is None else self._stage.issued.grant(found.grant_id)
-        return grant if grant is not None and grant.provider == "kit" else None
 
     async def account(self, request: web.Request) -> web.Response:
         """GET /v4/account."""
-        switches = self._stage.faults.switches("kit")
+        switches = self.switches
         if switches.identity_status is not None:
             return web.Response(status=switches.identity_status)
-        match found := examine(self._stage, "kit", request):
+        match found := examine(self.stage, "kit", request):
             case Complaint():
                 return web.json_response({"errors": [COMPLAINTS[found]]}, status=401)
             case Grant():
                 if switches.plan_lapsed:
                     return web.json_response({"errors": [PLAN_WORDS]}, status=401)
                 return web.json_response(account_document(found.holder, switches))
+
+    def read_holder(self, form: Mapping[str, str], org: str | None) -> Holder:  # noqa: ARG002 - Kustomer's
+        account = form.get("account") or ACCOUNT
+        if not account.isascii() or not account.isdecimal():
+            raise ValueError("A Kit account id is a number.")
+        return Holder(str(int(account)), form.get("name") or GREETING, form.get("email") or EMAIL)
+
+    def objection(self, org: str | None) -> None:  # noqa: ARG002 - Kustomer's
+        return None
+
+    def read_params(self, body: bytes) -> Mapping[str, str]:
+        """JSON or form, by the body's look and whatever the header says."""
+        if not body.lstrip().startswith(b"{"):
+            return form_pairs(body)
+        try:
+            document = json.loads(body)
+        except ValueError as error:
+            raise BodyError("not JSON") from error
+        return {name: value for name, value in document.items() if isinstance(value, str)}
+
+    def access_token(self, grant: Grant, created_at: float, expires_at: float) -> str:  # noqa: ARG002 - as Kustomer's
+        return new_token("kit", "at")
+
+    def tokens(self, granted: Granted) -> dict[str, object]:
+        refresh = granted.pair.refresh
+        return {
+            "access_token": granted.pair.access.value,
+            "token_type": "Bearer",
+            "expires_in": granted.expires_in,
+            **({} if refresh is None else {"refresh_token": refresh}),
+            "scope": granted.grant.scope,
+            "created_at": int(granted.pair.access.created_at),
+        }
+
+    def refused(self, why: Refusal, missing: str) -> Answer:
+        status, error, description = WORDS[why]
+        return _error(status, error, description.format(missing=missing))
+
+    def garbled(self) -> Answer:
+        return _error(400, "invalid_request", "The request is malformed.")
 
 
 def account_document(holder: Holder, switches: Switches) -> dict[str, object]:
@@ -165,55 +199,6 @@ def account_document(holder: Holder, switches: Switches) -> dict[str, object]:
         del account["id"]
     user = {"email": holder.email, "id": int(holder.external_id) + USER_OFFSET}
     return {"account": account} if switches.missing_user else {"user": user, "account": account}
-
-
-def read_holder(form: Mapping[str, str], _org: str | None) -> Holder:
-    account = form.get("account") or ACCOUNT
-    if not account.isascii() or not account.isdecimal():
-        raise ValueError("A Kit account id is a number.")
-    return Holder(str(int(account)), form.get("name") or GREETING, form.get("email") or EMAIL)
-
-
-def read_params(body: bytes) -> Mapping[str, str]:
-    """JSON or form, by the body's look and whatever the header says."""
-    if not body.lstrip().startswith(b"{"):
-        return form_pairs(body)
-    try:
-        document = json.loads(body)
-    except ValueError as error:
-        raise BodyError("not JSON") from error
-    return {name: value for name, value in document.items() if isinstance(value, str)}
-
-
-def speak(outcome: Outcome, _switches: Switches) -> Answer:
-    """Doorkeeper's words."""
-    if isinstance(outcome, Granted):
-        return json_answer(200, _tokens(outcome))
-    match outcome.why:
-        case Refusal.INVALID_CLIENT | Refusal.NOT_INSTALLED:
-            return _error(401, "invalid_client", CLIENT_WORDS)
-        case Refusal.INVALID_GRANT:
-            return _error(400, "invalid_grant", GRANT_WORDS)
-        case Refusal.UNSUPPORTED_GRANT_TYPE:
-            return _error(400, "unsupported_grant_type", TYPE_WORDS)
-        case Refusal.INVALID_REQUEST:
-            return _error(400, "invalid_request", f"Missing required parameter: {outcome.missing}.")
-        case _:
-            assert_never(outcome.why)
-
-
-def _tokens(granted: Granted) -> dict[str, object]:
-    document: dict[str, object] = {
-        "access_token": granted.pair.access.value,
-        "token_type": "Bearer",
-        "expires_in": granted.expires_in,
-        "refresh_token": granted.pair.refresh,
-        "scope": granted.grant.scope,
-        "created_at": int(granted.pair.access.created_at),
-    }
-    if granted.pair.refresh is None:
-        del document["refresh_token"]
-    return document
 
 
 def _error(status: int, error: str, description: str) -> Answer:

@@ -5,7 +5,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, assert_never
+from typing import Any
 
 from aiohttp import web
 
@@ -17,9 +17,8 @@ from broker.sandbox.store import Client
 from broker.sandbox.token_endpoint import (
     Answer,
     BodyError,
-    Exchange,
     Granted,
-    Outcome,
+    Party,
     Refusal,
     TokenEndpoint,
     form_pairs,
@@ -36,6 +35,12 @@ COMPLAINTS: Mapping[Complaint, str] = {
     Complaint.INVALID: "Invalid token",
     Complaint.REVOKED: "Invalid token",
     Complaint.EXPIRED: "Expired token",
+}
+WORDS = {
+    Refusal.INVALID_CLIENT: (401, "invalid_client", "Client authentication failed"),
+    Refusal.INVALID_GRANT: (400, "invalid_grant", "The grant is invalid, expired or revoked"),
+    Refusal.UNSUPPORTED_GRANT_TYPE: (400, "unsupported_grant_type", "The grant type is not supported"),
+    Refusal.INVALID_REQUEST: (400, "invalid_request", "Missing parameter: {missing}"),
 }
 POD_WORDS = "Auth token associated with pod prod2 but request is being handled by prod1"
 
@@ -145,27 +150,18 @@ def _refused(status: int, code: str, message: str) -> web.Response:
     return web.json_response(errors(code, message), status=status)
 
 
-class Kustomer:
+class Kustomer(Party):
     """Kustomer under `/kustomer`; `/kustomer/{org}` stands for an org's own host."""
 
+    name, title = "kustomer", "Kustomer"
+    default_scope = ""
+    kit_like = False
+
     def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+        super().__init__(stage)
         self._directory = AppDirectory(stage)
         self._window, self._seen = 0, 0
-        self._authorize = Authorize(
-            provider="kustomer", stage=stage, holder=read_holder, default_scope="", objection=self._objection
-        )
-        exchange = Exchange(
-            provider="kustomer", clients=stage.clients, issued=stage.issued, maker=jwt_like, kit_like=False
-        )
-        self._token = TokenEndpoint(
-            provider="kustomer",
-            stage=stage,
-            exchange=exchange,
-            read=read_params,
-            speak=speak,
-            garbled=json_answer(400, errors("bad_request", "Bad request")),
-        )
+        self._authorize, self._token = Authorize(self), TokenEndpoint(self)
 
     def routes(self) -> list[web.RouteDef]:
         routes = self._directory.routes()
@@ -173,19 +169,19 @@ class Kustomer:
             routes += [
                 web.get(f"{base}/oauth/authorize", self._authorize.show),
                 web.post(f"{base}/oauth/authorize", self._authorize.decide),
-                web.post(f"{base}/oauth/token", self._token.__call__),
+                web.post(f"{base}/oauth/token", self._token.answer),
                 web.get(f"{base}/v1/users/current", self.current_user),
             ]
         return routes
 
     async def current_user(self, request: web.Request) -> web.Response:
         """GET /v1/users/current, as JSON:API."""
-        switches = self._stage.faults.switches("kustomer")
+        switches = self.switches
         if switches.identity_status is not None:
             return _refused(switches.identity_status, "unavailable", "Not just now")
         if switches.pod_mismatch:
             return _refused(401, "unauthorized", POD_WORDS)
-        match found := examine(self._stage, "kustomer", request):
+        match found := examine(self.stage, "kustomer", request):
             case Complaint():
                 return _refused(401, "unauthorized", COMPLAINTS[found])
             case Grant():
@@ -197,49 +193,76 @@ class Kustomer:
         """x-ratelimit-* on every answer under /kustomer; an `on_response_prepare` signal."""
         if not request.path.startswith("/kustomer"):
             return
-        window = int(self._stage.clock.now()) // WINDOW
+        window = int(self.stage.clock.now()) // WINDOW
         self._seen = self._seen + 1 if window == self._window else 1
         self._window = window
         response.headers.setdefault("x-ratelimit-limit", str(LIMIT))
         response.headers.setdefault("x-ratelimit-remaining", str(max(0, LIMIT - self._seen)))
         response.headers.setdefault("x-ratelimit-reset", str((window + 1) * WINDOW))
 
-    def _objection(self, org: str | None) -> web.Response | None:
-        switches = self._stage.faults.switches("kustomer")
-        is_missing = org is not None and org in switches.app_not_installed
-        return invalid_client(switches).response() if is_missing else None
+    def read_holder(self, form: Mapping[str, str], org: str | None) -> Holder:
+        org = org or form.get("org") or "acme"
+        if ORG.fullmatch(org) is None:
+            raise ValueError("An org's name has lower-case letters, digits and hyphens only.")
+        label = form.get("name") or f"Agent of {org}"
+        return Holder(_id("org", org), label, f"agent@{org}.example", org)
+
+    def objection(self, org: str | None) -> web.Response | None:
+        is_missing = org in self.switches.app_not_installed
+        return self.refused(Refusal.NOT_INSTALLED, "").response() if is_missing else None
+
+    def read_params(self, body: bytes) -> Mapping[str, str]:
+        if body.lstrip().startswith((b"{", b"[")):
+            raise BodyError("JSON is not taken here")
+        return form_pairs(body)
+
+    def access_token(self, grant: Grant, created_at: float, expires_at: float) -> str:
+        """A text that looks like a JWT with the org inside; its signature is merely random."""
+        org = grant.holder.org or ""
+        claims = {
+            "id": secrets.token_hex(12),
+            "user": _id("user", org),
+            "org": grant.holder.external_id,
+            "orgName": org,
+            "pod": "prod1",
+            "iat": int(created_at),
+            "exp": int(expires_at),
+        }
+        parts = (base64url(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
+        return ".".join([*parts, new_token("kustomer", "at")])
+
+    def tokens(self, granted: Granted) -> dict[str, object]:
+        refresh = granted.pair.refresh
+        return {
+            "scope": granted.grant.scope,
+            "token_type": "bearer",
+            "access_token": granted.pair.access.value,
+            "expires_in": granted.expires_in,
+            **({} if refresh is None else {"refresh_token": refresh}),
+        }
+
+    def refused(self, why: Refusal, missing: str) -> Answer:
+        """What the vendor calls 400 "Invalid Client" has a body that is unknown, so there are three."""
+        if why is not Refusal.NOT_INSTALLED:
+            status, error, description = WORDS[why]
+            document = {"error": error, "error_description": description.format(missing=missing)}
+            return json_answer(status, document)
+        match self.switches.invalid_client_shape:
+            case "errors":
+                return json_answer(400, errors("bad_request", "Invalid Client"))
+            case "oauth":
+                document = {"error": "invalid_client", "error_description": "Invalid Client"}
+                return json_answer(400, document)
+            case "text":
+                return Answer(400, "Invalid Client", "text/plain; charset=utf-8")
+
+    def garbled(self) -> Answer:
+        return json_answer(400, errors("bad_request", "Bad request"))
 
 
-def org_id(org: str) -> str:
-    """The id of an org: 24 hexadecimal digits, always the same for a slug, and never the slug itself."""
-    return sha256(b"org " + org.encode()).hexdigest()[:24]
-
-
-def _user_id(org: str) -> str:
-    return sha256(b"user " + org.encode()).hexdigest()[:24]
-
-
-def jwt_like(grant: Grant, created_at: float, expires_at: float) -> str:
-    """An access token that looks like a JWT with the org inside; its signature is merely random."""
-    org = grant.holder.org or ""
-    claims = {
-        "id": secrets.token_hex(12),
-        "user": _user_id(org),
-        "org": grant.holder.external_id,
-        "orgName": org,
-        "pod": "prod1",
-        "iat": int(created_at),
-        "exp": int(expires_at),
-    }
-    parts = (base64url(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
-    return ".".join([*parts, new_token("kustomer", "at")])
-
-
-def read_holder(form: Mapping[str, str], path_org: str | None) -> Holder:
-    org = path_org or form.get("org") or "acme"
-    if ORG.fullmatch(org) is None:
-        raise ValueError("An org's name has lower-case letters, digits and hyphens only.")
-    return Holder(org_id(org), form.get("name") or f"Agent of {org}", f"agent@{org}.example", org)
+def _id(kind: str, org: str) -> str:
+    """The id of an org or of its user: 24 hexadecimal digits, always the same for a slug, and never the slug itself."""
+    return sha256(f"{kind} {org}".encode()).hexdigest()[:24]
 
 
 def user_document(holder: Holder, switches: Switches) -> dict[str, object]:
@@ -250,7 +273,7 @@ def user_document(holder: Holder, switches: Switches) -> dict[str, object]:
         "email": holder.email,
         "roles": ["org.permission.customer", "org.permission.conversation"],
     }
-    data: dict[str, object] = {"type": "user", "id": _user_id(holder.org or ""), "attributes": attributes}
+    data: dict[str, object] = {"type": "user", "id": _id("user", holder.org or ""), "attributes": attributes}
     if switches.identity_without_id:
         del data["id"]
         return {"data": data}
@@ -258,55 +281,6 @@ def user_document(holder: Holder, switches: Switches) -> dict[str, object]:
     return {"data": data}
 
 
-def read_params(body: bytes) -> Mapping[str, str]:
-    if body.lstrip().startswith((b"{", b"[")):
-        raise BodyError("JSON is not taken here")
-    return form_pairs(body)
-
-
 def errors(code: str, message: str) -> dict[str, object]:
     """The shape of Kustomer's errors."""
     return {"errors": [{"code": code, "message": message, "meta": {}}]}
-
-
-def invalid_client(switches: Switches) -> Answer:
-    """What the vendor calls 400 "Invalid Client"; its body is unknown, so there are three."""
-    match switches.invalid_client_shape:
-        case "errors":
-            return json_answer(400, errors("bad_request", "Invalid Client"))
-        case "oauth":
-            return json_answer(400, {"error": "invalid_client", "error_description": "Invalid Client"})
-        case "text":
-            return Answer(400, "Invalid Client", "text/plain; charset=utf-8")
-
-
-def speak(outcome: Outcome, switches: Switches) -> Answer:
-    if isinstance(outcome, Granted):
-        return json_answer(200, _tokens(outcome))
-    match outcome.why:
-        case Refusal.NOT_INSTALLED:
-            return invalid_client(switches)
-        case Refusal.INVALID_CLIENT:
-            return _error(401, "invalid_client", "Client authentication failed")
-        case Refusal.INVALID_GRANT:
-            return _error(400, "invalid_grant", "The grant is invalid, expired or revoked")
-        case Refusal.UNSUPPORTED_GRANT_TYPE:
-            return _error(400, "unsupported_grant_type", "The grant type is not supported")
-        case Refusal.INVALID_REQUEST:
-            return _error(400, "invalid_request", f"Missing parameter: {outcome.missing}")
-        case _:
-            assert_never(outcome.why)
-
-
-def _tokens(granted: Granted) -> dict[str, object]:
-    document: dict[str, object] = {
-        "scope": granted.grant.scope,
-        "token_type": "bearer",
-        "access_token": granted.pair.access.value,
-        "expires_in": granted.expires_in,
-    }
-    return document if granted.pair.refresh is None else {**document, "refresh_token": granted.pair.refresh}
-
-
-def _error(status: int, error: str, description: str) -> Answer:
-    return json_answer(status, {"error": error, "error_description": description})

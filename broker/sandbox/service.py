@@ -1,7 +1,6 @@
 """The sandbox as a whole: one port on which it plays everybody, and what one may ask of the sandbox itself."""
 
 import asyncio
-import json
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,7 +18,7 @@ from broker.sandbox.issued import Issued
 from broker.sandbox.kit import Kit
 from broker.sandbox.kustomer import Kustomer
 from broker.sandbox.plugin_client import PluginClient
-from broker.sandbox.stage import Record, Stage, bad_request, page
+from broker.sandbox.stage import Record, Stage, bad_request, json_object, page
 from broker.sandbox.store import ASKED, ISSUED, REGISTERED, Clients, SandboxStore, client_from_json
 
 SHUTDOWN = 0.5
@@ -59,7 +58,7 @@ class Control:
 
     async def set_faults(self, request: web.Request) -> web.Response:
         """Change switches: `{"provider": "kit", "rotation": "S", …}`; null puts one back."""
-        asked = await _object(request)
+        asked = await json_object(request)
         try:
             self._stage.faults.apply(str(asked.pop("provider", "")), asked)
         except SwitchError as error:
@@ -71,7 +70,7 @@ class Control:
 
     async def revoke(self, request: web.Request) -> web.Response:
         """A person uninstalls: `{"provider", "external_id"}` or `{"refresh_token"}`."""
-        asked = await _object(request)
+        asked = await json_object(request)
         if isinstance(asked.get("refresh_token"), str):
             token = self._stage.issued.refresh_token(asked["refresh_token"])
             if token is not None:
@@ -88,7 +87,7 @@ class Control:
         Members: `client_id`, `client_secret` or `client_secrets` (none: public), `redirect_uris`;
         `"removed": true` takes it away.
         """
-        asked = await _object(request)
+        asked = await json_object(request)
         provider = _provider(asked)
         try:
             client = client_from_json(provider, asked)
@@ -102,7 +101,7 @@ class Control:
 
     async def reset(self, request: web.Request) -> web.Response:
         """Put the switches back and empty the record; `{"everything": true}` forgets all it issued too."""
-        asked = await _object(request)
+        asked = await json_object(request)
         self._stage.faults.reset()
         self._stage.store.empty(*ASKED)
         if asked.get("everything"):
@@ -111,16 +110,6 @@ class Control:
         return web.json_response(
             {"reset": "everything" if asked.get("everything") else "switches and record"}
         )
-
-
-async def _object(request: web.Request) -> dict[str, Any]:
-    try:
-        document = json.loads(await request.read() or b"{}")
-    except ValueError as error:
-        raise bad_request("the body is not JSON") from error
-    if not isinstance(document, dict):
-        raise bad_request("the body is not a JSON object")
-    return document
 
 
 def _provider(asked: Mapping[str, Any]) -> Provider:

@@ -15,11 +15,10 @@ from broker.sandbox.issued import REFRESH_ROWS, Grant, Issued, is_live, to_refre
 from broker.sandbox.store import Clients, SandboxStore
 
 BESIDE = "SELECT n FROM requests WHERE kind = 'refresh' AND token_sha256 = ? AND ended IS NULL"
-BEGIN = """
-INSERT INTO requests (provider, kind, token_sha256, started, beside) VALUES (?, ?, ?, ?, ?)"""
 HANDLED = """
 UPDATE requests SET outcome = ?, grant_id = COALESCE(?, grant_id),
        issued_refresh_sha256 = ?, issued_access_sha256 = ? WHERE n = ?"""
+END = "UPDATE requests SET ended = ?, outcome = COALESCE(outcome, 'interrupted') WHERE ended IS NULL"
 ROTATIONS = "SELECT COUNT(*) FROM refresh_tokens WHERE grant_id = ? AND parent IS NOT NULL"
 CURRENT = "SELECT sha256 FROM refresh_tokens WHERE grant_id = ? ORDER BY n DESC LIMIT 1"
 PAGE_HEADERS = {
@@ -44,16 +43,14 @@ class Record:
 
     def close_interrupted(self, now: float) -> None:
         """End what a former process left open: its connections died with it."""
-        self._store.write(
-            "UPDATE requests SET ended = ?, outcome = COALESCE(outcome, 'interrupted') WHERE ended IS NULL",
-            now,
-        )
+        self._store.write(END, now)
 
     def begin(self, provider: Provider, kind: str, token_sha256: str | None, now: float) -> int:
         """A token request has come. Returns its number."""
         with self._store.transaction():
             beside = [row["n"] for row in self._store.rows(BESIDE, token_sha256)] if kind == "refresh" else []
-            return self._store.write(BEGIN, provider, kind, token_sha256, now, json.dumps(beside))
+            request = {"provider": provider, "kind": kind, "token_sha256": token_sha256}
+            return self._store.insert("requests", **request, started=now, beside=json.dumps(beside))
 
     def handled(
         self,
@@ -69,23 +66,14 @@ class Record:
 
     def end(self, n: int, now: float) -> None:
         """The last of the answer is about to leave: who has it may ask again at once and overlaps nothing."""
-        self._store.write(
-            "UPDATE requests SET ended = ?, outcome = COALESCE(outcome, 'interrupted')"
-            " WHERE n = ? AND ended IS NULL",
-            now,
-            n,
-        )
+        self._store.write(END + " AND n = ?", now, n)
 
     def answered(self, n: int) -> None:
         self._store.write("UPDATE requests SET answered = 1 WHERE n = ?", n)
 
     def used(self, provider: Provider, access_sha256: str, status: int, now: float) -> None:
-        self._store.write(
-            "INSERT INTO resource_uses (provider, access_sha256, at, status) VALUES (?, ?, ?, ?)",
-            provider,
-            access_sha256,
-            now,
-            status,
+        self._store.insert(
+            "resource_uses", provider=provider, access_sha256=access_sha256, at=now, status=status
         )
 
     def as_json(self, now: float) -> dict[str, Any]:
@@ -97,8 +85,7 @@ class Record:
             "grants": [self._grant(row, now) for row in self._store.rows("SELECT * FROM grants ORDER BY id")],
             "requests": requests,
             "max_outstanding_per_token": max(
-                (1 + len(request["beside"]) for request in requests if request["kind"] == "refresh"),
-                default=0,
+                (1 + len(one["beside"]) for one in requests if one["kind"] == "refresh"), default=0
             ),
             "overlaps": [request for request in requests if request["beside"]],
             "resource_uses": [
@@ -166,23 +153,38 @@ def examine(stage: Stage, provider: Provider, request: web.Request) -> Grant | C
     token = stage.issued.access_token(presented) if presented else None
     if token is None:
         return Complaint.INVALID if presented else Complaint.MISSING
-    grant = stage.issued.grant(token.grant_id)
+    grant, now = stage.issued.grant(token.grant_id), stage.clock.now()
     complaint = None
     if grant.provider != provider:
         complaint = Complaint.INVALID
     elif token.revoked:
         complaint = Complaint.REVOKED
-    elif stage.clock.now() >= token.expires_at:
+    elif now >= token.expires_at:
         complaint = Complaint.EXPIRED
     with stage.store.transaction():
-        stage.record.used(provider, token.sha256, 200 if complaint is None else 401, stage.clock.now())
-        if complaint is None:
-            mode = stage.faults.switches(provider).rotation
-            if mode is Mode.ON_USE and token.parent is not None:
-                # In mode D the predecessors of a token die at its first use at a resource (Doorkeeper).
-                stage.issued.revoke_refresh(token.parent)
-                stage.issued.revoke_access_of(token.parent)
+        stage.record.used(provider, token.sha256, 200 if complaint is None else 401, now)
+        is_on_use = stage.faults.switches(provider).rotation is Mode.ON_USE
+        if complaint is None and token.parent is not None and is_on_use:
+            # In mode D the predecessors of a token die at its first use at a resource (Doorkeeper).
+            stage.issued.revoke_refresh(token.parent)
+            stage.issued.revoke_access_of(token.parent)
     return complaint or grant
+
+
+def to(location: str) -> web.Response:
+    """A redirect of the browser."""
+    return web.Response(status=302, headers={"Location": location, "Cache-Control": "no-store"})
+
+
+async def json_object(request: web.Request) -> dict[str, Any]:
+    """The body of a request to the sandbox's own routes; an empty one is an empty object."""
+    try:
+        document = json.loads(await request.read() or b"{}")
+    except ValueError as error:
+        raise bad_request("the body is not JSON") from error
+    if not isinstance(document, dict):
+        raise bad_request("the body is not a JSON object")
+    return document
 
 
 def bad_request(message: str) -> web.HTTPBadRequest:

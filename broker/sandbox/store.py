@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +64,6 @@ REGISTERED = ("clients", "apps")
 OWN = {"refresh_tokens", "resource_uses"}
 """Tables by which a database of the sandbox is known."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-UPSERT = """
-INSERT INTO clients (provider, client_id, secrets, redirect_uris) VALUES (?, ?, ?, ?)
-    ON CONFLICT (provider, client_id)
-    DO UPDATE SET secrets = excluded.secrets, redirect_uris = excluded.redirect_uris"""
 SUPPLIED: Mapping[Provider, tuple[str, str]] = {
     "kit": (KIT_CLIENT_ID, KIT_CLIENT_SECRET),
     "kustomer": (KUSTOMER_CLIENT_ID, KUSTOMER_CLIENT_SECRET),
@@ -97,20 +93,17 @@ class SandboxStore:
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         try:
-            self._connection.execute(f"PRAGMA locking_mode = {locking}")
-            self._prepare()
+            self.write(f"PRAGMA locking_mode = {locking}")
+            tables = {row["name"] for row in self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and not tables >= OWN:
+                raise sqlite3.DatabaseError("it is a database of something else")
+            # What the kernel has been given outlives a killed process, though not a power cut: enough for a judge.
+            self.write("PRAGMA synchronous = OFF")
+            self.write("PRAGMA journal_mode = WAL")
+            self._connection.executescript(f"BEGIN;{SCHEMA};COMMIT")
         except sqlite3.DatabaseError:
             self._connection.close()
             raise
-
-    def _prepare(self) -> None:
-        tables = {row["name"] for row in self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if tables and not tables >= OWN:
-            raise sqlite3.DatabaseError("it is a database of something else")
-        # What the kernel has been given outlives a killed process, though not a power cut: enough for a judge.
-        self._connection.execute("PRAGMA synchronous = OFF")
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.executescript(f"BEGIN;{SCHEMA};COMMIT")
 
     def close(self) -> None:
         self._connection.close()
@@ -135,6 +128,12 @@ class SandboxStore:
     def write(self, sql: str, *values: object) -> int:
         """The id of the row it inserted."""
         return self._connection.execute(sql, values).lastrowid or 0
+
+    def insert(self, table: str, **columns: object) -> int:
+        """The id of the new row."""
+        names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+        sql = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608 - names of our own columns only
+        return self.write(sql, *columns.values())
 
     def empty(self, *tables: str) -> None:
         with self.transaction():
@@ -169,16 +168,15 @@ class Clients:
 
     def put(self, client: Client) -> None:
         uris = None if client.redirect_uris is None else json.dumps(client.redirect_uris)
-        self._store.write(UPSERT, client.provider, client.client_id, json.dumps(client.secrets), uris)
+        values = client.provider, client.client_id, json.dumps(client.secrets), uris
+        self._store.write("INSERT OR REPLACE INTO clients VALUES (?, ?, ?, ?)", *values)
 
     def remove(self, provider: Provider, client_id: str) -> None:
         self._store.write("DELETE FROM clients WHERE provider = ? AND client_id = ?", provider, client_id)
 
     def find(self, provider: Provider, client_id: str) -> Client | None:
         row = self._store.row(
-            "SELECT secrets, redirect_uris FROM clients WHERE provider = ? AND client_id = ?",
-            provider,
-            client_id,
+            "SELECT * FROM clients WHERE provider = ? AND client_id = ?", provider, client_id
         )
         if row is None:
             return None
@@ -190,13 +188,10 @@ class Clients:
         if client.redirect_uris is not None:
             return redirect_uri in client.redirect_uris
         path = f"/callback/{client.provider}"
-        return redirect_uri == f"{self._broker}{path}" or _is_loopback(redirect_uri, path)
-
-
-def _is_loopback(uri: str, path: str) -> bool:
-    parts = urlsplit(uri)
-    bare = not parts.query and not parts.fragment and "@" not in parts.netloc
-    return parts.scheme in ("http", "https") and parts.hostname in LOOPBACK and parts.path == path and bare
+        parts = urlsplit(redirect_uri)
+        is_bare = not parts.query and not parts.fragment and "@" not in parts.netloc and parts.path == path
+        is_loopback = parts.scheme in ("http", "https") and parts.hostname in LOOPBACK and is_bare
+        return redirect_uri == f"{self._broker}{path}" or is_loopback
 
 
 def client_from_json(provider: Provider, document: Mapping[str, object]) -> Client:
@@ -216,8 +211,6 @@ def client_from_json(provider: Provider, document: Mapping[str, object]) -> Clie
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ValueError(f"{name}: a list of strings is needed")
-    if not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"{name}: a list of strings is needed")
     return tuple(value)

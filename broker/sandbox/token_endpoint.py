@@ -2,22 +2,22 @@
 
 import hmac
 import json
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
-from typing import assert_never
+from typing import ClassVar, assert_never
 from urllib.parse import parse_qsl
 
 from aiohttp import web
 
 from broker.sandbox.faults import AnswerFault, Mode, Provider, Switches
 from broker.sandbox.issued import (
-    AccessMaker,
     Consent,
     Grant,
-    Issued,
+    Holder,
     Pair,
     RefreshToken,
     Verdict,
@@ -26,12 +26,10 @@ from broker.sandbox.issued import (
     judge,
 )
 from broker.sandbox.stage import Stage
-from broker.sandbox.store import Client, Clients
+from broker.sandbox.store import Client
 
 JSON = "application/json; charset=utf-8"
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-Reader = Callable[[bytes], Mapping[str, str]]
-"""Raises BodyError."""
 
 
 class Refusal(StrEnum):
@@ -48,11 +46,7 @@ class Granted:
 
     grant: Grant
     pair: Pair
-    now: float
-
-    @property
-    def expires_in(self) -> int:
-        return max(0, int(self.pair.access.expires_at - self.now))
+    expires_in: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,179 +57,8 @@ class Refused:
     grant_id: int | None = None
 
 
-Outcome = Granted | Refused
-
-
-class Exchange:
-    """One provider's token endpoint, without HTTP; the caller holds the transaction."""
-
-    def __init__(
-        self, *, provider: Provider, clients: Clients, issued: Issued, maker: AccessMaker, kit_like: bool
-    ) -> None:
-        self._provider = provider
-        self._clients = clients
-        self._issued = issued
-        self._maker = maker
-        self._kit_like = kit_like
-        """A code's second use kills the grant, and a strict renewal kills the old access token at once."""
-
-    def answer(
-        self, params: Mapping[str, str], switches: Switches, now: float, org: str | None = None
-    ) -> Outcome:
-        """Handle one token request. `org`: the Kustomer org whose host was asked, if one was."""
-        grant_type = params.get("grant_type")
-        client = self._client(params, switches, refreshing=grant_type == "refresh_token")
-        if client is None:
-            return Refused(Refusal.INVALID_CLIENT)
-        match grant_type:
-            case "authorization_code":
-                return self._redeem(client, params, switches, now, org)
-            case "refresh_token":
-                return self._refresh(client, params, switches, now, org)
-            case None:
-                return Refused(Refusal.INVALID_REQUEST, missing="grant_type")
-            case _:
-                return Refused(Refusal.UNSUPPORTED_GRANT_TYPE)
-
-    def _client(self, params: Mapping[str, str], switches: Switches, *, refreshing: bool) -> Client | None:
-        client = self._clients.find(self._provider, params.get("client_id", ""))
-        if client is None or switches.deny_all_clients:
-            return None
-        needed = bool(client.secrets) and (not refreshing or switches.refresh_requires_secret)
-        return client if secret_fits(client, params.get("client_secret"), needed=needed) else None
-
-    def _redeem(
-        self, client: Client, params: Mapping[str, str], switches: Switches, now: float, org: str | None
-    ) -> Outcome:
-        for name in ("code", "redirect_uri"):
-            if not params.get(name):
-                return Refused(Refusal.INVALID_REQUEST, missing=name)
-        code = self._issued.code(params["code"])
-        if (
-            code is None
-            or code.consent.client_id != client.client_id
-            or code.consent.provider != self._provider
-        ):
-            return Refused(Refusal.INVALID_GRANT)
-        if code.grant_id is not None:
-            if self._kit_like:
-                self._issued.revoke_grant(code.grant_id)
-            return Refused(Refusal.INVALID_GRANT, grant_id=code.grant_id)
-        consent = code.consent
-        if _not_installed(consent.holder.org, switches):
-            return Refused(Refusal.NOT_INSTALLED)
-        if (
-            now >= code.expires_at
-            or consent.redirect_uri != params["redirect_uri"]
-            or (org is not None and consent.holder.org != org)
-        ):
-            return Refused(Refusal.INVALID_GRANT)
-        if consent.challenge is not None and not params.get("code_verifier"):
-            return Refused(Refusal.INVALID_REQUEST, missing="code_verifier")
-        if not _verifier_fits(consent.challenge, params.get("code_verifier")):
-            return Refused(Refusal.INVALID_GRANT)
-        return self._first_tokens(params["code"], consent, switches, now)
-
-    def _first_tokens(self, code: str, consent: Consent, switches: Switches, now: float) -> Granted:
-        standing = self._issued.standing_pair(consent, now) if switches.reuse_access_token else None
-        if standing is not None:
-            self._issued.spend(code, standing.access.grant_id)
-            return Granted(self._issued.grant(standing.access.grant_id), standing, now)
-        grant = self._issued.redeem(code, consent, now)
-        if self._provider == "kustomer" and "offline_access" not in consent.scope.split():
-            access = self._issued.issue_access(
-                grant, refresh=None, parent=None, life=switches.life, now=now, maker=self._maker
-            )
-            return Granted(grant, Pair(access, None), now)
-        pair = self._issued.issue(grant, parent=None, life=switches.life, now=now, maker=self._maker)
-        return Granted(grant, pair, now)
-
-    def _refresh(
-        self, client: Client, params: Mapping[str, str], switches: Switches, now: float, org: str | None
-    ) -> Outcome:
-        presented = params.get("refresh_token")
-        if not presented:
-            return Refused(Refusal.INVALID_REQUEST, missing="refresh_token")
-        token = self._issued.refresh_token(presented)
-        if token is None:
-            return Refused(Refusal.INVALID_GRANT)
-        grant = self._issued.grant(token.grant_id)
-        if grant.provider != self._provider or grant.client_id != client.client_id:
-            return Refused(Refusal.INVALID_GRANT, grant_id=grant.id)
-        if _not_installed(grant.holder.org, switches):
-            return Refused(Refusal.NOT_INSTALLED, grant_id=grant.id)
-        if org is not None and grant.holder.org != org:
-            return Refused(Refusal.INVALID_GRANT, grant_id=grant.id)
-        return self._renewed(grant, token, presented, switches, now)
-
-    def _renewed(
-        self, grant: Grant, token: RefreshToken, presented: str, switches: Switches, now: float
-    ) -> Outcome:
-        refused = Refused(Refusal.INVALID_GRANT, grant_id=grant.id)
-        match verdict := judge(token, switches, now):
-            case Verdict.GOOD:
-                return Granted(grant, self._rotate(grant, token, presented, switches, now), now)
-            case Verdict.AGAIN:
-                pair = self._again(grant, token, switches, now)
-                return refused if pair is None else Granted(grant, pair, now)
-            case Verdict.REPLAY:
-                if switches.rotation is Mode.FAMILY:
-                    self._issued.revoke_grant(grant.id)
-                return refused
-            case Verdict.DEAD:
-                return refused
-            case _:
-                assert_never(verdict)
-
-    def _rotate(
-        self, grant: Grant, token: RefreshToken, presented: str, switches: Switches, now: float
-    ) -> Pair:
-        self._issued.mark_used(token.sha256, now)
-        if switches.rotation is Mode.NONE:
-            access = self._issued.issue_access(
-                grant, refresh=token.sha256, parent=None, life=switches.life, now=now, maker=self._maker
-            )
-            return Pair(access, None if switches.omit_refresh_token else presented)
-        pair = self._issued.issue(grant, parent=token.sha256, life=switches.life, now=now, maker=self._maker)
-        self._issued.supersede(token.sha256, now)
-        if switches.rotation in (Mode.STRICT, Mode.FAMILY):
-            self._issued.revoke_refresh(token.sha256)
-            if self._kit_like:
-                self._issued.revoke_access_of(token.sha256)
-        return pair
-
-    def _again(self, grant: Grant, token: RefreshToken, switches: Switches, now: float) -> Pair | None:
-        self._issued.mark_used(token.sha256, now)
-        if switches.rotation is Mode.GRACE_SAME:
-            return self._issued.first_successor(token.sha256)
-        if switches.rotation is Mode.GRACE_LATEST:
-            self._issued.revoke_children(token.sha256)
-        return self._issued.issue(grant, parent=token.sha256, life=switches.life, now=now, maker=self._maker)
-
-
-def presented_token(params: Mapping[str, str]) -> str | None:
-    """The fingerprint of the code or refresh token that a request carries, for the record."""
-    token = params.get("refresh_token" if params.get("grant_type") == "refresh_token" else "code")
-    return fingerprint(token) if token else None
-
-
-def secret_fits(client: Client, secret: str | None, *, needed: bool) -> bool:
-    """A secret that is sent must be right, also where none is needed."""
-    if not secret:
-        return not needed
-    return any(hmac.compare_digest(secret.encode(), known.encode()) for known in client.secrets)
-
-
-def _not_installed(org: str | None, switches: Switches) -> bool:
-    return org is not None and org in switches.app_not_installed
-
-
-def _verifier_fits(challenge: str | None, verifier: str | None) -> bool:
-    # RFC 7636, 4.6; a verifier without a challenge is refused as a downgrade (RFC 9700, 2.1.1).
-    if challenge is None:
-        return not verifier
-    digest = base64url(sha256((verifier or "").encode()).digest())
-    return hmac.compare_digest(digest.encode(), challenge.encode())
+class BodyError(ValueError):
+    """The body is not what this token endpoint takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,102 +80,267 @@ def json_answer(status: int, document: object, headers: Mapping[str, str] | None
     return Answer(status, json.dumps(document), JSON, headers or {})
 
 
-class BodyError(ValueError):
-    """The body is not what this token endpoint takes."""
+class Party(ABC):
+    """A provider that the sandbox plays: in what Kit and Kustomer differ at consent and at the token endpoint."""
+
+    name: ClassVar[Provider]
+    title: ClassVar[str]
+    default_scope: ClassVar[str]
+    kit_like: ClassVar[bool]
+    """A code's second use kills the grant, and a strict renewal kills the old access token at once."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    @property
+    def switches(self) -> Switches:
+        return self.stage.faults.switches(self.name)
+
+    @abstractmethod
+    def read_holder(self, form: Mapping[str, str], org: str | None) -> Holder:
+        """Whose data the filled-in form offers, given the org of the path too; raises ValueError with a sentence."""
+
+    @abstractmethod
+    def objection(self, org: str | None) -> web.Response | None:
+        """An answer instead of consent, where this org has not installed the app."""
+
+    @abstractmethod
+    def read_params(self, body: bytes) -> Mapping[str, str]:
+        """The parameters of a token request; raises BodyError."""
+
+    @abstractmethod
+    def access_token(self, grant: Grant, created_at: float, expires_at: float) -> str:
+        """A new access token's text."""
+
+    @abstractmethod
+    def tokens(self, granted: Granted) -> dict[str, object]:
+        """The body of an answer with tokens."""
+
+    @abstractmethod
+    def refused(self, why: Refusal, missing: str) -> Answer:
+        """The refusal in the provider's words."""
+
+    @abstractmethod
+    def garbled(self) -> Answer:
+        """The answer to a body that is no request."""
 
 
-Speaker = Callable[[Outcome, Switches], Answer]
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One token request, without HTTP; the caller holds the transaction."""
+
+    party: Party
+    params: Mapping[str, str]
+    switches: Switches
+    now: float
+    org: str | None
+    """The Kustomer org whose host was asked, if one was."""
+
+    def outcome(self) -> Granted | Refused:
+        grant_type = self.params.get("grant_type")
+        client = self.party.stage.clients.find(self.party.name, self.params.get("client_id", ""))
+        if client is None or self.switches.deny_all_clients:
+            return Refused(Refusal.INVALID_CLIENT)
+        spares_secret = grant_type == "refresh_token" and not self.switches.refresh_requires_secret
+        needed = bool(client.secrets) and not spares_secret
+        if not secret_fits(client, self.params.get("client_secret"), needed=needed):
+            return Refused(Refusal.INVALID_CLIENT)
+        match grant_type:
+            case "authorization_code":
+                return self._redeem(client)
+            case "refresh_token":
+                return self._refresh(client)
+            case None:
+                return Refused(Refusal.INVALID_REQUEST, missing="grant_type")
+            case _:
+                return Refused(Refusal.UNSUPPORTED_GRANT_TYPE)
+
+    def _redeem(self, client: Client) -> Granted | Refused:
+        for name in ("code", "redirect_uri"):
+            if not self.params.get(name):
+                return Refused(Refusal.INVALID_REQUEST, missing=name)
+        issued, verifier = self.party.stage.issued, self.params.get("code_verifier")
+        found = issued.code(self.params["code"])
+        if found is None:
+            return Refused(Refusal.INVALID_GRANT)
+        consent, expires_at, grant_id = found
+        if (consent.provider, consent.client_id) != (self.party.name, client.client_id):
+            return Refused(Refusal.INVALID_GRANT)
+        if grant_id is not None:
+            if self.party.kit_like:
+                issued.revoke_grant(grant_id)
+            return Refused(Refusal.INVALID_GRANT, grant_id=grant_id)
+        if consent.holder.org in self.switches.app_not_installed:
+            return Refused(Refusal.NOT_INSTALLED)
+        if (
+            self.now >= expires_at
+            or consent.redirect_uri != self.params["redirect_uri"]
+            or self.org not in (None, consent.holder.org)
+        ):
+            return Refused(Refusal.INVALID_GRANT)
+        if consent.challenge is not None and not verifier:
+            return Refused(Refusal.INVALID_REQUEST, missing="code_verifier")
+        # RFC 7636, 4.6; a verifier without a challenge is refused as a downgrade (RFC 9700, 2.1.1).
+        digest = base64url(sha256(verifier.encode()).digest()) if verifier else ""
+        if not hmac.compare_digest(digest.encode(), (consent.challenge or "").encode()):
+            return Refused(Refusal.INVALID_GRANT)
+        return self._first_tokens(consent)
+
+    def _first_tokens(self, consent: Consent) -> Granted:
+        issued, code = self.party.stage.issued, self.params["code"]
+        standing = issued.standing_pair(consent, self.now) if self.switches.reuse_access_token else None
+        if standing is not None:
+            issued.spend(code, standing.access.grant_id)
+            return self._granted(issued.grant(standing.access.grant_id), standing)
+        grant = issued.redeem(code, consent, self.now)
+        if self.party.name == "kustomer" and "offline_access" not in consent.scope.split():
+            return self._granted(grant, self._access_alone(grant, None, None))
+        return self._granted(grant, self._issue(grant, None))
+
+    def _refresh(self, client: Client) -> Granted | Refused:
+        presented = self.params.get("refresh_token")
+        if not presented:
+            return Refused(Refusal.INVALID_REQUEST, missing="refresh_token")
+        token = self.party.stage.issued.refresh_token(presented)
+        if token is None:
+            return Refused(Refusal.INVALID_GRANT)
+        grant = self.party.stage.issued.grant(token.grant_id)
+        refused = Refused(Refusal.INVALID_GRANT, grant_id=grant.id)
+        if (grant.provider, grant.client_id) != (self.party.name, client.client_id):
+            return refused
+        if grant.holder.org in self.switches.app_not_installed:
+            return Refused(Refusal.NOT_INSTALLED, grant_id=grant.id)
+        if self.org not in (None, grant.holder.org):
+            return refused
+        match verdict := judge(token, self.switches, self.now):
+            case Verdict.GOOD:
+                return self._granted(grant, self._rotate(grant, token, presented))
+            case Verdict.AGAIN:
+                pair = self._again(grant, token)
+                return refused if pair is None else self._granted(grant, pair)
+            case Verdict.REPLAY:
+                if self.switches.rotation is Mode.FAMILY:
+                    self.party.stage.issued.revoke_grant(grant.id)
+                return refused
+            case Verdict.DEAD:
+                return refused
+            case _:
+                assert_never(verdict)
+
+    def _rotate(self, grant: Grant, token: RefreshToken, presented: str) -> Pair:
+        issued = self.party.stage.issued
+        issued.mark_used(token.sha256, self.now)
+        if self.switches.rotation is Mode.NONE:
+            shown = None if self.switches.omit_refresh_token else presented
+            return self._access_alone(grant, token.sha256, shown)
+        pair = self._issue(grant, token.sha256)
+        issued.supersede(token.sha256, self.now)
+        if self.switches.rotation in (Mode.STRICT, Mode.FAMILY):
+            issued.revoke_refresh(token.sha256)
+            if self.party.kit_like:
+                issued.revoke_access_of(token.sha256)
+        return pair
+
+    def _again(self, grant: Grant, token: RefreshToken) -> Pair | None:
+        issued = self.party.stage.issued
+        issued.mark_used(token.sha256, self.now)
+        if self.switches.rotation is Mode.GRACE_SAME:
+            return issued.first_successor(token.sha256)
+        if self.switches.rotation is Mode.GRACE_LATEST:
+            issued.revoke_children(token.sha256)
+        return self._issue(grant, token.sha256)
+
+    def _issue(self, grant: Grant, parent: str | None) -> Pair:
+        life = self.switches.life
+        value = self.party.access_token(grant, self.now, self.now + life)
+        return self.party.stage.issued.issue(grant, value, parent=parent, life=life, now=self.now)
+
+    def _access_alone(self, grant: Grant, refresh: str | None, shown: str | None) -> Pair:
+        """An access token with no new refresh token; `refresh`: the fingerprint of the one it belongs to."""
+        life = self.switches.life
+        value = self.party.access_token(grant, self.now, self.now + life)
+        issued = self.party.stage.issued
+        return Pair(issued.issue_access(grant, value, refresh=refresh, life=life, now=self.now), shown)
+
+    def _granted(self, grant: Grant, pair: Pair) -> Granted:
+        return Granted(grant, pair, max(0, int(pair.access.expires_at - self.now)))
+
+
+def secret_fits(client: Client, secret: str | None, *, needed: bool) -> bool:
+    """A secret that is sent must be right, also where none is needed."""
+    if not secret:
+        return not needed
+    return any(hmac.compare_digest(secret.encode(), known.encode()) for known in client.secrets)
 
 
 class TokenEndpoint:
     """The handler of `POST …/oauth/token`."""
 
-    def __init__(
-        self,
-        *,
-        provider: Provider,
-        stage: Stage,
-        exchange: Exchange,
-        read: Reader,
-        speak: Speaker,
-        garbled: Answer,
-    ) -> None:
-        self._provider = provider
-        self._stage = stage
-        self._exchange = exchange
-        self._read = read
-        self._speak = speak
-        self._garbled = garbled
+    def __init__(self, party: Party) -> None:
+        self._party, self._stage = party, party.stage
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
-        fault = self._stage.faults.take(self._provider)
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        stage, clock = self._stage, self._stage.clock
+        fault = stage.faults.take(self._party.name)
         try:
-            params: Mapping[str, str] | None = self._read(await request.read())
+            params: Mapping[str, str] | None = self._party.read_params(await request.read())
         except BodyError:
             params = None
-        kind = "refresh" if params and params.get("grant_type") == "refresh_token" else "code"
-        token = presented_token(params) if params else None
-        n = self._stage.record.begin(self._provider, kind, token, self._stage.clock.now())
+        is_refresh = params is not None and params.get("grant_type") == "refresh_token"
+        token = params and params.get("refresh_token" if is_refresh else "code")
+        sha = fingerprint(token) if token else None
+        n = stage.record.begin(self._party.name, "refresh" if is_refresh else "code", sha, clock.now())
         try:
-            return await self._play(request, n, params, fault)
+            if fault.latency:
+                await clock.sleep(fault.latency)
+            answer = self._settle(n, params, fault, request.match_info.get("org"))
+            if fault.latency_after:
+                await clock.sleep(fault.latency_after)
+            stage.record.end(n, clock.now())
+            if fault.drop is not None:
+                return hang_up(request, web.Response())
+            if fault.raw is not None:
+                return Answer(fault.status or 200, fault.raw, JSON, fault.headers).response(**NO_STORE)
+            if fault.status is not None:
+                false = Answer(fault.status, fault.body or "", "text/html; charset=utf-8", fault.headers)
+                return false.response(**NO_STORE)
+            if fault.truncate is not None:
+                return await _send_part(request, answer, fault.truncate)
+            response = answer.response(**NO_STORE)
+            with suppress(ConnectionResetError):
+                await response.prepare(request)
+                await response.write_eof()
+            if request.transport is not None and not request.transport.is_closing():
+                stage.record.answered(n)
+            return response
         finally:
-            self._stage.record.end(n, self._stage.clock.now())
-
-    async def _play(
-        self, request: web.Request, n: int, params: Mapping[str, str] | None, fault: AnswerFault
-    ) -> web.StreamResponse:
-        if fault.latency:
-            await self._stage.clock.sleep(fault.latency)
-        answer = self._settle(n, params, fault, request.match_info.get("org"))
-        if fault.latency_after:
-            await self._stage.clock.sleep(fault.latency_after)
-        self._stage.record.end(n, self._stage.clock.now())
-        if fault.drop is not None:
-            return hang_up(request, web.Response())
-        if fault.replaces_answer:
-            return _false_answer(fault).response(**NO_STORE)
-        if fault.truncate is not None:
-            return await _send_part(request, answer, fault.truncate)
-        return await self._send(request, n, answer)
+            stage.record.end(n, clock.now())
 
     def _settle(
         self, n: int, params: Mapping[str, str] | None, fault: AnswerFault, org: str | None
     ) -> Answer:
         """Handle the request, in one transaction with its record; the true answer, whatever is sent then."""
-        if fault.spares_token:
-            self._stage.record.handled(n, "fault")
-            return self._garbled
-        if params is None:
-            self._stage.record.handled(n, "invalid_request")
-            return self._garbled
-        switches = self._stage.faults.switches(self._provider)
+        party, record = self._party, self._stage.record
+        if fault.spares_token or params is None:
+            record.handled(n, "fault" if fault.spares_token else "invalid_request")
+            return party.garbled()
         with self._stage.store.transaction():
-            outcome = self._exchange.answer(params, switches, self._stage.clock.now(), org)
-            self._note(n, outcome)
-        answer = self._speak(outcome, switches)
-        return _overlaid(answer, fault.members) if fault.members and answer.status == 200 else answer
-
-    def _note(self, n: int, outcome: Outcome) -> None:
-        match outcome:
-            case Refused(why, _, grant_id):
-                self._stage.record.handled(n, why, grant_id=grant_id)
-            case Granted(grant, pair):
-                self._stage.record.handled(
-                    n,
-                    "issued",
-                    grant_id=grant.id,
-                    issued_refresh=fingerprint(pair.refresh) if pair.refresh else None,
-                    issued_access=pair.access.sha256,
-                )
-
-    async def _send(self, request: web.Request, n: int, answer: Answer) -> web.StreamResponse:
-        response = answer.response(**NO_STORE)
-        with suppress(ConnectionResetError):
-            await response.prepare(request)
-            await response.write_eof()
-        if request.transport is not None and not request.transport.is_closing():
-            self._stage.record.answered(n)
-        return response
+            match Exchange(party, params, party.switches, self._stage.clock.now(), org).outcome():
+                case Refused(why, missing, grant_id):
+                    record.handled(n, why, grant_id=grant_id)
+                    return party.refused(why, missing)
+                case Granted(grant, pair) as granted:
+                    refresh = fingerprint(pair.refresh) if pair.refresh else None
+                    record.handled(
+                        n,
+                        "issued",
+                        grant_id=grant.id,
+                        issued_refresh=refresh,
+                        issued_access=pair.access.sha256,
+                    )
+                    laid = {**party.tokens(granted), **fault.members}
+                    gone = {name for name, value in fault.members.items() if value is None}
+                    return json_answer(200, {name: laid[name] for name in laid if name not in gone})
 
 
 def hang_up(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
@@ -371,18 +359,6 @@ def form_pairs(body: bytes) -> Mapping[str, str]:
     if len({name for name, _ in pairs}) != len(pairs):
         raise BodyError("a parameter comes twice")
     return dict(pairs)
-
-
-def _overlaid(answer: Answer, members: Mapping[str, object]) -> Answer:
-    laid = {**json.loads(answer.body), **members}
-    gone = {name for name, value in members.items() if value is None}
-    return replace(answer, body=json.dumps({name: laid[name] for name in laid if name not in gone}))
-
-
-def _false_answer(fault: AnswerFault) -> Answer:
-    if fault.raw is not None:
-        return Answer(fault.status or 200, fault.raw, JSON, fault.headers)
-    return Answer(fault.status or 200, fault.body or "", "text/html; charset=utf-8", fault.headers)
 
 
 async def _send_part(request: web.Request, answer: Answer, size: int) -> web.StreamResponse:
