@@ -104,12 +104,8 @@ class DashboardRoutes:
 
     @_page("/", "What is broken, whom it concerns, what to do")
     async def start(self, request: web.Request, session: Session) -> web.StreamResponse:
-        return self._render(
-            request,
-            session,
-            "start.html",
-            start=await self._service.start(session.actor, request[REQUEST_ID]),
-        )
+        start = await self._service.start(session.actor, request[REQUEST_ID])
+        return self._render(request, session, "start.html", start=start)
 
     @own_shape(
         "GET",
@@ -155,15 +151,15 @@ class DashboardRoutes:
     )
     async def accounts(self, request: web.Request, session: Session) -> web.StreamResponse:
         listing = await self._service.accounts(session.actor, _query(request), request[REQUEST_ID])
-        return self._render(request, session, "accounts.html", listing=listing, statuses=list(Status))
+        return self._render(request, session, "accounts.html", **listing)
 
     @_page("/dashboard/accounts/{account}", "One account, its history and who uses it")
     async def account(self, request: web.Request, session: Session) -> web.StreamResponse:
         name = request.match_info["account"]
         if not is_account_name(name):
             raise UnknownAccount(f"There is no account {name[:64]!r}.")
-        portrait = await self._service.account(session.actor, name, request[REQUEST_ID])
-        return self._render(request, session, "account.html", portrait=portrait)
+        shown = await self._service.account(session.actor, name, request[REQUEST_ID])
+        return self._render(request, session, "account.html", **shown)
 
     @_form(
         "/dashboard/accounts/{account}/{action}",

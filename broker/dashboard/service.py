@@ -1,4 +1,4 @@
-"""Gathers what each page shows, and does what it offers, in the name of the operator who looks."""
+"""Gathers what each page shows, and does what it offers, in the name of the operator who is signed in."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,11 @@ from broker.admin.keys import KeyService
 from broker.admin.overview import SPAN, Overview
 from broker.callers.service import CallerService
 from broker.context import Context
-from broker.dashboard.figures import (
-    Chart,
-    Happening,
-    KeyRow,
-    Moment,
-    Row,
-    chart,
-    key_rows,
-    moment,
-    row,
-    timeline,
-)
+from broker.encryption.keyring import KeyState, Purpose
 from broker.errors import BrokerError, NotFound
-from broker.http.bodies import caller_json, rfc3339
+from broker.http.bodies import account_json, caller_json, event_json, rfc3339
 from broker.installs.service import InstallService
-from broker.model import Account, Caller, Status, Tone
+from broker.model import Account, Caller, Event, EventKind, Status, Tone
 from broker.store.account_queries import AccountQuery
 from broker.times import relative, span
 from broker.tokens.service import TokenService
@@ -36,12 +25,96 @@ SHOWN_TROUBLED = 12
 SHOWN_EVENTS = 12
 HISTORY = 200
 SPANS = 28
-"""The picture of expiries: a week in spans of six hours."""
+"""The chart of expiries shows a week in spans of six hours."""
+BAR_WIDTH, BAR_GAP, CHART_HEIGHT = 20, 4, 96
 TROUBLED = sorted(
     (status for status in Status if status.tone != "good"),
     key=lambda status: ("bad", "wait", "calm").index(status.tone),
 )
 """The order in which an operator should look at them."""
+Words = list[tuple[bool, str]]
+"""Parts of a sentence; True: a command to type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An account, an event or a key as the API shows it, with a word and a colour for people."""
+
+    facts: Mapping[str, Any]
+    word: str
+    tone: Tone
+    happened: str | None = None
+    todo: Words | None = None
+
+
+def account_item(account: Account, *, next_renewal_at: float | None) -> Item:
+    """Return an account for a list or its page."""
+    status, reason = account.status, account.reason
+    facts = account_json(account, next_renewal_at=next_renewal_at)
+    tone = "wait" if status is Status.ACTIVE and reason else status.tone
+    return Item(facts, status.label, tone, reason.happened if reason else None, words(facts["what_to_do"]))
+
+
+def event_item(event: Event) -> Item:
+    """Return an event for a timeline."""
+    todo, kind = None, event.kind
+    # The reason of a good event is over, as its title says; but the broker itself can recover from several.
+    if event.cause is not None and (kind.tone != "good" or kind is EventKind.BROKER_RECOVERED):
+        todo = words(" ".join(filter(None, (event.cause.happened, event.what_to_do))))
+    return Item({"actor": event.actor, **event_json(event)}, kind.label, kind.tone, todo=todo)
+
+
+def key_item(key: Mapping[str, Any]) -> Item:
+    """Return a data key as `GET /keys` shows it; never the key itself."""
+    state, todo = KeyState.stored(key["state"]), None
+    if state is KeyState.OLD:
+        todo = words("`broker keys rewrap`" if key["records"] else f"`broker keys remove {key['kid']}`")
+    facts = {**key, "purpose": Purpose.stored(key["purpose"]).label}
+    return Item(facts, state.label, state.tone, todo=todo)
+
+
+def words(text: str | None) -> Words | None:
+    """Return a sentence in parts; what it quotes is a command, ready to be pasted."""
+    return [(number % 2 == 1, part) for number, part in enumerate((text or "").split("`")) if part] or None
+
+
+def timeline(events: Sequence[Event]) -> list[Item]:
+    """Return events, the latest first."""
+    return [event_item(event) for event in reversed(events)]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One span of the chart of expiries."""
+
+    x: int
+    y: int
+    height: int
+    count: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Bars in a box, as wide and as high as it says."""
+
+    bars: tuple[Bar, ...]
+    width: int
+    total: int
+
+    height: int = CHART_HEIGHT
+    bar_width: int = BAR_WIDTH
+
+
+def chart(since: float, counts: Sequence[int]) -> Chart:
+    """Return how many tokens end in each span, as bars of which the highest fills the box."""
+    most, step, bars = max(counts, default=0), BAR_WIDTH + BAR_GAP, []
+    for number, count in enumerate(counts):
+        # A bar that stands for anything is visible: two pixels at least.
+        height = max(2, round(count / most * CHART_HEIGHT)) if count else 0
+        label = datetime.fromtimestamp(since + number * SPAN, UTC).strftime("%a %H:%M")
+        bars.append(Bar(number * step, CHART_HEIGHT - height, height, count, label))
+    return Chart(tuple(bars), step * len(bars) - BAR_GAP if bars else 0, sum(counts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +134,10 @@ class Start:
 
     counts: Mapping[Status, int]
     problems: list[str]
-    troubled: list[Row]
+    troubled: list[Item]
     providers: Sequence[Mapping[str, Any]]
     chart: Chart
-    recent: list[Happening]
+    recent: list[Item]
 
     @property
     def total(self) -> int:
@@ -95,30 +168,15 @@ class Start:
         return sum(self.counts.get(status, 0) for status in TROUBLED) - len(self.troubled)
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """One page of accounts."""
-
-    rows: list[Row]
-    next: str | None
-    query: AccountQuery
-
-
-@dataclass(frozen=True, slots=True)
-class Portrait:
-    """One account, its history and who uses it."""
-
-    row: Row
-    history: list[Happening]
-    users: list[tuple[str, Moment]]
-
-
 def _connections(number: int) -> str:
     return f"{number} connection{'' if number == 1 else 's'}"
 
 
 class DashboardService:
-    """One method a page. Everything goes through the services, so authorization and audit see it."""
+    """The content of each page, as values for its template, and its actions.
+
+    Everything goes through the services, so it is authorized and audited under the operator's name.
+    """
 
     def __init__(
         self,
@@ -140,33 +198,33 @@ class DashboardService:
         for provider in providers:
             for status, count in provider["accounts"].items():
                 counts[Status.stored(status)] += count
-        events = await self._overview.events(
-            actor, after=None, limit=SHOWN_EVENTS, account=None, request_id=request_id
-        )
+        troubled = list[Item]()
+        for status in TROUBLED:
+            if left := SHOWN_TROUBLED - len(troubled):
+                query = AccountQuery(status=status, limit=left)
+                found, _ = await self._accounts.find(actor, query, request_id=request_id)
+                troubled += map(self._item, found)
+        events = await self._events(actor, None, SHOWN_EVENTS, request_id)
         return Start(
             counts=counts,
             problems=self._context.health.problems,
-            troubled=await self._troubled(actor, request_id),
+            troubled=troubled,
             providers=providers,
-            chart=await self._chart(actor, request_id),
-            recent=timeline(events, self._context.steady.now()),
+            chart=chart(*await self._overview.ends(actor, count=SPANS, request_id=request_id)),
+            recent=timeline(events),
         )
 
-    async def accounts(self, actor: Caller, query: AccountQuery, request_id: str) -> Listing:
+    async def accounts(self, actor: Caller, query: AccountQuery, request_id: str) -> dict[str, Any]:
         query = replace(query, limit=PER_PAGE)
         found, cursor = await self._accounts.find(actor, query, request_id=request_id)
-        return Listing([self._row(account) for account in found], cursor, query)
+        return {"rows": [*map(self._item, found)], "next": cursor, "query": query, "statuses": [*Status]}
 
-    async def account(self, actor: Caller, name: str, request_id: str) -> Portrait:
+    async def account(self, actor: Caller, name: str, request_id: str) -> dict[str, Any]:
         account = await self._accounts.show(actor, name, request_id=request_id)
-        now = self._context.steady.now()
         users = await self._accounts.users(actor, name, request_id=request_id)
-        events = await self._overview.events(
-            actor, after=None, limit=HISTORY, account=name, request_id=request_id
-        )
-        return Portrait(
-            self._row(account), timeline(events, now), [(who, moment(at, now)) for who, at in users]
-        )
+        history = timeline(await self._events(actor, name, HISTORY, request_id))
+        users_at = [(who, rfc3339(at)) for who, at in users]
+        return {"row": self._item(account), "history": history, "users": users_at}
 
     async def providers(self, actor: Caller, request_id: str) -> Sequence[Mapping[str, Any]]:
         return [view.json() for view in await self._overview.providers(actor, request_id=request_id)]
@@ -175,39 +233,23 @@ class DashboardService:
         records = await self._callers.callers(actor, request_id=request_id)
         return [caller_json(record) for record in records]
 
-    async def keys(self, actor: Caller, request_id: str) -> list[KeyRow]:
-        return key_rows(await self._keys.keys(actor, request_id=request_id))
+    async def keys(self, actor: Caller, request_id: str) -> list[Item]:
+        return [key_item(key) for key in await self._keys.keys(actor, request_id=request_id)]
 
-    async def activity(self, actor: Caller, request_id: str) -> list[Happening]:
-        events = await self._overview.events(
-            actor, after=None, limit=HISTORY, account=None, request_id=request_id
-        )
-        return timeline(events, self._context.steady.now())
+    async def activity(self, actor: Caller, request_id: str) -> list[Item]:
+        return timeline(await self._events(actor, None, HISTORY, request_id))
 
     def near(self, at: str | None) -> str:
-        """A time of the API in words."""
+        """Return a time of the API in words."""
         return relative(at, self._context.steady.now())
 
-    async def _troubled(self, actor: Caller, request_id: str) -> list[Row]:
-        found: list[Account] = []
-        for status in TROUBLED:
-            left = SHOWN_TROUBLED - len(found)
-            if left:
-                query = AccountQuery(status=status, limit=left)
-                found += (await self._accounts.find(actor, query, request_id=request_id))[0]
-        return [self._row(account) for account in found]
-
-    async def _chart(self, actor: Caller, request_id: str) -> Chart:
-        since, counts = await self._overview.ends(actor, count=SPANS, request_id=request_id)
-        labels = (datetime.fromtimestamp(since + n * SPAN, UTC).strftime("%a %H:%M") for n in range(SPANS))
-        return chart(counts, labels=labels)
-
-    def _row(self, account: Account) -> Row:
-        return row(
-            account,
-            next_renewal_at=self._accounts.next_renewal_at(account),
-            now=self._context.steady.now(),
+    async def _events(self, actor: Caller, account: str | None, limit: int, request_id: str) -> list[Event]:
+        return await self._overview.events(
+            actor, after=None, limit=limit, account=account, request_id=request_id
         )
+
+    def _item(self, account: Account) -> Item:
+        return account_item(account, next_renewal_at=self._accounts.next_renewal_at(account))
 
     async def act(self, actor: Caller, name: str, word: str, *, request_id: str) -> Done:
         """Do it; what the broker refuses is told, not raised. Raises NotFound for a word that is none."""

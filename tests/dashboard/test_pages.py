@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from broker.dashboard.figures import happening, row
+from broker.dashboard.service import account_item, event_item
 from broker.http.bodies import account_json, event_json
 from broker.installs.exchange import Visit
 from broker.installs.pages import visit_page
@@ -218,11 +218,11 @@ def test_every_event_has_words(kind: EventKind) -> None:
     for cause in (None, *CAUSES):
         event = Event(1.0, kind, "acme", "kit", cause)
 
-        shown, sent = happening(event, 2.0), event_json(event)
+        shown, sent = event_item(event), event_json(event)
 
-        assert shown.title == (LATER if kind == LATER else kind.label)
+        assert shown.word == (LATER if kind == LATER else kind.label)
         assert (kind, cause) == (sent["event"], sent["reason"])
-        assert cause != LATER or shown.tone == "good" or LATER in str(shown.detail)
+        assert cause != LATER or shown.tone == "good" or LATER in str(shown.todo)
         assert "ACCOUNT" not in str(sent), cause
         assert "PROVIDER" not in str(sent["what_to_do"]), cause
 
@@ -232,7 +232,7 @@ def test_every_event_has_words(kind: EventKind) -> None:
 )
 def test_every_account_has_words(one: Account) -> None:
     """Each status with each reason."""
-    shown = row(one, next_renewal_at=None, now=2.0)
+    shown = account_item(one, next_renewal_at=None)
 
     assert one.status in set(Status)
     assert one.reason
