@@ -20,7 +20,6 @@ from broker.http.operations import (
     YEAR,
     Operation,
     json_body,
-    record,
     ref,
 )
 from broker.model import Caller, Permission, Secret
@@ -43,23 +42,16 @@ class ImportRoutes:
         ),
         permission=Permission.MANAGE,
         body=json_body(
-            record(
-                {
-                    "name": NAME,
-                    "provider": ref("Provider"),
-                    "refresh_token": {"type": "string", "pattern": "^[!-~]{1,4096}$"},
-                    "access_token": {"type": ["string", "null"], "pattern": "^[!-~]{1,4096}$"},
-                    "expires_in": {"type": ["number", "null"], "minimum": 0, "maximum": YEAR},
-                    "org": TEXT_OR_NULL,
-                    "scope": PRINTABLE_OR_NULL,
-                    "verify": FLAG_OR_NULL,
-                },
-                "access_token",
-                "expires_in",
-                "org",
-                "scope",
-                "verify",
-            ),
+            {
+                "name": NAME,
+                "provider": ref("Provider"),
+                "refresh_token": {"type": "string", "pattern": "^[!-~]{1,4096}$"},
+                "access_token": {"type": ["string", "null"], "pattern": "^[!-~]{1,4096}$"},
+                "expires_in": {"type": ["number", "null"], "minimum": 0, "maximum": YEAR},
+                "org": TEXT_OR_NULL,
+                "scope": PRINTABLE_OR_NULL,
+                "verify": FLAG_OR_NULL,
+            },
             {"name": "acme", "provider": "kit", "refresh_token": "of-the-old-system"},
         ),
         problems=("conflict", "provider_rejected_client", "provider_unavailable", "refresh_uncertain"),
@@ -83,7 +75,7 @@ class ExportRoutes:
         "POST",
         "/exports",
         permission=Permission.MANAGE,
-        body=json_body(record({"accounts": TEXTS}, "accounts")),
+        body=json_body({"accounts": TEXTS}),
     )
     async def export(self, request: web.Request) -> web.StreamResponse:
         """Lines of JSON: how many there are, then each grant, or why it was left out."""

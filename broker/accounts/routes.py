@@ -94,14 +94,10 @@ class AccountRoutes:
         ACCOUNT,
         permission=Permission.MANAGE,
         body=json_body(
-            record(
-                {"label": PRINTABLE_OR_NULL, "subject": PRINTABLE_OR_NULL, "name": NAME},
-                "label",
-                "subject",
-                "name",
-                minProperties=1,
-            ),
+            {"label": PRINTABLE_OR_NULL, "subject": PRINTABLE_OR_NULL, "name": NAME},
             {"label": "the main newsletter"},
+            "name",
+            minProperties=1,
         ),
         problems=("unknown_account", "conflict"),
     )

@@ -11,7 +11,7 @@ from broker.encryption.keyring import Purpose, WrappedKey
 from broker.errors import Conflict, NotFound
 from broker.http.bodies import rfc3339
 from broker.http.edge import CALLER, REQUEST_ID, answer, check_query, read_object
-from broker.http.operations import TEXT_OR_NULL, Operation, json_body, record
+from broker.http.operations import TEXT_OR_NULL, Operation, json_body
 from broker.keys.rewrap import ByKey, Census, Elsewhere, Rewrapper, Step
 from broker.model import Caller, Permission
 from broker.store.keys import UNKNOWN
@@ -94,7 +94,7 @@ class KeyService:
         "POST",
         "/keys/rewrap",
         permission=Permission.ADMIN,
-        body=json_body(record({"cursor": TEXT_OR_NULL}, "cursor")),
+        body=json_body({"cursor": TEXT_OR_NULL}),
     )
     async def _rewrap(self, request: web.Request) -> web.StreamResponse:
         """Take one step; the answer's `cursor` is for the next one, null at the end."""

@@ -169,16 +169,14 @@ class AdminRoutes:
         "/callers",
         permission=Permission.ADMIN,
         body=json_body(
-            record(
-                {
-                    "name": TEXT,
-                    "accounts": TEXTS,
-                    "permissions": TEXTS,
-                    "expires_in": {"type": ["number", "null"]},
-                },
-                "permissions",
-                "expires_in",
-            )
+            {
+                "name": TEXT,
+                "accounts": TEXTS,
+                "permissions": TEXTS,
+                "expires_in": {"type": ["number", "null"]},
+            },
+            None,
+            "permissions",
         ),
     )
     async def add_caller(self, request: web.Request) -> web.StreamResponse:
@@ -197,7 +195,7 @@ class AdminRoutes:
         "POST",
         "/callers/{name}/rotate",
         permission=Permission.ADMIN,
-        body=json_body(record({"now": FLAG_OR_NULL}, "now")),
+        body=json_body({"now": FLAG_OR_NULL}),
     )
     async def rotate_caller(self, request: web.Request) -> web.StreamResponse:
         body = await read_object(request)

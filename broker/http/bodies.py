@@ -13,8 +13,8 @@ from broker.http.operations import (
     TEXT,
     TEXT_OR_NULL,
     answers_json,
-    record,
     ref,
+    shape,
 )
 from broker.model import Account, CallerRecord, Event, PluginGrant, Reason, Status
 
@@ -132,16 +132,8 @@ def caller_json(record: CallerRecord) -> dict[str, Any]:
     }
 
 
-def _shape(members: Mapping[str, tuple[JSON, object]], *optional: str) -> tuple[JSON, JSON]:
-    """A record and its example, from the schema and the example of each member."""
-    return (
-        record({name: schema for name, (schema, _) in members.items()}, *optional),
-        {name: example for name, (_, example) in members.items() if name not in optional},
-    )
-
-
 SHAPES: Mapping[str, tuple[JSON, JSON]] = {
-    "Token": _shape(
+    "Token": shape(
         {
             "account": (TEXT, "acme"),
             "provider": (TEXT, "kit"),
@@ -172,7 +164,7 @@ SHAPES: Mapping[str, tuple[JSON, JSON]] = {
         },
         "warning",
     ),
-    "Account": _shape(
+    "Account": shape(
         {
             "account": (TEXT, "acme"),
             "provider": (TEXT, "kit"),
@@ -205,10 +197,8 @@ SHAPES: Mapping[str, tuple[JSON, JSON]] = {
             "client_id": (TEXT_OR_NULL, "your-kit-client-id"),
         }
     ),
-    "OAuthError": _shape(
-        {"error": (TEXT, "invalid_grant"), "error_description": (TEXT, "Why.")},
-    ),
-    "Issued": _shape(
+    "OAuthError": shape({"error": (TEXT, "invalid_grant"), "error_description": (TEXT, "Why.")}),
+    "Issued": shape(
         {
             "access_token": (TEXT, "tbp_example"),
             "token_type": ({"type": "string", "const": "Bearer"}, "Bearer"),

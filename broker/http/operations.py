@@ -130,6 +130,14 @@ def record(properties: JSON, *optional: str, **more: Any) -> JSON:
     }
 
 
+def shape(members: Mapping[str, tuple[JSON, object]], *optional: str) -> tuple[JSON, JSON]:
+    """A record and its example, from the schema and the example of each member."""
+    return (
+        record({name: schema for name, (schema, _) in members.items()}, *optional),
+        {name: example for name, (_, example) in members.items() if name not in optional},
+    )
+
+
 def answers_json(description: str, schema: JSON, example: Any, *, status: str = "200") -> dict[str, JSON]:
     content = {"application/json": {"schema": schema, "example": example}}
     return {status: {"description": description, "content": content}}
@@ -153,8 +161,12 @@ def nothing(description: str, *, status: str = "204") -> dict[str, JSON]:
     return {status: {"description": description}}
 
 
-def json_body(schema: JSON, example: JSON | None = None, *, required: bool = True) -> JSON:
-    content = {"schema": schema, "example": example}
+def json_body(
+    members: JSON, example: JSON | None = None, *optional: str, required: bool = True, **more: Any
+) -> JSON:
+    """A JSON object; a member that may be null, or is named as optional, may be missing."""
+    nullable = [name for name, schema in members.items() if "null" in schema.get("type", "")]
+    content = {"schema": record(members, *nullable, *optional, **more), "example": example}
     return {"required": required, "content": {"application/json": content}}
 
 

@@ -106,22 +106,14 @@ class InstallApi:
         ),
         permission=Permission.INSTALL,
         body=json_body(
-            record(
-                {
-                    "provider": ref("Provider"),
-                    "account": {"type": ["string", "null"], "pattern": NAME["pattern"]},
-                    "org": TEXT_OR_NULL,
-                    "return_to": {
-                        **TEXT_OR_NULL,
-                        "description": "https, or http on loopback; no user, no fragment",
-                    },
-                    "replace": {**FLAG_OR_NULL, "description": "Take another identity than before"},
-                },
-                "account",
-                "org",
-                "return_to",
-                "replace",
-            ),
+            {
+                "provider": ref("Provider"),
+                "account": {"type": ["string", "null"], "pattern": NAME["pattern"]},
+                "org": TEXT_OR_NULL,
+                "return_to": TEXT_OR_NULL
+                | {"description": "https, or http on loopback; no user, no fragment"},
+                "replace": FLAG_OR_NULL | {"description": "Take another identity than before"},
+            },
             {"provider": "kit", "account": "acme"},
         ),
     )

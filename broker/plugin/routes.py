@@ -18,8 +18,8 @@ from broker.http.operations import (
     form_or_json,
     json_body,
     own_shape,
-    record,
     ref,
+    shape,
 )
 from broker.model import Permission, Secret
 from broker.plugin.clients import Asked, Clients, Credentials, Refused, read_asked, read_credentials
@@ -208,13 +208,14 @@ class PluginApi:
         "A code with which a person says who they are",
         answers_json(
             "The code, for ten minutes",
-            record({"connect_code": TEXT, "expires_at": MOMENT}),
-            {"connect_code": "7Q2M-0XKA-9DTR", "expires_at": "2026-11-20T10:25:00Z"},
+            *shape(
+                {"connect_code": (TEXT, "7Q2M-0XKA-9DTR"), "expires_at": (MOMENT, "2026-11-20T10:25:00Z")}
+            ),
             status="201",
         ),
         permission=Permission.PLUGIN,
         body=json_body(
-            record({"subject": {**TEXT, "minLength": 1, "maxLength": 255, "description": "Printable"}}),
+            {"subject": TEXT | {"minLength": 1, "maxLength": 255, "description": "Printable"}},
             {"subject": "user-42"},
         ),
     )

@@ -8,7 +8,7 @@ from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.http.bodies import answers_shape
 from broker.http.edge import CALLER, REQUEST_ID, query_number, read_object
-from broker.http.operations import COUNT, TEXT, YEAR, Operation, json_body, nothing, record
+from broker.http.operations import COUNT, TEXT, YEAR, Operation, json_body, nothing
 from broker.model import Account, Caller, Permission
 from broker.tokens.cache import token_parts
 from broker.tokens.policy import is_living
@@ -90,9 +90,7 @@ class TokenRoutes:
         # TOKEN is enough with the generation of a token that the provider rejected.
         permission=Permission.REFRESH,
         body=json_body(
-            record(
-                {"rejected_generation": {"type": ["integer", "null"], "minimum": 0}}, "rejected_generation"
-            ),
+            {"rejected_generation": {"type": ["integer", "null"], "minimum": 0}},
             {"rejected_generation": 17},
             required=False,
         ),
