@@ -40,9 +40,8 @@ from broker.store.spool import grants_spool, renewals_spool
 from broker.tokens.background import Background
 from broker.tokens.cache import TokenCache
 from broker.tokens.flight import Flights, Waiters
-from broker.tokens.leases import Leases
 from broker.tokens.permit import Permit
-from broker.tokens.recovery import Recovery, RetainedCommits
+from broker.tokens.recovery import Leases, Recovery, RetainedCommits
 from broker.tokens.refresh import Refresher
 from broker.tokens.schedule import Timings, Watch
 from broker.tokens.service import TokenService
@@ -206,8 +205,8 @@ class TokenServices:
             retained=self.retained,
             permit=self.permit,
             flights=self.flights,
+            leases=self.leases,
             timings=timings,
-            owner=self.leases.owner,
         )
         self.service = TokenService(
             context, cache=self.cache, flights=self.flights, permit=self.permit, waiters=self.waiters

@@ -1,4 +1,4 @@
-"""R10, and R6 when the store fails: what an earlier boot left open, and token sets that are stored late."""
+"""Leases (R3), commits that the store has refused (R6), and what an earlier boot left open (R10)."""
 
 import asyncio
 import secrets
@@ -12,8 +12,8 @@ from broker.context import Context
 from broker.encryption.keyring import DecryptionFailed
 from broker.encryption.tokens import LATE
 from broker.errors import StorageUnavailable
-from broker.model import Account, Event, Spare, Successor
-from broker.store.renewals import Committed, EpochMoved, GenerationMoved
+from broker.model import Account, Event, Intent, Spare, Successor
+from broker.store.renewals import BOOT_WIDTH, Committed, EpochMoved, GenerationMoved
 from broker.store.retained import COMMIT, Retained
 from broker.store.spool import Spool
 from broker.tokens.flight import Flights
@@ -23,6 +23,60 @@ from broker.tokens.schedule import Step, Timings, Watch, quarantine
 log = structlog.get_logger()
 AT_ONCE = 16
 AGAIN_AFTER = 1.0
+
+
+class LeaseLost(Exception):
+    """The row was not as it was read, or another process holds its lease: nothing may be sent."""
+
+    def __init__(self, account: Account) -> None:
+        super().__init__(account.name)
+        self.account = account
+
+
+class Leases:
+    """Asked before a renewal begins; the store's conditions have the last word (R3)."""
+
+    def __init__(self, context: Context, *, permit: Permit, timings: Timings) -> None:
+        self._context, self._permit, self._timings = context, permit, timings
+        self._store, self._clock = context.stores.accounts, context.steady
+        self.owner = f"{secrets.token_hex(BOOT_WIDTH // 2)}@{context.replica}"
+        """`boot@replica`, which is written into the leases of this process."""
+        self._length = context.settings.refresh.timeout + timings.lease_extra
+
+    async def announce(self, account: Account) -> Intent:
+        """R3: write the intent, which is the lease; raises LeaseLost."""
+        while True:
+            intent, began = self.new_intent(account), self._clock.monotonic()
+            if not await self._store.begin(account.ref, intent):
+                raise LeaseLost(account)
+            # Whoever was stopped meanwhile asks again: the lease may be another's by now.
+            if self._clock.monotonic() - began < self._length / 4:
+                return intent
+
+    def new_intent(self, account: Account) -> Intent:
+        now = self._clock.now()
+        return Intent(secrets.token_hex(8), account.generation, now, self.owner, now + self._length)
+
+    async def is_free(self, account: Account) -> bool:
+        """Whether nobody is at this account; False: look at the row again when it has changed.
+
+        An attempt that ended without a word counts as ambiguous from now on: our own if the store was away when its
+        outcome came, another broker's when its lease has run out.
+        """
+        intent = account.intent
+        if intent is None or intent.owner is None:
+            return True
+        own, now = intent.owner == self.owner, self._clock.now()
+        # A store that has just come back may yet be given what the other one has retained.
+        if not own and self._context.store_health.up_for() < self._timings.adopt_after:
+            return False
+        not_before = now
+        if own:
+            grace = self._permit.grace(account)
+            not_before = max(now, intent.at + quarantine(timed_out=True, grace=grace, timings=self._timings))
+        if await self._store.orphaned(account.ref, intent.id, self.owner, at=now, not_before=not_before):
+            log.warning("renewal.orphaned", account=account.name, generation=account.generation, own=own)
+        return False
 
 
 class RetainedCommits(Retained[Successor]):
@@ -41,11 +95,7 @@ class RetainedCommits(Retained[Successor]):
             first=timings.retain_first,
             most=timings.retain_most,
         )
-        self._accounts, self._encryption, self._now = (
-            context.stores.accounts,
-            context.encryption,
-            context.clock.now,
-        )
+        self._accounts, self._encryption = context.stores.accounts, context.encryption
 
     async def _commit(self, successor: Successor, events: Sequence[Event]) -> None:
         match await self._accounts.commit(successor, events):
@@ -85,7 +135,7 @@ class RetainedCommits(Retained[Successor]):
             self._encryption.access_token(successor)
         except DecryptionFailed:
             # A refresh token alone is enough: it brings the next access token.
-            return replace(successor, sealed_access=None, next_at=self._now()) if refresh else None
+            return replace(successor, sealed_access=None, next_at=self._clock.now()) if refresh else None
         return successor
 
 
@@ -99,12 +149,12 @@ class Recovery:
         retained: RetainedCommits,
         permit: Permit,
         flights: Flights,
+        leases: Leases,
         timings: Timings,
-        owner: str,
     ) -> None:
         self._store, self._clock = context.stores.accounts, context.steady
         self._retained, self._permit, self._flights = retained, permit, flights
-        self._timings, self._owner = timings, owner
+        self._timings, self._owner = timings, leases.owner
         self._replica = context.replica if context.is_shared else None
         """Whose earlier boots' leases are ours; None: everybody's, since the store is."""
         self._is_late = False
@@ -122,7 +172,15 @@ class Recovery:
             await self._clock.sleep(AGAIN_AFTER)
             accounts = await self._take_over()
         places = asyncio.Semaphore(AT_ONCE)
-        await asyncio.gather(*(self._renew(account, places) for account in accounts))
+
+        async def renew(account: Account) -> None:
+            async with places:
+                not_before = account.trouble.not_before or 0.0
+                await self._clock.sleep(max(0.0, not_before - self._clock.now()))
+                with suppress(Exception):  # the flight has logged it; the background tries again
+                    await self._flights.join(account.ref)
+
+        await asyncio.gather(*map(renew, accounts))
 
     async def _take_over(self) -> list[Account]:
         try:
@@ -156,10 +214,3 @@ class Recovery:
             free_after=max(0.0, began + wait - now),
         )
         return account.with_trouble(trouble)
-
-    async def _renew(self, account: Account, places: asyncio.Semaphore) -> None:
-        async with places:
-            not_before = account.trouble.not_before or 0.0
-            await self._clock.sleep(max(0.0, not_before - self._clock.now()))
-            with suppress(Exception):  # the flight has logged it; the background tries again
-                await self._flights.join(account.ref)

@@ -46,10 +46,9 @@ from broker.providers.outcomes import (
 )
 from broker.store.renewals import Committed, EpochMoved, GenerationMoved
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed, Waiters
-from broker.tokens.leases import LeaseLost, Leases
 from broker.tokens.permit import Permit
 from broker.tokens.policy import Hold, grant_end, window_opens
-from broker.tokens.recovery import RetainedCommits
+from broker.tokens.recovery import LeaseLost, Leases, RetainedCommits
 from broker.tokens.schedule import Step, Timings, Watch, confirm_after, death_needs, quarantine
 from broker.tokens.setbacks import Setbacks, intent_of, since_trouble
 

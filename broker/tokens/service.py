@@ -128,16 +128,17 @@ class TokenService:
             self._polls -= 1
 
     async def _wait(self, name: str, known: str, deadline: float) -> None:
-        news = self._waiters.news(name)
-        first = (await self._read(name, or_kept=True)).account
-        if str(first.generation) != known:
-            return
-        now = self._clock.now()
-        # Who waits inside the window waits for a renewal, as a plain request would start one.
-        if now >= window_opens(first, self._settings.ahead) and self._permit.hold(first, now) is None:
-            self._flights.begin_in_turn(first.ref)
+        first: Account | None = None
         while not self._waiters.stopping:
+            news = self._waiters.news(name)
             account, now = (await self._read(name, or_kept=True)).account, self._clock.now()
+            if first is None:
+                first = account
+                if str(first.generation) != known:
+                    return
+                # Who waits inside the window waits for a renewal, as a plain request would start one.
+                if now >= window_opens(first, self._settings.ahead) and self._permit.hold(first, now) is None:
+                    self._flights.begin_in_turn(first.ref)
             if (account.ref, account.status) != (first.ref, first.status) or not is_living(account, now):
                 return
             # A token lives for whoever gets it while a whole second is left.
@@ -145,7 +146,6 @@ class TokenService:
             if left <= 0:
                 return
             await within(self._context.clock, left, news)
-            news = self._waiters.news(name)
 
     async def rejected(self, caller: Caller, name: str, generation: int, *, request_id: str) -> Handout:
         """The caller says that the provider answered 401 to that generation: renewed once, however many say so."""

@@ -41,7 +41,11 @@ class Timekeeper:
         """Follow the reference if it has jumped."""
         now = await self._context.reference()
         if self._context.is_shared:
-            self._tell_skew(self._context.clock.now() - now)
+            ahead = self._context.clock.now() - now
+            if abs(ahead) > WORTH_TELLING:
+                self._health.raise_problem("clock_skew", skew_told(ahead))
+            else:
+                self._health.clear("clock_skew")
         by = now - self._clock.now()
         if abs(by) > FOLLOWED:
             await self._follow(by)
@@ -61,7 +65,15 @@ class Timekeeper:
         await self._make_due()
         if abs(by) > WORTH_TELLING:
             self._told_at = self._clock.monotonic()
-            self._health.raise_problem("clock_jumped", _jumped(by, shared=self._context.is_shared))
+            whose, where = (
+                "database" if self._context.is_shared else "machine",
+                "forward" if by > 0 else "back",
+            )
+            self._health.raise_problem(
+                "clock_jumped",
+                f"the {whose}'s clock was set {where} by {span(abs(by))}; the broker follows it and renews what"
+                " seems due. Check that the time is right (NTP)",
+            )
 
     async def _shift(self, by: float, since: float, until: float) -> None:
         # Rows of a shared database are dated by its clock, and not by this broker alone.
@@ -77,12 +89,6 @@ class Timekeeper:
         now = self._clock.now()
         await self._store.make_due(now, issued_after=now + CLOCKS_DIFFER, paused_until=now + LONGEST_PAUSE)
 
-    def _tell_skew(self, ahead: float) -> None:
-        if abs(ahead) <= WORTH_TELLING:
-            self._health.clear("clock_skew")
-            return
-        self._health.raise_problem("clock_skew", skew_told(ahead))
-
 
 def skew_told(ahead: float) -> str:
     """What to say of a machine whose clock is `ahead` of the database's."""
@@ -90,12 +96,4 @@ def skew_told(ahead: float) -> str:
     return (
         f"this machine's clock is {span(abs(ahead))} {word} the database's, by which tokens are judged;"
         " set its time (NTP)"
-    )
-
-
-def _jumped(by: float, *, shared: bool) -> str:
-    where = "forward" if by > 0 else "back"
-    return (
-        f"the {'database' if shared else 'machine'}'s clock was set {where} by {span(abs(by))};"
-        " the broker follows it and renews what seems due. Check that the time is right (NTP)"
     )
