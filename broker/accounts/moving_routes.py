@@ -10,7 +10,7 @@ from broker.accounts.importing import ForeignGrant, ImportService
 from broker.accounts.service import AccountService
 from broker.errors import BrokerError, InvalidRequest
 from broker.http.bodies import account_json, answers_shape
-from broker.http.edge import CALLER, REQUEST_ID, answer, read_object
+from broker.http.edge import CALLER, REQUEST_ID, answer
 from broker.http.operations import (
     FLAG_OR_NULL,
     NAME,
@@ -20,6 +20,7 @@ from broker.http.operations import (
     YEAR,
     Operation,
     json_body,
+    read_object,
     ref,
 )
 from broker.model import Caller, Permission, Secret

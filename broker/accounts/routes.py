@@ -6,7 +6,7 @@ from broker.accounts.service import AccountService
 from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.http.bodies import SHAPES, account_json, answers_shape
-from broker.http.edge import CALLER, REQUEST_ID, answer, check_query, query_number, read_object
+from broker.http.edge import CALLER, REQUEST_ID, answer
 from broker.http.operations import (
     COUNT,
     LIMIT,
@@ -17,8 +17,11 @@ from broker.http.operations import (
     YEAR,
     Operation,
     answers_json,
+    check_query,
     json_body,
     nothing,
+    query_number,
+    read_object,
     record,
     ref,
 )

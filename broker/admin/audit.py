@@ -7,8 +7,8 @@ from aiohttp import web
 from broker.audit.verify import Report, Verifier, read_files, read_stream
 from broker.context import Context, audit_key
 from broker.errors import Conflict
-from broker.http.edge import CALLER, REQUEST_ID, answer, query_number
-from broker.http.operations import COUNT, Operation
+from broker.http.edge import CALLER, REQUEST_ID, answer
+from broker.http.operations import COUNT, Operation, query_number
 from broker.model import Caller, Permission
 
 IN_THE_JOURNAL = (

@@ -10,8 +10,8 @@ from broker.context import Context
 from broker.encryption.keyring import Purpose, WrappedKey
 from broker.errors import Conflict, NotFound
 from broker.http.bodies import rfc3339
-from broker.http.edge import CALLER, REQUEST_ID, answer, check_query, read_object
-from broker.http.operations import TEXT_OR_NULL, Operation, json_body
+from broker.http.edge import CALLER, REQUEST_ID, answer
+from broker.http.operations import TEXT_OR_NULL, Operation, check_query, json_body, read_object
 from broker.keys.rewrap import ByKey, Census, Elsewhere, Rewrapper, Step
 from broker.model import Caller, Permission
 from broker.store.keys import UNKNOWN

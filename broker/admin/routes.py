@@ -16,16 +16,7 @@ from broker.callers.service import CallerService
 from broker.context import Context
 from broker.errors import InvalidRequest, Unauthenticated
 from broker.http.bodies import caller_json, event_json, rfc3339
-from broker.http.edge import (
-    CALLER,
-    CLIENT,
-    REQUEST_ID,
-    Handler,
-    answer,
-    check_query,
-    query_number,
-    read_object,
-)
+from broker.http.edge import CALLER, CLIENT, REQUEST_ID, Handler, answer
 from broker.http.operations import (
     COUNT,
     FLAG_OR_NULL,
@@ -37,8 +28,11 @@ from broker.http.operations import (
     Operation,
     answers_json,
     answers_text,
+    check_query,
     json_body,
     own_shape,
+    query_number,
+    read_object,
     record,
 )
 from broker.http.peers import peer_uid

@@ -12,8 +12,8 @@ from broker.callers.authorization import Authorizer, covers, may
 from broker.clock import Clock
 from broker.errors import InvalidRequest, StorageUnavailable
 from broker.http.bodies import event_json
-from broker.http.edge import CALLER, REQUEST_ID, check_query
-from broker.http.operations import NAME, TEXT, Operation
+from broker.http.edge import CALLER, REQUEST_ID
+from broker.http.operations import NAME, TEXT, Operation, check_query
 from broker.http.streams import EventStream, EventStreams, Tell
 from broker.model import Caller, Event, Permission, is_account_name
 from broker.store.events import EventStore

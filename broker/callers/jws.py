@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from broker.errors import Unauthenticated
-from broker.http.bodies import unique_members
+from broker.http.operations import unique_members
 
 Key = Ed25519PublicKey | EllipticCurvePublicKey | RSAPublicKey
 Algorithm = Literal["EdDSA", "ES256", "RS256"]

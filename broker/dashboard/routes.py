@@ -19,7 +19,7 @@ from broker.errors import (
     UnknownAccount,
 )
 from broker.http.bodies import rfc3339
-from broker.http.edge import BASE, CALLER, REQUEST_ID, answer, read_body
+from broker.http.edge import BASE, CALLER, REQUEST_ID, answer
 from broker.http.operations import (
     JSON,
     TEXT,
@@ -29,6 +29,7 @@ from broker.http.operations import (
     answers_text,
     form,
     own_shape,
+    read_body,
     record,
     redirect,
 )

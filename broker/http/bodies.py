@@ -32,14 +32,6 @@ def _second(at: int) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The `object_pairs_hook` of a JSON reader that refuses repeated members; raises ValueError."""
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member is repeated")
-    return members
-
-
 def account_json(account: Account, *, next_renewal_at: float | None) -> dict[str, Any]:
     """An account as the API shows it; never a token."""
     reason = account.reason

@@ -1,6 +1,5 @@
 """The HTTP edge: errors become answers, requests get an id and limits; the only place that does."""
 
-import asyncio
 import json
 import random
 import re
@@ -13,15 +12,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from broker.errors import (
-    BrokerError,
-    InvalidRequest,
-    MethodNotAllowed,
-    NotFound,
-    TooLarge,
-)
-from broker.http.bodies import unique_members
-from broker.http.operations import Allowed, asked
+from broker.errors import BrokerError, InvalidRequest, MethodNotAllowed, NotFound, TooLarge
 from broker.http.peers import Network, client_address
 from broker.model import Caller
 from broker.observe.logs import log_answer
@@ -43,15 +34,9 @@ SAFE = {
 HTTPS_ONLY = {"Strict-Transport-Security": "max-age=31536000"}
 HEADERS: web.AppKey[Mapping[str, str]] = web.AppKey("headers", dict)
 """What is on every answer of an application."""
-LARGEST = 2**53
-"""Beyond it a number of JSON is not the one that was meant."""
-LONGEST_TEXT = 4096
-"""Characters of a text in a body, where nothing else is said."""
 LONGEST_RETRY = 3600
 """Seconds that a caller is asked to wait at most, whatever a clock says."""
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
-WORD = re.compile(r"[A-Za-z_]{1,32}", re.ASCII)
-"""A name that may be quoted in an error: no secret looks like it."""
 RESERVED = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
@@ -172,8 +157,6 @@ def edge(
             request[CLIENT] = client
         try:
             response = await handler(request)
-        except asyncio.CancelledError:
-            raise
         except Exception as exc:
             if isinstance(exc, ConnectionError) and request.transport is None:
                 raise  # nobody is left to answer
@@ -181,7 +164,11 @@ def edge(
             if isinstance(exc, web.HTTPMethodNotAllowed):
                 # RFC 9110, 15.5.6.
                 response.headers["Allow"] = ", ".join(sorted(exc.allowed_methods))
-        if not response.prepared and (is_stopping() or _has_unread_body(request)):
+        # What is left of a body, or was broken, must not be taken for the next request.
+        unread = request.body_exists and (
+            not request.content.at_eof() or request.content.exception() is not None
+        )
+        if not response.prepared and (unread or is_stopping()):
             response.force_close()
         _log(request, response.status, listener, time.perf_counter() - started)
         return response
@@ -189,106 +176,9 @@ def edge(
     return middleware
 
 
-def _has_unread_body(request: web.Request) -> bool:
-    """Whether some of it is left, or was broken: it must not be taken for the next request."""
-    if not request.body_exists:
-        return False
-    return not request.content.at_eof() or request.content.exception() is not None
-
-
 def as_problem(error: BrokerError, request: web.Request) -> web.StreamResponse:
     """Render an error for programs."""
     return problem(error, request[REQUEST_ID])
-
-
-async def read_body(request: web.Request) -> bytes:
-    """The body, as large and as slow as the listener's limits allow; raises TooLarge, InvalidRequest."""
-    limits = request.app[LIMITS]
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            return await request.read()
-    except TimeoutError:
-        raise InvalidRequest(f"the body did not arrive within {limits.body_seconds:g} seconds") from None
-    except web.HTTPRequestEntityTooLarge:
-        raise TooLarge(f"a body may have {limits.body} bytes") from None
-    except (web.RequestPayloadError, ValueError):
-        raise InvalidRequest("the body is malformed") from None
-    except ConnectionError:
-        raise InvalidRequest("the connection ended before the body did") from None
-
-
-async def read_object(
-    request: web.Request, *, longest: int = LONGEST_TEXT, keep_null: bool = False
-) -> dict[str, Any]:
-    """A JSON object with the declared members, of the right types; an empty body is `{}`.
-
-    Members that are null are left out unless `keep_null`; `longest`: characters of a text. Raises InvalidRequest,
-    TooLarge.
-    """
-    return object_of(await read_body(request), asked(request).allowed, longest=longest, keep_null=keep_null)
-
-
-def object_of(
-    body: bytes, allowed: Allowed, *, longest: int = LONGEST_TEXT, keep_null: bool = False
-) -> dict[str, Any]:
-    """What a JSON body says; raises InvalidRequest."""
-    if not body.strip():
-        return {}
-    try:
-        value = json.loads(body, object_pairs_hook=unique_members)
-    except (ValueError, RecursionError):
-        raise InvalidRequest("the body is not a JSON object with unique members") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest("the body is not a JSON object")
-    for name, member in value.items():
-        if isinstance(member, float) and member.is_integer() and allowed.get(name) is int:
-            # 17.0 is the integer 17 (RFC 8259, 6; JSON Schema, 4.2.3).
-            value[name] = int(member)
-        _check_member(name, value[name], allowed, longest)
-    return {name: member for name, member in value.items() if keep_null or member is not None}
-
-
-def _check_member(name: str, member: object, allowed: Allowed, longest: int) -> None:
-    if name not in allowed:
-        known = ", ".join(sorted(allowed)) or "none"
-        raise InvalidRequest(f"unknown member{_quoted(name)}; known are: {known}")
-    wanted = allowed[name]
-    wrong_bool = isinstance(member, bool) and wanted is not bool
-    if member is not None and (wrong_bool or not isinstance(member, wanted)):
-        raise InvalidRequest(f"{name} has the wrong type")
-    # NaN is not equal or less, so it is refused as well.
-    if isinstance(member, int | float) and not abs(member) <= LARGEST:
-        raise InvalidRequest(f"{name} is a number out of range")
-    if isinstance(member, str) and (len(member) > longest or not member.isprintable()):
-        raise InvalidRequest(f"{name} holds characters that cannot be, or too many")
-
-
-def check_query(request: web.Request) -> None:
-    """Refuse parameters that are not declared, or there twice: they would be ignored. Raises InvalidRequest."""
-    known = asked(request).query
-    for name in request.query:
-        if name not in known:
-            names = ", ".join(sorted(known)) or "none"
-            raise InvalidRequest(f"unknown parameter{_quoted(name)}; known are: {names}")
-        if len(request.query.getall(name)) > 1:
-            raise InvalidRequest(f"{name} is there twice; give it once")
-
-
-def _quoted(name: str) -> str:
-    return f" {name!r}" if WORD.fullmatch(name) else ""
-
-
-def query_number(request: web.Request, name: str) -> int | None:
-    """A whole number from the query, within the declared bounds; raises InvalidRequest."""
-    schema = asked(request).query[name][1]
-    least, most = schema["minimum"], schema["maximum"]
-    values = request.query.getall(name, [])
-    if not values:
-        return None
-    text = values[0]
-    if len(values) > 1 or not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not least <= int(text) <= most:
-        raise InvalidRequest(f"{name} is a whole number from {least} to {most}, given once")
-    return int(text)
 
 
 def new_application(*middlewares: Any, https: bool = False, limits: Limits = Limits()) -> web.Application:

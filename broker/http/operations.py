@@ -1,8 +1,11 @@
-"""Declares a route once, on its handler: the router, the reader of bodies and queries, and OpenAPI follow from it.
+"""Declares a route once, on its handler: the router, the readers of bodies and queries, and OpenAPI follow from it.
 
-Here are the declaration and the pieces of JSON Schema and OpenAPI 3.1 that declarations are written in.
+Here are the declaration, those readers, and the pieces of JSON Schema and OpenAPI that declarations are written in.
 """
 
+import asyncio
+import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +13,8 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from broker.errors import InvalidRequest, TooLarge
+from broker.http.edge import LIMITS
 from broker.model import Permission
 
 JSON = dict[str, Any]
@@ -19,6 +24,12 @@ Parameters = Mapping[str, tuple[str, JSON]]
 """Optional parameters: a description and a schema by name."""
 Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
 
+LARGEST = 2**53
+"""Beyond it a number of JSON is not the one that was meant."""
+LONGEST_TEXT = 4096
+"""Characters of a text in a body, where nothing else is said."""
+WORD = re.compile(r"[A-Za-z_]{1,32}", re.ASCII)
+"""A name that may be quoted in an error: no secret looks like it."""
 YEAR = 366 * 86400
 TEXT: JSON = {"type": "string"}
 TEXT_OR_NULL: JSON = {"type": ["string", "null"]}
@@ -112,6 +123,104 @@ def asked(request: web.Request) -> Operation:
     resource = request.match_info.route.resource
     path = "" if resource is None else resource.canonical
     return operation_of(request.match_info.handler, path) or Operation(request.method, path)
+
+
+def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The `object_pairs_hook` of a JSON reader that refuses repeated members; raises ValueError."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member is repeated")
+    return members
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body, as large and as slow as the listener's limits allow; raises TooLarge, InvalidRequest."""
+    limits = request.app[LIMITS]
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            return await request.read()
+    except TimeoutError:
+        raise InvalidRequest(f"the body did not arrive within {limits.body_seconds:g} seconds") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise TooLarge(f"a body may have {limits.body} bytes") from None
+    except (web.RequestPayloadError, ValueError):
+        raise InvalidRequest("the body is malformed") from None
+    except ConnectionError:
+        raise InvalidRequest("the connection ended before the body did") from None
+
+
+async def read_object(
+    request: web.Request, *, longest: int = LONGEST_TEXT, keep_null: bool = False
+) -> dict[str, Any]:
+    """A JSON object with the declared members, of the right types; an empty body is `{}`.
+
+    Members that are null are left out unless `keep_null`; `longest`: characters of a text. Raises InvalidRequest,
+    TooLarge.
+    """
+    return object_of(await read_body(request), asked(request).allowed, longest=longest, keep_null=keep_null)
+
+
+def object_of(
+    body: bytes, allowed: Allowed, *, longest: int = LONGEST_TEXT, keep_null: bool = False
+) -> dict[str, Any]:
+    """What a JSON body says; raises InvalidRequest."""
+    if not body.strip():
+        return {}
+    try:
+        value = json.loads(body, object_pairs_hook=unique_members)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("the body is not a JSON object with unique members") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body is not a JSON object")
+    for name, member in value.items():
+        if isinstance(member, float) and member.is_integer() and allowed.get(name) is int:
+            # 17.0 is the integer 17 (RFC 8259, 6; JSON Schema, 4.2.3).
+            value[name] = int(member)
+        _check_member(name, value[name], allowed, longest)
+    return {name: member for name, member in value.items() if keep_null or member is not None}
+
+
+def _check_member(name: str, member: object, allowed: Allowed, longest: int) -> None:
+    if name not in allowed:
+        known = ", ".join(sorted(allowed)) or "none"
+        raise InvalidRequest(f"unknown member{_quoted(name)}; known are: {known}")
+    wanted = allowed[name]
+    wrong_bool = isinstance(member, bool) and wanted is not bool
+    if member is not None and (wrong_bool or not isinstance(member, wanted)):
+        raise InvalidRequest(f"{name} has the wrong type")
+    # NaN is not equal or less, so it is refused as well.
+    if isinstance(member, int | float) and not abs(member) <= LARGEST:
+        raise InvalidRequest(f"{name} is a number out of range")
+    if isinstance(member, str) and (len(member) > longest or not member.isprintable()):
+        raise InvalidRequest(f"{name} holds characters that cannot be, or too many")
+
+
+def check_query(request: web.Request) -> None:
+    """Refuse parameters that are not declared, or there twice: they would be ignored. Raises InvalidRequest."""
+    known = asked(request).query
+    for name in request.query:
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise InvalidRequest(f"unknown parameter{_quoted(name)}; known are: {names}")
+        if len(request.query.getall(name)) > 1:
+            raise InvalidRequest(f"{name} is there twice; give it once")
+
+
+def _quoted(name: str) -> str:
+    return f" {name!r}" if WORD.fullmatch(name) else ""
+
+
+def query_number(request: web.Request, name: str) -> int | None:
+    """A whole number from the query, within the declared bounds; raises InvalidRequest."""
+    schema = asked(request).query[name][1]
+    least, most = schema["minimum"], schema["maximum"]
+    values = request.query.getall(name, [])
+    if not values:
+        return None
+    text = values[0]
+    if len(values) > 1 or not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not least <= int(text) <= most:
+        raise InvalidRequest(f"{name} is a whole number from {least} to {most}, given once")
+    return int(text)
 
 
 def ref(name: str) -> JSON:

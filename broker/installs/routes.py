@@ -13,7 +13,7 @@ from broker.config.settings import ProviderSettings
 from broker.errors import InvalidRequest
 from broker.http.bodies import rfc3339
 from broker.http.browser import BrowserCookie, Kept, KeptRequests, is_elsewhere, moved
-from broker.http.edge import CALLER, CLIENT, REQUEST_ID, answer, read_body, read_object
+from broker.http.edge import CALLER, CLIENT, REQUEST_ID, answer
 from broker.http.operations import (
     FLAG_OR_NULL,
     MOMENT,
@@ -29,6 +29,8 @@ from broker.http.operations import (
     json_body,
     nothing,
     own_shape,
+    read_body,
+    read_object,
     record,
     redirect,
     ref,

@@ -9,8 +9,8 @@ from broker import oauth
 from broker.callers.login import LoginService, SignedIn
 from broker.errors import AuditUnavailable, InvalidRequest, StorageUnavailable
 from broker.http.browser import BrowserCookie, KeptRequests, is_elsewhere, moved
-from broker.http.edge import CLIENT, REQUEST_ID, read_body
-from broker.http.operations import TEXT, WRONG, answers_page, form, own_shape, redirect
+from broker.http.edge import CLIENT, REQUEST_ID
+from broker.http.operations import TEXT, WRONG, answers_page, form, own_shape, read_body, redirect
 from broker.http.pages import Page, Pages
 from broker.http.peers import site_of
 from broker.model import PluginConsent, Secret

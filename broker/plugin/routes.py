@@ -8,16 +8,20 @@ from aiohttp import web
 from broker.config.settings import PluginClient
 from broker.errors import BrokerError, InvalidRequest
 from broker.http.bodies import answers_shape, plugin_grant_json, rfc3339
-from broker.http.edge import CALLER, REQUEST_ID, answer, check_query, query_number, read_body, read_object
+from broker.http.edge import CALLER, REQUEST_ID, answer
 from broker.http.operations import (
     LIMIT,
     MOMENT,
     TEXT,
     Operation,
     answers_json,
+    check_query,
     form_or_json,
     json_body,
     own_shape,
+    query_number,
+    read_body,
+    read_object,
     ref,
     shape,
 )

@@ -7,8 +7,8 @@ from aiohttp import web
 from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.http.bodies import answers_shape
-from broker.http.edge import CALLER, REQUEST_ID, query_number, read_object
-from broker.http.operations import COUNT, TEXT, YEAR, Operation, json_body, nothing
+from broker.http.edge import CALLER, REQUEST_ID
+from broker.http.operations import COUNT, TEXT, YEAR, Operation, json_body, nothing, query_number, read_object
 from broker.model import Account, Caller, Permission
 from broker.tokens.cache import token_parts
 from broker.tokens.policy import is_living

@@ -25,7 +25,7 @@ from broker.encryption.keyring import (
     kid_of,
 )
 from broker.errors import InvalidRequest
-from broker.http.edge import object_of
+from broker.http.operations import object_of
 from broker.installs import kit_return
 from broker.model import Secret
 from broker.providers import answers
