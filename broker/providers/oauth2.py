@@ -17,7 +17,7 @@ from broker.providers.classify import classify, cleaned
 from broker.providers.client import Answer, Lost, ProviderClient, Reply
 from broker.providers.dead_errors import dead_errors_of
 from broker.providers.kinds import endpoints_of, identity_in
-from broker.providers.metadata import Ours, differences
+from broker.providers.metadata import differences
 from broker.providers.network import proxy_for
 from broker.providers.outcomes import (
     NO_ENDPOINT,
@@ -49,36 +49,18 @@ class OAuth2Provider:
     def __init__(
         self, *, settings: ProviderSettings, http: ProviderClient, clock: Clock, timeout: float
     ) -> None:
-        self._settings, self._http, self._clock, self._timeout = settings, http, clock, timeout
+        self.settings, self._http, self._clock, self._timeout = settings, http, clock, timeout
         self._clients = {client.client_id: client for client in (*settings.previous_clients, settings.client)}
         self._endpoints = endpoints_of(settings)
-
-    @property
-    def name(self) -> str:
-        return self._settings.name
-
-    @property
-    def settings(self) -> ProviderSettings:
-        return self._settings
-
-    @property
-    def client_id(self) -> str:
-        """The client that new installs use."""
-        return self._settings.client.client_id
-
-    @property
-    def authorize_endpoint(self) -> str:
-        """Where browsers are sent; may hold `{org}`."""
-        return self._endpoints.authorize
-
-    @property
-    def token_url(self) -> str:
-        return self._endpoints.token
+        self.name, self.client_id = settings.name, settings.client.client_id
+        """`client_id`: the client that new installs use."""
+        self.authorize_endpoint, self.token_url = self._endpoints.authorize, self._endpoints.token
+        """Where browsers and token requests are sent; both may hold `{org}`."""
 
     @property
     def route(self) -> str:
         """How it is reached, in words; empty where no proxy is configured."""
-        network = self._settings.network
+        network = self.settings.network
         if network.proxy is None:
             return ""
         is_direct = proxy_for(self.token_url.replace("{org}", "org"), network) is None
@@ -94,7 +76,7 @@ class OAuth2Provider:
 
     def check_org(self, org: str | None) -> None:
         """Raises InvalidRequest where its addresses hold an org, and this one is missing or malformed."""
-        for url in (self._endpoints.authorize, self._endpoints.token):
+        for url in (self.authorize_endpoint, self.token_url):
             self._at(url, org)
 
     def authorize_url(
@@ -106,28 +88,26 @@ class OAuth2Provider:
             "client_id": self.client_id,
             "redirect_uri": redirect_uri,
             "state": state.reveal(),
-            **({"scope": oauth.scope_text(self._settings.scopes)} if self._settings.scopes else {}),
-            **self._settings.authorize_params,
+            **({"scope": oauth.scope_text(self.settings.scopes)} if self.settings.scopes else {}),
+            **self.settings.authorize_params,
         }
-        if self._settings.type == "kit" and account:
+        if self.settings.type == "kit" and account:
             # Without it, connecting one Kit account twice may hand out the same token, and revoking one kills both.
             parameters.setdefault("tenant_name", account)
-        if self._settings.pkce:
+        if self.settings.pkce:
             parameters |= {"code_challenge": oauth.challenge_of(verifier), "code_challenge_method": "S256"}
-        return oauth.with_query(self._at(self._endpoints.authorize, org), parameters)
+        return oauth.with_query(self._at(self.authorize_endpoint, org), parameters)
 
     def is_issuer(self, iss: str, org: str | None) -> bool:
         """Whether an authorization response with this `iss` (RFC 9207) may be the provider's."""
-        if self._settings.issuer is not None:
+        if self.settings.issuer is not None:
             # Simple string comparison (RFC 9207 2.4).
-            return iss == self._at(self._settings.issuer, org)
-        return any(
-            _may_issue(iss, self._at(url, org)) for url in (self._endpoints.authorize, self._endpoints.token)
-        )
+            return iss == self._at(self.settings.issuer, org)
+        return any(_may_issue(iss, self._at(url, org)) for url in (self.authorize_endpoint, self.token_url))
 
     async def request_token(self, request: TokenRequest, *, before_send: BeforeSend) -> TokenOutcome:
         """POST once and say how it ended; raises only what `before_send` raises."""
-        settings, issued_at, timeout = self._settings, self._clock.now(), self._timeout
+        settings, issued_at, timeout = self.settings, self._clock.now(), self._timeout
         if request.grant is Grant.REFRESH and settings.grace is not None:
             # A known grace leaves less time: what comes later than that is of no use (R4).
             timeout = min(timeout, 0.6 * settings.grace)
@@ -138,7 +118,7 @@ class OAuth2Provider:
         if request.verifier is not None and settings.pkce:
             fields["code_verifier"] = request.verifier.reveal()
         reply = await self._post(
-            self._endpoints.token,
+            self.token_url,
             fields,
             (request.client_id, request.secret_index),
             org=request.org,
@@ -153,7 +133,7 @@ class OAuth2Provider:
             renewable=request.grant is Grant.REFRESH,
             token_pointer=settings.token_pointer or "",
             token_type=settings.token_type,
-            dead_errors=dead_errors_of(self._endpoints.token, settings.dead_errors),
+            dead_errors=dead_errors_of(self.token_url, settings.dead_errors),
         )
         outcome = classify(reply, reading=reading, issued_at=issued_at, now=self._clock.now())
         if isinstance(outcome, Granted | NotSent | Paused) or not outcome.description:
@@ -176,24 +156,25 @@ class OAuth2Provider:
             timeout=IDENTITY_TIMEOUT,
             public_only=_is_made_from_org(url),
         )
+        at = "the identity endpoint"
         match reply:
             case Answer(status, _, body) if 200 <= status < 300 and body:
-                identity = identity_in(body, self._settings)
+                identity = identity_in(body, self.settings)
                 if identity is None:
-                    return IdentityUnknown(f"the identity endpoint answered {status} without an id")
+                    return IdentityUnknown(f"{at} answered {status} without an id")
                 if len(identity.external_id.encode()) > MAX_IDENTITY:
                     return IdentityUnknown(f"the provider's id is longer than {MAX_IDENTITY:,} bytes")
                 return Identified(identity)
             case Answer(status) if status < 500 and status not in (408, 425, 429):
                 hint = ", a redirect, which is never followed; check its URL" if 300 <= status < 400 else ""
-                hint = " without content" if status < 300 else hint
-                return IdentityUnknown(f"the identity endpoint answered {status}{hint}", status)
+                hint = " without content" if 200 <= status < 300 else hint
+                return IdentityUnknown(f"{at} answered {status}{hint}", status)
             case Answer(status):
-                return IdentityLater(f"the identity endpoint answered {status}")
+                return IdentityLater(f"{at} answered {status}")
             case Lost(why, arrived=True):
-                return IdentityUnknown(f"the identity endpoint: {why}")
+                return IdentityUnknown(f"{at}: {why}")
             case _:
-                return IdentityLater(f"the identity endpoint: {reply.why}")
+                return IdentityLater(f"{at}: {reply.why}")
 
     async def revoke(self, token: Secret, *, client_id: str, org: str | None) -> bool:
         """RFC 7009; whether the provider confirmed. At Kit this uninstalls the app. False where there is none."""
@@ -212,7 +193,7 @@ class OAuth2Provider:
 
     async def reach(self) -> Reached | NotSent:
         """Whether the provider answers at all; sends no credential."""
-        scheme, _, host = self._endpoints.token.split("/", 3)[:3]
+        scheme, _, host = self.token_url.split("/", 3)[:3]
         if "{org}" in host:
             return NotSent("its address depends on the org")
         url = f"{scheme}//{host}/.well-known/oauth-authorization-server"
@@ -222,14 +203,7 @@ class OAuth2Provider:
         skew = lives.seconds_until_date(reply.headers.get("Date", ""), self._clock.now())
         if reply.status != 200:
             return Reached(skew)
-        ours = Ours(
-            authorize=self._endpoints.authorize,
-            token=self._endpoints.token,
-            revoke=self._endpoints.revoke,
-            client_auth=self._settings.client_auth,
-            pkce=self._settings.pkce,
-        )
-        return Reached(skew, differences(reply.body, ours))
+        return Reached(skew, differences(reply.body, self.settings))
 
     async def _post(
         self,
@@ -245,7 +219,7 @@ class OAuth2Provider:
         """POST as a client, with its id and which of its secrets: one method of RFC 6749 2.3.1 at a time."""
         client_id, secrets = client[0], self._clients[client[0]].secrets
         secret = secrets[client[1]].reveal() if secrets else None
-        method = self._settings.client_auth
+        method = self.settings.client_auth
         headers = {"Content-Type": "application/json" if as_json else "application/x-www-form-urlencoded"}
         if secret is not None and method in ("basic", "basic-raw"):
             pair = f"{client_id}:{secret}"
