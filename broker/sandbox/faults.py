@@ -1,6 +1,6 @@
 """The switches that change at run time how the sandbox behaves, and the faults of its token endpoints."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Literal
@@ -31,59 +31,105 @@ class SwitchError(ValueError):
     """A switch nobody knows, or a value it does not take; the message names it."""
 
 
+Parser = Callable[[Any], object]
+"""Gives back the value of a switch; raises ValueError with what is wanted instead."""
+
+
+def _such(words: str, fits: Callable[[Any], bool]) -> Mapping[str, Parser]:
+    """The metadata of a switch that takes what fits."""
+
+    def parse(value: object) -> object:
+        if fits(value):
+            return tuple(value) if isinstance(value, list) else value
+        raise ValueError(words)
+
+    return {"parse": parse}
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _one_of(*words: str) -> Mapping[str, Parser]:
+    return _such(f"one of {', '.join(words)}", lambda value: value in words)
+
+
+def _is_texts(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+ROTATION = {"parse": lambda value: Mode(str(_one_of(*Mode)["parse"](value)))}
+BOOLEAN = _such("true or false", lambda value: isinstance(value, bool))
+SECONDS = _such(
+    "seconds, not negative", lambda value: (_is_whole(value) or isinstance(value, float)) and value >= 0
+)
+SIZE = _such("a whole number", _is_whole)
+COUNT = _such("a whole number from 1", lambda value: _is_whole(value) and value >= 1)
+STATUS = _such("an HTTP status from 200 to 599", lambda value: _is_whole(value) and 200 <= value <= 599)
+TEXT = _such("a string", lambda value: isinstance(value, str))
+TEXTS = _such("a list of strings", lambda value: isinstance(value, (list, tuple)) and _is_texts(value))
+HEADERS = _such(
+    "an object of strings",
+    lambda value: isinstance(value, dict) and _is_texts([*value, *value.values()]),
+)
+MEMBERS = _such("an object", lambda value: isinstance(value, dict))
+
+
 @dataclass(frozen=True, slots=True)
 class Switches:
     """How a provider behaves until told otherwise. Times in seconds."""
 
-    rotation: Mode
-    life: float
+    rotation: Mode = field(metadata=ROTATION)
+    life: float = field(metadata=SECONDS)
     """Of new access tokens."""
-    refresh_requires_secret: bool
-    grace: float = 10
-    idle_expiry: float | None = None
+    refresh_requires_secret: bool = field(metadata=BOOLEAN)
+    grace: float = field(default=10, metadata=SECONDS)
+    idle_expiry: float | None = field(default=None, metadata=SECONDS)
     """A refresh token unused for this long is dead."""
-    deny_all_clients: bool = False
-    deny: bool = False
+    deny_all_clients: bool = field(default=False, metadata=BOOLEAN)
+    deny: bool = field(default=False, metadata=BOOLEAN)
     """Every authorization is refused without asking."""
-    billing_dead_end: bool = False
+    billing_dead_end: bool = field(default=False, metadata=BOOLEAN)
     """Consent ends at a page about money; no callback ever comes (free Kit accounts)."""
-    omit_refresh_token: bool = False
+    omit_refresh_token: bool = field(default=False, metadata=BOOLEAN)
     """In mode N a renewal's answer names no refresh token at all."""
-    reuse_access_token: bool = False
+    reuse_access_token: bool = field(default=False, metadata=BOOLEAN)
     """A second authorization of (client, account, tenant) gets the tokens of the first (Doorkeeper)."""
-    identity_status: int | None = None
-    identity_without_id: bool = False
-    empty_account_name: bool = False
-    missing_user: bool = False
-    plan_lapsed: bool = False
-    app_not_installed: tuple[str, ...] = ()
+    identity_status: int | None = field(default=None, metadata=STATUS)
+    identity_without_id: bool = field(default=False, metadata=BOOLEAN)
+    empty_account_name: bool = field(default=False, metadata=BOOLEAN)
+    missing_user: bool = field(default=False, metadata=BOOLEAN)
+    plan_lapsed: bool = field(default=False, metadata=BOOLEAN)
+    app_not_installed: tuple[str, ...] = field(default=(), metadata=TEXTS)
     """Kustomer orgs without the app: 400 Invalid Client."""
-    invalid_client_shape: Literal["errors", "oauth", "text"] = "errors"
-    pod_mismatch: bool = False
+    invalid_client_shape: Literal["errors", "oauth", "text"] = field(
+        default="errors", metadata=_one_of("errors", "oauth", "text")
+    )
+    pod_mismatch: bool = field(default=False, metadata=BOOLEAN)
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerFault:
     """What goes wrong with token requests; setting any member replaces it whole."""
 
-    latency: float = 0
+    latency: float = field(default=0, metadata=SECONDS)
     """Seconds before the request is handled."""
-    latency_after: float = 0
+    latency_after: float = field(default=0, metadata=SECONDS)
     """Seconds between handling (the token is rotated by then) and the answer."""
-    status: int | None = None
-    body: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    raw: str | None = None
+    status: int | None = field(default=None, metadata=STATUS)
+    body: str | None = field(default=None, metadata=TEXT)
+    headers: Mapping[str, str] = field(default_factory=dict, metadata=HEADERS)
+    raw: str | None = field(default=None, metadata=TEXT)
     """Answered verbatim as the token endpoint's JSON, status 200 unless given."""
-    rotate: bool = False
+    rotate: bool = field(default=False, metadata=BOOLEAN)
     """Whether the request is handled all the same before `status` or `raw` is answered."""
-    drop: Literal["before", "after"] | None = None
+    drop: Literal["before", "after"] | None = field(default=None, metadata=_one_of("before", "after"))
     """The connection is closed without an answer, before or after handling."""
-    truncate: int | None = None
+    truncate: int | None = field(default=None, metadata=SIZE)
     """So many bytes of the true body are sent, negative: all but so many; then the connection is closed."""
-    members: Mapping[str, Any] = field(default_factory=dict)
+    members: Mapping[str, Any] = field(default_factory=dict, metadata=MEMBERS)
     """Laid over the true JSON answer; null takes a member away."""
-    times: int | None = None
+    times: int | None = field(default=None, metadata=COUNT)
     """For so many token requests; None: until changed."""
 
     @property
@@ -124,18 +170,20 @@ class Faults:
 
         Raises SwitchError, and then nothing has changed.
         """
-        known = _provider(provider)
+        known = next((one for one in PROVIDERS if one == provider), None)
+        if known is None:
+            raise SwitchError(f"provider: {provider!r} is neither of {', '.join(PROVIDERS)}")
         parsed = {name: _parsed(name, value) for name, value in members.items()}
-        standing = {name: value for name, value in parsed.items() if name in STANDING}
-        passing: dict[str, Any] = {name: value for name, value in parsed.items() if name in PASSING}
-        defaults = DEFAULTS[known]
-        given: dict[str, Any] = {
-            name: getattr(defaults, name) if value is None else value for name, value in standing.items()
+        standing: dict[str, Any] = {
+            name: getattr(DEFAULTS[known], name) if value is None else value
+            for name, value in parsed.items()
+            if name in STANDING
         }
-        self._switches[known] = replace(self._switches[known], **given)
+        passing: dict[str, Any] = {name: value for name, value in parsed.items() if name in PASSING}
+        self._switches[known] = replace(self._switches[known], **standing)
         if passing:
             kept = {name: value for name, value in passing.items() if value is not None}
-            self._answers[known] = replace(AnswerFault(), **kept)
+            self._answers[known] = AnswerFault(**kept)
 
     def take(self, provider: Provider) -> AnswerFault:
         """The fault of the next token request, counted down."""
@@ -156,87 +204,10 @@ class Faults:
         }
 
 
-def _provider(name: str) -> Provider:
-    for provider in PROVIDERS:
-        if provider == name:
-            return provider
-    raise SwitchError(f"provider: {name!r} is neither of {', '.join(PROVIDERS)}")
-
-
-def _such(words: str, fits: Callable[[Any], bool]) -> Callable[[object], object]:
-    """A parser that gives back what fits; raises ValueError with what is wanted instead."""
-
-    def parse(value: object) -> object:
-        if fits(value):
-            return value
-        raise ValueError(words)
-
-    return parse
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-_boolean = _such("true or false", lambda value: isinstance(value, bool))
-_seconds = _such(
-    "seconds, not negative", lambda value: (_is_whole(value) or isinstance(value, float)) and value >= 0
+STANDING, PASSING = (
+    {spec.name: spec.metadata["parse"] for spec in fields(kind)} for kind in (Switches, AnswerFault)
 )
-_size = _such("a whole number", _is_whole)
-_count = _such("a whole number from 1", lambda value: _is_whole(value) and value >= 1)
-_status = _such("an HTTP status from 200 to 599", lambda value: _is_whole(value) and 200 <= value <= 599)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    raise ValueError("a string")
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    if isinstance(value, (list, tuple)):
-        return tuple(_text(item) for item in value)
-    raise ValueError("a list of strings")
-
-
-def _headers(value: object) -> Mapping[str, str]:
-    if isinstance(value, Mapping):
-        return {_text(name): _text(content) for name, content in value.items()}
-    raise ValueError("an object of strings")
-
-
-def _members(value: object) -> Mapping[str, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise ValueError("an object")
-
-
-def _one_of(*words: str) -> Callable[[object], object]:
-    return _such(f"one of {', '.join(words)}", lambda value: value in words)
-
-
-STANDING: Mapping[str, Callable[[object], object]] = {
-    "rotation": lambda value: Mode(str(_one_of(*Mode)(value))),
-    "life": _seconds,
-    "grace": _seconds,
-    "idle_expiry": _seconds,
-    "identity_status": _status,
-    "app_not_installed": _texts,
-    "invalid_client_shape": _one_of("errors", "oauth", "text"),
-} | {spec.name: _boolean for spec in fields(Switches) if spec.type is bool}
-PASSING: Mapping[str, Callable[[object], object]] = {
-    "latency": _seconds,
-    "latency_after": _seconds,
-    "status": _status,
-    "body": _text,
-    "headers": _headers,
-    "raw": _text,
-    "rotate": _boolean,
-    "drop": _one_of("before", "after"),
-    "truncate": _size,
-    "members": _members,
-    "times": _count,
-}
+"""The parsers of what stands until it is changed, and of what goes wrong with token requests."""
 
 
 def _parsed(name: str, value: object) -> object:
