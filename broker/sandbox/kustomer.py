@@ -63,44 +63,51 @@ class AppDirectory:
 
     async def register(self, request: web.Request) -> web.Response:
         """A new version of an app; versions are permanent."""
-        key = bearer(request)
+        key, stage = bearer(request), self._stage
         if key is None:
             return _refused(401, "unauthorized", "Missing authorization")
-        asked = await _json(request)
-        if asked is None or not _is_definition(asked):
-            return _refused(400, "bad_request", "app, version, title or visibility is missing or malformed")
-        private = asked["visibility"] == "private"
+        try:
+            asked = json.loads(await request.read())
+        except ValueError:
+            asked = None
+        uris: Any = asked.get("redirectUris", []) if isinstance(asked, dict) else None
+        match asked:
+            case {
+                "app": str(app),
+                "version": str(version),
+                "title": str(title),
+                "visibility": "private" | "public" as visibility,
+            } if NAME.fullmatch(app) and VERSION.fullmatch(version) and _are_texts(uris):
+                pass
+            case _:
+                message = "app, version, title or visibility is missing or malformed"
+                return _refused(400, "bad_request", message)
         # A private app belongs to the org of the API key.
         org = sha256(b"key " + key.encode()).hexdigest()[:24]
-        name = f"{asked['app']}_{org}" if private else asked["app"]
-        app_id = f"{name}-{asked['version']}"
-        if self._stage.store.row("SELECT 1 FROM apps WHERE id = ?", app_id) is not None:
+        name = f"{app}_{org}" if visibility == "private" else app
+        app_id = f"{name}-{version}"
+        if stage.store.row("SELECT 1 FROM apps WHERE id = ?", app_id) is not None:
             return _refused(409, "conflict", f"{app_id} exists; versions are permanent")
-        return web.json_response({"data": self._keep(app_id, name, asked)})
-
-    def _keep(self, app_id: str, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-        older = self._stage.store.row(LATEST_APP, name, name)
+        older = stage.store.row(LATEST_APP, name, name)
         client_id = secrets.token_hex(12) if older is None else older["client_id"]
-        uris = tuple(asked.get("redirectUris", ()))
         attributes = {
             "name": name,
             "auth": {},
-            "title": asked["title"],
-            "version": asked["version"],
-            "visibility": asked["visibility"],
-            "redirectUris": list(uris),
+            "title": title,
+            "version": version,
+            "visibility": visibility,
+            "redirectUris": uris,
             "clientId": client_id,
         }
         data = {"type": "available_app", "id": app_id, "attributes": attributes}
-        known = self._stage.clients.find("kustomer", client_id)
+        known = stage.clients.find("kustomer", client_id)
         # Until a secret is made, nobody knows one: not a public client, but one that cannot get in.
         client_secrets = known.secrets if known else (secrets.token_urlsafe(32),)
-        with self._stage.store.transaction():
-            self._stage.store.write(
-                "INSERT INTO apps VALUES (?, ?, ?, ?)", app_id, name, client_id, json.dumps(data)
-            )
-            self._stage.clients.put(Client("kustomer", client_id, client_secrets, uris))
-        return data
+        with stage.store.transaction():
+            document = json.dumps(data)
+            stage.store.insert("apps", id=app_id, name=name, client_id=client_id, document=document)
+            stage.clients.put(Client("kustomer", client_id, client_secrets, tuple(uris)))
+        return web.json_response({"data": data})
 
     async def registered(self, request: web.Request) -> web.Response:
         if bearer(request) is None:
@@ -124,26 +131,8 @@ class AppDirectory:
         return web.json_response({"data": data})
 
 
-def _is_definition(asked: Mapping[str, Any]) -> bool:
-    uris = asked.get("redirectUris", [])
-    return (
-        isinstance(asked.get("app"), str)
-        and NAME.fullmatch(asked["app"]) is not None
-        and isinstance(asked.get("version"), str)
-        and VERSION.fullmatch(asked["version"]) is not None
-        and isinstance(asked.get("title"), str)
-        and asked.get("visibility") in ("private", "public")
-        and isinstance(uris, list)
-        and all(isinstance(uri, str) for uri in uris)
-    )
-
-
-async def _json(request: web.Request) -> Mapping[str, Any] | None:
-    try:
-        document = json.loads(await request.read())
-    except ValueError:
-        return None
-    return document if isinstance(document, dict) else None
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _refused(status: int, code: str, message: str) -> web.Response:
