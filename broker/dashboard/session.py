@@ -93,15 +93,7 @@ class Sessions:
             await self._store.begin_login(signed_in)
         except StorageUnavailable:
             self._unstored.add(signed_in.challenge_hash)
-        response.set_cookie(
-            self._cookie,
-            cookie.reveal(),
-            max_age=SESSION_LIFE,
-            path=base or "/",
-            secure=self._https,
-            httponly=True,
-            samesite="Strict",
-        )
+        self._set(response, self._cookie, cookie.reveal(), SESSION_LIFE, base)
         return base
 
     async def _take(self, link_hash: str) -> PendingLogin | None:
@@ -114,8 +106,7 @@ class Sessions:
     async def sign_out(self, request: web.Request, response: web.StreamResponse, session: Session) -> None:
         """End the session, and make the browser forget its cookie. Raises StorageUnavailable."""
         await self.end(session.id)
-        path = request.get(BASE) or "/"
-        response.del_cookie(self._cookie, path=path, secure=self._https, httponly=True, samesite="Strict")
+        self._set(response, self._cookie, "", 0, request.get(BASE, ""))
 
     async def end(self, id_: str | None = None) -> int:
         """End that session, or all; how many it were. Raises StorageUnavailable, and then this process ended them."""
@@ -168,15 +159,8 @@ class Sessions:
     def keep(self, done: Done, request: web.Request, session: Session, response: web.StreamResponse) -> None:
         """Let the browser hold what was done until the next page says it."""
         claims = {**asdict(done), "exp": int(self._clock.now()) + DONE_LIFE}
-        response.set_cookie(
-            self._cookie + DONE,
-            jwt.encode(claims, self._done_key(session), algorithm=ALGORITHM),
-            max_age=DONE_LIFE,
-            path=request.get(BASE) or "/",
-            secure=self._https,
-            httponly=True,
-            samesite="Strict",
-        )
+        token = jwt.encode(claims, self._done_key(session), algorithm=ALGORITHM)
+        self._set(response, self._cookie + DONE, token, DONE_LIFE, request.get(BASE, ""))
 
     def kept(self, request: web.Request, session: Session) -> Done | None:
         """What was done just now in this session and was not shown yet."""
@@ -195,10 +179,19 @@ class Sessions:
         return Done(claims["sentence"], good=claims["good"], link=claims["link"], gone=claims["gone"])
 
     def forget_kept(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Let it be shown once."""
-        path = request.get(BASE) or "/"
-        response.del_cookie(
-            self._cookie + DONE, path=path, secure=self._https, httponly=True, samesite="Strict"
+        """Show it once."""
+        self._set(response, self._cookie + DONE, "", 0, request.get(BASE, ""))
+
+    def _set(self, response: web.StreamResponse, name: str, value: str, life: int, base: str) -> None:
+        """Set a cookie below the session's path; a life of 0 deletes it."""
+        response.set_cookie(
+            name,
+            value,
+            max_age=life,
+            path=base or "/",
+            secure=self._https,
+            httponly=True,
+            samesite="Strict",
         )
 
     def _done_key(self, session: Session) -> bytes:

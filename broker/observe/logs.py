@@ -24,15 +24,7 @@ from broker.config.settings import LogSettings
 from broker.model import Secret
 from broker.times import SecondText, to_second
 
-QUIET = (
-    "aiosqlite",
-    "aiohttp",
-    "asyncio",
-    "aiohttp.access",
-    "aiohttp.client",
-    "aiohttp.web",
-    "aiohttp.server",
-)
+QUIET = ("aiosqlite", "aiohttp", "asyncio")
 """aiosqlite logs every SQL parameter at DEBUG; aiohttp's access log writes queries with codes and states."""
 ENCODER = json.JSONEncoder()
 PLAIN = frozenset({type(None), bool, int, float})
@@ -73,7 +65,11 @@ def configure(
     marked = goes_to_journal(environ or {}, stream)
     console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     takes_json = not console and logging.getLevelNamesMapping()[settings.level.upper()] <= logging.INFO
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(_json)
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer()
+        if console
+        else structlog.processors.JSONRenderer(lambda event, **_: ENCODER.encode(event))
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -264,13 +260,13 @@ def _is_logged(factory: object, event: str, client: str | None) -> bool:
 
 def take_crashes() -> None:
     """Log uncaught errors as events with their class and place; Python would print their text."""
-    sys.excepthook = lambda _, exc, __: _crashed("broker.crashed", exc)
-    sys.unraisablehook = lambda crash: _crashed("error.unraisable", crash.exc_value)
-    threading.excepthook = lambda crash: _crashed("thread.crashed", crash.exc_value)
 
+    def crashed(event: str, exc: BaseException | None) -> None:
+        structlog.get_logger().error(event, exc_info=exc)
 
-def _crashed(event: str, exc: BaseException | None) -> None:
-    structlog.get_logger().error(event, exc_info=exc)
+    sys.excepthook = lambda _, exc, __: crashed("broker.crashed", exc)
+    sys.unraisablehook = lambda crash: crashed("error.unraisable", crash.exc_value)
+    threading.excepthook = lambda crash: crashed("thread.crashed", crash.exc_value)
 
 
 class _Handler(logging.Handler):
@@ -296,11 +292,6 @@ def _name_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutable
             trace = trace.tb_next
         event["at"] = places[-FRAMES:]
     return event
-
-
-def _json(event: Mapping[str, Any], **_: Any) -> str:
-    """One encoder for all lines; what is in them are texts and numbers by then."""
-    return ENCODER.encode(event)
 
 
 @lru_cache(maxsize=4096)
@@ -348,9 +339,6 @@ def _text(value: str) -> str:
     # One of these is in everything that looks like a credential, and in little else.
     suspicious = "_" in value or "earer" in value.lower() or "eyJ" in value
     text = CREDENTIAL.sub("***", value) if suspicious else value
-    text = (
-        text
-        if text.isprintable()
-        else "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
-    )
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
     return text if len(text) <= MAX_FIELD else f"{text[:MAX_FIELD]}…"

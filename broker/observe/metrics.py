@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 
 from prometheus_client import (
@@ -33,8 +34,7 @@ class TokenRequests(Collector):
 
     def count(self, provider: str, outcome: str) -> None:
         """Count one more that was answered so."""
-        answer = provider, outcome
-        self._answers[answer] = self._answers.get(answer, 0) + 1
+        self._answers[provider, outcome] = self._answers.get((provider, outcome), 0) + 1
 
     def observe(self, seconds: float) -> None:
         """Count one more that took so long."""
@@ -69,50 +69,33 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.token_requests = TokenRequests(FAST)
         self.registry.register(self.token_requests)
-        self.refreshes = self._counter(
-            "broker_refreshes", "Renewals by how they ended", "provider", "outcome"
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        ended = ["provider", "outcome"]
+
+        self.refreshes = counter("broker_refreshes", "Renewals by how they ended", ended)
+        self.refresh_seconds = histogram(
+            "broker_refresh_seconds", "Time of one renewal", ["provider"], buckets=SLOW
         )
-        self.refresh_seconds = Histogram(
-            "broker_refresh_seconds",
-            "Time of one renewal",
-            ["provider"],
-            buckets=SLOW,
-            registry=self.registry,
-        )
-        self.refreshes_in_flight = self._gauge("broker_refreshes_in_flight", "Renewals under way")
-        self.accounts = self._gauge("broker_accounts", "Accounts by status", "provider", "status")
-        self.oldest_intent_seconds = self._gauge(
-            "broker_oldest_intent_seconds", "Age of the oldest renewal without an outcome"
-        )
-        self.retained_commits = self._gauge(
-            "broker_retained_commits", "Token sets that were received and cannot be stored yet"
-        )
-        self.provider_open = self._gauge(
-            "broker_provider_open", "1 while a provider's breaker is open", "provider"
-        )
-        self.seconds_to_first_expiry = self._gauge(
-            "broker_seconds_to_first_expiry",
-            "Life left of the first token to expire, of accounts in use",
-            "provider",
-        )
-        self.installs = self._counter("broker_installs", "Installs by how they ended", "provider", "outcome")
-        self.auth_failures = self._counter("broker_auth_failures", "Refused credentials", "reason")
-        self.store_commit_seconds = Histogram(
-            "broker_store_commit_seconds", "Time of one durable write", buckets=FAST, registry=self.registry
-        )
-        self.rows_by_key = self._gauge(
-            "broker_rows_by_key", "Sealed records by the id of the key that sealed them", "kid"
-        )
-        self.invariant_violations = self._counter(
-            "broker_invariant_violations", "Promises of the renewal protocol that were broken", "invariant"
-        )
+        self.refreshes_in_flight = gauge("broker_refreshes_in_flight", "Renewals under way")
+        self.accounts = gauge("broker_accounts", "Accounts by status", ["provider", "status"])
+        oldest = "Age of the oldest renewal without an outcome"
+        self.oldest_intent_seconds = gauge("broker_oldest_intent_seconds", oldest)
+        retained = "Token sets that were received and cannot be stored yet"
+        self.retained_commits = gauge("broker_retained_commits", retained)
+        is_open = "1 while a provider's breaker is open"
+        self.provider_open = gauge("broker_provider_open", is_open, ["provider"])
+        first = "Life left of the first token to expire, of accounts in use"
+        self.seconds_to_first_expiry = gauge("broker_seconds_to_first_expiry", first, ["provider"])
+        self.installs = counter("broker_installs", "Installs by how they ended", ended)
+        self.auth_failures = counter("broker_auth_failures", "Refused credentials", ["reason"])
+        commit = "Time of one durable write"
+        self.store_commit_seconds = histogram("broker_store_commit_seconds", commit, buckets=FAST)
+        by_key = "Sealed records by the id of the key that sealed them"
+        self.rows_by_key = gauge("broker_rows_by_key", by_key, ["kid"])
+        broken = "Promises of the renewal protocol that were broken"
+        self.invariant_violations = counter("broker_invariant_violations", broken, ["invariant"])
 
     def text(self) -> bytes:
-        """The metrics in the Prometheus text format."""
+        """Return the metrics in the Prometheus text format."""
         return generate_latest(self.registry)
-
-    def _counter(self, name: str, help_: str, *labels: str) -> Counter:
-        return Counter(name, help_, labels, registry=self.registry)
-
-    def _gauge(self, name: str, help_: str, *labels: str) -> Gauge:
-        return Gauge(name, help_, labels, registry=self.registry)
