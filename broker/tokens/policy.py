@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from math import floor
-from typing import Protocol
 
 from broker.errors import (
     BrokerError,
@@ -75,31 +74,12 @@ class Refuse:
 Decision = Serve | ServeAndRenew | Wait | Refuse
 
 
-class Timed(Protocol):
-    """What is known of a token's times."""
-
-    @property
-    def issued_at(self) -> float:
-        """Epoch seconds."""
-        ...
-
-    @property
-    def expires_at(self) -> float:
-        """Epoch seconds."""
-        ...
-
-    @property
-    def life(self) -> float:
-        """Seconds, as issued."""
-        ...
-
-
-def window_opens(token: Timed, ahead: float) -> float:
+def window_opens(token: Account | TokenSet, ahead: float) -> float:
     """From when on the token is to be renewed: `ahead` of its expiry, at most a third of its life."""
     return token.expires_at - min(ahead, token.life / 3)
 
 
-def is_misdated(token: Timed, now: float) -> bool:
+def is_misdated(token: Account | TokenSet, now: float) -> bool:
     """Whether the token was issued in the future, so that either its times or the clock are wrong (R12)."""
     return token.issued_at - now > CLOCKS_DIFFER
 
@@ -175,7 +155,7 @@ def _as_it_is(left: float, fresh: float, now: float, hold: Hold | None, *, warni
 
 
 def unchecked(serve: Serve, now: float) -> Serve:
-    """The same for a moment only: another broker may have renewed it, and the store cannot be asked."""
+    """Serve for a moment only, because another broker may have renewed it, and the store cannot be read."""
     if serve.expires_in <= SHORT:
         return serve
     return Serve(SHORT, now + SHORT, serve.warning or f"Not renewed: {Reason.STORAGE.happened}")

@@ -106,10 +106,11 @@ class TokenService:
         """The account's token, renewed first if need be; raises the errors of `interface.md`."""
         began = time.perf_counter()
         try:
-            check_name(name)
-            await self._context.authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
+            await self._authorize(caller, Permission.TOKEN, name, request_id)
             opened = await self._read(name, or_kept=True)
-            check_min_ttl(min_ttl, opened.account)
+            if min_ttl > opened.account.life / 2:
+                most = int(opened.account.life / 2)
+                raise InvalidRequest(f"min_ttl may be half of the token's life at most, {most} here")
             return await self._hand_out(caller, opened, min_ttl, request_id)
         finally:
             self._context.metrics.token_requests.observe(time.perf_counter() - began)
@@ -117,8 +118,7 @@ class TokenService:
     async def wait(self, caller: Caller, name: str, *, known: str, seconds: float, request_id: str) -> None:
         """Return when the account has another generation than `known` says or another status, when its token dies,
         when the broker stops, or after so many seconds; raises as `get` does."""
-        check_name(name)
-        await self._context.authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
+        await self._authorize(caller, Permission.TOKEN, name, request_id)
         if self._polls >= MOST_POLLS:
             raise Overloaded("too many wait for news already; ask without wait", retry_after=5)
         self._polls += 1
@@ -149,12 +149,11 @@ class TokenService:
 
     async def rejected(self, caller: Caller, name: str, generation: int, *, request_id: str) -> Handout:
         """The caller says that the provider answered 401 to that generation: renewed once, however many say so."""
-        check_name(name)
-        await self._context.authorizer.require(caller, Permission.TOKEN, name, request_id=request_id)
-        opened = await self._read(name)
-        account, now = opened.account, self._clock.now()
-        if generation != account.generation:
+        await self._authorize(caller, Permission.TOKEN, name, request_id)
+        opened = await self._read(name, or_kept=True)
+        if generation != opened.account.generation:
             return await self._hand_out(caller, opened, 0.0, request_id)
+        account, now = (await self._read(name)).account, self._clock.now()
         self._permit.note_rejection(account)
         if not self._flights.is_flying(account.ref) and now < window_opens(account, self._settings.ahead):
             await self._allow_rejection(account, now)
@@ -162,10 +161,7 @@ class TokenService:
 
     async def force(self, caller: Caller, name: str, *, request_id: str) -> Handout:
         """Renew whatever the token's age; once a minute for each account. Needs permission `refresh`."""
-        check_name(name)
-        await self._context.authorizer.require(
-            caller, Permission.REFRESH, name, request_id=request_id, action="token.refresh"
-        )
+        await self._authorize(caller, Permission.REFRESH, name, request_id)
         account, now = (await self._read(name)).account, self._clock.monotonic()
         last = self._forced.get(name)
         if last is not None and now - last < FORCED_EVERY:
@@ -177,10 +173,7 @@ class TokenService:
 
     async def override(self, caller: Caller, name: str, *, request_id: str) -> Handout:
         """An operator's `broker accounts refresh`: tries what is dead or waiting, too (R8), after the quarantine."""
-        check_name(name)
-        await self._context.authorizer.require(
-            caller, Permission.REFRESH, name, request_id=request_id, action="token.refresh"
-        )
+        await self._authorize(caller, Permission.REFRESH, name, request_id)
         account = (await self._read(name)).account
         if not account.frozen and not self._flights.is_flying(account.ref):
             now = self._clock.now()
@@ -207,6 +200,13 @@ class TokenService:
         self.uses.forget(name)
         self._rejections.pop(name, None)
         self._forced.pop(name, None)
+
+    async def _authorize(self, caller: Caller, permission: Permission, name: str, request_id: str) -> None:
+        # Before anything else is looked at, so that nothing depends on odd names.
+        if not is_account_name(name):
+            raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
+        action = "token.refresh" if permission is Permission.REFRESH else None
+        await self._context.authorizer.require(caller, permission, name, request_id=request_id, action=action)
 
     async def _read(self, name: str, *, or_kept: bool = False) -> Decrypted:
         """The account as its row says. `or_kept`: what is in memory will do where the store cannot be read, because
@@ -355,15 +355,3 @@ class TokenService:
 
 def _busy(now: float) -> Hold:
     return Hold(None, now + 1, is_busy=True)
-
-
-def check_name(name: str) -> None:
-    """Raises InvalidRequest; before anything else is looked at, so that nothing depends on odd names."""
-    if not is_account_name(name):
-        raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
-
-
-def check_min_ttl(min_ttl: float, account: Account) -> None:
-    """Raises InvalidRequest where more is asked for than half of what the provider issues."""
-    if min_ttl > account.life / 2:
-        raise InvalidRequest(f"min_ttl may be half of the token's life at most, {int(account.life / 2)} here")
