@@ -86,7 +86,7 @@ def test_bodies_are_read_in_one_place() -> None:
                     found.append(f"{path.name}: {called}")
 
     # An operator's audit has no end; it is read block by block and never held.
-    assert ["audit.py: request.content.iter_chunked", "edge.py: request.read"] == found
+    assert ["audit.py: request.content.iter_chunked", "operations.py: request.read"] == found
 
 
 def test_labels_are_from_closed_sets() -> None:
