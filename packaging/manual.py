@@ -6,8 +6,8 @@ from inspect import cleandoc
 
 import click
 
+from broker.cli import broker
 from broker.cli.command import Command
-from broker.cli.root import broker
 
 FILES = {
     "/etc/token-broker/config.toml": "the configuration; readable for all, and so without a secret",

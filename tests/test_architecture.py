@@ -72,7 +72,7 @@ HTTP_CLIENT = {
     "providers/client.py",
     "alerts/hooks.py",
     "sandbox",
-    "cli",
+    "cli/providers.py",
     "client/asynchronous.py",
     "client/aiohttp.py",
 }

@@ -1,21 +1,16 @@
 """`broker accounts`, `token` and `install-link`: connections, their tokens, and how a new one is made."""
 
-from collections.abc import Mapping
-from enum import StrEnum
-from typing import Any, assert_never
-
 import click
 
 from broker.cli import arguments
-from broker.cli.arguments import account_argument, provider_argument
+from broker.cli.admin_socket import Object
+from broker.cli.arguments import account_argument, account_option, provider_argument, removed_argument
 from broker.cli.command import Command, CommandContext, Group, confirm, yes
-from broker.cli.output import Cell, Failed, columns, one_line, show_facts, show_json
+from broker.cli.output import FOLDED, WHOLE, Cell, Failed, one_line, show_facts, show_json
 from broker.model import Status
 from broker.times import both, moment, relative, span
 
-KNOWN = (*columns("ACCOUNT", "PROVIDER", breaks=True), *columns("STATUS"))
-COLUMNS = (*KNOWN, *columns("TOKEN ENDS", "USED"))
-REMOVED_COLUMNS = (*KNOWN, *columns("REMOVED"))
+KNOWN = {"ACCOUNT": FOLDED, "PROVIDER": FOLDED, "STATUS": WHOLE}
 DEPRECATED = frozenset({"expires_at"})
 
 
@@ -39,27 +34,26 @@ def accounts() -> None:
 @click.option("--removed", is_flag=True, help="Those that `restore` can bring back, instead.")
 def list_accounts(context: CommandContext, *, removed: bool, **asked: str | int | None) -> None:
     """List all accounts."""
-    query = {**asked, "removed": 1 if removed else None}
-    found = context.broker.ask_all("/accounts", "accounts", query)
-    now = context.clock.now()
     if any(asked.values()):
         none = "No account matches."
     elif removed:
         none = "No account was removed in the last 30 days."
     else:
         none = "No accounts yet. `broker install-link kit` prints a link that connects one."
-    context.show_list(
-        {"accounts": found, "next_cursor": None},
-        REMOVED_COLUMNS if removed else COLUMNS,
-        (_row(account, now, removed=removed) for account in found),
-        none=none,
+    times = (
+        {"REMOVED": "removed_at"}
+        if removed
+        else {"TOKEN ENDS": "provider_expires_at", "USED": "last_used_at"}
     )
 
+    def row(account: Object, now: float) -> tuple[object, ...]:
+        status = Cell(account["status"], [account["reason"]])
+        ends = (relative(account[member], now) for member in times.values())
+        return account["account"], account["provider"], status, *ends
 
-def _row(account: Mapping[str, Any], now: float, *, removed: bool) -> tuple[object, ...]:
-    known = account["account"], account["provider"], Cell(account["status"], [account["reason"]])
-    times = ["removed_at"] if removed else ["provider_expires_at", "last_used_at"]
-    return (*known, *(relative(account[time], now) for time in times))
+    query = {**asked, "removed": 1 if removed else None}
+    answer = context.broker.ask_all("/accounts", "accounts", query)
+    context.show_list(answer, "accounts", KNOWN | dict.fromkeys(times, WHOLE), row, none=none)
 
 
 @accounts.command("show", example="broker accounts show acme")
@@ -71,17 +65,17 @@ def show_account(context: CommandContext, account: str) -> None:
         show_json(found)
         return
     now = context.clock.now()
-    show_facts((name, _fact(name, value, now)) for name, value in found.items() if name not in DEPRECATED)
 
+    def fact(name: str, value: object) -> object:
+        if name == "status":
+            return Cell(value)
+        if isinstance(value, str) and (name == "since" or name.endswith("_at")):
+            return both(value, now)
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return value
 
-def _fact(name: str, value: object, now: float) -> object:
-    if name == "status":
-        return Cell(value)
-    if isinstance(value, str) and (name == "since" or name.endswith("_at")):
-        return both(value, now)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value
+    show_facts((name, fact(name, value)) for name, value in found.items() if name not in DEPRECATED)
 
 
 @accounts.command("refresh", example="broker accounts refresh acme")
@@ -154,19 +148,11 @@ def remove_account(context: CommandContext, account: str, *, revoke: bool, purge
 
 
 @accounts.command("restore", example="broker accounts restore acme")
-@click.argument("account", type=arguments.account, shell_complete=arguments.complete_removed)
+@removed_argument
 def restore_account(context: CommandContext, account: str) -> None:
     """Bring back ACCOUNT, removed in the last 30 days."""
     found = context.broker.ask("POST", f"/accounts/{account}/restore")
     context.say(f"{account} is back: {found['status']}.", found)
-
-
-class Format(StrEnum):
-    """How a token is printed."""
-
-    TOKEN = "token"  # noqa: S105 - a format, not a secret
-    JSON = "json"
-    HEADER = "header"
 
 
 @click.command(
@@ -184,38 +170,28 @@ class Format(StrEnum):
 @click.option(
     "--format",
     "shape",
-    type=click.Choice(Format, case_sensitive=False),
+    type=click.Choice(["token", "json", "header"], case_sensitive=False),
     help="Default: token.",
 )
-def token(context: CommandContext, account: str, min_ttl: int | None, shape: Format | None) -> None:
+def token(context: CommandContext, account: str, min_ttl: int | None, shape: str | None) -> None:
     """Print a fresh token of ACCOUNT, and nothing else.
 
     Pass it on through a pipe, never as an argument: every user of the machine can list those.
     """
-    if context.as_json and shape not in (None, Format.JSON):
+    if context.as_json and shape not in (None, "json"):
         raise click.UsageError(f"--json and --format {shape} contradict each other: leave one of them out")
     answer = context.broker.ask("GET", f"/token/{account}", query={"min_ttl": min_ttl})
     if warning := answer.get("warning"):
         click.echo(one_line(f"Warning: {warning}"), err=True)
-    match Format.JSON if context.as_json else shape or Format.TOKEN:
-        case Format.TOKEN:
-            click.echo(answer["access_token"])
-        case Format.HEADER:
-            click.echo(f"Authorization: Bearer {answer['access_token']}")
-        case Format.JSON:
-            show_json(answer)
-        case unknown:
-            assert_never(unknown)
+    if context.as_json or shape == "json":
+        show_json(answer)
+    else:
+        click.echo(f"{'Authorization: Bearer ' if shape == 'header' else ''}{answer['access_token']}")
 
 
 @click.command("install-link", cls=Command, example="broker install-link kit --account acme")
 @provider_argument
-@click.option(
-    "--account",
-    type=arguments.account,
-    shell_complete=arguments.complete_accounts,
-    help="Its name here; without it, the provider's id names it.",
-)
+@account_option(help="Its name here; without it, the provider's id names it.")
 @click.option("--org", help="The organisation at the provider, where its addresses hold one (Kustomer).")
 @click.option("--return-to", metavar="URL", help="Where the browser goes in the end.")
 @click.option("--replace", is_flag=True, help="Allow another identity to take the account's place.")

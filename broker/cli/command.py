@@ -1,7 +1,7 @@
 """The parts that all commands share: what they work with, `--config`, `--json`, `--yes` and the example."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from broker.cli.admin_socket import AdminSocket
-from broker.cli.output import Column, Failed, show_json, show_table
+from broker.cli.admin_socket import AdminSocket, Object
+from broker.cli.output import Failed, show_json, show_table
 from broker.clock import Clock, SystemClock
-from broker.config import ConfigError, admin_socket_of, environment, locate
+from broker.config import ConfigError, Settings, admin_socket_of, environment, load, locate
 from broker.systemd.unit import ServiceState, run_command, service_state, service_variables
 
 
@@ -38,6 +38,12 @@ class CommandContext:
         """The systemd service that runs with this configuration, if there is one."""
         return service_state(self.config_path, self.systemd)
 
+    @property
+    def broker(self) -> AdminSocket:
+        """The running broker; raises Failed where the configuration does not say where it answers."""
+        with failing():
+            return AdminSocket(admin_socket_of(self.config_path, self.environ))
+
     @contextmanager
     def as_service(self) -> Iterator[Mapping[str, str]]:
         """Yield the environment in which the service opens its store, with what systemd sets for that."""
@@ -47,13 +53,15 @@ class CommandContext:
         with service_variables(self.systemd) as variables:
             yield {**self.environ, **variables}
 
-    @property
-    def broker(self) -> AdminSocket:
-        """The running broker; raises Failed where the configuration does not say where it answers."""
-        try:
-            return AdminSocket(admin_socket_of(self.config_path, self.environ))
-        except ConfigError as exc:
-            raise Failed(exc.problems[0]) from None
+    @contextmanager
+    def offline_settings(self) -> Iterator[Settings]:
+        """Yield what the broker would run with, for a command that opens the store itself; raises ConfigError."""
+        from broker.observe import logs  # noqa: PLC0415 - few commands need it
+
+        with self.as_service() as environ:
+            settings = load(self.config_path, environ=environ)
+            logs.configure(settings.log)
+            yield settings
 
     def say(self, sentence: str, value: Mapping[str, Any]) -> None:
         """Print what was done: the sentence for people, the value for programs."""
@@ -64,19 +72,30 @@ class CommandContext:
 
     def show_list(
         self,
-        value: Mapping[str, Any],
-        columns: Sequence[Column],
-        rows: Iterable[Sequence[object]],
+        answer: Mapping[str, Any],
+        member: str,
+        columns: Mapping[str, bool],
+        row: Callable[[Object, float], Sequence[object]],
         *,
         none: str | None = None,
     ) -> None:
-        """Print a listing: the rows for people, or the sentence `none` where there are none; the value as JSON."""
+        """Print a listing: its rows at this moment for people, or the sentence `none`; the answer as JSON."""
         if self.as_json:
-            show_json(value)
-        elif (listed := list(rows)) or none is None:
-            show_table(columns, listed)
+            show_json(answer)
+        elif answer[member] or none is None:
+            now = self.clock.now()
+            show_table(columns, (row(one, now) for one in answer[member]))
         else:
             click.echo(none)
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """Turn a mistake in the configuration into the command's failure."""
+    try:
+        yield
+    except ConfigError as exc:
+        raise Failed(exc.problems[0]) from None
 
 
 class Command(click.Command):

@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import click
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
 
 UNWRAPPED = 1 << 16
 STYLES: Mapping[str, str] = {
@@ -26,6 +22,10 @@ STYLES: Mapping[str, str] = {
     "open": "red",
     "problem": "red",
 }
+FOLDED, WHOLE = True, False
+"""Whether the cells of a column may be broken over lines; nothing is ever cut off."""
+SHOWN = 10
+"""How many names a sentence lists."""
 
 
 class Failed(click.ClickException):
@@ -61,18 +61,6 @@ def counted(number: int, thing: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A column's head, and whether its cells may be broken over lines; nothing is ever cut off."""
-
-    head: str
-    breaks: bool = False
-
-
-def columns(*heads: str, breaks: bool = False) -> tuple[Column, ...]:
-    return tuple(Column(head, breaks) for head in heads)
-
-
-@dataclass(frozen=True, slots=True)
 class Cell:
     """A word of ours in its colour, and notes that explain it, each on a line below."""
 
@@ -80,31 +68,15 @@ class Cell:
     notes: Sequence[object] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """Several values, one below the other."""
-
-    values: Sequence[object]
-
-
-def show_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; a cell that is too wide is folded in the columns that may break."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(column.head, no_wrap=not column.breaks, overflow="fold")
-    for row in rows:
-        table.add_row(*(_text(cell) for cell in row))
-    _print(table)
+def show_table(columns: Mapping[str, bool], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table with these heads; a cell that is too wide is folded in the columns that are FOLDED."""
+    shown = [{"header": head, "no_wrap": not folded} for head, folded in columns.items()]
+    _print(shown, rows, header_style="bold")
 
 
 def show_facts(facts: Iterable[tuple[str, object]]) -> None:
     """Print names and values, one a line."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
-    for name, value in facts:
-        table.add_row(Text(name), _text(value))
-    _print(table)
+    _print([{"no_wrap": True, "style": "bold"}, {}], facts, show_header=False)
 
 
 def show_json(value: Mapping[str, Any]) -> None:
@@ -118,6 +90,10 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, int
 
     Call what this yields with how much more is done, and with the total where that becomes known later.
     """
+    # As below, and no command needs both.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
     with Progress(
         console=Console(stderr=True),
         transient=True,
@@ -126,26 +102,31 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, int
         redirect_stdout=sys.stdout.isatty(),
     ) as bar:
         task = bar.add_task(what, total=total)
-
-        def advance(more: int, new_total: int | None = None) -> None:
-            bar.update(task, advance=more, total=new_total)
-
-        yield advance
+        yield lambda more, new_total: bar.update(task, advance=more, total=new_total)
 
 
-def _text(cell: object) -> Text:
-    match cell:
-        case Cell(word, notes):
-            styled = Text(plain(word), style=STYLES.get(str(word), ""))
-            lines = [styled, *(Text(plain(note), style="dim") for note in notes if note)]
-        case Lines(values):
-            lines = [Text(plain(value)) for value in values]
-        case _:
-            lines = [Text(plain(cell))]
-    # Below each other for people; for programs on one line, so that a row is a line.
-    return Text("\n" if sys.stdout.isatty() else ", ").join(lines)
+def _print(columns: Iterable[Mapping[str, Any]], rows: Iterable[Sequence[object]], **options: Any) -> None:
+    # Slow to import, and a script that asks for a token needs none of it.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
+    def text(cell: object) -> Text:
+        match cell:
+            case Cell(word, notes):
+                styled = Text(plain(word), style=STYLES.get(str(word), ""))
+                lines = [styled, *(Text(plain(note), style="dim") for note in notes if note)]
+            case list():
+                lines = [Text(plain(value)) for value in cell]
+            case _:
+                lines = [Text(plain(cell))]
+        # Below each other for people; for programs on one line, so that a row is a line.
+        return Text("\n" if sys.stdout.isatty() else ", ").join(lines)
 
-def _print(table: Table) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), **options)
+    for column in columns:
+        table.add_column(overflow="fold", **column)
+    for row in rows:
+        table.add_row(*map(text, row))
     # In a pipe nothing is wrapped, whatever its length; COLUMNS counts on a terminal only.
     Console(highlight=False, width=None if sys.stdout.isatty() else UNWRAPPED).print(table)

@@ -13,13 +13,14 @@ from typing import Any
 import click
 
 from broker.cli import arguments
+from broker.cli.admin_socket import Object
 from broker.cli.arguments import provider_argument
 from broker.cli.command import CommandContext, Group
-from broker.cli.output import Cell, Failed, Lines, columns, plain, show_facts, show_json
+from broker.cli.output import FOLDED, WHOLE, Cell, Failed, plain, show_facts, show_json
 from broker.files import write_own
 from broker.times import relative
 
-COLUMNS = (*columns("PROVIDER", breaks=True), *columns("TYPE", "BREAKER", "ACCOUNTS"))
+COLUMNS = {"PROVIDER": FOLDED, "TYPE": WHOLE, "BREAKER": WHOLE, "ACCOUNTS": WHOLE}
 KUSTOMER_API = "https://api.kustomerapp.com"
 TIMEOUT = 60.0
 LARGEST_ANSWER = 1 << 20
@@ -34,27 +35,22 @@ def providers() -> None:
 @providers.command("list", example="broker providers list")
 def list_providers(context: CommandContext) -> None:
     """List the providers, their breakers and their accounts."""
+    none = "No providers yet. Add [providers.kit] or [providers.kustomer] to the configuration."
     answer = context.broker.ask("GET", "/providers")
-    now = context.clock.now()
-    context.show_list(
-        answer,
-        COLUMNS,
-        (_row(provider, now) for provider in answer["providers"]),
-        none="No providers yet. Add [providers.kit] or [providers.kustomer] to the configuration.",
-    )
+    context.show_list(answer, "providers", COLUMNS, _row, none=none)
     for provider in answer["providers"]:
         if provider["what_to_do"] and not context.as_json:
             click.echo(f"{plain(provider['name'])}: {plain(provider['what_to_do'])}")
 
 
-def _row(provider: Mapping[str, Any], now: float) -> tuple[object, ...]:
+def _row(provider: Object, now: float) -> tuple[object, ...]:
     why = [provider["reason"]] if provider["reason"] else []
     if provider["since"]:
         why.append(f"since {relative(provider['since'], now)}")
     if provider["paused_until"]:
         why.append(f"asked again {relative(provider['paused_until'], now)}")
     counts = [f"{count} {status}" for status, count in provider["accounts"].items()]
-    return provider["name"], provider["type"], Cell(provider["breaker"], why), Lines(counts or ["none"])
+    return provider["name"], provider["type"], Cell(provider["breaker"], why), counts or ["none"]
 
 
 @providers.command("resume", example="broker providers resume kit")

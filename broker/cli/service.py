@@ -1,6 +1,7 @@
-"""Commands about the broker as a whole: how it runs and is looked over, as a service, and its stand-in providers."""
+"""Commands about the broker as a whole: how it runs, what happens in it, as a service, and its stand-in providers."""
 
 import asyncio
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,20 @@ from click.shell_completion import get_completion_class
 
 from broker import __version__
 from broker.cli import arguments
-from broker.cli.admin_socket import NoBroker, NotStarted
+from broker.cli.admin_socket import NoBroker, NotStarted, Object
 from broker.cli.command import Command, CommandContext, Group
-from broker.cli.output import Cell, Failed, columns, counted, plain, show_json
-from broker.config import ConfigError, load, store_of
+from broker.cli.output import FOLDED, WHOLE, Cell, Failed, counted, plain, show_json
+from broker.config import ConfigError, store_of
 from broker.config.settings import TcpListen
 from broker.systemd.unit import ServiceState, alert_rules, install
 from broker.times import relative
 
 HIGHEST_PORT = 65533
 """`public` and the sandbox take the two ports behind it."""
-CHECK_COLUMNS = (
-    *columns("WHAT", breaks=True),
-    *columns("LEVEL"),
-    *columns("DETAIL AND NEXT STEP", breaks=True),
-)
-SESSION_COLUMNS = columns("SESSION", "WHO", "SIGNED IN", "ENDS")
+CHECK_COLUMNS = {"WHAT": FOLDED, "LEVEL": WHOLE, "DETAIL AND NEXT STEP": FOLDED}
+EVENT_COLUMNS = {"ID": WHOLE, "WHEN": WHOLE, "EVENT": WHOLE, "ABOUT": FOLDED}
+SESSIONS = {"SESSION": "id", "WHO": "actor", "SIGNED IN": "signed_in_at", "ENDS": "expires_at"}
+"""The columns of the dashboard's sessions, and what stands in each."""
 
 
 @click.command("serve", cls=Command, json=False, example="broker --config config.toml serve")
@@ -107,18 +106,15 @@ def check(context: CommandContext) -> None:
         ]
     if (state := context.service) is not None:
         checks.append(_service_check(state))
-    rows = (
-        (
-            one["what"],
-            Cell(one["level"]),
-            f"{one['detail']} → {one['next']}" if one["next"] else one["detail"],
-        )
-        for one in checks
-    )
-    context.show_list({"checks": checks}, CHECK_COLUMNS, rows)
+    context.show_list({"checks": checks}, "checks", CHECK_COLUMNS, _check_row)
     problems = sum(one["level"] == "problem" for one in checks)
     if problems:
         raise Failed(f"{counted(problems, 'problem')} found.")
+
+
+def _check_row(one: Object, _: float) -> tuple[object, ...]:
+    advice = f" → {one['next']}" if one["next"] else ""
+    return one["what"], Cell(one["level"]), one["detail"] + advice
 
 
 def _held(context: CommandContext) -> str | None:
@@ -152,12 +148,9 @@ def _service_check(state: ServiceState) -> dict[str, Any]:
 def _checks_offline(context: CommandContext) -> list[dict[str, Any]]:
     # Only where no broker runs does a command open what a broker opens.
     from broker.app.offline import check_offline  # noqa: PLC0415 - all of the server, which no other command needs
-    from broker.observe import logs  # noqa: PLC0415 - the same
 
     try:
-        with context.as_service() as environ:
-            settings = load(context.config_path, environ=environ)
-            logs.configure(settings.log)
+        with context.offline_settings() as settings:
             return [one.json() for one in asyncio.run(check_offline(settings))]
     except ConfigError as exc:
         return [_line("configuration", "problem", line) for line in exc.problems]
@@ -165,6 +158,54 @@ def _checks_offline(context: CommandContext) -> list[dict[str, Any]]:
 
 def _line(what: str, level: str, detail: str, advice: str | None = None) -> dict[str, Any]:
     return {"what": what, "level": level, "detail": detail, "next": advice}
+
+
+@click.command("events", cls=Command, example="broker events --follow")
+@click.option("--follow", is_flag=True, help="Go on printing them as they happen, until Ctrl-C.")
+@click.option("--after", type=click.IntRange(min=0), metavar="ID", help="Only those behind this one.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), help="At most so many; default 100. Not with --follow."
+)
+@arguments.account_option(help="Only of this account.")
+def events(
+    context: CommandContext, *, follow: bool, after: int | None, limit: int | None, account: str | None
+) -> None:
+    """Print what happened, oldest first.
+
+    With --follow and --json it is one object a line.
+    """
+    if follow and limit is not None:
+        raise click.UsageError("--limit and --follow contradict each other: following has no end")
+    query = {"after": after, "limit": None if follow else limit or 100, "account": account}
+    if not follow:
+        answer = context.broker.ask("GET", "/events", query=query)
+        context.show_list(answer, "events", EVENT_COLUMNS, _event_row, none="No events.")
+        return
+    # Ctrl-C is how following ends, so it is not a failure.
+    with suppress(KeyboardInterrupt):
+        for event in context.broker.follow("/events", query=query):
+            if context.as_json:
+                click.echo(json.dumps(event))
+            elif event["event"] == "gap":
+                click.echo(f"Events up to {event['resumed_after']} are not kept any more.", err=True)
+            else:
+                # Absolute here: a line that stays on the screen must stay true.
+                words = (event["at"], event["event"], _about(event) or "-", event["reason"], _actor(event))
+                click.echo("  ".join(plain(word) for word in words if word is not None))
+
+
+def _event_row(event: Object, now: float) -> tuple[object, ...]:
+    what = Cell(event["event"], [event["reason"], _actor(event)])
+    return event["id"], relative(event["at"], now), what, _about(event)
+
+
+def _about(event: Object) -> str | None:
+    about: str | None = event["account"] or event["provider"]
+    return about
+
+
+def _actor(event: Object) -> str | None:
+    return f"by {event['actor']}" if event.get("actor") else None
 
 
 @click.command("dashboard", cls=Command, example="broker dashboard")
@@ -179,10 +220,8 @@ def dashboard(context: CommandContext, *, sessions: bool, sign_out: bool) -> Non
         raise click.UsageError("--sessions and --sign-out contradict each other: leave one of them out")
     if sessions:
         found = context.broker.ask("GET", "/dashboard-sessions")
-        rows = (
-            [one["id"], one["actor"], one["signed_in_at"], one["expires_at"]] for one in found["sessions"]
-        )
-        context.show_list(found, SESSION_COLUMNS, rows)
+        columns = dict.fromkeys(SESSIONS, WHOLE)
+        context.show_list(found, "sessions", columns, lambda one, _: [one[key] for key in SESSIONS.values()])
     elif sign_out:
         ended = context.broker.ask("DELETE", "/dashboard-sessions")
         context.say(f"Signed out: {ended['ended']}.", ended)

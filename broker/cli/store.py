@@ -1,22 +1,20 @@
 """`broker backup`, `restore`, `adopt`, `migrate` and `keys`: the store as a whole and what it is encrypted with."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
 
 import click
 
 from broker.cli import arguments
 from broker.cli.admin_socket import NoBroker, Object
-from broker.cli.command import Command, CommandContext, Group, confirm, yes
-from broker.cli.output import Cell, Failed, columns, counted, plain, progress, show_json
-from broker.config import ConfigError, store_of, store_path_of
+from broker.cli.command import Command, CommandContext, Group, confirm, failing, yes
+from broker.cli.output import SHOWN, WHOLE, Cell, Failed, counted, plain, progress, show_json
+from broker.config import store_of, store_path_of
 from broker.files import new_file
 from broker.times import both, relative, span
 
-KEY_COLUMNS = columns("KEY", "FOR", "STATE", "RECORDS", "MADE", "MASTER")
-SHOWN = 10
+KEY_COLUMNS = dict.fromkeys(("KEY", "FOR", "STATE", "RECORDS", "MADE", "MASTER"), WHOLE)
 
 
 @click.command("backup", cls=Command, example="broker backup /backup/broker-2026-11-22.db")
@@ -34,7 +32,9 @@ def backup(context: CommandContext, dest: Path) -> None:
     try:
         with new_file(dest) as (unfinished, file):
             with progress("Copying") as advance:
-                context.broker.save("POST", "/backup", file, told=advance)
+                for block, total in context.broker.download("POST", "/backup"):
+                    file.write(block)
+                    advance(len(block), total)
             file.flush()
             found = examine(unfinished)
     except NoBroker:
@@ -66,11 +66,10 @@ def restore(context: CommandContext, src: Path, *, yes: bool, force: bool) -> No
     from broker.store.backup import restore as put_in_place  # noqa: PLC0415 - the same
 
     now = context.clock.now()
-    try:
+    with failing():
         store = store_path_of(context.config_path, context.environ)
+    try:
         restored = put_in_place(src, store, force=yes or force, at=now)
-    except ConfigError as exc:
-        raise Failed(exc.problems[0]) from None
     except (NotAStore, StartRefused) as exc:
         raise Failed(f"Nothing was restored: {exc}") from None
     except OSError as exc:
@@ -125,10 +124,8 @@ def migrate(context: CommandContext, copy_from: str | None) -> None:
     """
     from broker.app.offline import copy_store, migrate_store  # noqa: PLC0415 - the store, which few commands need
 
-    try:
+    with failing():
         store = store_of(context.config_path, context.environ)
-    except ConfigError as exc:
-        raise Failed(exc.problems[0]) from None
     if copy_from is not None:
         kind, _, path = copy_from.partition(":")
         if kind != "sqlite" or not path:
@@ -153,17 +150,12 @@ def keys() -> None:
     """
 
 
-class KeyHolder(Protocol):
-    """Whoever has the keys: the running broker, or the store opened by the command itself."""
-
-    def ask(self, method: str, target: str, *, body: Object | None = None) -> Object: ...
-
-
 @contextmanager
-def _key_holder(context: CommandContext) -> Iterator[KeyHolder]:
-    """Yield the running broker; where none runs, the store itself, under its lock."""
+def _keys(context: CommandContext) -> Iterator[Callable[..., Object]]:
+    """Yield how to ask the running broker; where none runs, the store itself, under its lock."""
+    broker = context.broker
     try:
-        context.broker.ask("GET", "/version")
+        broker.ask("GET", "/version")
     except NoBroker:
         # Only where no broker runs does a command open what a broker opens.
         from broker.app.offline import open_keys  # noqa: PLC0415 - all of the server
@@ -172,30 +164,24 @@ def _key_holder(context: CommandContext) -> Iterator[KeyHolder]:
             context.as_service() as environ,
             open_keys(context.config_path, environ, failed=Failed) as opened,
         ):
-            yield opened
+            yield opened.ask
     else:
-        yield context.broker
+        yield broker.ask
 
 
 @keys.command("list", example="broker keys list")
 def list_keys(context: CommandContext) -> None:
     """List the keys and how much is sealed with each."""
-    with _key_holder(context) as holder:
-        answer = holder.ask("GET", "/keys")
-    now = context.clock.now()
-    context.show_list(answer, KEY_COLUMNS, (_key_row(key, now) for key in answer["keys"]))
+    with _keys(context) as ask:
+        answer = ask("GET", "/keys")
+    context.show_list(answer, "keys", KEY_COLUMNS, _key_row)
 
 
-def _key_row(key: Mapping[str, Any], now: float) -> tuple[object, ...]:
+def _key_row(key: Object, now: float) -> tuple[object, ...]:
     retired = key["retired_at"] and f"retired {relative(key['retired_at'], now)}"
-    return (
-        key["kid"],
-        key["purpose"],
-        Cell(key["state"], [retired]),
-        "-" if key["purpose"] == "index" else key["records"],
-        relative(key["created_at"], now),
-        key["master"],
-    )
+    records = "-" if key["purpose"] == "index" else key["records"]
+    made = relative(key["created_at"], now)
+    return key["kid"], key["purpose"], Cell(key["state"], [retired]), records, made, key["master"]
 
 
 @keys.command("add", example="broker keys add")
@@ -204,8 +190,8 @@ def add_key(context: CommandContext) -> None:
 
     What is sealed already still opens. `broker keys rewrap` seals it anew.
     """
-    with _key_holder(context) as holder:
-        key = holder.ask("POST", "/keys")
+    with _keys(context) as ask:
+        key = ask("POST", "/keys")
     context.say(f"{plain(key['kid'])} is the active key. Next: broker keys rewrap", key)
 
 
@@ -216,11 +202,11 @@ def rewrap_keys(context: CommandContext) -> None:
     Nobody waits for it, and it may be broken off: the next one goes on.
     """
     done, cursor, unreadable = 0, None, list[str]()
-    with _key_holder(context) as holder:
-        total = sum(key["records"] for key in holder.ask("GET", "/keys")["keys"])
+    with _keys(context) as ask:
+        total = sum(key["records"] for key in ask("GET", "/keys")["keys"])
         with progress("Sealing anew", total) as advance:
             while True:
-                step = holder.ask("POST", "/keys/rewrap", body={"cursor": cursor} if cursor else {})
+                step = ask("POST", "/keys/rewrap", body={"cursor": cursor} if cursor else {})
                 done += step["resealed"]
                 unreadable += [plain(where) for where in step["unreadable"]]
                 advance(step["looked_at"], None)
@@ -244,6 +230,6 @@ def remove_key(context: CommandContext, kid: str, yes: bool) -> None:
     It is kept wrapped for 400 days, in case that something sealed with it turns up.
     """
     confirm(f"Retire the key {kid}?", yes=yes)
-    with _key_holder(context) as holder:
-        key = holder.ask("DELETE", f"/keys/{kid}")
+    with _keys(context) as ask:
+        key = ask("DELETE", f"/keys/{kid}")
     context.say(f"{kid} is retired.", key)

@@ -1,30 +1,29 @@
 """`broker accounts import` and `export`: grants that come from another system, and those that go to one."""
 
-import asyncio
 import json
 import os
 import stat
 import sys
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Literal
 
 import click
 
 from broker.cli import arguments
-from broker.cli.admin_socket import Ask, Object, sentence
+from broker.cli.admin_socket import AdminSocket, Object, sentence
 from broker.cli.command import Command, CommandContext, confirm, yes
-from broker.cli.output import Failed, counted, one_line, plain, progress
+from broker.cli.output import SHOWN, Failed, counted, one_line, plain, progress
 from broker.files import exposure, new_file
 from broker.model import is_account_name
 
 AT_ONCE = 4
 """Imports under way; each may be a renewal at the provider."""
 ONE_AT_A_TIME = "The old system must have stopped: two systems that renew one grant kill it."
-SHOWN = 10
 
 Kind = Literal["imported", "stored", "skipped", "failed"]
 WRONG: tuple[tuple[Kind, str], ...] = (("stored", "stored but not proved"), ("failed", "failed"))
@@ -68,15 +67,12 @@ def import_accounts(context: CommandContext, file: Path, yes: bool) -> None:
     )
     outcomes: list[Outcome] = []
     with progress("Importing", len(grants)) as advance:
-
-        def told(outcome: Outcome) -> None:
-            outcomes.append(outcome)
-            advance(1, None)
-            if not context.as_json:
-                click.echo(_told(outcome))
-
         try:
-            context.broker.converse(partial(_import_all, grants=grants, told=told))
+            for outcome in _imported(context.broker, grants):
+                outcomes.append(outcome)
+                advance(1, None)
+                if not context.as_json:
+                    click.echo(_told(outcome))
         except Failed as exc:
             done = f"{len(outcomes)} of {len(grants)} were done"
             raise type(exc)(f"{exc.message} {done}; type it again, what is there is skipped.") from None
@@ -90,27 +86,39 @@ def import_accounts(context: CommandContext, file: Path, yes: bool) -> None:
         raise Failed(f"{' and '.join(wrong)} of {counted(len(outcomes), 'account')}; see each above.")
 
 
-async def _import_all(ask: Ask, grants: list[tuple[int, Object]], told: Callable[[Outcome], None]) -> None:
-    """Import several at once; raises Failed where the broker goes away, and then some of them are done."""
-    waiting = iter(grants)
+def _imported(broker: AdminSocket, grants: list[tuple[int, Object]]) -> Iterator[Outcome]:
+    """Import several at once and yield what became of each; raises Failed where the broker goes away."""
+    waiting, heard = iter(grants), SimpleQueue[Outcome | Exception | None]()
 
-    async def work() -> None:
+    def work() -> None:
         try:
             for line, grant in waiting:
-                told(await _import_one(ask, line, grant))
-        except BaseException:
+                heard.put(_import_one(broker, line, grant))
+        except Exception as exc:  # noqa: BLE001 - raised by the command itself
             # The others have no more luck: nothing is begun any more.
             deque(waiting, maxlen=0)
-            raise
+            heard.put(exc)
+        heard.put(None)
 
-    ended = await asyncio.gather(*(work() for _ in range(AT_ONCE)), return_exceptions=True)
-    for error in ended:
-        if error is not None:
-            raise error
+    # Daemons, so that Ctrl-C need not wait for answers.
+    workers = [Thread(target=work, daemon=True) for _ in range(AT_ONCE)]
+    for worker in workers:
+        worker.start()
+    errors = list[Exception]()
+    while workers:
+        match heard.get():
+            case Outcome() as outcome:
+                yield outcome
+            case None:
+                workers.pop()
+            case error:
+                errors.append(error)
+    if errors:
+        raise errors[0]
 
 
-async def _import_one(ask: Ask, line: int, grant: Object) -> Outcome:
-    status, answer = await ask("POST", "/accounts", grant)
+def _import_one(broker: AdminSocket, line: int, grant: Object) -> Outcome:
+    status, answer = broker.attempt("POST", "/accounts", body=grant)
     name = grant.get("name")
     shown = name if isinstance(name, str) and is_account_name(name) else None
     if status == 201:
@@ -121,7 +129,7 @@ async def _import_one(ask: Ask, line: int, grant: Object) -> Outcome:
     if answer.get("proved") or grant.get("verify") is False:
         return Outcome(line, shown, "skipped", None, "there already")
     # It was stored by an import that was broken off before its renewal.
-    status, answer = await ask("POST", f"/token/{shown}/refresh", {})
+    status, answer = broker.attempt("POST", f"/token/{shown}/refresh", body={})
     if status == 200:
         return Outcome(line, shown, "skipped", None, "there already, proved now")
     return Outcome(line, shown, "stored", None, one_line(sentence(answer)))
@@ -178,12 +186,10 @@ def _export_to(
     """Return how many are in the file, which were left out and why, and whose clients' grants they are."""
     exported, left_out, clients = 0, list[tuple[str, str]](), set[str]()
     with new_file(file) as (_, opened), progress("Exporting") as advance:
-
-        def take(line: Object) -> None:
-            nonlocal exported
+        for line in context.broker.lines("/exports", body={"accounts": list(globs)}):
             if "total" in line:
                 advance(0, line["total"])
-                return
+                continue
             if "grant" in line:
                 opened.write(json.dumps(line["grant"]).encode() + b"\n")
                 clients.add(line["client_id"])
@@ -191,8 +197,6 @@ def _export_to(
             else:
                 left_out.append((line["left_out"], line["why"]))
             advance(1, None)
-
-        context.broker.lines("/exports", body={"accounts": list(globs)}, show=take)
         if not exported:
             raise Failed(f"Nothing was exported: {_listed(left_out) or 'no account matches.'}")
     return exported, left_out, clients

@@ -368,6 +368,45 @@ async def test_a_web_server_that_is_no_broker_is_told_in_one_sentence(
     assert (1, "", f"What answers at {path} does not talk like a broker (status {status}).\n") == told
 
 
+EXPORTED = b'{"grant": {"name": "acme"}, "client_id": "c"}\n'
+PIECE = b"%x\r\n%s\r\n" % (len(EXPORTED), EXPORTED)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n" + EXPORTED,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n" + EXPORTED,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + PIECE,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + PIECE + PIECE[:20],
+    ],
+    ids=["head", "no-length", "length", "between-chunks", "in-a-chunk"],
+)
+async def test_a_broker_that_dies_in_mid_answer_is_told(tmp_path: Path, answer: bytes) -> None:
+    """What came before is no whole answer: no file is left that looks like one, and nothing ends as done."""
+    path, file = tmp_path / "admin.sock", tmp_path / "out"
+
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_unix_server(die, path):
+        told = {
+            await asyncio.to_thread(invoke, *words, BROKER_ADMIN_SOCKET=str(path))
+            for words in (
+                ("accounts", "export", "--yes", str(file)),
+                ("backup", str(file)),
+                ("events", "--follow"),
+                ("accounts", "list"),
+            )
+        }
+
+    assert {(1, "", f"The broker at {path} broke off its answer; see its log.\n")} == told
+    assert not file.exists()
+
+
 @pytest.mark.parametrize("args", [["--help"], ["version"], ["systemd", "alerts"], ["callers", "--help"]])
 def test_full_device_is_told(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """In a sentence, and with the exit code of a failure."""

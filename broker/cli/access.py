@@ -1,0 +1,285 @@
+"""`broker callers`, `plugin` and `audit`: who may ask for tokens, who signs in to us, and who got which token."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from broker.cli import arguments
+from broker.cli.admin_socket import NoBroker, Object
+from broker.cli.arguments import caller_argument
+from broker.cli.command import CommandContext, Group, confirm, failing, yes
+from broker.cli.output import FOLDED, WHOLE, Cell, Failed, counted, plain, show_json
+from broker.model import CallerKind, Permission
+from broker.times import moment, relative
+
+BLOCK = 64 * 1024
+CALLER_COLUMNS = dict.fromkeys(("CALLER", "KIND", "ACCOUNTS", "PERMISSIONS"), FOLDED) | dict.fromkeys(
+    ("KEYS", "LAST ENDS", "USED"), WHOLE
+)
+GRANT_COLUMNS = {
+    "GRANT": WHOLE,
+    **dict.fromkeys(("CLIENT", "SUBJECT", "ACCOUNT"), FOLDED),
+    **dict.fromkeys(("USED", "ENDS"), WHOLE),
+}
+
+
+@click.group("callers", cls=Group)
+def callers() -> None:
+    """The services that may ask for tokens, and their keys."""
+
+
+@callers.command("add", example="broker callers add reporting --account 'kit-*' --account acme --expires 90d")
+@click.argument("name", type=arguments.caller)
+@click.option(
+    "--account", "globs", multiple=True, required=True, metavar="GLOB", help="What it may touch; repeatable."
+)
+@click.option(
+    "--permission",
+    "permissions",
+    multiple=True,
+    type=click.Choice([str(permission) for permission in Permission]),
+    default=[str(Permission.TOKEN)],
+    help="What it may do; repeatable. Default: token.",
+)
+@click.option("--expires", type=arguments.duration, help='When the key ends, as in "90d"; never without it.')
+def add_caller(
+    context: CommandContext,
+    *,
+    name: str,
+    globs: tuple[str, ...],
+    permissions: tuple[str, ...],
+    expires: int | None,
+) -> None:
+    """Let the service NAME in and print its key.
+
+    The key is never shown again; only a hash of it is kept.
+    """
+    asked = {"accounts": list(globs), "permissions": list(permissions), "expires_in": expires}
+    answer = context.broker.ask("POST", "/callers", body={"name": name, **asked})
+    context.say(answer["key"], answer)
+
+
+@callers.command("list", example="broker callers list")
+def list_callers(context: CommandContext) -> None:
+    """List the services, what they may do, and when each was last there."""
+    none = "No callers yet. `broker callers add NAME --account GLOB` lets one in."
+    answer = context.broker.ask("GET", "/callers")
+    context.show_list(answer, "callers", CALLER_COLUMNS, _caller_row, none=none)
+
+
+def _caller_row(caller: Object, now: float) -> tuple[object, ...]:
+    ends = [key["expires_at"] for key in caller["keys"]]
+    if None in ends:
+        last_end = "never"
+    else:
+        last_end = relative(max(ends, key=moment, default=None), now)
+    return (
+        caller["name"],
+        Cell(caller["kind"], ["overridden by the configuration"] if caller["overridden"] else []),
+        " ".join(caller["accounts"]),
+        " ".join(caller["permissions"]),
+        counted(len(ends), "key") if caller["kind"] == CallerKind.KEYS else None,
+        last_end,
+        relative(caller["last_used_at"], now),
+    )
+
+
+@callers.command("rotate", example="broker callers rotate reporting")
+@caller_argument
+@click.option("--now", is_flag=True, help="End the older of two keys at once, to make room.")
+def rotate_caller(context: CommandContext, name: str, now: bool) -> None:
+    """Print a new key for the service NAME.
+
+    The old one works 24 hours longer. While two keys work, a third is made only with --now.
+    """
+    answer = context.broker.ask("POST", f"/callers/{name}/rotate", body={"now": now})
+    context.say(answer["key"], answer)
+
+
+@callers.command("remove", example="broker callers remove reporting")
+@caller_argument
+@yes
+def remove_caller(context: CommandContext, name: str, yes: bool) -> None:
+    """Shut the service NAME out, at once."""
+    confirm(f"Remove {name}, whose keys stop working at once?", yes=yes)
+    context.broker.ask("DELETE", f"/callers/{name}")
+    context.say(f"{name} is removed.", {"name": name})
+
+
+@click.group("plugin", cls=Group, former={"revoke": "remove"})
+def plugin() -> None:
+    """Clients that sign in to us, as Kit does for its plugins."""
+
+
+@contextmanager
+def _plugin_server() -> Iterator[None]:
+    """Say what to do where the broker has no such routes."""
+    try:
+        yield
+    except Failed as exc:
+        if exc.message != "No such route":
+            raise
+        raise Failed("The server for plugins is off; [plugin] in the configuration turns it on.") from None
+
+
+@plugin.command("connect-code", example="broker plugin connect-code --subject user-42")
+@click.option("--subject", required=True, help="Who the person is to you.")
+def connect_code(context: CommandContext, subject: str) -> None:
+    """Print a code with which a person says who they are.
+
+    It is good once, for ten minutes; give it to that person only. Where [login] is configured, people sign in
+    there and need none.
+    """
+    with _plugin_server():
+        code = context.broker.ask("POST", "/plugin/connect-codes", body={"subject": subject})
+    context.say(code["connect_code"], code)
+
+
+@plugin.command("grants", example="broker plugin grants --subject user-42")
+@click.option("--subject", help="Only of this person.")
+def list_grants(context: CommandContext, subject: str | None) -> None:
+    """List what people have allowed clients."""
+    with _plugin_server():
+        answer = context.broker.ask_all("/plugin/grants", "grants", {"subject": subject})
+    context.show_list(answer, "grants", GRANT_COLUMNS, _grant_row, none="No grants.")
+
+
+def _grant_row(grant: Object, now: float) -> tuple[object, ...]:
+    subject, used = Cell(grant["subject"], [grant["scope"]]), relative(grant["last_used_at"], now)
+    return (
+        grant["grant"],
+        grant["client"],
+        subject,
+        grant["account"],
+        used,
+        relative(grant["expires_at"], now),
+    )
+
+
+@plugin.command("remove", example="broker plugin remove 0123456789abcdef")
+@click.argument("grant", type=arguments.grant)
+@yes
+def remove_grant(context: CommandContext, grant: str, yes: bool) -> None:
+    """End GRANT, at once.
+
+    The client is not told; its next call here is refused. Uninstall at Kit is the ordinary way.
+    """
+    confirm(f"End {grant}, whose tokens stop working at once?", yes=yes)
+    with _plugin_server():
+        context.broker.ask("DELETE", f"/plugin/grants/{grant}")
+    context.say(f"{grant} is ended.", {"grant": grant})
+
+
+@click.group("audit", cls=Group)
+def audit() -> None:
+    """Look into the record of who got which token."""
+
+
+@audit.command(
+    "verify",
+    example="broker audit verify\n"
+    "journalctl -u token-broker TOKEN_BROKER_AUDIT=1 -o cat | broker audit verify -",
+)
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.option("--part", is_flag=True, help="FILES are an excerpt; expect neither beginning nor end.")
+def verify(context: CommandContext, files: tuple[Path, ...], part: bool) -> None:
+    """Follow the audit's chains and name the first bad line.
+
+    Without FILES the broker's own; `-` is standard input, where lines of others may stand between.
+    Finds lines that were changed, removed or moved, and an end that was cut off. Works with and without
+    a running broker.
+    """
+    lines = GivenLines(files) if files else None
+    if part and lines is None:
+        raise click.UsageError("--part is about FILES; the broker's own are verified whole.")
+    report = _verified(context, lines, part=part)
+    problems = [lines.placed(problem) for problem in report["problems"]] if lines else report["problems"]
+    if context.as_json:
+        show_json({**report, "problems": problems})
+    else:
+        for note in report["notes"]:
+            click.echo(f"Note: {plain(note)}.")
+    if not report["lines"]:
+        raise Failed("There is not one line of the audit here.")
+    if problems:
+        first, more = problems[0], len(problems) - 1 + report["more_problems"]
+        words = (first["file"], first["line"] and f"line {first['line']}", first["what"])
+        rest = f", and {counted(more, 'problem')} behind it" if more else ""
+        raise Failed(f"The audit was tampered with or damaged: {' '.join(filter(None, words))}{rest}.")
+    if not context.as_json:
+        click.echo(
+            f"The audit is whole: {counted(report['lines'], 'line')} of {counted(report['chains'], 'start')},"
+            f" from {report['begins_at']} to {report['ends_at']}."
+        )
+
+
+class GivenLines:
+    """The lines of several files, one after another, and whose is which."""
+
+    def __init__(self, files: tuple[Path, ...]) -> None:
+        self._files = files
+        self._ends: list[int] = []
+        """How many lines there are up to the end of each file."""
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield all of them; a file that lacks its last newline gets one. Raises Failed."""
+        lines = 0
+        for path in self._files:
+            try:
+                with click.open_file(str(path), "rb") as file:
+                    last = b"\n"
+                    for block in iter(partial(file.read, BLOCK), b""):
+                        lines += block.count(b"\n")
+                        last = block[-1:]
+                        yield block
+            except OSError as exc:
+                raise Failed(f"{exc.filename} cannot be read: {exc.strerror}.") from None
+            if last != b"\n":
+                lines += 1
+                yield b"\n"
+            self._ends.append(lines)
+
+    async def blocks_async(self) -> AsyncIterator[bytes]:
+        """Yield the same."""
+        for block in self.blocks():
+            yield block
+
+    def placed(self, problem: Object) -> Object:
+        """Return the problem with its file, and its line counted from there."""
+        before = 0
+        for path, end in zip(self._files, self._ends, strict=True):
+            if problem["line"] is not None and problem["line"] <= end:
+                file = str(path) if path != Path("-") else ""
+                return {**problem, "file": file, "line": problem["line"] - before}
+            before = end
+        return problem
+
+
+def _verified(context: CommandContext, lines: GivenLines | None, *, part: bool) -> dict[str, Any]:
+    """Return the report of the running broker; where none runs, of the audit opened by the command itself."""
+    broker = context.broker
+    try:
+        if lines is None:
+            return broker.ask("GET", "/audit/verify", patience=None)
+        # Where nobody answers, standard input must still be there for the other way.
+        broker.ask("GET", "/version")
+        query = {"part": int(part)}
+        return broker.ask("POST", "/audit/verify", query=query, body=lines.blocks(), patience=None)
+    except NoBroker:
+        pass
+    from broker.app.offline import verify_offline  # noqa: PLC0415 - all of the server, which few commands need
+    from broker.errors import StartRefused  # noqa: PLC0415 - the same
+
+    blocks = None if lines is None else lines.blocks_async()
+    try:
+        with failing(), context.offline_settings() as settings:
+            return asyncio.run(verify_offline(settings, blocks, part=part)).json()
+    except StartRefused as exc:
+        raise Failed(f"The audit cannot be verified: {exc}.") from None
+    except OSError as exc:
+        raise Failed(f"{exc.filename} cannot be read: {exc.strerror}.") from None
