@@ -30,6 +30,10 @@ class SingleFlight(Generic[K, T]):
         """Whether a call is under way."""
         return key in self._calls
 
+    def __len__(self) -> int:
+        """How many calls are under way."""
+        return len(self._calls)
+
     def join(self, key: K, call: Callable[[], Coroutine[Any, Any, T]]) -> "asyncio.Task[T]":
         """Return the call under way for the key, or begin one."""
         if (running := self._calls.get(key)) is not None:
@@ -49,6 +53,11 @@ class SingleFlight(Generic[K, T]):
     def forget(self) -> None:
         """Let nobody join the calls that are under way; they go on for those who wait already."""
         self._calls = {}
+
+    async def drain(self) -> None:
+        """Wait until no call is under way."""
+        while self._calls:
+            await asyncio.wait(list(self._calls.values()))
 
     async def close(self) -> None:
         """Cancel the calls that are under way."""

@@ -39,7 +39,7 @@ ONLY_IN = {
     "sqlite3": {"store/sqlite.py", "store/writer.py", "store/backup.py", "sandbox"},
     "prometheus_client": {"observe/metrics.py"},
     "jinja2": {"http/pages", "sandbox"},
-    "jwt": {"callers/jws.py", "callers/jwks.py", "dashboard", "sandbox"},
+    "jwt": {"callers/jws.py", "dashboard", "sandbox"},
     "click": {"cli", "__main__.py"},
     "rich": {"cli"},
     "tomllib": {"config"},

@@ -7,24 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aiohttp import web
-from yarl import URL
 
 import broker.dashboard
 from broker.accounts.moving_routes import ExportRoutes, ImportRoutes
 from broker.accounts.routes import AccountRoutes
 from broker.admin.routes import AdminRoutes, AliveRoute, HealthRoutes, by_peer
 from broker.alerts.routes import EventRoutes, Feed, Streams
-from broker.app.services import PluginServices, Services
+from broker.app.services import Services
 from broker.callers.authentication import Authentication
-from broker.callers.login import Continue, LoginRoutes
 from broker.dashboard.routes import DashboardRoutes, LinkRoute
 from broker.errors import BrokerError
-from broker.http.browser import PERSON, PERSON_LIFE, BrowserCookie
 from broker.http.edge import (
     CALLER,
     HAS_BASES,
     HEADERS,
-    REQUEST_ID,
     SHORTCUT,
     Limits,
     as_problem,
@@ -194,7 +190,7 @@ class Listeners:
         accounts = AccountRoutes(service=services.accounts, clock=services.context.steady)
         application.add_routes(routes_of(accounts))
         application.add_routes(routes_of(ImportRoutes(imports=services.imports, accounts=services.accounts)))
-        application.add_routes(routes_of(InstallApi(service=services.installs.service)))
+        application.add_routes(routes_of(InstallApi(services.installs.service)))
         if services.plugin is not None:
             application.add_routes(routes_of(services.plugin.api))
 
@@ -202,14 +198,12 @@ class Listeners:
         """What browsers and Kit ask."""
         context, installs, plugin = self._services.context, self._services.installs, self._services.plugin
         server = context.settings.server
-        https = server.public_url.startswith("https://")
-        pages, cookie = self._pages(server.public_url), BrowserCookie(https=https)
-        person = BrowserCookie(https=https, name=PERSON, life=PERSON_LIFE)
+        browsers, login = installs.browsers, installs.login
 
         def as_page(error: BrokerError, request: web.Request) -> web.StreamResponse:
             if request.path in plugin_routes.MACHINES:
                 return plugin_routes.machine_error(error)
-            return pages.message(error_page(error), request_id=request[REQUEST_ID])
+            return browsers.show(request, error_page(error))
 
         application = new_application(
             edge(
@@ -218,56 +212,24 @@ class Listeners:
                 is_stopping=lambda: context.health.stopping,
                 trusted_proxies=server.trusted_proxies,
             ),
-            https=https,
+            https=browsers.public_url.startswith("https://"),
             # A proxy's connections are those of everybody behind it.
             limits=replace(limits, uncapped=(*limits.uncapped, *server.trusted_proxies)),
         )
-        routes = InstallRoutes(
-            service=installs.service,
-            login=installs.login,
-            providers=context.providers,
-            pages=pages,
-            cookie=cookie,
-            users=plugin.users if plugin else None,
-            person=person,
-            kept=installs.kept,
-            public_url=server.public_url,
-        )
-        application.add_routes([*routes_of(routes), *pages.routes(), *routes_of(AliveRoute())])
-        purposes: dict[str, Continue] = {PURPOSE: routes.signed_in}
-        if plugin is not None:
-            consent = self._consent(plugin, pages, cookie, person)
-            purposes[PLUGIN_PURPOSE] = consent.signed_in
-            application.add_routes(routes_of(consent, plugin.kit))
-        if installs.login is not None:
-            login = LoginRoutes(service=installs.login, pages=pages, purposes=purposes)
+        routes = InstallRoutes(context, service=installs.service, browsers=browsers, login=login)
+        application.add_routes([*routes_of(routes), *browsers.pages.routes(), *routes_of(AliveRoute())])
+        if login is not None:
+            login.purposes[PURPOSE] = routes.signed_in
             application.add_routes(routes_of(login))
+        if plugin is not None:
+            consent = ConsentRoutes(
+                context, service=plugin.consent, clients=plugin.clients, browsers=browsers, login=login
+            )
+            if login is not None:
+                login.purposes[PLUGIN_PURPOSE] = consent.signed_in
+            application.add_routes(routes_of(consent, plugin.kit))
         self._describe(application, "For browsers and Kit", server.public_url)
         return application
-
-    def _consent(
-        self, plugin: PluginServices, pages: Pages, cookie: BrowserCookie, person: BrowserCookie
-    ) -> ConsentRoutes:
-        context, installs = self._services.context, self._services.installs
-        url = context.settings.server.public_url
-        return ConsentRoutes(
-            service=plugin.consent,
-            clients=plugin.clients,
-            login=installs.login,
-            pages=pages,
-            cookie=cookie,
-            person=person,
-            kept=installs.kept,
-            public_url=url,
-            # As browsers write it: without a default port.
-            origin=str(URL(url).origin()),
-            goes_on_to=lambda: [
-                provider.authorize_endpoint
-                for provider in context.providers.values()
-                # Only Kit begins installs, and its address holds no `{org}`.
-                if provider.settings.type == "kit"
-            ],
-        )
 
     def _pages(self, url: str, *, templates: Path | None = None) -> Pages:
         sandbox = self._services.context.settings.sandbox.enabled

@@ -17,23 +17,19 @@ from broker.admin.store_checks import Opened
 from broker.alerts.service import Alerts
 from broker.callers.authentication import KeyAuthenticator
 from broker.callers.configured import ConfiguredCallers, JwtAuthenticator
-from broker.callers.jwks import JwksCache
-from broker.callers.login import LoginService, RememberedUsers
+from broker.callers.jws import JwksCache
+from broker.callers.login import Browsers, LoginService
 from broker.callers.service import CallerService
 from broker.config.settings import PluginSettings, Settings
 from broker.context import Context
 from broker.dashboard.service import DashboardService
 from broker.dashboard.session import Sessions
-from broker.http.browser import KeptRequests, is_same_browser
-from broker.http.peers import UnknownUserLimits
-from broker.installs.connect import Connector
-from broker.installs.exchange import Exchange
 from broker.installs.service import InstallService
 from broker.model import Secret
 from broker.plugin.clients import Clients
-from broker.plugin.consent import ConnectCodes, ConsentService
+from broker.plugin.consent import ConsentService
+from broker.plugin.grants import GrantService
 from broker.plugin.routes import ClientRoutes, GrantRoutes, PluginApi
-from broker.plugin.service import GrantService
 from broker.sandbox.issued import PREFIXES
 from broker.store.retained import INSTALL, Retained
 from broker.store.spool import grants_spool, renewals_spool
@@ -72,7 +68,7 @@ class Services:
         self.imports, self.exports = _moving(context, self.tokens.flights)
         self.callers = CallerServices(context, closing)
         self.plugin = (
-            PluginServices(context, context.settings.plugin, self.installs)
+            PluginServices(context, context.settings.plugin, self.installs.browsers)
             if context.settings.plugin
             else None
         )
@@ -220,12 +216,13 @@ class InstallServices:
 
     def __init__(self, context: Context, spools: Spools, closing: AsyncExitStack) -> None:
         settings, stores = context.settings, context.stores
-        self.unknown_users = UnknownUserLimits(context.clock)
-        self.kept = KeptRequests(
+        self.browsers = Browsers(
+            public_url=settings.server.public_url,
+            sandbox=settings.sandbox.enabled,
             keyring=context.keyring,
             catch_up=context.ring.catch_up,
-            clock=context.steady,
-            https=settings.server.public_url.startswith("https://"),
+            steady=context.steady,
+            clock=context.clock,
         )
         self.late = Retained(
             INSTALL,
@@ -235,46 +232,13 @@ class InstallServices:
             health=context.health,
         )
         closing.push_async_callback(self.late.abandon)
-        connector = Connector(
-            accounts=stores.accounts,
-            installs=stores.installs,
-            encryption=context.encryption,
-            keyring=context.keyring,
-            clock=context.steady,
-            refresh=settings.refresh,
-        )
-        exchange = Exchange(
-            store=stores.installs,
-            connector=connector,
-            providers=context.providers,
-            encryption=context.encryption,
-            authorizer=context.authorizer,
-            clock=context.steady,
-            later=self.late,
-        )
-        self.service = InstallService(
-            store=stores.installs,
-            connector=connector,
-            exchange=exchange,
-            providers=context.providers,
-            encryption=context.encryption,
-            authorizer=context.authorizer,
-            clock=context.steady,
-            metrics=context.metrics,
-            public_url=settings.server.public_url,
-            browser_matches=is_same_browser,
-            kept=self.kept,
-            unknown_users=self.unknown_users,
-            is_shared=context.is_shared,
-            is_stopping=lambda: context.health.stopping,
-            events=stores.events,
-        )
+        self.service = InstallService(context, browsers=self.browsers, later=self.late)
         self.login: LoginService | None = None
         if settings.login is not None:
             self.login = LoginService(
                 settings=settings.login,
                 store=stores.installs,
-                kept=self.kept,
+                kept=self.browsers.kept,
                 clock=context.clock,
                 audience=settings.server.public_url,
             )
@@ -369,33 +333,10 @@ class CallerServices:
 class PluginServices:
     """The OAuth server for plugins."""
 
-    def __init__(self, context: Context, settings: PluginSettings, installs: InstallServices) -> None:
-        store, clock, issuer = context.stores.plugin, context.steady, context.settings.server.public_url
+    def __init__(self, context: Context, settings: PluginSettings, browsers: Browsers) -> None:
+        issuer, service = browsers.public_url, GrantService(context, settings)
         self.clients = Clients(settings.clients, metrics=context.metrics)
-        service = GrantService(
-            store=store,
-            settings=settings,
-            authorizer=context.authorizer,
-            keyring=context.keyring,
-            clock=clock,
-            metrics=context.metrics,
-        )
-        connect_codes = ConnectCodes(
-            store=store, authorizer=context.authorizer, keyring=context.keyring, clock=clock
-        )
-        self.consent = ConsentService(
-            store=store,
-            clients=self.clients,
-            connect_codes=connect_codes,
-            authorizer=context.authorizer,
-            clock=clock,
-            issuer=issuer,
-            kept=installs.kept,
-            unknown_users=installs.unknown_users,
-        )
-        self.users = RememberedUsers(store=store, clock=clock)
-        self.grants = GrantRoutes(service=service)
+        self.consent = ConsentService(context, clients=self.clients, browsers=browsers)
+        self.grants = GrantRoutes(service)
         self.kit = ClientRoutes(service=service, clients=self.clients, issuer=issuer)
-        self.api = PluginApi(
-            service=service, connect_codes=connect_codes, clients=self.clients, issuer=issuer
-        )
+        self.api = PluginApi(service=service, consent=self.consent, clients=self.clients, issuer=issuer)

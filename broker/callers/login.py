@@ -1,38 +1,91 @@
-"""Signing in at the company's own app: the broker sends the browser there, and verifies the signed answer."""
+"""What the public pages share: cookies, kept requests, limits for unknown users, and the sign-in at `[login]`."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import structlog
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from broker import oauth
-from broker.callers.jws import VerifyingKey, is_signed, unverified_members
+from broker.callers.jws import VerifyingKey, check_claims, is_signed, load_key, read_unverified
 from broker.clock import Clock
 from broker.config.settings import LoginSettings
-from broker.errors import StorageUnavailable
-from broker.http.browser import Kept, KeptRequests
-from broker.http.edge import REQUEST_ID
+from broker.encryption.keyring import Keyring
+from broker.errors import Unauthenticated
+from broker.http.browser import PERSON, PERSON_LIFE, BrowserCookie, Kept, KeptRequests, is_same_browser
+from broker.http.edge import CLIENT, REQUEST_ID
 from broker.http.operations import TEXT, WRONG, own_shape, redirect
-from broker.http.pages import Page, Pages
+from broker.http.pages import Page, Pages, ShownError
+from broker.http.peers import UnknownUserLimits, site_of
 from broker.model import Secret
 from broker.store.installs import InstallStore
-from broker.store.plugin import PluginStore
 
-log = structlog.get_logger()
 PURPOSE = "login"
 LIFE = 600.0
 ANSWER_LIFE = 300
-LEEWAY = 10
 REQUIRED = ("sub", "aud", "iat", "exp")
 PARAMETERS = frozenset({"login_challenge", "login_response", "login_error"})
+COOKIES_OFF = Page(
+    title="Cookies are off",
+    tone="bad",
+    lines=("We need one cookie to know that it is still you. It is gone within the hour.",),
+    hint="Allow cookies for this site, then begin again where you came from, or open the link again.",
+    status=400,
+)
+OTHER_BROWSER = Page(
+    title="This began in another browser",
+    tone="bad",
+    lines=("For safety it ends in the browser it began in.",),
+    hint="Open the link again, or begin again where you came from, and stay in that browser.",
+    status=400,
+)
 
 
-class SignInFailed(Exception):
-    """The answer of the company's app cannot be trusted, or is too late; the user has to begin again."""
+@dataclass(frozen=True, slots=True)
+class Browser:
+    """What a request says about the browser that sent it."""
+
+    secret: Secret | None
+    """The value of its cookie."""
+    cookies: Mapping[str, str] = field(repr=False)
+    site: str
+    """What its address counts as."""
+
+    def check(self, stored_hash: str | None = None) -> Secret:
+        """Return the browser's secret. Raises ShownError without one, or if another has begun what was stored."""
+        if self.secret is None:
+            raise ShownError(COOKIES_OFF)
+        if stored_hash is not None and not is_same_browser(self.secret, stored_hash):
+            raise ShownError(OTHER_BROWSER)
+        return self.secret
+
+
+class Browsers:
+    """The public pages' common parts."""
+
+    def __init__(
+        self,
+        *,
+        public_url: str,
+        sandbox: bool,
+        keyring: Keyring,
+        catch_up: Callable[[], Awaitable[None]],
+        steady: Clock,
+        clock: Clock,
+    ) -> None:
+        https = public_url.startswith("https://")
+        self.public_url, self.pages = public_url, Pages(sandbox=sandbox, https=https)
+        self.cookie = BrowserCookie(https=https)
+        self.person = BrowserCookie(https=https, name=PERSON, life=PERSON_LIFE)
+        """Who allowed a plugin access minutes ago, for the install that follows."""
+        self.kept = KeptRequests(keyring=keyring, catch_up=catch_up, clock=steady, https=https)
+        self.unknown_users = UnknownUserLimits(clock)
+
+    def of(self, request: web.Request) -> Browser:
+        return Browser(self.cookie.read(request), request.cookies, site_of(request.get(CLIENT)))
+
+    def show(self, request: web.Request, page: Page) -> web.Response:
+        return self.pages.message(page, request_id=request[REQUEST_ID])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +97,22 @@ class SignedIn:
     payload: str
 
 
+Continue = Callable[[web.Request, SignedIn], Awaitable[web.StreamResponse]]
+"""Continues a request once the user has signed in."""
+
+
 class LoginService:
     """The `[login]` hand-off: a challenge that is good once, for ten minutes, in one browser."""
 
     def __init__(
-        self,
-        *,
-        settings: LoginSettings,
-        store: InstallStore,
-        kept: KeptRequests,
-        clock: Clock,
-        audience: str,
+        self, *, settings: LoginSettings, store: InstallStore, kept: KeptRequests, clock: Clock, audience: str
     ) -> None:
         self._settings, self._store, self._kept = settings, store, kept
         self._clock, self._audience = clock, audience
-        key = load_pem_public_key(settings.key_pem.encode())
-        if not isinstance(key, Ed25519PublicKey | EllipticCurvePublicKey):
-            raise TypeError("the configuration lets no other key through")
+        key = load_key(settings.key_pem)
         self._key = VerifyingKey("EdDSA" if isinstance(key, Ed25519PublicKey) else "ES256", key, None)
+        self.purposes: dict[str, Continue] = {}
+        """What continues, by the purpose that `begin` was given."""
 
     def begin(self, purpose: str, payload: str) -> tuple[str, Kept] | None:
         """Return where to send the browser, and what it keeps meanwhile; None where that is too long.
@@ -73,56 +124,6 @@ class LoginService:
         if kept is None:
             return None
         return oauth.with_query(self._settings.url, {"login_challenge": challenge.reveal()}), kept
-
-    async def complete(self, challenge: Secret, response: str | None, cookies: Mapping[str, str]) -> SignedIn:
-        """Return who has signed in; None as `response` means that the user did not. Raises SignInFailed."""
-        subject = self._subject_of(response, challenge) if response is not None else None
-        kept = await self._kept.find(PURPOSE, challenge, cookies)
-        if kept is None:
-            raise SignInFailed("this sign-in began in another browser, or more than ten minutes ago")
-        until, purpose, payload = kept
-        if subject is None:
-            raise SignInFailed("you did not sign in")
-        if not await self._store.claim(oauth.hashed(challenge), until):
-            raise SignInFailed("this sign-in was used already")
-        return SignedIn(subject, purpose, payload)
-
-    def _subject_of(self, response: str, challenge: Secret) -> str:
-        try:
-            _, claims = unverified_members(response)
-        except ValueError:
-            raise SignInFailed("the answer of the sign-in page is malformed") from None
-        if not is_signed(response, self._key, audience=self._audience, required=REQUIRED):
-            raise SignInFailed("the answer of the sign-in page is not signed by the company's app")
-        now, issued, expires = self._clock.now(), claims["iat"], claims["exp"]
-        not_before = claims.get("nbf", 0)
-        if not all(isinstance(at, int | float) for at in (issued, expires, not_before)):
-            raise SignInFailed("the answer of the sign-in page has no times")
-        early, late = max(issued, not_before) > now + LEEWAY, expires < now - LEEWAY
-        if early or late or not 0 < expires - issued <= ANSWER_LIFE:
-            raise SignInFailed("the answer of the sign-in page came too late; check both clocks")
-        if not isinstance(claims.get("challenge"), str) or Secret(claims["challenge"]) != challenge:
-            raise SignInFailed("the answer of the sign-in page belongs to another sign-in")
-        subject = claims["sub"]
-        if (
-            not isinstance(subject, str)
-            or not subject.strip()
-            or len(subject) > 255
-            or not subject.isprintable()
-        ):
-            raise SignInFailed("the answer of the sign-in page does not say who signed in")
-        return subject
-
-
-Continue = Callable[[web.Request, SignedIn], Awaitable[web.StreamResponse]]
-"""Continues a request once the user has signed in."""
-
-
-class LoginRoutes:
-    """`GET /login/complete`, where the company's app sends the browser back."""
-
-    def __init__(self, *, service: LoginService, pages: Pages, purposes: Mapping[str, Continue]) -> None:
-        self._service, self._pages, self._purposes = service, pages, purposes
 
     @own_shape(
         "GET",
@@ -140,44 +141,59 @@ class LoginRoutes:
         },
         has_head=False,
     )
-    async def complete(self, request: web.Request) -> web.StreamResponse:
+    async def returned(self, request: web.Request) -> web.StreamResponse:
+        """The company's app sent the browser back."""
         try:
             parameters = oauth.known_parameters(request.rel_url.raw_query_string, PARAMETERS)
-            challenge = Secret(parameters.get("login_challenge", ""))
-            refused = "login_error" in parameters
-            response = None if refused else parameters.get("login_response", "")
-            signed_in = await self._service.complete(challenge, response, request.cookies)
-        except (SignInFailed, ValueError) as exc:
-            why = str(exc) if isinstance(exc, SignInFailed) else "a parameter is repeated"
-            page = Page(
-                title="You are not signed in",
-                tone="bad",
-                lines=(f"Nothing was connected: {why}.",),
-                hint="Go back to where you came from and begin again.",
-                status=400,
-            )
-            return self._pages.message(page, request_id=request[REQUEST_ID])
-        return await self._purposes[signed_in.purpose](request, signed_in)
+        except ValueError:
+            raise _failed("a parameter is repeated") from None
+        challenge = Secret(parameters.get("login_challenge", ""))
+        response = None if "login_error" in parameters else parameters.get("login_response", "")
+        user = await self.complete(challenge, response, request.cookies)
+        return await self.purposes[user.purpose](request, user)
 
+    async def complete(self, challenge: Secret, response: str | None, cookies: Mapping[str, str]) -> SignedIn:
+        """Return who has signed in; None as `response` means that the user did not. Raises ShownError."""
+        subject = self._subject_of(response, challenge) if response is not None else None
+        kept = await self._kept.find(PURPOSE, challenge, cookies)
+        if kept is None:
+            raise _failed("this sign-in began in another browser, or more than ten minutes ago")
+        until, purpose, payload = kept
+        if subject is None:
+            raise _failed("you did not sign in")
+        if not await self._store.claim(oauth.hashed(challenge), until):
+            raise _failed("this sign-in was used already")
+        return SignedIn(subject, purpose, payload)
 
-class RememberedUsers:
-    """Users who allowed a client access minutes ago. The next install does not ask them to sign in again."""
-
-    def __init__(self, *, store: PluginStore, clock: Clock) -> None:
-        self._store, self._clock = store, clock
-
-    async def take(self, person: Secret | None) -> str | None:
-        """Return the user, once; None if nobody is remembered, or it was too long ago."""
-        if person is None:
-            return None
-        return await self._store.take_person(oauth.hashed(person), self._clock.now())
-
-    async def connected(self, browser_hash: str, subject: str | None, account: str | None) -> None:
-        """Note that the install of the user who was taken in this browser has connected an account."""
-        if subject is None or account is None:
-            return
+    def _subject_of(self, response: str, challenge: Secret) -> str:
+        """Return who signed in. Raises ShownError."""
+        answer = "the answer of the sign-in page"
         try:
-            await self._store.join_account(browser_hash, subject, account, self._clock.now())
-        except StorageUnavailable:
-            # The account is connected, and that counts.
-            log.warning("install.halves_not_joined", account=account)
+            jwt = read_unverified(response, needs_issuer=False)
+        except Unauthenticated:
+            raise _failed(f"{answer} is malformed") from None
+        if not is_signed(response, self._key, audience=self._audience, required=REQUIRED):
+            raise _failed(f"{answer} is not signed by the company's app")
+        try:
+            check_claims(jwt, audience=self._audience, longest=ANSWER_LIFE, now=self._clock.now())
+        except Unauthenticated:
+            raise _failed(f"{answer} came too late; check both clocks") from None
+        claimed = jwt.claims.get("challenge")
+        if not isinstance(claimed, str) or Secret(claimed) != challenge:
+            raise _failed(f"{answer} belongs to another sign-in")
+        subject = jwt.subject
+        if not subject.strip() or len(subject) > 255 or not subject.isprintable():
+            raise _failed(f"{answer} does not say who signed in")
+        return subject
+
+
+def _failed(why: str) -> ShownError:
+    return ShownError(
+        Page(
+            title="You are not signed in",
+            tone="bad",
+            lines=(f"Nothing was connected: {why}.",),
+            hint="Go back to where you came from and begin again.",
+            status=400,
+        )
+    )

@@ -1,9 +1,9 @@
-"""What a person reads at the end of an install, or where one cannot begin. Pure."""
+"""What a user reads at the end of an install, or where one cannot begin. Pure."""
 
 import re
 from typing import assert_never
 
-from broker.http.pages import Action, Page
+from broker.http.pages import Action, Page, ShownError, Tone
 from broker.installs.exchange import PROVIDER_ERRORS, Visit
 from broker.model import InstallOutcome
 
@@ -92,16 +92,6 @@ UNUSABLE = {
         "It names another issuer than the provider you were sent to, so nothing was connected.",
         400,
     ),
-    "browser": (
-        "This began in another browser",
-        "For safety an install ends in the browser it began in.",
-        400,
-    ),
-    "cookies": (
-        "Cookies are off",
-        "We need one cookie to know that it is still you. It is gone within the hour.",
-        400,
-    ),
     "malformed": ("This address is incomplete", "Something is missing from it, or there twice.", 400),
     "invitation": (
         "This app is installed by invitation",
@@ -113,101 +103,77 @@ HINTS = {
     "replaced": "Open the newer link.",
     "unfinished": "Load this page again in a minute. If it says the same, open the link again.",
     "issuer": "Begin again. Whoever runs this service finds the issuer in the log, and sets `issuer` if it is right.",
-    "cookies": "Allow cookies for this site, then open the link again.",
-    "browser": "Open the link again, and stay in that browser.",
 }
 
 
-def unusable_page(why: str) -> Page:
-    """Why a link or a callback leads nowhere."""
+def unusable(why: str) -> ShownError:
+    """Return the error of a link or a callback that leads nowhere."""
     title, line, status = UNUSABLE[why]
     hint = HINTS.get(why, "Ask for a new link, or begin again where you came from.")
-    return Page(title=title, tone="bad", lines=(line,), hint=hint, status=status)
+    return ShownError(_bad(title, line, hint, status=status))
 
 
-def provider_error_page(error: str, description: str) -> Page:
-    """An error without a state: it belongs to no install that we know, so all there is to tell is what it says."""
+def provider_error(error: str, description: str) -> ShownError:
+    """Return an error without a state, which belongs to no install that we know; it shows only what it says."""
     said = ": ".join(filter(None, (_plain(error, 64), _plain(description, 200))))
-    lines = ["It did not say which install this is about. Nothing was connected."]
-    if said:
-        lines.insert(0, f"It said: “{said}”.")
-    return Page(
-        title="The provider reports an error",
-        tone="bad",
-        lines=tuple(lines),
-        hint="Begin again where you came from. If it happens again, tell whoever runs this service what is said here.",
-        status=400,
+    lines = [f"It said: “{said}”."] if said else []
+    return ShownError(
+        _bad(
+            "The provider reports an error",
+            *lines,
+            "It did not say which install this is about. Nothing was connected.",
+            "Begin again where you came from. If it happens again, tell whoever runs this service what is said here.",
+            status=400,
+        )
     )
 
 
-def _plain(text: str, most: int) -> str:
-    """What anybody could have put into an address, without what makes a link, a mark-up or a control character."""
-    return re.sub(r"[^A-Za-z0-9 .,:;_()'-]+", " ", text)[:most].strip()
-
-
 def visit_page(visit: Visit, provider_label: str, back: Action | None) -> Page:
-    """How an install ended."""
+    """Return how an install ended, as a page."""
     if visit.outcome not in set(InstallOutcome):
         line = f"A newer version of the broker says how it ended: {visit.outcome}."
         return Page(title="This has ended", tone="wait", lines=(line,), action=back)
+    why = visit.why or ""
     match visit.outcome:
         case InstallOutcome.CONNECTED:
-            return _connected(visit, provider_label, back)
+            lines = [f"{provider_label} is connected as {visit.account}."]
+            if visit.without_refresh_token:
+                lines.append(
+                    "The provider gave access for a short time only (no refresh token), so the connection ends when"
+                    " that time is over. Ask for the scope offline_access to keep it."
+                )
+            tone: Tone = "wait" if visit.without_refresh_token else "good"
+            return Page("Connected", tone, tuple(lines), back, "You can close this page.")
         case InstallOutcome.REFUSED:
-            return Page(
-                title="You said no",
-                tone="wait",
-                lines=(f"{provider_label} was not connected. Nothing was changed.",),
-                hint="If that was a slip, begin again where you came from.",
-                action=back,
-            )
+            line = f"{provider_label} was not connected. Nothing was changed."
+            hint = "If that was a slip, begin again where you came from."
+            return Page("You said no", "wait", (line,), back, hint)
         case InstallOutcome.IDENTITY_PENDING:
-            return _pending(visit, provider_label, back)
+            what = "storing the connection" if why == "storage" else "checking which account this is"
+            line = f"{provider_label} said yes. We are still {what}, and go on by ourselves."
+            return Page("Almost done", "wait", (line,), back, "You can close this page.", 202)
         case InstallOutcome.CONFLICT:
-            title, line, hint = CONFLICTS.get(visit.why or "", CONFLICTS["other_name"])
-            return Page(title=title, tone="bad", lines=(line,), hint=hint, action=back, status=409)
-        case InstallOutcome.FAILED if visit.why in PROVIDER_ERRORS:
-            said = _plain(visit.detail or visit.why, 200)
-            line = f"{provider_label} answered with the error {said}. Nothing was connected."
-            hint = "Begin again. If it happens again, tell whoever runs this service."
-            return Page(
-                title="The provider reports an error",
-                tone="bad",
-                lines=(line,),
-                hint=hint,
-                action=back,
+            return _bad(*CONFLICTS.get(why, CONFLICTS["other_name"]), status=409, action=back)
+        case InstallOutcome.FAILED if why in PROVIDER_ERRORS:
+            said = _plain(visit.detail or why, 200)
+            return _bad(
+                "The provider reports an error",
+                f"{provider_label} answered with the error {said}. Nothing was connected.",
+                "Begin again. If it happens again, tell whoever runs this service.",
                 status=502,
+                action=back,
             )
         case InstallOutcome.FAILED:
-            title, line, hint = FAILURES.get(visit.why or "", FAILURES["provider"])
-            return Page(title=title, tone="bad", lines=(line,), hint=hint, action=back, status=502)
+            return _bad(*FAILURES.get(why, FAILURES["provider"]), status=502, action=back)
         case _:
             assert_never(visit.outcome)
 
 
-def _connected(visit: Visit, provider_label: str, back: Action | None) -> Page:
-    lines = [f"{provider_label} is connected as {visit.account}."]
-    if visit.without_refresh_token:
-        lines.append(
-            "The provider gave access for a short time only (no refresh token), so the connection ends when that"
-            " time is over. Ask for the scope offline_access to keep it."
-        )
-    return Page(
-        title="Connected",
-        tone="wait" if visit.without_refresh_token else "good",
-        lines=tuple(lines),
-        hint="You can close this page.",
-        action=back,
-    )
+def _bad(title: str, *lines_and_hint: str, status: int, action: Action | None = None) -> Page:
+    *lines, hint = lines_and_hint
+    return Page(title, "bad", tuple(lines), action, hint, status)
 
 
-def _pending(visit: Visit, provider_label: str, back: Action | None) -> Page:
-    what = "storing the connection" if visit.why == "storage" else "checking which account this is"
-    return Page(
-        title="Almost done",
-        tone="wait",
-        lines=(f"{provider_label} said yes. We are still {what}, and go on by ourselves.",),
-        hint="You can close this page.",
-        action=back,
-        status=202,
-    )
+def _plain(text: str, most: int) -> str:
+    """Return what anybody could have put into an address, without links, mark-up and control characters."""
+    return re.sub(r"[^A-Za-z0-9 .,:;_()'-]+", " ", text)[:most].strip()

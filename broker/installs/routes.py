@@ -2,18 +2,18 @@
 
 import json
 import re
-from collections.abc import Mapping
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode, urlsplit
 
 from aiohttp import web
 
 from broker import oauth
-from broker.callers.login import LoginService, RememberedUsers, SignedIn
+from broker.callers.login import Browsers, LoginService, SignedIn
 from broker.config.settings import ProviderSettings
+from broker.context import Context
 from broker.errors import InvalidRequest
 from broker.http.bodies import rfc3339
-from broker.http.browser import BrowserCookie, Kept, KeptRequests, is_elsewhere, moved
-from broker.http.edge import CALLER, CLIENT, REQUEST_ID, answer
+from broker.http.browser import Kept, is_elsewhere, moved
+from broker.http.edge import CALLER, REQUEST_ID, answer
 from broker.http.operations import (
     FLAG_OR_NULL,
     MOMENT,
@@ -35,16 +35,13 @@ from broker.http.operations import (
     redirect,
     ref,
 )
-from broker.http.pages import Action, Pages
-from broker.http.peers import site_of
-from broker.installs import kit_return
+from broker.http.pages import Action
 from broker.installs.exchange import DECISION, KNOWN_ERRORS, Returned, Visit
-from broker.installs.pages import provider_error_page, unusable_page, visit_page
-from broker.installs.service import InstallService, LinkUnusable
+from broker.installs.pages import provider_error, unusable, visit_page
+from broker.installs.service import InstallService
 from broker.model import InstallOutcome, Permission, Secret
 from broker.providers.classify import answered
-from broker.providers.kinds import pages_of
-from broker.providers.oauth2 import OAuth2Provider
+from broker.providers.kinds import KIT, pages_of
 
 PURPOSE = "install"
 RETURNED, TOLD = ("code", "state", "error", "iss"), ("error_description",)
@@ -60,6 +57,9 @@ CALLBACK: Parameters = {
     "iss": ("Who answers (RFC 9207)", TEXT),
 }
 LABELS = {"kit": "Kit", "kustomer": "Kustomer"}
+ALLOWED_HOST = "app.kit.com"
+PLAIN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,2048}", re.ASCII)
+"""Visible ASCII without quotes and backslashes."""
 
 
 def _callback(path: str, summary: str) -> Operation:
@@ -90,7 +90,7 @@ def _form_post(path: str) -> Operation:
 class InstallApi:
     """`POST /installs` on the internal listener and the admin socket."""
 
-    def __init__(self, *, service: InstallService) -> None:
+    def __init__(self, service: InstallService) -> None:
         self._service = service
 
     @Operation(
@@ -139,22 +139,9 @@ class InstallRoutes:
     """What a browser meets: the install link, Kit's own entry, the callback."""
 
     def __init__(
-        self,
-        *,
-        service: InstallService,
-        login: LoginService | None,
-        providers: Mapping[str, OAuth2Provider],
-        pages: Pages,
-        cookie: BrowserCookie,
-        users: RememberedUsers | None,
-        person: BrowserCookie,
-        kept: KeptRequests,
-        public_url: str,
+        self, context: Context, *, service: InstallService, browsers: Browsers, login: LoginService | None
     ) -> None:
-        self._service, self._login, self._providers = service, login, providers
-        self._pages, self._cookie = pages, cookie
-        self._users, self._person = users, person
-        self._kept, self._public_url = kept, public_url
+        self._context, self._service, self._browsers, self._login = context, service, browsers, login
 
     @own_shape(
         "GET",
@@ -172,172 +159,193 @@ class InstallRoutes:
         has_head=False,
     )
     async def install(self, request: web.Request) -> web.StreamResponse:
-        """An announced install by its ticket, or one that Kit's creator began at Kit."""
-        provider = request.match_info["provider"]
-        browser = self._cookie.read_or_new(request)
+        """Begin an install by its link's ticket, or one that a creator began at Kit."""
+        provider, browsers = request.match_info["provider"], self._browsers
+        browser = browsers.cookie.read_or_new(request)
         # Whatever else is in the address: mail programs and Kit append parameters of their own.
         ticket = request.query.get("ticket")
         if ticket is not None and (alone := TICKET.match(ticket)):
             ticket = alone[0]
-        kept = None
-        try:
-            if is_elsewhere(request, self._public_url):
-                return await self._moved(request, provider, ticket)
+        if is_elsewhere(request, browsers.public_url):
+            # To the public address, where the cookies count.
             if ticket is not None:
-                url = await self._service.open_ticket(provider, Secret(ticket), browser)
+                await self._service.check_ticket(provider, Secret(ticket))
+                query = urlencode({"ticket": ticket})
             else:
-                url, kept = await self._unannounced(request, provider, browser)
-        except LinkUnusable as exc:
-            return self._unusable(request, exc.why)
-        response = web.Response(status=302, headers={"Location": url, "Referrer-Policy": "no-referrer"})
-        self._cookie.write(response, browser)
+                # Last, as Kit writes it: everything behind it belongs to it.
+                query = f"redirect={_kit_return_url(request, self._kit(provider))}"
+            return moved(browsers.public_url, f"/install/{provider}", query)
+        kept = None
+        if ticket is not None:
+            url = await self._service.open_ticket(provider, Secret(ticket), browser)
+        else:
+            url, kept = await self._without_link(request, provider, browser)
+        response = web.Response(status=302, headers={"Location": url})
+        browsers.cookie.write(response, browser)
         if kept is not None:
-            self._kept.write(request, response, kept)
-        if ticket is None and self._person.read(request) is not None:
-            self._person.clear(response)
+            browsers.kept.write(request, response, kept)
+        if ticket is None and browsers.person.read(request) is not None:
+            browsers.person.clear(response)
         return response
 
-    async def signed_in(self, request: web.Request, person: SignedIn) -> web.StreamResponse:
-        """The person who began an unannounced install has signed in."""
-        browser = self._cookie.read_or_new(request)
-        began = json.loads(person.payload)
-        url = await self._service.begin_unannounced(
-            began["provider"], kit_return_url=began["kit_return_url"], subject=person.subject, browser=browser
+    async def signed_in(self, request: web.Request, user: SignedIn) -> web.StreamResponse:
+        """Go on with the install of a user who has signed in."""
+        began = json.loads(user.payload)
+        url = await self._service.begin_signed_in(
+            began["provider"],
+            began["kit_return_url"],
+            user.subject,
+            self._browsers.cookie.read_or_new(request),
         )
-        return web.Response(status=302, headers={"Location": url, "Referrer-Policy": "no-referrer"})
+        return web.Response(status=302, headers={"Location": url})
 
     @_callback("/callback/{provider}", "The redirect URI")
     @_callback("/callback/{provider}/", "The same, as Kustomer's documents write it")
     async def callback(self, request: web.Request) -> web.StreamResponse:
-        """The provider sent the browser back."""
+        """End the install whose browser the provider sent back."""
         if "prefetch" in request.headers.get("Sec-Purpose", ""):
             return web.Response(status=204)
-        try:
-            parameters = oauth.known_parameters(request.rel_url.raw_query_string, RETURNED, told=TOLD)
-            if "state" not in parameters and "error" in parameters:
-                page = provider_error_page(parameters["error"], parameters.get("error_description", ""))
-                return self._pages.message(page, request_id=request[REQUEST_ID])
-            visit = await self._service.callback(
-                request.match_info["provider"],
-                _returned(parameters),
-                browser=self._cookie.read(request),
-                cookies=request.cookies,
-                site=site_of(request.get(CLIENT)),
-            )
-        except (LinkUnusable, ValueError) as exc:
-            return self._unusable(request, exc.why if isinstance(exc, LinkUnusable) else "malformed")
-        if visit.outcome is InstallOutcome.CONNECTED and self._users is not None:
-            install = visit.install
-            await self._users.connected(install.browser_hash, install.subject, visit.account)
+        parameters = _parameters(request.rel_url.raw_query_string)
+        code, error = parameters.get("code"), parameters.get("error")
+        description = parameters.get("error_description", "")
+        if "state" not in parameters and error is not None:
+            raise provider_error(error, description)
+        if "state" not in parameters or (code is None) == (error is None):
+            raise unusable("malformed")
+        kind = error
+        if error is not None and error not in KNOWN_ERRORS:
+            # It comes from the browser, and goes into the log and the page.
+            kind = "denied" if DECISION.search(error) else "other"
+        returned = Returned(
+            state=Secret(parameters["state"]),
+            # No code holds a blank, so this was a `+` that the provider did not encode.
+            code=None if code is None else Secret(code.replace(" ", "+")),
+            error=kind,
+            iss=parameters.get("iss"),
+            detail=None if error is None else answered(error, description),
+        )
+        browser = self._browsers.of(request)
+        visit = await self._service.callback(request.match_info["provider"], returned, browser)
         return self._after(request, visit)
 
     @_form_post("/callback/{provider}")
     @_form_post("/callback/{provider}/")
     async def form_post(self, request: web.Request) -> web.StreamResponse:
-        """The provider posts its answer (`response_mode=form_post`): the browser brings it again by GET.
+        """Let the browser bring again by GET what the provider posts (`response_mode=form_post`).
 
         The post comes from the provider's site, and with it none of our cookies, which are SameSite=Lax.
         """
         if request.content_type != "application/x-www-form-urlencoded":
             raise web.HTTPMethodNotAllowed(request.method, ["GET"])
-        if request.match_info["provider"] not in self._providers:
-            return self._unusable(request, "unknown")
-        try:
-            parameters = oauth.known_parameters(
-                (await read_body(request)).decode(errors="replace"), RETURNED, told=TOLD
-            )
-        except ValueError:
-            return self._unusable(request, "malformed")
-        location = oauth.with_query(f"{self._public_url}{request.rel_url.raw_path}", parameters)
-        return web.Response(status=303, headers={"Location": location, "Referrer-Policy": "no-referrer"})
-
-    async def _moved(self, request: web.Request, provider: str, ticket: str | None) -> web.Response:
-        """To the public address, where the cookies count. Raises LinkUnusable."""
-        if ticket is not None:
-            await self._service.check_ticket(provider, Secret(ticket))
-            query = urlencode({"ticket": ticket})
-        else:
-            # Last, as Kit writes it: everything behind it belongs to it.
-            query = f"redirect={_kit_return_url(request, self._kit(provider))}"
-        return moved(self._public_url, f"/install/{provider}", query)
+        if request.match_info["provider"] not in self._context.providers:
+            raise unusable("unknown")
+        parameters = _parameters((await read_body(request)).decode(errors="replace"))
+        location = oauth.with_query(f"{self._browsers.public_url}{request.rel_url.raw_path}", parameters)
+        return web.Response(status=303, headers={"Location": location})
 
     def _kit(self, provider: str) -> ProviderSettings:
-        """The settings of a provider where an install may begin without a link; raises LinkUnusable."""
-        found = self._providers.get(provider)
+        """Return the settings of a provider where an install may begin without a link. Raises ShownError."""
+        found = self._context.providers.get(provider)
         if found is None or (settings := found.settings).type != "kit":
-            raise LinkUnusable("unknown")
-        if self._login is None and self._users is None and not settings.open_install:
-            raise LinkUnusable("invitation")
+            raise unusable("unknown")
+        if self._login is None and self._context.settings.plugin is None and not settings.open_install:
+            raise unusable("invitation")
         return settings
 
-    async def _unannounced(
+    async def _without_link(
         self, request: web.Request, provider: str, browser: Secret
     ) -> tuple[str, Kept | None]:
+        """Return where to send the browser, and what it keeps."""
         settings = self._kit(provider)
         kit_return_url = _kit_return_url(request, settings)
-        if self._users and (subject := await self._users.take(self._person.read(request))):
-            url = await self._service.begin_unannounced(
-                provider, kit_return_url=kit_return_url, subject=subject, browser=browser
+        if self._context.settings.plugin and (person := self._browsers.person.read(request)):
+            # Who allowed a plugin access minutes ago does not sign in again.
+            subject = await self._context.stores.plugin.take_person(
+                oauth.hashed(person), self._context.steady.now()
             )
-            return url, None
+            if subject is not None:
+                url = await self._service.begin_signed_in(provider, kit_return_url, subject, browser)
+                return url, None
         if self._login is not None:
             payload = json.dumps({"provider": provider, "kit_return_url": kit_return_url})
             if begun := self._login.begin(PURPOSE, payload):
                 return begun
-            raise LinkUnusable("malformed")
+            raise unusable("malformed")
         if not settings.open_install:
-            raise LinkUnusable("invitation")
-        return self._service.begin_unknown(provider, kit_return_url=kit_return_url)
+            raise unusable("invitation")
+        return self._service.begin_unknown(provider, kit_return_url)
 
     def _after(self, request: web.Request, visit: Visit) -> web.StreamResponse:
-        """Kit's `redirect`, the ticket's `return_to`, or a page."""
+        """Go on to Kit's `redirect` or the link's `return_to`, or show a page."""
         install = visit.install
+        settings = self._context.providers[install.provider].settings
         back = install.kit_return_url
-        if back is not None and not kit_return.is_allowed(
-            back, pages_of(self._providers[install.provider].settings.authorize_url)
-        ):
+        if back is not None and not is_allowed(back, pages_of(settings.authorize_url)):
             back = None
         if visit.outcome in (InstallOutcome.CONNECTED, InstallOutcome.IDENTITY_PENDING) and back is not None:
-            return web.Response(status=303, headers={"Location": back, "Referrer-Policy": "no-referrer"})
+            return web.Response(status=303, headers={"Location": back})
         if install.return_to is not None:
-            url = oauth.with_query(
-                install.return_to, {"account": visit.account or "", "status": visit.outcome.told}
-            )
-            return web.Response(status=303, headers={"Location": url, "Referrer-Policy": "no-referrer"})
-        label = LABELS.get(self._providers[install.provider].settings.type, install.provider)
+            told = {"account": visit.account or "", "status": visit.outcome.told}
+            url = oauth.with_query(install.return_to, told)
+            return web.Response(status=303, headers={"Location": url})
+        label = LABELS.get(settings.type, install.provider)
         action = Action(label=f"Back to {label}", url=back) if back else None
-        return self._pages.message(visit_page(visit, label, action), request_id=request[REQUEST_ID])
+        return self._browsers.show(request, visit_page(visit, label, action))
 
-    def _unusable(self, request: web.Request, why: str) -> web.StreamResponse:
-        return self._pages.message(unusable_page(why), request_id=request[REQUEST_ID])
+
+def _parameters(raw: str) -> dict[str, str]:
+    try:
+        return oauth.known_parameters(raw, RETURNED, told=TOLD)
+    except ValueError:
+        raise unusable("malformed") from None
 
 
 def _kit_return_url(request: web.Request, settings: ProviderSettings) -> str:
-    """Kit's `redirect` if it may be followed, else the app's page at Kit."""
+    """Return Kit's `redirect` if it may be followed, else the app's page at Kit."""
     _, _, raw_query = request.raw_path.partition("?")
-    given, kit = kit_return.from_raw_query(raw_query), pages_of(settings.authorize_url)
-    if given is not None and len(given) <= LONGEST_RETURN and kit_return.is_allowed(given, kit):
+    given, kit = from_raw_query(raw_query), pages_of(settings.authorize_url)
+    if given is not None and len(given) <= LONGEST_RETURN and is_allowed(given, kit):
         return given
-    return kit_return.app_page(settings.app_id, kit)
+    return app_page(settings.app_id, kit)
 
 
-def _returned(parameters: Mapping[str, str]) -> Returned:
-    """Raises LinkUnusable where the state is missing, or both or neither of code and error came."""
-    code, error = parameters.get("code"), parameters.get("error")
-    if "state" not in parameters or (code is None) == (error is None):
-        raise LinkUnusable("malformed")
-    return Returned(
-        state=Secret(parameters["state"]),
-        # No code holds a blank, so this was a `+` that the provider did not encode.
-        code=None if code is None else Secret(code.replace(" ", "+")),
-        # For the log and the page: it comes from the browser.
-        error=None if error is None else _kind_of(error),
-        iss=parameters.get("iss"),
-        detail=None if error is None else answered(error, parameters.get("error_description", "")),
+def from_raw_query(raw_query: str) -> str | None:
+    """Return what Kit put behind `redirect=`, verbatim.
+
+    Kit sends it unencoded with a nested `?` (developers.kit.com, "App authentication"), so everything behind
+    the first `redirect=` belongs to it; it is decoded only where it begins percent-encoded.
+    """
+    found = re.search(r"(?:^|&)redirect=(.*)", raw_query, re.DOTALL)
+    if found is None:
+        return None
+    value = found[1]
+    return unquote(value) if value[:9].lower().startswith("https%3a") else value
+
+
+def app_page(app_id: int | None, kit: str) -> str:
+    """Return the app's page at Kit, where `kit` is; without an app id the page of all apps."""
+    return f"{kit}/apps" + (f"/{app_id}" if app_id is not None else "")
+
+
+def is_allowed(url: str, kit: str = KIT) -> bool:
+    """Whether the browser may be sent there: https, exactly Kit's host, below /apps, nothing clever.
+
+    `kit`: where a sandbox plays Kit; its pages are allowed as well.
+    """
+    if not PLAIN.fullmatch(url):
+        return False
+    if kit != KIT and (url == f"{kit}/apps" or url.startswith((f"{kit}/apps/", f"{kit}/apps?"))):
+        return "/.." not in unquote(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    return (
+        # As it is written: urlsplit() would take "Https" as well.
+        url.startswith("https://")
+        and parts.netloc == ALLOWED_HOST
+        and port is None
+        and (parts.path == "/apps" or parts.path.startswith("/apps/"))
+        and "/.." not in unquote(parts.path)
     )
-
-
-def _kind_of(error: str) -> str:
-    if error in KNOWN_ERRORS:
-        return error
-    return "denied" if DECISION.search(error) else "other"

@@ -1,7 +1,6 @@
-"""What clients send: JSON or a form, whatever the content type says; who they are, and how they are refused."""
+"""The clients: what they send (JSON or a form, whatever the content type says), who they are, how they are refused."""
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote_plus
 
 from broker.config.settings import PluginClient
-from broker.model import Secret
+from broker.model import Caller, Secret
 from broker.observe.metrics import Metrics
 
 Word = Literal[
@@ -31,7 +30,7 @@ Bounced = Literal[
     "invalid_scope",
     "temporarily_unavailable",
 ]
-"""Those of RFC 6749 4.1.2.1 that are told by redirecting."""
+"""Errors of RFC 6749 4.1.2.1, which are told by redirecting."""
 BOUNCES: dict[Bounced, str] = {
     "invalid_request": "A parameter is missing, malformed, repeated or too long; code_challenge_method is S256.",
     "access_denied": "The person or the server said no.",
@@ -54,7 +53,7 @@ KNOWN = frozenset(
     }
 )
 VISIBLE = re.compile(r"[\x20-\x7e]{1,4096}", re.ASCII)
-"""What any of them may hold (RFC 6749 appendix A)."""
+"""What any parameter may hold (RFC 6749 appendix A)."""
 MOST_FIELDS = 32
 BASIC = re.compile(r"[Bb][Aa][Ss][Ii][Cc] +([A-Za-z0-9+/]+={0,2})", re.ASCII)
 NOBODY = hashlib.sha256(b"no client has this secret, for it is longer than any may be" * 8).digest()
@@ -77,7 +76,7 @@ class Refused(Exception):
 
 
 def bad_grant(what: str) -> Refused:
-    """A code or refresh token that is worth nothing; never why, which would help nobody but a thief."""
+    """Refuse a code or a refresh token; it never says why, which would help nobody but a thief."""
     return Refused(
         "invalid_grant",
         f"The {what} is unknown, expired, used or revoked, or was given to another client or address.",
@@ -86,7 +85,7 @@ def bad_grant(what: str) -> Refused:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who a client says it is, unproven."""
+    """The client that is named, unproven."""
 
     client_id: str
     secret: Secret | None
@@ -101,20 +100,16 @@ class Asked:
     parameters: Mapping[str, str] = field(repr=False)
     """Known ones only; those without a value are as if they were omitted (RFC 6749 3.2)."""
 
-    def text(self, name: str) -> str:
-        """A parameter that has to be there; raises Refused."""
+    def secret(self, name: str) -> Secret:
+        """Return a parameter that has to be there. Raises Refused."""
         value = self.parameters.get(name)
         if value is None:
             raise Refused("invalid_request", f"The parameter {name} is missing.")
-        return value
-
-    def secret(self, name: str) -> Secret:
-        """Raises Refused."""
-        return Secret(self.text(name))
+        return Secret(value)
 
 
 def read_asked(body: bytes, query: Iterable[str] = ()) -> Asked:
-    """The parameters of a body; `query` are the names in the address. Raises Refused.
+    """Return the parameters of a body; `query` are the names in the address. Raises Refused.
 
     Kit's own samples send JSON under a form content type, so the body's first character decides.
     """
@@ -132,46 +127,36 @@ def read_asked(body: bytes, query: Iterable[str] = ()) -> Asked:
         raise Refused("invalid_request", "The body is neither a form nor a JSON object.") from None
     if len({name for name, _ in pairs}) != len(pairs):
         raise Refused("invalid_request", "A parameter is repeated.")
-    return Asked({name: value for name, value in pairs if name in KNOWN and _given(value)})
-
-
-def _given(value: object) -> bool:
-    if value in (None, ""):
-        return False
-    if not isinstance(value, str) or not VISIBLE.fullmatch(value):
+    known = {name: value for name, value in pairs if name in KNOWN and value not in (None, "")}
+    if not all(isinstance(value, str) and VISIBLE.fullmatch(value) for value in known.values()):
         raise Refused("invalid_request", "A parameter is not a string of visible ASCII, or is too long.")
-    return True
+    return Asked(known)
 
 
 def read_credentials(headers: list[str], asked: Asked) -> Credentials:
-    """Who asks, by the Authorization header or the body, never both (RFC 6749 2.3); raises Refused."""
+    """Return who asks, by the Authorization header or the body, never both (RFC 6749 2.3). Raises Refused."""
     if len(headers) > 1:
         raise Refused("invalid_request", "There is more than one Authorization header.")
     client_id, secret = asked.parameters.get("client_id"), asked.parameters.get("client_secret")
     # A Bearer header authenticates no client; some libraries send one along.
-    if headers and not headers[0].lower().startswith("bearer "):
-        found = _from_header(headers[0])
-        if secret is not None or client_id not in (None, found.client_id):
-            raise Refused("invalid_request", "The client is named in two ways at once.")
-        return found
-    if client_id is None:
-        raise Refused("invalid_client", "No client is named.")
-    return Credentials(client_id, Secret(secret) if secret is not None else None, basic=False)
-
-
-def _from_header(header: str) -> Credentials:
-    form = BASIC.fullmatch(header)
+    if not headers or headers[0].lower().startswith("bearer "):
+        if client_id is None:
+            raise Refused("invalid_client", "No client is named.")
+        return Credentials(client_id, Secret(secret) if secret is not None else None, basic=False)
+    form = BASIC.fullmatch(headers[0])
     if form is None:
         raise Refused("invalid_client", "The Authorization header is not Basic.", basic=True)
     try:
-        client_id, colon, secret = base64.b64decode(form[1], validate=True).decode().partition(":")
+        name, colon, password = base64.b64decode(form[1], validate=True).decode().partition(":")
         # Both were form-encoded before they were put together (RFC 6749 2.3.1).
-        client_id, secret = (unquote_plus(part, errors="strict") for part in (client_id, secret))
-    except (ValueError, binascii.Error):
-        colon = client_id = secret = ""
-    if not colon or not VISIBLE.fullmatch(client_id) or (secret and not VISIBLE.fullmatch(secret)):
+        name, password = (unquote_plus(part, errors="strict") for part in (name, password))
+    except ValueError:
+        colon = name = password = ""
+    if not colon or not VISIBLE.fullmatch(name) or (password and not VISIBLE.fullmatch(password)):
         raise Refused("invalid_client", "The Authorization header is malformed.", basic=True)
-    return Credentials(client_id, Secret(secret) if secret else None, basic=True)
+    if secret is not None or client_id not in (None, name):
+        raise Refused("invalid_request", "The client is named in two ways at once.")
+    return Credentials(name, Secret(password) if password else None, basic=True)
 
 
 class Clients:
@@ -185,7 +170,7 @@ class Clients:
         }
 
     def named(self, name: str) -> PluginClient | None:
-        """By its table's name; None: the configuration has it no more."""
+        """Return the client of this table's name; None: the configuration has it no more."""
         return self._by_name.get(name)
 
     def by_id(self, client_id: str) -> PluginClient | None:
@@ -195,7 +180,7 @@ class Clients:
         return tuple(self._by_name.values())
 
     def authenticate(self, credentials: Credentials, *, renewing: bool = False) -> PluginClient:
-        """The client, proven; raises Refused, the same whether the id or the secret is wrong.
+        """Return the client, proven. Raises Refused, the same whether the id or the secret is wrong.
 
         `renewing`: where the client's settings say so, its id is enough; a secret that is sent must be right.
         """
@@ -203,18 +188,21 @@ class Clients:
         if credentials.secret is None:
             if client is not None and renewing and client.refresh_without_secret:
                 return client
-        elif self._is_secret_of(credentials) and client is not None:
-            return client
+        else:
+            given = _digest(credentials.secret)
+            # An unknown client has a digest to compare with too, so that time does not tell it apart.
+            known = self._digests.get(credentials.client_id, [NOBODY])
+            if any(hmac.compare_digest(given, digest) for digest in known) and client is not None:
+                return client
         self._metrics.auth_failures.labels("plugin_client").inc()
         raise Refused(
             "invalid_client", "The client is unknown, or its secret is wrong.", basic=credentials.basic
         )
 
-    def _is_secret_of(self, credentials: Credentials) -> bool:
-        """An unknown client has a digest to compare with too, so that time does not tell it apart."""
-        given = _digest(credentials.secret or Secret(""))
-        known = self._digests.get(credentials.client_id, [NOBODY])
-        return any(hmac.compare_digest(given, digest) for digest in known)
+
+def as_caller(client: PluginClient) -> Caller:
+    """Return a client as the audit names it; it has no rights of a caller."""
+    return Caller(f"plugin:{client.name}", (), frozenset(), credential=f"client {client.client_id}")
 
 
 def _digest(secret: Secret) -> bytes:

@@ -1,28 +1,38 @@
-"""Asks a person whether a client may act for them; a yes becomes a code, and is remembered for a moment."""
+"""Reads an authorization request (RFC 6749 4.1.1) and asks a user about it; a yes becomes a code."""
 
+import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from urllib.parse import parse_qsl
 
 import structlog
 
 from broker import oauth
-from broker.callers.authorization import Authorizer
-from broker.clock import Clock
-from broker.encryption.keyring import Keyring
+from broker.callers.login import Browser, Browsers
+from broker.config.settings import PluginClient
+from broker.context import Context
 from broker.errors import InvalidRequest, Overloaded
-from broker.http.browser import Kept, KeptRequests, is_same_browser
-from broker.http.peers import UnknownUserLimits
+from broker.http.browser import Kept
+from broker.http.pages import Page, ShownError
 from broker.model import Caller, ConnectCode, Permission, PluginCode, PluginConsent, RememberedPerson, Secret
-from broker.plugin.authorize import Ask, Bounce, answer_location, ask_from_text, ask_to_text
-from broker.plugin.clients import Clients
-from broker.plugin.service import as_caller
-from broker.store.plugin import PluginStore
+from broker.plugin.clients import BOUNCES, VISIBLE, Bounced, Clients, as_caller
 
 log = structlog.get_logger()
+CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+"""S256 of anything: 32 bytes in base64url without padding (RFC 7636 4.2)."""
+MOST_FIELDS = 1000
+RECOGNIZED = (
+    "client_id",
+    "redirect_uri",
+    "response_type",
+    "scope",
+    "state",
+    "code_challenge",
+    "code_challenge_method",
+)
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's: nothing in it is taken for something else."""
 MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1"})
@@ -36,94 +46,157 @@ KEPT_FOR = "consent"
 CONSENT_LIFE = 600.0
 CODE_LIFE = 60.0
 REMEMBERED_FOR = 600.0
-Gone = Literal["over", "cookies", "browser"]
+OVER = Page(
+    title="This question is over",
+    tone="bad",
+    lines=(
+        "It was answered already, too many wrong codes were typed, ten minutes have passed, or this browser did not"
+        " keep our cookie.",
+    ),
+    hint="If the app you came from says that it is connected, all is well. Else begin again there.",
+    status=410,
+)
+
+
+class WrongConnectCode(Exception):
+    """What was typed is no connect code that can be used."""
 
 
 @dataclass(frozen=True, slots=True)
-class Typed:
-    """A connect code as a person typed it."""
+class Ask:
+    """A request that a user may be asked about."""
 
-    handle: str
-    digest: str
+    client: PluginClient
+    redirect_uri: str
+    redirect_uri_given: bool
+    state: str | None
+    scope: str
+    challenge: str | None
+
+    def to_text(self) -> str:
+        """Return what a browser keeps of it."""
+        kept = self.redirect_uri, self.redirect_uri_given, self.state, self.scope, self.challenge
+        return json.dumps([self.client.name, *kept])
 
 
-class ConnectCodes:
-    """Connect codes say who a person is, where no app of the company can; makes them, and reads what people type."""
+@dataclass(frozen=True, slots=True)
+class Bounce:
+    """A request that is wrong, or refused, in a way that the client is told by redirecting."""
 
-    def __init__(self, *, store: PluginStore, authorizer: Authorizer, keyring: Keyring, clock: Clock) -> None:
-        self._store, self._authorizer, self._keyring, self._clock = store, authorizer, keyring, clock
+    redirect_uri: str
+    state: str | None
+    error: Bounced
 
-    async def create(self, caller: Caller, subject: str, *, request_id: str) -> tuple[Secret, float]:
-        """A code that says who one person is, and when it ends. Raises InvalidRequest, Forbidden."""
+    def location(self, issuer: str) -> str:
+        told = {"error": self.error, "error_description": BOUNCES[self.error]}
+        return answer_location(self.redirect_uri, told, self.state, issuer)
+
+
+def read_ask(raw_query: str, clients: Clients) -> Ask | Bounce:
+    """Return what an authorization request wants, or what is wrong with it.
+
+    Client and address are checked before all else: whoever made either up must not get the browser. Raises ShownError.
+    """
+    try:
+        pairs = parse_qsl(raw_query, max_num_fields=MOST_FIELDS, errors="strict")
+    except ValueError:
+        raise _unredirectable(
+            "This address is incomplete", "Something is missing from it, or it is garbled."
+        ) from None
+    parameters = dict(pairs)
+    # Only of those that mean something here: unrecognized ones are ignored (RFC 6749 3.1).
+    names = [name for name, _ in pairs]
+    repeated = {name for name in RECOGNIZED if names.count(name) > 1}
+    client = None if "client_id" in repeated else clients.by_id(parameters.get("client_id", ""))
+    if client is None:
+        raise _unredirectable(
+            "We do not know who sent you",
+            "The app that sent you here is not registered with this service, so nothing was allowed.",
+        )
+    given = parameters.get("redirect_uri")
+    # A single registered address need not be given (RFC 6749 3.1.2.3).
+    redirect_uri = given or (client.redirect_uris[0] if len(client.redirect_uris) == 1 else "")
+    if "redirect_uri" in repeated or redirect_uri not in client.redirect_uris:
+        raise _unredirectable(
+            "This app may not ask for that address",
+            "You would have been sent back to an address that is not registered for the app, so nothing was allowed.",
+        )
+    state, response_type = parameters.get("state"), parameters.get("response_type")
+    method, challenge = parameters.get("code_challenge_method"), parameters.get("code_challenge")
+    if repeated or (state is not None and not VISIBLE.fullmatch(state)):
+        return Bounce(redirect_uri, None, "invalid_request")
+    if response_type != "code":
+        error: Bounced = "unsupported_response_type" if response_type else "invalid_request"
+        return Bounce(redirect_uri, state, error)
+    if (challenge, method) != (None, None) and (method != "S256" or not CHALLENGE.fullmatch(challenge or "")):
+        # A challenge without a method would be `plain`, which proves nothing (RFC 9700 2.1.1).
+        return Bounce(redirect_uri, state, "invalid_request")
+    # Kit writes scopes with spaces or with commas; its documents say both.
+    asked = parameters.get("scope")
+    wanted = set(client.scopes) if asked is None else set(re.split(r"[ ,]+", asked.strip(" ,"))) - {""}
+    if not wanted <= set(client.scopes):
+        return Bounce(redirect_uri, state, "invalid_scope")
+    scope = oauth.scope_text(one for one in client.scopes if one in wanted)
+    return Ask(client, redirect_uri, given is not None, state, scope, challenge)
+
+
+def ask_from_text(text: str, clients: Clients) -> Ask | None:
+    """Return None where the client, its address or a scope was taken out of the configuration meanwhile."""
+    name, redirect_uri, given, state, scope, challenge = json.loads(text)
+    client = clients.named(name)
+    if (
+        client is None
+        or redirect_uri not in client.redirect_uris
+        or not set(scope.split()) <= set(client.scopes)
+    ):
+        return None
+    return Ask(client, redirect_uri, given, state, scope, challenge)
+
+
+def answer_location(redirect_uri: str, members: dict[str, str], state: str | None, issuer: str) -> str:
+    """Return where the browser goes with an answer; what the address holds already is kept (RFC 6749 3.1.2).
+
+    `iss` is added, so that nobody takes the answer for another server's (RFC 9207).
+    """
+    echoed = {} if state is None else {"state": state}
+    return oauth.with_query(redirect_uri, {**members, **echoed, "iss": issuer})
+
+
+def _unredirectable(title: str, line: str) -> ShownError:
+    hint = "Whoever runs the app has to compare its client id and redirect URI with what was agreed here."
+    return ShownError(Page(title=title, tone="bad", lines=(line,), hint=hint, status=400))
+
+
+class ConsentService:
+    """What `/plugin/authorize` does once it is clear who asks for what, and the connect codes.
+
+    A connect code says who a user is, where no app of the company can.
+    """
+
+    def __init__(self, context: Context, *, clients: Clients, browsers: Browsers) -> None:
+        self._context, self._clients, self._browsers = context, clients, browsers
+        self._store, self._clock = context.stores.plugin, context.steady
+        self.issuer = browsers.public_url
+        self._being_decided: set[str] = set()
+
+    async def connect_code(self, caller: Caller, subject: str, *, request_id: str) -> tuple[Secret, float]:
+        """Make a code that says who one user is; return it and when it ends. Raises InvalidRequest, Forbidden."""
         if not SUBJECT.fullmatch(subject) or not subject.isprintable():
             raise InvalidRequest("subject is who the person is to you, 1 to 255 printable characters")
-        await self._authorizer.require(caller, Permission.PLUGIN, None, request_id=request_id)
+        authorizer = self._context.authorizer
+        await authorizer.require(caller, Permission.PLUGIN, None, request_id=request_id)
         expires_at = self._clock.now() + CONNECT_CODE_LIFE
         for _ in range(ATTEMPTS):
             text = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
             code = ConnectCode(text[:HANDLE], self._digest(text), subject, caller.name, expires_at)
             if await self._store.add_connect_code(code):
                 detail = f"subject {subject}"
-                await self._authorizer.note(
-                    caller, "plugin.connect_code", None, detail, request_id=request_id
-                )
+                await authorizer.note(caller, "plugin.connect_code", None, detail, request_id=request_id)
                 return Secret("-".join(text[at : at + 4] for at in range(0, LENGTH, 4))), expires_at
         raise Overloaded("too many connect codes are open at once; try again", retry_after=60)
 
-    def read(self, typed: str) -> Typed | None:
-        """None where that is no connect code at all."""
-        text = re.sub(r"[\s-]", "", typed[:64]).upper().translate(MISREAD)
-        if len(text) != LENGTH or not set(text) <= set(ALPHABET):
-            return None
-        return Typed(text[:HANDLE], self._digest(text))
-
-    def _digest(self, text: str) -> str:
-        """Keyed, since whoever reads the store could search through what is left of sixty bits."""
-        return self._keyring.derive("connect code", text.encode()).hex()
-
-
-class ConsentGone(Exception):
-    """The question cannot be answered here and now."""
-
-    def __init__(self, why: Gone) -> None:
-        super().__init__(why)
-        self.why = why
-
-
-class WrongConnectCode(Exception):
-    """What was typed is no living connect code."""
-
-
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """Where the browser goes with the code, and what it keeps for the install that follows."""
-
-    location: str
-    person: Secret
-
-
-class ConsentService:
-    """What `/plugin/authorize` does once it is clear who asks for what."""
-
-    def __init__(
-        self,
-        *,
-        store: PluginStore,
-        clients: Clients,
-        connect_codes: ConnectCodes,
-        authorizer: Authorizer,
-        clock: Clock,
-        issuer: str,
-        kept: KeptRequests,
-        unknown_users: UnknownUserLimits,
-    ) -> None:
-        self._kept, self._unknown_users = kept, unknown_users
-        self._store, self._clients, self._connect_codes = store, clients, connect_codes
-        self._authorizer, self._clock, self.issuer = authorizer, clock, issuer
-        self._being_decided: set[str] = set()
-
     async def begin(self, ask: Ask, browser: Secret, subject: str) -> Secret:
-        """Open a question to a person who has signed in; the handle is its CSRF token."""
+        """Open a question to a user who has signed in; the handle is its CSRF token."""
         handle = oauth.new_secret()
         await self._store.begin_consent(self._new(ask, handle, browser, subject))
         return handle
@@ -133,8 +206,90 @@ class ConsentService:
         None where the request is too long for that."""
         handle = oauth.new_secret()
         consent = self._new(ask, handle, browser, None)
-        kept = self._kept.keep(KEPT_FOR, handle, [ask_to_text(ask)], until=consent.expires_at)
+        kept = self._browsers.kept.keep(KEPT_FOR, handle, [ask.to_text()], until=consent.expires_at)
         return None if kept is None else (handle, consent, kept)
+
+    async def look(self, handle: Secret, browser: Browser) -> PluginConsent:
+        """Return the question, while it is open in this browser. Raises ShownError."""
+        consent = await self._store.consent(oauth.hashed(handle), self._clock.now())
+        if consent is None:
+            kept = await self._browsers.kept.find(KEPT_FOR, handle, browser.cookies)
+            ask = None if kept is None else ask_from_text(kept[1], self._clients)
+            if kept is None or ask is None or await self._store.is_claimed(oauth.hashed(handle)):
+                raise ShownError(OVER)
+            return replace(self._new(ask, handle, browser.check(), None), expires_at=kept[0])
+        browser.check(consent.browser_hash)
+        client = self._clients.named(consent.client)
+        if client is None or consent.redirect_uri not in client.redirect_uris:
+            raise ShownError(OVER)
+        return consent
+
+    @contextmanager
+    def deciding(self, handle: Secret) -> Iterator[None]:
+        """Handle one answer to a question at a time: a second click is told that it is over. Raises ShownError."""
+        hash_ = oauth.hashed(handle)
+        if hash_ in self._being_decided:
+            raise ShownError(OVER)
+        self._being_decided.add(hash_)
+        try:
+            yield
+        finally:
+            self._being_decided.discard(hash_)
+
+    async def store(self, consent: PluginConsent, site: str) -> None:
+        """Store a question that only the browser has kept so far, once, before it is answered.
+
+        Raises ShownError, RateLimited.
+        """
+        if consent.subject is not None or await self._store.consent(consent.hash, self._clock.now()):
+            return
+        self._browsers.unknown_users.admit(site)
+        if not await self._store.claim_consent(consent):
+            raise ShownError(OVER)
+
+    async def deny(self, consent: PluginConsent, *, request_id: str) -> str:
+        """Return where the browser goes. Raises ShownError."""
+        await self._announce(consent, consent.subject, "plugin.deny", request_id)
+        if not await self._store.deny(consent.hash, self._clock.now()):
+            raise ShownError(OVER)
+        return Bounce(consent.redirect_uri, consent.state, "access_denied").location(self.issuer)
+
+    async def allow(
+        self, consent: PluginConsent, typed: str | None, *, request_id: str
+    ) -> tuple[str, Secret]:
+        """Return where the browser goes with a code, and what it keeps for the install that follows.
+
+        Raises WrongConnectCode, ShownError.
+        """
+        subject, handle, now = consent.subject, None, self._clock.now()
+        if subject is None:
+            text = re.sub(r"[\s-]", "", (typed or "")[:64]).upper().translate(MISREAD)
+            is_code = len(text) == LENGTH and set(text) <= set(ALPHABET)
+            # What is none at all costs a try too.
+            handle, digest = (text[:HANDLE], self._digest(text)) if is_code else ("", "")
+            found = await self._store.try_connect_code(consent.hash, handle, digest, now)
+            if found is None:
+                log.warning("plugin.wrong_connect_code", client=consent.client)
+                raise WrongConnectCode
+            subject, handle = found.subject, found.handle
+        secret, person = oauth.new_secret(), oauth.new_secret()
+        code = PluginCode(
+            hash=oauth.hashed(secret),
+            client=consent.client,
+            subject=subject,
+            redirect_uri=consent.redirect_uri if consent.redirect_uri_given else None,
+            scope=consent.scope,
+            challenge=consent.challenge,
+            expires_at=now + CODE_LIFE,
+        )
+        remembered = RememberedPerson(
+            oauth.hashed(person), consent.browser_hash, subject, code.hash, now + REMEMBERED_FOR
+        )
+        await self._announce(consent, subject, "plugin.allow", request_id)
+        if not await self._store.allow(consent.hash, code, remembered, connect_code=handle, now=now):
+            raise ShownError(OVER)
+        members = {"code": secret.reveal()}
+        return answer_location(consent.redirect_uri, members, consent.state, self.issuer), person
 
     def _new(self, ask: Ask, handle: Secret, browser: Secret, subject: str | None) -> PluginConsent:
         return PluginConsent(
@@ -150,99 +305,15 @@ class ConsentService:
             expires_at=self._clock.now() + CONSENT_LIFE,
         )
 
-    async def look(self, handle: Secret, browser: Secret | None, cookies: Mapping[str, str]) -> PluginConsent:
-        """The question, while it is open in this browser; raises ConsentGone."""
-        consent = await self._store.consent(oauth.hashed(handle), self._clock.now())
-        if consent is None:
-            return await self._unstored(handle, browser, cookies)
-        if browser is None:
-            raise ConsentGone("cookies")
-        if not is_same_browser(browser, consent.browser_hash):
-            raise ConsentGone("browser")
-        client = self._clients.named(consent.client)
-        if client is None or consent.redirect_uri not in client.redirect_uris:
-            raise ConsentGone("over")
-        return consent
+    def _digest(self, code: str) -> str:
+        """Return a keyed hash, since whoever reads the store could search through what is left of sixty bits."""
+        return self._context.keyring.derive("connect code", code.encode()).hex()
 
-    @contextmanager
-    def deciding(self, handle: Secret) -> Iterator[None]:
-        """Handle one answer to a question at a time: a second click is told that it is over.
-
-        Raises ConsentGone.
-        """
-        hash_ = oauth.hashed(handle)
-        if hash_ in self._being_decided:
-            raise ConsentGone("over")
-        self._being_decided.add(hash_)
-        try:
-            yield
-        finally:
-            self._being_decided.discard(hash_)
-
-    async def store(self, consent: PluginConsent, site: str) -> None:
-        """Write down a question that only the browser has kept so far, once, before it is answered.
-
-        Raises ConsentGone, RateLimited.
-        """
-        if consent.subject is not None or await self._store.consent(consent.hash, self._clock.now()):
-            return
-        self._unknown_users.admit(site)
-        if not await self._store.claim_consent(consent):
-            raise ConsentGone("over")
-
-    async def _unstored(
-        self, handle: Secret, browser: Secret | None, cookies: Mapping[str, str]
-    ) -> PluginConsent:
-        kept = await self._kept.find(KEPT_FOR, handle, cookies)
-        ask = None if kept is None else ask_from_text(kept[1], self._clients)
-        if kept is None or ask is None or await self._store.is_claimed(oauth.hashed(handle)):
-            raise ConsentGone("over")
-        if browser is None:
-            raise ConsentGone("cookies")
-        return replace(self._new(ask, handle, browser, None), expires_at=kept[0])
-
-    async def deny(self, consent: PluginConsent, *, request_id: str) -> str:
-        """Where the browser goes; raises ConsentGone."""
-        await self._note(consent, consent.subject, "plugin.deny", request_id)
-        if not await self._store.deny(consent.hash, self._clock.now()):
-            raise ConsentGone("over")
-        return Bounce(consent.redirect_uri, consent.state, "access_denied").location(self.issuer)
-
-    async def allow(self, consent: PluginConsent, typed: str | None, *, request_id: str) -> Allowed:
-        """A code for the client. Raises WrongConnectCode, ConsentGone."""
-        subject, handle = consent.subject, None
-        if subject is None:
-            subject, handle = await self._who(consent, self._connect_codes.read(typed or ""))
-        secret, person, now = oauth.new_secret(), oauth.new_secret(), self._clock.now()
-        code = PluginCode(
-            hash=oauth.hashed(secret),
-            client=consent.client,
-            subject=subject,
-            redirect_uri=consent.redirect_uri if consent.redirect_uri_given else None,
-            scope=consent.scope,
-            challenge=consent.challenge,
-            expires_at=now + CODE_LIFE,
-        )
-        remembered = RememberedPerson(
-            oauth.hashed(person), consent.browser_hash, subject, code.hash, now + REMEMBERED_FOR
-        )
-        await self._note(consent, subject, "plugin.allow", request_id)
-        if not await self._store.allow(consent.hash, code, remembered, connect_code=handle, now=now):
-            raise ConsentGone("over")
-        members = {"code": secret.reveal()}
-        return Allowed(answer_location(consent.redirect_uri, members, consent.state, self.issuer), person)
-
-    async def _who(self, consent: PluginConsent, typed: Typed | None) -> tuple[str, str]:
-        """The subject and the handle of a connect code; what is none at all costs a try too."""
-        handle, digest = (typed.handle, typed.digest) if typed else ("", "")
-        found = await self._store.try_connect_code(consent.hash, handle, digest, self._clock.now())
-        if found is None:
-            log.warning("plugin.wrong_connect_code", client=consent.client)
-            raise WrongConnectCode
-        return found.subject, found.handle
-
-    async def _note(self, consent: PluginConsent, subject: str | None, action: str, request_id: str) -> None:
-        client = self._clients.named(consent.client)
-        if client is not None:
+    async def _announce(
+        self, consent: PluginConsent, subject: str | None, action: str, request_id: str
+    ) -> None:
+        if client := self._clients.named(consent.client):
             detail = f"subject {subject}, scope {consent.scope!r}"
-            await self._authorizer.announce(as_caller(client), action, None, detail, request_id=request_id)
+            await self._context.authorizer.announce(
+                as_caller(client), action, None, detail, request_id=request_id
+            )

@@ -1,98 +1,48 @@
-"""The HTTP of the plugin server for browsers: where a client sends a person to ask for consent."""
+"""The HTTP of the plugin server for browsers: where a client sends a user to ask for consent."""
 
-from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from yarl import URL
 
 from broker import oauth
-from broker.callers.login import LoginService, SignedIn
+from broker.callers.login import Browsers, LoginService, SignedIn
+from broker.context import Context
 from broker.errors import AuditUnavailable, InvalidRequest, StorageUnavailable
-from broker.http.browser import BrowserCookie, KeptRequests, is_elsewhere, moved
-from broker.http.edge import CLIENT, REQUEST_ID
+from broker.http.browser import is_elsewhere, moved
+from broker.http.edge import REQUEST_ID
 from broker.http.operations import TEXT, WRONG, answers_page, form, own_shape, read_body, redirect
-from broker.http.pages import Page, Pages
-from broker.http.peers import site_of
+from broker.http.pages import Page, ShownError
 from broker.model import PluginConsent, Secret
-from broker.plugin.authorize import Ask, Bounce, Unredirectable, Why, ask_from_text, ask_to_text, read_ask
 from broker.plugin.clients import Clients
-from broker.plugin.consent import ConsentGone, ConsentService, Gone, WrongConnectCode
+from broker.plugin.consent import OVER, Bounce, ConsentService, WrongConnectCode, ask_from_text, read_ask
 
-BEGIN_AGAIN = "Go back to where you came from and begin again."
-UNREDIRECTABLE: dict[Why, tuple[str, str]] = {
-    "malformed": ("This address is incomplete", "Something is missing from it, or it is garbled."),
-    "client": (
-        "We do not know who sent you",
-        "The app that sent you here is not registered with this service, so nothing was allowed.",
-    ),
-    "redirect_uri": (
-        "This app may not ask for that address",
-        "You would have been sent back to an address that is not registered for the app, so nothing was allowed.",
-    ),
-}
-GONE: dict[Gone, tuple[str, str, str]] = {
-    "over": (
-        "This question is over",
-        "It was answered already, too many wrong codes were typed, ten minutes have passed, or this browser did not"
-        " keep our cookie.",
-        "If the app you came from says that it is connected, all is well. Else begin again there.",
-    ),
-    "cookies": (
-        "Cookies are off",
-        "We need one cookie to know that it is still you. It is gone within the hour.",
-        "Allow cookies for this site, then begin again where you came from.",
-    ),
-    "browser": (
-        "This began in another browser",
-        "For safety it ends in the browser it began in.",
-        BEGIN_AGAIN,
-    ),
-}
 FOREIGN = Page(
     title="This did not come from our page",
     tone="bad",
     lines=("Another site tried to answer for you, so nothing was allowed.",),
-    hint=BEGIN_AGAIN,
+    hint="Go back to where you came from and begin again.",
     status=403,
 )
 PURPOSE = "plugin"
 
 
-def unredirectable_page(why: Why) -> Page:
-    """Why nobody is asked."""
-    title, line = UNREDIRECTABLE[why]
-    hint = "Whoever runs the app has to compare its client id and redirect URI with what was agreed here."
-    return Page(title=title, tone="bad", lines=(line,), hint=hint, status=400)
-
-
-def gone_page(why: Gone) -> Page:
-    """Why the answer does not count."""
-    title, line, hint = GONE[why]
-    return Page(title=title, tone="bad", lines=(line,), hint=hint, status=410 if why == "over" else 400)
-
-
 class ConsentRoutes:
-    """`/plugin/authorize`, where a client sends a person."""
+    """`/plugin/authorize`, where a client sends a user."""
 
     def __init__(
         self,
+        context: Context,
         *,
         service: ConsentService,
         clients: Clients,
+        browsers: Browsers,
         login: LoginService | None,
-        pages: Pages,
-        cookie: BrowserCookie,
-        person: BrowserCookie,
-        origin: str,
-        goes_on_to: Callable[[], Iterable[str]],
-        kept: KeptRequests,
-        public_url: str,
     ) -> None:
-        self._kept, self._public_url = kept, public_url
-        self._service, self._clients, self._login = service, clients, login
-        self._pages, self._cookie, self._person, self._origin = pages, cookie, person, origin
-        self._goes_on_to = goes_on_to
-        """Addresses to which an install goes on from here without another click."""
+        self._context, self._service, self._clients = context, service, clients
+        self._browsers, self._login = browsers, login
+        self._origin = str(URL(browsers.public_url).origin())
+        """As browsers write it: without a default port."""
 
     @own_shape(
         "GET",
@@ -111,26 +61,40 @@ class ConsentRoutes:
         has_head=False,
     )
     async def authorize(self, request: web.Request) -> web.StreamResponse:
-        """A client asks, or a person who has signed in comes back to the question."""
+        """A client asks, or a user who has signed in comes back to the question."""
         if "consent" in request.query and "client_id" not in request.query:
             return await self._question(request, request.query["consent"], None)
-        ask = read_ask(request.rel_url.raw_query_string, self._clients)
-        match ask:
-            case Unredirectable(why):
-                return self._pages.message(unredirectable_page(why), request_id=request[REQUEST_ID])
-            case Bounce():
-                return _redirect(ask.location(self._service.issuer))
-            case Ask() if is_elsewhere(request, self._public_url):
-                return moved(self._public_url, "/plugin/authorize", request.rel_url.raw_query_string)
-            case Ask():
-                return await self._identify(request, ask)
+        raw_query, browsers = request.rel_url.raw_query_string, self._browsers
+        ask = read_ask(raw_query, self._clients)
+        if isinstance(ask, Bounce):
+            return _redirect(ask.location(self._service.issuer))
+        if is_elsewhere(request, browsers.public_url):
+            return moved(browsers.public_url, "/plugin/authorize", raw_query)
+        # The user signs in, or types a connect code at once.
+        browser = browsers.cookie.read_or_new(request)
+        response, kept = None, None
+        if self._login is not None:
+            if begun := self._login.begin(PURPOSE, ask.to_text()):
+                url, kept = begun
+                response = _redirect(url)
+        elif opened := self._service.begin_unknown(ask, browser):
+            handle, consent, kept = opened
+            response = self._page(request, consent, handle.reveal(), None)
+        if response is None or kept is None:
+            # Its `state` does not fit into the cookie in which a browser keeps the request.
+            too_long = Bounce(ask.redirect_uri, ask.state, "invalid_request")
+            return _redirect(too_long.location(self._service.issuer))
+        browsers.kept.write(request, response, kept)
+        browsers.cookie.write(response, browser)
+        return response
 
-    async def signed_in(self, request: web.Request, person: SignedIn) -> web.StreamResponse:
-        """The person whom a client sent has signed in."""
-        ask = ask_from_text(person.payload, self._clients)
+    async def signed_in(self, request: web.Request, user: SignedIn) -> web.StreamResponse:
+        """Ask the user whom a client sent, who has signed in."""
+        ask = ask_from_text(user.payload, self._clients)
         if ask is None:
-            return self._pages.message(gone_page("over"), request_id=request[REQUEST_ID])
-        handle = await self._service.begin(ask, self._cookie.read_or_new(request), person.subject)
+            raise ShownError(OVER)
+        browser = self._browsers.cookie.read_or_new(request)
+        handle = await self._service.begin(ask, browser, user.subject)
         return _redirect(f"/plugin/authorize?consent={handle.reveal()}")
 
     @own_shape(
@@ -157,19 +121,20 @@ class ConsentRoutes:
     async def decide(self, request: web.Request) -> web.StreamResponse:
         """Allow or Deny was pressed."""
         if request.headers.get("Origin", self._origin) != self._origin:
-            return self._pages.message(FOREIGN, request_id=request[REQUEST_ID])
-        fields = _form(await read_body(request))
+            raise ShownError(FOREIGN)
+        try:
+            fields = oauth.single_parameters((await read_body(request)).decode())
+        except ValueError:
+            raise InvalidRequest("the form is malformed, or a field is repeated") from None
         handle, decision = fields.get("consent", ""), fields.get("decision")
         if decision not in ("allow", "deny"):
             return await self._question(request, handle, None)
         try:
             with self._service.deciding(Secret(handle)):
-                browser = self._cookie.read(request)
-                consent = await self._service.look(Secret(handle), browser, request.cookies)
-                await self._service.store(consent, site_of(request.get(CLIENT)))
+                browser = self._browsers.of(request)
+                consent = await self._service.look(Secret(handle), browser)
+                await self._service.store(consent, browser.site)
                 return await self._decided(request, consent, fields)
-        except ConsentGone as exc:
-            return self._pages.message(gone_page(exc.why), request_id=request[REQUEST_ID])
         except WrongConnectCode:
             problem = "This is not a connect code that works. Type it once more, or ask for a new one."
             return await self._question(request, handle, problem)
@@ -181,58 +146,40 @@ class ConsentRoutes:
         try:
             if fields["decision"] == "deny":
                 return _redirect(await self._service.deny(consent, request_id=request_id))
-            allowed = await self._service.allow(consent, fields.get("connect_code"), request_id=request_id)
+            location, person = await self._service.allow(
+                consent, fields.get("connect_code"), request_id=request_id
+            )
         except (StorageUnavailable, AuditUnavailable):
             failed = Bounce(consent.redirect_uri, consent.state, "temporarily_unavailable")
             return _redirect(failed.location(self._service.issuer))
-        response = _redirect(allowed.location)
-        self._person.write(response, allowed.person)
-        return response
-
-    async def _identify(self, request: web.Request, ask: Ask) -> web.StreamResponse:
-        """Send the person to sign in, or ask for a connect code at once."""
-        browser = self._cookie.read_or_new(request)
-        response: web.StreamResponse
-        if self._login is not None:
-            begun = self._login.begin(PURPOSE, ask_to_text(ask))
-            if begun is None:
-                return _redirect(_too_long(ask).location(self._service.issuer))
-            url, kept = begun
-            response = _redirect(url)
-        else:
-            opened = self._service.begin_unknown(ask, browser)
-            if opened is None:
-                return _redirect(_too_long(ask).location(self._service.issuer))
-            handle, consent, kept = opened
-            response = self._page(request, consent, handle.reveal(), None)
-        self._kept.write(request, response, kept)
-        self._cookie.write(response, browser)
+        response = _redirect(location)
+        self._browsers.person.write(response, person)
         return response
 
     async def _question(self, request: web.Request, handle: str, problem: str | None) -> web.StreamResponse:
-        try:
-            consent = await self._service.look(Secret(handle), self._cookie.read(request), request.cookies)
-        except ConsentGone as exc:
-            return self._pages.message(gone_page(exc.why), request_id=request[REQUEST_ID])
+        consent = await self._service.look(Secret(handle), self._browsers.of(request))
         return self._page(request, consent, handle, problem)
 
     def _page(
         self, request: web.Request, consent: PluginConsent, handle: str, problem: str | None
     ) -> web.Response:
-        client, target = self._clients.named(consent.client), urlsplit(consent.redirect_uri).netloc
-        # Chromium holds the whole chain of redirects behind a form to what is named here: Kit, then Kit's API.
-        leads_to = [_source(url) for url in (consent.redirect_uri, *self._goes_on_to())]
-        response = self._pages.render(
+        client = self._clients.named(consent.client)
+        # Chromium holds the whole chain of redirects behind a form to what is named here: the client, and Kit's own
+        # pages, to which an install goes on without another click. Only Kit begins installs, and it has no `{org}`.
+        providers = self._context.providers.values()
+        kit = [one.authorize_endpoint for one in providers if one.settings.type == "kit"]
+        leads_to = [URL(url).origin() for url in (consent.redirect_uri, *kit)]
+        response = self._browsers.pages.render(
             "plugin_consent.html",
             status=200 if problem is None else 400,
-            form_action=" ".join(dict.fromkeys(["'self'", *leads_to])),
+            form_action=" ".join(dict.fromkeys(["'self'", *map(str, leads_to)])),
             request_id=request[REQUEST_ID],
             client=client.title if client else consent.client,
             scopes=consent.scope.split(),
             subject=consent.subject,
             consent=handle,
             problem=problem,
-            target=target,
+            target=urlsplit(consent.redirect_uri).netloc,
         )
         # With no-referrer a browser would send `Origin: null`, which could be anybody's.
         response.headers["Referrer-Policy"] = "same-origin"
@@ -241,23 +188,4 @@ class ConsentRoutes:
 
 def _redirect(location: str) -> web.Response:
     # Never 307, which would send the form along (RFC 9700 4.12).
-    return web.Response(status=303, headers={"Location": location, "Referrer-Policy": "no-referrer"})
-
-
-def _source(url: str) -> str:
-    """The origin, as a CSP source."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _too_long(ask: Ask) -> Bounce:
-    """A `state` that does not fit into the cookie in which a browser keeps the request."""
-    return Bounce(ask.redirect_uri, ask.state, "invalid_request")
-
-
-def _form(body: bytes) -> dict[str, str]:
-    """Raises InvalidRequest."""
-    try:
-        return oauth.single_parameters(body.decode())
-    except ValueError:
-        raise InvalidRequest("the form is malformed, or a field is repeated") from None
+    return web.Response(status=303, headers={"Location": location})

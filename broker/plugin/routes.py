@@ -26,9 +26,9 @@ from broker.http.operations import (
     shape,
 )
 from broker.model import Permission, Secret
-from broker.plugin.clients import Asked, Clients, Credentials, Refused, read_asked, read_credentials
-from broker.plugin.consent import ConnectCodes
-from broker.plugin.service import Active, GrantService, Issued
+from broker.plugin.clients import Asked, Clients, Refused, read_asked, read_credentials
+from broker.plugin.consent import ConsentService
+from broker.plugin.grants import GrantService
 
 AUTH_METHODS = ["client_secret_basic", "client_secret_post"]
 MACHINES = frozenset({"/plugin/token", "/plugin/refresh", "/plugin/revoke"})
@@ -104,20 +104,40 @@ class ClientRoutes:
     @_token("/plugin/token")
     @_token("/plugin/refresh")
     async def token(self, request: web.Request) -> web.StreamResponse:
-        """Both grants, at either address."""
+        """Answer both grants, at either address."""
         try:
-            asked = await _asked(request)
-            match asked.text("grant_type"):
-                case "authorization_code":
-                    return _tokens(await self._redeem(request, asked))
-                case "refresh_token":
-                    return _tokens(await self._renew(request, asked))
-                case _:
-                    raise Refused(
-                        "unsupported_grant_type", "The grant_type is authorization_code or refresh_token."
-                    )
+            asked = read_asked(await read_body(request), request.query)
+            grant_type = asked.secret("grant_type").reveal()
+            if grant_type not in ("authorization_code", "refresh_token"):
+                raise Refused(
+                    "unsupported_grant_type", "The grant_type is authorization_code or refresh_token."
+                )
+            client = self._client(request, asked, renewing=grant_type == "refresh_token")
+            parameters, request_id = asked.parameters, request[REQUEST_ID]
+            if grant_type == "refresh_token":
+                scope, token = parameters.get("scope"), asked.secret("refresh_token")
+                issued = await self._service.renew(client, token, scope=scope, request_id=request_id)
+            else:
+                verifier = parameters.get("code_verifier")
+                issued = await self._service.redeem(
+                    client,
+                    asked.secret("code"),
+                    redirect_uri=parameters.get("redirect_uri"),
+                    verifier=Secret(verifier) if verifier is not None else None,
+                    request_id=request_id,
+                )
         except Refused as exc:
             return refused(exc)
+        # RFC 6749 5.1, and `created_at`, which Kit reads.
+        body = {
+            "access_token": issued.tokens.access.reveal(),
+            "token_type": "Bearer",
+            "expires_in": issued.expires_in,
+            "refresh_token": issued.tokens.refresh.reveal(),
+            "created_at": int(issued.pair.created_at),
+            "scope": issued.pair.scope,
+        }
+        return answer(body, headers=NOT_STORED)
 
     @own_shape(
         "POST",
@@ -130,10 +150,10 @@ class ClientRoutes:
         ),
     )
     async def revoke(self, request: web.Request) -> web.StreamResponse:
-        """RFC 7009; unknown tokens are answered alike."""
+        """Revoke a token (RFC 7009); unknown ones are answered alike."""
         try:
-            asked = await _asked(request)
-            client = self._clients.authenticate(_credentials(request, asked))
+            asked = read_asked(await read_body(request), request.query)
+            client = self._client(request, asked)
             await self._service.revoke(client, asked.secret("token"), request_id=request[REQUEST_ID])
         except Refused as exc:
             return refused(exc)
@@ -148,40 +168,18 @@ class ClientRoutes:
     async def metadata(self, _: web.Request) -> web.StreamResponse:
         return answer(metadata(self._issuer, self._clients.all()))
 
-    async def _redeem(self, request: web.Request, asked: Asked) -> Issued:
-        client = self._clients.authenticate(_credentials(request, asked))
-        verifier = asked.parameters.get("code_verifier")
-        return await self._service.redeem(
-            client,
-            asked.secret("code"),
-            redirect_uri=asked.parameters.get("redirect_uri"),
-            verifier=Secret(verifier) if verifier is not None else None,
-            request_id=request[REQUEST_ID],
-        )
-
-    async def _renew(self, request: web.Request, asked: Asked) -> Issued:
-        client = self._clients.authenticate(_credentials(request, asked), renewing=True)
-        return await self._service.renew(
-            client,
-            asked.secret("refresh_token"),
-            scope=asked.parameters.get("scope"),
-            request_id=request[REQUEST_ID],
-        )
+    def _client(self, request: web.Request, asked: Asked, *, renewing: bool = False) -> PluginClient:
+        credentials = read_credentials(request.headers.getall("Authorization", []), asked)
+        return self._clients.authenticate(credentials, renewing=renewing)
 
 
 class PluginApi:
     """Introspection and connect codes, on the internal listener and the admin socket."""
 
     def __init__(
-        self,
-        *,
-        service: GrantService,
-        connect_codes: ConnectCodes,
-        clients: Clients,
-        issuer: str,
+        self, *, service: GrantService, consent: ConsentService, clients: Clients, issuer: str
     ) -> None:
-        self._service, self._connect_codes, self._clients = service, connect_codes, clients
-        self._issuer = issuer
+        self._service, self._consent, self._clients, self._issuer = service, consent, clients, issuer
 
     @Operation(
         "POST",
@@ -203,8 +201,22 @@ class PluginApi:
             token = read_asked(await read_body(request), request.query).secret("token")
         except Refused as exc:
             raise InvalidRequest(exc.description) from None
-        active = await self._service.introspect(request[CALLER], token, request_id=request[REQUEST_ID])
-        return answer({"active": False} if active is None else self._active(active))
+        found = await self._service.introspect(request[CALLER], token, request_id=request[REQUEST_ID])
+        if found is None:
+            return answer({"active": False})
+        # RFC 7662 2.2.
+        client = self._clients.named(found.grant.client)
+        body = {
+            "active": True,
+            "scope": found.pair.scope,
+            "client_id": client.client_id if client else found.grant.client,
+            "token_type": "Bearer",
+            "exp": int(found.pair.access_expires_at),
+            "iat": int(found.pair.created_at),
+            "sub": found.grant.subject,
+            "iss": self._issuer,
+        }
+        return answer(body)
 
     @Operation(
         "POST",
@@ -225,30 +237,16 @@ class PluginApi:
     )
     async def connect_code(self, request: web.Request) -> web.StreamResponse:
         body = await read_object(request)
-        code, expires_at = await self._connect_codes.create(
+        code, expires_at = await self._consent.connect_code(
             request[CALLER], body.get("subject", ""), request_id=request[REQUEST_ID]
         )
         return answer({"connect_code": code.reveal(), "expires_at": rfc3339(expires_at)}, status=201)
-
-    def _active(self, active: Active) -> dict[str, object]:
-        """RFC 7662 2.2."""
-        client = self._clients.named(active.grant.client)
-        return {
-            "active": True,
-            "scope": active.pair.scope,
-            "client_id": client.client_id if client else active.grant.client,
-            "token_type": "Bearer",
-            "exp": int(active.pair.access_expires_at),
-            "iat": int(active.pair.created_at),
-            "sub": active.grant.subject,
-            "iss": self._issuer,
-        }
 
 
 class GrantRoutes:
     """The grants that people gave to clients, on the admin socket."""
 
-    def __init__(self, *, service: GrantService) -> None:
+    def __init__(self, service: GrantService) -> None:
         self._service = service
 
     @Operation(
@@ -299,24 +297,3 @@ def machine_error(error: BrokerError) -> web.Response:
         case status:
             body = {"error": "invalid_request", "error_description": error.title}
             return answer(body, status=status, headers=NOT_STORED)
-
-
-async def _asked(request: web.Request) -> Asked:
-    return read_asked(await read_body(request), request.query)
-
-
-def _credentials(request: web.Request, asked: Asked) -> Credentials:
-    return read_credentials(request.headers.getall("Authorization", []), asked)
-
-
-def _tokens(issued: Issued) -> web.Response:
-    """RFC 6749 5.1, and `created_at`, which Kit reads."""
-    body = {
-        "access_token": issued.tokens.access.reveal(),
-        "token_type": "Bearer",
-        "expires_in": issued.expires_in,
-        "refresh_token": issued.tokens.refresh.reveal(),
-        "created_at": int(issued.pair.created_at),
-        "scope": issued.pair.scope,
-    }
-    return answer(body, headers=NOT_STORED)

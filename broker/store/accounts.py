@@ -7,6 +7,7 @@ from broker.model import Account, Event, InstallOutcome, Reason, Ref, Spare, Sta
 from broker.store.account_queries import AccountGroup, AccountQuery, find_sql, reach_sql
 from broker.store.database import Transaction, in_transaction
 from broker.store.events import insert_events
+from broker.store.plugin import join_account
 from broker.store.renewals import RefreshStore, insert_spare
 from broker.store.rows import (
     ASSIGNMENTS,
@@ -362,11 +363,16 @@ def _is_cut(mark: str) -> bool:
 async def _end_install(
     transaction: Transaction, state_hash: str, account: Account, *, keep_grant: bool
 ) -> None:
-    """Note that the install connected `account`, and spend its ticket. Raises TicketSpent."""
-    rows = await transaction.fetch("SELECT ticket_hash FROM installs WHERE state_hash = $1", state_hash)
-    ticket = rows[0][0] if rows else None
-    if ticket is not None and not await transaction.execute(SPEND_TICKET, ticket, account.refreshed_at):
-        raise TicketSpent
+    """Note that the install connected `account`, also at the plugin's grant of the same install, and spend its ticket.
+
+    Raises TicketSpent.
+    """
+    sql = "SELECT ticket_hash, browser_hash, subject FROM installs WHERE state_hash = $1"
+    for ticket, browser, subject in await transaction.fetch(sql, state_hash):
+        if ticket is not None and not await transaction.execute(SPEND_TICKET, ticket, account.refreshed_at):
+            raise TicketSpent
+        if subject is not None:
+            await join_account(transaction, browser, subject, account.name, account.refreshed_at)
     await transaction.execute(CONNECTED, state_hash, account.name)
     if not keep_grant:
         await transaction.execute(DROP_GRANT, state_hash)

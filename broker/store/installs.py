@@ -1,11 +1,12 @@
 """Tickets, trips to a provider, grants that wait for their identity, and sign-ins under way."""
 
 import json
+from collections.abc import Sequence
 from itertools import chain
 
 import structlog
 
-from broker.model import InstallOutcome, PendingGrant, PendingInstall, PendingLogin, Ticket
+from broker.model import Event, InstallOutcome, PendingGrant, PendingInstall, PendingLogin, Ticket
 from broker.store.database import (
     Database,
     Row,
@@ -19,6 +20,7 @@ from broker.store.database import (
     purge_sql,
     values_of,
 )
+from broker.store.events import insert_events
 from broker.store.keys import RecordKeys
 
 log = structlog.get_logger()
@@ -37,6 +39,10 @@ SELECT {INSTALL}, {GRANT} FROM installs
 HOLD = """
 UPDATE installs SET sealed_access = $2, sealed_refresh = $3, grant_meta = $4, next_at = $5
  WHERE state_hash = $1 AND outcome IS NULL"""
+FINISH = """
+UPDATE installs SET outcome = $2, outcome_account = $3, sealed_verifier = NULL,
+       sealed_access = NULL, sealed_refresh = NULL, grant_meta = NULL, next_at = NULL
+ WHERE state_hash = $1"""
 RETRY = "UPDATE installs SET next_at = $2 WHERE state_hash = $1"
 # A grant that waits for its identity spends its ticket when it connects, which may be long after.
 WAITED_FOR = "SELECT ticket_hash FROM installs WHERE ticket_hash IS NOT NULL AND grant_meta IS NOT NULL"
@@ -153,31 +159,19 @@ class InstallStore(Store):
     async def retry_grant(self, state_hash: str, next_at: float | None) -> None:
         await execute(self._database, RETRY, state_hash, next_at)
 
+    @in_transaction
     async def finish_install(
         self,
+        transaction: Transaction,
         state_hash: str,
         outcome: InstallOutcome,
         *,
         account: str | None,
-        spend: bool,
-        drop_grant: bool,
-        at: float,
+        events: Sequence[Event] = (),
     ) -> None:
-        """Note how the trip ended; `spend` its ticket; `drop_grant` forgets the held tokens."""
-
-        async def work(transaction: Transaction) -> None:
-            sql = "UPDATE installs SET outcome = $2, outcome_account = $3, sealed_verifier = NULL WHERE state_hash = $1"
-            await transaction.execute(sql, state_hash, outcome, account)
-            if spend:
-                sql = """UPDATE tickets SET spent_at = $2
-                        WHERE hash = (SELECT ticket_hash FROM installs WHERE state_hash = $1)"""
-                await transaction.execute(sql, state_hash, at)
-            if drop_grant:
-                sql = """UPDATE installs SET sealed_access = NULL, sealed_refresh = NULL, grant_meta = NULL,
-                              next_at = NULL WHERE state_hash = $1"""
-                await transaction.execute(sql, state_hash)
-
-        await self._database.write(work)
+        """Note how an install ended that connected nothing, forget its grant, and append the events."""
+        await transaction.execute(FINISH, state_hash, outcome, account)
+        await insert_events(transaction, events)
 
     async def begin_login(self, login: PendingLogin) -> None:
         await execute(self._database, ADD_LOGIN, *values_of(login))

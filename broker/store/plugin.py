@@ -239,23 +239,6 @@ class PluginStore(Store):
         )
         return str(rows[0][0]) if await execute(self._database, sql, person_hash, now) else None
 
-    @in_transaction
-    async def join_account(
-        self, transaction: Transaction, browser_hash: str, subject: str, account: str, at: float
-    ) -> None:
-        """The account was connected in the same install as the grant that the person, taken in this browser,
-        gave: note it there, and end the grants of earlier installs of the same account for the same client."""
-        await transaction.alone(f"install of {subject}")
-        for grant_id, person_hash in await transaction.fetch(INSTALLED_WITH, browser_hash, subject):
-            # Forgotten now, so that the next install in this browser is not taken for the same one.
-            await transaction.execute("DELETE FROM plugin_people WHERE hash = $1", person_hash)
-            await transaction.execute(
-                "UPDATE plugin_grants SET account = $2 WHERE id = $1", grant_id, account
-            )
-            for (older,) in await transaction.fetch(OLDER, grant_id):
-                await transaction.execute(REVOKE, older, at)
-                await transaction.execute(FORGET_PAIRS, older)
-
     async def purge(self, now: float, limit: int) -> int:
         """Forget at most `limit` rows of each kind that nobody needs any more, and as many dead grants; how many.
 
@@ -276,3 +259,18 @@ class PluginStore(Store):
             pair, grant = from_row(PluginPair, row[:width]), from_row(PluginGrant, row[width:-1])
             return FoundPair(pair, grant, row[-1])
         return None
+
+
+async def join_account(
+    transaction: Transaction, browser_hash: str, subject: str, account: str, at: float
+) -> None:
+    """Note at the grant that the user, taken in this browser, gave in the same install that its account is connected,
+    and end the grants of earlier installs of the same account for the same client."""
+    await transaction.alone(f"install of {subject}")
+    for grant_id, person_hash in await transaction.fetch(INSTALLED_WITH, browser_hash, subject):
+        # Forgotten now, so that the next install in this browser is not taken for the same one.
+        await transaction.execute("DELETE FROM plugin_people WHERE hash = $1", person_hash)
+        await transaction.execute("UPDATE plugin_grants SET account = $2 WHERE id = $1", grant_id, account)
+        for (older,) in await transaction.fetch(OLDER, grant_id):
+            await transaction.execute(REVOKE, older, at)
+            await transaction.execute(FORGET_PAIRS, older)

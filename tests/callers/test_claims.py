@@ -6,14 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.callers.configured import JwtRequirements, check_claims
-from broker.callers.jws import UnverifiedJwt, read_unverified
+from broker.callers.jws import UnverifiedJwt, check_claims, read_unverified
 from broker.errors import Unauthenticated
-from broker.model import Caller
 from tests.callers.signing import b64
 
 NOW = 1_800_000_000.0
-CALLER = Caller("reporting", ("*",), frozenset(), "jwt")
 
 
 def claimed(
@@ -24,7 +21,7 @@ def claimed(
 
 def refusal(jwt: UnverifiedJwt, longest: float) -> str | None:
     try:
-        check_claims(jwt, JwtRequirements(CALLER, "b", longest, ()), now=NOW)
+        check_claims(jwt, audience="b", longest=longest, now=NOW)
     except Unauthenticated as exc:
         return str(exc.members["why"])
     return None

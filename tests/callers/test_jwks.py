@@ -8,7 +8,7 @@ from typing import Any
 import jwt
 import pytest
 
-from broker.callers.jwks import JwksCache, KeySet, read_keys
+from broker.callers.jws import JwksCache, KeySet, read_keys
 from broker.providers.client import Answer, ProviderClient
 from tests.callers.signing import Signer, ed25519, p256, p384, rsa
 from tests.fakes.clock import FakeClock

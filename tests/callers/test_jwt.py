@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.callers.configured import ConfiguredCallers, JwtAuthenticator
-from broker.callers.jwks import JwksCache
+from broker.callers.jws import JwksCache
 from broker.config.settings import CallerSettings, OwnJwt, PublicKey
 from broker.errors import Unauthenticated
 from broker.model import Permission, Secret

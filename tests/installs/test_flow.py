@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 from yarl import URL
 
-from broker.installs.naming import derived_name
+from broker.installs.connect import derived_name
 from broker.model import Account, Event, EventKind, Reason, Secret, Status
 from broker.oauth import hashed
 from broker.sandbox import visitor

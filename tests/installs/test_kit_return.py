@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
-from broker.installs.kit_return import app_page, from_raw_query, is_allowed
+from broker.installs.routes import app_page, from_raw_query, is_allowed
 from broker.providers.kinds import KIT, pages_of
 
 APP = "https://app.kit.com/apps/1?success=true"

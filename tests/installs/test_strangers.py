@@ -149,9 +149,9 @@ async def test_request_is_the_browsers_own(anyone: House, browser: Browser, how:
 
 async def test_one_address_cannot_go_on_for_ever(anyone: House) -> None:
     """A hundred exchanges in ten minutes; then it is told to wait, nothing is sent, and links still work."""
-    strangers = anyone.broker.installs.service
+    strangers = anyone.broker.installs.browsers
     for _ in range(100):
-        strangers._unknown_users.admit("127.0.0.1")
+        strangers.unknown_users.admit("127.0.0.1")
     browser = Browser()
     consent = await query_of(browser, f"{anyone.public}/install/kit")
     url = f"{anyone.public}/callback/kit?code=x&state={consent['state']}"

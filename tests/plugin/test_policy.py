@@ -8,7 +8,7 @@ import pytest
 from broker import oauth
 from broker.config.settings import PluginClient
 from broker.model import FoundPair, PluginCode, PluginGrant, PluginPair, Secret
-from broker.plugin.tokens import Again, Good, Replayed, Worthless, judge_code, judge_refresh_token
+from broker.plugin.grants import Again, Good, Replayed, Worthless, judge_code, judge_refresh_token
 
 CLIENT = PluginClient("kit", "Kit", "id", (), ("https://a/1", "https://a/2"), (), True)
 CODE = PluginCode("h", "kit", "user", "https://a/1", "", None, 60.0)

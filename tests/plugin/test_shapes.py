@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from broker import oauth
 from broker.model import Secret
 from broker.plugin.clients import BOUNCES, Refused, Word, bad_grant
-from broker.plugin.tokens import Tokens, new_tokens, open_for_replay, seal_for_replay
+from broker.plugin.grants import Tokens, new_tokens, open_for_replay, seal_for_replay
 from tests.plugin.driving import APPS, CHALLENGE, KIT, VERIFIER, Stand
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

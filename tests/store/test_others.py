@@ -6,7 +6,7 @@ from dataclasses import replace
 from broker.encryption.keyring import Master, Purpose
 from broker.model import Event, EventKind, InstallOutcome, PendingGrant, PendingLogin
 from broker.store import Stores
-from tests.store.rows import caller, connect, install, key, ticket
+from tests.store.rows import account, caller, connect, install, key, ticket
 
 
 async def test_state_is_taken_once_under_a_race(stores: Stores) -> None:
@@ -25,9 +25,7 @@ async def test_install_comes_back_as_it_was(stores: Stores) -> None:
     await stores.installs.begin_install(install(ticket_hash="t"))
 
     before = await stores.installs.install("state")
-    await stores.installs.finish_install(
-        "state", InstallOutcome.CONNECTED, account="acme", spend=True, drop_grant=True, at=9.0
-    )
+    await stores.accounts.connect(account(), expected=None, next_at=None, grant="state", events=[])
     after, spent = await stores.installs.install("state"), await stores.installs.ticket("t")
 
     assert install(ticket_hash="t") == before
@@ -38,7 +36,7 @@ async def test_install_comes_back_as_it_was(stores: Stores) -> None:
         after.outcome_account,
         after.sealed_verifier,
     )
-    assert 9.0 == spent.spent_at
+    assert account().refreshed_at == spent.spent_at
 
 
 async def test_one_live_ticket_an_account(stores: Stores) -> None:
@@ -61,9 +59,7 @@ async def test_held_grant_waits_for_its_identity(stores: Stores) -> None:
     early, due = await stores.installs.held_grants(49, 9), await stores.installs.held_grants(50, 9)
     await stores.installs.purge_expired(10_000, 100)
     still = await stores.installs.held_grants(50, 9)
-    await stores.installs.finish_install(
-        "state", InstallOutcome.FAILED, account=None, spend=False, drop_grant=True, at=1.0
-    )
+    await stores.installs.finish_install("state", InstallOutcome.FAILED, account=None)
     await stores.installs.purge_expired(10_000, 100)
 
     assert ([], [grant], [grant]) == (early, due, still)
@@ -76,9 +72,7 @@ async def test_grant_of_an_ended_install_is_not_held_again(stores: Stores) -> No
     await stores.installs.begin_install(install())
     grant = PendingGrant(install(), "access", "refresh", "Bearer", "public", 1.0, 2.0, 50.0)
     await stores.installs.hold_grant(grant)
-    await stores.installs.finish_install(
-        "state", InstallOutcome.CONNECTED, account="acme", spend=True, drop_grant=True, at=1.0
-    )
+    await stores.accounts.connect(account(), expected=None, next_at=None, grant="state", events=[])
 
     await stores.installs.hold_grant(grant)
 
@@ -238,9 +232,7 @@ async def test_taken_state_stays_taken(stores: Stores) -> None:
     """Its outcome is there for a second visit; a third taker gets nothing either."""
     await stores.installs.begin_install(install())
     await stores.installs.take_install("state", 5.0)
-    await stores.installs.finish_install(
-        "state", InstallOutcome.REFUSED, account=None, spend=False, drop_grant=True, at=6.0
-    )
+    await stores.installs.finish_install("state", InstallOutcome.REFUSED, account=None)
 
     found = await stores.installs.install("state")
 
@@ -254,9 +246,7 @@ async def test_ticket_is_spent_by_success_only(stores: Stores) -> None:
     await stores.installs.add_ticket(ticket())
     await stores.installs.begin_install(install(ticket_hash="t"))
 
-    await stores.installs.finish_install(
-        "state", InstallOutcome.REFUSED, account=None, spend=False, drop_grant=True, at=9.0
-    )
+    await stores.installs.finish_install("state", InstallOutcome.REFUSED, account=None)
 
     assert ticket() == await stores.installs.ticket("t")
 

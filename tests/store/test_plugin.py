@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from broker.model import (
@@ -15,6 +16,7 @@ from broker.model import (
     RememberedPerson,
 )
 from broker.store import Stores
+from broker.store.plugin import join_account
 
 CONSENT = PluginConsent("q", "browser", "kit", "https://a/b", True, "state", "read", None, "user-1", 600.0)
 CODE = PluginCode("code", "kit", "user-1", "https://a/b", "read", "challenge", 60.0)
@@ -199,10 +201,14 @@ async def test_account_joins_the_grant_of_its_own_install(stores: Stores) -> Non
     await issue(stores, "4", account="kit-1", subject="somebody")
     await stores.plugin.take_person("person3", 5.0)
 
-    await stores.plugin.join_account("browser3", "somebody", "kit-9", 40.0)
-    await stores.plugin.join_account("browser3", "user-1", "kit-1", 40.0)
-    await stores.plugin.join_account("browser3", "user-1", "kit-2", 41.0)
-    await stores.plugin.join_account("browser2", "user-1", "kit-7", 42.0)
+    for browser, subject, account, at in (
+        ("browser3", "somebody", "kit-9", 40.0),
+        ("browser3", "user-1", "kit-1", 40.0),
+        ("browser3", "user-1", "kit-2", 41.0),
+        ("browser2", "user-1", "kit-7", 42.0),
+    ):
+        joined = partial(join_account, browser_hash=browser, subject=subject, account=account, at=at)
+        await stores.database.write(joined)
 
     living = await stores.plugin.grants(subject=None, now=50.0, after="", limit=9)
     assert [("g2", "kit-2"), ("g3", "kit-1"), ("g4", "kit-1")] == [(one.id, one.account) for one in living]

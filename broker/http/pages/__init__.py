@@ -12,7 +12,7 @@ from typing import Literal
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, InvalidRequest
 from broker.http.edge import HTTPS_ONLY, SAFE
 from broker.http.operations import public
 
@@ -62,8 +62,18 @@ class Page:
     status: int = 200
 
 
+class ShownError(InvalidRequest):
+    """A failure with a page of its own, which says more than an error does."""
+
+    def __init__(self, page: Page) -> None:
+        super().__init__(page.title)
+        self.page = page
+
+
 def error_page(error: BrokerError) -> Page:
-    """What it is, and that trying again may help where it may."""
+    """Return the error's own page, or what it is, and that trying again may help where it may."""
+    if isinstance(error, ShownError):
+        return error.page
     passing = error.status in (429, 502, 503)
     return Page(
         title="Not just now" if passing else "There is no such page" if error.status == 404 else error.title,
