@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import structlog
 from aiohttp import web
 from click.testing import CliRunner, Result
@@ -64,3 +65,10 @@ async def commands_at(house: House) -> AsyncIterator[Commands]:
             yield Commands(house)
     finally:
         await runner.cleanup()
+
+
+async def as_operator(house: House, page: str) -> str:
+    """A page, as the command line reads it."""
+    connector = aiohttp.UnixConnector(str(house.settings.server.admin_socket))
+    async with aiohttp.ClientSession(connector=connector, raise_for_status=True) as session:
+        return await (await session.get(f"http://broker/{page}")).text()

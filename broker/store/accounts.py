@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from broker.model import Account, Event, InstallOutcome, Reason, Ref, Spare, Status
 from broker.store.account_queries import AccountGroup, AccountQuery, find_sql, reach_sql
-from broker.store.database import Transaction, in_transaction
+from broker.store.database import LATEST, Transaction, in_transaction, last_of, number, text
 from broker.store.events import insert_events
 from broker.store.plugin import join_account
 from broker.store.renewals import RefreshStore, insert_spare
@@ -23,13 +23,14 @@ from broker.store.rows import (
 USERS = "SELECT caller, last_used_at FROM uses WHERE account = $1 ORDER BY last_used_at DESC, caller"
 GONE = "gone"
 GROUPED_AT_ONCE = 1000
+EXPIRY = f"(CASE WHEN expires_at BETWEEN 0 AND {LATEST} THEN expires_at ELSE 0 END)"
 GROUPS = f"""
 SELECT provider, status, used, span, COUNT(*), MIN(expires_at), MAX(name) FROM (
-  SELECT name, provider, expires_at,
+  SELECT name, provider, {EXPIRY} AS expires_at,
          CASE WHEN removed_at IS NULL THEN {STATUS_SQL} ELSE '{GONE}' END AS status,
          CASE WHEN last_used_at >= $3 THEN 1 ELSE 0 END AS used,
          {{span}} AS span
-    FROM accounts WHERE name > $1 ORDER BY name LIMIT $2) AS page
+    FROM accounts WHERE name > $1 AND name < '~' ORDER BY name LIMIT $2) AS page
  GROUP BY provider, status, used, span"""
 CUT = "identity_double LIKE 'cut %'"
 """The stored identity has the length to which an earlier version cut, and nobody has confirmed it (0014)."""
@@ -132,23 +133,26 @@ class AccountStore(RefreshStore):
         """How many rows `find` has to read for the query, counted up to so many, and the last one's name."""
         sql, values = reach_sql(query, rows)
         [(count, last)] = await self._database.read(sql, *values)
-        return int(count), last or ""
+        return int(count), text(last) or ""
 
     async def groups(
         self, *, used_since: float, span: float, at_once: int = GROUPED_AT_ONCE
     ) -> AsyncIterator[AccountGroup]:
         """All accounts by what they are alike in; a group comes again for every page of the table."""
-        sql = GROUPS.format(span=self._database.dialect.floor.format("expires_at / $4"))
-        after = ""
-        while rows := await self._database.read(sql, after, at_once, used_since, span):
+        sql = GROUPS.format(span=self._database.dialect.floor.format(f"{EXPIRY} / $4"))
+        after, read = "", at_once
+        while read >= at_once:
+            rows = await self._database.read(sql, after, at_once, used_since, span)
             for provider, status, used, at, count, first, _ in rows:
                 if status != GONE:
-                    yield AccountGroup(provider, Status.stored(status), bool(used), int(at), count, first)
-            after = max(str(row[-1]) for row in rows)
+                    yield AccountGroup(
+                        text(provider), Status.stored(status), bool(used), int(at), count, first
+                    )
+            after, read = last_of(rows), sum(row[4] for row in rows)
 
     async def users(self, name: str) -> list[tuple[str, float]]:
         """Which callers were handed the account's tokens, and when last; the latest first."""
-        return [(str(caller), float(at)) for caller, at in await self._database.read(USERS, name)]
+        return [(text(caller), number(at)) for caller, at in await self._database.read(USERS, name)]
 
     async def by_identity(self, provider: str, external_id: str) -> Account | None:
         """The account, not removed, that belongs to that identity."""

@@ -18,6 +18,8 @@ from broker.store.database import (
     from_row,
     in_transaction,
     insert_sql,
+    number,
+    text,
     values_of,
 )
 
@@ -67,7 +69,8 @@ class CallerStore(Store):
         for key in await self._rows(CallerKey, f"SELECT {KEY} FROM caller_keys ORDER BY created_at"):
             keys.setdefault(key.caller, []).append(key)
         rows = await self._database.read(f"SELECT {CALLER} FROM callers ORDER BY name")
-        return [replace(_to_caller(row), keys=tuple(keys.get(row[0], ()))) for row in rows]
+        callers = map(_to_caller, rows)
+        return [replace(caller, keys=tuple(keys.get(caller.name, ()))) for caller in callers]
 
     async def by_key(self, key_id: str) -> tuple[CallerRecord, CallerKey] | None:
         sql = f"""SELECT c.name, c.accounts, c.permissions, c.created_at, k.{KEY.replace(", ", ", k.")}
@@ -100,7 +103,8 @@ class CallerStore(Store):
 
 
 def _to_caller(row: Row) -> CallerRecord:
-    name, *lists, created_at = row
+    name, *lists = map(text, row[:3])
+    created_at = number(row[3])
     try:
         accounts, permissions = map(json.loads, lists)
         if isinstance(accounts, list) and isinstance(permissions, list):

@@ -112,6 +112,26 @@ class Database(Protocol):
         ...
 
 
+LATEST = 253402300799
+"""Epoch seconds, the end of the year 9999: every number that is stored lies between 0 and this, or is damaged."""
+
+
+def number(value: Any) -> Any:
+    """A stored number; 0 where it is damaged, so that whatever ends at that time has ended."""
+    return value if isinstance(value, int | float) and 0 <= value <= LATEST else 0
+
+
+def text(value: Any) -> Any:
+    """A stored text as far as it can be read; SQLite stores anything in any column."""
+    return value.decode("ascii", "backslashreplace") if isinstance(value, bytes) else value
+
+
+def last_of(rows: Sequence[Row]) -> str:
+    """The greatest of the texts at the rows' ends. One that is damaged sorts elsewhere as a text: its row may come
+    again on the next page, so the end of a table is a page that is not full."""
+    return max((str(text(row[-1])) for row in rows), default="")
+
+
 class Store:
     """Reads and writes some of the tables of a database."""
 
@@ -189,9 +209,13 @@ def _getter(kind: type) -> Callable[[Any], tuple[object, ...]]:
 def _readers(kind: Callable[..., Any]) -> Sequence[Callable[[Any], Any]]:
     def reader(hint: Any) -> Callable[[Any], Any]:
         for one in get_args(hint) or (hint,):
-            if one is bool or (isinstance(one, type) and issubclass(one, Choice)):
-                return bool if one is bool else one.stored
-        return lambda value: value
+            if isinstance(one, type) and issubclass(one, Choice):
+                return lambda value: one.stored(text(value))
+            if one is bool:
+                return lambda value: value == 1
+            if one in {int, float}:
+                return number
+        return text
 
     return [reader(hint) for hint in get_type_hints(kind).values()]
 

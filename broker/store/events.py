@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 from broker.model import Account, Event, EventKind
 from broker.store.database import (
+    LATEST,
     Store,
     Transaction,
     columns_of,
     execute,
     from_row,
     in_transaction,
+    number,
     placeholders,
     values_of,
 )
@@ -21,7 +23,11 @@ ID = EVENT.split(", ").index("id")
 ADD_EVENT = f"""
 INSERT INTO events ({EVENT.replace(" id,", "")}, id)
 SELECT {placeholders(EVENT.count(","))}, last FROM event_ids"""
-OF_ACCOUNT = "(CAST($2 AS TEXT) IS NULL OR account = $2)"
+OF_ACCOUNT = f"id <= {LATEST} AND (CAST($2 AS TEXT) IS NULL OR account = $2)"
+NEWEST_ID = f"(SELECT COALESCE(MAX(id), 0) FROM events WHERE id <= {LATEST})"
+# A damaged counter would give a number twice, and so undo every change that has an event.
+NEXT_ID = f"""
+UPDATE event_ids SET last = 1 + CASE WHEN last BETWEEN {NEWEST_ID} AND {LATEST} THEN last ELSE {NEWEST_ID} END"""
 
 
 class EventStore(Store):
@@ -42,11 +48,11 @@ class EventStore(Store):
     async def event_bounds(self) -> tuple[int, int]:
         """The newest id that was ever given, and the newest of those that were purged for their age."""
         [(last, purged)] = await self._database.read("SELECT last, purged FROM event_ids")
-        return int(last), int(purged)
+        return int(number(last)), int(number(purged))
 
     @in_transaction
     async def purge_events(self, transaction: Transaction, before: float, limit: int) -> int:
-        old = "SELECT id FROM events WHERE at < $1 ORDER BY at LIMIT $2"
+        old = f"SELECT id FROM events WHERE at < $1 AND id <= {LATEST} ORDER BY at LIMIT $2"
         rows = await transaction.fetch(old, before, limit)
         if not rows:
             return 0
@@ -62,7 +68,7 @@ async def insert_events(transaction: Transaction, events: Sequence[Event]) -> No
     """
     for event in events:
         values = values_of(event)
-        await transaction.execute("UPDATE event_ids SET last = last + 1")
+        await transaction.execute(NEXT_ID)
         await transaction.execute(ADD_EVENT, *values[:ID], *values[ID + 1 :])
 
 
@@ -70,15 +76,21 @@ BEGIN = """
 INSERT INTO alert_hooks (hook, upto, target) SELECT CAST($1 AS TEXT), last, CAST($2 AS TEXT) FROM event_ids
  WHERE one = 1 ON CONFLICT (hook) DO NOTHING"""
 RETARGET = "UPDATE alert_hooks SET target = $2, paused_at = NULL WHERE hook = $1 AND target <> $2"
-NEXT = f"SELECT {EVENT} FROM events WHERE id > $1 ORDER BY id LIMIT $2"
+NEXT = f"SELECT {EVENT} FROM events WHERE id > $1 AND id <= {LATEST} ORDER BY id LIMIT $2"
 MOVE = "UPDATE alert_hooks SET upto = $3 WHERE hook = $1 AND upto = $2"
 ADD = """
 INSERT INTO alert_deliveries (hook, event_id, attempts, next_at) VALUES ($1, $2, 0, $3)
 ON CONFLICT (hook, event_id) DO NOTHING"""
 ORPHANS = "DELETE FROM alert_deliveries WHERE hook = $1 AND event_id NOT IN (SELECT id FROM events)"
+DAMAGED = f"NOT attempts BETWEEN 0 AND {LATEST} OR NOT next_at BETWEEN 0 AND {LATEST}"
+MEND_DELIVERIES = f"UPDATE alert_deliveries SET attempts = 0, next_at = 0 WHERE hook = $1 AND ({DAMAGED})"
+MEND_HOOK = f"""
+UPDATE alert_hooks SET upto = (SELECT last FROM event_ids WHERE one = 1), paused_at = NULL
+ WHERE hook = $1 AND (NOT upto BETWEEN 0 AND {LATEST} OR NOT paused_at BETWEEN 0 AND {LATEST})"""
 DELIVERIES = f"""
 SELECT d.attempts, d.next_at, e.{EVENT.replace(", ", ", e.")}
-  FROM alert_deliveries d JOIN events e ON e.id = d.event_id WHERE d.hook = $1 ORDER BY d.event_id"""
+  FROM alert_deliveries d JOIN events e ON e.id = d.event_id
+ WHERE d.hook = $1 AND NOT ({DAMAGED}) ORDER BY d.event_id"""
 CLAIM = """
 UPDATE alert_deliveries SET attempts = attempts + 1, next_at = $4
  WHERE hook = $1 AND event_id = $2 AND attempts = $3"""
@@ -137,6 +149,8 @@ class AlertStore(Store):
         leads: another one than before lifts a pause."""
         await transaction.execute(BEGIN, hook, target)
         await transaction.execute(RETARGET, hook, target)
+        await transaction.execute(MEND_DELIVERIES, hook)
+        await transaction.execute(MEND_HOOK, hook)
         [row] = await transaction.fetch("SELECT upto, paused_at FROM alert_hooks WHERE hook = $1", hook)
         return HookState(*row)
 

@@ -38,8 +38,11 @@ from broker.store.database import (
     Work,
     columns_of,
     execute,
+    from_row,
     in_transaction,
     insert_sql,
+    last_of,
+    text,
     values_of,
 )
 
@@ -69,14 +72,16 @@ class KeyStore(Store):
     """Wrapped keys, and what the store says of itself."""
 
     async def keys(self) -> list[WrappedKey]:
-        keys = await self._rows(WrappedKey, f"SELECT {KEY} FROM keys ORDER BY created_at")
-        texts = [text for key in keys for text in (key.kid, key.wrapped, key.master_id)]
-        times = [at for key in keys for at in (key.created_at, key.retired_at or 0)]
-        if not all(isinstance(text, str) for text in texts) or not all(
-            isinstance(at, float | int) for at in times
-        ):
-            raise StartRefused("the keys in the store are damaged; restore a backup: broker restore BACKUP")
-        return keys
+        rows = await self._database.read(f"SELECT {KEY} FROM keys ORDER BY created_at")
+        for kid, _, wrapped, master_id, _, created_at, retired_at in rows:
+            texts, times = (kid, wrapped, master_id), (created_at, retired_at or 0)
+            if not all(isinstance(one, str) for one in texts) or not all(
+                isinstance(one, float | int) for one in times
+            ):
+                raise StartRefused(
+                    "the keys in the store are damaged; restore a backup: broker restore BACKUP"
+                )
+        return [from_row(WrappedKey, row) for row in rows]
 
     async def is_empty(self) -> bool:
         """Whether the store holds nothing that a key was needed for."""
@@ -253,10 +258,12 @@ class RecordStore:
     async def page(self, column: SealedColumn, after: str, limit: int) -> list[SealedRecord]:
         """Records of a column behind the row `after`, in the order of the rows."""
         sql = f"""SELECT {column.key}, {column.column}, {column.told_by} FROM {column.table}
-                 WHERE {column.key} > $1 AND {column.column} IS NOT NULL ORDER BY {column.key} LIMIT $2"""
+                 WHERE {column.key} > $1 AND {column.key} < '~' AND {column.column} IS NOT NULL
+                 ORDER BY {column.key} LIMIT $2"""
         rows = await self._database.read(sql, after, limit)
-        await self._keys.learn(record for _, record, *_ in rows)
-        return [SealedRecord(key, record, column.place(*told)) for key, record, *told in rows]
+        found = [[*map(text, row)] for row in rows]
+        await self._keys.learn(record for _, record, *_ in found)
+        return [SealedRecord(key, record, column.place(*told)) for key, record, *told in found]
 
     async def replace(self, column: SealedColumn, reencrypted: Sequence[tuple[SealedRecord, str]]) -> int:
         """Put new records in the place of old ones, each only while the old one lies there; how many did.
@@ -279,12 +286,14 @@ class RecordStore:
         sql = f"""
         SELECT front, COUNT(*), MAX(place) FROM (
           SELECT {column.key} AS place, substr({column.column}, 1, {FRONT}) AS front FROM {column.table}
-           WHERE {column.key} > $1 AND {column.column} IS NOT NULL ORDER BY {column.key} LIMIT $2) AS page
+           WHERE {column.key} > $1 AND {column.key} < '~' AND {column.column} IS NOT NULL
+           ORDER BY {column.key} LIMIT $2) AS page
          GROUP BY front"""
         found: Counter[str] = Counter()
-        after = ""
-        while rows := await self._database.read(sql, after, COUNTED_AT_ONCE):
+        after, read = "", COUNTED_AT_ONCE
+        while read >= COUNTED_AT_ONCE:
+            rows = await self._database.read(sql, after, COUNTED_AT_ONCE)
             for front, count, _ in rows:
-                found[kid_at_front(front) or UNKNOWN] += count
-            after = max(str(last) for _, _, last in rows)
+                found[kid_at_front(text(front)) or UNKNOWN] += count
+            after, read = last_of(rows), sum(count for _, count, _ in rows)
         return found

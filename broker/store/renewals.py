@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
 
-from broker.model import Account, Event, Intent, Reason, Ref, Spare, Successor, Trouble
+import structlog
+
+from broker.errors import StorageUnavailable
+from broker.model import Account, Event, EventKind, Intent, Reason, Ref, Spare, Successor, Trouble
 from broker.store.database import (
+    LATEST,
     Database,
+    Row,
     Store,
     Transaction,
     columns_of,
@@ -17,12 +22,23 @@ from broker.store.database import (
     execute_all,
     in_transaction,
     insert_sql,
+    text,
     values_of,
 )
 from broker.store.events import insert_events
 from broker.store.keys import RecordKeys
-from broker.store.rows import COLUMNS, GatheredReads, to_account, trouble_values
+from broker.store.rows import (
+    COLUMNS,
+    DAMAGED_SQL,
+    GatheredReads,
+    changed_values,
+    damaged_columns,
+    is_damaged,
+    to_account,
+    trouble_values,
+)
 
+log = structlog.get_logger()
 TOUCHED_AT_ONCE = 256
 BOOT_WIDTH = 16
 """Characters of a boot's id, with which a lease's owner begins: `boot@replica`."""
@@ -67,7 +83,8 @@ UPDATE accounts
  WHERE name = $1 AND epoch = $2 AND generation = $3"""
 TAKE_OVER = f"""
 UPDATE accounts
-   SET lease_owner = $1, ambiguous = ambiguous + 1, trouble = $2, trouble_since = COALESCE(trouble_since, $3)
+   SET lease_owner = $1, ambiguous = CASE WHEN ambiguous < {LATEST} THEN ambiguous + 1 ELSE ambiguous END,
+       trouble = $2, trouble_since = COALESCE(trouble_since, $3)
  WHERE intent_id IS NOT NULL AND COALESCE(lease_owner, '') <> $1
    AND (CAST($4 AS TEXT) IS NULL OR substr(lease_owner, {BOOT_WIDTH + 2}) = $4)"""
 OPEN_INTENTS = f"""
@@ -80,7 +97,8 @@ UPDATE accounts
    AND lease_owner IS NOT NULL AND (lease_owner = $7 OR lease_until <= {{now}})"""
 DUE = f"SELECT {COLUMNS} FROM accounts WHERE next_at IS NOT NULL AND next_at <= $1 ORDER BY next_at LIMIT $2"
 CLAIM = "UPDATE accounts SET next_at = $2 WHERE name = $1"
-NEXT_DUE = "SELECT MIN(next_at) FROM accounts WHERE next_at IS NOT NULL"
+NEXT_DUE = f"SELECT MIN(next_at) FROM accounts WHERE next_at <= {LATEST}"
+FOUND_DAMAGED = "UPDATE accounts SET next_at = 0 WHERE name = $1 AND next_at > 0"
 SCHEDULE = "UPDATE accounts SET next_at = $4 WHERE name = $1 AND epoch = $2 AND generation = $3"
 BY_TOKEN = ("issued_at", "expires_at", "refreshed_at", "grant_ends_at")
 BY_ATTEMPT = (
@@ -105,11 +123,14 @@ UPDATE accounts SET {_SHIFTED}
 SHIFT_TOKENS = f"""
 UPDATE accounts SET {", ".join(f"{column} = {column} + $1" for column in (*BY_TOKEN, *BY_ATTEMPT))}
  WHERE issued_at BETWEEN $2 AND $3"""
-MAKE_DUE = """
-UPDATE accounts SET next_at = $1 WHERE next_at IS NOT NULL AND (issued_at > $2 OR not_before > $3)"""
-NEWEST = """
-SELECT MAX(at) FROM (SELECT MAX(refreshed_at) AS at FROM accounts
-                     UNION ALL SELECT at FROM events WHERE id = (SELECT MAX(id) FROM events)) AS newest"""
+MAKE_DUE = f"""
+UPDATE accounts SET next_at = $1
+ WHERE next_at IS NOT NULL AND (issued_at > $2 OR not_before > $3 OR next_at > {LATEST} OR {DAMAGED_SQL})"""
+NEWEST = f"""
+SELECT MAX(at) FROM (SELECT MAX(refreshed_at) AS at FROM accounts WHERE refreshed_at <= {LATEST}
+                     UNION ALL
+                     SELECT at FROM events WHERE id = (SELECT MAX(id) FROM events WHERE id <= {LATEST})) AS newest
+ WHERE at BETWEEN 0 AND {LATEST}"""
 TOUCH = """
 UPDATE accounts
    SET last_used_at = $2,
@@ -214,7 +235,8 @@ class RefreshStore(Store):
         self, transaction: Transaction, owner: str, at: float, replica: str | None
     ) -> list[Account]:
         await transaction.execute(TAKE_OVER, owner, Reason.UNCERTAIN, at, replica)
-        return [to_account(row) for row in await transaction.fetch(OPEN_INTENTS, owner)]
+        opened = [to_account(row) for row in await transaction.fetch(OPEN_INTENTS, owner)]
+        return [one for one in opened if not is_damaged(one)]
 
     async def orphaned(self, ref: Ref, intent: str, owner: str, *, at: float, not_before: float) -> bool:
         """Count an attempt whose outcome nobody noted as ambiguous, and free its lease: one of `owner`, or one whose
@@ -234,9 +256,14 @@ class RefreshStore(Store):
         self, transaction: Transaction, now: float, limit: int, until: float
     ) -> list[Account]:
         sql = f"{DUE} {self._database.dialect.unlocked}"
-        due = [to_account(row) for row in await transaction.fetch(sql, now, limit)]
-        for account in due:
-            await transaction.execute(CLAIM, account.name, until)
+        due = list[Account]()
+        for row in await transaction.fetch(sql, now, limit):
+            account = to_account(row)
+            if is_damaged(account):
+                await _note_damaged(transaction, row, account, now)
+            else:
+                await transaction.execute(CLAIM, account.name, until)
+                due.append(account)
         return due
 
     async def next_due_at(self) -> float | None:
@@ -246,14 +273,17 @@ class RefreshStore(Store):
 
     async def oldest_intent_at(self) -> float | None:
         """When the oldest renewal without an outcome was begun."""
-        [(at,)] = await self._database.read("SELECT MIN(intent_at) FROM accounts WHERE intent_id IS NOT NULL")
+        sql = f"SELECT MIN(intent_at) FROM accounts WHERE intent_id IS NOT NULL AND intent_at <= {LATEST}"
+        [(at,)] = await self._database.read(sql)
         return None if at is None else float(at)
 
     async def damaged(self, limit: int) -> list[str]:
-        """Accounts whose refresh token could not be decrypted when it was needed, by name."""
+        """Accounts whose row is damaged, or whose refresh token could not be decrypted when it was needed, by name."""
         sql = f"""SELECT name FROM accounts
-                   WHERE removed_at IS NULL AND '{Reason.RECORD_DAMAGED}' IN (dead, trouble) ORDER BY name LIMIT $1"""
-        return [name for (name,) in await self._database.read(sql, limit)]
+                   WHERE (removed_at IS NULL OR removed_at = dead_since)
+                     AND ('{Reason.RECORD_DAMAGED}' IN (dead, trouble) OR {DAMAGED_SQL})
+                   ORDER BY name LIMIT $1"""
+        return [str(text(name)) for (name,) in await self._database.read(sql, limit)]
 
     async def schedule(self, ref: Ref, next_at: float | None) -> None:
         """Set when the background looks at the account again."""
@@ -315,7 +345,12 @@ class RefreshStore(Store):
 
     async def _read(self, sql: str, *values: object) -> list[Account]:
         """The accounts of a statement that reads `COLUMNS`."""
-        return await self._learnt([to_account(row) for row in await self._database.read(sql, *values)])
+        accounts = [to_account(row) for row in await self._database.read(sql, *values)]
+        for account in filter(is_damaged, accounts):
+            # So that the background notes it, with an event.
+            with suppress(StorageUnavailable):
+                await execute(self._database, FOUND_DAMAGED, account.name)
+        return await self._learnt(accounts)
 
     async def _learnt(self, accounts: list[Account]) -> list[Account]:
         """The same accounts, once the keys of their tokens are known as far as the store has them."""
@@ -363,3 +398,25 @@ async def insert_spare(transaction: Transaction, spare: Spare) -> None:
     await transaction.execute(ADD_SPARE, *values_of(spare))
     await transaction.execute(REOPEN, spare.account, spare.epoch, spare.received_at)
     await transaction.tell(spare.account)
+
+
+async def _note_damaged(transaction: Transaction, row: Row, account: Account, at: float) -> None:
+    """Let the row hold what its columns can, so that it may be connected again; with an event."""
+    lost = damaged_columns(row)
+    # Numbers that are lost leave room for later ones.
+    epoch, generation = (int(at) if one == LATEST else one for one in (account.epoch, account.generation))
+    account = replace(account, epoch=epoch, generation=generation, dead_since=at)
+    if "name" in lost:
+        # Nobody can ask for it, and its person could not connect again while it stands.
+        account = replace(account, removed_at=at)
+    values = changed_values(account, lost)
+    sets = ", ".join(f"{column} = ${number}" for number, column in enumerate(values, 2))
+    # The name as well may be damaged, a text or not.
+    sql = f"UPDATE accounts SET {sets}, next_at = NULL WHERE name IN ($1, CAST($1 AS TEXT))"
+    await transaction.execute(sql, row[0], *values.values())
+    told = f"damaged: {', '.join(lost)}"
+    kind, reason = EventKind.NEEDS_REAUTHORIZATION, Reason.RECORD_DAMAGED
+    event = Event(at, kind, account.name, account.provider, reason, generation, detail=told)
+    await insert_events(transaction, [event])
+    await transaction.tell(account.name)
+    log.error("account.died", account=account.name, reason=reason, why=told)

@@ -1,13 +1,15 @@
 """How an account is stored in its row, and reads of many rows in one statement."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import fields
-from operator import attrgetter
+from functools import lru_cache
+from operator import attrgetter, itemgetter
+from typing import Any
 
 from broker.errors import StorageUnavailable
 from broker.model import Account, Intent, Reason, Status, Trouble
-from broker.store.database import Row, placeholders
+from broker.store.database import LATEST, Row, placeholders, text
 
 # In the order of the fields, so that a row becomes an account without looking at names.
 _PLAIN = (
@@ -45,12 +47,20 @@ _TROUBLE = (
     "detail",
 )
 _ALL = (*_PLAIN, *_STATE, *_LAST, *_INTENT, *_TROUBLE)
+_COUNTS = frozenset(
+    {"epoch", "generation", "unusable", "grant_ages", "intent_generation"}
+    | {"attempts", "ambiguous", "refusals", "unusual"}
+)
+_TIMES = frozenset(one for one in _ALL if one.endswith(("_at", "_since", "_before", "_until")))
+_NEEDED_TIMES = frozenset({"issued_at", "expires_at", "refreshed_at", "created_at"})
 
 COLUMNS = ", ".join(_ALL)
 PLACEHOLDERS = placeholders(len(_ALL))
 ASSIGNMENTS = ", ".join(f"{column} = ${number}" for number, column in enumerate(_ALL, 1))
 COLUMN_NUMBER = {column: number for number, column in enumerate(_ALL, 1)}
 WIDTH = len(_ALL)
+DAMAGED_SQL = " OR ".join(f"NOT {one} BETWEEN 0 AND {LATEST}" for one in _ALL if one in _COUNTS | _TIMES)
+"""The condition of rows with damaged numbers; in SQLite any text is greater than every number."""
 
 STATUS_SQL = f"""CASE
   WHEN dead IS NOT NULL THEN '{Status.NEEDS_REAUTHORIZATION}'
@@ -74,13 +84,16 @@ _Asked = Mapping[str, "list[asyncio.Future[Account | None]]"]
 assert tuple(field.name for field in fields(Account)) == (*_PLAIN, *_STATE, "intent", "trouble", *_LAST)  # noqa: S101 - a new field must get a column
 
 _plain_values = attrgetter(*_PLAIN)
+_numbers = itemgetter(*(number for number, one in enumerate(_ALL) if one in _COUNTS | _TIMES))
 _trouble_values = attrgetter(*(field.name for field in fields(Trouble)))
 _UNTROUBLED = Trouble()
 _NO_TROUBLE = _trouble_values(_UNTROUBLED)
 
 
 def to_account(row: Row) -> Account:
-    """The account of one row of `COLUMNS`."""
+    """The account of one row of `COLUMNS`; a damaged row is an account that needs a person."""
+    if not _is_whole(row):
+        row = _readable(row)
     # By position: this is most of what reading an account costs.
     frozen, frozen_since, dead, dead_since, removed_at, unusable, grant_ends_at, grant_ages = row[18:26]
     values = (
@@ -97,6 +110,72 @@ def to_account(row: Row) -> Account:
         bool(grant_ages),
     )
     return Account(*values)
+
+
+def is_damaged(account: Account) -> bool:
+    """Whether its row holds what its columns cannot; until that is noted, nobody knows since when."""
+    return account.dead is Reason.RECORD_DAMAGED and account.dead_since is None
+
+
+def damaged_columns(row: Row) -> list[str]:
+    """The columns of a damaged row that hold what they cannot."""
+    return [column for column, value in zip(_ALL, row, strict=True) if _legal(column, value) != value]
+
+
+def changed_values(account: Account, columns: Collection[str]) -> dict[str, object]:
+    """The values of these columns and of those that end an account; a record that is damaged is forgotten."""
+    changed = {*columns, *_INTENT, "dead", "dead_since", "removed_at"}
+    values = {
+        column: value for column, value in zip(_ALL, to_values(account), strict=True) if column in changed
+    }
+    return values | dict.fromkeys(changed & {"sealed_access", "sealed_refresh"})
+
+
+def _is_whole(row: Row) -> bool:
+    # SQLite stores anything in any column, both databases store infinity, and disks rot.
+    if not _fit(tuple(map(type, row))):
+        return False
+    numbers = [*filter(None, _numbers(row))]
+    # The sum is for NaN, which is in no order. Few sums are so great, and each number decides then.
+    return min(numbers, default=0) >= 0 and (
+        sum(numbers) <= LATEST or all(0 <= number <= LATEST for number in numbers)
+    )
+
+
+@lru_cache(1024)
+def _fit(types: Sequence[type]) -> bool:
+    found = dict(zip(_ALL, types, strict=True))
+    intent = {found[column] for column in ("intent_generation", "intent_at", "lease_until")}
+    return all(type_ in _types(column) for column, type_ in found.items()) and not (
+        found["intent_id"] is str and type(None) in intent
+    )
+
+
+def _types(column: str) -> tuple[type, ...]:
+    if column in _COUNTS:
+        return int, type(None)
+    return (float, int, type(None)) if column in _TIMES else (str, type(None))
+
+
+def _legal(column: str, value: Any) -> object:
+    """The value itself, if the column may hold it, or the nearest that it may hold."""
+    if value is None or column not in _COUNTS | _TIMES:
+        return text(value)
+    if type(value) in _types(column) and 0 <= value <= LATEST:
+        return value
+    if column in {"epoch", "generation"}:
+        # Later than every one that was given: a lower one would look like an old copy of the store.
+        return LATEST
+    return 0 if column in _COUNTS else 0.0 if column in _NEEDED_TIMES else None
+
+
+def _readable(row: Row) -> Row:
+    """The row of an account that needs a person; a token whose end is not known has ended."""
+    values = {column: _legal(column, value) for column, value in zip(_ALL, row, strict=True)}
+    if not values["issued_at"] or not values["expires_at"]:
+        values |= {"issued_at": 0.0, "expires_at": 0.0}
+    values |= dict.fromkeys(_INTENT) | {"dead": Reason.RECORD_DAMAGED, "dead_since": None}
+    return list(values.values())
 
 
 def _to_trouble(values: Row) -> Trouble:

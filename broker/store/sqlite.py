@@ -23,7 +23,7 @@ import structlog
 from broker.errors import StartRefused, StorageUnavailable
 from broker.files import NOT_OURS, exposure, is_foreign, open_own, sync_folder
 from broker.store.database import Changes, Dialect, Row, Work
-from broker.store.writer import Writer, kind_of, named
+from broker.store.writer import Writer, kind_of, named, text_or_bytes
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -204,9 +204,12 @@ async def _writer(path: Path, thread: ThreadPoolExecutor) -> Writer:
     return await do(partial(Writer, path, alone=True))
 
 
-def _reading(path: Path) -> aiosqlite.Connection:
+@asynccontextmanager
+async def _reading(path: Path) -> AsyncIterator[aiosqlite.Connection]:
     uri = f"file:{quote(os.fsencode(path))}?mode=ro"
-    return aiosqlite.connect(uri, uri=True, isolation_level=None)
+    async with aiosqlite.connect(uri, uri=True, isolation_level=None) as reader:
+        reader.text_factory = text_or_bytes
+        yield reader
 
 
 def _closed() -> StorageUnavailable:

@@ -193,6 +193,14 @@ def _names(count: int) -> Sequence[str]:
     return [str(number) for number in range(1, count + 1)]
 
 
+def text_or_bytes(stored: bytes) -> str | bytes:
+    """A text; one that is damaged as it is, because otherwise no row that is read with it could be."""
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return stored
+
+
 def kind_of(exc: sqlite3.Error) -> str:
     """SQLite's own word for what went wrong."""
     return getattr(exc, "sqlite_errorname", "") or type(exc).__name__
@@ -201,6 +209,7 @@ def kind_of(exc: sqlite3.Error) -> str:
 def _configured(path: Path, alone: bool) -> sqlite3.Connection:
     """A connection whose commits are durable; raises StartRefused where they cannot be."""
     connection = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=rwc", uri=True, isolation_level=None)
+    connection.text_factory = text_or_bytes
     try:
         for setting in (*([ALONE] if alone else []), *SETTINGS):
             connection.execute(setting).fetchall()

@@ -89,7 +89,7 @@ class Background:
         if first is not None and first <= now:
             # Other brokers on the same store leave these alone meanwhile.
             for account in await self._store.due(now, BATCH, claim_until=now + CLAIM):
-                await self._look_at(account)
+                await _alone(self._look_at(account), account=account.name)
         next_due = await self._store.next_due_at()
         until_due = LONGEST if next_due is None else next_due - self._clock.now()
         return min(max(until_due, SHORTEST), LONGEST)
@@ -130,7 +130,7 @@ class Background:
         if self._purging is None or self._purging.done():
             self._purging = asyncio.create_task(self._purge(), name="purge")
         for chore in self._chores:
-            await chore()
+            await _alone(chore())
 
     async def _purge(self) -> None:
         """Forget until nothing is due, in small transactions: renewals come between them."""
@@ -142,6 +142,16 @@ class Background:
                 return
             except Exception as exc:
                 log.error("background.purge_failed", exc_info=exc)
+
+
+async def _alone(work: Awaitable[object], **whose: str) -> None:
+    """Do it so that its failure ends no round, unless it is the store that failed."""
+    try:
+        await work
+    except StorageUnavailable:
+        raise
+    except Exception as exc:
+        log.error("background.work_failed", exc_info=exc, **whose)
 
 
 class Lanes:

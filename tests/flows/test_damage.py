@@ -15,6 +15,7 @@ from broker.encryption.tokens import after
 from broker.errors import StartRefused
 from broker.model import EventKind, Secret, Successor
 from broker.store.spool import renewals_spool
+from tests.commanding import as_operator, commands_at
 from tests.house import House
 
 LIFE = 172800
@@ -296,3 +297,45 @@ async def test_damaged_caller_has_no_rights(house: House, written: object) -> No
 
     assert [403, 200] == [(await house.get("/token/acme", key=key)).status for key in (house.key, other)]
     assert 2 == len(await house.broker.base.stores.callers.callers())
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("events", "at", "'none'"),
+        ("events", "id", "x'ff'"),
+        ("events", "generation", "-1"),
+        ("events", "detail", "CAST(x'ff' AS TEXT)"),
+        ("event_ids", "last", "0"),
+        ("event_ids", "last", "'none'"),
+        ("event_ids", "purged", "9e999"),
+        ("spares", "sealed", "CAST(x'ff' AS TEXT)"),
+        ("callers", "name", "CAST(x'ff' AS TEXT)"),
+        ("callers", "created_at", "9e999"),
+        ("caller_keys", "hash", "CAST(x'ff' AS TEXT)"),
+        ("caller_keys", "expires_at", "'none'"),
+    ],
+)
+async def test_damaged_row_beside_the_accounts_hurts_itself_alone(
+    house: House, table: str, column: str, value: str
+) -> None:
+    """Lists, the check and the metrics are answered, and changes go on to be told."""
+    await house.connect()
+    admin = await house.caller(permissions=("admin",), name="admin")
+    await house.caller(name="other")
+    await house.close()
+    with closing(sqlite3.connect(house.folder / "var" / "broker.db")) as store, store:
+        store.execute(
+            "INSERT INTO spares SELECT 'one', name, epoch, generation, sealed_refresh, 0, 0 FROM accounts"
+        )
+        store.execute(f"UPDATE {table} SET {column} = {value} WHERE rowid = (SELECT MAX(rowid) FROM {table})")
+    await house.open()
+
+    async with commands_at(house):
+        pages = [await as_operator(house, page) for page in ("accounts", "events", "callers", "check")]
+    changed = await house.post("/accounts/acme/freeze")
+    statuses = [(await house.get("/metrics", key=admin)).status, (await house.get("/token/acme")).status]
+
+    assert "other" in pages[2] or (table, column) == ("callers", "name")
+    assert [200, 200, 200] == [changed.status, *statuses]
+    assert EventKind.FROZEN in [kind for kind, _ in await _events(house)]

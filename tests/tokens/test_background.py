@@ -1,12 +1,15 @@
 """Renewing before anybody has to wait, and keeping the unused alive."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 import pytest
 
-from broker.store.database import Transaction
+from broker.store.database import Transaction, execute
+from broker.tokens.background import until_cancelled
+from tests.commanding import as_operator, commands_at
 from tests.house import House
 
 LIFE = 172800
@@ -135,3 +138,61 @@ async def test_what_is_old_is_forgotten_in_one_round(running: House) -> None:
 
     left = [await database.read(f"SELECT COUNT(*) FROM {table}") for table in old.values()]
     assert [[(0,)]] * 4 == left
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("issued_at", "'none'"),
+        ("expires_at", "1e308"),
+        ("refreshed_at", "'none'"),
+        ("not_before", "'none'"),
+        ("epoch", "'none'"),
+        ("generation", "9e999"),
+        ("ambiguous", "-1"),
+        ("attempts", "x'ff'"),
+        ("label", "CAST(x'ff' AS TEXT)"),
+        ("provider", "x'ff'"),
+        ("intent_id", "'begun'"),
+        ("name", "CAST(x'61ff' AS TEXT)"),
+        ("name", "x'61ff'"),
+        ("removed_at", "'none'"),
+        ("next_at", "'none'"),
+    ],
+)
+async def test_damaged_row_hurts_its_account_alone(house: House, column: str, value: str) -> None:
+    """The broker starts, renews the others, lists all and names the damaged one; connecting again mends it."""
+    for number, name in enumerate(("acme", "zed")):
+        await house.connect("kit", name, account=str(100 + number))
+        await house.get(f"/token/{name}")
+    await house.broker.tokens.uses.flush()
+    house.clock.advance(LIFE - 100)
+    await execute(
+        house.broker.base.stores.database, f"UPDATE accounts SET {column} = {value} WHERE name = 'acme'"
+    )
+    await house.restart()
+    task = asyncio.create_task(house.broker.background.run())
+    await beats(house, 60, beat=5)
+    await until_cancelled(task)
+
+    async with commands_at(house):
+        pages = {page: await as_operator(house, page) for page in ("accounts", "events", "check")}
+    metrics = await house.get("/metrics", key=await house.caller(permissions=("admin",), name="admin"))
+    house.clock.advance(60)
+    tokens = {name: await house.get(f"/token/{name}") for name in ("acme", "zed")}
+    reasons = {one["account"][0]: one["reason"] for one in json.loads(pages["accounts"])["accounts"]}
+    told = {(one["account"] or "-")[0]: one["reason"] for one in json.loads(pages["events"])["events"]}
+
+    assert 200 == metrics.status
+    assert (200, 2) == (tokens["zed"].status, (await house.account("zed")).generation)
+    if column == "next_at":
+        # It is worked out anew.
+        assert (200, 2) == (tokens["acme"].status, (await house.account("acme")).generation)
+        return
+    # Nobody can ask for a name that is damaged; whose it was may connect again under it.
+    assert {"record_damaged"} == {told["a"], reasons.get("a", told["a"] if column == "name" else None)}
+    assert "damaged records" in pages["check"]
+    assert (404 if column == "name" else 409) == tokens["acme"].status
+    if column != "provider":
+        await house.connect("kit", "acme", account="100")
+        assert 200 == (await house.get("/token/acme")).status
