@@ -6,14 +6,11 @@ from fnmatch import fnmatchcase
 
 import structlog
 
-from broker.callers.authorization import Authorizer, covers
-from broker.clock import Clock
-from broker.encryption.tokens import TokenEncryption
+from broker.callers.authorization import covers
+from broker.context import Context
 from broker.errors import InvalidRequest
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Secret, is_glob
 from broker.store.account_queries import AccountQuery
-from broker.store.accounts import AccountStore
-from broker.store.imports import ImportStore
 from broker.tokens.flight import Flights
 
 log = structlog.get_logger()
@@ -41,24 +38,15 @@ class LeftOut:
 class ExportService:
     """Behind `broker accounts export`."""
 
-    def __init__(
-        self,
-        *,
-        accounts: AccountStore,
-        imports: ImportStore,
-        flights: Flights,
-        encryption: TokenEncryption,
-        authorizer: Authorizer,
-        clock: Clock,
-    ) -> None:
-        self._accounts, self._imports, self._flights = accounts, imports, flights
-        self._encryption, self._authorizer, self._clock = encryption, authorizer, clock
+    def __init__(self, context: Context, flights: Flights) -> None:
+        self._context, self._flights = context, flights
+        self._accounts, self._imports = context.stores.accounts, context.stores.imports
 
     async def begin(self, caller: Caller, globs: Sequence[str], *, request_id: str) -> list[str]:
         """The names that any of the globs covers, all without globs; raises InvalidRequest, AuditUnavailable."""
         if not all(is_glob(glob) for glob in globs):
             raise InvalidRequest("a glob is of the characters of account names, * ? and [ ]")
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             caller,
             Permission.MANAGE,
             None,
@@ -73,7 +61,7 @@ class ExportService:
 
         Raises Forbidden, AuditUnavailable, StorageUnavailable; then nothing has left.
         """
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             caller, Permission.MANAGE, name, request_id=request_id, action="accounts.export"
         )
         for _ in range(RACES):
@@ -82,7 +70,7 @@ class ExportService:
                 return LeftOut(name, "it was removed just now")
             if why := _why_not(account):
                 return LeftOut(name, why)
-            now = self._clock.now()
+            now = self._context.steady.now()
             done = Event(
                 now,
                 EventKind.FROZEN,
@@ -99,7 +87,7 @@ class ExportService:
     async def _frozen(self, account: Account) -> Exported | LeftOut:
         # Read again: it may have been sealed anew, but no renewal can have moved it.
         frozen = await self._accounts.get(account.name) or account
-        token = self._encryption.refresh_token(frozen)
+        token = self._context.encryption.refresh_token(frozen)
         if token is None:
             return LeftOut(account.name, "it has no refresh token")
         log.warning("account.exported", account=account.name, generation=frozen.generation)

@@ -1,30 +1,26 @@
 """Taking over grants from another system: stored durably first, then proved by an ordinary renewal."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
+from urllib.parse import urlsplit
 
 import structlog
 
 from broker import oauth
-from broker.callers.authorization import Authorizer, covers
-from broker.clock import Clock
-from broker.config.settings import RefreshSettings
-from broker.encryption.keyring import Keyring
-from broker.encryption.tokens import TokenEncryption
+from broker.callers.authorization import covers
+from broker.config.values import is_loopback
+from broker.context import Context
 from broker.errors import Conflict, InvalidRequest, no_provider
 from broker.model import Account, Caller, Event, EventKind, Permission, Ref, Secret, is_account_name
 from broker.providers.oauth2 import OAuth2Provider
-from broker.store.accounts import AccountStore
-from broker.store.imports import Added, GrantHeld, ImportStore, NameTaken
+from broker.sandbox.issued import PREFIXES
+from broker.store.imports import Added, GrantHeld, NameTaken
 from broker.tokens.flight import Flights, NotRenewed, Renewed
 from broker.tokens.policy import Hold, describe, window_opens
 from broker.tokens.service import SOON
 
 log = structlog.get_logger()
 RACES = 5
-Refusal = Callable[[str, Secret], str | None]
-"""Why a provider must not be sent that refresh token; None where it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +51,27 @@ class Imported:
 class ImportService:
     """Behind `POST /accounts`."""
 
-    def __init__(
-        self,
-        *,
-        accounts: AccountStore,
-        imports: ImportStore,
-        flights: Flights,
-        encryption: TokenEncryption,
-        keyring: Keyring,
-        authorizer: Authorizer,
-        clock: Clock,
-        providers: Mapping[str, OAuth2Provider],
-        refresh: RefreshSettings,
-        refusal: Refusal,
-    ) -> None:
-        self._accounts, self._imports, self._flights = accounts, imports, flights
-        self._encryption, self._keyring, self._authorizer, self._clock = (
-            encryption,
-            keyring,
-            authorizer,
-            clock,
-        )
-        self._providers, self._refresh, self._refusal = providers, refresh, refusal
+    def __init__(self, context: Context, flights: Flights) -> None:
+        self._context, self._flights = context, flights
+        self._accounts, self._imports = context.stores.accounts, context.stores.imports
+
+    def _refusal(self, name: str, token: Secret) -> str | None:
+        """Return why that provider must not be sent that refresh token, None if it may.
+
+        A token that a sandbox issued is sent to no real provider, and no real token to a sandbox.
+        """
+        is_played = self._context.settings.sandbox.enabled and name in PREFIXES
+        is_its_own = token.reveal().startswith(tuple(PREFIXES.values()))
+        if is_played and not is_its_own:
+            return (
+                f"the sandbox plays {name} here and takes nothing but its own grants;"
+                " import real ones where [sandbox] is off"
+            )
+        host = urlsplit(self._context.providers[name].token_url).hostname
+        # A sandbox may run on this machine by itself.
+        if is_its_own and not is_played and not is_loopback(host):
+            return f"a sandbox issued this grant, and {name} is none"
+        return None
 
     async def add(self, caller: Caller, grant: ForeignGrant, *, request_id: str) -> Imported:
         """Store the grant under its name and prove it; raises InvalidRequest, Conflict, StorageUnavailable.
@@ -85,7 +80,7 @@ class ImportService:
         status.
         """
         provider = self._check(grant)
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             caller,
             Permission.MANAGE,
             grant.name,
@@ -103,9 +98,9 @@ class ImportService:
     def _check(self, grant: ForeignGrant) -> OAuth2Provider:
         if not is_account_name(grant.name):
             raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
-        provider = self._providers.get(grant.provider)
+        provider = self._context.providers.get(grant.provider)
         if provider is None:
-            raise InvalidRequest(no_provider(grant.provider, self._providers))
+            raise InvalidRequest(no_provider(grant.provider, self._context.providers))
         if not grant.refresh_token.reveal().strip():
             raise InvalidRequest("refresh_token is missing; without one nothing can be kept alive")
         provider.check_org(grant.org)
@@ -122,7 +117,7 @@ class ImportService:
             outcome = await self._imports.add(
                 account,
                 expected=row.ref if row else None,
-                next_at=window_opens(account, self._refresh.ahead),
+                next_at=window_opens(account, self._context.settings.refresh.ahead),
                 grant_hash=grant_hash,
                 events=[self._event(account)],
             )
@@ -144,7 +139,7 @@ class ImportService:
         if record is not None and record.epoch == row.epoch:
             same = record.grant_hash == self._hash(grant.refresh_token)
             proved = row.generation > record.generation
-        if not same and self._encryption.refresh_token(row) == grant.refresh_token:
+        if not same and self._context.encryption.refresh_token(row) == grant.refresh_token:
             same = proved = True
         if same:
             return Conflict("the account is there already, with this grant", same_grant=True, proved=proved)
@@ -155,9 +150,9 @@ class ImportService:
         )
 
     def _account(self, grant: ForeignGrant, client_id: str, floor: Ref) -> Account:
-        now = self._clock.now()
+        now = self._context.steady.now()
         ref = Ref(grant.name, floor.epoch + 1, floor.generation + 1)
-        access, refresh = self._encryption.encrypt(ref, grant.access_token, grant.refresh_token)
+        access, refresh = self._context.encryption.encrypt(ref, grant.access_token, grant.refresh_token)
         return Account(
             name=grant.name,
             provider=grant.provider,
@@ -179,17 +174,17 @@ class ImportService:
         """Last epoch and generation of the name, also of a purged one: they never go back."""
         if row is not None:
             return row.ref
-        purged = await self._accounts.purged(self._keyring.fingerprint("purged name", name))
+        purged = await self._accounts.purged(self._context.keyring.fingerprint("purged name", name))
         return Ref(name, *purged) if purged else Ref(name, 0, 0)
 
     async def _prove(self, account: Account) -> Imported:
         """One renewal, or several where a refusal is to be confirmed, within the patience of a caller."""
-        deadline = self._clock.monotonic() + self._refresh.patience
+        deadline = self._context.steady.monotonic() + self._context.settings.refresh.patience
         while True:
             if self._flights.is_full_for(account.ref):
                 busy = Hold(None, None, is_busy=True)
                 return Imported(await self._now(account), describe(busy))
-            ended = await self._flights.join(account.ref, deadline - self._clock.monotonic())
+            ended = await self._flights.join(account.ref, deadline - self._context.steady.monotonic())
             account = await self._now(account)
             match ended:
                 case None:
@@ -205,10 +200,10 @@ class ImportService:
     async def _settles_within(self, hold: Hold, deadline: float) -> bool:
         if hold.reason not in SOON or hold.until is None:
             return False
-        wait = max(0.0, hold.until - self._clock.now())
-        if self._clock.monotonic() + wait >= deadline:
+        wait = max(0.0, hold.until - self._context.steady.now())
+        if self._context.steady.monotonic() + wait >= deadline:
             return False
-        await self._clock.sleep(wait)
+        await self._context.steady.sleep(wait)
         return True
 
     async def _now(self, account: Account) -> Account:
@@ -217,11 +212,16 @@ class ImportService:
 
     def _event(self, account: Account) -> Event:
         return Event(
-            self._clock.now(), EventKind.CONNECTED, account.name, account.provider, None, account.generation
+            self._context.steady.now(),
+            EventKind.CONNECTED,
+            account.name,
+            account.provider,
+            None,
+            account.generation,
         )
 
     def _hash(self, token: Secret) -> str:
-        return self._keyring.fingerprint("imported grant", token.reveal())
+        return self._context.keyring.fingerprint("imported grant", token.reveal())
 
 
 def _check_access_token(grant: ForeignGrant) -> None:

@@ -6,16 +6,12 @@ from dataclasses import replace
 
 import structlog
 
-from broker.callers.authorization import Authorizer, NameRange, covers, name_ranges
-from broker.clock import Clock
-from broker.config.settings import RefreshSettings
-from broker.encryption.keyring import Keyring
-from broker.encryption.tokens import TokenEncryption
+from broker.callers.authorization import NameRange, covers, name_ranges
+from broker.context import Context
 from broker.errors import Conflict, InvalidRequest, UnknownAccount, no_account
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Ref, Spare, is_account_name
-from broker.providers.oauth2 import OAuth2Provider
 from broker.store.account_queries import AccountQuery
-from broker.store.accounts import AccountStore, IdentityTaken
+from broker.store.accounts import IdentityTaken
 from broker.tokens.flight import Flights
 from broker.tokens.policy import is_wanted, next_look, window_opens
 
@@ -64,24 +60,17 @@ class AccountService:
 
     def __init__(
         self,
+        context: Context,
         *,
-        store: AccountStore,
         flights: Flights,
-        encryption: TokenEncryption,
-        keyring: Keyring,
-        authorizer: Authorizer,
-        clock: Clock,
-        providers: Mapping[str, OAuth2Provider],
-        refresh: RefreshSettings,
         flush_uses: Callable[[], Awaitable[None]],
         forget_besides: Sequence[Callable[[str], Awaitable[None]]],
     ) -> None:
-        self._store, self._flights, self._encryption, self._keyring = store, flights, encryption, keyring
-        self._authorizer, self._clock, self._providers, self._refresh = authorizer, clock, providers, refresh
+        self._context, self._store, self._flights = context, context.stores.accounts, flights
         self._flush_uses = flush_uses
         """Stores when accounts were last handed out, so that what is shown is not a quarter of a minute old."""
         self._forget_besides = forget_besides
-        """What other rooms hold of an account, in memory and in the spools."""
+        """Remove what other services keep of an account, in memory and in the spools."""
         self._scrubbed = True
 
     async def find(
@@ -97,7 +86,7 @@ class AccountService:
         A page may be short of its limit, or empty, because so many rows were read for it. Raises ConnectionError where
         the caller `is_gone`.
         """
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             caller, Permission.ACCOUNTS, None, request_id=request_id, action="accounts.list"
         )
         await self._flush_uses()
@@ -169,14 +158,14 @@ class AccountService:
         await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.freeze")
         account = await self._get(name)
         done = [] if account.frozen else [self._done(EventKind.FROZEN, account, caller, Reason.OPERATOR)]
-        await self._store.freeze(name, Reason.OPERATOR, self._clock.now(), done)
+        await self._store.freeze(name, Reason.OPERATOR, self._context.steady.now(), done)
         return await self._get(name)
 
     async def unfreeze(self, caller: Caller, name: str, *, request_id: str) -> Account:
         await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.unfreeze")
         account = await self._get(name)
         done = [self._done(EventKind.UNFROZEN, account, caller)] if account.frozen else []
-        await self._store.freeze(name, None, self._clock.now(), done)
+        await self._store.freeze(name, None, self._context.steady.now(), done)
         return await self._get(name)
 
     async def remove(self, caller: Caller, name: str, *, purge: bool, revoke: bool, request_id: str) -> None:
@@ -190,7 +179,7 @@ class AccountService:
             await self._revoke(account)
         if account.removed_at is None:
             done = self._done(EventKind.DISCONNECTED, account, caller)
-            await self._store.remove(name, self._clock.now(), [done])
+            await self._store.remove(name, self._context.steady.now(), [done])
         if purge:
             await self._purge(name)
         log.info("account.removed", account=name, purged=purge, revoked=revoke)
@@ -198,7 +187,7 @@ class AccountService:
     async def restore(self, caller: Caller, name: str, *, request_id: str) -> Account:
         """Undo a removal of the last 30 days."""
         await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.restore")
-        now, row = self._clock.now(), await self._store.get(name)
+        now, row = self._context.steady.now(), await self._store.get(name)
         done = [self._done(EventKind.RESTORED, row, caller)] if row else []
         try:
             restored = await self._store.restore(name, now - RESTORABLE_FOR, now, done)
@@ -216,7 +205,9 @@ class AccountService:
         """Forget what was removed more than 30 days ago, a few at a time."""
         for name in await self._store.removed_before(now - RESTORABLE_FOR, PURGE_BATCH):
             await self._purge(name)
-            await self._authorizer.note(BY_AGE, "accounts.purge", name, "removed 30 days ago", request_id="")
+            await self._context.authorizer.note(
+                BY_AGE, "accounts.purge", name, "removed 30 days ago", request_id=""
+            )
         if not self._scrubbed:
             self._scrubbed = await self._store.scrub()
 
@@ -226,7 +217,8 @@ class AccountService:
             return None
         if account.trouble.not_before is not None:
             return account.trouble.not_before
-        now, ahead, idle = self._clock.now(), self._refresh.ahead, self._refresh.idle_renewal
+        now, refresh = self._context.steady.now(), self._context.settings.refresh
+        ahead, idle = refresh.ahead, refresh.idle_renewal
         opens = window_opens(account, ahead)
         if account.last_used_at is not None and account.last_used_at >= account.refreshed_at:
             return opens
@@ -236,7 +228,7 @@ class AccountService:
     def _done(self, kind: EventKind, account: Account, caller: Caller, reason: Reason | None = None) -> Event:
         """What somebody did to an account, for its history."""
         return Event(
-            self._clock.now(),
+            self._context.steady.now(),
             kind,
             account.name,
             account.provider,
@@ -249,8 +241,10 @@ class AccountService:
         account = await self._settled(name)
         floor = await self._store.purged(self._name_hash(new_name)) or (0, 0)
         ref = Ref(new_name, max(account.epoch, floor[0] + 1), max(account.generation, floor[1]) + 1)
-        access, refresh = self._encryption.encrypt(
-            ref, self._encryption.access_token(account), self._encryption.refresh_token(account)
+        access, refresh = self._context.encryption.encrypt(
+            ref,
+            self._context.encryption.access_token(account),
+            self._context.encryption.refresh_token(account),
         )
         renamed = replace(
             account,
@@ -262,7 +256,11 @@ class AccountService:
             sealed_access=access,
             sealed_refresh=refresh,
         )
-        look = None if account.dead or account.frozen else window_opens(renamed, self._refresh.ahead)
+        look = (
+            None
+            if account.dead or account.frozen
+            else window_opens(renamed, self._context.settings.refresh.ahead)
+        )
         spares = await self._spares_for(account, ref)
         if not await self._store.rename(
             account.ref, renamed, spares=spares, next_at=look, old_name_hash=self._name_hash(name)
@@ -285,7 +283,9 @@ class AccountService:
             of_current = spare.generation == account.generation
             parent = replace(ref, generation=ref.generation if of_current else spare.generation)
             id_ = secrets.token_hex(8)
-            sealed = self._encryption.encrypt_spare(parent, id_, self._encryption.spare_token(spare))
+            sealed = self._context.encryption.encrypt_spare(
+                parent, id_, self._context.encryption.spare_token(spare)
+            )
             spares.append(Spare(id_, ref.name, ref.epoch, parent.generation, sealed, spare.received_at))
         return spares
 
@@ -298,8 +298,10 @@ class AccountService:
         return account
 
     async def _revoke(self, account: Account) -> None:
-        provider = self._providers.get(account.provider)
-        token = self._encryption.refresh_token(account) or self._encryption.access_token(account)
+        provider = self._context.providers.get(account.provider)
+        token = self._context.encryption.refresh_token(account) or self._context.encryption.access_token(
+            account
+        )
         known = provider is not None and provider.knows_client(account.client_id)
         if provider is None or token is None or not known:
             raise Conflict(
@@ -320,7 +322,7 @@ class AccountService:
     ) -> None:
         if not is_account_name(name):
             raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
-        await self._authorizer.require(
+        await self._context.authorizer.require(
             caller, permission, name, request_id=request_id, action=action, detail=detail
         )
 
@@ -331,4 +333,4 @@ class AccountService:
         return account
 
     def _name_hash(self, name: str) -> str:
-        return self._keyring.fingerprint("purged name", name)
+        return self._context.keyring.fingerprint("purged name", name)

@@ -3,7 +3,6 @@
 Each check is one function, and is registered once: here in `CONFIGURATION`, or in `store_checks.BROKER`.
 """
 
-import ipaddress
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 from broker.config import ConfigError, load
 from broker.config.secrets import mode_problem
 from broker.config.settings import FileKey, Settings, TcpListen, UnixListen
+from broker.config.values import is_loopback
 from broker.errors import StartRefused
 from broker.files import exposure, open_own
 from broker.http.tls import expires_at, usable
@@ -22,7 +22,6 @@ from broker.http.tls import expires_at, usable
 DAY = 86400.0
 RENEWED_BEFORE = 14 * DAY
 """Certificates that are renewed automatically are renewed earlier; one this near its end was forgotten."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 JOURNAL = Path("/run/systemd/journal/socket")
 
 
@@ -105,7 +104,7 @@ def sandbox(of: Examined) -> Iterator[Check]:
     server = of.settings.server
     listens = (*server.internal, *server.public, of.settings.sandbox.listen)
     hosts = [listen.host for listen in listens if isinstance(listen, TcpListen)]
-    if all(host == "localhost" or ipaddress.ip_address(host).is_loopback for host in hosts):
+    if all(is_loopback(host) for host in hosts):
         yield Check("sandbox", "warning", "on: nothing here is real", "remove [sandbox] for real use")
         return
     told = "on, and a listener is not on loopback: anybody there could sign in as anybody"
@@ -145,7 +144,7 @@ def public_url(of: Examined) -> Iterator[Check]:
     what, url = "server.public_url", of.settings.server.public_url
     if url.startswith("https://"):
         yield Check(what, "ok", url)
-    elif urlsplit(url).hostname not in LOOPBACK:
+    elif not is_loopback(urlsplit(url).hostname):
         yield Check(what, "problem", f"{url} is http: codes and tickets could be read", "use https")
     elif of.settings.sandbox.enabled or not of.settings.providers:
         yield Check(what, "ok", f"{url}: for browsers on this machine")

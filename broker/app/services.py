@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from broker.accounts.exporting import ExportService
 from broker.accounts.importing import ImportService
 from broker.accounts.service import AccountService
 from broker.admin.audit import AuditService
-from broker.admin.checks import LOOPBACK
 from broker.admin.copies import Adoption, BackupService
 from broker.admin.keys import KeyService
 from broker.admin.overview import Overview
@@ -25,12 +23,10 @@ from broker.context import Context
 from broker.dashboard.service import DashboardService
 from broker.dashboard.session import Sessions
 from broker.installs.service import InstallService
-from broker.model import Secret
 from broker.plugin.clients import Clients
 from broker.plugin.consent import ConsentService
 from broker.plugin.grants import GrantService
 from broker.plugin.routes import ClientRoutes, GrantRoutes, PluginApi
-from broker.sandbox.issued import PREFIXES
 from broker.store.retained import INSTALL, Retained
 from broker.store.spool import grants_spool, renewals_spool
 from broker.tokens.background import Background
@@ -64,8 +60,19 @@ class Services:
         self.spools = Spools((spool_of(context.settings.store.path), *spool_folders))
         self.tokens = TokenServices(context, timings, watch, self.spools, closing)
         self.installs = InstallServices(context, self.spools, closing)
-        self.accounts = _accounts(context, self.tokens, self.installs)
-        self.imports, self.exports = _moving(context, self.tokens.flights)
+        self.accounts = AccountService(
+            context,
+            flights=self.tokens.flights,
+            flush_uses=self.tokens.uses.flush,
+            forget_besides=(
+                self.tokens.service.forget,
+                self.tokens.permit.forget,
+                self.tokens.retained.forget,
+                self.installs.late.forget,
+            ),
+        )
+        self.imports = ImportService(context, self.tokens.flights)
+        self.exports = ExportService(context, self.tokens.flights)
         self.callers = CallerServices(context, closing)
         self.plugin = (
             PluginServices(context, context.settings.plugin, self.installs.browsers)
@@ -242,68 +249,6 @@ class InstallServices:
                 clock=context.clock,
                 audience=settings.server.public_url,
             )
-
-
-def _accounts(context: Context, tokens: TokenServices, installs: InstallServices) -> AccountService:
-    return AccountService(
-        store=context.stores.accounts,
-        flights=tokens.flights,
-        encryption=context.encryption,
-        keyring=context.keyring,
-        authorizer=context.authorizer,
-        clock=context.steady,
-        providers=context.providers,
-        refresh=context.settings.refresh,
-        flush_uses=tokens.uses.flush,
-        forget_besides=(
-            tokens.service.forget,
-            tokens.permit.forget,
-            tokens.retained.forget,
-            installs.late.forget,
-        ),
-    )
-
-
-def _moving(context: Context, flights: Flights) -> tuple[ImportService, ExportService]:
-    def refusal(name: str, token: Secret) -> str | None:
-        """Return why that provider must not be sent that refresh token, None if it may.
-
-        A token that a sandbox issued is sent to no real provider, and no real token to a sandbox.
-        """
-        is_played = context.settings.sandbox.enabled and name in PREFIXES
-        is_its_own = token.reveal().startswith(tuple(PREFIXES.values()))
-        if is_played and not is_its_own:
-            return (
-                f"the sandbox plays {name} here and takes nothing but its own grants;"
-                " import real ones where [sandbox] is off"
-            )
-        if is_its_own and not is_played:
-            # A sandbox may run on this machine by itself.
-            is_near = urlsplit(context.providers[name].token_url).hostname in LOOPBACK
-            return None if is_near else f"a sandbox issued this grant, and {name} is none"
-        return None
-
-    imports = ImportService(
-        accounts=context.stores.accounts,
-        imports=context.stores.imports,
-        flights=flights,
-        encryption=context.encryption,
-        keyring=context.keyring,
-        authorizer=context.authorizer,
-        clock=context.steady,
-        providers=context.providers,
-        refresh=context.settings.refresh,
-        refusal=refusal,
-    )
-    exports = ExportService(
-        accounts=context.stores.accounts,
-        imports=context.stores.imports,
-        flights=flights,
-        encryption=context.encryption,
-        authorizer=context.authorizer,
-        clock=context.steady,
-    )
-    return imports, exports
 
 
 class CallerServices:
