@@ -105,7 +105,7 @@ listen = "{self.sandbox.listen}"
                 limits=self.limits,
             )
         )
-        self.broker.base.health.starting = False
+        self.broker.context.health.starting = False
         self.internal_server = await self._listen(self.broker.listeners.internal, self.internal_port)
         await self._listen(self.broker.listeners.public, self.public_port)
 
@@ -137,7 +137,7 @@ listen = "{self.sandbox.listen}"
 
     async def account(self, name: str = "acme") -> Account:
         """The row as it stands."""
-        account = await self.broker.base.stores.accounts.get(name)
+        account = await self.broker.context.stores.accounts.get(name)
         assert account is not None
         return account
 
@@ -233,7 +233,7 @@ async def open_house(
         )
         house.write_config()
         await house.open()
-        clock.wait_for(lambda: house.broker.base.audit.is_writing)
+        clock.wait_for(lambda: house.broker.context.audit.is_writing)
         house.key = await house.caller(permissions=("token", "refresh", "accounts", "manage", "install"))
         try:
             yield house

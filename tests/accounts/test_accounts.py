@@ -78,7 +78,7 @@ async def test_list_shows_only_what_the_caller_may_see(house: House) -> None:
 async def test_removed_account_names_the_way_back(house: House) -> None:
     """Whatever is asked of it; a name that never was has none."""
     await house.connect()
-    await house.broker.rooms.accounts.remove(OPERATOR, "acme", purge=False, revoke=False, request_id="test")
+    await house.broker.accounts.remove(OPERATOR, "acme", purge=False, revoke=False, request_id="test")
 
     answers = [
         await house.ask(method, path.format(name))
@@ -116,7 +116,7 @@ async def test_unknown_parameter_is_told(house: House, method: str, path: str, s
 async def _many(house: House, number: int) -> list[str]:
     """Accounts of three kinds of names."""
     await house.connect()
-    acme, accounts = await house.account(), house.broker.base.stores.accounts
+    acme, accounts = await house.account(), house.broker.context.stores.accounts
     names = [f"{'abc'[n % 3]}-{n:04d}-{'xyz'[n % 7 % 3]}" for n in range(number)]
     made = [
         replace(acme, name=name, external_id=name, sealed_access=None, sealed_refresh=None) for name in names
@@ -131,7 +131,7 @@ async def test_pages_of_a_list_read_a_bounded_number_of_rows(house: House) -> No
     """However few of them are for the caller: a page may be short or empty, and all pages together miss none."""
     names = sorted(await _many(house, 3000))
     everything = Caller("all", ("*",), frozenset(Permission), "key")
-    service = house.broker.rooms.accounts
+    service = house.broker.accounts
 
     for globs in (
         ("*",),
@@ -163,7 +163,7 @@ async def test_list_stops_when_its_caller_is_gone(house: House) -> None:
         return asked == 3
 
     with pytest.raises(ConnectionError):
-        await house.broker.rooms.accounts.find(caller, AccountQuery(), request_id="test", is_gone=is_gone)
+        await house.broker.accounts.find(caller, AccountQuery(), request_id="test", is_gone=is_gone)
 
     assert 3 == asked
 
@@ -271,7 +271,7 @@ async def test_removal_is_undone_by_restore(house: House) -> None:
     back = await house.get("/token/acme")
     await house.ask("DELETE", "/accounts/acme")
     house.clock.advance(31 * 86400)
-    await house.broker.rooms.accounts.purge_removed(house.clock.now())
+    await house.broker.accounts.purge_removed(house.clock.now())
     too_late = await house.post("/accounts/acme/restore")
 
     assert [204, 404, 200, 200, 404] == [one.status for one in (removed, gone, restored, back, too_late)]

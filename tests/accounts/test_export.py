@@ -83,7 +83,7 @@ async def test_uncertain_account_is_left_out(house: House) -> None:
 async def test_lease_of_another_process_is_respected(house: House) -> None:
     """An intent in the row means that somebody is about to spend the token."""
     account = await house.connect()
-    await house.broker.base.stores.database.write(
+    await house.broker.context.stores.database.write(
         lambda transaction: transaction.execute(
             """UPDATE accounts SET intent_id = 'x', intent_generation = 1, intent_at = 1, lease_owner = 'other',
                       lease_until = 9e9 WHERE name = $1""",
@@ -122,7 +122,7 @@ async def test_export_again_gives_the_same(house: House) -> None:
 async def test_dead_account_is_left_out(house: House) -> None:
     """There is nothing to hand over."""
     account = await house.connect()
-    await house.broker.base.stores.accounts.settle(
+    await house.broker.context.stores.accounts.settle(
         account.ref,
         trouble=account.trouble,
         keep_intent=False,

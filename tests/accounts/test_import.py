@@ -147,7 +147,7 @@ async def test_import_follows_a_rename(house: House) -> None:
 
     renamed = await house.post("/accounts", line("zenith", pair))
     await house.ask("DELETE", "/accounts/zenith?purge=1")
-    imports = house.broker.base.stores.imports
+    imports = house.broker.context.stores.imports
 
     assert (409, True) == (renamed.status, renamed.json["same_grant"])
     assert None is await imports.record("zenith")
@@ -208,7 +208,7 @@ async def test_malformed_import_is_one_clear_error(house: House) -> None:
     assert {(400, "invalid_request")} == {(answer.status, answer.json["code"]) for answer in answers}
     details = [(answer.json["detail"], said) for answer, (_, said) in zip(answers, REFUSED, strict=True)]
     assert [] == [one for one in details if one[1] not in one[0]]
-    assert None is await house.broker.base.stores.accounts.get("acme")
+    assert None is await house.broker.context.stores.accounts.get("acme")
 
 
 async def test_import_needs_the_permission_and_the_name(house: House) -> None:
@@ -232,7 +232,7 @@ async def test_import_is_event_and_audit_line_without_its_tokens(house: House) -
     [pair] = issued_elsewhere(house, 1)
     await house.post("/accounts", line("acme", pair, access_token=pair.access.value, verify=False))
 
-    events = await house.broker.base.stores.events.last_events(5)
+    events = await house.broker.context.stores.events.last_events(5)
     audit = (house.folder / "var" / "audit.jsonl").read_text()
 
     assert [("connected", "acme")] == [(event.kind, event.account) for event in events]

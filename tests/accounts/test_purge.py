@@ -39,9 +39,9 @@ async def connect_jane(house: House) -> Account:
     await walk(house, JANE["name"], "deny")
     await link(house, JANE["name"])
     await house.broker.tokens.uses.flush()
-    await house.broker.base.stores.database.write(allow_plugin)
+    await house.broker.context.stores.database.write(allow_plugin)
     account = await house.account(JANE["name"])
-    await house.broker.base.stores.accounts.add_spare(
+    await house.broker.context.stores.accounts.add_spare(
         Spare("spare-of-jane", account.name, account.epoch, account.generation, "sealed-spare-of-jane", 1.0)
     )
     return account
@@ -133,7 +133,7 @@ async def test_what_stays_is_a_hash_and_the_audit(house: House) -> None:
     account = await connect_jane(house)
     await house.ask("DELETE", f"/accounts/{JANE['name']}?purge=1", headers={"X-Request-Id": "request-purge"})
 
-    kept = await house.broker.base.stores.database.read("SELECT epoch, generation FROM purged_names")
+    kept = await house.broker.context.stores.database.read("SELECT epoch, generation FROM purged_names")
     files = sorted((house.folder / "var").glob("audit*.jsonl"))
     [line] = [one for path in files for one in path.read_text().splitlines() if "request-purge" in one]
 
@@ -150,7 +150,7 @@ async def test_account_that_nobody_restored_is_purged_too(house: House) -> None:
     house.clock.advance(30 * 86400 + 1)
     before = found(house.folder / "var", JANE)
 
-    await house.broker.rooms.accounts.purge_removed(house.clock.now())
+    await house.broker.accounts.purge_removed(house.clock.now())
     audit = b"".join(path.read_bytes() for path in (house.folder / "var").glob("audit*"))
 
     assert {"name", "label", "subject", "external id"} <= before
@@ -197,7 +197,7 @@ async def test_log_that_somebody_reads_is_scrubbed_later(house: House) -> None:
     await house.ask("DELETE", f"/accounts/{account.name}?purge=1")
     during = found(house.folder / "var", JANE)
     reader.close()
-    await house.broker.rooms.accounts.purge_removed(house.clock.now())
+    await house.broker.accounts.purge_removed(house.clock.now())
 
     assert "label" in during
     assert set() == found(house.folder / "var", JANE)
@@ -217,9 +217,7 @@ async def test_purged_token_is_nowhere_in_memory(house: House) -> None:
     breaker.refused(account.ref, house.clock.now())
     was_kept = "only-here" in f"{vars(house.broker.tokens.cache)}"
 
-    await house.broker.rooms.accounts.remove(
-        OPERATOR, "only-here", purge=True, revoke=False, request_id="test"
-    )
+    await house.broker.accounts.remove(OPERATOR, "only-here", purge=True, revoke=False, request_id="test")
     gc.collect()
 
     kept = [one for one in gc.get_objects() if isinstance(one, Decrypted) and one.account.name == "only-here"]

@@ -28,7 +28,7 @@ async def happen(house: House, *accounts: str | None, kind: EventKind = EventKin
     """Events of these accounts, in this order."""
     now = house.clock.now()
     events = [Event(now, kind, account, "kit", None, 1) for account in accounts]
-    await house.broker.base.stores.events.add_events(events)
+    await house.broker.context.stores.events.add_events(events)
 
 
 async def rounds(house: House) -> None:

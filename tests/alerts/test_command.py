@@ -126,12 +126,12 @@ async def test_command_is_killed_when_the_broker_stops(tmp_path: Path) -> None:
 
         await house.broker.alerts.stop(running)
         gone = await _is_gone(pid)
-        left = await house.broker.base.stores.alerts.deliveries("command")
+        left = await house.broker.context.stores.alerts.deliveries("command")
         (folder / "quick").touch()
         await house.restart()
         house.clock.advance(60)
         await house.broker.alerts.command.round()
-        after = await house.broker.base.stores.alerts.deliveries("command")
+        after = await house.broker.context.stores.alerts.deliveries("command")
 
     assert gone
     assert (1, 0) == (len(left), len(after))
@@ -146,7 +146,7 @@ async def test_failed_command_is_tried_again(tmp_path: Path) -> None:
         (folder / "mended").touch()
         house.clock.advance(5)
         await house.broker.alerts.command.round()
-        left = await house.broker.base.stores.alerts.deliveries("command")
+        left = await house.broker.context.stores.alerts.deliveries("command")
 
     assert ("x\nx\n", []) == ((folder / "runs").read_text(), left)
 

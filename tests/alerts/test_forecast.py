@@ -114,7 +114,7 @@ async def _scoped(tmp_path: Path) -> AsyncIterator[House]:
 
 async def foretold(house: House) -> list[tuple[str | None, str | None, float]]:
     """Account, reason, and days from then until the end, of every forecast."""
-    events = await house.broker.base.stores.events.events(0, 1000)
+    events = await house.broker.context.stores.events.events(0, 1000)
     return [
         (event.account, event.reason, ((event.due_at or 0) - event.at) / DAY)
         for event in events
@@ -188,6 +188,6 @@ async def test_forecast_goes_with_a_purge_and_along_with_a_rename(scoped: House)
     renamed = await foretold(scoped)
     await scoped.ask("DELETE", "/accounts/initech?purge=1")
 
-    rows = await scoped.broker.base.stores.database.read("SELECT account FROM foretold_ends")
+    rows = await scoped.broker.context.stores.database.read("SELECT account FROM foretold_ends")
     assert [("initech", "no_refresh_token", 1.0)] == renamed
     assert [] == rows

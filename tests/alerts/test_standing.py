@@ -10,7 +10,7 @@ REFUSED = ("acme", "globex", "initech", "umbrella")
 
 async def told(house: House) -> list[tuple[EventKind, str | None, str | None]]:
     """What was said of the broker, in order."""
-    events = await house.broker.base.stores.events.events(0, 1000)
+    events = await house.broker.context.stores.events.events(0, 1000)
     kinds = (EventKind.BROKER_DEGRADED, EventKind.BROKER_RECOVERED)
     return [(event.kind, event.reason, event.provider) for event in events if event.kind in kinds]
 
@@ -28,7 +28,7 @@ async def renew_all(house: House) -> None:
 
 async def test_trouble_is_told_once_and_its_end_once(house: House) -> None:
     """However often it is raised, and whatever else is wrong meanwhile."""
-    health, standing = house.broker.base.health, house.broker.alerts.standing
+    health, standing = house.broker.context.health, house.broker.alerts.standing
 
     for sentence in ("one token set waits", "two token sets wait"):
         health.raise_problem("commit_retained", sentence)
@@ -45,7 +45,7 @@ async def test_trouble_is_told_once_and_its_end_once(house: House) -> None:
 
 async def test_short_trouble_is_told_all_the_same(house: House) -> None:
     """It began and ended between two looks."""
-    health = house.broker.base.health
+    health = house.broker.context.health
     health.raise_problem("audit_waiting", "the audit waits")
     health.clear("audit_waiting")
 
@@ -56,7 +56,7 @@ async def test_short_trouble_is_told_all_the_same(house: House) -> None:
 
 async def test_trouble_that_ended_with_the_process_is_over_after_the_restart(house: House) -> None:
     """What this start does not find is told as over, once."""
-    house.broker.base.health.raise_problem("audit_waiting", "the audit waits")
+    house.broker.context.health.raise_problem("audit_waiting", "the audit waits")
     await house.broker.alerts.standing.flush()
 
     for _ in range(2):
@@ -74,7 +74,7 @@ async def test_trouble_that_stands_over_a_restart_is_told_once(house: House) -> 
     for restart in (False, True, True):
         if restart:
             await house.restart()
-        house.broker.base.health.raise_problem("copied_store", "the store is a copy")
+        house.broker.context.health.raise_problem("copied_store", "the store is a copy")
         await house.broker.alerts.standing.flush()
 
     assert [(EventKind.BROKER_DEGRADED, "copied_store", None)] == await told(house)
@@ -102,7 +102,7 @@ async def test_mass_refusal_is_over_when_an_operator_says_so(house: House) -> No
     await renew_all(house)
     await house.broker.alerts.standing.flush()
 
-    await house.broker.rooms.overview.resume(OPERATOR, "kit", request_id="r")
+    await house.broker.overview.resume(OPERATOR, "kit", request_id="r")
     await house.broker.alerts.standing.flush()
 
     assert (EventKind.BROKER_RECOVERED, "mass_refusal", "kit") == (await told(house))[-1]
@@ -118,7 +118,7 @@ async def test_client_that_is_taken_again_is_told(house: House) -> None:
     house.clock.advance(400)
     await renew_all(house)
 
-    events = await house.broker.base.stores.events.events(0, 1000)
+    events = await house.broker.context.stores.events.events(0, 1000)
     of_the_provider = [(event.kind, event.reason) for event in events if event.account is None]
     assert [
         (EventKind.PROVIDER_REJECTED_CLIENT, "provider_rejected_client"),
@@ -128,7 +128,7 @@ async def test_client_that_is_taken_again_is_told(house: House) -> None:
 
 async def test_good_news_asks_for_nothing(house: House) -> None:
     """`what_to_do` is said of what is wrong, in words of its own for each trouble."""
-    health, key = house.broker.base.health, await house.caller(permissions=("accounts",), name="reader")
+    health, key = house.broker.context.health, await house.caller(permissions=("accounts",), name="reader")
     for problem in ("commit_retained", "audit_waiting", "copied_store"):
         health.raise_problem(problem, "…")
         health.clear(problem)

@@ -76,7 +76,7 @@ async def test_long_replay_comes_whole(house: House) -> None:
 async def test_gap_is_said(house: House) -> None:
     """Events that are not kept any more, and numbers that were never given."""
     await happen(house, "a", "b", "c")
-    store = house.broker.base.stores.events
+    store = house.broker.context.stores.events
     await store.purge_events(house.clock.now() + 1, 2)
     await happen(house, "d")
 
@@ -92,7 +92,7 @@ async def test_gap_is_said(house: House) -> None:
 async def test_no_gap_is_claimed_where_there_is_none(house: House) -> None:
     """Everything up to the number was purged, and nothing behind it."""
     await happen(house, "a", "b", "c")
-    await house.broker.base.stores.events.purge_events(house.clock.now() + 1, 2)
+    await house.broker.context.stores.events.purge_events(house.clock.now() + 1, 2)
 
     async with open_stream(house, last_id="2") as stream:
         await stream.beat()
@@ -122,7 +122,7 @@ async def test_caller_sees_its_own_accounts_only(house: House) -> None:
     async with open_stream(house, key=key) as narrow, open_stream(house) as wide:
         await happen(house, "kit-1", "acme")
         await happen(house, None, kind=EventKind.BROKER_DEGRADED)
-        await house.broker.base.stores.events.add_events([person])
+        await house.broker.context.stores.events.add_events([person])
         await narrow.beat()
         await wide.beat()
 
@@ -224,7 +224,7 @@ async def test_slow_reader_is_cut_and_comes_again(house: House) -> None:
     """It holds a page and the socket's buffers, no more; after ten seconds it goes, and misses nothing."""
     long = Event(house.clock.now(), EventKind.CONNECTED, "acme", "kit", "x" * 3000)
     for _ in range(4):
-        await house.broker.base.stores.events.add_events([long] * 500)
+        await house.broker.context.stores.events.add_events([long] * 500)
     reader = socket.socket()
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader.connect(("127.0.0.1", house.internal_port))

@@ -67,7 +67,7 @@ async def test_renewals_are_not_told(told: House, receiver: Receiver) -> None:
     await rounds(told)
 
     assert [("connected", "acme")] == receiver.told
-    kinds = [event.kind for event in await told.broker.base.stores.events.events(0, 10)]
+    kinds = [event.kind for event in await told.broker.context.stores.events.events(0, 10)]
     assert [EventKind.CONNECTED, EventKind.RENEWED] == kinds
 
 
@@ -275,7 +275,7 @@ async def test_slow_receiver_holds_up_nobody(told: House, receiver: Receiver) ->
 async def test_backlog_is_bounded(told: House, receiver: Receiver) -> None:
     """A thousand alerts wait as deliveries at most; the rest stays in the table of events until there is room."""
     receiver.refused.add("acme")
-    store = told.broker.base.stores
+    store = told.broker.context.stores
     for _ in range(7):
         await happen(told, *["acme"] * 200)
         await told.broker.alerts.webhook.round()
@@ -299,7 +299,7 @@ async def test_purged_account_is_not_told_of(told: House, receiver: Receiver) ->
     await rounds(told)
 
     assert ["acme", "other"] == [account for _, account in receiver.told]
-    assert [] == await told.broker.base.stores.alerts.deliveries("webhook")
+    assert [] == await told.broker.context.stores.alerts.deliveries("webhook")
 
 
 async def test_nothing_of_a_receiver_is_logged(told: House, receiver: Receiver) -> None:
@@ -327,7 +327,7 @@ async def test_unreachable_receiver_is_tried_again(tmp_path: Path, receiver: Rec
         await rounds(house)
         await happen(house, "acme")
         await rounds(house)
-        [delivery] = await house.broker.base.stores.alerts.deliveries("webhook")
+        [delivery] = await house.broker.context.stores.alerts.deliveries("webhook")
 
     assert (1, house.clock.now() + 5) == (delivery.attempts, delivery.next_at)
 
@@ -371,6 +371,6 @@ async def test_loop_tells_by_itself_and_ends_with_the_broker(told: House, receiv
     await within(told.clock, 1, stopping)
 
     assert [("connected", "acme")] == first
-    assert [] == await told.broker.base.stores.alerts.deliveries("webhook")
+    assert [] == await told.broker.context.stores.alerts.deliveries("webhook")
     assert running.done()
     assert json.loads(receiver.received[1].body)["account"] == "late"

@@ -35,7 +35,7 @@ async def verified(files: list[AuditFile]) -> Report:
 
 
 async def own(house: House) -> Report:
-    return await house.broker.rooms.audit.own_files(OPERATOR, request_id="test")
+    return await house.broker.audit.own_files(OPERATOR, request_id="test")
 
 
 def ended(house: House) -> list[str]:

@@ -58,7 +58,7 @@ async def use_up_the_page(house: House) -> None:
     """The file's last page has room even on a full disk, so ask until that is used up as well."""
     for _ in range(100):
         await house.get("/token/acme")
-        if house.broker.base.health.problems:
+        if house.broker.context.health.problems:
             return
     raise AssertionError("the disk does not fill")
 
@@ -104,7 +104,7 @@ async def test_living_tokens_go_on_and_nothing_is_lost(house: House, small: Path
     assert (before, 200) == (during, after)
     assert [f"request-{number:04}" for number in range(41)] == request_ids(small)[-41:]
     assert ("active", 1) == ((await house.account()).status, (await house.account()).generation)
-    assert None is first_problem(await house.broker.rooms.audit.own_files(OPERATOR, request_id="test"))
+    assert None is first_problem(await house.broker.audit.own_files(OPERATOR, request_id="test"))
 
 
 async def test_everybody_hears_of_it_and_of_its_end(house: House, small: Path) -> None:
@@ -116,7 +116,7 @@ async def test_everybody_hears_of_it_and_of_its_end(house: House, small: Path) -
     await house.clock.settle()
     await house.broker.alerts.standing.flush()
 
-    events = await house.broker.base.stores.events.last_events(2)
+    events = await house.broker.context.stores.events.last_events(2)
 
     assert [
         (EventKind.BROKER_DEGRADED, "audit_waiting"),
@@ -136,7 +136,7 @@ async def test_stop_writes_what_waits(house: House, small: Path) -> None:
     await house.restart()
 
     assert [f"request-{number:04}" for number in range(3)] == request_ids(small)[-3:]
-    assert None is first_problem(await house.broker.rooms.audit.own_files(OPERATOR, request_id="test"))
+    assert None is first_problem(await house.broker.audit.own_files(OPERATOR, request_id="test"))
 
 
 @pytest.mark.proof

@@ -28,7 +28,7 @@ async def _fill(config: Path, groups: list[dict[str, Any]]) -> str:
     settings, clock = load(config, environ={}), SystemClock()
     # A store that no broker has begun, but with accounts, is taken for a copy.
     async with open_broker(settings) as broker:
-        base = broker.base
+        base = broker.context
         key_id = "0123456789ab"
         text = key_text(key_id, new_secret())
         record = CallerRecord(

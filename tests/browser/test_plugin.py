@@ -70,7 +70,7 @@ async def test_whole_install(house: House, new_page: NewPage) -> None:
     async with page.expect_navigation(url=kit_return(house)):
         await page.get_by_role("button", name="Allow").click()
 
-    [grant] = await house.broker.base.stores.plugin.grants(
+    [grant] = await house.broker.context.stores.plugin.grants(
         subject="user-42", now=house.clock.now(), after="", limit=9
     )
     assert [kit_return(house)] == watched.at_kit

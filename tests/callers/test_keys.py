@@ -17,7 +17,7 @@ async def test_key_is_nowhere_in_the_store(house: House) -> None:
     """Only its hash is."""
     key = await house.caller("*", name="other")
 
-    stored = str(await house.broker.base.stores.callers.callers())
+    stored = str(await house.broker.context.stores.callers.callers())
 
     assert key.startswith("tbk_")
     assert key not in stored
@@ -43,7 +43,7 @@ async def test_key_removed_by_another_process_stops_within_a_second(house: House
     key = await house.caller("*", name="other")
     await house.get("/token/acme", key=key)
 
-    await house.broker.base.stores.callers.remove_caller("other")
+    await house.broker.context.stores.callers.remove_caller("other")
     house.clock.advance(1)
 
     assert 401 == (await house.get("/token/acme", key=key)).status
@@ -179,7 +179,7 @@ async def test_life_of_a_key_has_its_bounds(house: House) -> None:
                 OPERATOR, name="ok", accounts=["*"], permissions=[], expires_in=life, request_id="t"
             )
 
-    assert ["service"] == [one.name for one in await house.broker.base.stores.callers.callers()]
+    assert ["service"] == [one.name for one in await house.broker.context.stores.callers.callers()]
 
 
 async def test_third_key_waits_until_the_first_has_ended(house: House) -> None:

@@ -29,7 +29,7 @@ class SlowStore(CallerStore):
 
 @pytest.fixture(name="store")
 def _store(house: House) -> SlowStore:
-    return SlowStore(house.broker.base.stores.database)
+    return SlowStore(house.broker.context.stores.database)
 
 
 @pytest.fixture(name="keys")

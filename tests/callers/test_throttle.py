@@ -94,6 +94,6 @@ async def test_guesses_are_counted_by_reason(house: House) -> None:
     for number in range(25):
         await guess(house, number)
 
-    text = house.broker.base.metrics.text().decode()
+    text = house.broker.context.metrics.text().decode()
 
     assert 'broker_auth_failures_total{reason="unknown"} 25.0' in text

@@ -25,7 +25,7 @@ async def test_page_of_the_sandbox_leads_to_this_broker(house: House) -> None:
 
 
 async def providers(house: House) -> list[dict[str, object]]:
-    views = await house.broker.rooms.overview.providers(OPERATOR, request_id="test")
+    views = await house.broker.overview.providers(OPERATOR, request_id="test")
     return [view.json() for view in views]
 
 

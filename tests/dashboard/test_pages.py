@@ -50,7 +50,7 @@ async def test_start_page_says_that_all_is_well(operator: Visitor) -> None:
 
 async def test_start_page_does_not_call_a_frozen_account_well(operator: Visitor) -> None:
     """One of two, and then both."""
-    accounts = operator.house.broker.rooms.accounts
+    accounts = operator.house.broker.accounts
     await accounts.freeze(OPERATOR, "acme", request_id="test")
     operator.house.clock.advance(1.5)
     one = await text(operator, "/")
@@ -95,7 +95,7 @@ async def test_account_page_tells_its_history_and_who_uses_it(operator: Visitor)
 async def test_keys_page_tells_what_each_seals_and_what_to_do(operator: Visitor) -> None:
     """After `keys add` the older one has records, until `keys rewrap`; no key is ever shown."""
     desk = operator.house.broker.keys
-    old = operator.house.broker.base.keyring.active
+    old = operator.house.broker.context.keyring.active
     await desk.new(OPERATOR, request_id="test")
 
     page = await text(operator, "/dashboard/keys")
@@ -130,7 +130,7 @@ async def test_unknown_account_is_no_page(operator: Visitor) -> None:
 async def test_search_finds_by_name_and_id(operator: Visitor) -> None:
     """In any case; what stands for anything elsewhere stands for itself here."""
     house = operator.house
-    await house.broker.rooms.accounts.change(OPERATOR, "acme", {"label": "100% Wool_Ltd"}, request_id="test")
+    await house.broker.accounts.change(OPERATOR, "acme", {"label": "100% Wool_Ltd"}, request_id="test")
 
     found = {
         search: "accounts/acme" in await text(operator, f"/dashboard/accounts?search={search}")
@@ -143,7 +143,7 @@ async def test_search_finds_by_name_and_id(operator: Visitor) -> None:
 
 async def test_long_lists_have_pages(operator: Visitor) -> None:
     """Fifty to a page, and a link to the next."""
-    accounts = operator.house.broker.base.stores.accounts
+    accounts = operator.house.broker.context.stores.accounts
     one = await operator.house.account("acme")
     for number in range(60):
         name = f"many-{number:03}"
@@ -161,7 +161,7 @@ async def test_long_lists_have_pages(operator: Visitor) -> None:
 
 async def test_names_from_outside_are_text(operator: Visitor) -> None:
     """A label may hold anything printable; the page holds it as text."""
-    await operator.house.broker.rooms.accounts.change(
+    await operator.house.broker.accounts.change(
         OPERATOR, "acme", {"label": "<b onmouseover=alert(1)>"}, request_id="test"
     )
 
@@ -258,7 +258,7 @@ async def test_nothing_that_happened_kills_a_page_a_command_or_a_webhook(tmp_pat
     ):
         await house.connect()
         await rounds(house)
-        stores, now = house.broker.base.stores, house.clock.now()
+        stores, now = house.broker.context.stores, house.clock.now()
         for one in (one for reason in REASONS for one in ailing(reason)):
             await stores.accounts.connect(one, expected=None, next_at=None, grant=None, events=[])
         # The oldest are beyond the first page of events, so those that nobody could foresee come last.

@@ -214,7 +214,7 @@ async def test_sessions_are_listed_and_ended_from_outside(operator: Visitor, col
 
 async def test_session_that_another_replica_ended_is_over(operator: Visitor) -> None:
     """What this process remembers does not count while the store answers."""
-    base = operator.house.broker.base
+    base = operator.house.broker.context
     elsewhere = Sessions(base, operator.house.internal)
     before = (await operator.get("/")).status
     await elsewhere.end()
@@ -224,7 +224,7 @@ async def test_session_that_another_replica_ended_is_over(operator: Visitor) -> 
 
 async def test_nothing_in_the_store_opens_the_dashboard(operator: Visitor) -> None:
     """What lies there is a hash, and neither that nor anything made with the keys is a cookie."""
-    base, name = operator.house.broker.base, cookie_of(operator).partition("=")[0]
+    base, name = operator.house.broker.context, cookie_of(operator).partition("=")[0]
     [stored] = await base.stores.installs.logins("dashboard session")
     ring: Keyring = base.keyring
     made = [
@@ -250,7 +250,7 @@ async def test_nothing_in_the_store_opens_the_dashboard(operator: Visitor) -> No
 )
 async def test_cookie_is_named_after_the_address(house: House, url: str, name: str, path: str) -> None:
     """`__Host-` where there is TLS; brokers on other ports have cookies of their own."""
-    base, response = house.broker.base, web.Response()
+    base, response = house.broker.context, web.Response()
     sessions = Sessions(base, url)
 
     below = await sessions.sign_in(await sessions.new_link(OPERATOR), response)

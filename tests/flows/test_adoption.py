@@ -32,7 +32,7 @@ async def test_copy_renews_nothing_until_adopted(house: House, tmp_path: Path) -
     house.clock.advance(LIFE)
     refused = await house.get("/token/acme")
     ready = (await house.get("/readyz")).json
-    doubtful = await house.broker.rooms.adoption.adopt(OPERATOR, request_id="test")
+    doubtful = await house.broker.adoption.adopt(OPERATOR, request_id="test")
     renewed = await house.get("/token/acme")
 
     assert 200 == living.status
@@ -58,14 +58,14 @@ rotation = "none"
 
     house.broker.use(house.settings)
 
-    assert [] == await house.broker.rooms.adoption.adopt(OPERATOR, request_id="test")
+    assert [] == await house.broker.adoption.adopt(OPERATOR, request_id="test")
 
 
 async def test_adopted_copy_is_no_copy_any_more(house: House, tmp_path: Path) -> None:
     """After adoption and a restart the store is owned."""
     await house.connect()
     await _copied(house, tmp_path / "clone")
-    await house.broker.rooms.adoption.adopt(OPERATOR, request_id="test")
+    await house.broker.adoption.adopt(OPERATOR, request_id="test")
 
     await house.restart()
 
@@ -102,10 +102,10 @@ async def test_copy_is_told_once(house: House, tmp_path: Path) -> None:
     """Degraded and recovered are events, one each."""
     await house.connect()
     await _copied(house, tmp_path / "clone")
-    await house.broker.rooms.adoption.adopt(OPERATOR, request_id="test")
+    await house.broker.adoption.adopt(OPERATOR, request_id="test")
     await house.broker.alerts.standing.flush()
 
-    events = await house.broker.base.stores.events.last_events(10)
+    events = await house.broker.context.stores.events.last_events(10)
 
     told = [event.kind for event in events if event.reason == "copied_store"]
     assert [EventKind.BROKER_DEGRADED, EventKind.BROKER_RECOVERED] == told
@@ -143,9 +143,9 @@ async def test_store_behind_its_audit_is_a_copy_until_adopted(tmp_path: Path) ->
         await _handed_out(house)
         await house.open()
         noticed = house.broker.tokens.permit.copied_store
-        await house.broker.rooms.adoption.look_again()
+        await house.broker.adoption.look_again()
         still = house.broker.tokens.permit.copied_store
-        await house.broker.rooms.adoption.adopt(OPERATOR, request_id="test")
+        await house.broker.adoption.adopt(OPERATOR, request_id="test")
         await house.restart()
 
         assert (True, True) == (noticed, still)
@@ -192,7 +192,7 @@ async def test_ended_file_of_the_audit_is_a_witness_too(tmp_path: Path) -> None:
 async def test_name_that_was_used_again_makes_no_copy(tmp_path: Path) -> None:
     """Purged and connected anew, renamed away and back: generations of a name only rise."""
     async with open_house(tmp_path / "house", extra=ELSEWHERE) as house:
-        accounts, who = house.broker.rooms.accounts, {"request_id": "test"}
+        accounts, who = house.broker.accounts, {"request_id": "test"}
         await house.connect()
         await house.post("/token/acme/refresh")
         await house.get("/token/acme")

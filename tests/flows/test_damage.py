@@ -39,7 +39,7 @@ async def _with_flipped_bits(house: House, *columns: str, front: bool = False) -
 
 async def _events(house: House) -> list[tuple[str, str | None]]:
     await house.broker.alerts.standing.flush()
-    return [(one.kind, one.reason) for one in await house.broker.base.stores.events.last_events(10)]
+    return [(one.kind, one.reason) for one in await house.broker.context.stores.events.last_events(10)]
 
 
 async def test_account_whose_records_are_damaged_needs_its_person(house: House) -> None:
@@ -49,7 +49,7 @@ async def test_account_whose_records_are_damaged_needs_its_person(house: House) 
 
     refused = await house.get("/token/acme")
     account = await house.account()
-    damaged = await house.broker.base.stores.accounts.damaged(10)
+    damaged = await house.broker.context.stores.accounts.damaged(10)
     events = await _events(house)
     await house.connect()
 
@@ -63,7 +63,7 @@ async def test_account_whose_records_are_damaged_needs_its_person(house: House) 
     assert ["acme"] == damaged
     assert (EventKind.NEEDS_REAUTHORIZATION, "record_damaged") in events
     assert 200 == (await house.get("/token/acme")).status
-    assert [] == await house.broker.base.stores.accounts.damaged(10)
+    assert [] == await house.broker.context.stores.accounts.damaged(10)
 
 
 async def test_damaged_access_token_is_renewed(house: House) -> None:
@@ -104,7 +104,9 @@ async def test_record_of_a_missing_key_may_come_back(house: House) -> None:
 async def _successor(house: House) -> Successor:
     """A token set that acme's provider issued and the store has not taken."""
     account, now = await house.account(), house.clock.now()
-    access, refresh = house.broker.base.encryption.encrypt(after(account.ref), Secret("at-2"), Secret("rt-2"))
+    access, refresh = house.broker.context.encryption.encrypt(
+        after(account.ref), Secret("at-2"), Secret("rt-2")
+    )
     times = (now, now + LIFE, now, None, False)
     return Successor(account.ref, access, refresh, "Bearer", "public", *times)
 
@@ -123,7 +125,7 @@ async def test_spool_is_stored_before_anybody_asks(house: House) -> None:
     await house.connect()
 
     path = await _opened_with(house, await _successor(house))
-    waiting, problems = len(house.broker.tokens.retained), house.broker.base.health.problems
+    waiting, problems = len(house.broker.tokens.retained), house.broker.context.health.problems
 
     assert (0, [], False) == (waiting, problems, path.exists())
     assert 2 == (await house.account()).generation
@@ -141,7 +143,7 @@ async def test_damaged_spool_file_takes_no_working_token_away(
 
     path = await _opened_with(house, replace(successor, **{harmed: flipped}))
 
-    told = " ".join(house.broker.base.health.problems)
+    told = " ".join(house.broker.context.health.problems)
     assert generation == (await house.account()).generation
     assert (path.exists(), str(path) in told) == (generation == 1, generation == 1)
 
@@ -155,7 +157,7 @@ async def test_spool_file_that_no_column_takes_is_left_alone(house: House, chang
 
     path = await _opened_with(house, replace(await _successor(house), **changed))
 
-    told = " ".join(house.broker.base.health.problems)
+    told = " ".join(house.broker.context.health.problems)
     assert (True, True) == (path.exists(), str(path) in told)
     assert 200 == (await house.get("/token/acme")).status
 
@@ -169,7 +171,7 @@ async def test_late_set_is_kept_where_the_current_one_cannot_be_decrypted(house:
 
     path = await _opened_with(house, late)
 
-    spares = await house.broker.base.stores.accounts.spares("acme", late.parent.epoch)
+    spares = await house.broker.context.stores.accounts.spares("acme", late.parent.epoch)
     assert ([late.sealed_refresh], False) == ([one.sealed for one in spares], path.exists())
 
 
@@ -280,8 +282,8 @@ async def test_damage_that_no_token_hangs_on_stops_nothing(
     await house.open()
 
     assert 200 == (await house.get("/token/acme")).status
-    await house.broker.rooms.adoption.copied_at()
-    await house.broker.rooms.adoption.checks()
+    await house.broker.adoption.copied_at()
+    await house.broker.adoption.checks()
 
 
 @pytest.mark.parametrize("written", ["[", '"*"', "5", "[" * 100_000, b"\xff"], ids=lambda one: str(one)[:3])
@@ -296,7 +298,7 @@ async def test_damaged_caller_has_no_rights(house: House, written: object) -> No
     await house.open()
 
     assert [403, 200] == [(await house.get("/token/acme", key=key)).status for key in (house.key, other)]
-    assert 2 == len(await house.broker.base.stores.callers.callers())
+    assert 2 == len(await house.broker.context.stores.callers.callers())
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ async def test_server_that_is_away_harms_nothing(house: House, line: LossyLine) 
 async def test_revoked_grant_is_noticed(house: House, toolkit: tuple[DjangoToolkit, int]) -> None:
     """A revocation behind our back ends as needs_reauthorization, and two requests in all."""
     await _install(house)
-    refresh = house.broker.base.encryption.refresh_token(await house.account())
+    refresh = house.broker.context.encryption.refresh_token(await house.account())
     assert refresh is not None
     form = {
         "token": refresh.reveal(),

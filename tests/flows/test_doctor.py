@@ -174,7 +174,7 @@ async def test_leftovers_are_told(house: House) -> None:
 
 async def with_spooled(house: House, commands: Commands) -> dict[str, dict[str, Any]]:
     successor = Successor((await house.account()).ref, "a", "r", "Bearer", "", 0, 0, 0, None, False)
-    house.broker.rooms.spools.renewals.write(successor)
+    house.broker.spools.renewals.write(successor)
     return await lines(commands)
 
 
@@ -194,11 +194,11 @@ async def test_offline_doctor_tells_what_the_next_start_takes_up(house: House) -
     """Files in the spool and the audit are looked at where they lie."""
     await house.connect()
     successor = Successor((await house.account()).ref, "a", "r", "Bearer", "", 0, 0, 0, None, False)
-    house.broker.rooms.spools.renewals.write(successor)
+    house.broker.spools.renewals.write(successor)
     await house.close()
 
     checks = await check_offline(load(house.folder / "config.toml", environ={}))
-    house.broker.rooms.spools.renewals.remove_those(lambda _: True)
+    house.broker.spools.renewals.remove_those(lambda _: True)
     await house.open()
 
     told = {check.what: check for check in checks}

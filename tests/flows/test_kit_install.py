@@ -86,7 +86,7 @@ async def tell_kit(house: House, what: str, body: object = None) -> Any:
 
 
 async def grants(house: House) -> list[PluginGrant]:
-    return await house.broker.base.stores.plugin.grants(
+    return await house.broker.context.stores.plugin.grants(
         subject=None, now=house.clock.now(), after="", limit=100
     )
 
@@ -163,7 +163,7 @@ async def test_update_renews_both_halves_in_place(house: House) -> None:
     assert ("kit-29", "kit-29", True) == (before.account, after.account, before.id != after.id)
     assert [EventKind.PLUGIN_CONNECTED] * 2 == [
         event.kind
-        for event in await house.broker.base.stores.events.last_events(100)
+        for event in await house.broker.context.stores.events.last_events(100)
         if event.kind.startswith("plugin")
     ]
 
@@ -190,7 +190,7 @@ async def test_kit_renews_and_uninstalls(house: House) -> None:
     assert {"status": 400, "complaint": "status 400: invalid_grant"} == after
     [event] = [
         event
-        for event in await house.broker.base.stores.events.last_events(100)
+        for event in await house.broker.context.stores.events.last_events(100)
         if event.kind is EventKind.PLUGIN_DISCONNECTED
     ]
     assert ("user-42", "kit-29", "uninstalled") == (event.subject, event.account, event.reason)

@@ -200,7 +200,7 @@ async def test_every_internal_answer_is_safe(house: House) -> None:
 
 async def cookies(house: House) -> list[str]:
     """The cookies of an install that begins at Kit, for a browser at the public address."""
-    host = {"Host": urlsplit(house.broker.base.settings.server.public_url).netloc}
+    host = {"Host": urlsplit(house.broker.context.settings.server.public_url).netloc}
     path = "/install/kit?redirect=https://app.kit.com/apps/717"
     async with house.session.get(house.public + path, headers=host, allow_redirects=False) as answer:
         return answer.headers.getall("Set-Cookie")

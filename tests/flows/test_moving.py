@@ -270,4 +270,4 @@ async def test_killed_import_goes_on(process: Process) -> None:
 
 async def counts(house: House) -> Mapping[tuple[str, Status], int]:
     """By provider and status, as the store has it."""
-    return (await read_statistics(house.broker.base.stores.accounts, house.clock.now())).counts
+    return (await read_statistics(house.broker.context.stores.accounts, house.clock.now())).counts

@@ -13,7 +13,7 @@ WHO = {"request_id": "test"}
 
 
 async def _backup(house: House, to: Path) -> Path:
-    async with house.broker.rooms.backups.backup(OPERATOR, **WHO) as made:
+    async with house.broker.backups.backup(OPERATOR, **WHO) as made:
         to.write_bytes(made.read_bytes())
     return to
 
@@ -26,7 +26,7 @@ async def _restored(house: House, backup: Path) -> None:
 
 
 async def _told(house: House) -> list[str]:
-    return [f"{one.level}: {one.detail}" for one in await house.broker.rooms.adoption.checks()]
+    return [f"{one.level}: {one.detail}" for one in await house.broker.adoption.checks()]
 
 
 async def test_restored_store_serves_and_renews_nothing(house: House, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ async def test_adoption_names_whose_renewal_was_due_since_the_backup(house: Hous
     house.sandbox.faults.set("kit", rotation=Mode.STRICT)
     await house.connect("kit", "due")
     await house.connect("kit", "frozen", account="30")
-    await house.broker.rooms.accounts.freeze(OPERATOR, "frozen", **WHO)
+    await house.broker.accounts.freeze(OPERATOR, "frozen", **WHO)
     house.clock.advance(LIFE / 2)
     await house.connect("kit", "young", account="31")
     made_at = house.clock.now()
@@ -64,8 +64,8 @@ async def test_adoption_names_whose_renewal_was_due_since_the_backup(house: Hous
 
     await _restored(house, backup)
     before = await _told(house)
-    copied_at = await house.broker.rooms.adoption.copied_at()
-    doubtful = await house.broker.rooms.adoption.adopt(OPERATOR, **WHO)
+    copied_at = await house.broker.adoption.copied_at()
+    doubtful = await house.broker.adoption.adopt(OPERATOR, **WHO)
     after = await _told(house)
     await house.restart()
     again = await _told(house)
@@ -75,7 +75,7 @@ async def test_adoption_names_whose_renewal_was_due_since_the_backup(house: Hous
     assert made_at == copied_at
     assert ["due"] == doubtful
     assert ["warning: not renewed since the adoption, and may need their person again: due"] == after == again
-    assert await house.broker.rooms.adoption.copied_at() is None
+    assert await house.broker.adoption.copied_at() is None
 
 
 async def test_account_that_comes_back_is_told_no_more(house: House, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ async def test_account_that_comes_back_is_told_no_more(house: House, tmp_path: P
     backup = await _backup(house, tmp_path / "b.db")
     house.clock.advance(LIFE)
     await _restored(house, backup)
-    doubtful = await house.broker.rooms.adoption.adopt(OPERATOR, **WHO)
+    doubtful = await house.broker.adoption.adopt(OPERATOR, **WHO)
     told = len(await _told(house))
     house.clock.advance(1)
 
@@ -108,7 +108,7 @@ async def test_renewal_under_way_at_the_backup_is_doubtful(house: House, tmp_pat
         await moment()
 
     await _restored(house, backup)
-    doubtful = await house.broker.rooms.adoption.adopt(OPERATOR, **WHO)
+    doubtful = await house.broker.adoption.adopt(OPERATOR, **WHO)
 
     assert ["acme"] == doubtful
 
@@ -117,12 +117,12 @@ async def test_backup_opens_with_its_own_keys(house: House, tmp_path: Path) -> N
     """Keys that were dropped since come back with it: a backup needs nothing but the master key."""
     await house.connect()
     backup = await _backup(house, tmp_path / "b.db")
-    desk, old = house.broker.keys, house.broker.base.keyring.active
+    desk, old = house.broker.keys, house.broker.context.keyring.active
     await desk.new(OPERATOR, **WHO)
     await desk.rewrap(OPERATOR, None, **WHO)
     await desk.drop(OPERATOR, old, **WHO)
 
     await _restored(house, backup)
 
-    assert old == house.broker.base.keyring.active
+    assert old == house.broker.context.keyring.active
     assert 200 == (await house.get("/token/acme")).status

@@ -96,7 +96,7 @@ async def test_code_of_another_browser(house: House, browser: Browser) -> None:
     step = await browser.open(f"{house.public}/callback/kit?code={stolen}&state={state}")
     await victim.close()
 
-    assert (502, None) == (step.status, await house.broker.base.stores.accounts.get("thief"))
+    assert (502, None) == (step.status, await house.broker.context.stores.accounts.get("thief"))
     assert 1 == await codes_sent(house)
 
 

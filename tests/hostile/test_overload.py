@@ -28,7 +28,7 @@ LIFE = 172_800
 async def connect_many(house: House, number: int) -> list[str]:
     """Copies of one connected account, each with an access token that has expired."""
     model = await house.connect("kit", "living")
-    encryption: TokenEncryption = house.broker.base.encryption
+    encryption: TokenEncryption = house.broker.context.encryption
     names = [f"dead-{n}" for n in range(number)]
     for n, name in enumerate(names):
         ref = Ref(name, 1, 1)
@@ -43,7 +43,7 @@ async def connect_many(house: House, number: int) -> list[str]:
             expires_at=house.clock.now() - 1,
             external_id=f"id of {name}",
         )
-        assert await house.broker.base.stores.accounts.connect(
+        assert await house.broker.context.stores.accounts.connect(
             account, expected=None, next_at=None, grant=None, events=[]
         )
     return names
@@ -148,7 +148,7 @@ async def test_everybody_is_served_when_the_crowd_has_gone(house: House) -> None
 async def test_full_audit_refuses_hot_tokens_too_and_takes_everybody_again(house: House) -> None:
     """Ten thousand records wait in memory, and no more; then all of them are written, in order."""
     await house.connect()
-    audit, file = house.broker.base.authorizer, house.folder / "var" / "audit.jsonl"
+    audit, file = house.broker.context.authorizer, house.folder / "var" / "audit.jsonl"
     before = await house.get("/token/acme")
     with unwritable(file):
         for number in range(MOST_WAITING - 5):

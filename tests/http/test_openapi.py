@@ -40,7 +40,7 @@ def routes(house: House, listener: str) -> set[tuple[str, str]]:
 async def _full(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     """With every room there is: the sandbox brings `[plugin]` and `[login]`."""
     async with open_house(tmp_path_factory.mktemp("described") / "house") as house:
-        assert house.broker.rooms.plugin is not None
+        assert house.broker.plugin is not None
         assert house.broker.installs.login is not None
         yield house
 

@@ -385,7 +385,7 @@ async def test_damaged_grant_holds_up_no_other(house: House, damage: str) -> Non
     """Those that came after it get their identity, and it comes up again later than they."""
     house.sandbox.faults.set("kit", identity_status=503)
     await visitor.install(await link(house, "first"), answers={"account": "1"})
-    await execute(house.broker.base.stores.database, f"UPDATE installs SET {damage}")
+    await execute(house.broker.context.stores.database, f"UPDATE installs SET {damage}")
     await visitor.install(await link(house, "second"), answers={"account": "2"})
     house.sandbox.faults.set("kit", identity_status=None)
     house.clock.advance(10)
@@ -393,7 +393,7 @@ async def test_damaged_grant_holds_up_no_other(house: House, damage: str) -> Non
     await house.broker.installs.service.identify_held()
 
     assert "2" == (await house.account("second")).external_id
-    assert [] == await house.broker.base.stores.installs.held_grants(house.clock.now(), 9)
+    assert [] == await house.broker.context.stores.installs.held_grants(house.clock.now(), 9)
 
 
 async def test_taken_name_keeps_its_grant_until_the_identity_is_known(house: House) -> None:
@@ -467,7 +467,7 @@ async def test_failed_install_says_why(house: House, fault: dict[str, object], c
 
     with capture_logs() as lines:
         visit = await visitor.install(await link(house))
-    events = await house.broker.base.stores.events.last_events(5)
+    events = await house.broker.context.stores.events.last_events(5)
 
     assert 502 == visit.status
     [event] = [one for one in events if one.kind is EventKind.INSTALL_FAILED]
@@ -485,7 +485,7 @@ async def test_install_with_a_token_that_cannot_be_used(house: House, members: d
     house.sandbox.faults.set("kit", members=members, times=1)
     visit = await visitor.install(await link(house))
     account = await house.account()
-    events = await house.broker.base.stores.events.last_events(5)
+    events = await house.broker.context.stores.events.last_events(5)
 
     assert 502 == visit.status
     assert "cannot be used" in visit.text
@@ -505,7 +505,7 @@ async def test_identity_endpoint_that_fails_for_good_is_told(house: House, statu
     assert 200 == visit.status
     [line] = [line for line in lines if line["event"] == "identity.unknown"]
     assert f"answered {status}" in line["why"]
-    [event] = await house.broker.base.stores.events.last_events(1)
+    [event] = await house.broker.context.stores.events.last_events(1)
     assert f"answered {status}" in (event.detail or "")
 
 
@@ -520,7 +520,7 @@ async def stored_by_an_earlier_version(
 ) -> Account:
     """Connect an account and leave its identity as 0.1.0 and the migration do; its own token `answers`, or not."""
     before = await house.connect("kit", name, account=whole)
-    await house.broker.base.stores.database.write(lambda one: one.execute(STORED_BY_0_1_0))
+    await house.broker.context.stores.database.write(lambda one: one.execute(STORED_BY_0_1_0))
     if not answers:
         body = {"provider": "kit", "external_id": whole}
         async with house.session.post(f"{house.sandbox.base_url}/_sandbox/revoke", json=body) as answer:
@@ -548,7 +548,7 @@ async def test_identity_that_was_cut_is_matched_by_no_prefix(house: House, whole
     before = await stored_by_an_earlier_version(house, whole, answers=False)
 
     await visitor.install(await link(house, None), answers={"account": whole})
-    [*_, event] = await house.broker.base.stores.events.last_events(2)
+    [*_, event] = await house.broker.context.stores.events.last_events(2)
     await visitor.install(await link(house, None), answers={"account": whole})
     [first, second] = await accounts(house)
 
@@ -559,7 +559,7 @@ async def test_identity_that_was_cut_is_matched_by_no_prefix(house: House, whole
 
 async def postponed(house: House, whole: str = "29", *, identity_status: int | None = None) -> list[Event]:
     """Connect `late` while the identity endpoint is down, have it asked again, and return the events of that."""
-    events = house.broker.base.stores.events
+    events = house.broker.context.stores.events
     house.sandbox.faults.set("kit", identity_status=503)
     visit = await visitor.install(await link(house, "late"), answers={"account": whole})
     assert 202 == visit.status
@@ -639,7 +639,7 @@ async def test_name_of_an_identity_that_was_cut_is_not_taken(house: House) -> No
     named = await visitor.install(await link(house, name), answers={"account": CUT})
     unnamed = await visitor.install(await link(house, None), answers={"account": CUT})
     both = await accounts(house)
-    await house.broker.base.stores.accounts.remove(
+    await house.broker.context.stores.accounts.remove(
         next(one.name for one in both if one.name != name), 0.0, []
     )
     replaced = await visitor.install(await link(house, name, replace=True), answers={"account": CUT})
@@ -703,7 +703,7 @@ async def test_link_means_the_same_whatever_is_appended(house: House, written: s
 
 
 async def accounts(house: House) -> list[Account]:
-    return await house.broker.base.stores.accounts.find(AccountQuery())
+    return await house.broker.context.stores.accounts.find(AccountQuery())
 
 
 async def returned(house: House, browser: Browser, account: str = "acme", **more: object) -> str:
@@ -898,7 +898,7 @@ async def test_stop_waits_for_an_exchange(house: House, browser: Browser) -> Non
     under_way = asyncio.create_task(browser.open(first))
     await until_sent(house)
 
-    house.broker.base.health.stopping = True
+    house.broker.context.health.stopping = True
     draining = asyncio.create_task(service.drain())
     turned_away = await other.open(second)
     was_waiting = not draining.done()
@@ -918,7 +918,7 @@ async def test_exchange_that_was_cut_is_told_as_unknown(house: House, browser: B
     """After a kill: not that all is well, and the link can be opened again."""
     url = await link(house)
     state = await state_of(browser, url)
-    await house.broker.base.stores.installs.take_install(hashed(Secret(state)), house.clock.now())
+    await house.broker.context.stores.installs.take_install(hashed(Secret(state)), house.clock.now())
 
     step = await browser.open(f"{house.public}/callback/kit?code=x&state={state}")
 

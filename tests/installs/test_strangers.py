@@ -73,7 +73,7 @@ async def rows(house: House) -> dict[str, int]:
     """How many rows each table has that a browser can reach."""
     counts = {}
     for table in ("logins", "installs", "claims", "plugin_consents", "plugin_codes", "events", "tickets"):
-        [(counts[table],)] = await house.broker.base.stores.database.read(f"SELECT COUNT(*) FROM {table}")
+        [(counts[table],)] = await house.broker.context.stores.database.read(f"SELECT COUNT(*) FROM {table}")
     return counts
 
 

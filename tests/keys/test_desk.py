@@ -33,7 +33,7 @@ async def test_key_is_replaced_from_new_to_drop(house: House) -> None:
     """New writes go to the new key, the rest follows with rewrap, and the old one is retired; all still open."""
     await house.connect("kit", "acme")
     await house.connect("kit", "globex", account="30")
-    old = house.broker.base.keyring.active
+    old = house.broker.context.keyring.active
     desk = house.broker.keys
 
     new = (await desk.new(OPERATOR, **WHO))["kid"]
@@ -59,10 +59,10 @@ async def test_key_is_replaced_from_new_to_drop(house: House) -> None:
 async def test_drop_says_what_is_in_its_way(house: House) -> None:
     """The active one, the one for hashes, one that is gone, one that never was."""
     desk = house.broker.keys
-    active = house.broker.base.keyring.active
+    active = house.broker.context.keyring.active
     [index] = [key["kid"] for key in await desk.keys(OPERATOR, **WHO) if key["purpose"] == "index"]
     await desk.new(OPERATOR, **WHO)
-    second = house.broker.base.keyring.active
+    second = house.broker.context.keyring.active
     await desk.drop(OPERATOR, active, **WHO)
 
     said = {kid: await _refusal(house, kid) for kid in (second, index, active, "ab" * 8)}
@@ -83,7 +83,7 @@ async def _refusal(house: House, kid: str) -> str:
 async def test_spool_keeps_a_key(house: House) -> None:
     """A token set that the store has not taken yet counts; a file that is not whole may need any key."""
     spool = renewals_spool([house.folder / "var" / "broker.db.spool"])
-    keyring, desk = house.broker.base.keyring, house.broker.keys
+    keyring, desk = house.broker.context.keyring, house.broker.keys
     old = keyring.active
     record = keyring.encrypt(token_place(after(FIRST), REFRESH), Secret("rt-2"))
     path = spool.write(replace(successor(), sealed_access=None, sealed_refresh=record))
@@ -104,12 +104,12 @@ async def test_spool_keeps_a_key(house: House) -> None:
 async def test_spooled_set_is_stored_under_the_new_key(house: House) -> None:
     """What a crash left in the spool under the old key is committed at the next start, sealed anew."""
     account = await house.connect()
-    old = house.broker.base.keyring.active
-    access, refresh = house.broker.base.encryption.encrypt(
+    old = house.broker.context.keyring.active
+    access, refresh = house.broker.context.encryption.encrypt(
         after(account.ref), Secret("at-of-the-spool"), Secret("rt-of-the-spool")
     )
     await house.broker.keys.new(OPERATOR, **WHO)
-    new = house.broker.base.keyring.active
+    new = house.broker.context.keyring.active
     await house.close()
     now = house.clock.now()
     renewals_spool([house.folder / "var" / "broker.db.spool"]).write(
@@ -122,18 +122,20 @@ async def test_spooled_set_is_stored_under_the_new_key(house: House) -> None:
 
     assert 2 == stored.generation
     assert new == kid_of(stored.sealed_refresh or "") != old
-    assert Secret("rt-of-the-spool") == house.broker.base.encryption.refresh_token(stored)
+    assert Secret("rt-of-the-spool") == house.broker.context.encryption.refresh_token(stored)
 
 
 async def test_set_that_was_stored_after_all_is_no_spare(house: House) -> None:
     """The commit that seemed to fail had succeeded, then rewrap came: the texts differ, the token does not."""
     account = await house.connect()
-    access, refresh = house.broker.base.encryption.encrypt(after(account.ref), Secret("at-2"), Secret("rt-2"))
+    access, refresh = house.broker.context.encryption.encrypt(
+        after(account.ref), Secret("at-2"), Secret("rt-2")
+    )
     now, spool = house.clock.now(), renewals_spool([house.folder / "var" / "broker.db.spool"])
     seemed_to_fail = Successor(
         account.ref, access, refresh, "Bearer", "public", now, now + 9000, now, None, False
     )
-    await house.broker.base.stores.accounts.commit(seemed_to_fail, [])
+    await house.broker.context.stores.accounts.commit(seemed_to_fail, [])
     await house.broker.keys.new(OPERATOR, **WHO)
     await _rewrapped(house)
     await house.close()
@@ -143,19 +145,19 @@ async def test_set_that_was_stored_after_all_is_no_spare(house: House) -> None:
     await house.broker.tokens.retained.settled()
 
     assert 2 == (await house.account()).generation
-    assert [] == await house.broker.base.stores.accounts.spares("acme", 1)
+    assert [] == await house.broker.context.stores.accounts.spares("acme", 1)
     assert [] == spool.read()
 
 
 async def test_retired_key_still_opens_what_turns_up_late(house: House) -> None:
     """For 400 days, over restarts; then it is forgotten and its id alone stays."""
-    desk, keyring = house.broker.keys, house.broker.base.keyring
+    desk, keyring = house.broker.keys, house.broker.context.keyring
     old, place = keyring.active, token_place(FIRST, REFRESH)
     late = keyring.encrypt(place, Secret("late"))
     await desk.new(OPERATOR, **WHO)
     await desk.drop(OPERATOR, old, **WHO)
     await house.restart()
-    opened = house.broker.base.keyring.decrypt(place, late)
+    opened = house.broker.context.keyring.decrypt(place, late)
     house.clock.advance(RETIRED_FOR - 60)
     await house.broker.keys.forget_retired(house.clock.now())
     kept = (await _listed(house))[old]
@@ -166,7 +168,7 @@ async def test_retired_key_still_opens_what_turns_up_late(house: House) -> None:
     assert Secret("late") == opened
     assert ("retired", 0) == kept
     assert ("forgotten", 0) == (await _listed(house))[old]
-    assert not house.broker.base.keyring.holds(old)
+    assert not house.broker.context.keyring.holds(old)
 
 
 async def test_every_sealed_value_of_a_lived_in_store_is_on_the_list(house: House) -> None:
@@ -217,12 +219,12 @@ async def test_only_operators_touch_keys(house: House) -> None:
 async def test_metric_counts_records_by_key(house: House) -> None:
     """Also those with nothing left, so that one sees when a key may be dropped; no older than a minute."""
     await house.connect()
-    old = house.broker.base.keyring.active
+    old = house.broker.context.keyring.active
     desk = house.broker.keys
 
     before = await _metric(house)
     await desk.new(OPERATOR, **WHO)
-    new = house.broker.base.keyring.active
+    new = house.broker.context.keyring.active
     await _rewrapped(house)
     house.clock.advance(61)
     after_ = await _metric(house)
@@ -232,5 +234,5 @@ async def test_metric_counts_records_by_key(house: House) -> None:
 
 
 async def _metric(house: House) -> dict[str, float]:
-    text = (await house.broker.rooms.overview.metrics_text()).decode()
+    text = (await house.broker.overview.metrics_text()).decode()
     return {kid: float(n) for kid, n in re.findall(r'broker_rows_by_key\{kid="(\w+)"\} (\S+)', text)}

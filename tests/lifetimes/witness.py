@@ -100,7 +100,7 @@ def look(world: World) -> Moment:
             flying=frozenset(a.name for a in accounts if broker.tokens.flights.is_flying(a.ref)),
             violations=sum(
                 sample.value
-                for family in broker.base.metrics.invariant_violations.collect()
+                for family in broker.context.metrics.invariant_violations.collect()
                 for sample in family.samples
                 if sample.name.endswith("_total")
             ),
@@ -109,14 +109,14 @@ def look(world: World) -> Moment:
 
 
 def access_token(world: World, account: Account) -> str | None:
-    token = world.house.broker.base.encryption.access_token(account)
+    token = world.house.broker.context.encryption.access_token(account)
     return None if token is None else token.reveal()
 
 
 def _see(
     world: World, judge: sqlite3.Connection, account: Account, spares: list[Spare], alive: frozenset[str]
 ) -> Sight:
-    current = _sha(world.house.broker.base.encryption.refresh_token(account))
+    current = _sha(world.house.broker.context.encryption.refresh_token(account))
     kept = frozenset({current, *_spare_tokens(world, account, spares), *_spooled(world, account)})
     [(grant,)] = judge.execute(GRANT, (current,))
     [(newest,)] = judge.execute(NEWEST, (grant,))
@@ -126,7 +126,7 @@ def _see(
 def _spare_tokens(world: World, account: Account, spares: list[Spare]) -> Iterator[str]:
     for spare in spares:
         if (spare.account, spare.epoch) == (account.name, account.epoch):
-            yield _sha(world.house.broker.base.encryption.spare_token(spare))
+            yield _sha(world.house.broker.context.encryption.spare_token(spare))
 
 
 def _spooled(world: World, account: Account) -> Iterator[str]:
@@ -136,7 +136,7 @@ def _spooled(world: World, account: Account) -> Iterator[str]:
             stored = replace(
                 account, generation=parent.generation + 1, sealed_refresh=successor.sealed_refresh
             )
-            yield _sha(world.house.broker.base.encryption.refresh_token(stored))
+            yield _sha(world.house.broker.context.encryption.refresh_token(stored))
 
 
 def _requests(judge: sqlite3.Connection) -> Iterator[Request]:

@@ -99,7 +99,7 @@ class World:
 
     @property
     def store(self) -> Path:
-        return self.house.broker.base.settings.store.path
+        return self.house.broker.context.settings.store.path
 
     @property
     def now(self) -> float:
@@ -193,7 +193,7 @@ class World:
     async def stop(self) -> None:
         """SIGTERM, as `serve` does it, and a new start."""
         broker = self.house.broker
-        broker.tokens.permit.stopping = broker.base.health.stopping = True
+        broker.tokens.permit.stopping = broker.context.health.stopping = True
         await self._end_loops()
         await broker.tokens.flights.drain()
         await broker.tokens.retained.settled()
@@ -250,7 +250,7 @@ class World:
         """What `serve` starts beside the listeners."""
         broker = self.house.broker
         # A refused write is to fail at once, not after five real seconds.
-        await broker.base.stores.database.write(lambda store: store.fetch("PRAGMA busy_timeout = 0"))
+        await broker.context.stores.database.write(lambda store: store.fetch("PRAGMA busy_timeout = 0"))
         recovery = broker.tokens.recovery.renew(broker.left_open)
         self._loops = [asyncio.create_task(broker.background.run()), asyncio.create_task(recovery)]
 

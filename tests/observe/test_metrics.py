@@ -64,7 +64,7 @@ async def test_outcomes_of_renewals_are_the_promised_words(house: House) -> None
         house.sandbox.faults.apply("kit", fault)
         await house.broker.tokens.flights.join((await house.account(f"acme-{number}")).ref)
 
-    families = parse(house.broker.base.metrics.text().decode())
+    families = parse(house.broker.context.metrics.text().decode())
     seen = {dict(pairs)["outcome"] for _, pairs in families["broker_refreshes_total"].samples}
     assert {"renewed", "ambiguous", "rejected_client"} <= seen
     assert seen <= OUTCOMES
@@ -77,7 +77,7 @@ async def test_first_expiry_is_not_told_of_accounts_that_are_gone(house: House) 
     await house.broker.tokens.uses.flush()
     key = await house.caller(permissions=("admin",), name="admin")
     told = await house.get("/metrics", key=key)
-    await house.broker.rooms.accounts.remove(OPERATOR, "acme", revoke=False, purge=False, request_id="t")
+    await house.broker.accounts.remove(OPERATOR, "acme", revoke=False, purge=False, request_id="t")
     house.clock.advance(60)
     gone = await house.get("/metrics", key=key)
 

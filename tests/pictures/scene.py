@@ -19,7 +19,7 @@ async def set_scene(house: House) -> None:
     for name in (*WELL, NORTH):
         await house.get(f"/token/{name}")
     await house.broker.tokens.uses.flush()
-    await house.broker.rooms.accounts.freeze(OPERATOR, FROZEN, request_id="scene")
+    await house.broker.accounts.freeze(OPERATOR, FROZEN, request_id="scene")
     await _revoke(house, DEAD)
 
 

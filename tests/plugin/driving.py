@@ -188,7 +188,7 @@ class Stand:
 
     async def events(self) -> list[tuple[str, str | None, str | None]]:
         """Kind, subject and reason of what happened to plugins."""
-        found = await self.house.broker.base.stores.events.last_events(1000)
+        found = await self.house.broker.context.stores.events.last_events(1000)
         return [
             (event.kind, event.subject, event.reason) for event in found if event.kind.startswith("plugin")
         ]

@@ -34,7 +34,7 @@ async def test_expired_access_token_still_ends_its_grant(stand: Stand) -> None:
     """Kit uninstalls with the access token that it has, however old."""
     tokens = await stand.tokens("sleeper")
     stand.house.clock.advance(30 * 86400)
-    await stand.house.broker.base.stores.plugin.purge(stand.house.clock.now(), 1000)
+    await stand.house.broker.context.stores.plugin.purge(stand.house.clock.now(), 1000)
 
     await stand.client.revoke(tokens["access_token"])
 
@@ -238,7 +238,7 @@ async def test_operator_lists_and_ends_grants(stand: Stand) -> None:
     """Page by page; the end is told with its reason."""
     for _ in range(3):
         await stand.tokens("many")
-    service: Any = stand.house.broker.rooms.plugin.api._service  # type: ignore[union-attr]  # it is on
+    service: Any = stand.house.broker.plugin.api._service  # type: ignore[union-attr]  # it is on
 
     page = await service.grants(OPERATOR, subject="many", after="", limit=2, request_id="t")
     rest = await service.grants(OPERATOR, subject="many", after=page[-1].id, limit=2, request_id="t")

@@ -39,7 +39,7 @@ async def fill(stand: Stand, now: float) -> None:
                 )
                 await transaction.execute(ADD_PAIR, *values_of(pair))
 
-    await stand.house.broker.base.stores.database.write(work)
+    await stand.house.broker.context.stores.database.write(work)
 
 
 async def latencies(stand: Stand, token: str, count: int) -> list[float]:
@@ -72,7 +72,7 @@ async def test_purge_of_ten_thousand_grants_beside_requests(tmp_path: Path) -> N
             gone = 1
             while gone:
                 began = time.perf_counter()
-                gone = await stand.house.broker.base.stores.plugin.purge(now, BATCH)
+                gone = await stand.house.broker.context.stores.plugin.purge(now, BATCH)
                 batches.append((gone, (time.perf_counter() - began) * 1000))
                 await asyncio.sleep(0)
 
@@ -83,10 +83,12 @@ async def test_purge_of_ten_thousand_grants_beside_requests(tmp_path: Path) -> N
         worst = max(took for _, took in batches)
         print(f"{sum(gone for gone, _ in batches)} rows in {len(batches)} batches, worst {worst:.1f} ms")
 
-        left = await stand.house.broker.base.stores.plugin.grants(
+        left = await stand.house.broker.context.stores.plugin.grants(
             subject=None, now=now, after="", limit=GRANTS
         )
-        [(pairs,)] = await stand.house.broker.base.stores.database.read("SELECT COUNT(*) FROM plugin_pairs")
+        [(pairs,)] = await stand.house.broker.context.stores.database.read(
+            "SELECT COUNT(*) FROM plugin_pairs"
+        )
 
     assert GRANTS // 2 + 2 == len(left)
     assert pairs >= GRANTS // 2

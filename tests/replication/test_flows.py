@@ -29,7 +29,7 @@ async def test_kit_connects_its_plugin_over_both_brokers(two: Replicas) -> None:
 
     assert "/kit/apps/717" in visit.final_url
     assert [] == [step for step in held["steps"] if step["complaint"]]
-    [grant] = await two[1].broker.base.stores.plugin.grants(
+    [grant] = await two[1].broker.context.stores.plugin.grants(
         subject="user-42", now=two.clock.now(), after="", limit=9
     )
     assert grant.account is not None
@@ -40,7 +40,7 @@ async def test_kit_connects_its_plugin_over_both_brokers(two: Replicas) -> None:
 
 async def test_connect_code_is_good_once_on_all_brokers(two: Replicas) -> None:
     """Five wrong tries end it, wherever they come in."""
-    first, second = (two[number].broker.base.stores.plugin for number in range(2))
+    first, second = (two[number].broker.context.stores.plugin for number in range(2))
     made = await two[0].post("/plugin/connect-codes", {"subject": "user-7"})
 
     tries = await asyncio.gather(
@@ -79,7 +79,7 @@ async def test_data_key_made_on_one_opens_on_the_other(two: Replicas) -> None:
 
     assert (200, 200) == (on_one.status, on_other.status)
     assert on_one.json["access_token"] == on_other.json["access_token"]
-    counts = await two[0].broker.base.stores.records.counts()
+    counts = await two[0].broker.context.stores.records.counts()
     assert {made["kid"]} <= set(counts["accounts.sealed_refresh"])
 
 
@@ -90,7 +90,7 @@ async def test_events_of_all_brokers_are_one_row(two: Replicas) -> None:
 
     await asyncio.gather(*[two[number % 2].post(f"/token/acme-{number}/refresh") for number in range(6)])
 
-    events = await two[0].broker.base.stores.events.events(0, 100)
+    events = await two[0].broker.context.stores.events.events(0, 100)
     assert list(range(1, len(events) + 1)) == [event.id for event in events]
     assert 6 == sum(event.kind is EventKind.RENEWED for event in events)
 
@@ -98,13 +98,13 @@ async def test_events_of_all_brokers_are_one_row(two: Replicas) -> None:
 async def test_copied_database_is_adopted_for_everybody(two: Replicas) -> None:
     """One is told; the other finds out by itself."""
     await two[0].connect()
-    await two[0].broker.base.stores.keys.set_meta("incarnation", "another server:1")
+    await two[0].broker.context.stores.keys.set_meta("incarnation", "another server:1")
     for house in two.houses:
         await house.restart()
     held = [house.broker.tokens.permit.copied_store for house in two.houses]
 
-    await two[0].broker.rooms.adoption.adopt(OPERATOR, request_id="test")
-    await two[1].broker.rooms.adoption.look_again()
+    await two[0].broker.adoption.adopt(OPERATOR, request_id="test")
+    await two[1].broker.adoption.look_again()
 
     assert [True, True] == held
     assert [False, False] == [house.broker.tokens.permit.copied_store for house in two.houses]

@@ -84,7 +84,7 @@ async def test_renewal_of_a_dead_broker_is_taken_over_when_its_lease_ends(two: R
     account = await two[0].account()
     two.clock.advance(LIFE + 1)
     leases = two[0].broker.tokens.leases
-    await two[0].broker.base.stores.accounts.begin(account.ref, leases.new_intent(account))
+    await two[0].broker.context.stores.accounts.begin(account.ref, leases.new_intent(account))
 
     asking = asyncio.create_task(two[1].get("/token/acme"))
     await two.clock.settle()

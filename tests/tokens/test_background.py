@@ -81,7 +81,7 @@ async def test_dead_and_frozen_are_not_looked_at(running: House) -> None:
     await beats(running, 200)
 
     assert 0 == await running.refreshes()
-    assert await running.broker.base.stores.accounts.next_due_at() is None
+    assert await running.broker.context.stores.accounts.next_due_at() is None
 
 
 async def test_storm_is_paced(running: House) -> None:
@@ -116,7 +116,7 @@ async def insert(transaction: Transaction, *, sql: str, many: Sequence[tuple[obj
 
 async def test_what_is_old_is_forgotten_in_one_round(running: House) -> None:
     """However much of it there is: requests that ended, links, codes of plugins, events."""
-    database, end = running.broker.base.stores.database, running.clock.now() - 400 * DAY
+    database, end = running.broker.context.stores.database, running.clock.now() - 400 * DAY
     old = {
         "INSERT INTO claims (hash, expires_at) VALUES ($1, $2)": "claims",
         "INSERT INTO logins (challenge_hash, browser_hash, purpose, payload, expires_at)"
@@ -168,7 +168,7 @@ async def test_damaged_row_hurts_its_account_alone(house: House, column: str, va
     await house.broker.tokens.uses.flush()
     house.clock.advance(LIFE - 100)
     await execute(
-        house.broker.base.stores.database, f"UPDATE accounts SET {column} = {value} WHERE name = 'acme'"
+        house.broker.context.stores.database, f"UPDATE accounts SET {column} = {value} WHERE name = 'acme'"
     )
     await house.restart()
     task = asyncio.create_task(house.broker.background.run())

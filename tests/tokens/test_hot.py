@@ -110,7 +110,7 @@ async def test_hot_token_takes_the_short_way_and_is_the_same(house: House) -> No
     assert (True, False) == (short.is_short, long.is_short)
     assert short.told == long.told
     assert audited(house)[-1] == audited(house)[-2]
-    metrics = house.broker.base.metrics.text()
+    metrics = house.broker.context.metrics.text()
     assert b'broker_token_requests_total{outcome="served",provider="kit"} 3.0' in metrics
     assert b"broker_token_request_seconds_count 3.0" in metrics
 
@@ -268,7 +268,7 @@ async def test_refusals_are_alike(house: House) -> None:
     await house.connect("kit", "dead", account="4")
     house.clock.advance(3 * 86400)
     account = await house.account("dead")
-    await house.broker.base.stores.accounts.settle(
+    await house.broker.context.stores.accounts.settle(
         account.ref,
         trouble=account.trouble,
         keep_intent=False,
@@ -277,7 +277,7 @@ async def test_refusals_are_alike(house: House) -> None:
         at=house.clock.now(),
         events=[],
     )
-    await house.broker.base.stores.accounts.freeze("frozen", Reason.OPERATOR, house.clock.now())
+    await house.broker.context.stores.accounts.freeze("frozen", Reason.OPERATOR, house.clock.now())
     for key in (house.key, narrow):
         await house.get("/token/nobody", key=key)
 
@@ -302,7 +302,7 @@ async def test_broker_that_stops_meanwhile_says_so(house: House) -> None:
     asked = asyncio.create_task(ask(house))
     await house.clock.settle()
 
-    house.broker.base.health.stopping = True
+    house.broker.context.health.stopping = True
     house.clock.advance(1.0)
     answer = await asked
 

@@ -28,7 +28,7 @@ async def until_next(house: House, name: str = "acme") -> float:
     """Let the time pass until the next attempt may be; how long that was."""
     account = await house.account(name)
     assert account.trouble.not_before is not None
-    wait = account.trouble.not_before - house.broker.base.steady.now()
+    wait = account.trouble.not_before - house.broker.context.steady.now()
     house.clock.advance(wait + 0.01)
     return wait
 
@@ -181,7 +181,7 @@ async def test_r8_refusal_in_own_words_needs_three_over_a_minute(
     assert [Status.REFRESH_FAILING] * 2 == seen[:2]
     assert (Reason.REVOKED_OR_EXPIRED, None) == (account.dead, account.intent)
     assert house.clock.monotonic() - started >= 60
-    [event] = [one for one in await house.broker.base.stores.events.last_events(9) if one.detail]
+    [event] = [one for one in await house.broker.context.stores.events.last_events(9) if one.detail]
     assert (EventKind.NEEDS_REAUTHORIZATION, True) == (
         event.kind,
         f"answered {status}" in (event.detail or ""),
@@ -253,7 +253,7 @@ async def test_answer_that_cannot_be_read_is_told_as_one(house: House, acme: Acc
     house.sandbox.faults.set("kit", status=200, body="<html>")
 
     account = await renew(house)
-    [event] = [one for one in await house.broker.base.stores.events.last_events(9) if one.detail]
+    [event] = [one for one in await house.broker.context.stores.events.last_events(9) if one.detail]
 
     assert (Reason.UNREADABLE, Status.UNCERTAIN) == (account.reason, account.status)
     assert "the answer is not JSON" in (event.detail or "")
@@ -328,7 +328,7 @@ async def test_r9_two_refused_clients_open_the_breaker(house: House) -> None:
     assert {(502, "provider_rejected_client")} == {(answer.status, answer.json["code"]) for answer in answers}
     assert (2, 3) == (sent, probed)
     assert [200] * 5 == mended
-    told = [event.kind for event in await house.broker.base.stores.events.last_events(50)]
+    told = [event.kind for event in await house.broker.context.stores.events.last_events(50)]
     assert 1 == told.count(EventKind.PROVIDER_REJECTED_CLIENT)
 
 
@@ -387,7 +387,7 @@ async def test_r8_late_spare_reopens_a_dead_account(house: House, acme: Account)
     dead = await house.account()
     spare = Spare("late", "acme", dead.epoch, dead.generation, "sealed", house.clock.now())
 
-    await house.broker.base.stores.accounts.add_spare(spare)
+    await house.broker.context.stores.accounts.add_spare(spare)
 
     assert Status.NEEDS_REAUTHORIZATION is dead.status
     assert (await house.account()).dead is None
@@ -441,7 +441,7 @@ async def test_not_sent_backs_off_and_recovers(house: House, acme: Account) -> N
 
     assert [1, 2, 4, 8, 16, 32, 60, 60] == waits
     assert Status.ACTIVE is recovered.status
-    kinds = [event.kind for event in await house.broker.base.stores.events.last_events(20)]
+    kinds = [event.kind for event in await house.broker.context.stores.events.last_events(20)]
     assert [EventKind.CONNECTED, EventKind.REFRESH_FAILING, EventKind.RENEWED, EventKind.RECOVERED] == kinds
 
 
@@ -545,7 +545,7 @@ async def _crashed_in_a_renewal(house: House) -> None:
     """The intent is durable, the process is gone, and the provider may or may not have had the request."""
     account = await house.account()
     intent = house.broker.tokens.leases.new_intent(account)
-    await house.broker.base.stores.accounts.begin(account.ref, intent)
+    await house.broker.context.stores.accounts.begin(account.ref, intent)
     await house.restart()
 
 
@@ -582,8 +582,8 @@ async def test_kit_becomes_strict_in_mid_life(tmp_path: Path, configured: str) -
             house.sandbox.faults.set("kit", times=1, **fault)
             for _ in range(6):
                 account = await renew(house)
-                wait = account.trouble.not_before or house.broker.base.steady.now()
-                left = round(wait - house.broker.base.steady.now())
+                wait = account.trouble.not_before or house.broker.context.steady.now()
+                left = round(wait - house.broker.context.steady.now())
                 steps.append((account.status, account.reason, account.trouble.refusals, left))
                 if account.dead or account.status is Status.ACTIVE:
                     break
@@ -700,7 +700,7 @@ async def test_token_that_cannot_be_used_is_shown(house: House, acme: Account, t
     after = await renew(house)
     told = [
         (one.kind, one.reason)
-        for one in await house.broker.base.stores.events.last_events(50)
+        for one in await house.broker.context.stores.events.last_events(50)
         if one.kind is not EventKind.RENEWED
     ]
 

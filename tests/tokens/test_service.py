@@ -106,7 +106,7 @@ async def test_revoked_grant_is_dead_only_after_a_second_refusal(house: House) -
     assert (409, "needs_reauthorization") == (answer.status, answer.json["code"])
     assert "revoked_or_expired" == answer.json["reason"]
     assert 2 == await house.refreshes()
-    kinds = [event.kind for event in await house.broker.base.stores.events.last_events(10)]
+    kinds = [event.kind for event in await house.broker.context.stores.events.last_events(10)]
     assert [EventKind.CONNECTED, EventKind.NEEDS_REAUTHORIZATION] == kinds
 
 

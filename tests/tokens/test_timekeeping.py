@@ -121,7 +121,7 @@ async def test_nothing_is_deleted_by_a_clock_that_is_ahead(house: House) -> None
     await house.connect()
     await house.connect("kit", "globex", account="2")
     await house.ask("DELETE", "/accounts/acme")
-    events = await house.broker.base.stores.events.last_events(100)
+    events = await house.broker.context.stores.events.last_events(100)
 
     await restart_at(house, 400 * DAY)
     await rounds(house, 4)
@@ -133,8 +133,8 @@ async def test_nothing_is_deleted_by_a_clock_that_is_ahead(house: House) -> None
     house.clock.jump(-500 * DAY)
     await rounds(house, 4)
 
-    assert await house.broker.base.stores.accounts.get("acme") is not None
-    kept = {event.id for event in await house.broker.base.stores.events.last_events(1000)}
+    assert await house.broker.context.stores.accounts.get("acme") is not None
+    kept = {event.id for event in await house.broker.context.stores.events.last_events(1000)}
     assert {event.id for event in events} <= kept
 
 
@@ -148,7 +148,7 @@ async def test_what_is_old_is_deleted_by_a_clock_that_is_right(house: House) -> 
     house.clock.advance(30 * DAY + 60)
     await rounds(house, 4)
 
-    assert await house.broker.base.stores.accounts.get("acme") is None
+    assert await house.broker.context.stores.accounts.get("acme") is None
 
 
 class SharedContext(Context):

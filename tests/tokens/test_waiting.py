@@ -127,7 +127,7 @@ async def test_wait_ends_when_the_broker_stops(house: House) -> None:
     async with asking(house) as asked:
         house.broker.stop_waiting()
         answer = await asked
-        house.broker.tokens.permit.stopping = house.broker.base.health.stopping = False
+        house.broker.tokens.permit.stopping = house.broker.context.health.stopping = False
 
     assert 304 == answer.status
 
@@ -197,4 +197,4 @@ async def test_reader_that_hung_up_is_handed_nothing(house: House) -> None:
         await house.clock.settle()
 
     served = 'broker_token_requests_total{outcome="served",provider="kit"} 1.0'
-    assert served in house.broker.base.metrics.text().decode().splitlines()
+    assert served in house.broker.context.metrics.text().decode().splitlines()
