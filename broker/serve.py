@@ -23,8 +23,7 @@ from broker.config.settings import LogSettings, Settings, UnixListen
 from broker.demo import show_demo
 from broker.errors import StartRefused, StorageUnavailable
 from broker.http.server import QuietRunner, TlsSite
-from broker.http.sockets import Sockets, refused, use_every_file
-from broker.http.tls import ServerTls, usable
+from broker.http.sockets import ServerTls, Sockets, refused, usable, use_every_file
 from broker.observe import logs
 from broker.sandbox import Sandbox
 from broker.systemd.process import Notifier, harden, passed_sockets

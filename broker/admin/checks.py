@@ -17,7 +17,7 @@ from broker.config.settings import FileKey, Settings, TcpListen, UnixListen
 from broker.config.values import is_loopback
 from broker.errors import StartRefused
 from broker.files import exposure, open_own
-from broker.http.tls import expires_at, usable
+from broker.http.sockets import expires_at, usable
 
 DAY = 86400.0
 RENEWED_BEFORE = 14 * DAY

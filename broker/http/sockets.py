@@ -1,17 +1,27 @@
-"""The sockets that the configuration names, held by systemd or bound here; a refusal says which key to change."""
+"""The sockets that the configuration names, held by systemd or bound here, and their TLS.
+
+A refusal says which key of the configuration to change, and how.
+"""
 
 import errno
 import grp
 import os
 import resource
 import socket
+import ssl
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Never
 
-from broker.config.settings import Listen, TcpListen, UnixListen
+from cryptography import x509
+
+from broker.config.secrets import mode_problem
+from broker.config.settings import Listen, TcpListen, Tls, UnixListen
 from broker.errors import StartRefused
+from broker.files import read_regular
 
 BACKLOG = 512
 LONGEST_PATH = 107
@@ -24,7 +34,7 @@ already, which would keep its file until the last byte is read."""
 
 
 def use_every_file() -> int:
-    """Raise the limit of open files as far as one may; how many it is now.
+    """Raise the limit of open files as far as one may, and return it.
 
     The usual soft limit of 1,024 is for programs that call select(), which this one does not.
     """
@@ -37,30 +47,30 @@ def use_every_file() -> int:
 
 
 class Sockets:
-    """Those that systemd holds are told apart by the address they are bound to; the others are bound here."""
+    """The sockets that systemd holds, told apart by their addresses; the others are bound here."""
 
     def __init__(self, passed: Sequence[socket.socket] = ()) -> None:
         self._passed = list(passed)
         self._unserved = [one for one in passed if one.family == socket.AF_UNIX]
 
     def listening(self, listen: Listen, *, key: str) -> socket.socket:
-        """A bound socket; raises StartRefused with the configuration's key and the next step."""
+        """Return a bound socket; raises StartRefused with the configuration's key and the next step."""
         held = next((one for one in self._passed if _is_at(one, listen)), None)
         if held is not None:
             self._passed.remove(held)
-            if isinstance(listen, UnixListen):
-                _refuse_if_wider(listen, key)
-            else:
-                _end_unread(held)
-            return held
         match listen:
             case UnixListen(path, mode, group):
-                return bind_unix(path, mode=mode, group=group, key=key)
+                if held is None:
+                    return bind_unix(path, mode=mode, group=group, key=key)
+                _refuse_if_wider(listen, key)
             case TcpListen(host, port):
-                return _bind_tcp(host, port, key)
+                if held is None:
+                    return _bind_tcp(host, port, key)
+                _end_unread(held)
+        return held
 
     def answer_waiting(self, path: Path, answer: bytes) -> None:
-        """Send `answer` to those who wait at the Unix socket `path`, if systemd holds it.
+        """Send `answer` to the clients that wait at the Unix socket `path`, if systemd holds it.
 
         Whoever connects during a start waits for it; without this, also for one that is refused again and again.
         """
@@ -78,13 +88,16 @@ class Sockets:
                         connection.sendall(answer)
 
     def all_served(self) -> None:
-        """From now on nobody has to be answered here."""
+        """Answer nobody here from now on."""
         self._unserved.clear()
 
     def refuse_unclaimed(self) -> None:
-        """Whoever connected to a socket that nobody listens at would wait for ever; raises StartRefused."""
+        """Refuse sockets that nobody listens at, because their clients would wait for ever; raises StartRefused."""
         if self._passed:
-            addresses = ", ".join(_address(one) for one in self._passed)
+            names = [one.getsockname() for one in self._passed]
+            addresses = ", ".join(
+                str(TcpListen(*name[:2])) if isinstance(name, tuple) else str(name) for name in names
+            )
             raise StartRefused(
                 f"systemd holds {addresses}, which no key of [server] names: name it in server.internal or"
                 " server.public, or take it out with `systemctl edit token-broker.socket`"
@@ -92,7 +105,7 @@ class Sockets:
 
 
 def refused(key: str, listen: object, exc: OSError) -> StartRefused:
-    """Why an address cannot be listened on, and what to do."""
+    """Say why an address cannot be listened on, and what to do."""
     if exc.errno == errno.EADDRINUSE:
         return StartRefused(
             f"{key}: {listen} is taken by another program; stop that one, or set {key} to a free port"
@@ -102,26 +115,22 @@ def refused(key: str, listen: object, exc: OSError) -> StartRefused:
 
 
 def _is_at(passed: socket.socket, listen: Listen) -> bool:
-    match listen:
-        case UnixListen(path):
-            unix = passed.family == socket.AF_UNIX
-            return unix and os.path.realpath(passed.getsockname()) == os.path.realpath(path)
-        case TcpListen(host, port):
-            if passed.family not in (socket.AF_INET, socket.AF_INET6):
-                return False
-            return passed.getsockname()[:2] in _resolved(host, port)
-
-
-def _resolved(host: str, port: int) -> set[tuple[object, ...]]:
-    """Host and port as the kernel has them; none where the name means nothing."""
+    name = passed.getsockname()
+    if isinstance(listen, UnixListen):
+        unix = passed.family == socket.AF_UNIX
+        return unix and os.path.realpath(name) == os.path.realpath(listen.path)
+    if passed.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
     try:
-        return {address[:2] for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)
     except OSError:
-        return set()
+        # A host name that means nothing is at no address.
+        return False
+    return name[:2] in {address[:2] for *_, address in found}
 
 
 def _refuse_if_wider(listen: UnixListen, key: str) -> None:
-    """The unit may keep people out that the configuration lets in, never the other way round."""
+    """Refuse a socket that lets in more than the configuration; the unit may let in less."""
     found = listen.path.stat()
     mode = stat.S_IMODE(found.st_mode)
     if mode & ~listen.mode:
@@ -129,23 +138,14 @@ def _refuse_if_wider(listen: UnixListen, key: str) -> None:
             f"{key}: systemd made {listen.path} with mode {mode:04o}, which lets in more than {listen.mode:04o};"
             f" set SocketMode={listen.mode:04o} with `systemctl edit token-broker.socket`, then restart that"
         )
-    if mode & 0o070 and listen.group is not None and found.st_gid != _gid(listen.group):
+    wanted: int | None = None
+    with suppress(KeyError):
+        wanted = grp.getgrnam(listen.group).gr_gid if listen.group is not None else found.st_gid
+    if mode & 0o070 and found.st_gid != wanted:
         raise StartRefused(
             f"{key}: systemd made {listen.path} for another group than {listen.group}; set"
             f" SocketGroup={listen.group} with `systemctl edit token-broker.socket`, then restart that"
         )
-
-
-def _gid(group: str) -> int | None:
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        return None
-
-
-def _address(passed: socket.socket) -> str:
-    name = passed.getsockname()
-    return str(TcpListen(*name[:2])) if isinstance(name, tuple) else str(name)
 
 
 def _end_unread(listening: socket.socket) -> None:
@@ -173,7 +173,7 @@ def _bind_tcp(host: str, port: int, key: str) -> socket.socket:
 
 
 def bind_unix(path: Path, *, mode: int, group: str | None, key: str) -> socket.socket:
-    """A Unix socket at `path` with that mode, never open to more for a moment; raises StartRefused."""
+    """Bind a Unix socket with that mode, never open to more for a moment; raises StartRefused."""
     if len(os.fsencode(path)) > LONGEST_PATH:
         raise StartRefused(
             f"{key}: the path {path} is longer than {LONGEST_PATH} bytes, which no Unix socket can have"
@@ -198,7 +198,15 @@ def bind_unix(path: Path, *, mode: int, group: str | None, key: str) -> socket.s
     finally:
         os.umask(before)
     if group is not None:
-        _give_to(path, group, mode, key)
+        try:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid, follow_symlinks=False)
+            if path.is_symlink():
+                raise PermissionError
+            path.chmod(mode)
+        except (KeyError, PermissionError):
+            raise StartRefused(
+                f"{key}: the socket cannot be given to the group {group}; does it exist?"
+            ) from None
     return bound
 
 
@@ -221,13 +229,64 @@ def _remove_stale(path: Path, key: str) -> None:
     )
 
 
-def _give_to(path: Path, group: str, mode: int, key: str) -> None:
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """A listener's TLS 1.2 or newer; `reload` serves a renewed certificate to whoever connects from then on."""
+
+    files: Tls
+    key: str
+    """The configuration's, for messages."""
+    context: ssl.SSLContext = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Raises StartRefused."""
+        object.__setattr__(self, "context", usable(self.files, key=self.key))
+
+    def reload(self) -> None:
+        """Read both files again. Only for files that `usable` has just taken: half of a pair would stay."""
+        self.context.load_cert_chain(self.files.cert, self.files.key, password=_no_passphrase)
+
+
+def usable(files: Tls, *, key: str) -> ssl.SSLContext:
+    """Return a context of these files; raises StartRefused, which names the file that is wrong and the next step."""
+    for path, name, kind in ((files.cert, "cert", "certificate"), (files.key, "key", "private key")):
+        try:
+            content = read_regular(path)
+        except OSError as exc:
+            raise StartRefused(f"{key}.{name}: {path} cannot be read: {exc.strerror}") from None
+        if b"-----BEGIN " not in content or f"{kind.upper()}-----".encode() not in content:
+            raise StartRefused(f"{key}.{name}: {path} holds no {kind}; put a PEM file there")
+    # A group may read it: so do systemd's credentials and Debian's group ssl-cert.
+    problem = mode_problem(files.key)
+    if problem is not None and problem[1]:
+        raise StartRefused(f"{key}.key: {files.key} is {problem[0]}")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
     try:
-        os.chown(path, -1, grp.getgrnam(group).gr_gid, follow_symlinks=False)
-        if path.is_symlink():
-            raise PermissionError
-        path.chmod(mode)
-    except (KeyError, PermissionError):
+        context.load_cert_chain(files.cert, files.key, password=_no_passphrase)
+    except _Encrypted:
         raise StartRefused(
-            f"{key}: the socket cannot be given to the group {group}; does it exist?"
+            f"{key}.key: {files.key} needs a passphrase, and nobody is there to type it; type:"
+            f" openssl pkey -in {files.key} -out FILE"
         ) from None
+    except ssl.SSLError as exc:
+        why = f"{files.cert} and {files.key} cannot be used: {exc.reason or 'not understood'}"
+        if exc.reason == "KEY_VALUES_MISMATCH":
+            why = f"{files.key} is not the key of the first certificate in {files.cert}; put the pair there"
+        raise StartRefused(f"{key}: {why}") from None
+    return context
+
+
+def expires_at(cert: Path) -> float:
+    """Return when the certificate that is served ends, in epoch seconds; only for one that `usable` has taken."""
+    return x509.load_pem_x509_certificates(cert.read_bytes())[0].not_valid_after_utc.timestamp()
+
+
+class _Encrypted(Exception):
+    """The key is encrypted with a passphrase; without this OpenSSL would ask the terminal for it."""
+
+
+def _no_passphrase() -> Never:
+    raise _Encrypted

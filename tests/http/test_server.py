@@ -13,7 +13,7 @@ from aiohttp import web
 from broker.config.settings import Tls
 from broker.http.edge import Limits, new_application
 from broker.http.server import QuietRunner, TlsSite
-from broker.http.tls import usable
+from broker.http.sockets import usable
 from tests.certificates import Authority
 from tests.ports import free_port
 from tests.until import moment

@@ -13,7 +13,7 @@ from broker.clock import SystemClock
 from broker.config import load
 from broker.config.settings import Tls
 from broker.errors import StartRefused
-from broker.http.tls import usable
+from broker.http.sockets import usable
 from tests.certificates import Authority
 
 AUTHORITY = Authority()
