@@ -34,7 +34,7 @@ class BrowserCookie:
     """One random value a browser, `__Host-` and Secure on https, HttpOnly, SameSite=Lax; `life` in seconds."""
 
     def __init__(self, *, https: bool, name: str = NAME, life: int = LIFE) -> None:
-        self._https, self._life = https, life
+        self._life, self._scope = life, _scope(https)
         self._name = f"__Host-{name}" if https else name
 
     def read(self, request: web.Request) -> Secret | None:
@@ -47,18 +47,15 @@ class BrowserCookie:
         return self.read(request) or oauth.new_secret()
 
     def write(self, response: web.StreamResponse, browser: Secret) -> None:
-        response.set_cookie(
-            self._name,
-            browser.reveal(),
-            max_age=self._life,
-            path="/",
-            secure=self._https,
-            httponly=True,
-            samesite="Lax",
-        )
+        response.set_cookie(self._name, browser.reveal(), max_age=self._life, **self._scope)
 
     def clear(self, response: web.StreamResponse) -> None:
-        response.del_cookie(self._name, path="/", secure=self._https, httponly=True, samesite="Lax")
+        response.del_cookie(self._name, **self._scope)
+
+
+def _scope(https: bool) -> dict[str, Any]:
+    """Who is sent a cookie, besides its life."""
+    return {"path": "/", "secure": https, "httponly": True, "samesite": "Lax"}
 
 
 def is_same_browser(browser: Secret | None, stored_hash: str) -> bool:
@@ -86,7 +83,7 @@ class KeptRequests:
     def __init__(
         self, *, keyring: Keyring, catch_up: Callable[[], Awaitable[None]], clock: Clock, https: bool
     ) -> None:
-        self._keyring, self._clock, self._https = keyring, clock, https
+        self._keyring, self._clock, self._scope = keyring, clock, _scope(https)
         self._catch_up = catch_up
         """Reads the keys in the store again; raises StorageUnavailable."""
         self._prefix = f"__Host-{KEPT}" if https else KEPT
@@ -109,7 +106,12 @@ class KeptRequests:
             return None
         try:
             sealed = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
-            packed = await self._open(_sealed_for(purpose, handle), sealed)
+            try:
+                packed = self._keyring.decrypt_apart(_sealed_for(purpose, handle), sealed)
+            except UnknownKey:
+                # Another broker may have made a key since.
+                await self._catch_up()
+                packed = self._keyring.decrypt_apart(_sealed_for(purpose, handle), sealed)
         except (DecryptionFailed, binascii.Error, ValueError):
             return None
         found: list[Any] = json.loads(zlib.decompress(packed))
@@ -119,27 +121,11 @@ class KeptRequests:
         """Give the browser the request, and let it forget the oldest of too many."""
         others = sorted(name for name in self._names(request.cookies) if name != kept.name)
         for name in others[: max(0, len(others) - KEPT_AT_ONCE + 1)]:
-            response.del_cookie(name, path="/", secure=self._https, httponly=True, samesite="Lax")
-        response.set_cookie(
-            kept.name,
-            kept.value,
-            max_age=kept.life,
-            path="/",
-            secure=self._https,
-            httponly=True,
-            samesite="Lax",
-        )
+            response.del_cookie(name, **self._scope)
+        response.set_cookie(kept.name, kept.value, max_age=kept.life, **self._scope)
 
     def _names(self, cookies: Mapping[str, str]) -> list[str]:
         return [name for name in cookies if name.startswith(f"{self._prefix}_")]
-
-    async def _open(self, name: str, sealed: bytes) -> bytes:
-        try:
-            return self._keyring.decrypt_apart(name, sealed)
-        except UnknownKey:
-            # Another broker may have made a key since.
-            await self._catch_up()
-            return self._keyring.decrypt_apart(name, sealed)
 
 
 def is_elsewhere(request: web.Request, public_url: str) -> bool:

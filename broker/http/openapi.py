@@ -90,23 +90,19 @@ PATH_PARAMETERS: Mapping[str, tuple[str, JSON, str]] = {
 TAGS: Mapping[str, str] = {
     "": "dashboard",
     ".well-known": "plugin",
-    "accounts": "accounts",
     "callback": "installs",
-    "dashboard": "dashboard",
     "docs": "description",
-    "events": "events",
     "healthz": "health",
     "install": "installs",
     "installs": "connecting",
     "login": "installs",
     "metrics": "health",
     "openapi.json": "description",
-    "plugin": "plugin",
     "readyz": "health",
     "static": "pages",
     "token": "tokens",
 }
-"""The group of a route, by the first segment of its path."""
+"""The group of a route by the first segment of its path, where the two differ."""
 CALLER: JSON = {
     "type": "http",
     "scheme": "bearer",
@@ -225,7 +221,8 @@ def _declared(method: str, path: str, handler: object) -> Operation:
 
 
 def _tag(one: Operation) -> str:
-    return TAGS[one.path.split("/")[1]]
+    segment = one.path.split("/")[1]
+    return TAGS.get(segment, segment)
 
 
 def _codes(one: Operation) -> list[str]:
