@@ -26,7 +26,7 @@ class AuditService:
 
     async def own_files(self, caller: Caller, *, request_id: str) -> Report:
         """Verify the broker's own files, up to the line that was written last; raises Conflict."""
-        await self._require(caller, request_id)
+        await self._context.authorizer.require_look(caller, "audit.verify", request_id=request_id)
         files, head = await self._context.audit.snapshot()
         if not files:
             raise Conflict(IN_THE_JOURNAL)
@@ -44,7 +44,7 @@ class AuditService:
         self, caller: Caller, blocks: AsyncIterator[bytes], *, part: bool, request_id: str
     ) -> Report:
         """Verify lines that come from elsewhere; `part`: neither their beginning nor their end is the audit's."""
-        await self._require(caller, request_id)
+        await self._context.authorizer.require_look(caller, "audit.verify", request_id=request_id)
         head = None if part else self._context.audit.settled_head
         verifier = Verifier(self._key_of, whole=False, mixed=True)
         await read_stream(verifier, blocks)
@@ -70,8 +70,3 @@ class AuditService:
             request_id=request[REQUEST_ID],
         )
         return answer(report.json())
-
-    async def _require(self, caller: Caller, request_id: str) -> None:
-        await self._context.authorizer.require(
-            caller, Permission.ADMIN, None, request_id=request_id, action="audit.verify", reads=True
-        )

@@ -31,22 +31,20 @@ class KeyService:
         self._rewrapper = Rewrapper(records=records, keyring=context.keyring, clock=context.clock)
 
     async def keys(self, caller: Caller, *, request_id: str) -> list[dict[str, Any]]:
-        """All keys and how much is sealed with each, never a key itself."""
-        await self._context.authorizer.require(
-            caller, Permission.ADMIN, None, request_id=request_id, action="keys.list", reads=True
-        )
+        """Return all keys and how much is encrypted with each, never a key itself."""
+        await self._context.authorizer.require_look(caller, "keys.list", request_id=request_id)
         counts = await self.census.take()
         return [key_json(key, counts) for key in await self._context.stores.keys.keys()]
 
     async def new(self, caller: Caller, *, request_id: str) -> dict[str, Any]:
-        """A new data key; everything is sealed with it from now on."""
+        """Add a data key; everything is encrypted with it from now on."""
         await self._context.authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         key = await self._context.ring.add_key()
         await self._context.authorizer.note(caller, "keys.new", None, key.kid, request_id=request_id)
         return key_json(key, {})
 
     async def rewrap(self, caller: Caller, cursor: str | None, *, request_id: str) -> Step:
-        """Seal some more of what lies under older keys with the active one."""
+        """Encrypt some more records of older keys with the active one."""
         await self._context.authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         step = await self._rewrapper.step(cursor)
         await self._context.authorizer.note(
@@ -55,7 +53,7 @@ class KeyService:
         return step
 
     async def drop(self, caller: Caller, kid: str, *, request_id: str) -> dict[str, Any]:
-        """Retire a data key with which nothing is sealed any more; raises NotFound, Conflict."""
+        """Retire a data key with which nothing is encrypted any more; raises NotFound, Conflict."""
         await self._context.authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         key = next((one for one in await self._context.stores.keys.keys() if one.kid == kid), None)
         if key is None:

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from broker.admin.checks import Check
-from broker.config.settings import ProviderSettings
 from broker.context import Context
 from broker.errors import NotFound, no_provider
 from broker.http.bodies import rfc3339
@@ -49,46 +47,6 @@ async def read_statistics(store: AccountStore, now: float) -> Statistics:
     return Statistics(counts, ends, first)
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderView:
-    """One provider: what it is, and whether anything keeps it from being asked."""
-
-    settings: ProviderSettings
-    token_url: str
-    reason: Reason | None
-    since: float | None
-    paused_until: float | None
-    accounts: Mapping[Status, int]
-    kit: str
-    """Where Kit's pages are: at Kit, or in the sandbox that plays it."""
-
-    @property
-    def what_to_do(self) -> str | None:
-        return self.reason.advice(None, self.settings.name) if self.reason else None
-
-    @property
-    def install_page(self) -> str | None:
-        """Kit's own page where a creator installs the app."""
-        if self.settings.type != "kit" or self.settings.app_id is None:
-            return None
-        return INSTALL_PAGE.format(kit=self.kit, app_id=self.settings.app_id)
-
-    def json(self) -> dict[str, Any]:
-        return {
-            "name": self.settings.name,
-            "type": self.settings.type,
-            "client_id": self.settings.client.client_id,
-            "token_url": self.token_url,
-            "install_page": self.install_page,
-            "breaker": "open" if self.reason else "closed",
-            "reason": self.reason,
-            "since": rfc3339(self.since),
-            "paused_until": rfc3339(self.paused_until),
-            "what_to_do": self.what_to_do,
-            "accounts": {str(status): count for status, count in self.accounts.items()},
-        }
-
-
 class Overview:
     """What is going on, across accounts."""
 
@@ -100,6 +58,7 @@ class Overview:
         self._statistics = RecentResult(read, context.steady)
         self._rows_by_key = RecentResult(census.totals, context.steady)
         sandbox = context.settings.sandbox
+        # Kit's own pages are at Kit, or in the sandbox that plays it.
         self._kit = f"http://{sandbox.listen}/kit" if sandbox.enabled else KIT
         self._shown: set[tuple[str, Status]] = set()
         """Series that a scrape has seen: those stay, at nought."""
@@ -109,14 +68,12 @@ class Overview:
         await self._statistics.close()
         await self._rows_by_key.close()
 
-    async def providers(self, caller: Caller, *, request_id: str) -> list[ProviderView]:
-        await self._context.authorizer.require(
-            caller, Permission.ADMIN, None, request_id=request_id, action="providers.list", reads=True
-        )
+    async def providers(self, caller: Caller, *, request_id: str) -> list[dict[str, Any]]:
+        await self._context.authorizer.require_look(caller, "providers.list", request_id=request_id)
         counts = (await self._statistics.get()).counts
-        return [self._view(name, counts) for name in sorted(self._context.providers)]
+        return [self._json(name, counts) for name in sorted(self._context.providers)]
 
-    async def resume(self, caller: Caller, name: str, *, request_id: str) -> ProviderView:
+    async def resume(self, caller: Caller, name: str, *, request_id: str) -> dict[str, Any]:
         """Close a provider's breakers by hand."""
         await self._context.authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         if name not in self._context.providers:
@@ -124,7 +81,7 @@ class Overview:
         self._permit.breaker(name).resume()
         self._context.metrics.provider_open.labels(name).set(0)
         await self._context.authorizer.note(caller, "providers.resume", None, name, request_id=request_id)
-        return self._view(name, (await self._statistics.get()).counts)
+        return self._json(name, (await self._statistics.get()).counts)
 
     async def events(
         self, caller: Caller, *, after: int | None, limit: int, account: str | None, request_id: str
@@ -139,9 +96,7 @@ class Overview:
 
     async def ends(self, caller: Caller, *, count: int, request_id: str) -> tuple[float, list[int]]:
         """From when on, and how many access tokens end in each of `count` spans of `SPAN` seconds."""
-        await self._context.authorizer.require(
-            caller, Permission.ADMIN, None, request_id=request_id, action="accounts.expiries", reads=True
-        )
+        await self._context.authorizer.require_look(caller, "accounts.expiries", request_id=request_id)
         first = int(self._context.steady.now() // SPAN)
         ends = (await self._statistics.get()).ends
         return first * SPAN, [ends.get(span, 0) for span in range(first, first + count)]
@@ -168,32 +123,33 @@ class Overview:
             self._context.metrics.rows_by_key.labels(kid).set(count)
         return self._context.metrics.text()
 
-    async def checks(self) -> list[Check]:
-        """The breakers that are open, which somebody has to close."""
-        counts = (await self._statistics.get()).counts
-        views = (self._view(name, counts) for name in sorted(self._context.providers))
-        return [
-            Check(
-                f"breaker of {one.settings.name}", "problem", f"open: {one.reason.happened}", one.what_to_do
-            )
-            for one in views
-            if one.reason is not None
-        ]
+    def open_breakers(self) -> dict[str, tuple[Reason, float | None]]:
+        """Return the providers whose breaker is open, the reason, and since when; an operator has to close it."""
+        found = dict[str, tuple[Reason, float | None]]()
+        for name in sorted(self._context.providers):
+            breaker = self._permit.breaker(name)
+            if breaker.client_refused_since is not None:
+                found[name] = Reason.CLIENT_REFUSED, breaker.client_refused_since
+            elif breaker.is_mass_dying(self._context.steady.now()):
+                found[name] = Reason.MASS_REFUSAL, breaker.mass_since
+        return found
 
-    def _view(self, name: str, counts: Mapping[tuple[str, Status], int]) -> ProviderView:
+    def _json(self, name: str, counts: Mapping[tuple[str, Status], int]) -> dict[str, Any]:
+        """Return a provider as the admin socket shows it: what it is, and why it is not asked, if so."""
         provider = self._context.providers[name]
-        breaker, now = self._permit.breaker(name), self._context.steady.now()
-        reason, since = None, None
-        if breaker.client_refused_since is not None:
-            reason, since = Reason.CLIENT_REFUSED, breaker.client_refused_since
-        elif breaker.is_mass_dying(now):
-            reason, since = Reason.MASS_REFUSAL, breaker.mass_since
-        return ProviderView(
-            settings=provider.settings,
-            token_url=provider.token_url,
-            reason=reason,
-            since=since,
-            paused_until=breaker.paused_until if breaker.paused_until > now else None,
-            accounts={status: count for (provider, status), count in counts.items() if provider == name},
-            kit=self._kit,
-        )
+        settings, paused_until = provider.settings, self._permit.breaker(name).paused_until
+        reason, since = self.open_breakers().get(name, (None, None))
+        is_kit = settings.type == "kit" and settings.app_id is not None
+        return {
+            "name": name,
+            "type": settings.type,
+            "client_id": settings.client.client_id,
+            "token_url": provider.token_url,
+            "install_page": INSTALL_PAGE.format(kit=self._kit, app_id=settings.app_id) if is_kit else None,
+            "breaker": "open" if reason else "closed",
+            "reason": reason,
+            "since": rfc3339(since),
+            "paused_until": rfc3339(paused_until if paused_until > self._context.steady.now() else None),
+            "what_to_do": reason.advice(None, name) if reason else None,
+            "accounts": {str(status): count for (of, status), count in counts.items() if of == name},
+        }

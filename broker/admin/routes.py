@@ -116,23 +116,12 @@ class HealthRoutes:
     )
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """Open to `metrics_from`; anybody else needs permission `admin`."""
-        if not self._is_known_address(request.get(CLIENT)):
+        networks, client = self._context.settings.server.metrics_from, request.get(CLIENT)
+        if client is None or not any(ip_address(client) in network for network in networks):
             await self._authenticate(request)
-            await self._context.authorizer.require(
-                request[CALLER],
-                Permission.ADMIN,
-                None,
-                request_id=request[REQUEST_ID],
-                action="metrics",
-                reads=True,
-            )
+            await _require_look(self._context, request, "metrics")
         body = await self._overview.metrics_text()
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-
-    def _is_known_address(self, client: str | None) -> bool:
-        return client is not None and any(
-            ip_address(client) in network for network in self._context.settings.server.metrics_from
-        )
 
 
 class AdminRoutes:
@@ -212,13 +201,13 @@ class AdminRoutes:
     async def providers(self, request: web.Request) -> web.StreamResponse:
         check_query(request)
         views = await self._overview.providers(request[CALLER], request_id=request[REQUEST_ID])
-        return answer({"providers": [view.json() for view in views]})
+        return answer({"providers": views})
 
     @Operation("POST", "/providers/{name}/resume", permission=Permission.ADMIN)
     async def resume_provider(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         view = await self._overview.resume(request[CALLER], name, request_id=request[REQUEST_ID])
-        return answer(view.json())
+        return answer(view)
 
     @Operation(
         "GET",
@@ -250,7 +239,7 @@ class AdminRoutes:
 
     @Operation("GET", "/check", permission=Permission.ADMIN)
     async def check(self, request: web.Request) -> web.StreamResponse:
-        await self._may_look(request, "check")
+        await _require_look(self._context, request, "check")
         of = self._opened()
         checks = [*check_configuration(of), *await check_broker(of)]
         return answer({"checks": [check.json() for check in checks]})
@@ -270,14 +259,12 @@ class AdminRoutes:
 
     @Operation("GET", "/version", permission=Permission.ADMIN)
     async def version(self, request: web.Request) -> web.StreamResponse:
-        await self._may_look(request, "version")
+        await _require_look(self._context, request, "version")
         return answer({"version": __version__, "started_at": rfc3339(self._started_at)})
 
-    async def _may_look(self, request: web.Request, action: str) -> None:
-        """Let an operator look, also while the audit's records wait."""
-        await self._context.authorizer.require(
-            request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID], action=action, reads=True
-        )
+
+async def _require_look(context: Context, request: web.Request, action: str) -> None:
+    await context.authorizer.require_look(request[CALLER], action, request_id=request[REQUEST_ID])
 
 
 def _texts(values: list[object]) -> list[str]:

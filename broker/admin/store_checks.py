@@ -215,8 +215,8 @@ async def reachable(of: Opened) -> AsyncIterator[Check]:
 
 async def breakers(of: Opened) -> AsyncIterator[Check]:
     """Report the open breakers, which an operator has to close."""
-    for check in await of.overview.checks() if of.is_running else []:
-        yield check
+    for name, (reason, _) in of.overview.open_breakers().items():
+        yield Check(f"breaker of {name}", "problem", f"open: {reason.happened}", reason.advice(None, name))
 
 
 async def providers(of: Opened) -> AsyncIterator[Check]:

@@ -85,7 +85,7 @@ async def open_context(settings: Settings, clock: Clock, closing: AsyncExitStack
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedDatabase:
     """A database, not yet migrated, and what goes with its kind."""
 
     database: Database
@@ -94,7 +94,9 @@ class Opened:
     """Names this database, so that no other is taken for it."""
 
 
-async def open_database(settings: StoreSettings, health: StoreHealth, closing: AsyncExitStack) -> Opened:
+async def open_database(
+    settings: StoreSettings, health: StoreHealth, closing: AsyncExitStack
+) -> OpenedDatabase:
     """Open a SQLite file of our own, or a PostgreSQL that several brokers share; raises StartRefused."""
     if settings.postgres is None:
         sqlite = await SqliteDatabase.open(settings.path, observe=health.observe)
@@ -104,7 +106,7 @@ async def open_database(settings: StoreSettings, health: StoreHealth, closing: A
             return str(settings.path)
 
         incarnation = Incarnation(store=KeyStore(sqlite), path=settings.path, outside=settings.outside)
-        return Opened(sqlite, incarnation, path)
+        return OpenedDatabase(sqlite, incarnation, path)
     try:
         from broker.store.postgres import PostgresDatabase  # noqa: PLC0415 - asyncpg is an extra
     except ImportError:
@@ -122,10 +124,10 @@ async def open_database(settings: StoreSettings, health: StoreHealth, closing: A
 
     database.turned = health.turned
     server = ServerIdentity(store=KeyStore(database), identity=database.identity)
-    return Opened(database, server, database.identity)
+    return OpenedDatabase(database, server, database.identity)
 
 
-async def open_database_alone(store: StoreSettings, closing: AsyncExitStack) -> Opened:
+async def open_database_alone(store: StoreSettings, closing: AsyncExitStack) -> OpenedDatabase:
     """Open the database for a command, under a name that no broker has; raises StartRefused."""
     named = replace(store, replica=f"command {secrets.token_hex(8)}")
     health = StoreHealth(folder=None, clock=SystemClock(), health=Health(), metrics=Metrics())

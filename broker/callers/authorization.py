@@ -108,6 +108,10 @@ class Authorizer:
         if not allowed:
             raise Forbidden(why_not(caller, permission, account))
 
+    async def require_look(self, caller: Caller, action: str, *, request_id: str) -> None:
+        """Return if the caller is an operator, who may look also while audit records wait; raises Forbidden."""
+        await self.require(caller, Permission.ADMIN, None, request_id=request_id, action=action, reads=True)
+
     def handed_out(
         self,
         caller: Caller,

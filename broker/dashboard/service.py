@@ -227,7 +227,7 @@ class DashboardService:
         return {"row": self._item(account), "history": history, "users": users_at}
 
     async def providers(self, actor: Caller, request_id: str) -> Sequence[Mapping[str, Any]]:
-        return [view.json() for view in await self._overview.providers(actor, request_id=request_id)]
+        return await self._overview.providers(actor, request_id=request_id)
 
     async def callers(self, actor: Caller, request_id: str) -> Sequence[Mapping[str, Any]]:
         records = await self._callers.callers(actor, request_id=request_id)

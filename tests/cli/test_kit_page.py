@@ -25,8 +25,7 @@ async def test_page_of_the_sandbox_leads_to_this_broker(house: House) -> None:
 
 
 async def providers(house: House) -> list[dict[str, object]]:
-    views = await house.broker.overview.providers(OPERATOR, request_id="test")
-    return [view.json() for view in views]
+    return await house.broker.overview.providers(OPERATOR, request_id="test")
 
 
 async def test_page_without_a_sandbox_is_at_kit(tmp_path: Path) -> None:
