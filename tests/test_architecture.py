@@ -73,7 +73,7 @@ HTTP_CLIENT = {
     "alerts/hooks.py",
     "sandbox",
     "cli/providers.py",
-    "client/asynchronous.py",
+    "client/clients.py",
     "client/aiohttp.py",
 }
 """Where aiohttp's client may be used."""
@@ -268,7 +268,7 @@ def test_planted_import_is_caught(path: str, source: str) -> None:
         ("installs/service.py", "import aiohttp"),
         ("tokens/policy.py", "from prometheus_client import Counter"),
         ("http/edge.py", "import jwt"),
-        ("client/asynchronous.py", "import httpx"),
+        ("client/clients.py", "import httpx"),
     ],
 )
 def test_planted_library_is_caught(path: str, source: str) -> None:

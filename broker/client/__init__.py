@@ -6,7 +6,7 @@
 `broker.client.httpx`, `.requests` and `.aiohttp` put the token into an API's requests, `.testing` plays the broker.
 """
 
-from broker.client.asynchronous import Broker
+from broker.client.clients import Broker, SyncBroker
 from broker.client.errors import (
     AuditUnavailable,
     BrokerAway,
@@ -31,8 +31,7 @@ from broker.client.errors import (
     Unauthenticated,
     UnknownAccount,
 )
-from broker.client.synchronous import SyncBroker
-from broker.client.token import Token
+from broker.client.tokens import Token
 
 __all__ = [
     "AuditUnavailable",

@@ -1,6 +1,5 @@
 """`broker_auth` for aiohttp: the token on every request, and once more with a new one after a 401."""
 
-import logging
 from contextvars import ContextVar
 
 import aiohttp
@@ -8,11 +7,8 @@ from aiohttp import hdrs
 from aiohttp.payload import BytesPayload
 from yarl import URL
 
-from broker.client.asynchronous import Broker
-from broker.client.errors import BrokerError
-from broker.client.token import Token
+from broker.client.clients import Broker, replacement_async
 
-log = logging.getLogger("broker.client")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 ANYWHERE = URL()
 """Where a redirect leads that we cannot read."""
@@ -52,24 +48,13 @@ async def _authenticated(
     response = await handler(request)
     if response.status != 401:
         return response
-    newer = await _newer(broker, token)
-    if newer is None or not _is_repeatable(request):
+    newer = await replacement_async(broker, token)
+    is_repeatable = not request.body or isinstance(request.body, BytesPayload)
+    if newer is None or not is_repeatable:
         return response
     response.release()
     request.headers[hdrs.AUTHORIZATION] = newer.header
     return await handler(request)
-
-
-async def _newer(broker: Broker, token: Token) -> Token | None:
-    try:
-        return await broker.rejected(token)
-    except BrokerError as exc:
-        log.warning("the API's 401 stands, since there is no newer token: %s", exc)
-        return None
-
-
-def _is_repeatable(request: aiohttp.ClientRequest) -> bool:
-    return not request.body or isinstance(request.body, BytesPayload)
 
 
 def _target(response: aiohttp.ClientResponse) -> URL | None:

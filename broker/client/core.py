@@ -1,18 +1,17 @@
-"""What both clients decide, without I/O: whether to ask, and what to give while the broker is away."""
+"""What both clients decide, without I/O: whether to ask, what to send, how long to pause, and what came of it."""
 
+import json
 import logging
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+from urllib.parse import quote
 
-from broker.client.conversation import (
-    Question,
-    Talk,
-    pause_after,
-    rejected_question,
-    talk,
-    token_question,
-)
+from broker.client.connection import KeySource
 from broker.client.errors import (
+    BY_CODE,
     AuditUnavailable,
     BrokerAway,
     BrokerError,
@@ -21,142 +20,193 @@ from broker.client.errors import (
     Overloaded,
     RateLimited,
     StorageUnavailable,
+    Unauthenticated,
 )
-from broker.client.keys import KeySource
-from broker.client.memory import Memory
-from broker.client.token import Token
+from broker.client.tokens import Memory, Token
 
 log = logging.getLogger("broker.client")
 
 TIMEOUT = 15.0
 """Seconds for one answer; the broker itself waits ten for a renewal."""
 TIMEOUT_WITH_TOKEN = 3.0
-"""With a living token at hand nobody waits long for an answer."""
+"""With a valid token in memory nobody waits long for an answer."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 ABOUT_ITSELF = (BrokerAway, KeyUnreadable, Overloaded, StorageUnavailable, AuditUnavailable, Internal)
 """Errors on the way to the broker or of its own, which say nothing of the account."""
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """How long things may take, seconds."""
+class Ask:
+    """Send this, on a connection of its own, following no redirect: a key must not end up elsewhere."""
 
-    patience: float
-    """How long one call goes on asking when there is no token at all."""
-    while_away: float
-    """How long past its `expires_in` a living token is used while the broker is away."""
-
-    def __post_init__(self) -> None:
-        if self.patience < 0 or self.while_away < 0:
-            raise ValueError("patience and while_away are seconds, not negative")
-
-
-@dataclass(slots=True)
-class Outage:
-    """The broker is away, and is asked less often."""
-
-    failures: int = 0
-    ask_again_at: float = 0.0
-    told: set[str] = field(default_factory=set)
-    """Accounts about which the log has its line."""
+    method: str
+    path: str
+    headers: dict[str, str] = field(repr=False)
+    body: bytes
+    timeout: float
+    """Seconds, for all of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unrenewable:
-    """The broker will not renew this generation until then."""
+class Reply:
+    """What was answered."""
 
-    generation: int
-    until: float
-    error: RateLimited
+    status: int
+    retry_after: str | None
+    body: bytes = field(repr=False)
+
+
+Talk = Generator[Ask | float, Reply | BrokerAway | None, Token]
+"""Asks and pauses (seconds); an Ask is answered with a Reply, or with BrokerAway where none came."""
 
 
 class Core:
     """Questions as talks; whoever does the I/O drives them."""
 
-    def __init__(self, *, keys: KeySource, options: Options, now: Callable[[], float]) -> None:
-        self._keys, self._options, self._now = keys, options, now
-        self._memory = Memory(while_away=options.while_away)
-        self._outage = Outage()
-        self._unrenewable: dict[str, Unrenewable] = {}
+    def __init__(
+        self, *, keys: KeySource, patience: float, while_away: float, now: Callable[[], float]
+    ) -> None:
+        if patience < 0 or while_away < 0:
+            raise ValueError("patience and while_away are seconds, not negative")
+        self._keys, self._patience, self._now = keys, patience, now
+        self._memory = Memory(while_away=while_away)
+        self._failures, self._ask_again_at = 0, 0.0
+        """How often the broker was away in a row, and until when it is spared."""
+        self._told = set[str]()
+        """Accounts about which the log has its line."""
+        self._unrenewable: dict[str, tuple[int, float, RateLimited]] = {}
+        """The generation of an account that the broker will not renew, until when, and its refusal."""
 
     def at_hand(self, account: str, min_ttl: float) -> Token | None:
-        """A token that needs no asking: a fresh one, or a living one in the pauses of an outage."""
+        """A token that needs no asking: a fresh one, or a valid one in the pauses of an outage."""
         now = self._now()
         fresh = self._memory.fresh(account, now, min_ttl)
-        if fresh is not None or now >= self._outage.ask_again_at:
+        if fresh is not None or now >= self._ask_again_at:
             return fresh
         return self._memory.living(account, now)
 
     def newer(self, token: Token) -> Token | None:
         """A fresh token that came after one that was rejected; raises RateLimited while there cannot be one."""
-        known = self._unrenewable.get(token.account)
-        if known is not None and known.generation == token.generation and self._now() < known.until:
-            raise known.error
+        generation, until, error = self._unrenewable.get(token.account, (None, 0.0, None))
+        if error is not None and generation == token.generation and self._now() < until:
+            raise error
         fresh = self._memory.fresh(token.account, self._now())
         return fresh if fresh is not None and fresh.generation > token.generation else None
 
     def get(self, account: str, min_ttl: float) -> Talk:
-        """A token from the broker; while it is away, one that lives."""
+        """A token from the broker; while it is away, one that is still valid."""
         living = self._memory.living(account, self._now())
+        query = f"?min_ttl={int(min_ttl)}" if min_ttl else ""
         try:
-            return (yield from self._ask(account, token_question(account, min_ttl), living))
+            return (yield from self._ask(account, living, "GET", query))
         except ABOUT_ITSELF as exc:
-            return self._instead(account, exc)
+            living = self._memory.living(account, self._now())
+            if living is None:
+                raise
+            if account not in self._told:
+                self._told.add(account)
+                log.warning(
+                    "the broker is away; going on with the last token of %s, generation %d: %s",
+                    account,
+                    living.generation,
+                    exc,
+                )
+            return living
         except BrokerError:
             self._memory.forget(account)
             raise
 
     def rejected(self, account: str, generation: int) -> Talk:
         """A token after one that the provider's API refused."""
+        body = json.dumps({"rejected_generation": generation}).encode()
         try:
-            return (yield from self._ask(account, rejected_question(account, generation), None))
+            return (yield from self._ask(account, None, "POST", "/refresh", body))
         except RateLimited as exc:
             # The provider refuses whatever is fresh, so asking at every request would change nothing.
-            until = self._now() + (exc.retry_after or 1.0)
-            self._unrenewable[account] = Unrenewable(generation, until, exc)
+            self._unrenewable[account] = (generation, self._now() + (exc.retry_after or 1.0), exc)
             raise
         except BrokerError:
             self._memory.forget(account, generation)
             raise
 
-    def _ask(self, account: str, question: Question, living: Token | None) -> Talk:
+    def _ask(self, account: str, living: Token | None, method: str, end: str, body: bytes = b"") -> Talk:
+        """Ask until there is a token, a final refusal, or no patience left; raises BrokerError.
+
+        Each question can be repeated without harm: a report names the generation that it is about.
+        """
+        path = f"/token/{quote(account, safe='')}{end}"
+        timeout = TIMEOUT if living is None else TIMEOUT_WITH_TOKEN
         try:
-            answered = yield from talk(
-                question,
-                keys=self._keys,
-                patience=self._options.patience,
-                timeout=TIMEOUT if living is None else TIMEOUT_WITH_TOKEN,
-                is_final=lambda error: living is not None and isinstance(error, ABOUT_ITSELF),
-                now=self._now,
-            )
+            deadline, attempt, key = self._now() + self._patience, 0, self._keys.read()
+            while True:
+                headers = {"Accept": "application/json", "User-Agent": "token-broker-client"}
+                if key is not None:
+                    headers["Authorization"] = f"Bearer {key}"
+                if body:
+                    headers["Content-Type"] = "application/json"
+                asked_at = self._now()
+                result = _read((yield Ask(method, path, headers, body, timeout)))
+                if isinstance(result, Token):
+                    break
+                shown, key = key, self._keys.read()
+                if isinstance(result, Unauthenticated) and key != shown:
+                    # The file was replaced while the old key was on its way.
+                    continue
+                wait = pause_after(result, attempt)
+                is_final = living is not None and isinstance(result, ABOUT_ITSELF)
+                if wait is None or is_final or self._now() + wait > deadline:
+                    raise result
+                yield wait
+                attempt, key = attempt + 1, self._keys.read()
         except ABOUT_ITSELF as exc:
-            self._away(exc)
+            self._ask_again_at = self._now() + (pause_after(exc, self._failures) or 1.0)
+            self._failures = min(self._failures + 1, 16)
             raise
-        self._back()
-        self._memory.keep(account, answered.token, answered.asked_at)
-        return answered.token
+        self._failures, self._ask_again_at = 0, 0.0
+        if self._told:
+            names = ", ".join(sorted(self._told))
+            self._told = set()
+            log.warning("the broker is back after going on without it for: %s", names)
+        self._memory.keep(account, result, asked_at)
+        return result
 
-    def _instead(self, account: str, error: BrokerError) -> Token:
-        """The living token, or else the failure."""
-        living = self._memory.living(account, self._now())
-        if living is None:
-            raise error
-        if account not in self._outage.told:
-            self._outage.told.add(account)
-            log.warning(
-                "the broker is away; going on with the last token of %s, generation %d: %s",
-                account,
-                living.generation,
-                error,
-            )
-        return living
 
-    def _away(self, error: BrokerError) -> None:
-        outage = self._outage
-        outage.ask_again_at = self._now() + (pause_after(error, outage.failures) or 1.0)
-        outage.failures = min(outage.failures + 1, 16)
+def pause_after(error: BrokerError, attempt: int) -> float | None:
+    """Seconds until the next attempt: what the broker asks for, else doubling, with jitter; None: it is final."""
+    if error.status != 503 and not isinstance(error, BrokerAway):
+        return None
+    backoff: float = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311 - it spreads callers, it hides nothing
+    if error.retry_after is None:
+        return backoff * jitter
+    # Never earlier than asked, but not everybody in the same instant.
+    return error.retry_after + min(1.0, backoff) * jitter / 2
 
-    def _back(self) -> None:
-        told = self._outage.told
-        self._outage = Outage()
-        if told:
-            log.warning("the broker is back after going on without it for: %s", ", ".join(sorted(told)))
+
+def _read(heard: Reply | BrokerAway | None) -> Token | BrokerError:
+    if not isinstance(heard, Reply):
+        return heard or BrokerAway("an Ask was not answered")
+    try:
+        payload: Any = json.loads(heard.body)
+    except (ValueError, RecursionError):
+        payload = None
+    if not isinstance(payload, dict):
+        payload = {}
+    if heard.status == 200:
+        try:
+            return Token.read(payload)
+        except ValueError as exc:
+            return BrokerAway(f"something that is no broker answers: {exc}", status=200)
+    try:
+        # The broker writes seconds, and a date that a proxy may write is left alone.
+        retry_after: float | None = float(heard.retry_after or "")
+    except ValueError:
+        retry_after = None
+    if retry_after is not None and not (isfinite(retry_after) and retry_after >= 0):
+        retry_after = None
+    kind = BY_CODE.get(str(payload.get("code")))
+    if kind is None:
+        told = f"something that is no broker answers {heard.status}"
+        return BrokerAway(told, status=heard.status, retry_after=retry_after)
+    detail = str(payload.get("detail") or payload.get("title") or heard.status)
+    return kind(detail, status=heard.status, retry_after=retry_after, members=payload)

@@ -1,5 +1,6 @@
 """What may go wrong for a caller: a class for each code of the broker, and two for what happens on the way to it."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -8,6 +9,11 @@ class BrokerError(Exception):
     """No token; the message says why and holds no secret."""
 
     code: ClassVar[str] = "unknown"
+
+    def __init_subclass__(cls) -> None:
+        """Each class of ours is named as its code is written."""
+        if BrokerError in cls.__bases__:
+            cls.code = re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     def __init__(
         self,
@@ -25,16 +31,10 @@ class BrokerError(Exception):
         """Seconds until asking again makes sense."""
         self.members: Mapping[str, Any] = members or {}
         """The whole problem document (RFC 9457), `reason` and `reconnect_url` among it."""
-
-    @property
-    def reason(self) -> str | None:
+        self.reason = _text(self.members.get("reason"))
         """The broker's closer reason, such as `revoked_or_expired`."""
-        return _text(self.members.get("reason"))
-
-    @property
-    def request_id(self) -> str | None:
+        self.request_id = _text(self.members.get("request_id"))
         """What to quote to whoever runs the broker."""
-        return _text(self.members.get("request_id"))
 
     def __str__(self) -> str:
         quoted = f" (request {self.request_id})" if self.request_id else ""
@@ -44,57 +44,45 @@ class BrokerError(Exception):
 class BrokerAway(BrokerError):
     """The broker cannot be reached, or something that is no broker answers."""
 
-    code = "broker_away"
-
 
 class KeyUnreadable(BrokerError):
     """The key cannot be had from where it should be; nothing was sent."""
-
-    code = "key_unreadable"
 
 
 class Internal(BrokerError):
     """An error of the broker's own; quote the `request_id`."""
 
-    code = "internal"
-
 
 class InvalidRequest(BrokerError):
-    code = "invalid_request"
+    """The request is malformed."""
 
 
 class Unauthenticated(BrokerError):
     """The broker does not know the key, or it has expired."""
 
-    code = "unauthenticated"
-
 
 class Forbidden(BrokerError):
     """Outside the key's accounts or permissions, whether or not the account exists."""
 
-    code = "forbidden"
-
 
 class NotFound(BrokerError):
-    code = "not_found"
+    """There is no such route."""
 
 
 class UnknownAccount(BrokerError):
-    code = "unknown_account"
+    """There is no such account."""
 
 
 class MethodNotAllowed(BrokerError):
-    code = "method_not_allowed"
+    """The route does not know the method."""
 
 
 class Conflict(BrokerError):
-    code = "conflict"
+    """Conflicts with what is there."""
 
 
 class NeedsReauthorization(BrokerError):
     """The grant is dead: a person has to connect the account again."""
-
-    code = "needs_reauthorization"
 
     @property
     def reconnect_url(self) -> str | None:
@@ -110,53 +98,41 @@ class NeedsReauthorization(BrokerError):
 class Frozen(BrokerError):
     """An operator froze the account, and no living token is left."""
 
-    code = "frozen"
-
 
 class TooLarge(BrokerError):
-    code = "too_large"
+    """The request is too large."""
 
 
 class RateLimited(BrokerError):
     """Another renewal would change nothing just now."""
 
-    code = "rate_limited"
-
 
 class ProviderRejectedClient(BrokerError):
     """The provider refuses the broker's own client id or secret: a matter for whoever runs it."""
-
-    code = "provider_rejected_client"
 
 
 class TokenUnusable(BrokerError):
     """The provider sent a token that no header can carry."""
 
-    code = "token_unusable"
-
 
 class ProviderUnavailable(BrokerError):
-    code = "provider_unavailable"
+    """The provider cannot be reached just now."""
 
 
 class RefreshUncertain(BrokerError):
     """A renewal's outcome is unknown and is being settled."""
 
-    code = "refresh_uncertain"
-
 
 class StorageUnavailable(BrokerError):
-    code = "storage_unavailable"
+    """The broker's store cannot be written just now."""
 
 
 class AuditUnavailable(BrokerError):
-    code = "audit_unavailable"
+    """The broker's audit cannot be written just now."""
 
 
 class Overloaded(BrokerError):
     """Too busy, or restarting."""
-
-    code = "overloaded"
 
 
 OWN = (BrokerAway, KeyUnreadable)

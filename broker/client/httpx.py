@@ -1,17 +1,12 @@
 """`BrokerAuth` for httpx: the token on every request, and once more with a new one after a 401."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Generator
 
 import httpx
 
-from broker.client.asynchronous import Broker
-from broker.client.errors import BrokerError
-from broker.client.synchronous import SyncBroker
-from broker.client.token import Token
-
-log = logging.getLogger("broker.client")
+from broker.client.clients import Broker, SyncBroker, replacement, replacement_async
+from broker.client.tokens import Token
 
 
 class BrokerAuth(httpx.Auth):
@@ -31,35 +26,23 @@ class BrokerAuth(httpx.Auth):
         token = self._broker.token(self._account)
         response = yield _with(request, token)
         if _is_rejection(response, token):
-            try:
-                newer = self._broker.rejected(token)
-            except BrokerError as exc:
-                _not_renewed(exc)
-            else:
-                if _is_repeatable(request):
-                    yield _with(request, newer)
+            newer = replacement(self._broker, token)
+            if newer is not None and isinstance(request.stream, httpx.ByteStream):
+                yield _with(request, newer)
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        token = await self._token()
+        if isinstance(self._broker, SyncBroker):
+            token = await asyncio.to_thread(self._broker.token, self._account)
+        else:
+            token = await self._broker.token(self._account)
         response = yield _with(request, token)
         if _is_rejection(response, token):
-            try:
-                newer = await self._rejected(token)
-            except BrokerError as exc:
-                _not_renewed(exc)
+            if isinstance(self._broker, SyncBroker):
+                newer = await asyncio.to_thread(replacement, self._broker, token)
             else:
-                if _is_repeatable(request):
-                    yield _with(request, newer)
-
-    async def _token(self) -> Token:
-        if isinstance(self._broker, SyncBroker):
-            return await asyncio.to_thread(self._broker.token, self._account)
-        return await self._broker.token(self._account)
-
-    async def _rejected(self, token: Token) -> Token:
-        if isinstance(self._broker, SyncBroker):
-            return await asyncio.to_thread(self._broker.rejected, token)
-        return await self._broker.rejected(token)
+                newer = await replacement_async(self._broker, token)
+            if newer is not None and isinstance(request.stream, httpx.ByteStream):
+                yield _with(request, newer)
 
 
 def _with(request: httpx.Request, token: Token) -> httpx.Request:
@@ -70,11 +53,3 @@ def _with(request: httpx.Request, token: Token) -> httpx.Request:
 def _is_rejection(response: httpx.Response, token: Token) -> bool:
     """A redirect to another origin took the header off; that one's 401 says nothing of our token."""
     return response.status_code == 401 and response.request.headers.get("Authorization") == token.header
-
-
-def _is_repeatable(request: httpx.Request) -> bool:
-    return isinstance(request.stream, httpx.ByteStream)
-
-
-def _not_renewed(error: BrokerError) -> None:
-    log.warning("the API's 401 stands, since there is no newer token: %s", error)

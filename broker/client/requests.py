@@ -1,6 +1,5 @@
 """`BrokerAuth` for requests: the token on every request, and once more with a new one after a 401."""
 
-import logging
 from functools import partial
 from typing import Any
 
@@ -8,11 +7,8 @@ import requests
 from requests.auth import AuthBase
 from requests.cookies import extract_cookies_to_jar
 
-from broker.client.errors import BrokerError
-from broker.client.synchronous import SyncBroker
-from broker.client.token import Token
-
-log = logging.getLogger("broker.client")
+from broker.client.clients import SyncBroker, replacement
+from broker.client.tokens import Token
 
 
 class BrokerAuth(AuthBase):
@@ -35,13 +31,10 @@ class BrokerAuth(AuthBase):
         request = response.request
         if response.status_code != 401 or request.headers.get("Authorization") != token.header:
             return response
-        try:
-            newer = self._broker.rejected(token)
-        except BrokerError as exc:
-            log.warning("the API's 401 stands, since there is no newer token: %s", exc)
+        newer, body = replacement(self._broker, token), request.body
+        if newer is None or not isinstance(body, bytes | str | None):
             return response
-        body: object = request.body
-        return _repeated(response, newer, sending) if isinstance(body, bytes | str | None) else response
+        return _repeated(response, newer, sending)
 
 
 def _repeated(response: requests.Response, token: Token, sending: dict[str, Any]) -> requests.Response:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from broker.client import Broker, SyncBroker, Token
-from broker.client.clock import Clock, ThreadClock
+from broker.client.connection import Clock
 from broker.client.testing import FakeBroker
 
 START = 1_800_000_000.0
@@ -17,7 +17,7 @@ THREADS = ThreadPoolExecutor(64)
 
 
 @dataclass(slots=True)
-class Leaping:
+class Leaping(Clock):
     """Time that passes only in pauses, at once, and by hand."""
 
     passed: float = 0.0
@@ -29,26 +29,13 @@ class Leaping:
     def wall(self) -> float:
         return START + self.passed
 
-    def leap(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
         self.passed += seconds
 
-
-@dataclass(slots=True)
-class AsyncLeaping(Leaping, Clock):
-    """For `Broker`."""
-
-    async def sleep(self, seconds: float) -> None:
-        self.leap(seconds)
+    async def sleep_async(self, seconds: float) -> None:
+        self.sleep(seconds)
         await asyncio.sleep(0)
-
-
-@dataclass(slots=True)
-class ThreadLeaping(Leaping, ThreadClock):
-    """For `SyncBroker`."""
-
-    def sleep(self, seconds: float) -> None:
-        self.leap(seconds)
 
 
 @dataclass(slots=True)
@@ -76,13 +63,8 @@ async def _in_thread(call: Callable[[], Token]) -> Token:
 
 def new_asker(kind: str, *, fake_life: float = 172800.0, **options: Any) -> Asker:
     """`kind`: async or sync. The fake broker is started by whoever asks for this, and stopped by its `stop`."""
-    clock: AsyncLeaping | ThreadLeaping = AsyncLeaping() if kind == "async" else ThreadLeaping()
+    clock = Leaping()
     fake = FakeBroker(now=clock.wall, life=fake_life)
     fake.start()
-    options = {"key": fake.key, **options}
-    client: Broker | SyncBroker
-    if isinstance(clock, AsyncLeaping):
-        client = Broker(fake.url, clock=clock, **options)
-    else:
-        client = SyncBroker(fake.url, clock=clock, **options)
-    return Asker(client, clock, fake)
+    client = Broker if kind == "async" else SyncBroker
+    return Asker(client(fake.url, clock=clock, **{"key": fake.key, **options}), clock, fake)

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from broker.client import Broker, SyncBroker, Token
-from broker.client.memory import Memory
 from broker.client.testing import FakeBroker
+from broker.client.tokens import Memory
 from tests.client.asking import Asker
 from tests.client.conftest import NewAsker
 

@@ -18,8 +18,7 @@ from broker.client import (
     Token,
 )
 from broker.client.errors import BY_CODE
-from broker.client.testing.problems import PROBLEMS
-from broker.client.testing.server import Answer, Server
+from broker.client.testing import PROBLEMS, Answer, Server
 from tests.client.asking import Asker
 from tests.client.conftest import NewAsker
 from tests.until import moment

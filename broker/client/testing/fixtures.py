@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.client.testing.fake import FakeBroker
+from broker.client.testing import FakeBroker
 
 
 @pytest.fixture
