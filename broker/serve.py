@@ -144,7 +144,7 @@ class Service:
         demo = asyncio.create_task(show_demo(broker, self._settings), name="demo")
         await self._stop.wait()
         self._notifier.stopping()
-        renewals, installs = len(broker.tokens.flights), len(broker.installs.service)
+        renewals, installs = len(broker.tokens.flights), len(broker.installs.service.exchanges)
         log.info("broker.stopping", renewals=renewals, installs=installs)
         broker.stop_waiting()
         for task in (demo, recovery, background):
@@ -152,7 +152,7 @@ class Service:
         # Every renewal and install ends as if nobody were stopping; valid tokens are served meanwhile.
         async with _meanwhile(self._extend_timeout()):
             await broker.tokens.flights.drain()
-            await broker.installs.service.drain()
+            await broker.installs.service.exchanges.drain()
             await broker.tokens.retained.settled()
             await broker.installs.late.settled()
         for flush in (broker.tokens.uses.flush, broker.callers.service.flush_uses):

@@ -38,7 +38,7 @@ from broker.http.operations import (
 from broker.http.pages import Action
 from broker.installs.exchange import DECISION, KNOWN_ERRORS, Returned, Visit
 from broker.installs.pages import provider_error, unusable, visit_page
-from broker.installs.service import InstallService
+from broker.installs.service import InstallService, without_link
 from broker.model import InstallOutcome, Permission, Secret
 from broker.providers.classify import answered
 from broker.providers.kinds import KIT, pages_of
@@ -177,7 +177,9 @@ class InstallRoutes:
             return moved(browsers.public_url, f"/install/{provider}", query)
         kept = None
         if ticket is not None:
-            url = await self._service.open_ticket(provider, Secret(ticket), browser)
+            url = await self._service.begin(
+                await self._service.check_ticket(provider, Secret(ticket)), browser
+            )
         else:
             url, kept = await self._without_link(request, provider, browser)
         response = web.Response(status=302, headers={"Location": url})
@@ -191,12 +193,8 @@ class InstallRoutes:
     async def signed_in(self, request: web.Request, user: SignedIn) -> web.StreamResponse:
         """Go on with the install of a user who has signed in."""
         began = json.loads(user.payload)
-        url = await self._service.begin_signed_in(
-            began["provider"],
-            began["kit_return_url"],
-            user.subject,
-            self._browsers.cookie.read_or_new(request),
-        )
+        ticket, browser = without_link(began["provider"], user.subject), self._browsers.cookie
+        url = await self._service.begin(ticket, browser.read_or_new(request), began["kit_return_url"])
         return web.Response(status=302, headers={"Location": url})
 
     @_callback("/callback/{provider}", "The redirect URI")
@@ -264,8 +262,8 @@ class InstallRoutes:
                 oauth.hashed(person), self._context.steady.now()
             )
             if subject is not None:
-                url = await self._service.begin_signed_in(provider, kit_return_url, subject, browser)
-                return url, None
+                ticket = without_link(provider, subject)
+                return await self._service.begin(ticket, browser, kit_return_url), None
         if self._login is not None:
             payload = json.dumps({"provider": provider, "kit_return_url": kit_return_url})
             if begun := self._login.begin(PURPOSE, payload):

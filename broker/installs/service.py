@@ -59,7 +59,7 @@ class InstallService:
         self._store, self._clock = context.stores.installs, context.steady
         self._told_at: dict[str, float] = {}
         """When a stranger's failed install last made an event, by provider."""
-        self._exchanges = SingleFlight[str, Visit]("exchange")
+        self.exchanges = SingleFlight[str, Visit]("exchange")
         """Those under way, by the hash of their state."""
 
     async def create(
@@ -110,10 +110,6 @@ class InstallService:
         await self._store.add_ticket(ticket)
         return f"{self._browsers.public_url}/install/{provider}?ticket={secret.reveal()}", expires_at
 
-    async def open_ticket(self, provider: str, secret: Secret, browser: Secret) -> str:
-        """Return where to send the browser that opened an install link. Raises ShownError."""
-        return await self._begin(await self.check_ticket(provider, secret), browser)
-
     async def check_ticket(self, provider: str, secret: Secret) -> Ticket:
         """Return the ticket of an install link, while it is good. Raises ShownError."""
         ticket = await self._store.ticket(oauth.hashed(secret))
@@ -125,19 +121,20 @@ class InstallService:
             raise unusable("expired")
         return ticket
 
-    async def begin_signed_in(self, provider: str, kit_return_url: str, subject: str, browser: Secret) -> str:
-        """Return where to send the browser of a user who has signed in; the account is named after its id."""
-        return await self._begin(_without_link(provider, subject), browser, kit_return_url)
+    async def begin(self, ticket: Ticket, browser: Secret, kit_return_url: str | None = None) -> str:
+        """Store an install, and return where to send its browser."""
+        install, _, _, url = self._start(ticket, browser, kit_return_url)
+        await self._store.begin_install(install)
+        return url
 
     def begin_unknown(self, provider: str, kit_return_url: str) -> tuple[str, Kept]:
         """Return where to send the browser of an unknown user, and what it keeps; nothing is stored."""
-        state, verifier = oauth.new_secret(), oauth.new_secret(48)
-        install = self._new(_without_link(provider, None), state, Secret(""), kit_return_url)
+        install, state, verifier, url = self._start(without_link(provider), Secret(""), kit_return_url)
         fields = [provider, install.client_id, kit_return_url, verifier.reveal()]
         kept = self._browsers.kept.keep(KEPT_FOR, state, fields, until=install.expires_at)
         if kept is None:
             raise InvalidRequest("the address to go back to is too long")
-        return self._authorize_url(install, state, verifier), kept
+        return url, kept
 
     async def callback(self, provider: str, returned: Returned, browser: Browser) -> Visit:
         """End the install whose browser is back. Raises ShownError, Overloaded.
@@ -153,7 +150,7 @@ class InstallService:
         ):
             log.warning("install.foreign_issuer", provider=provider, iss=returned.iss[:200])
             raise unusable("issuer")
-        if install.state_hash not in self._exchanges:
+        if install.state_hash not in self.exchanges:
             if install.outcome is not None:
                 return await self._again(install, install.outcome)
             if install.expires_at <= self._clock.now():
@@ -166,18 +163,8 @@ class InstallService:
                     "the service is being restarted; load this page again in a minute", retry_after=60
                 )
         return await asyncio.shield(
-            self._exchanges.join(
-                install.state_hash, lambda: self._end(install, returned, is_stored=is_stored)
-            )
+            self.exchanges.join(install.state_hash, lambda: self._end(install, returned, is_stored=is_stored))
         )
-
-    async def drain(self) -> None:
-        """Wait for the exchanges that are under way; a code cannot be sent twice."""
-        await self._exchanges.drain()
-
-    def __len__(self) -> int:
-        """How many exchanges are under way."""
-        return len(self._exchanges)
 
     async def identify_held(self) -> None:
         """Ask again for identities that the provider could not tell; grants survive restarts."""
@@ -193,19 +180,27 @@ class InstallService:
                 # Its page said "Almost done", so only an event can tell how it ended.
                 await self._conclude(replace(visit, detail=_late(visit)), is_late=True)
 
-    async def _begin(self, ticket: Ticket, browser: Secret, kit_return_url: str | None = None) -> str:
+    def _start(
+        self, ticket: Ticket, browser: Secret, kit_return_url: str | None
+    ) -> tuple[PendingInstall, Secret, Secret, str]:
+        """Return a new install, its state and verifier, and where they lead."""
         state, verifier = oauth.new_secret(), oauth.new_secret(48)
-        install = self._new(ticket, state, browser, kit_return_url)
-        url = self._authorize_url(install, state, verifier)
-        await self._store.begin_install(self._with_verifier(install, verifier))
-        return url
+        install = self._new(ticket, state, verifier, browser, kit_return_url)
+        url = provider_named(self._context.providers, install.provider).authorize_url(
+            redirect_uri=install.redirect_uri,
+            state=state,
+            verifier=verifier,
+            org=install.org,
+            account=install.account,
+        )
+        return install, state, verifier, url
 
     def _new(
-        self, ticket: Ticket, state: Secret, browser: Secret, kit_return_url: str | None
+        self, ticket: Ticket, state: Secret, verifier: Secret, browser: Secret, kit_return_url: str | None
     ) -> PendingInstall:
-        now = self._clock.now()
+        now, hash_ = self._clock.now(), oauth.hashed(state)
         return PendingInstall(
-            state_hash=oauth.hashed(state),
+            state_hash=hash_,
             provider=ticket.provider,
             client_id=provider_named(self._context.providers, ticket.provider).client_id,
             browser_hash=oauth.hashed(browser),
@@ -217,23 +212,10 @@ class InstallService:
             replace=ticket.replace,
             subject=ticket.subject,
             created_by=ticket.created_by,
-            sealed_verifier=None,
+            sealed_verifier=self._context.encryption.encrypt_pending(hash_, VERIFIER, verifier),
             redirect_uri=f"{self._browsers.public_url}/callback/{ticket.provider}",
             created_at=now,
             expires_at=now + INSTALL_LIFE,
-        )
-
-    def _with_verifier(self, install: PendingInstall, verifier: Secret) -> PendingInstall:
-        sealed = self._context.encryption.encrypt_pending(install.state_hash, VERIFIER, verifier)
-        return replace(install, sealed_verifier=sealed)
-
-    def _authorize_url(self, install: PendingInstall, state: Secret, verifier: Secret) -> str:
-        return provider_named(self._context.providers, install.provider).authorize_url(
-            redirect_uri=install.redirect_uri,
-            state=state,
-            verifier=verifier,
-            org=install.org,
-            account=install.account,
         )
 
     async def _found(self, provider: str, state: Secret, browser: Browser) -> tuple[PendingInstall, bool]:
@@ -243,12 +225,10 @@ class InstallService:
             kept = await self._browsers.kept.find(KEPT_FOR, state, browser.cookies)
             if kept is None or kept[1] != provider:
                 raise unusable("unknown")
-            until, _, client_id, kit_return_url, verifier = kept
-            install = self._new(_without_link(provider, None), state, browser.check(), kit_return_url)
-            times = {"created_at": until - INSTALL_LIFE, "expires_at": until}
-            return self._with_verifier(
-                replace(install, client_id=client_id, **times), Secret(verifier)
-            ), False
+            until, _, client_id, back, verifier = kept
+            install = self._new(without_link(provider), state, Secret(verifier), browser.check(), back)
+            since = until - INSTALL_LIFE
+            return replace(install, client_id=client_id, created_at=since, expires_at=until), False
         if install.provider != provider:
             raise unusable("unknown")
         browser.check(install.browser_hash)
@@ -337,7 +317,7 @@ class InstallService:
         return visit
 
 
-def _without_link(provider: str, subject: str | None) -> Ticket:
+def without_link(provider: str, subject: str | None = None) -> Ticket:
     """Return what an install may do that has no link: no more than name an account after its id."""
     return Ticket(
         hash="",

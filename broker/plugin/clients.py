@@ -84,16 +84,6 @@ def bad_grant(what: str) -> Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """The client that is named, unproven."""
-
-    client_id: str
-    secret: Secret | None
-    basic: bool
-    """Whether it came in the Authorization header."""
-
-
-@dataclass(frozen=True, slots=True)
 class Asked:
     """A request to the token, revocation or introspection endpoint."""
 
@@ -133,71 +123,64 @@ def read_asked(body: bytes, query: Iterable[str] = ()) -> Asked:
     return Asked(known)
 
 
-def read_credentials(headers: list[str], asked: Asked) -> Credentials:
-    """Return who asks, by the Authorization header or the body, never both (RFC 6749 2.3). Raises Refused."""
-    if len(headers) > 1:
-        raise Refused("invalid_request", "There is more than one Authorization header.")
-    client_id, secret = asked.parameters.get("client_id"), asked.parameters.get("client_secret")
-    # A Bearer header authenticates no client; some libraries send one along.
-    if not headers or headers[0].lower().startswith("bearer "):
-        if client_id is None:
-            raise Refused("invalid_client", "No client is named.")
-        return Credentials(client_id, Secret(secret) if secret is not None else None, basic=False)
-    form = BASIC.fullmatch(headers[0])
-    if form is None:
-        raise Refused("invalid_client", "The Authorization header is not Basic.", basic=True)
-    try:
-        name, colon, password = base64.b64decode(form[1], validate=True).decode().partition(":")
-        # Both were form-encoded before they were put together (RFC 6749 2.3.1).
-        name, password = (unquote_plus(part, errors="strict") for part in (name, password))
-    except ValueError:
-        colon = name = password = ""
-    if not colon or not VISIBLE.fullmatch(name) or (password and not VISIBLE.fullmatch(password)):
-        raise Refused("invalid_client", "The Authorization header is malformed.", basic=True)
-    if secret is not None or client_id not in (None, name):
-        raise Refused("invalid_request", "The client is named in two ways at once.")
-    return Credentials(name, Secret(password) if password else None, basic=True)
-
-
 class Clients:
-    """The configured clients by their ids."""
+    """The configured clients."""
 
     def __init__(self, clients: Mapping[str, PluginClient], *, metrics: Metrics) -> None:
-        self._by_name, self._metrics = clients, metrics
-        self._by_id = {client.client_id: client for client in clients.values()}
+        self.by_name, self._metrics = clients, metrics
+        """By the names of their tables."""
+        self.by_id = {client.client_id: client for client in clients.values()}
         self._digests = {
-            client.client_id: [_digest(secret) for secret in client.secrets] for client in clients.values()
+            client_id: [_digest(secret.reveal()) for secret in client.secrets]
+            for client_id, client in self.by_id.items()
         }
 
-    def named(self, name: str) -> PluginClient | None:
-        """Return the client of this table's name; None: the configuration has it no more."""
-        return self._by_name.get(name)
-
-    def by_id(self, client_id: str) -> PluginClient | None:
-        return self._by_id.get(client_id)
-
-    def all(self) -> tuple[PluginClient, ...]:
-        return tuple(self._by_name.values())
-
-    def authenticate(self, credentials: Credentials, *, renewing: bool = False) -> PluginClient:
-        """Return the client, proven. Raises Refused, the same whether the id or the secret is wrong.
+    def authenticate(self, headers: list[str], asked: Asked, *, renewing: bool = False) -> PluginClient:
+        """Return who asks, proven by the Authorization header or the body, never both (RFC 6749 2.3).
 
         `renewing`: where the client's settings say so, its id is enough; a secret that is sent must be right.
+        Raises Refused, the same whether the id or the secret is wrong.
         """
-        client = self._by_id.get(credentials.client_id)
-        if credentials.secret is None:
+        if len(headers) > 1:
+            raise Refused("invalid_request", "There is more than one Authorization header.")
+        name, secret = asked.parameters.get("client_id"), asked.parameters.get("client_secret")
+        # A Bearer header authenticates no client; some libraries send one along.
+        is_basic = bool(headers) and not headers[0].lower().startswith("bearer ")
+        if is_basic:
+            in_body = name, secret
+            name, secret = _basic(headers[0])
+            if in_body[1] is not None or in_body[0] not in (None, name):
+                raise Refused("invalid_request", "The client is named in two ways at once.")
+        if name is None:
+            raise Refused("invalid_client", "No client is named.")
+        client = self.by_id.get(name)
+        if secret is None:
             if client is not None and renewing and client.refresh_without_secret:
                 return client
         else:
-            given = _digest(credentials.secret)
+            given = _digest(secret)
             # An unknown client has a digest to compare with too, so that time does not tell it apart.
-            known = self._digests.get(credentials.client_id, [NOBODY])
+            known = self._digests.get(name, [NOBODY])
             if any(hmac.compare_digest(given, digest) for digest in known) and client is not None:
                 return client
         self._metrics.auth_failures.labels("plugin_client").inc()
-        raise Refused(
-            "invalid_client", "The client is unknown, or its secret is wrong.", basic=credentials.basic
-        )
+        raise Refused("invalid_client", "The client is unknown, or its secret is wrong.", basic=is_basic)
+
+
+def _basic(header: str) -> tuple[str, str | None]:
+    """Return id and secret of a Basic header. Raises Refused."""
+    form = BASIC.fullmatch(header)
+    if form is None:
+        raise Refused("invalid_client", "The Authorization header is not Basic.", basic=True)
+    try:
+        name, colon, secret = base64.b64decode(form[1], validate=True).decode().partition(":")
+        # Both were form-encoded before they were put together (RFC 6749 2.3.1).
+        name, secret = (unquote_plus(part, errors="strict") for part in (name, secret))
+    except ValueError:
+        colon = name = secret = ""
+    if not colon or not VISIBLE.fullmatch(name) or (secret and not VISIBLE.fullmatch(secret)):
+        raise Refused("invalid_client", "The Authorization header is malformed.", basic=True)
+    return name, secret or None
 
 
 def as_caller(client: PluginClient) -> Caller:
@@ -205,5 +188,5 @@ def as_caller(client: PluginClient) -> Caller:
     return Caller(f"plugin:{client.name}", (), frozenset(), credential=f"client {client.client_id}")
 
 
-def _digest(secret: Secret) -> bytes:
-    return hashlib.sha256(secret.reveal().encode()).digest()
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

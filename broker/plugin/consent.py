@@ -107,7 +107,7 @@ def read_ask(raw_query: str, clients: Clients) -> Ask | Bounce:
     # Only of those that mean something here: unrecognized ones are ignored (RFC 6749 3.1).
     names = [name for name, _ in pairs]
     repeated = {name for name in RECOGNIZED if names.count(name) > 1}
-    client = None if "client_id" in repeated else clients.by_id(parameters.get("client_id", ""))
+    client = None if "client_id" in repeated else clients.by_id.get(parameters.get("client_id", ""))
     if client is None:
         raise _unredirectable(
             "We do not know who sent you",
@@ -143,7 +143,7 @@ def read_ask(raw_query: str, clients: Clients) -> Ask | Bounce:
 def ask_from_text(text: str, clients: Clients) -> Ask | None:
     """Return None where the client, its address or a scope was taken out of the configuration meanwhile."""
     name, redirect_uri, given, state, scope, challenge = json.loads(text)
-    client = clients.named(name)
+    client = clients.by_name.get(name)
     if (
         client is None
         or redirect_uri not in client.redirect_uris
@@ -219,7 +219,7 @@ class ConsentService:
                 raise ShownError(OVER)
             return replace(self._new(ask, handle, browser.check(), None), expires_at=kept[0])
         browser.check(consent.browser_hash)
-        client = self._clients.named(consent.client)
+        client = self._clients.by_name.get(consent.client)
         if client is None or consent.redirect_uri not in client.redirect_uris:
             raise ShownError(OVER)
         return consent
@@ -312,7 +312,7 @@ class ConsentService:
     async def _announce(
         self, consent: PluginConsent, subject: str | None, action: str, request_id: str
     ) -> None:
-        if client := self._clients.named(consent.client):
+        if client := self._clients.by_name.get(consent.client):
             detail = f"subject {subject}, scope {consent.scope!r}"
             await self._context.authorizer.announce(
                 as_caller(client), action, None, detail, request_id=request_id

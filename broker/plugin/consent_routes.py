@@ -163,7 +163,7 @@ class ConsentRoutes:
     def _page(
         self, request: web.Request, consent: PluginConsent, handle: str, problem: str | None
     ) -> web.Response:
-        client = self._clients.named(consent.client)
+        client = self._clients.by_name.get(consent.client)
         # Chromium holds the whole chain of redirects behind a form to what is named here: the client, and Kit's own
         # pages, to which an install goes on without another click. Only Kit begins installs, and it has no `{org}`.
         providers = self._context.providers.values()

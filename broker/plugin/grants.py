@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 from dataclasses import dataclass
-from typing import assert_never
 
 import structlog
 from cryptography.exceptions import InvalidTag
@@ -47,11 +46,6 @@ INFO = b"tb/plugin-pair/1"
 
 
 @dataclass(frozen=True, slots=True)
-class Good:
-    """It is what it should be."""
-
-
-@dataclass(frozen=True, slots=True)
 class Replayed:
     """It was used before: the grant has been stolen, or its answer was lost too long ago."""
 
@@ -79,8 +73,8 @@ def judge_code(
     redirect_uri: str | None,
     verifier: Secret | None,
     now: float,
-) -> Good | Replayed | Worthless:
-    """Judge a code by RFC 6749 4.1.3, RFC 7636 4.6, RFC 9700 4.8.2."""
+) -> PluginCode | Replayed | Worthless:
+    """Return a code that is worth a grant, or why it is worth none, by RFC 6749 4.1.3, RFC 7636 4.6, RFC 9700 4.8.2."""
     if code is None or code.client != client.name:
         return Worthless("unknown")
     if code.grant_id is not None:
@@ -92,22 +86,25 @@ def judge_code(
         return Worthless("redirect_uri")
     # Asked with a challenge, redeemed with its verifier; without, without: no downgrade either way.
     if code.challenge is None or verifier is None:
-        return Good() if code.challenge is None and verifier is None else Worthless("verifier")
+        return code if code.challenge is None and verifier is None else Worthless("verifier")
     is_right = hmac.compare_digest(oauth.challenge_of(verifier), code.challenge)
-    return Good() if is_right and VERIFIER.fullmatch(verifier.reveal()) else Worthless("verifier")
+    return code if is_right and VERIFIER.fullmatch(verifier.reveal()) else Worthless("verifier")
 
 
 def judge_refresh_token(
     found: FoundPair | None, client: PluginClient, *, now: float
-) -> Good | Again | Replayed | Worthless:
-    """Judge a refresh token by RFC 9700 4.14.2, but for a minute in which an answer may have been lost."""
+) -> FoundPair | Again | Replayed | Worthless:
+    """Return the pair of a refresh token that is good, or what to do, by RFC 9700 4.14.2.
+
+    For a minute an answer may have been lost, so the same pair is given again.
+    """
     if found is None or found.grant.client != client.name:
         return Worthless("unknown")
     pair = found.pair
     if found.grant.revoked_at is not None or pair.refresh_expires_at <= now:
         return Worthless("dead")
     if pair.replaced_at is None:
-        return Good()
+        return found
     forgiven_until = pair.replaced_at + FORGIVEN_FOR
     if found.next_used_at is not None:
         forgiven_until = min(forgiven_until, found.next_used_at + USED_LEEWAY)
@@ -178,22 +175,18 @@ class GrantService:
         request_id: str,
     ) -> Issued:
         """Turn a code into a grant, once; a second time it ends that grant. Raises Refused."""
-        found = await self._store.code(oauth.hashed(code))
-        verdict = judge_code(
-            found, client, redirect_uri=redirect_uri, verifier=verifier, now=self._clock.now()
+        found = judge_code(
+            await self._store.code(oauth.hashed(code)),
+            client,
+            redirect_uri=redirect_uri,
+            verifier=verifier,
+            now=self._clock.now(),
         )
-        match verdict:
-            case Good():
-                pass
-            case Replayed(grant_id):
-                await self._replayed(client, grant_id, Incident.CODE_REPLAYED, request_id)
-                raise bad_grant("code")
-            case Worthless(why):
-                log.warning("plugin.code_refused", client=client.name, why=why)
-                raise bad_grant("code")
-            case _:
-                assert_never(verdict)
-        if found is None:
+        if isinstance(found, Replayed):
+            await self._replayed(client, found.grant_id, Incident.CODE_REPLAYED, request_id)
+            raise bad_grant("code")
+        if isinstance(found, Worthless):
+            log.warning("plugin.code_refused", client=client.name, why=found.why)
             raise bad_grant("code")
         if redirect_uri not in (None, found.redirect_uri):
             log.info("plugin.other_redirect_uri", client=client.name)
@@ -223,9 +216,8 @@ class GrantService:
     ) -> Issued:
         """Turn a refresh token into the next pair; for a moment it gives the same one again. Raises Refused."""
         for _ in range(2):
-            found, now = await self._store.by_refresh_token(oauth.hashed(token)), self._clock.now()
-            verdict = judge_refresh_token(found, client, now=now)
-            match verdict:
+            now, pair = self._clock.now(), await self._store.by_refresh_token(oauth.hashed(token))
+            match judge_refresh_token(pair, client, now=now):
                 case Again(sealed):
                     tokens = open_for_replay(token, sealed)
                     if tokens and (found := await self._store.by_refresh_token(oauth.hashed(tokens.refresh))):
@@ -238,16 +230,14 @@ class GrantService:
                 case Worthless(why):
                     log.warning("plugin.refresh_refused", client=client.name, why=why)
                     break
-                case Good():
-                    if found is None:
-                        break
-                    granted, tokens = found.grant, new_tokens()
-                    pair = self._pair(tokens, granted.id, _narrowed(scope, granted.scope), now)
+                case FoundPair(old, granted):
+                    tokens = new_tokens()
+                    new = self._pair(tokens, granted.id, _narrowed(scope, granted.scope), now)
                     await self._announce(client, "plugin.renew", granted, tokens, request_id)
                     sealed_pair = seal_for_replay(token, tokens)
                     # Where another request was faster, the second look finds what that one made.
-                    if await self._store.rotate(found.pair.refresh_hash, pair, sealed_pair):
-                        return _fresh(tokens, pair)
+                    if await self._store.rotate(old.refresh_hash, new, sealed_pair):
+                        return _fresh(tokens, new)
         raise bad_grant("refresh token")
 
     async def revoke(self, client: PluginClient, token: Secret, *, request_id: str) -> None:

@@ -26,7 +26,7 @@ from broker.http.operations import (
     shape,
 )
 from broker.model import Permission, Secret
-from broker.plugin.clients import Asked, Clients, Refused, read_asked, read_credentials
+from broker.plugin.clients import Clients, Refused, read_asked
 from broker.plugin.consent import ConsentService
 from broker.plugin.grants import GrantService
 
@@ -112,7 +112,9 @@ class ClientRoutes:
                 raise Refused(
                     "unsupported_grant_type", "The grant_type is authorization_code or refresh_token."
                 )
-            client = self._client(request, asked, renewing=grant_type == "refresh_token")
+            client = self._clients.authenticate(
+                request.headers.getall("Authorization", []), asked, renewing=grant_type == "refresh_token"
+            )
             parameters, request_id = asked.parameters, request[REQUEST_ID]
             if grant_type == "refresh_token":
                 scope, token = parameters.get("scope"), asked.secret("refresh_token")
@@ -153,7 +155,7 @@ class ClientRoutes:
         """Revoke a token (RFC 7009); unknown ones are answered alike."""
         try:
             asked = read_asked(await read_body(request), request.query)
-            client = self._client(request, asked)
+            client = self._clients.authenticate(request.headers.getall("Authorization", []), asked)
             await self._service.revoke(client, asked.secret("token"), request_id=request[REQUEST_ID])
         except Refused as exc:
             return refused(exc)
@@ -166,11 +168,7 @@ class ClientRoutes:
         answers_json("The metadata", {"type": "object"}, {"issuer": "https://broker.example.com"}),
     )
     async def metadata(self, _: web.Request) -> web.StreamResponse:
-        return answer(metadata(self._issuer, self._clients.all()))
-
-    def _client(self, request: web.Request, asked: Asked, *, renewing: bool = False) -> PluginClient:
-        credentials = read_credentials(request.headers.getall("Authorization", []), asked)
-        return self._clients.authenticate(credentials, renewing=renewing)
+        return answer(metadata(self._issuer, self._clients.by_name.values()))
 
 
 class PluginApi:
@@ -205,7 +203,7 @@ class PluginApi:
         if found is None:
             return answer({"active": False})
         # RFC 7662 2.2.
-        client = self._clients.named(found.grant.client)
+        client = self._clients.by_name.get(found.grant.client)
         body = {
             "active": True,
             "scope": found.pair.scope,

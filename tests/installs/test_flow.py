@@ -899,7 +899,7 @@ async def test_stop_waits_for_an_exchange(house: House, browser: Browser) -> Non
     await until_sent(house)
 
     house.broker.context.health.stopping = True
-    draining = asyncio.create_task(service.drain())
+    draining = asyncio.create_task(service.exchanges.drain())
     turned_away = await other.open(second)
     was_waiting = not draining.done()
     house.clock.advance(50)
@@ -909,7 +909,7 @@ async def test_stop_waits_for_an_exchange(house: House, browser: Browser) -> Non
     again, reloaded = await other.open(second), await browser.open(first)
     await other.close()
 
-    assert (503, True, 0) == (turned_away.status, was_waiting, len(service))
+    assert (503, True, 0) == (turned_away.status, was_waiting, len(service.exchanges))
     assert (200, 200, 200) == (step.status, reloaded.status, again.status)
     assert ">Connected<" in reloaded.text
 
