@@ -9,20 +9,10 @@ from broker.accounts.exporting import Exported, ExportService, LeftOut
 from broker.accounts.importing import ForeignGrant, ImportService
 from broker.accounts.service import AccountService
 from broker.errors import BrokerError, InvalidRequest
+from broker.http import schema
 from broker.http.bodies import account_json, answers_shape
 from broker.http.edge import CALLER, REQUEST_ID, answer
-from broker.http.operations import (
-    FLAG_OR_NULL,
-    NAME,
-    PRINTABLE_OR_NULL,
-    TEXT_OR_NULL,
-    TEXTS,
-    YEAR,
-    Operation,
-    json_body,
-    read_object,
-    ref,
-)
+from broker.http.operations import Operation, read_object
 from broker.model import Caller, Permission, Secret
 
 LONGEST_TOKEN = 8192
@@ -42,16 +32,16 @@ class ImportRoutes:
             "The account; stored, and renewed once unless `verify` is false", "Account", status="201"
         ),
         permission=Permission.MANAGE,
-        body=json_body(
+        body=schema.json_body(
             {
-                "name": NAME,
-                "provider": ref("Provider"),
+                "name": schema.NAME,
+                "provider": schema.ref("Provider"),
                 "refresh_token": {"type": "string", "pattern": "^[!-~]{1,4096}$"},
                 "access_token": {"type": ["string", "null"], "pattern": "^[!-~]{1,4096}$"},
-                "expires_in": {"type": ["number", "null"], "minimum": 0, "maximum": YEAR},
-                "org": TEXT_OR_NULL,
-                "scope": PRINTABLE_OR_NULL,
-                "verify": FLAG_OR_NULL,
+                "expires_in": {"type": ["number", "null"], "minimum": 0, "maximum": schema.YEAR},
+                "org": schema.TEXT_OR_NULL,
+                "scope": schema.PRINTABLE_OR_NULL,
+                "verify": schema.FLAG_OR_NULL,
             },
             {"name": "acme", "provider": "kit", "refresh_token": "of-the-old-system"},
         ),
@@ -76,7 +66,7 @@ class ExportRoutes:
         "POST",
         "/exports",
         permission=Permission.MANAGE,
-        body=json_body({"accounts": TEXTS}),
+        body=schema.json_body({"accounts": schema.TEXTS}),
     )
     async def export(self, request: web.Request) -> web.StreamResponse:
         """Lines of JSON: how many there are, then each grant, or why it was left out."""

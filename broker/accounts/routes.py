@@ -5,26 +5,10 @@ from aiohttp import web
 from broker.accounts.service import AccountService
 from broker.clock import Clock
 from broker.errors import InvalidRequest
+from broker.http import schema
 from broker.http.bodies import SHAPES, account_json, answers_shape
 from broker.http.edge import CALLER, REQUEST_ID, answer
-from broker.http.operations import (
-    COUNT,
-    LIMIT,
-    NAME,
-    PRINTABLE_OR_NULL,
-    TEXT,
-    TEXT_OR_NULL,
-    YEAR,
-    Operation,
-    answers_json,
-    check_query,
-    json_body,
-    nothing,
-    query_number,
-    read_object,
-    record,
-    ref,
-)
+from broker.http.operations import Operation, check_query, query_number, read_object
 from broker.model import Account, Caller, Permission, Status
 from broker.store.account_queries import AccountQuery
 
@@ -54,20 +38,28 @@ class AccountRoutes:
         "GET",
         "/accounts",
         "The accounts that the caller may see",
-        answers_json(
+        schema.answers_json(
             "A page of them",
-            record({"accounts": {"type": "array", "items": ref("Account")}, "next_cursor": TEXT_OR_NULL}),
+            schema.record(
+                {
+                    "accounts": {"type": "array", "items": schema.ref("Account")},
+                    "next_cursor": schema.TEXT_OR_NULL,
+                }
+            ),
             {"accounts": [SHAPES["Account"][1]], "next_cursor": None},
         ),
         permission=Permission.ACCOUNTS,
         query={
-            "provider": ("Of this provider", TEXT),
+            "provider": ("Of this provider", schema.TEXT),
             "status": ("Of this status", {"type": "string", "enum": [*map(str, Status)]}),
-            "subject": ("Of this person", TEXT),
-            "expiring_within": ("Whose token ends within so many seconds", {**COUNT, "maximum": YEAR}),
+            "subject": ("Of this person", schema.TEXT),
+            "expiring_within": (
+                "Whose token ends within so many seconds",
+                {**schema.COUNT, "maximum": schema.YEAR},
+            ),
             "removed": ("1: those that can be restored, instead", {"type": "string", "enum": ["0", "1"]}),
-            "cursor": ("`next_cursor` of the page before", TEXT),
-            "limit": ("How many at most", LIMIT),
+            "cursor": ("`next_cursor` of the page before", schema.TEXT),
+            "limit": ("How many at most", schema.LIMIT),
         },
     )
     async def find(self, request: web.Request) -> web.StreamResponse:
@@ -96,8 +88,8 @@ class AccountRoutes:
         "Change `label`, `subject` or `name`",
         ACCOUNT,
         permission=Permission.MANAGE,
-        body=json_body(
-            {"label": PRINTABLE_OR_NULL, "subject": PRINTABLE_OR_NULL, "name": NAME},
+        body=schema.json_body(
+            {"label": schema.PRINTABLE_OR_NULL, "subject": schema.PRINTABLE_OR_NULL, "name": schema.NAME},
             {"label": "the main newsletter"},
             "name",
             minProperties=1,
@@ -114,7 +106,7 @@ class AccountRoutes:
         "DELETE",
         "/accounts/{account}",
         "Remove it; `restore` undoes that for 30 days",
-        nothing("It is removed"),
+        schema.nothing("It is removed"),
         permission=Permission.MANAGE,
         query={
             "revoke": ("1: at the provider too; at Kit that uninstalls the app", FLAG),

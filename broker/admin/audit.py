@@ -7,8 +7,9 @@ from aiohttp import web
 from broker.audit.verify import Report, Verifier, read_files, read_stream
 from broker.context import Context, audit_key
 from broker.errors import Conflict
+from broker.http import schema
 from broker.http.edge import CALLER, REQUEST_ID, answer
-from broker.http.operations import COUNT, Operation, query_number
+from broker.http.operations import Operation, query_number
 from broker.model import Caller, Permission
 
 IN_THE_JOURNAL = (
@@ -59,7 +60,9 @@ class AuditService:
         "POST",
         "/audit/verify",
         permission=Permission.ADMIN,
-        query={"part": ("1: neither the beginning nor the end is the audit's", COUNT | {"maximum": 1})},
+        query={
+            "part": ("1: neither the beginning nor the end is the audit's", schema.COUNT | {"maximum": 1})
+        },
     )
     async def _verify_lines(self, request: web.Request) -> web.StreamResponse:
         """The body is lines of the audit, of any length."""

@@ -9,9 +9,10 @@ from aiohttp import web
 from broker.context import Context
 from broker.encryption.keyring import Purpose, WrappedKey
 from broker.errors import Conflict, NotFound
+from broker.http import schema
 from broker.http.bodies import rfc3339
 from broker.http.edge import CALLER, REQUEST_ID, answer
-from broker.http.operations import TEXT_OR_NULL, Operation, check_query, json_body, read_object
+from broker.http.operations import Operation, check_query, read_object
 from broker.keys.rewrap import ByKey, Census, Elsewhere, Rewrapper, Step
 from broker.model import Caller, Permission
 from broker.store.keys import UNKNOWN
@@ -92,7 +93,7 @@ class KeyService:
         "POST",
         "/keys/rewrap",
         permission=Permission.ADMIN,
-        body=json_body({"cursor": TEXT_OR_NULL}),
+        body=schema.json_body({"cursor": schema.TEXT_OR_NULL}),
     )
     async def _rewrap(self, request: web.Request) -> web.StreamResponse:
         """Take one step; the answer's `cursor` is for the next one, null at the end."""

@@ -15,26 +15,10 @@ from broker.alerts.routes import Streams
 from broker.callers.service import CallerService
 from broker.context import Context
 from broker.errors import InvalidRequest, Unauthenticated
+from broker.http import schema
 from broker.http.bodies import caller_json, event_json, rfc3339
 from broker.http.edge import CALLER, CLIENT, REQUEST_ID, Handler, answer
-from broker.http.operations import (
-    COUNT,
-    FLAG_OR_NULL,
-    JSON,
-    LIMIT,
-    NAME,
-    TEXT,
-    TEXTS,
-    Operation,
-    answers_json,
-    answers_text,
-    check_query,
-    json_body,
-    own_shape,
-    query_number,
-    read_object,
-    record,
-)
+from broker.http.operations import Operation, check_query, own_shape, query_number, read_object
 from broker.http.peers import peer_uid
 from broker.model import Caller, Permission
 
@@ -65,17 +49,19 @@ class AliveRoute:
         "GET",
         "/healthz",
         "The event loop is alive",
-        answers_json("It is", record({"status": {"type": "string", "const": "ok"}}), {"status": "ok"}),
+        schema.answers_json(
+            "It is", schema.record({"status": {"type": "string", "const": "ok"}}), {"status": "ok"}
+        ),
     )
     async def alive(self, _: web.Request) -> web.StreamResponse:
         """Say that the event loop is alive, and nothing else."""
         return answer({"status": "ok"})
 
 
-def _readiness(status: str, description: str, word: str) -> dict[str, JSON]:
+def _readiness(status: str, description: str, word: str) -> dict[str, schema.JSON]:
     words = {"type": "string", "enum": ["ok", "degraded", "starting", "stopping"]}
-    schema = record({"status": words, "problems": TEXTS})
-    return answers_json(description, schema, {"status": word, "problems": []}, status=status)
+    shape = schema.shape({"status": (words, word), "problems": (schema.TEXTS, [])})
+    return schema.answers_json(description, *shape, status=status)
 
 
 class HealthRoutes:
@@ -111,7 +97,7 @@ class HealthRoutes:
         "GET",
         "/metrics",
         "Prometheus; permission `admin`, or an address in `metrics_from`",
-        answers_text("The metrics", "text/plain"),
+        schema.answers_text("The metrics", "text/plain"),
         problems=("unauthenticated", "forbidden"),
     )
     async def metrics(self, request: web.Request) -> web.StreamResponse:
@@ -151,11 +137,11 @@ class AdminRoutes:
         "POST",
         "/callers",
         permission=Permission.ADMIN,
-        body=json_body(
+        body=schema.json_body(
             {
-                "name": TEXT,
-                "accounts": TEXTS,
-                "permissions": TEXTS,
+                "name": schema.TEXT,
+                "accounts": schema.TEXTS,
+                "permissions": schema.TEXTS,
                 "expires_in": {"type": ["number", "null"]},
             },
             None,
@@ -178,7 +164,7 @@ class AdminRoutes:
         "POST",
         "/callers/{name}/rotate",
         permission=Permission.ADMIN,
-        body=json_body({"now": FLAG_OR_NULL}),
+        body=schema.json_body({"now": schema.FLAG_OR_NULL}),
     )
     async def rotate_caller(self, request: web.Request) -> web.StreamResponse:
         body = await read_object(request)
@@ -214,9 +200,9 @@ class AdminRoutes:
         "/events",
         permission=Permission.ACCOUNTS,
         query={
-            "after": ("Behind this event", COUNT | {"maximum": 2**53}),
-            "limit": ("How many at most", LIMIT),
-            "account": ("Of this account alone", NAME),
+            "after": ("Behind this event", schema.COUNT | {"maximum": 2**53}),
+            "limit": ("How many at most", schema.LIMIT),
+            "account": ("Of this account alone", schema.NAME),
         },
     )
     async def events(self, request: web.Request) -> web.StreamResponse:

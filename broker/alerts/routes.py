@@ -11,9 +11,10 @@ from aiohttp import web
 from broker.callers.authorization import Authorizer, covers, may
 from broker.clock import Clock
 from broker.errors import InvalidRequest, StorageUnavailable
+from broker.http import schema
 from broker.http.bodies import event_json
 from broker.http.edge import CALLER, REQUEST_ID
-from broker.http.operations import NAME, TEXT, Operation, check_query
+from broker.http.operations import Operation, check_query
 from broker.http.streams import EventStream, EventStreams, Tell
 from broker.model import Caller, Event, Permission, is_account_name
 from broker.store.events import EventStore
@@ -158,11 +159,11 @@ class EventRoutes:
         {
             "200": {
                 "description": "The stream",
-                "content": {"text/event-stream": {"schema": TEXT, "example": EXAMPLE}},
+                "content": {"text/event-stream": {"schema": schema.TEXT, "example": EXAMPLE}},
             }
         },
         permission=Permission.ACCOUNTS,
-        query={"account": ("Of this account alone", NAME)},
+        query={"account": ("Of this account alone", schema.NAME)},
         headers={"Last-Event-ID": ("Go on behind this one", {"type": "string", "pattern": "^[0-9]{1,15}$"})},
     )
     async def follow(self, request: web.Request) -> web.StreamResponse:

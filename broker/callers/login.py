@@ -12,9 +12,10 @@ from broker.clock import Clock
 from broker.config.settings import LoginSettings
 from broker.encryption.keyring import Keyring
 from broker.errors import Unauthenticated
+from broker.http import schema
 from broker.http.browser import PERSON, PERSON_LIFE, BrowserCookie, Kept, KeptRequests, is_same_browser
 from broker.http.edge import CLIENT, REQUEST_ID
-from broker.http.operations import TEXT, WRONG, own_shape, redirect
+from broker.http.operations import own_shape
 from broker.http.pages import Page, Pages, ShownError
 from broker.http.peers import UnknownUserLimits, site_of
 from broker.model import Secret
@@ -130,14 +131,14 @@ class LoginService:
         "/login/complete",
         "Where the company's app sends the person back",
         {
-            **redirect("On to the provider", "302"),
-            **redirect("Back to where the person came from"),
-            **WRONG,
+            **schema.redirect("On to the provider", "302"),
+            **schema.redirect("Back to where the person came from"),
+            **schema.WRONG,
         },
         query={
-            "login_challenge": ("As it was given", TEXT),
-            "login_response": ("A JWT that says who it is", TEXT),
-            "login_error": ("The person said no", TEXT),
+            "login_challenge": ("As it was given", schema.TEXT),
+            "login_response": ("A JWT that says who it is", schema.TEXT),
+            "login_error": ("The person said no", schema.TEXT),
         },
         has_head=False,
     )

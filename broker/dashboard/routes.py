@@ -18,21 +18,10 @@ from broker.errors import (
     StorageUnavailable,
     UnknownAccount,
 )
+from broker.http import schema
 from broker.http.bodies import rfc3339
 from broker.http.edge import BASE, CALLER, REQUEST_ID, answer
-from broker.http.operations import (
-    JSON,
-    TEXT,
-    Operation,
-    Parameters,
-    answers_page,
-    answers_text,
-    form,
-    own_shape,
-    read_body,
-    record,
-    redirect,
-)
+from broker.http.operations import Operation, own_shape, read_body
 from broker.http.pages import Page, Pages, error_page
 from broker.http.streams import EventStream, EventStreams, Tell
 from broker.model import Permission, Secret, Status, is_account_name
@@ -44,9 +33,12 @@ TICK_EVERY = 15
 MOST_OPEN = 100
 SignedIn = Callable[["DashboardRoutes", web.Request, Session], Awaitable[web.StreamResponse]]
 Handler = Callable[["DashboardRoutes", web.Request], Awaitable[web.StreamResponse]]
-PAGE = answers_page("The page", "200")
-SIGNED_OUT = answers_page("What is wrong, or how to sign in", "400", "403", "404", "409", "500", "502", "503")
-OWN_FORM = form(record({"form": {**TEXT, "description": "From the page itself"}}))
+PAGE = schema.answers_page("The page", "200")
+SIGNED_OUT = schema.answers_page(
+    "What is wrong, or how to sign in", "400", "403", "404", "409", "500", "502", "503"
+)
+NO_QUERY: schema.Parameters = MappingProxyType({})
+OWN_FORM = schema.form(schema.record({"form": {**schema.TEXT, "description": "From the page itself"}}))
 NOBODY = "Nobody is signed in in this browser."
 MOST_FIELDS = 8
 SEARCH_MOST = 100
@@ -57,7 +49,11 @@ PAGE_LINK = re.compile(r'( (?:href|action)=")/(?!static/)')
 
 
 def _page(
-    path: str, summary: str, answers: Mapping[str, JSON] = PAGE, *, query: Parameters = MappingProxyType({})
+    path: str,
+    summary: str,
+    answers: Mapping[str, schema.JSON] = PAGE,
+    *,
+    query: schema.Parameters = NO_QUERY,
 ) -> Callable[[SignedIn], Handler]:
     """Declare a page for whoever is signed in; anybody else is told how to."""
 
@@ -71,7 +67,7 @@ def _page(
     return declare
 
 
-def _form(path: str, summary: str, answers: Mapping[str, JSON]) -> Callable[[SignedIn], Handler]:
+def _form(path: str, summary: str, answers: Mapping[str, schema.JSON]) -> Callable[[SignedIn], Handler]:
     """Declare a form of our own pages, sent by this browser's session and from this origin."""
 
     def declare(handler: SignedIn) -> Handler:
@@ -112,8 +108,8 @@ class DashboardRoutes:
         "GET",
         "/dashboard/sign-in",
         "Spends the link that `broker dashboard` prints",
-        {**redirect("To the first page"), **SIGNED_OUT},
-        query={"link": ("From the link", TEXT)},
+        {**schema.redirect("To the first page"), **SIGNED_OUT},
+        query={"link": ("From the link", schema.TEXT)},
         has_head=False,
     )
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
@@ -129,7 +125,7 @@ class DashboardRoutes:
     @_form(
         "/dashboard/sign-out",
         "Ends the session in this browser",
-        answers_page("Signed out", "200", "413"),
+        schema.answers_page("Signed out", "200", "413"),
     )
     async def sign_out(self, request: web.Request, session: Session) -> web.StreamResponse:
         response = self._go("/dashboard/sign-in")
@@ -144,10 +140,10 @@ class DashboardRoutes:
         "/dashboard/accounts",
         "Search, and pages of fifty",
         query={
-            "status": ("Of this status", TEXT),
-            "provider": ("Of this provider", TEXT),
-            "search": ("In names and labels", TEXT),
-            "after": ("From this name on", TEXT),
+            "status": ("Of this status", schema.TEXT),
+            "provider": ("Of this provider", schema.TEXT),
+            "search": ("In names and labels", schema.TEXT),
+            "after": ("From this name on", schema.TEXT),
         },
     )
     async def accounts(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -165,7 +161,7 @@ class DashboardRoutes:
     @_form(
         "/dashboard/accounts/{account}/{action}",
         "Renew, freeze, unfreeze, remove, restore, reconnect",
-        redirect("The page that says what was done") | answers_page("Too large", "413"),
+        schema.redirect("The page that says what was done") | schema.answers_page("Too large", "413"),
     )
     async def act(self, request: web.Request, session: Session) -> web.StreamResponse:
         """Do what was confirmed, and go to the page that says so: reloading it does nothing again."""
@@ -183,7 +179,7 @@ class DashboardRoutes:
     @_form(
         "/dashboard/providers/{provider}/resume",
         "Close a breaker",
-        redirect("Back to the providers") | answers_page("Too large", "413"),
+        schema.redirect("Back to the providers") | schema.answers_page("Too large", "413"),
     )
     async def resume(self, request: web.Request, session: Session) -> web.StreamResponse:
         await self._service.resume(
@@ -209,7 +205,7 @@ class DashboardRoutes:
     @_page(
         "/dashboard/live",
         "Server-sent events: something has changed",
-        answers_text("The stream", "text/event-stream"),
+        schema.answers_text("The stream", "text/event-stream"),
     )
     async def live(self, request: web.Request, session: Session) -> web.StreamResponse:
         """Tell the page's script that something has changed: it fetches the page again, so nothing is drawn twice."""
@@ -317,7 +313,7 @@ class LinkRoute:
         "DELETE",
         "/dashboard-sessions",
         permission=Permission.ADMIN,
-        query={"id": ("Of this session alone", TEXT)},
+        query={"id": ("Of this session alone", schema.TEXT)},
     )
     async def end(self, request: web.Request) -> web.StreamResponse:
         """Sign out everybody, or the one browser of `id`."""

@@ -5,17 +5,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from broker.http.operations import (
-    COUNT,
-    JSON,
-    MOMENT,
-    MOMENT_OR_NULL,
-    TEXT,
-    TEXT_OR_NULL,
-    answers_json,
-    ref,
-    shape,
-)
+from broker.http import schema
 from broker.model import Account, CallerRecord, Event, PluginGrant, Reason, Status
 
 
@@ -124,24 +114,24 @@ def caller_json(record: CallerRecord) -> dict[str, Any]:
     }
 
 
-SHAPES: Mapping[str, tuple[JSON, JSON]] = {
-    "Token": shape(
+SHAPES: Mapping[str, tuple[schema.JSON, schema.JSON]] = {
+    "Token": schema.shape(
         {
-            "account": (TEXT, "acme"),
-            "provider": (TEXT, "kit"),
-            "access_token": (TEXT, "kit-access-token"),
-            "token_type": (TEXT, "Bearer"),
-            "scope": (TEXT_OR_NULL, "public"),
+            "account": (schema.TEXT, "acme"),
+            "provider": (schema.TEXT, "kit"),
+            "access_token": (schema.TEXT, "kit-access-token"),
+            "token_type": (schema.TEXT, "Bearer"),
+            "scope": (schema.TEXT_OR_NULL, "public"),
             "expires_in": (
-                COUNT
+                schema.COUNT
                 | {
                     "description": "Seconds for which you may keep using it without asking again. Cache by this."
                 },
                 171900,
             ),
-            "expires_at": (MOMENT | {"description": "The same, as a moment."}, "2026-11-22T10:00:00Z"),
+            "expires_at": (schema.MOMENT | {"description": "The same, as a moment."}, "2026-11-22T10:00:00Z"),
             "provider_expires_at": (
-                MOMENT_OR_NULL
+                schema.MOMENT_OR_NULL
                 | {
                     "description": "The provider's own end: for the case that the broker is away, never for caching."
                     " Null where the provider states none."
@@ -149,55 +139,58 @@ SHAPES: Mapping[str, tuple[JSON, JSON]] = {
                 "2026-11-22T10:15:00Z",
             ),
             "generation": (
-                COUNT | {"description": "Counts up with each renewal, and never goes back for a name."},
+                schema.COUNT
+                | {"description": "Counts up with each renewal, and never goes back for a name."},
                 17,
             ),
-            "warning": (TEXT | {"description": "Why it could not be renewed just now."}, None),
+            "warning": (schema.TEXT | {"description": "Why it could not be renewed just now."}, None),
         },
         "warning",
     ),
-    "Account": shape(
+    "Account": schema.shape(
         {
-            "account": (TEXT, "acme"),
-            "provider": (TEXT, "kit"),
+            "account": (schema.TEXT, "acme"),
+            "provider": (schema.TEXT, "kit"),
             "status": ({"type": "string", "enum": [*map(str, Status)]}, "active"),
             "frozen": ({"type": "boolean"}, False),
             "reason": ({"type": ["string", "null"], "enum": [*map(str, Reason), None]}, None),
-            "since": (MOMENT_OR_NULL, None),
+            "since": (schema.MOMENT_OR_NULL, None),
             "detail": (
-                TEXT_OR_NULL | {"description": "What the provider answered last, or what failed."},
+                schema.TEXT_OR_NULL | {"description": "What the provider answered last, or what failed."},
                 None,
             ),
-            "what_to_do": (TEXT_OR_NULL, None),
-            "subject": (TEXT_OR_NULL, "user-42"),
-            "external_id": (TEXT_OR_NULL, "123"),
-            "label": (TEXT_OR_NULL, None),
-            "org": (TEXT_OR_NULL, None),
-            "scope": (TEXT_OR_NULL, "public"),
-            "generation": (COUNT, 17),
-            "provider_expires_at": (MOMENT_OR_NULL, "2026-11-22T10:15:00Z"),
+            "what_to_do": (schema.TEXT_OR_NULL, None),
+            "subject": (schema.TEXT_OR_NULL, "user-42"),
+            "external_id": (schema.TEXT_OR_NULL, "123"),
+            "label": (schema.TEXT_OR_NULL, None),
+            "org": (schema.TEXT_OR_NULL, None),
+            "scope": (schema.TEXT_OR_NULL, "public"),
+            "generation": (schema.COUNT, 17),
+            "provider_expires_at": (schema.MOMENT_OR_NULL, "2026-11-22T10:15:00Z"),
             "expires_at": (
-                MOMENT_OR_NULL
+                schema.MOMENT_OR_NULL
                 | {"deprecated": True, "description": "`provider_expires_at`; goes with the next release."},
                 "2026-11-22T10:15:00Z",
             ),
-            "refreshed_at": (MOMENT_OR_NULL, "2026-11-20T10:15:00Z"),
-            "last_used_at": (MOMENT_OR_NULL, "2026-11-20T12:00:00Z"),
-            "next_renewal_at": (MOMENT_OR_NULL, "2026-11-22T10:00:00Z"),
-            "created_at": (MOMENT_OR_NULL, "2026-10-01T08:00:00Z"),
-            "removed_at": (MOMENT_OR_NULL, None),
-            "client_id": (TEXT_OR_NULL, "your-kit-client-id"),
+            "refreshed_at": (schema.MOMENT_OR_NULL, "2026-11-20T10:15:00Z"),
+            "last_used_at": (schema.MOMENT_OR_NULL, "2026-11-20T12:00:00Z"),
+            "next_renewal_at": (schema.MOMENT_OR_NULL, "2026-11-22T10:00:00Z"),
+            "created_at": (schema.MOMENT_OR_NULL, "2026-10-01T08:00:00Z"),
+            "removed_at": (schema.MOMENT_OR_NULL, None),
+            "client_id": (schema.TEXT_OR_NULL, "your-kit-client-id"),
         }
     ),
-    "OAuthError": shape({"error": (TEXT, "invalid_grant"), "error_description": (TEXT, "Why.")}),
-    "Issued": shape(
+    "OAuthError": schema.shape(
+        {"error": (schema.TEXT, "invalid_grant"), "error_description": (schema.TEXT, "Why.")}
+    ),
+    "Issued": schema.shape(
         {
-            "access_token": (TEXT, "tbp_example"),
+            "access_token": (schema.TEXT, "tbp_example"),
             "token_type": ({"type": "string", "const": "Bearer"}, "Bearer"),
-            "expires_in": (COUNT, 172800),
-            "refresh_token": (TEXT, "tbr_example"),
-            "created_at": (COUNT, 1800000000),
-            "scope": (TEXT, ""),
+            "expires_in": (schema.COUNT, 172800),
+            "refresh_token": (schema.TEXT, "tbr_example"),
+            "created_at": (schema.COUNT, 1800000000),
+            "scope": (schema.TEXT, ""),
         }
     ),
     "Introspection": (
@@ -206,9 +199,9 @@ SHAPES: Mapping[str, tuple[JSON, JSON]] = {
             "type": "object",
             "properties": {
                 "active": {"type": "boolean"},
-                **dict.fromkeys(("scope", "client_id", "token_type"), TEXT),
-                **dict.fromkeys(("exp", "iat"), COUNT),
-                **dict.fromkeys(("sub", "iss"), TEXT),
+                **dict.fromkeys(("scope", "client_id", "token_type"), schema.TEXT),
+                **dict.fromkeys(("exp", "iat"), schema.COUNT),
+                **dict.fromkeys(("sub", "iss"), schema.TEXT),
             },
             "required": ["active"],
             "additionalProperties": False,
@@ -228,6 +221,6 @@ SHAPES: Mapping[str, tuple[JSON, JSON]] = {
 """By name: what OpenAPI calls a component, and an example of it."""
 
 
-def answers_shape(description: str, name: str, *, status: str = "200") -> dict[str, JSON]:
+def answers_shape(description: str, name: str, *, status: str = "200") -> dict[str, schema.JSON]:
     """An answer of a named shape."""
-    return answers_json(description, ref(name), SHAPES[name][1], status=status)
+    return schema.answers_json(description, schema.ref(name), SHAPES[name][1], status=status)

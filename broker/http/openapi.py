@@ -8,22 +8,10 @@ from functools import partial
 from aiohttp import web
 
 from broker import __version__, errors
+from broker.http import schema
 from broker.http.bodies import SHAPES
 from broker.http.edge import REQUEST_ID, answer
-from broker.http.operations import (
-    JSON,
-    MOMENT_OR_NULL,
-    NAME,
-    TEXT,
-    TEXT_OR_NULL,
-    Operation,
-    answers_json,
-    answers_page,
-    answers_text,
-    operation_of,
-    own_shape,
-    ref,
-)
+from broker.http.operations import Operation, operation_of, own_shape
 from broker.http.pages import CONTENT_TYPES, Pages
 
 ALL: list[type[errors.BrokerError]] = [errors.BrokerError, *errors.BrokerError.__subclasses__()]
@@ -38,7 +26,7 @@ EVERYWHERE = ("invalid_request", "internal", "storage_unavailable", "overloaded"
 WITH_CALLER = ("unauthenticated", "forbidden", "rate_limited", "audit_unavailable")
 """And to any that needs a caller."""
 WITH_BODY = ("too_large",)
-MEMBERS: Mapping[str, JSON] = {
+MEMBERS: Mapping[str, schema.JSON] = {
     "needs_reauthorization": {
         "reason": "revoked_or_expired",
         "since": "2026-11-22T10:00:00Z",
@@ -49,23 +37,23 @@ MEMBERS: Mapping[str, JSON] = {
     "provider_rejected_client": {"reason": "provider_rejected_client"},
 }
 """What some problem documents hold besides."""
-PROBLEM: JSON = {
+PROBLEM: schema.JSON = {
     "type": "object",
     "description": "RFC 9457; some codes have further members.",
     "properties": {
-        "type": TEXT,
-        "title": TEXT,
+        "type": schema.TEXT,
+        "title": schema.TEXT,
         "status": {"type": "integer"},
-        "detail": TEXT,
+        "detail": schema.TEXT,
         "code": {"type": "string", "enum": list(KINDS)},
-        "request_id": {**TEXT, "description": "Quote it to whoever runs the broker."},
-        "reason": TEXT,
-        "since": MOMENT_OR_NULL,
-        "reconnect_url": TEXT_OR_NULL,
+        "request_id": {**schema.TEXT, "description": "Quote it to whoever runs the broker."},
+        "reason": schema.TEXT,
+        "since": schema.MOMENT_OR_NULL,
+        "reconnect_url": schema.TEXT_OR_NULL,
     },
     "required": ["type", "title", "status", "detail", "code", "request_id"],
 }
-HEADERS: Mapping[int, tuple[str, JSON]] = {
+HEADERS: Mapping[int, tuple[str, schema.JSON]] = {
     401: ("WWW-Authenticate", {"required": True, "schema": {"type": "string", "const": "Bearer"}}),
     **dict.fromkeys(
         (429, 503),
@@ -81,10 +69,10 @@ HEADERS: Mapping[int, tuple[str, JSON]] = {
 }
 """The header of a problem document, by status."""
 ACTIONS = ["renew", "freeze", "unfreeze", "remove", "restore", "reconnect"]
-PATH_PARAMETERS: Mapping[str, tuple[str, JSON, str]] = {
-    "account": ("The account's name", NAME, "acme"),
+PATH_PARAMETERS: Mapping[str, tuple[str, schema.JSON, str]] = {
+    "account": ("The account's name", schema.NAME, "acme"),
     "action": ("Which", {"type": "string", "enum": ACTIONS}, "renew"),
-    "provider": ("As the configuration calls it", ref("Provider"), "kit"),
+    "provider": ("As the configuration calls it", schema.ref("Provider"), "kit"),
 }
 """By name: a description, a schema and an example."""
 TAGS: Mapping[str, str] = {
@@ -103,7 +91,7 @@ TAGS: Mapping[str, str] = {
     "token": "tokens",
 }
 """The group of a route by the first segment of its path, where the two differ."""
-CALLER: JSON = {
+CALLER: schema.JSON = {
     "type": "http",
     "scheme": "bearer",
     "description": "A key made by `broker callers add`, or a JWT of a configured caller.",
@@ -129,15 +117,15 @@ class DescriptionRoutes:
         "GET",
         "/openapi.json",
         "This description",
-        answers_json("OpenAPI 3.1", {"type": "object"}, {"openapi": "3.1.0"}),
+        schema.answers_json("OpenAPI 3.1", {"type": "object"}, {"openapi": "3.1.0"}),
     )
     async def openapi(self, _: web.Request) -> web.StreamResponse:
         # Made anew each time, because a reload may have changed the providers.
         return answer(document(self._title, self._server, self._providers, self._operations))
 
-    @own_shape("GET", "/docs", "This description, for people", answers_page("The page", "200"))
+    @own_shape("GET", "/docs", "This description, for people", schema.answers_page("The page", "200"))
     async def docs(self, request: web.Request) -> web.StreamResponse:
-        groups: dict[str, list[tuple[Operation, JSON]]] = {}
+        groups: dict[str, list[tuple[Operation, schema.JSON]]] = {}
         for one in self._operations:
             groups.setdefault(_tag(one), []).append((one, operation_json(one)))
         return self._pages.render(
@@ -149,14 +137,14 @@ class DescriptionRoutes:
         )
 
 
-def document(title: str, server: str, providers: Iterable[str], listed: Iterable[Operation]) -> JSON:
+def document(title: str, server: str, providers: Iterable[str], listed: Iterable[Operation]) -> schema.JSON:
     """OpenAPI 3.1."""
-    paths: dict[str, dict[str, JSON]] = {}
+    paths: dict[str, dict[str, schema.JSON]] = {}
     codes = set[str]()
     for one in listed:
         paths.setdefault(one.path, {})[one.method.lower()] = operation_json(one)
         codes.update(_codes(one))
-    schemas = {name: schema for name, (schema, _) in SHAPES.items()}
+    schemas = {name: shape for name, (shape, _) in SHAPES.items()}
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": __version__},
@@ -174,11 +162,11 @@ def document(title: str, server: str, providers: Iterable[str], listed: Iterable
     }
 
 
-def operation_json(one: Operation) -> JSON:
+def operation_json(one: Operation) -> schema.JSON:
     """The Operation Object (OpenAPI 3.1, 4.8.10)."""
     words = [word.strip("{}") for word in re.split(r"[./-]", one.path) if word]
     last = "_" if one.path.endswith("/") else ""
-    described: JSON = {
+    described: schema.JSON = {
         "operationId": "_".join([one.method.lower(), *words]) + last,
         "summary": one.summary,
         "tags": [_tag(one)],
@@ -191,15 +179,15 @@ def operation_json(one: Operation) -> JSON:
             "in": "path",
             "required": True,
             "description": told,
-            "schema": schema,
+            "schema": kind,
             "example": example,
         }
         for name in re.findall(r"\{(\w+)\}", one.path)
-        for told, schema, example in [PATH_PARAMETERS[name]]
+        for told, kind, example in [PATH_PARAMETERS[name]]
     ] + [
-        {"name": name, "in": place, "required": False, "description": told, "schema": schema}
+        {"name": name, "in": place, "required": False, "description": told, "schema": kind}
         for place, options in (("query", one.query), ("header", one.headers))
-        for name, (told, schema) in options.items()
+        for name, (told, kind) in options.items()
     ]
     if parameters:
         described["parameters"] = parameters
@@ -212,9 +200,9 @@ def _declared(method: str, path: str, handler: object) -> Operation:
     one = operation_of(handler, path)
     if one is None and path.startswith("/static/"):
         kind = next(kind for end, kind in CONTENT_TYPES.items() if path.endswith(end))
-        version = {"v": ("Its version, so that it may be kept for good", TEXT)}
+        version = {"v": ("Its version, so that it may be kept for good", schema.TEXT)}
         told = "A file that pages are made of"
-        return own_shape("GET", path, told, answers_text("The file", kind), query=version)
+        return own_shape("GET", path, told, schema.answers_text("The file", kind), query=version)
     if one is None:
         raise LookupError(f"{method} {path} is a route that nobody has declared")
     return one
@@ -235,9 +223,9 @@ def _codes(one: Operation) -> list[str]:
     return [code for code in KINDS if code in asked]
 
 
-def _problem_answers(one: Operation) -> dict[str, JSON]:
+def _problem_answers(one: Operation) -> dict[str, schema.JSON]:
     """Error answers by status, an example for each code."""
-    answers: dict[str, JSON] = {}
+    answers: dict[str, schema.JSON] = {}
     codes = _codes(one)
     for status in sorted({KINDS[code].status for code in codes}):
         mine = [code for code in codes if KINDS[code].status == status]
@@ -248,7 +236,7 @@ def _problem_answers(one: Operation) -> dict[str, JSON]:
             "headers": dict([HEADERS[status]]) if status in HEADERS else {},
             "content": {
                 "application/problem+json": {
-                    "schema": ref("Problem"),
+                    "schema": schema.ref("Problem"),
                     "examples": {code: {"value": _problem_example(code)} for code in mine},
                 }
             },
@@ -256,7 +244,7 @@ def _problem_answers(one: Operation) -> dict[str, JSON]:
     return answers
 
 
-def _problem_example(code: str) -> JSON:
+def _problem_example(code: str) -> schema.JSON:
     kind = KINDS[code]
     return {
         "type": f"urn:token-broker:error:{code}",

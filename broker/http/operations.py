@@ -1,7 +1,4 @@
-"""Declares a route once, on its handler: the router, the readers of bodies and queries, and OpenAPI follow from it.
-
-Here are the declaration, those readers, and the pieces of JSON Schema and OpenAPI that declarations are written in.
-"""
+"""Declares a route once, on its handler: the router, the readers of bodies and queries, and OpenAPI follow from it."""
 
 import asyncio
 import json
@@ -14,14 +11,12 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from broker.errors import InvalidRequest, TooLarge
+from broker.http import schema
 from broker.http.edge import LIMITS
 from broker.model import Permission
 
-JSON = dict[str, Any]
 Allowed = Mapping[str, type | tuple[type, ...]]
 """The members that a body may have, and the types that each may be of."""
-Parameters = Mapping[str, tuple[str, JSON]]
-"""Optional parameters: a description and a schema by name."""
 Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
 
 LARGEST = 2**53
@@ -30,17 +25,6 @@ LONGEST_TEXT = 4096
 """Characters of a text in a body, where nothing else is said."""
 WORD = re.compile(r"[A-Za-z_]{1,32}", re.ASCII)
 """A name that may be quoted in an error: no secret looks like it."""
-YEAR = 366 * 86400
-TEXT: JSON = {"type": "string"}
-TEXT_OR_NULL: JSON = {"type": ["string", "null"]}
-PRINTABLE_OR_NULL: JSON = {"type": ["string", "null"], "maxLength": 4096, "description": "Printable"}
-FLAG_OR_NULL: JSON = {"type": ["boolean", "null"]}
-TEXTS: JSON = {"type": "array", "items": TEXT}
-MOMENT: JSON = {"type": "string", "format": "date-time"}
-MOMENT_OR_NULL: JSON = {"type": ["string", "null"], "format": "date-time"}
-COUNT: JSON = {"type": "integer", "minimum": 0}
-LIMIT: JSON = {"type": "integer", "minimum": 1, "maximum": 1000}
-NAME: JSON = {"type": "string", "pattern": r"^[a-z0-9][a-z0-9._-]{0,127}$"}
 TYPES: Allowed = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list}
 """JSON Schema's types in Python."""
 
@@ -53,13 +37,13 @@ class Operation:
     path: str
     summary: str = ""
     """For OpenAPI, as are `answers` and `problems`; the admin socket has no such document."""
-    answers: Mapping[str, JSON] = field(default_factory=dict)
+    answers: Mapping[str, schema.JSON] = field(default_factory=dict)
     """By status: what is answered when all is well, or in a shape of its own."""
     permission: Permission | None = None
     """What the caller must have; a service checks it, because only that knows the account. None: open to anybody."""
-    query: Parameters = field(default_factory=dict)
-    headers: Parameters = field(default_factory=dict)
-    body: JSON | None = None
+    query: schema.Parameters = field(default_factory=dict)
+    headers: schema.Parameters = field(default_factory=dict)
+    body: schema.JSON | None = None
     problems: tuple[str, ...] = ()
     """Codes of problem documents, besides those that may happen anywhere."""
     speaks_problems: bool = True
@@ -79,7 +63,7 @@ class Operation:
         if self.body is None:
             return {}
         properties = self.body["content"]["application/json"]["schema"]["properties"]
-        kinds = {name: schema.get("type", "string") for name, schema in properties.items()}
+        kinds = {name: member.get("type", "string") for name, member in properties.items()}
         return {name: TYPES[kind if isinstance(kind, str) else kind[0]] for name, kind in kinds.items()}
 
 
@@ -212,8 +196,8 @@ def _quoted(name: str) -> str:
 
 def query_number(request: web.Request, name: str) -> int | None:
     """A whole number from the query, within the declared bounds; raises InvalidRequest."""
-    schema = asked(request).query[name][1]
-    least, most = schema["minimum"], schema["maximum"]
+    bounds = asked(request).query[name][1]
+    least, most = bounds["minimum"], bounds["maximum"]
     values = request.query.getall(name, [])
     if not values:
         return None
@@ -221,76 +205,3 @@ def query_number(request: web.Request, name: str) -> int | None:
     if len(values) > 1 or not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not least <= int(text) <= most:
         raise InvalidRequest(f"{name} is a whole number from {least} to {most}, given once")
     return int(text)
-
-
-def ref(name: str) -> JSON:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def record(properties: JSON, *optional: str, **more: Any) -> JSON:
-    """An object with these members and no others; all are there but the optional."""
-    required = [name for name in properties if name not in optional]
-    return {
-        "type": "object",
-        "properties": properties,
-        **({"required": required} if required else {}),
-        "additionalProperties": False,
-        **more,
-    }
-
-
-def shape(members: Mapping[str, tuple[JSON, object]], *optional: str) -> tuple[JSON, JSON]:
-    """A record and its example, from the schema and the example of each member."""
-    return (
-        record({name: schema for name, (schema, _) in members.items()}, *optional),
-        {name: example for name, (_, example) in members.items() if name not in optional},
-    )
-
-
-def answers_json(description: str, schema: JSON, example: Any, *, status: str = "200") -> dict[str, JSON]:
-    content = {"application/json": {"schema": schema, "example": example}}
-    return {status: {"description": description, "content": content}}
-
-
-def answers_text(description: str, content_type: str, *statuses: str) -> dict[str, JSON]:
-    """A text, whatever the status."""
-    text = {"description": description, "content": {content_type: {"schema": TEXT}}}
-    return dict.fromkeys(statuses or ("200",), text)
-
-
-def answers_page(description: str, *statuses: str) -> dict[str, JSON]:
-    return answers_text(description, "text/html", *statuses)
-
-
-def redirect(description: str, status: str = "303") -> dict[str, JSON]:
-    return {status: {"description": description, "headers": {"Location": {"required": True, "schema": TEXT}}}}
-
-
-def nothing(description: str, *, status: str = "204") -> dict[str, JSON]:
-    return {status: {"description": description}}
-
-
-def json_body(
-    members: JSON, example: JSON | None = None, *optional: str, required: bool = True, **more: Any
-) -> JSON:
-    """A JSON object; a member that may be null, or is named as optional, may be missing."""
-    nullable = [name for name, schema in members.items() if "null" in schema.get("type", "")]
-    content = {"schema": record(members, *nullable, *optional, **more), "example": example}
-    return {"required": required, "content": {"application/json": content}}
-
-
-def form(schema: JSON) -> JSON:
-    return {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": schema}}}
-
-
-def form_or_json(schema: JSON, example: JSON) -> JSON:
-    """What the plugin server takes: either, whatever the content type says."""
-    either = {"schema": schema, "example": example}
-    return {
-        "required": True,
-        "content": {"application/x-www-form-urlencoded": either, "application/json": either},
-    }
-
-
-WRONG = answers_page("What is wrong, in words", "400", "404", "409", "410", "429", "500", "502", "503")
-"""The error pages of people's routes."""

@@ -11,30 +11,11 @@ from broker.callers.login import Browsers, LoginService, SignedIn
 from broker.config.settings import ProviderSettings
 from broker.context import Context
 from broker.errors import InvalidRequest
+from broker.http import schema
 from broker.http.bodies import rfc3339
 from broker.http.browser import Kept, is_elsewhere, moved
 from broker.http.edge import CALLER, REQUEST_ID, answer
-from broker.http.operations import (
-    FLAG_OR_NULL,
-    MOMENT,
-    NAME,
-    TEXT,
-    TEXT_OR_NULL,
-    WRONG,
-    Operation,
-    Parameters,
-    answers_json,
-    answers_page,
-    form,
-    json_body,
-    nothing,
-    own_shape,
-    read_body,
-    read_object,
-    record,
-    redirect,
-    ref,
-)
+from broker.http.operations import Operation, own_shape, read_body, read_object
 from broker.http.pages import Action
 from broker.installs.exchange import DECISION, KNOWN_ERRORS, Returned, Visit
 from broker.installs.pages import provider_error, unusable, visit_page
@@ -50,11 +31,11 @@ TICKET = re.compile(r"[\w-]+", re.ASCII)
 """A ticket without the full stop, the blank or the second `?utm_source=…` that mail programs put behind a link."""
 LONGEST_RETURN = 512
 """Characters of an address at Kit that a browser can keep for us."""
-CALLBACK: Parameters = {
-    "state": ("Ours, from the way there", TEXT),
-    "code": ("The provider's code", TEXT),
-    "error": ("The provider's refusal (RFC 6749, 4.1.2.1)", TEXT),
-    "iss": ("Who answers (RFC 9207)", TEXT),
+CALLBACK: schema.Parameters = {
+    "state": ("Ours, from the way there", schema.TEXT),
+    "code": ("The provider's code", schema.TEXT),
+    "error": ("The provider's refusal (RFC 6749, 4.1.2.1)", schema.TEXT),
+    "iss": ("Who answers (RFC 9207)", schema.TEXT),
 }
 LABELS = {"kit": "Kit", "kustomer": "Kustomer"}
 ALLOWED_HOST = "app.kit.com"
@@ -64,10 +45,10 @@ PLAIN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,2048}", re.ASCII)
 
 def _callback(path: str, summary: str) -> Operation:
     answers = {
-        **answers_page("Connected", "200"),
-        **nothing("Only fetched ahead; nothing was spent"),
-        **redirect("Back to where the person came from"),
-        **WRONG,
+        **schema.answers_page("Connected", "200"),
+        **schema.nothing("Only fetched ahead; nothing was spent"),
+        **schema.redirect("Back to where the person came from"),
+        **schema.WRONG,
     }
     return own_shape("GET", path, summary, answers, query=CALLBACK, has_head=False)
 
@@ -78,12 +59,12 @@ def _form_post(path: str) -> Operation:
         path,
         "The same for response_mode=form_post",
         {
-            **redirect("To GET of this address, with what was posted"),
-            **answers_page("It was no form", "405"),
-            **answers_page("The form is too large", "413"),
-            **WRONG,
+            **schema.redirect("To GET of this address, with what was posted"),
+            **schema.answers_page("It was no form", "405"),
+            **schema.answers_page("The form is too large", "413"),
+            **schema.WRONG,
         },
-        body=form({"type": "object", "properties": dict.fromkeys(CALLBACK, TEXT)}),
+        body=schema.form({"type": "object", "properties": dict.fromkeys(CALLBACK, schema.TEXT)}),
     )
 
 
@@ -97,9 +78,9 @@ class InstallApi:
         "POST",
         "/installs",
         "A link that connects one account, once, within an hour",
-        answers_json(
+        schema.answers_json(
             "The link",
-            record({"install_url": {"type": "string", "format": "uri"}, "expires_at": MOMENT}),
+            schema.record({"install_url": {"type": "string", "format": "uri"}, "expires_at": schema.MOMENT}),
             {
                 "install_url": "http://127.0.0.1:8081/install/kit?ticket=…",
                 "expires_at": "2026-11-20T11:00:00Z",
@@ -107,14 +88,14 @@ class InstallApi:
             status="201",
         ),
         permission=Permission.INSTALL,
-        body=json_body(
+        body=schema.json_body(
             {
-                "provider": ref("Provider"),
-                "account": {"type": ["string", "null"], "pattern": NAME["pattern"]},
-                "org": TEXT_OR_NULL,
-                "return_to": TEXT_OR_NULL
+                "provider": schema.ref("Provider"),
+                "account": {"type": ["string", "null"], "pattern": schema.NAME["pattern"]},
+                "org": schema.TEXT_OR_NULL,
+                "return_to": schema.TEXT_OR_NULL
                 | {"description": "https, or http on loopback; no user, no fragment"},
-                "replace": FLAG_OR_NULL | {"description": "Take another identity than before"},
+                "replace": schema.FLAG_OR_NULL | {"description": "Take another identity than before"},
             },
             {"provider": "kit", "account": "acme"},
         ),
@@ -148,13 +129,13 @@ class InstallRoutes:
         "/install/{provider}",
         "Begin an install: by a link's ticket, or from Kit",
         {
-            **redirect("To the provider, or to sign in", "302"),
-            **answers_page("By invitation only", "403"),
-            **WRONG,
+            **schema.redirect("To the provider, or to sign in", "302"),
+            **schema.answers_page("By invitation only", "403"),
+            **schema.WRONG,
         },
         query={
-            "ticket": ("From an install link", TEXT),
-            "redirect": ("Where Kit wants the person back", TEXT),
+            "ticket": ("From an install link", schema.TEXT),
+            "redirect": ("Where Kit wants the person back", schema.TEXT),
         },
         has_head=False,
     )

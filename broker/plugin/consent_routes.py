@@ -9,9 +9,10 @@ from broker import oauth
 from broker.callers.login import Browsers, LoginService, SignedIn
 from broker.context import Context
 from broker.errors import AuditUnavailable, InvalidRequest, StorageUnavailable
+from broker.http import schema
 from broker.http.browser import is_elsewhere, moved
 from broker.http.edge import REQUEST_ID
-from broker.http.operations import TEXT, WRONG, answers_page, form, own_shape, read_body, redirect
+from broker.http.operations import own_shape, read_body
 from broker.http.pages import Page, ShownError
 from broker.model import PluginConsent, Secret
 from broker.plugin.clients import Clients
@@ -49,14 +50,14 @@ class ConsentRoutes:
         "/plugin/authorize",
         "A client asks a person for access",
         {
-            **answers_page("The question", "200"),
-            **redirect("To sign in, or back with an error"),
-            **redirect("To the public address: it was asked for by another name", "302"),
-            **WRONG,
+            **schema.answers_page("The question", "200"),
+            **schema.redirect("To sign in, or back with an error"),
+            **schema.redirect("To the public address: it was asked for by another name", "302"),
+            **schema.WRONG,
         },
         query=dict.fromkeys(
             ("response_type", "client_id", "redirect_uri", "scope", "state", "code_challenge"),
-            ("RFC 6749, 4.1.1", TEXT),
+            ("RFC 6749, 4.1.1", schema.TEXT),
         ),
         has_head=False,
     )
@@ -102,16 +103,16 @@ class ConsentRoutes:
         "/plugin/authorize",
         "The person's answer",
         {
-            **answers_page("The question again", "200", "403", "413"),
-            **redirect("Back to the client"),
-            **WRONG,
+            **schema.answers_page("The question again", "200", "403", "413"),
+            **schema.redirect("Back to the client"),
+            **schema.WRONG,
         },
-        body=form(
+        body=schema.form(
             {
                 "type": "object",
                 "properties": {
-                    "consent": TEXT,
-                    "connect_code": TEXT,
+                    "consent": schema.TEXT,
+                    "connect_code": schema.TEXT,
                     "decision": {"type": "string", "enum": ["allow", "deny"]},
                 },
                 "required": ["consent", "decision"],

@@ -7,24 +7,10 @@ from aiohttp import web
 
 from broker.config.settings import PluginClient
 from broker.errors import BrokerError, InvalidRequest
+from broker.http import schema
 from broker.http.bodies import answers_shape, plugin_grant_json, rfc3339
 from broker.http.edge import CALLER, REQUEST_ID, answer
-from broker.http.operations import (
-    LIMIT,
-    MOMENT,
-    TEXT,
-    Operation,
-    answers_json,
-    check_query,
-    form_or_json,
-    json_body,
-    own_shape,
-    query_number,
-    read_body,
-    read_object,
-    ref,
-    shape,
-)
+from broker.http.operations import Operation, check_query, own_shape, query_number, read_body, read_object
 from broker.model import Permission, Secret
 from broker.plugin.clients import Clients, Refused, read_asked
 from broker.plugin.consent import ConsentService
@@ -36,9 +22,11 @@ MACHINES = frozenset({"/plugin/token", "/plugin/refresh", "/plugin/revoke"})
 REALM = 'Basic realm="token-broker", charset="UTF-8"'
 NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 PAGE = 100
-CREDENTIALS = {"client_id": TEXT, "client_secret": TEXT}
+CREDENTIALS = {"client_id": schema.TEXT, "client_secret": schema.TEXT}
 REFUSED = {
-    status: answers_json("Refused", ref("OAuthError"), {"error": error, "error_description": "Why."})["200"]
+    status: schema.answers_json(
+        "Refused", schema.ref("OAuthError"), {"error": error, "error_description": "Why."}
+    )["200"]
     for status, error in (
         ("400", "invalid_grant"),
         ("401", "invalid_client"),
@@ -78,10 +66,10 @@ def _token(path: str) -> Operation:
         path,
         "A code or a refresh token becomes tokens",
         {**answers_shape("The tokens", "Issued"), **REFUSED},
-        body=form_or_json(
+        body=schema.form_or_json(
             {
                 "type": "object",
-                "properties": {"grant_type": kinds, **dict.fromkeys(properties, TEXT)},
+                "properties": {"grant_type": kinds, **dict.fromkeys(properties, schema.TEXT)},
                 "required": ["grant_type"],
             },
             {
@@ -145,9 +133,9 @@ class ClientRoutes:
         "POST",
         "/plugin/revoke",
         "End a grant by one of its tokens (RFC 7009)",
-        {**answers_json("It is worth nothing now", {"type": "object"}, {}), **REFUSED},
-        body=form_or_json(
-            {"type": "object", "properties": {"token": TEXT, **CREDENTIALS}, "required": ["token"]},
+        {**schema.answers_json("It is worth nothing now", {"type": "object"}, {}), **REFUSED},
+        body=schema.form_or_json(
+            {"type": "object", "properties": {"token": schema.TEXT, **CREDENTIALS}, "required": ["token"]},
             {"token": "tbr_example", "client_id": "kit-plugin", "client_secret": "…"},
         ),
     )
@@ -165,7 +153,7 @@ class ClientRoutes:
         "GET",
         "/.well-known/oauth-authorization-server",
         "What the server says of itself (RFC 8414)",
-        answers_json("The metadata", {"type": "object"}, {"issuer": "https://broker.example.com"}),
+        schema.answers_json("The metadata", {"type": "object"}, {"issuer": "https://broker.example.com"}),
     )
     async def metadata(self, _: web.Request) -> web.StreamResponse:
         return answer(metadata(self._issuer, self._clients.by_name.values()))
@@ -185,7 +173,7 @@ class PluginApi:
         "Whose access token it is (RFC 7662)",
         answers_shape("Who, or that it is not active", "Introspection"),
         permission=Permission.PLUGIN,
-        body=form_or_json(
+        body=schema.form_or_json(
             {
                 "type": "object",
                 "properties": {"token": {"type": "string", "pattern": "^[ -~]{1,4096}$"}},
@@ -220,16 +208,19 @@ class PluginApi:
         "POST",
         "/plugin/connect-codes",
         "A code with which a person says who they are",
-        answers_json(
+        schema.answers_json(
             "The code, for ten minutes",
-            *shape(
-                {"connect_code": (TEXT, "7Q2M-0XKA-9DTR"), "expires_at": (MOMENT, "2026-11-20T10:25:00Z")}
+            *schema.shape(
+                {
+                    "connect_code": (schema.TEXT, "7Q2M-0XKA-9DTR"),
+                    "expires_at": (schema.MOMENT, "2026-11-20T10:25:00Z"),
+                }
             ),
             status="201",
         ),
         permission=Permission.PLUGIN,
-        body=json_body(
-            {"subject": TEXT | {"minLength": 1, "maxLength": 255, "description": "Printable"}},
+        body=schema.json_body(
+            {"subject": schema.TEXT | {"minLength": 1, "maxLength": 255, "description": "Printable"}},
             {"subject": "user-42"},
         ),
     )
@@ -252,9 +243,9 @@ class GrantRoutes:
         "/plugin/grants",
         permission=Permission.PLUGIN,
         query={
-            "subject": ("Of this person", TEXT),
-            "cursor": ("`next_cursor` of the page before", TEXT),
-            "limit": ("How many at most", LIMIT),
+            "subject": ("Of this person", schema.TEXT),
+            "cursor": ("`next_cursor` of the page before", schema.TEXT),
+            "limit": ("How many at most", schema.LIMIT),
         },
     )
     async def grants(self, request: web.Request) -> web.StreamResponse:

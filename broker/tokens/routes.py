@@ -6,9 +6,10 @@ from aiohttp import web
 
 from broker.clock import Clock
 from broker.errors import InvalidRequest
+from broker.http import schema
 from broker.http.bodies import answers_shape
 from broker.http.edge import CALLER, REQUEST_ID
-from broker.http.operations import COUNT, TEXT, YEAR, Operation, json_body, nothing, query_number, read_object
+from broker.http.operations import Operation, query_number, read_object
 from broker.model import Account, Caller, Permission
 from broker.tokens.cache import token_parts
 from broker.tokens.policy import is_living
@@ -16,8 +17,8 @@ from broker.tokens.service import Handout, TokenService
 
 PATH = "/token/{account}"
 TOKEN = answers_shape("The token", "Token")
-TOKEN["200"]["headers"] = {"ETag": {"description": "The generation, in quotes", "schema": TEXT}}
-TOKEN["200"]["content"]["text/plain"] = {"schema": TEXT, "example": "kit-access-token\n"}
+TOKEN["200"]["headers"] = {"ETag": {"description": "The generation, in quotes", "schema": schema.TEXT}}
+TOKEN["200"]["content"]["text/plain"] = {"schema": schema.TEXT, "example": "kit-access-token\n"}
 NO_TOKEN = (
     "unknown_account",
     "needs_reauthorization",
@@ -50,21 +51,21 @@ class TokenRoutes:
         "GET",
         PATH,
         "A token that lives",
-        {**TOKEN, **nothing("The generation that you have still holds", status="304")},
+        {**TOKEN, **schema.nothing("The generation that you have still holds", status="304")},
         permission=Permission.TOKEN,
         query={
             "min_ttl": (
                 "At least so many seconds of real life, half of the token's life at most",
-                {**COUNT, "maximum": YEAR},
+                {**schema.COUNT, "maximum": schema.YEAR},
             ),
             "wait": (
                 "Wait so many seconds for another generation or status; only with `If-None-Match`",
-                {**COUNT, "maximum": 60},
+                {**schema.COUNT, "maximum": 60},
             ),
         },
         headers={
-            "Accept": ("`text/plain` gives the bare token", TEXT),
-            "If-None-Match": ("The ETag that you have", TEXT),
+            "Accept": ("`text/plain` gives the bare token", schema.TEXT),
+            "If-None-Match": ("The ETag that you have", schema.TEXT),
         },
         problems=NO_TOKEN,
         has_head=False,
@@ -89,7 +90,7 @@ class TokenRoutes:
         TOKEN,
         # TOKEN is enough with the generation of a token that the provider rejected.
         permission=Permission.REFRESH,
-        body=json_body(
+        body=schema.json_body(
             {"rejected_generation": {"type": ["integer", "null"], "minimum": 0}},
             {"rejected_generation": 17},
             required=False,
