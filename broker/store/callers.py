@@ -12,20 +12,17 @@ from broker.store.database import (
     SET_META,
     Row,
     Store,
+    Table,
     Transaction,
-    columns_of,
     execute_all,
-    from_row,
     in_transaction,
     insert_sql,
     number,
     text,
-    values_of,
 )
 
 log = structlog.get_logger()
-KEY = columns_of(CallerKey)
-INSERT_KEY = insert_sql("caller_keys", KEY)
+KEYS = Table("caller_keys", CallerKey)
 CALLER = "name, accounts, permissions, created_at"
 INSERT_CALLER = f"{insert_sql('callers', CALLER)} ON CONFLICT (name) DO NOTHING"
 # Two active keys at most: the newest of the old ones stays for a while.
@@ -49,8 +46,7 @@ class CallerStore(Store):
         values = (caller.name, accounts, permissions, caller.created_at)
         if not await transaction.execute(INSERT_CALLER, *values):
             return False
-        await transaction.execute(INSERT_KEY, *values_of(key))
-        return True
+        return await KEYS.add(transaction, key) == 1
 
     @in_transaction
     async def add_key(self, transaction: Transaction, key: CallerKey, *, expire_others_at: float) -> bool:
@@ -61,22 +57,21 @@ class CallerStore(Store):
             return False
         await transaction.execute(DROP_OLDER, key.caller)
         await transaction.execute(EXPIRE, key.caller, expire_others_at)
-        await transaction.execute(INSERT_KEY, *values_of(key))
-        return True
+        return await KEYS.add(transaction, key) == 1
 
     async def callers(self) -> list[CallerRecord]:
         keys: dict[str, list[CallerKey]] = {}
-        for key in await self._rows(CallerKey, f"SELECT {KEY} FROM caller_keys ORDER BY created_at"):
+        for key in await self._rows(KEYS, "ORDER BY created_at"):
             keys.setdefault(key.caller, []).append(key)
         rows = await self._database.read(f"SELECT {CALLER} FROM callers ORDER BY name")
         callers = map(_to_caller, rows)
         return [replace(caller, keys=tuple(keys.get(caller.name, ()))) for caller in callers]
 
     async def by_key(self, key_id: str) -> tuple[CallerRecord, CallerKey] | None:
-        sql = f"""SELECT c.name, c.accounts, c.permissions, c.created_at, k.{KEY.replace(", ", ", k.")}
+        sql = f"""SELECT c.name, c.accounts, c.permissions, c.created_at, {KEYS.of("k")}
                     FROM caller_keys k JOIN callers c ON c.name = k.caller WHERE k.id = $1"""
         rows = await self._database.read(sql, key_id)
-        return (_to_caller(rows[0][:4]), from_row(CallerKey, rows[0][4:])) if rows else None
+        return (_to_caller(rows[0][:4]), KEYS.read(rows[0][4:])) if rows else None
 
     @in_transaction
     async def remove_caller(self, transaction: Transaction, name: str) -> bool:

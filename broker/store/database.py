@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
 from functools import cache, wraps
 from operator import attrgetter
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, get_args, get_type_hints
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, get_args, get_type_hints
 
 from broker.model import Choice
 
@@ -132,19 +132,58 @@ def last_of(rows: Sequence[Row]) -> str:
     return max((str(text(row[-1])) for row in rows), default="")
 
 
+class Table(Generic[T]):
+    """A table whose columns are the fields of a dataclass, in their order."""
+
+    def __init__(self, name: str, kind: type[T], /, **renamed: str) -> None:
+        self.name, self._kind = name, kind
+        self.columns = ", ".join(renamed.get(field, field) for field in get_type_hints(kind))
+        """With commas."""
+        self.select = f"SELECT {self.columns} FROM {name}"
+        self.insert = insert_sql(name, self.columns)
+        self._readers = [_reader(hint) for hint in get_type_hints(kind).values()]
+
+    def of(self, alias: str) -> str:
+        """The columns of the table under another name in a statement."""
+        return f"{alias}.{self.columns.replace(', ', f', {alias}.')}"
+
+    def read(self, row: Row) -> T:
+        """The dataclass of a row; flags and choices are made of what is stored."""
+        pairs = zip(self._readers, row, strict=True)
+        return self._kind(*(value if value is None else read(value) for read, value in pairs))
+
+    async def add(self, transaction: Transaction, value: T) -> int:
+        return await transaction.execute(self.insert, *values_of(value))
+
+
+def _reader(hint: Any) -> Callable[[Any], Any]:
+    for kind in get_args(hint) or (hint,):
+        if isinstance(kind, type) and issubclass(kind, Choice):
+            return lambda value: kind.stored(text(value))
+        if kind is bool:
+            return lambda value: value == 1
+        if kind in {int, float}:
+            return number
+    return text
+
+
 class Store:
     """Reads and writes some of the tables of a database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def _rows(self, kind: Callable[..., T], sql: str, *values: object) -> list[T]:
-        """The rows of a statement as dataclasses of this kind."""
-        return [from_row(kind, row) for row in await self._database.read(sql, *values)]
+    async def _rows(self, table: Table[T], which: str, *values: object) -> list[T]:
+        """The rows of a table for which this holds, in the order that it says."""
+        return [table.read(row) for row in await self._database.read(f"{table.select} {which}", *values)]
 
-    async def _row(self, kind: Callable[..., T], sql: str, *values: object) -> T | None:
-        """The first row of a statement."""
-        return next(iter(await self._rows(kind, sql, *values)), None)
+    async def _row(self, table: Table[T], which: str, *values: object) -> T | None:
+        """The first of such rows."""
+        return next(iter(await self._rows(table, which, *values)), None)
+
+    async def _execute(self, sql: str, *values: object) -> int:
+        """Run one statement in a transaction of its own; the number of rows that it changed."""
+        return await execute(self._database, sql, *values)
 
 
 def in_transaction(
@@ -184,40 +223,15 @@ def purge_sql(table: str, key: str, ended: str) -> str:
     return f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {ended} LIMIT $2)"
 
 
-def columns_of(kind: type, /, **renamed: str) -> str:
-    """The columns of a table whose rows are dataclasses of this kind, field by field, with commas."""
-    return ", ".join(renamed.get(field.name, field.name) for field in fields(kind))
-
-
 def values_of(value: Any) -> tuple[object, ...]:
     """The values of a dataclass in the order of its fields, as the databases store them: a flag is a number."""
     found = _getter(value.__class__)(value)
     return tuple(int(one) if isinstance(one, bool) else one for one in found)
 
 
-def from_row(kind: Callable[..., T], row: Row) -> T:
-    """The dataclass of the values in the order of its fields; flags and choices are made of what is stored."""
-    return kind(*(one if one is None else read(one) for read, one in zip(_readers(kind), row, strict=True)))
-
-
 @cache
 def _getter(kind: type) -> Callable[[Any], tuple[object, ...]]:
     return attrgetter(*(field.name for field in fields(kind)))
-
-
-@cache
-def _readers(kind: Callable[..., Any]) -> Sequence[Callable[[Any], Any]]:
-    def reader(hint: Any) -> Callable[[Any], Any]:
-        for one in get_args(hint) or (hint,):
-            if isinstance(one, type) and issubclass(one, Choice):
-                return lambda value: one.stored(text(value))
-            if one is bool:
-                return lambda value: value == 1
-            if one in {int, float}:
-                return number
-        return text
-
-    return [reader(hint) for hint in get_type_hints(kind).values()]
 
 
 class Changes:

@@ -7,10 +7,8 @@ from broker.model import Account, Event, EventKind
 from broker.store.database import (
     LATEST,
     Store,
+    Table,
     Transaction,
-    columns_of,
-    execute,
-    from_row,
     in_transaction,
     number,
     placeholders,
@@ -18,11 +16,11 @@ from broker.store.database import (
 )
 from broker.store.rows import COLUMNS, to_account
 
-EVENT = columns_of(Event, kind="event")
-ID = EVENT.split(", ").index("id")
+EVENTS = Table("events", Event, kind="event")
+ID = EVENTS.columns.split(", ").index("id")
 ADD_EVENT = f"""
-INSERT INTO events ({EVENT.replace(" id,", "")}, id)
-SELECT {placeholders(EVENT.count(","))}, last FROM event_ids"""
+INSERT INTO events ({EVENTS.columns.replace(" id,", "")}, id)
+SELECT {placeholders(EVENTS.columns.count(","))}, last FROM event_ids"""
 OF_ACCOUNT = f"id <= {LATEST} AND (CAST($2 AS TEXT) IS NULL OR account = $2)"
 NEWEST_ID = f"(SELECT COALESCE(MAX(id), 0) FROM events WHERE id <= {LATEST})"
 # A damaged counter would give a number twice, and so undo every change that has an event.
@@ -38,12 +36,14 @@ class EventStore(Store):
         await insert_events(transaction, events)
 
     async def events(self, after: int, limit: int, account: str | None = None) -> list[Event]:
-        sql = f"SELECT {EVENT} FROM events WHERE id > $1 AND {OF_ACCOUNT} ORDER BY id LIMIT $3"
-        return await self._rows(Event, sql, after, account, limit)
+        return await self._rows(
+            EVENTS, f"WHERE id > $1 AND {OF_ACCOUNT} ORDER BY id LIMIT $3", after, account, limit
+        )
 
     async def last_events(self, limit: int, account: str | None = None) -> list[Event]:
-        sql = f"SELECT {EVENT} FROM events WHERE {OF_ACCOUNT} ORDER BY id DESC LIMIT $1"
-        return (await self._rows(Event, sql, limit, account))[::-1]
+        return (await self._rows(EVENTS, f"WHERE {OF_ACCOUNT} ORDER BY id DESC LIMIT $1", limit, account))[
+            ::-1
+        ]
 
     async def event_bounds(self) -> tuple[int, int]:
         """The newest id that was ever given, and the newest of those that were purged for their age."""
@@ -76,7 +76,7 @@ BEGIN = """
 INSERT INTO alert_hooks (hook, upto, target) SELECT CAST($1 AS TEXT), last, CAST($2 AS TEXT) FROM event_ids
  WHERE one = 1 ON CONFLICT (hook) DO NOTHING"""
 RETARGET = "UPDATE alert_hooks SET target = $2, paused_at = NULL WHERE hook = $1 AND target <> $2"
-NEXT = f"SELECT {EVENT} FROM events WHERE id > $1 AND id <= {LATEST} ORDER BY id LIMIT $2"
+NEXT = f"{EVENTS.select} WHERE id > $1 AND id <= {LATEST} ORDER BY id LIMIT $2"
 MOVE = "UPDATE alert_hooks SET upto = $3 WHERE hook = $1 AND upto = $2"
 ADD = """
 INSERT INTO alert_deliveries (hook, event_id, attempts, next_at) VALUES ($1, $2, 0, $3)
@@ -88,7 +88,7 @@ MEND_HOOK = f"""
 UPDATE alert_hooks SET upto = (SELECT last FROM event_ids WHERE one = 1), paused_at = NULL
  WHERE hook = $1 AND (NOT upto BETWEEN 0 AND {LATEST} OR NOT paused_at BETWEEN 0 AND {LATEST})"""
 DELIVERIES = f"""
-SELECT d.attempts, d.next_at, e.{EVENT.replace(", ", ", e.")}
+SELECT d.attempts, d.next_at, {EVENTS.of("e")}
   FROM alert_deliveries d JOIN events e ON e.id = d.event_id
  WHERE d.hook = $1 AND NOT ({DAMAGED}) ORDER BY d.event_id"""
 CLAIM = """
@@ -166,7 +166,7 @@ class AlertStore(Store):
 
     async def pause_hook(self, hook: str, at: float | None) -> None:
         """Tell it nothing from now on; None: again."""
-        await execute(self._database, "UPDATE alert_hooks SET paused_at = $2 WHERE hook = $1", hook, at)
+        await self._execute("UPDATE alert_hooks SET paused_at = $2 WHERE hook = $1", hook, at)
 
     @in_transaction
     async def spread(
@@ -181,7 +181,7 @@ class AlertStore(Store):
     ) -> int:
         """Make the next events behind `upto` deliveries, `limit` at most, and move the cursor in the same
         transaction; how far it is now. Another process that was faster wins, and nothing is doubled."""
-        found = [from_row(Event, row) for row in await transaction.fetch(NEXT, upto, limit)]
+        found = [EVENTS.read(row) for row in await transaction.fetch(NEXT, upto, limit)]
         if not found or not await transaction.execute(MOVE, hook, upto, found[-1].id):
             rows = await transaction.fetch("SELECT upto FROM alert_hooks WHERE hook = $1", hook)
             return int(rows[0][0]) if rows else upto
@@ -194,21 +194,21 @@ class AlertStore(Store):
     async def deliveries(self, hook: str) -> list[Delivery]:
         """All of a hook, in the order of the events."""
         rows = await self._database.read(DELIVERIES, hook)
-        return [Delivery(from_row(Event, event), attempts, next_at) for attempts, next_at, *event in rows]
+        return [Delivery(EVENTS.read(event), attempts, next_at) for attempts, next_at, *event in rows]
 
     async def claim(self, hook: str, delivery: Delivery, until: float) -> bool:
         """Take the next attempt, durably: True for exactly one of several processes."""
         values = (hook, delivery.event.id, delivery.attempts, until)
-        return await execute(self._database, CLAIM, *values) == 1
+        return await self._execute(CLAIM, *values) == 1
 
     async def postpone(self, hook: str, event_id: int, until: float) -> None:
         sql = "UPDATE alert_deliveries SET next_at = $3 WHERE hook = $1 AND event_id = $2"
-        await execute(self._database, sql, hook, event_id, until)
+        await self._execute(sql, hook, event_id, until)
 
     async def finish(self, hook: str, event_id: int) -> None:
         """It arrived, or was given up."""
         sql = "DELETE FROM alert_deliveries WHERE hook = $1 AND event_id = $2"
-        await execute(self._database, sql, hook, event_id)
+        await self._execute(sql, hook, event_id)
 
     async def standing(self, replica: str) -> set[tuple[str, str]]:
         """Troubles (reason, provider) that this replica told of and has not called over."""
@@ -245,7 +245,7 @@ class AlertStore(Store):
 
     async def forget_foretold(self, before: float) -> None:
         """Forget what was foretold of ends before then."""
-        await execute(self._database, "DELETE FROM foretold_ends WHERE ends_at < $1", before)
+        await self._execute("DELETE FROM foretold_ends WHERE ends_at < $1", before)
 
     @in_transaction
     async def _note(self, transaction: Transaction, event: Event, sql: str, *values: object) -> bool:

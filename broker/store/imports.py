@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from broker.model import Account, Event, Reason, Ref
 from broker.store.accounts import REPLACE, put_account
-from broker.store.database import Database, Store, Transaction, in_transaction
+from broker.store.database import Database, Store, Table, Transaction, in_transaction
 from broker.store.events import insert_events
 from broker.store.keys import RecordKeys
 
@@ -54,6 +54,9 @@ class ImportRecord:
     """Keyed hash of the refresh token in the import."""
 
 
+IMPORTS = Table("imports", ImportRecord)
+
+
 class ImportStore(Store):
     """The accounts, as the use cases that import and export grants need them."""
 
@@ -91,8 +94,7 @@ class ImportStore(Store):
 
     async def record(self, name: str) -> ImportRecord | None:
         """What the account of that name was imported with, maybe in an earlier epoch."""
-        sql = "SELECT epoch, generation, grant_hash FROM imports WHERE account = $1"
-        return await self._row(ImportRecord, sql, name)
+        return await self._row(IMPORTS, "WHERE account = $1", name)
 
     @in_transaction
     async def freeze_idle(

@@ -11,12 +11,9 @@ from broker.store.database import (
     Database,
     Row,
     Store,
+    Table,
     Transaction,
-    columns_of,
-    execute,
-    from_row,
     in_transaction,
-    insert_sql,
     purge_sql,
     values_of,
 )
@@ -24,17 +21,17 @@ from broker.store.events import insert_events
 from broker.store.keys import RecordKeys
 
 log = structlog.get_logger()
-TICKET, LOGIN = columns_of(Ticket, replace="allow_replace"), columns_of(PendingLogin)
-INSTALL = columns_of(PendingInstall, replace="allow_replace")
-ADD = insert_sql("installs", INSTALL)
-ADD_TICKET, ADD_LOGIN = insert_sql("tickets", TICKET), insert_sql("logins", LOGIN)
+TICKETS = Table("tickets", Ticket, replace="allow_replace")
+INSTALLS = Table("installs", PendingInstall, replace="allow_replace")
+LOGINS = Table("logins", PendingLogin)
+ADD = INSTALLS.insert
 CLAIM_INSTALL = f"{ADD} ON CONFLICT (state_hash) DO NOTHING"
 OPEN_AT_ONCE = 32
 """Installs of one link that may be under way; more would let whoever has the link fill the store."""
 GRANT = "sealed_access, sealed_refresh, grant_meta, next_at"
 TAKE = "UPDATE installs SET taken_at = $2 WHERE state_hash = $1 AND taken_at IS NULL"
 HELD = f"""
-SELECT {INSTALL}, {GRANT} FROM installs
+SELECT {INSTALLS.columns}, {GRANT} FROM installs
  WHERE next_at IS NOT NULL AND next_at <= $1 ORDER BY next_at LIMIT $2"""
 HOLD = """
 UPDATE installs SET sealed_access = $2, sealed_refresh = $3, grant_meta = $4, next_at = $5
@@ -58,12 +55,10 @@ DELETE FROM installs WHERE state_hash IN (
   SELECT state_hash FROM installs WHERE ticket_hash = $1 AND taken_at IS NULL
    ORDER BY created_at DESC LIMIT 1000 OFFSET {OPEN_AT_ONCE - 1})"""
 # A grant that waits for its identity is as good as connected.
-SHOWN = INSTALL.replace(
-    "outcome,",
-    f"CASE WHEN outcome IS NULL AND grant_meta IS NOT NULL THEN '{InstallOutcome.IDENTITY_PENDING}' ELSE outcome END,",
-)
+SHOWN = f"CASE WHEN grant_meta IS NOT NULL THEN COALESCE(outcome, '{InstallOutcome.IDENTITY_PENDING}') ELSE outcome END"
+SHOW = INSTALLS.select.replace(" outcome,", f" {SHOWN},") + " WHERE state_hash = $1"
 DROP_OTHERS = f"DELETE FROM tickets WHERE provider = $1 AND account = $2 AND hash NOT IN ({WAITED_FOR})"
-LOGINS = "FROM logins WHERE purpose = $1 AND (CAST($2 AS TEXT) IS NULL OR challenge_hash = $2)"
+OF_PURPOSE = "WHERE purpose = $1 AND (CAST($2 AS TEXT) IS NULL OR challenge_hash = $2)"
 
 
 class InstallStore(Store):
@@ -79,10 +74,10 @@ class InstallStore(Store):
         if ticket.account is not None:
             await transaction.alone(f"tickets of {ticket.account}")
             await transaction.execute(DROP_OTHERS, ticket.provider, ticket.account)
-        await transaction.execute(ADD_TICKET, *values_of(ticket))
+        await TICKETS.add(transaction, ticket)
 
     async def ticket(self, ticket_hash: str) -> Ticket | None:
-        return await self._row(Ticket, f"SELECT {TICKET} FROM tickets WHERE hash = $1", ticket_hash)
+        return await self._row(TICKETS, "WHERE hash = $1", ticket_hash)
 
     async def begin_install(self, install: PendingInstall) -> None:
         """Store an install. Of one ticket only the newest 32 that have not come back are kept."""
@@ -104,14 +99,13 @@ class InstallStore(Store):
 
     async def install(self, state_hash: str) -> PendingInstall | None:
         """The install; one whose grant waits for its identity has the outcome IDENTITY_PENDING."""
-        sql = f"SELECT {SHOWN} FROM installs WHERE state_hash = $1"
-        if found := await self._row(PendingInstall, sql, state_hash):
-            await self._keys.learn([found.sealed_verifier])
-        return found
+        found = [INSTALLS.read(row) for row in await self._database.read(SHOW, state_hash)]
+        await self._keys.learn(one.sealed_verifier for one in found)
+        return next(iter(found), None)
 
     async def take_install(self, state_hash: str, at: float) -> bool:
         """Take the state, once: True for exactly one caller, also under a race and after a restart."""
-        return await execute(self._database, TAKE, state_hash, at) == 1
+        return await self._execute(TAKE, state_hash, at) == 1
 
     async def hold_grant(self, grant: PendingGrant) -> None:
         """Seal a new grant durably with its install, before anything else is asked."""
@@ -157,7 +151,7 @@ class InstallStore(Store):
         return rows
 
     async def retry_grant(self, state_hash: str, next_at: float | None) -> None:
-        await execute(self._database, RETRY, state_hash, next_at)
+        await self._execute(RETRY, state_hash, next_at)
 
     @in_transaction
     async def finish_install(
@@ -174,28 +168,28 @@ class InstallStore(Store):
         await insert_events(transaction, events)
 
     async def begin_login(self, login: PendingLogin) -> None:
-        await execute(self._database, ADD_LOGIN, *values_of(login))
+        await self._execute(LOGINS.insert, *values_of(login))
 
     @in_transaction
     async def take_login(
         self, transaction: Transaction, challenge_hash: str, now: float
     ) -> PendingLogin | None:
         """Take a sign-in, once, while it has not expired."""
-        sql = f"DELETE FROM logins WHERE challenge_hash = $1 RETURNING {LOGIN}"
-        found = [from_row(PendingLogin, row) for row in await transaction.fetch(sql, challenge_hash)]
+        sql = f"DELETE FROM logins WHERE challenge_hash = $1 RETURNING {LOGINS.columns}"
+        found = [LOGINS.read(row) for row in await transaction.fetch(sql, challenge_hash)]
         return next((login for login in found if login.expires_at > now), None)
 
     async def logins(self, purpose: str, challenge_hash: str | None = None) -> list[PendingLogin]:
         """Those of one purpose, all or the one with that hash, also expired ones; they stay."""
-        return await self._rows(PendingLogin, f"SELECT {LOGIN} {LOGINS}", purpose, challenge_hash)
+        return await self._rows(LOGINS, OF_PURPOSE, purpose, challenge_hash)
 
     async def end_logins(self, purpose: str, challenge_hash: str | None = None) -> int:
         """Forget them; how many they were."""
-        return await execute(self._database, f"DELETE {LOGINS}", purpose, challenge_hash)
+        return await self._execute(f"DELETE FROM logins {OF_PURPOSE}", purpose, challenge_hash)
 
     async def claim(self, hash_: str, expires_at: float) -> bool:
         """Use up, once, something that a browser kept for us: True for exactly one caller until it is purged."""
-        return await execute(self._database, CLAIM, hash_, expires_at) == 1
+        return await self._execute(CLAIM, hash_, expires_at) == 1
 
     @in_transaction
     async def purge_expired(self, transaction: Transaction, before: float, limit: int) -> int:
@@ -205,7 +199,7 @@ class InstallStore(Store):
 
 def _to_grant(row: Row) -> PendingGrant:
     *install, access, refresh, meta, next_at = row
-    pending = from_row(PendingInstall, install)
+    pending = INSTALLS.read(install)
     # Rows of an older version have no fifth.
     token_type, scope, issued_at, expires_at, ends_at = [*json.loads(meta), None][:5]
     if not all(isinstance(one, float | int) for one in (issued_at, expires_at, pending.created_at)):

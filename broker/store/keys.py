@@ -34,16 +34,12 @@ from broker.store.database import (
     SET_META,
     Database,
     Store,
+    Table,
     Transaction,
     Work,
-    columns_of,
-    execute,
-    from_row,
     in_transaction,
-    insert_sql,
     last_of,
     text,
-    values_of,
 )
 
 T = TypeVar("T")
@@ -51,8 +47,7 @@ log = structlog.get_logger()
 TRIES = 3
 KEYS_CHANGE = "active key"
 """No record is stored while the active key is being replaced."""
-KEY = columns_of(WrappedKey)
-INSERT = insert_sql("keys", KEY)
+KEYS = Table("keys", WrappedKey)
 REWRAP = "UPDATE keys SET wrapped = $2, master_id = $3 WHERE kid = $1 AND wrapped = $4"
 RETIRE = """
 UPDATE keys SET retired_at = $2
@@ -72,7 +67,7 @@ class KeyStore(Store):
     """Wrapped keys, and what the store says of itself."""
 
     async def keys(self) -> list[WrappedKey]:
-        rows = await self._database.read(f"SELECT {KEY} FROM keys ORDER BY created_at")
+        rows = await self._database.read(f"{KEYS.select} ORDER BY created_at")
         for kid, _, wrapped, master_id, _, created_at, retired_at in rows:
             texts, times = (kid, wrapped, master_id), (created_at, retired_at or 0)
             if not all(isinstance(one, str) for one in texts) or not all(
@@ -81,7 +76,7 @@ class KeyStore(Store):
                 raise StartRefused(
                     "the keys in the store are damaged; restore a backup: broker restore BACKUP"
                 )
-        return [from_row(WrappedKey, row) for row in rows]
+        return [KEYS.read(row) for row in rows]
 
     async def is_empty(self) -> bool:
         """Whether the store holds nothing that a key was needed for."""
@@ -94,7 +89,7 @@ class KeyStore(Store):
         if await transaction.fetch(SEALED_ANYTHING):
             return False
         for key in keys:
-            await transaction.execute(INSERT, *values_of(key))
+            await KEYS.add(transaction, key)
         return True
 
     @in_transaction
@@ -102,15 +97,15 @@ class KeyStore(Store):
         """Store a key and make it the active one of its purpose."""
         await transaction.alone(KEYS_CHANGE)
         await transaction.execute("UPDATE keys SET active = 0 WHERE purpose = $1", key.purpose)
-        await transaction.execute(INSERT, *values_of(key))
+        await KEYS.add(transaction, key)
 
     async def retire_key(self, kid: str, at: float) -> bool:
         """Seal nothing with that data key any more. False: it is active, retired already, or there is none."""
-        return await execute(self._database, RETIRE, kid, at, Purpose.DATA) == 1
+        return await self._execute(RETIRE, kid, at, Purpose.DATA) == 1
 
     async def forget_retired_keys(self, before: float) -> int:
         """Forget the keys that were retired before then; their ids stay, so that none comes back. How many."""
-        return await execute(self._database, FORGET, before)
+        return await self._execute(FORGET, before)
 
     @in_transaction
     async def rewrap_keys(
@@ -130,7 +125,7 @@ class KeyStore(Store):
         return str(rows[0][0]) if rows else None
 
     async def set_meta(self, key: str, value: str) -> None:
-        await execute(self._database, SET_META, key, value)
+        await self._execute(SET_META, key, value)
 
 
 class RecordKeys:

@@ -13,40 +13,26 @@ from broker.model import (
     RememberedPerson,
 )
 from broker.model.plugin import FORGIVEN_FOR
-from broker.store.database import (
-    Store,
-    Transaction,
-    columns_of,
-    execute,
-    from_row,
-    in_transaction,
-    insert_sql,
-    purge_sql,
-    values_of,
-)
+from broker.store.database import Store, Table, Transaction, in_transaction, insert_sql, purge_sql, values_of
 from broker.store.events import insert_events
 from broker.store.installs import CLAIM
 
 MOST_TRIES = 5
-CONSENT, CODE, CONNECT_CODE, GRANT, PAIR = map(
-    columns_of, (PluginConsent, PluginCode, ConnectCode, PluginGrant, PluginPair)
-)
-ADD_CONSENT = insert_sql("plugin_consents", CONSENT)
-ADD_CODE = insert_sql("plugin_codes", CODE)
-ADD_GRANT, ADD_PAIR = insert_sql("plugin_grants", GRANT), insert_sql("plugin_pairs", PAIR)
-ADD_PERSON = insert_sql("plugin_people", columns_of(RememberedPerson))
+CONSENTS = Table("plugin_consents", PluginConsent)
+CONNECT_CODES = Table("plugin_connect_codes", ConnectCode)
 ADD_CONNECT_CODE = f"""
-INSERT INTO plugin_connect_codes ({CONNECT_CODE}, tries) VALUES ($1, $2, $3, $4, $5, 0)
-ON CONFLICT (handle) DO NOTHING"""
+{insert_sql(CONNECT_CODES.name, f"{CONNECT_CODES.columns}, tries")} ON CONFLICT (handle) DO NOTHING"""
+CODES = Table("plugin_codes", PluginCode)
+PEOPLE = Table("plugin_people", RememberedPerson)
+GRANTS = Table("plugin_grants", PluginGrant)
+PAIRS = Table("plugin_pairs", PluginPair)
 FIND = f"""
-SELECT p.{PAIR.replace(", ", ", p.")}, g.{GRANT.replace(", ", ", g.")}, n.used_at
+SELECT {PAIRS.of("p")}, {GRANTS.of("g")}, n.used_at
   FROM plugin_pairs p
   JOIN plugin_grants g ON g.id = p.grant_id
   LEFT JOIN plugin_pairs n ON n.refresh_hash = p.replaced_by"""
 TAKE_CONSENT = "DELETE FROM plugin_consents WHERE hash = $1 AND expires_at > $2"
-OPEN_CONNECT_CODE = (
-    f"FROM plugin_connect_codes WHERE handle = $1 AND expires_at > $2 AND tries < {MOST_TRIES}"
-)
+OPEN_CODE = f"WHERE handle = $1 AND expires_at > $2 AND tries < {MOST_TRIES}"
 REDEEM = "UPDATE plugin_codes SET grant_id = $2 WHERE hash = $1 AND grant_id IS NULL AND expires_at > $3"
 ROTATE = """
 UPDATE plugin_pairs SET replaced_at = $2, replaced_by = $3, sealed_next = $4, used_at = COALESCE(used_at, $2)
@@ -98,15 +84,14 @@ class PluginStore(Store):
     """What clients that sign in to us were given. Everything that may be had once is taken by one statement."""
 
     async def begin_consent(self, consent: PluginConsent) -> None:
-        await execute(self._database, ADD_CONSENT, *values_of(consent))
+        await self._execute(CONSENTS.insert, *values_of(consent))
 
     @in_transaction
     async def claim_consent(self, transaction: Transaction, consent: PluginConsent) -> bool:
         """Store a question that a browser kept so far. False: that was done before, whatever became of it."""
         if not await transaction.execute(CLAIM, consent.hash, consent.expires_at):
             return False
-        await transaction.execute(ADD_CONSENT, *values_of(consent))
-        return True
+        return await CONSENTS.add(transaction, consent) == 1
 
     async def is_claimed(self, consent_hash: str) -> bool:
         """Whether `claim_consent` has stored the question, even if it was answered since."""
@@ -114,12 +99,11 @@ class PluginStore(Store):
 
     async def consent(self, consent_hash: str, now: float) -> PluginConsent | None:
         """A question that is still open."""
-        sql = f"SELECT {CONSENT} FROM plugin_consents WHERE hash = $1 AND expires_at > $2"
-        return await self._row(PluginConsent, sql, consent_hash, now)
+        return await self._row(CONSENTS, "WHERE hash = $1 AND expires_at > $2", consent_hash, now)
 
     async def deny(self, consent_hash: str, now: float) -> bool:
         """Close the question. False: it was closed already."""
-        return await execute(self._database, TAKE_CONSENT, consent_hash, now) == 1
+        return await self._execute(TAKE_CONSENT, consent_hash, now) == 1
 
     @in_transaction
     async def allow(
@@ -136,15 +120,16 @@ class PluginStore(Store):
         False: the question was closed already, or the connect code is spent; then nothing was issued."""
         if not await transaction.execute(TAKE_CONSENT, consent_hash, now):
             return False
-        if connect_code and not await transaction.execute(f"DELETE {OPEN_CONNECT_CODE}", connect_code, now):
+        sql = f"DELETE FROM plugin_connect_codes {OPEN_CODE}"
+        if connect_code and not await transaction.execute(sql, connect_code, now):
             return False
-        await transaction.execute(ADD_CODE, *values_of(code))
-        await transaction.execute(ADD_PERSON, *values_of(person))
+        await CODES.add(transaction, code)
+        await PEOPLE.add(transaction, person)
         return True
 
     async def add_connect_code(self, code: ConnectCode) -> bool:
         """False: the handle is taken."""
-        return await execute(self._database, ADD_CONNECT_CODE, *values_of(code)) == 1
+        return await self._execute(ADD_CONNECT_CODE, *values_of(code), 0) == 1
 
     @in_transaction
     async def try_connect_code(
@@ -154,9 +139,9 @@ class PluginStore(Store):
         ends either."""
         # Guesses at one code count one after the other, wherever they come in.
         await transaction.alone(f"connect code {handle}")
-        for row in await transaction.fetch(f"SELECT {CONNECT_CODE} {OPEN_CONNECT_CODE}", handle, now):
-            if row[1] == digest:
-                return from_row(ConnectCode, row)
+        for row in await transaction.fetch(f"{CONNECT_CODES.select} {OPEN_CODE}", handle, now):
+            if (code := CONNECT_CODES.read(row)).digest == digest:
+                return code
         sql = "UPDATE plugin_connect_codes SET tries = tries + 1 WHERE handle = $1"
         await transaction.execute(sql, handle)
         sql = "UPDATE plugin_consents SET tries = tries + 1 WHERE hash = $1"
@@ -166,7 +151,7 @@ class PluginStore(Store):
         return None
 
     async def code(self, code_hash: str) -> PluginCode | None:
-        return await self._row(PluginCode, f"SELECT {CODE} FROM plugin_codes WHERE hash = $1", code_hash)
+        return await self._row(CODES, "WHERE hash = $1", code_hash)
 
     @in_transaction
     async def redeem(
@@ -175,8 +160,8 @@ class PluginStore(Store):
         """Spend the grant's code and store what it gave. False: it was spent already, or is too old."""
         if not await transaction.execute(REDEEM, grant.code_hash, grant.id, grant.created_at):
             return False
-        await transaction.execute(ADD_GRANT, *values_of(grant))
-        await transaction.execute(ADD_PAIR, *values_of(pair))
+        await GRANTS.add(transaction, grant)
+        await PAIRS.add(transaction, pair)
         await insert_events(transaction, events)
         return True
 
@@ -196,8 +181,7 @@ class PluginStore(Store):
             return False
         if not await transaction.execute(ROTATE, old, at, pair.refresh_hash, sealed):
             return False
-        await transaction.execute(ADD_PAIR, *values_of(pair))
-        return True
+        return await PAIRS.add(transaction, pair) == 1
 
     @in_transaction
     async def note_use(self, transaction: Transaction, pair: PluginPair, at: float) -> None:
@@ -219,14 +203,13 @@ class PluginStore(Store):
         return True
 
     async def grant(self, grant_id: str) -> PluginGrant | None:
-        return await self._row(PluginGrant, f"SELECT {GRANT} FROM plugin_grants WHERE id = $1", grant_id)
+        return await self._row(GRANTS, "WHERE id = $1", grant_id)
 
     async def grants(self, *, subject: str | None, now: float, after: str, limit: int) -> list[PluginGrant]:
         """Living grants in the order of their ids."""
-        sql = f"""SELECT {GRANT} FROM plugin_grants
-                 WHERE id > $1 AND revoked_at IS NULL AND expires_at > $2
-                   AND (CAST($3 AS TEXT) IS NULL OR subject = $3) ORDER BY id LIMIT $4"""
-        return await self._rows(PluginGrant, sql, after, now, subject, limit)
+        which = """WHERE id > $1 AND revoked_at IS NULL AND expires_at > $2
+                     AND (CAST($3 AS TEXT) IS NULL OR subject = $3) ORDER BY id LIMIT $4"""
+        return await self._rows(GRANTS, which, after, now, subject, limit)
 
     async def take_person(self, person_hash: str, now: float) -> str | None:
         """The person's subject, once and in time."""
@@ -237,14 +220,14 @@ class PluginStore(Store):
         sql = (
             "UPDATE plugin_people SET taken_at = $2 WHERE hash = $1 AND taken_at IS NULL AND expires_at > $2"
         )
-        return str(rows[0][0]) if await execute(self._database, sql, person_hash, now) else None
+        return str(rows[0][0]) if await self._execute(sql, person_hash, now) else None
 
     async def purge(self, now: float, limit: int) -> int:
         """Forget at most `limit` rows of each kind that nobody needs any more, and as many dead grants; how many.
 
         Each kind in a transaction of its own, so that nobody waits for the whole.
         """
-        gone = [await execute(self._database, sql, now - kept, limit) for sql, kept in STEPS]
+        gone = [await self._execute(sql, now - kept, limit) for sql, kept in STEPS]
         return sum(gone) + await self._forget_dead(now, limit)
 
     @in_transaction
@@ -255,9 +238,8 @@ class PluginStore(Store):
 
     async def _find(self, column: str, token_hash: str) -> FoundPair | None:
         for row in await self._database.read(f"{FIND} WHERE {column} = $1", token_hash):
-            width = PAIR.count(",") + 1
-            pair, grant = from_row(PluginPair, row[:width]), from_row(PluginGrant, row[width:-1])
-            return FoundPair(pair, grant, row[-1])
+            width = PAIRS.columns.count(",") + 1
+            return FoundPair(PAIRS.read(row[:width]), GRANTS.read(row[width:-1]), row[-1])
         return None
 
 

@@ -16,12 +16,10 @@ from broker.store.database import (
     Database,
     Row,
     Store,
+    Table,
     Transaction,
-    columns_of,
-    execute,
     execute_all,
     in_transaction,
-    insert_sql,
     text,
     values_of,
 )
@@ -43,8 +41,8 @@ TOUCHED_AT_ONCE = 256
 BOOT_WIDTH = 16
 """Characters of a boot's id, with which a lease's owner begins: `boot@replica`."""
 
-SPARE = columns_of(Spare)
-ADD_SPARE = f"{insert_sql('spares', SPARE)} ON CONFLICT (id) DO NOTHING"
+SPARES = Table("spares", Spare)
+ADD_SPARE = f"{SPARES.insert} ON CONFLICT (id) DO NOTHING"
 REOPEN = f"""
 UPDATE accounts SET dead = NULL, dead_since = NULL, next_at = $3
  WHERE name = $1 AND epoch = $2 AND dead IN ('{Reason.LOST_ROTATION}', '{Reason.REVOKED_OR_EXPIRED}')
@@ -287,7 +285,7 @@ class RefreshStore(Store):
 
     async def schedule(self, ref: Ref, next_at: float | None) -> None:
         """Set when the background looks at the account again."""
-        await execute(self._database, SCHEDULE, *_key(ref), next_at)
+        await self._execute(SCHEDULE, *_key(ref), next_at)
 
     @in_transaction
     async def shift_times(self, transaction: Transaction, by: float, *, since: float, until: float) -> None:
@@ -298,7 +296,7 @@ class RefreshStore(Store):
     async def make_due(self, now: float, *, issued_after: float, paused_until: float) -> None:
         """Let the background look now at accounts whose token was issued later than that, or that wait for longer
         than that: their times were noted by a wrong clock."""
-        await execute(self._database, MAKE_DUE, now, issued_after, paused_until)
+        await self._execute(MAKE_DUE, now, issued_after, paused_until)
 
     async def newest_at(self) -> float | None:
         """When the store was last written to, as far as renewals and events say; None: never."""
@@ -330,18 +328,19 @@ class RefreshStore(Store):
 
     async def spares(self, name: str, epoch: int) -> list[Spare]:
         """Spares of that grant, newest first."""
-        sql = f"SELECT {SPARE} FROM spares WHERE account = $1 AND epoch = $2 ORDER BY received_at DESC"
-        spares = await self._rows(Spare, sql, name, epoch)
+        spares = await self._rows(
+            SPARES, "WHERE account = $1 AND epoch = $2 ORDER BY received_at DESC", name, epoch
+        )
         await self._keys.learn(spare.sealed for spare in spares)
         return spares
 
     async def refuse_spare(self, spare_id: str) -> None:
         """Note that the provider refused it."""
-        await execute(self._database, "UPDATE spares SET refusals = refusals + 1 WHERE id = $1", spare_id)
+        await self._execute("UPDATE spares SET refusals = refusals + 1 WHERE id = $1", spare_id)
 
     async def drop_spare(self, spare_id: str) -> None:
         """Forget a spare that was tried or whose grant is gone."""
-        await execute(self._database, "DELETE FROM spares WHERE id = $1", spare_id)
+        await self._execute("DELETE FROM spares WHERE id = $1", spare_id)
 
     async def _read(self, sql: str, *values: object) -> list[Account]:
         """The accounts of a statement that reads `COLUMNS`."""
@@ -349,7 +348,7 @@ class RefreshStore(Store):
         for account in filter(is_damaged, accounts):
             # So that the background notes it, with an event.
             with suppress(StorageUnavailable):
-                await execute(self._database, FOUND_DAMAGED, account.name)
+                await self._execute(FOUND_DAMAGED, account.name)
         return await self._learnt(accounts)
 
     async def _learnt(self, accounts: list[Account]) -> list[Account]:

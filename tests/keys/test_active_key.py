@@ -13,6 +13,7 @@ from broker import store
 from broker.encryption.keyring import KeyNotActive, kid_of
 from broker.errors import StorageUnavailable
 from broker.model import Secret, Spare, Successor
+from broker.store.database import Table
 from broker.store.imports import Added
 from broker.store.keys import SEALED, KeyStore
 from broker.store.renewals import Committed
@@ -131,6 +132,9 @@ def writers(source: str, constants: dict[str, object]) -> dict[str, bool]:
         "insert_spare",
         "put_account",
     }
+    # A table's own statement and method, where no constant has the statement.
+    tables = [name for name, value in constants.items() if stores_one(getattr(value, "insert", None))]
+    storing |= {f"{name}.{word}" for name in tables for word in ("insert", "add")}
     helpers = [one for one in tree.body if isinstance(one, ast.AsyncFunctionDef)]
     storing |= {one.name for one in helpers if _uses(one, storing, stores_one)}
     methods = (one for kind in tree.body if isinstance(kind, ast.ClassDef) for one in kind.body)
@@ -143,7 +147,7 @@ def writers(source: str, constants: dict[str, object]) -> dict[str, bool]:
 
 def _uses(function: ast.AST, names: set[str], is_sql: Callable[[object], bool]) -> bool:
     return any(
-        (isinstance(node, ast.Name) and node.id in names)
+        (isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node) in names)
         or (isinstance(node, ast.Constant) and is_sql(node.value))
         for node in ast.walk(function)
     )
@@ -183,6 +187,18 @@ class Store:
 """
 
     assert {"put": False} == writers(source, {})
+
+
+@pytest.mark.parametrize("call", ["SPARES.add(one, spare)", "one.execute(SPARES.insert, 'x')"])
+def test_write_of_a_table_beside_the_keys_is_seen(call: str) -> None:
+    """A table that holds records is written through the keys like a statement."""
+    source = f"""
+class Store:
+    async def put(self, spare):
+        await self._database.write(lambda one: {call})
+"""
+
+    assert {"put": False} == writers(source, {"SPARES": Table("spares", Spare)})
 
 
 async def test_store_itself_refuses_a_key_that_is_not_active(sealed: Sealed) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from broker.model import PluginGrant, PluginPair
-from broker.store.database import Transaction, values_of
-from broker.store.plugin import ADD_GRANT, ADD_PAIR
+from broker.store.database import Transaction
+from broker.store.plugin import GRANTS as GRANT_TABLE
+from broker.store.plugin import PAIRS
 from tests.plugin.driving import Stand, open_stand
 
 pytestmark = pytest.mark.proof
@@ -24,7 +25,7 @@ async def fill(stand: Stand, now: float) -> None:
         for number in range(GRANTS):
             ends = now - 86400 if number % 2 else now + 86400 * 300
             grant = PluginGrant(f"{number:016x}", "kit", f"user-{number}", "", 1.0, 1.0, ends, f"c{number}")
-            await transaction.execute(ADD_GRANT, *values_of(grant))
+            await GRANT_TABLE.add(transaction, grant)
             for part in ("old", "new"):
                 replaced = now - 40 * 86400 if part == "old" else None
                 pair = PluginPair(
@@ -37,7 +38,7 @@ async def fill(stand: Stand, now: float) -> None:
                     refresh_expires_at=ends,
                     replaced_at=replaced,
                 )
-                await transaction.execute(ADD_PAIR, *values_of(pair))
+                await PAIRS.add(transaction, pair)
 
     await stand.house.broker.context.stores.database.write(work)
 
