@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from broker.model import Event, EventKind, Reason, Ref, Spare, Trouble
+from broker.model import ENDLESS, Event, EventKind, Reason, Ref, Spare, Trouble
 from broker.store import Stores
-from broker.store.database import Transaction
+from broker.store.database import Transaction, execute
 from broker.store.renewals import Committed, EpochMoved, GenerationMoved
 from tests.store.rows import FIRST, account, connect, install, intent, successor
 
@@ -486,3 +486,38 @@ async def test_newest_row(stores: Stores) -> None:
     await stores.events.add_events([Event(300.0, EventKind.CONNECTED, "acme", "kit")])
 
     assert (100.0, 300.0) == (first, await stores.accounts.newest_at())
+
+
+@pytest.mark.parametrize("value", ["'Infinity'", "'NaN'", "1e308", "-1"])
+@pytest.mark.parametrize("column", ["expires_at", "refreshed_at", "trouble_since"])
+async def test_number_out_of_range_hurts_its_account_alone(stores: Stores, column: str, value: str) -> None:
+    """Aggregates leave it out; what is due notes it with an event, and the rest is as due as before."""
+    for name in ("acme", "zed"):
+        await connect(stores, name, next_at=5)
+    sql = f"UPDATE accounts SET {column} = {value} WHERE name = 'acme'"
+    await execute(stores.database, sql)
+
+    damaged, newest = await stores.accounts.damaged(9), await stores.accounts.newest_at()
+    groups = [one async for one in stores.accounts.groups(used_since=0, span=60)]
+    due = await stores.accounts.due(9, 9, claim_until=60)
+
+    assert ["acme"] == damaged == await stores.accounts.damaged(9)
+    assert newest is not None
+    assert 0 <= newest < 1e12
+    assert 2 == sum(group.count for group in groups)
+    assert ["zed"] == [one.name for one in due]
+    [event] = await stores.events.last_events(1)
+    assert ("acme", "record_damaged", f"damaged: {column}") == (event.account, event.reason, event.detail)
+
+
+@pytest.mark.parametrize("life", [1.0, ENDLESS, 5 * ENDLESS])
+async def test_token_of_any_life_is_not_damaged(stores: Stores, life: float) -> None:
+    """Nor one that no later version's choices are known of."""
+    legal = replace(account(), expires_at=account().issued_at + life, grant_ends_at=0.0)
+    await stores.accounts.connect(legal, expected=None, next_at=None, grant=None, events=[])
+    await execute(stores.database, "UPDATE accounts SET trouble = 'of a later version'")
+
+    found = await stores.accounts.get("acme")
+
+    assert found is not None
+    assert (None, legal.expires_at, []) == (found.dead, found.expires_at, await stores.accounts.damaged(9))
