@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from broker.accounts.moving_routes import ImportRoutes
+from broker.accounts.routes import AccountRoutes
 from broker.http.operations import operation_of
 from tests.commanding import commands_at
 from tests.foreign import issued_elsewhere, write_lines
@@ -46,7 +46,7 @@ def test_recipe_shows_every_member() -> None:
     shown = set().union(*example_lines())
     selected = set(re.findall(r"'(\w+)', ", RECIPE)) - {"kit"}
 
-    declared = operation_of(ImportRoutes.add, "/accounts")
+    declared = operation_of(AccountRoutes.add, "/accounts")
     assert declared is not None
     assert set(declared.allowed) == shown
     assert {"name", "provider", "refresh_token"} == selected

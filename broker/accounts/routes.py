@@ -1,18 +1,23 @@
-"""The HTTP of accounts, on the internal listener and the admin socket."""
+"""The HTTP of accounts and their grants, on the internal listener and the admin socket."""
+
+import json
+from typing import Any
 
 from aiohttp import web
 
+from broker.accounts.moving import ExportService, ForeignGrant, ImportService
 from broker.accounts.service import AccountService
 from broker.clock import Clock
-from broker.errors import InvalidRequest
+from broker.errors import BrokerError, InvalidRequest
 from broker.http import schema
 from broker.http.bodies import SHAPES, account_json, answers_shape
 from broker.http.edge import CALLER, REQUEST_ID, answer
 from broker.http.operations import Operation, check_query, query_number, read_object
-from broker.model import Account, Caller, Permission, Status
+from broker.model import Account, Caller, Permission, Secret, Status
 from broker.store.account_queries import AccountQuery
 
 PAGE = 100
+LONGEST_TOKEN = 8192
 ACCOUNT = answers_shape("The account", "Account")
 FLAG = {"type": "integer", "enum": [0, 1]}
 
@@ -31,8 +36,8 @@ def _change(action: str, summary: str) -> Operation:
 class AccountRoutes:
     """`/accounts` and what hangs below it."""
 
-    def __init__(self, *, service: AccountService, clock: Clock) -> None:
-        self._service, self._clock = service, clock
+    def __init__(self, *, service: AccountService, imports: ImportService, clock: Clock) -> None:
+        self._service, self._imports, self._clock = service, imports, clock
 
     @Operation(
         "GET",
@@ -70,6 +75,49 @@ class AccountRoutes:
             is_gone=lambda: request.transport is None,
         )
         return answer({"accounts": [self._json(account) for account in accounts], "next_cursor": cursor})
+
+    @Operation(
+        "POST",
+        "/accounts",
+        "Take over a grant of another system, which must not renew it any more",
+        answers_shape(
+            "The account; stored, and renewed once unless `verify` is false", "Account", status="201"
+        ),
+        permission=Permission.MANAGE,
+        body=schema.json_body(
+            {
+                "name": schema.NAME,
+                "provider": schema.ref("Provider"),
+                "refresh_token": {"type": "string", "pattern": "^[!-~]{1,4096}$"},
+                "access_token": {"type": ["string", "null"], "pattern": "^[!-~]{1,4096}$"},
+                "expires_in": {"type": ["number", "null"], "minimum": 0, "maximum": schema.YEAR},
+                "org": schema.TEXT_OR_NULL,
+                "scope": schema.PRINTABLE_OR_NULL,
+                "verify": schema.FLAG_OR_NULL,
+            },
+            {"name": "acme", "provider": "kit", "refresh_token": "of-the-old-system"},
+        ),
+        problems=("conflict", "provider_rejected_client", "provider_unavailable", "refresh_uncertain"),
+    )
+    async def add(self, request: web.Request) -> web.StreamResponse:
+        body = await read_object(request, longest=LONGEST_TOKEN)
+        for name in ("name", "provider", "refresh_token"):
+            if name not in body:
+                raise InvalidRequest(f"{name} is missing; name, provider and refresh_token are needed")
+        access = body.get("access_token")
+        grant = ForeignGrant(
+            name=body["name"],
+            provider=body["provider"],
+            refresh_token=Secret(body["refresh_token"]),
+            access_token=None if access is None else Secret(access),
+            expires_in=body.get("expires_in"),
+            org=body.get("org"),
+            scope=body.get("scope", ""),
+            verify=body.get("verify", True),
+        )
+        account, warning = await self._imports.add(request[CALLER], grant, request_id=request[REQUEST_ID])
+        warned = {} if warning is None else {"warning": warning}
+        return answer({**self._json(account), **warned}, status=201)
 
     @Operation(
         "GET",
@@ -153,6 +201,60 @@ class AccountRoutes:
 
     def _json(self, account: Account) -> dict[str, object]:
         return account_json(account, next_renewal_at=self._service.next_renewal_at(account))
+
+
+class ExportRoutes:
+    """`POST /exports`, on the admin socket alone: refresh tokens leave nowhere else."""
+
+    def __init__(self, exports: ExportService) -> None:
+        self._exports = exports
+
+    @Operation(
+        "POST",
+        "/exports",
+        permission=Permission.MANAGE,
+        body=schema.json_body({"accounts": schema.TEXTS}),
+    )
+    async def export(self, request: web.Request) -> web.StreamResponse:
+        """Lines of JSON: how many there are, then each grant, or why it was left out."""
+        globs = (await read_object(request)).get("accounts", [])
+        caller, request_id = request[CALLER], request[REQUEST_ID]
+        if not all(isinstance(glob, str) for glob in globs):
+            raise InvalidRequest("accounts is a list of globs")
+        # Before the answer begins, so that a refusal is one.
+        names = await self._exports.begin(caller, globs, request_id=request_id)
+        response = web.StreamResponse(
+            headers={"Content-Type": "application/jsonl", "Cache-Control": "no-store"}
+        )
+        await response.prepare(request)
+        await response.write(_line({"total": len(names)}))
+        for name in names:
+            try:
+                taken = await self._exports.take(caller, name, request_id=request_id)
+            except BrokerError as exc:
+                taken = exc.detail
+            left_out = {"left_out": name, "why": taken}
+            await response.write(_line(left_out if isinstance(taken, str) else _grant_json(*taken)))
+        return response
+
+
+def _grant_json(account: Account, refresh_token: Secret) -> dict[str, Any]:
+    """In the form that an import takes."""
+    grant = {
+        "name": account.name,
+        "provider": account.provider,
+        "refresh_token": refresh_token.reveal(),
+        "org": account.org,
+        "scope": account.scope or None,
+    }
+    return {
+        "grant": {name: value for name, value in grant.items() if value is not None},
+        "client_id": account.client_id,
+    }
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
 
 
 def _who(request: web.Request) -> tuple[Caller, str]:

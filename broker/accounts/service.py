@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import structlog
 
-from broker.callers.authorization import NameRange, covers, name_ranges
+from broker.callers.authorization import covers, name_ranges
 from broker.context import Context
 from broker.errors import Conflict, InvalidRequest, UnknownAccount, no_account
 from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Ref, Spare, is_account_name
 from broker.store.account_queries import AccountQuery
-from broker.store.accounts import IdentityTaken
+from broker.store.accounts import AccountStore, IdentityTaken
 from broker.tokens.flight import Flights
 from broker.tokens.policy import is_wanted, next_look, window_opens
 
@@ -26,33 +26,40 @@ BY_AGE = Caller("broker", (), frozenset(), credential="schedule")
 """Who purges what nobody restored."""
 
 
-class _Listing:
-    """A page of accounts that is being gathered, and what may still be spent on it."""
+def require_name(name: str | None) -> str:
+    """Return what may name an account; raises InvalidRequest."""
+    if name is None or not is_account_name(name):
+        raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
+    return name
 
-    def __init__(self, query: AccountQuery) -> None:
-        self.query = query
-        self.found: list[Account] = []
-        self.after = query.after
-        """Every name up to this one has been looked at."""
-        self.may_read, self._may_open, self.steps = MOST_READ, MOST_OPENED, MOST_STEPS
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it has its accounts, or has cost enough."""
-        return min(self.query.limit - len(self.found), self._may_open, self.steps) <= 0
+def name_hash(context: Context, name: str) -> str:
+    """Return what is kept of a name that is gone, so that its generations never go back."""
+    return context.keyring.fingerprint("purged name", name)
 
-    def at_once(self, names: NameRange) -> int:
-        """How many rows to open next."""
-        wanted = self.query.limit - len(self.found) if names.is_exact else AT_ONCE
-        return min(wanted, self._may_open)
 
-    def take(self, opened: Sequence[Account], seen: Sequence[Account]) -> None:
-        """Add rows, of which the caller may see some."""
-        room = self.query.limit - len(self.found)
-        self.found += seen[:room]
-        if opened:
-            self.after = (seen[room - 1] if len(seen) >= room else opened[-1]).name
-        self._may_open -= len(opened)
+def happened(
+    context: Context, kind: EventKind, account: Account, actor: str | None, reason: Reason | None = None
+) -> Event:
+    """Return the event that something was done to an account just now."""
+    now, generation = context.steady.now(), account.generation
+    return Event(now, kind, account.name, account.provider, reason, generation, actor=actor)
+
+
+async def settled(store: AccountStore, flights: Flights, name: str, *, removed_too: bool = False) -> Account:
+    """Return the account once no renewal of it is under way here; raises UnknownAccount."""
+    account = await _get(store, name, removed_too=removed_too)
+    if flights.is_flying(account.ref):
+        await flights.join(account.ref)
+        account = await _get(store, name, removed_too=removed_too)
+    return account
+
+
+async def _get(store: AccountStore, name: str, *, removed_too: bool = False) -> Account:
+    account = await store.get(name)
+    if account is None or (account.removed_at is not None and not removed_too):
+        raise no_account(name, removed=account is not None)
+    return account
 
 
 class AccountService:
@@ -90,40 +97,44 @@ class AccountService:
             caller, Permission.ACCOUNTS, None, request_id=request_id, action="accounts.list"
         )
         await self._flush_uses()
-        page = _Listing(query)
+        found, after = list[Account](), query.after
+        may_read, may_open, steps = MOST_READ, MOST_OPENED, MOST_STEPS
+
+        def is_full() -> bool:
+            return min(query.limit - len(found), may_open, steps) <= 0
+
         for names in name_ranges(caller.accounts):
-            while page.after < names.high:
+            while after < names.high:
                 if is_gone():
                     raise ConnectionResetError("the caller has hung up")
-                if page.is_full or not page.may_read:
-                    return page.found, page.after
-                await self._read(page, names, caller)
-        return page.found, page.after if page.is_full else None
-
-    async def _read(self, page: "_Listing", names: NameRange, caller: Caller) -> None:
-        """Add what the caller may see of these names, until the page has cost enough."""
-        query = replace(page.query, after=page.after, low=names.low, high=names.high)
-        count, last = await self._store.reach(query, page.may_read)
-        high = names.high if count < page.may_read else last
-        page.may_read -= count
-        while count and page.after < high and not page.is_full:
-            step = replace(query, after=page.after, high=high, limit=page.at_once(names))
-            found = await self._store.find(step)
-            page.take(found, [one for one in found if covers(caller, one.name)])
-            if len(found) < step.limit and not page.is_full:
-                page.after = high
-        if not count:
-            page.after = high
-        page.steps -= 1
+                if is_full() or not may_read:
+                    return found, after
+                step = replace(query, after=after, low=names.low, high=names.high)
+                count, last = await self._store.reach(step, may_read)
+                high = names.high if count < may_read else last
+                may_read, steps = may_read - count, steps - 1
+                while count and after < high and not is_full():
+                    room = query.limit - len(found)
+                    at_once = min(room if names.is_exact else AT_ONCE, may_open)
+                    rows = await self._store.find(replace(step, after=after, high=high, limit=at_once))
+                    seen = [one for one in rows if covers(caller, one.name)]
+                    found += seen[:room]
+                    may_open -= len(rows)
+                    if rows:
+                        after = (seen[room - 1] if len(seen) >= room else rows[-1]).name
+                    if len(rows) < at_once and not is_full():
+                        after = high
+                after = after if count else high
+        return found, after if is_full() else None
 
     async def show(self, caller: Caller, name: str, *, request_id: str) -> Account:
-        await self._require(caller, Permission.ACCOUNTS, name, request_id, action="accounts.show")
+        await self._require(caller, name, "accounts.show", request_id, permission=Permission.ACCOUNTS)
         await self._flush_uses()
-        return await self._get(name)
+        return await _get(self._store, name)
 
     async def users(self, caller: Caller, name: str, *, request_id: str) -> list[tuple[str, float]]:
         """Which callers were handed its tokens, and when last."""
-        await self._require(caller, Permission.ACCOUNTS, name, request_id, action="accounts.callers")
+        await self._require(caller, name, "accounts.callers", request_id, permission=Permission.ACCOUNTS)
         return await self._store.users(name)
 
     async def change(
@@ -133,62 +144,55 @@ class AccountService:
 
         Raises InvalidRequest, Forbidden, Conflict.
         """
-        new_name = changes.get("name", name)
-        if new_name is None or not is_account_name(new_name):
-            raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
-        detail = " ".join(sorted(changes))
-        await self._require(
-            caller, Permission.MANAGE, name, request_id, action="accounts.change", detail=detail
-        )
+        new_name = require_name(changes.get("name", name))
+        await self._require(caller, name, "accounts.change", request_id, " ".join(sorted(changes)))
         if new_name != name:
-            was = f"was {name}"
-            await self._require(
-                caller, Permission.MANAGE, new_name, request_id, action="accounts.rename", detail=was
-            )
-        account = await self._get(name)
+            await self._require(caller, new_name, "accounts.rename", request_id, f"was {name}")
+        account = await _get(self._store, name)
         label, subject = changes.get("label", account.label), changes.get("subject", account.subject)
         if new_name != name:
             await self._rename(name, new_name, label=label, subject=subject)
         else:
             await self._store.relabel(name, label=label, subject=subject)
-        return await self._get(new_name)
+        return await _get(self._store, new_name)
 
     async def freeze(self, caller: Caller, name: str, *, request_id: str) -> Account:
         """Renew it no more until it is unfrozen; a living token is still handed out."""
-        await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.freeze")
-        account = await self._get(name)
-        done = [] if account.frozen else [self._done(EventKind.FROZEN, account, caller, Reason.OPERATOR)]
-        await self._store.freeze(name, Reason.OPERATOR, self._context.steady.now(), done)
-        return await self._get(name)
+        return await self._freeze(caller, name, "freeze", request_id, Reason.OPERATOR)
 
     async def unfreeze(self, caller: Caller, name: str, *, request_id: str) -> Account:
-        await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.unfreeze")
-        account = await self._get(name)
-        done = [self._done(EventKind.UNFROZEN, account, caller)] if account.frozen else []
-        await self._store.freeze(name, None, self._context.steady.now(), done)
-        return await self._get(name)
+        return await self._freeze(caller, name, "unfreeze", request_id, None)
+
+    async def _freeze(
+        self, caller: Caller, name: str, action: str, request_id: str, reason: Reason | None
+    ) -> Account:
+        await self._require(caller, name, f"accounts.{action}", request_id)
+        account = await _get(self._store, name)
+        kind = EventKind.FROZEN if reason else EventKind.UNFROZEN
+        done = happened(self._context, kind, account, caller.name, reason)
+        changes = (account.frozen is None) != (reason is None)
+        await self._store.freeze(name, reason, done.at, [done] if changes else [])
+        return await _get(self._store, name)
 
     async def remove(self, caller: Caller, name: str, *, purge: bool, revoke: bool, request_id: str) -> None:
         """Hand it out no more; undone for 30 days by `restore`, unless purged. A running renewal is awaited."""
         ways = " ".join(word for word, given in (("purge", purge), ("revoke", revoke)) if given)
-        await self._require(
-            caller, Permission.MANAGE, name, request_id, action="accounts.remove", detail=ways or None
-        )
-        account = await self._settled(name, removed_too=purge)
+        await self._require(caller, name, "accounts.remove", request_id, ways or None)
+        account = await settled(self._store, self._flights, name, removed_too=purge)
         if revoke:
             await self._revoke(account)
         if account.removed_at is None:
-            done = self._done(EventKind.DISCONNECTED, account, caller)
-            await self._store.remove(name, self._context.steady.now(), [done])
+            done = happened(self._context, EventKind.DISCONNECTED, account, caller.name)
+            await self._store.remove(name, done.at, [done])
         if purge:
             await self._purge(name)
         log.info("account.removed", account=name, purged=purge, revoked=revoke)
 
     async def restore(self, caller: Caller, name: str, *, request_id: str) -> Account:
         """Undo a removal of the last 30 days."""
-        await self._require(caller, Permission.MANAGE, name, request_id, action="accounts.restore")
+        await self._require(caller, name, "accounts.restore", request_id)
         now, row = self._context.steady.now(), await self._store.get(name)
-        done = [self._done(EventKind.RESTORED, row, caller)] if row else []
+        done = [happened(self._context, EventKind.RESTORED, row, caller.name)] if row else []
         try:
             restored = await self._store.restore(name, now - RESTORABLE_FOR, now, done)
         except IdentityTaken as exc:
@@ -199,15 +203,14 @@ class AccountService:
             if row is not None and row.removed_at is None:
                 raise Conflict(f"Account {name!r} is not removed.")
             raise UnknownAccount(f"No account {name!r} was removed in the last 30 days.")
-        return await self._get(name)
+        return await _get(self._store, name)
 
     async def purge_removed(self, now: float) -> None:
         """Forget what was removed more than 30 days ago, a few at a time."""
+        note = self._context.authorizer.note
         for name in await self._store.removed_before(now - RESTORABLE_FOR, PURGE_BATCH):
             await self._purge(name)
-            await self._context.authorizer.note(
-                BY_AGE, "accounts.purge", name, "removed 30 days ago", request_id=""
-            )
+            await note(BY_AGE, "accounts.purge", name, "removed 30 days ago", request_id="")
         if not self._scrubbed:
             self._scrubbed = await self._store.scrub()
 
@@ -225,26 +228,14 @@ class AccountService:
         wanted = is_wanted(account, now=now, ahead=ahead, idle_renewal=idle)
         return now if wanted else next_look(account, now=max(now, opens), ahead=ahead, idle_renewal=idle)
 
-    def _done(self, kind: EventKind, account: Account, caller: Caller, reason: Reason | None = None) -> Event:
-        """What somebody did to an account, for its history."""
-        return Event(
-            self._context.steady.now(),
-            kind,
-            account.name,
-            account.provider,
-            reason,
-            account.generation,
-            actor=caller.name,
-        )
-
     async def _rename(self, name: str, new_name: str, *, label: str | None, subject: str | None) -> None:
-        account = await self._settled(name)
-        floor = await self._store.purged(self._name_hash(new_name)) or (0, 0)
+        """Move the account and its spares, all encrypted anew: one of the spares may be all that still works."""
+        encryption = self._context.encryption
+        account = await settled(self._store, self._flights, name)
+        floor = await self._store.purged(name_hash(self._context, new_name)) or (0, 0)
         ref = Ref(new_name, max(account.epoch, floor[0] + 1), max(account.generation, floor[1]) + 1)
-        access, refresh = self._context.encryption.encrypt(
-            ref,
-            self._context.encryption.access_token(account),
-            self._context.encryption.refresh_token(account),
+        access, refresh = encryption.encrypt(
+            ref, encryption.access_token(account), encryption.refresh_token(account)
         )
         renamed = replace(
             account,
@@ -256,14 +247,20 @@ class AccountService:
             sealed_access=access,
             sealed_refresh=refresh,
         )
-        look = (
-            None
-            if account.dead or account.frozen
-            else window_opens(renamed, self._context.settings.refresh.ahead)
-        )
-        spares = await self._spares_for(account, ref)
+        spares = []
+        for spare in await self._store.spares(name, account.epoch):
+            of_current = spare.generation == account.generation
+            parent = ref if of_current else replace(ref, generation=spare.generation)
+            id_ = secrets.token_hex(8)
+            sealed = encryption.encrypt_spare(parent, id_, encryption.spare_token(spare))
+            spares.append(Spare(id_, ref.name, ref.epoch, parent.generation, sealed, spare.received_at))
+        opens = window_opens(renamed, self._context.settings.refresh.ahead)
         if not await self._store.rename(
-            account.ref, renamed, spares=spares, next_at=look, old_name_hash=self._name_hash(name)
+            account.ref,
+            renamed,
+            spares=spares,
+            next_at=None if account.dead or account.frozen else opens,
+            old_name_hash=name_hash(self._context, name),
         ):
             raise Conflict(
                 f"the name {new_name!r} is taken, or {name!r} was just renewed; look, and try again"
@@ -271,39 +268,15 @@ class AccountService:
 
     async def _purge(self, name: str) -> None:
         """Forget the account everywhere, also in the files where its rows were."""
-        await self._store.purge(name, self._name_hash(name))
+        await self._store.purge(name, name_hash(self._context, name))
         for forget in self._forget_besides:
             await forget(name)
         self._scrubbed = await self._store.scrub()
 
-    async def _spares_for(self, account: Account, ref: Ref) -> list[Spare]:
-        """The account's spares, sealed for its new place: one of them may be all that still works."""
-        spares = []
-        for spare in await self._store.spares(account.name, account.epoch):
-            of_current = spare.generation == account.generation
-            parent = replace(ref, generation=ref.generation if of_current else spare.generation)
-            id_ = secrets.token_hex(8)
-            sealed = self._context.encryption.encrypt_spare(
-                parent, id_, self._context.encryption.spare_token(spare)
-            )
-            spares.append(Spare(id_, ref.name, ref.epoch, parent.generation, sealed, spare.received_at))
-        return spares
-
-    async def _settled(self, name: str, *, removed_too: bool = False) -> Account:
-        """The account once no renewal of it is under way."""
-        account = await self._get(name, removed_too=removed_too)
-        if self._flights.is_flying(account.ref):
-            await self._flights.join(account.ref)
-            account = await self._get(name, removed_too=removed_too)
-        return account
-
     async def _revoke(self, account: Account) -> None:
-        provider = self._context.providers.get(account.provider)
-        token = self._context.encryption.refresh_token(account) or self._context.encryption.access_token(
-            account
-        )
-        known = provider is not None and provider.knows_client(account.client_id)
-        if provider is None or token is None or not known:
+        encryption, provider = self._context.encryption, self._context.providers.get(account.provider)
+        token = encryption.refresh_token(account) or encryption.access_token(account)
+        if provider is None or token is None or not provider.knows_client(account.client_id):
             raise Conflict(
                 "its provider or client is not in the configuration, so it cannot be revoked there"
             )
@@ -313,24 +286,13 @@ class AccountService:
     async def _require(
         self,
         caller: Caller,
-        permission: Permission,
         name: str,
-        request_id: str,
-        *,
         action: str,
+        request_id: str,
         detail: str | None = None,
+        *,
+        permission: Permission = Permission.MANAGE,
     ) -> None:
-        if not is_account_name(name):
-            raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
         await self._context.authorizer.require(
-            caller, permission, name, request_id=request_id, action=action, detail=detail
+            caller, permission, require_name(name), request_id=request_id, action=action, detail=detail
         )
-
-    async def _get(self, name: str, *, removed_too: bool = False) -> Account:
-        account = await self._store.get(name)
-        if account is None or (account.removed_at is not None and not removed_too):
-            raise no_account(name, removed=account is not None)
-        return account
-
-    def _name_hash(self, name: str) -> str:
-        return self._context.keyring.fingerprint("purged name", name)

@@ -9,8 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 import broker.dashboard
-from broker.accounts.moving_routes import ExportRoutes, ImportRoutes
-from broker.accounts.routes import AccountRoutes
+from broker.accounts.routes import AccountRoutes, ExportRoutes
 from broker.admin.routes import AdminRoutes, AliveRoute, HealthRoutes, by_peer
 from broker.alerts.routes import EventRoutes, Feed, Streams
 from broker.app.services import Services
@@ -181,15 +180,15 @@ class Listeners:
         application.add_routes(routes_of(LinkRoute(context, services.sessions)))
         for service in (services.keys, services.backups, services.audit):
             application.add_routes(routes_of(service))
-        application.add_routes(routes_of(ExportRoutes(exports=services.exports)))
+        application.add_routes(routes_of(ExportRoutes(services.exports)))
         return application
 
     def _add_shared(self, application: web.Application) -> None:
         """Add what services and operators ask alike."""
         services = self._services
-        accounts = AccountRoutes(service=services.accounts, clock=services.context.steady)
+        clock = services.context.steady
+        accounts = AccountRoutes(service=services.accounts, imports=services.imports, clock=clock)
         application.add_routes(routes_of(accounts))
-        application.add_routes(routes_of(ImportRoutes(imports=services.imports, accounts=services.accounts)))
         application.add_routes(routes_of(InstallApi(services.installs.service)))
         if services.plugin is not None:
             application.add_routes(routes_of(services.plugin.api))

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from broker.accounts.exporting import ExportService
-from broker.accounts.importing import ImportService
+from broker.accounts.moving import ExportService, ImportService
 from broker.accounts.service import AccountService
 from broker.admin.audit import AuditService
 from broker.admin.copies import Adoption, BackupService
