@@ -232,7 +232,7 @@ class Listeners:
 
     def _pages(self, url: str, *, templates: Path | None = None) -> Pages:
         sandbox = self._services.context.settings.sandbox.enabled
-        return Pages(sandbox=sandbox, https=url.startswith("https://"), room=templates)
+        return Pages(sandbox=sandbox, https=url.startswith("https://"), folder=templates)
 
     def _describe(self, application: web.Application, title: str, url: str) -> None:
         """Add the OpenAPI document and its page; last, so that it knows every route."""

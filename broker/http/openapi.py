@@ -53,21 +53,18 @@ PROBLEM: schema.JSON = {
     },
     "required": ["type", "title", "status", "detail", "code", "request_id"],
 }
-HEADERS: Mapping[int, tuple[str, schema.JSON]] = {
-    401: ("WWW-Authenticate", {"required": True, "schema": {"type": "string", "const": "Bearer"}}),
-    **dict.fromkeys(
-        (429, 503),
-        (
-            "Retry-After",
-            {
-                "description": "Seconds",
-                "required": True,
-                "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
-            },
-        ),
-    ),
+CHALLENGE = {"required": True, "schema": {"type": "string", "const": "Bearer"}}
+SECONDS = {
+    "description": "Seconds",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
 }
-"""The header of a problem document, by status."""
+HEADERS: Mapping[int, schema.JSON] = {
+    401: {"WWW-Authenticate": CHALLENGE},
+    429: {"Retry-After": SECONDS},
+    503: {"Retry-After": SECONDS},
+}
+"""The headers of a problem document, by status."""
 ACTIONS = ["renew", "freeze", "unfreeze", "remove", "restore", "reconnect"]
 PATH_PARAMETERS: Mapping[str, tuple[str, schema.JSON, str]] = {
     "account": ("The account's name", schema.NAME, "acme"),
@@ -233,7 +230,7 @@ def _problem_answers(one: Operation) -> dict[str, schema.JSON]:
             raise ValueError(f"the status {status} is both an answer of its own and a problem")
         answers[str(status)] = {
             "description": " · ".join(f"`{code}`: {KINDS[code].title}" for code in mine),
-            "headers": dict([HEADERS[status]]) if status in HEADERS else {},
+            "headers": HEADERS.get(status, {}),
             "content": {
                 "application/problem+json": {
                     "schema": schema.ref("Problem"),

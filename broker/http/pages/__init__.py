@@ -21,10 +21,8 @@ Tone = Literal["good", "wait", "bad"]
 
 # A browser drops tabs and newlines and reads "\" as "/", so "/\t/evil" and "/\evil" would leave this host.
 _LEADS_SOMEWHERE = re.compile(r"(?:https?://|/(?![/\\]))[^\s\x00-\x1f\x7f]*")
-STATIC = Path(__file__).parent / "static"
 CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FOREVER = "public, max-age=31536000, immutable"
-TEMPLATES = Path(__file__).parent / "templates"
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self';{scripts} form-action {form_action};"
     " base-uri 'none'; frame-ancestors 'none'"
@@ -85,53 +83,52 @@ def error_page(error: BrokerError) -> Page:
 
 
 class StaticFile:
-    """One file of the package."""
+    """A file that pages are made of."""
 
     def __init__(self, path: Path) -> None:
         self._body = path.read_bytes()
         self._hash = hashlib.sha256(self._body).hexdigest()[:16]
         self._content_type = CONTENT_TYPES[path.suffix]
         self.path = f"/static/{path.name}"
-
-    @property
-    def link(self) -> str:
+        self.link = f"{self.path}?v={self._hash}"
         """The address that pages use; it changes with the content."""
-        return f"{self.path}?v={self._hash}"
 
     @public
     async def serve(self, request: web.Request) -> web.Response:
         # During a rolling update a page may ask the other version; that answer must not be kept under its name.
         current = request.query.get("v") == self._hash
-        charset = "utf-8" if self._content_type.startswith("text/") else None
         return web.Response(
             body=self._body,
             content_type=self._content_type,
-            charset=charset,
+            charset="utf-8" if self._content_type.startswith("text/") else None,
             # An icon opened by itself is a document too, and may do nothing.
             headers={**SAFE, "Cache-Control": FOREVER if current else "no-cache"},
         )
 
 
 @cache
-def static_files(*folders: Path) -> Mapping[str, StaticFile]:
-    """Every file there is, by name: those of all pages, and those of a room's own folders; read once a process."""
-    files = {
-        path.name: StaticFile(path)
-        for folder in (STATIC, *folders)
-        for path in sorted(folder.iterdir())
-        if path.suffix in CONTENT_TYPES
-    }
-    return MappingProxyType(files)
+def _sources(*folders: Path) -> tuple[Mapping[str, StaticFile], Environment]:
+    """Read the `static` and `templates` of these folders once a process; a template is compiled once as well."""
+    paths = [path for folder in folders for path in sorted((folder / "static").iterdir())]
+    files = {path.name: StaticFile(path) for path in paths if path.suffix in CONTENT_TYPES}
+    environment = Environment(
+        loader=FileSystemLoader([folder / "templates" for folder in folders]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    return MappingProxyType(files), environment
 
 
 class Pages:
-    """The one way to answer a person with HTML."""
+    """The one way to answer a browser with HTML."""
 
-    def __init__(self, *, sandbox: bool, https: bool, room: Path | None = None) -> None:
-        """`room`: a folder with `templates` and `static` of its own; its pages may run its scripts."""
-        self._sandbox, self._https, self._scripts = sandbox, https, SCRIPTS if room else ""
-        self._static = static_files(*([room / "static"] if room else []))
-        self._templates = _templates(*([room / "templates"] if room else []))
+    def __init__(self, *, sandbox: bool, https: bool, folder: Path | None = None) -> None:
+        """`folder` has `templates` and `static` besides those of all pages; its pages may run its scripts."""
+        self._sandbox, self._https, self._scripts = sandbox, https, SCRIPTS if folder else ""
+        self._static, self._templates = _sources(Path(__file__).parent, *([folder] if folder else []))
 
     def message(self, page: Page, *, request_id: str) -> web.Response:
         """A page that says one thing."""
@@ -146,19 +143,22 @@ class Pages:
         request_id: str,
         **values: object,
     ) -> web.Response:
-        """A template of this room, filled; a value the template lacks raises jinja2's UndefinedError.
+        """Fill a template; a value that it lacks raises jinja2's UndefinedError.
 
         `form_action` are the CSP sources that its forms lead to, redirects included.
         """
         text = self._templates.get_template(template).render(
-            sandbox=self._sandbox, static=self._link, request_id=request_id, **values
+            sandbox=self._sandbox,
+            static=lambda name: self._static[name].link,
+            request_id=request_id,
+            **values,
         )
         return web.Response(
             text=text, status=status, content_type="text/html", headers=self.security_headers(form_action)
         )
 
     def security_headers(self, form_action: str = "'self'") -> dict[str, str]:
-        """The headers of every page: nothing of others in it, nowhere framed, nothing kept, nothing told.
+        """Return the headers of every page: nothing of others in it, nowhere framed, nothing kept, nothing told.
 
         Raises ValueError where `form_action` would begin another directive or policy (CSP Level 3, 2.2).
         """
@@ -168,21 +168,5 @@ class Pages:
         return {**SAFE, **policy, **(HTTPS_ONLY if self._https else {})}
 
     def routes(self) -> list[web.RouteDef]:
-        """`/static/…`: style and icons."""
+        """`/static/…`: style, icons and scripts."""
         return [web.get(file.path, file.serve) for file in self._static.values()]
-
-    def _link(self, name: str) -> str:
-        return self._static[name].link
-
-
-@cache
-def _templates(*folders: Path) -> Environment:
-    """Those of all pages and of a room's own folders; a template is compiled once, whoever shows it."""
-    return Environment(
-        loader=FileSystemLoader([TEMPLATES, *folders]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
