@@ -114,21 +114,11 @@ class TokenCache:
             return None
         head, tail, issued_at, expires_at, _, provider, epoch, generation, fingerprint = entry
         body = json.loads(head + b"0" + tail)
-        account = Account(
-            name=name,
-            provider=provider,
-            epoch=epoch,
-            generation=generation,
-            client_id="",
-            sealed_access="",
-            sealed_refresh="",
-            token_type=body["token_type"],
-            scope=body["scope"],
-            issued_at=issued_at,
-            expires_at=expires_at,
-            refreshed_at=issued_at,
-            created_at=issued_at,
+        words, times = (
+            ("", "", "", body["token_type"], body["scope"]),
+            (issued_at, expires_at, issued_at, issued_at),
         )
+        account = Account(name, provider, epoch, generation, *words, *times)
         return Decrypted(account, Secret(body["access_token"]), fingerprint, not self._are_heard())
 
     def forget(self, name: str) -> None:
@@ -167,21 +157,18 @@ class TokenCache:
     def _compare(self, name: str, account: Account | None) -> None:
         """Compare a row with what was in memory: a failover can forget the last commits of the old server."""
         epoch, generation = self._seen[name]
-        is_behind = account is not None and account.epoch == epoch and account.generation < generation
-        if account is not None and is_behind and name not in self._set_back:
-            log.error("store.set_back", account=name, store=account.generation, seen=generation)
+        if account is not None and account.epoch == epoch and account.generation < generation:
+            if name not in self._set_back:
+                log.error("store.set_back", account=name, store=account.generation, seen=generation)
             self._set_back.add(name)
-            self._report_set_back(self._set_back)
-        if is_behind:
-            return
-        del self._seen[name]
-        if name in self._set_back:
-            self._set_back.remove(name)
-            self._report_set_back(self._set_back)
+        else:
+            del self._seen[name]
+            self._set_back.discard(name)
+        self._report_set_back(self._set_back)
 
 
 def _version(entry: Entry) -> tuple[int, int]:
-    _, _, _, _, _, _, epoch, generation, _ = entry
+    *_, epoch, generation, _ = entry
     return epoch, generation
 
 

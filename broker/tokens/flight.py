@@ -1,8 +1,9 @@
 """R0: one renewal of a grant at a time, in a task of its own that no caller can cancel; and waiting for its news."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakValueDictionary
 
 import structlog
@@ -34,7 +35,7 @@ class NotRenewed:
 
 
 FlightEnd = Renewed | NotRenewed
-Renew = Callable[[Ref], Awaitable[FlightEnd]]
+Renew = Callable[[Ref], Coroutine[Any, Any, FlightEnd]]
 _Key = tuple[str, int]
 
 
@@ -102,7 +103,7 @@ class Flights:
         self._line.pop(key, None)
         task = self._tasks.get(key)
         if task is None:
-            task = self._tasks[key] = asyncio.create_task(self._fly(ref), name=f"renewal of {ref.name}")
+            task = self._tasks[key] = asyncio.create_task(self._renew(ref), name=f"renewal of {ref.name}")
             task.add_done_callback(lambda done: self._landed(key, done))
         return task
 
@@ -116,9 +117,6 @@ class Flights:
         self._tasks.pop(key, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("renewal.crashed", account=key[0], exc_info=error)
-
-    async def _fly(self, ref: Ref) -> FlightEnd:
-        return await self._renew(ref)
 
 
 def _key(ref: Ref) -> _Key:

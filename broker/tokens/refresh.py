@@ -53,8 +53,6 @@ from broker.tokens.schedule import Step, Timings, Watch, confirm_after, death_ne
 from broker.tokens.setbacks import Setbacks, intent_of, since_trouble
 
 log = structlog.get_logger()
-
-
 LOOK_EVERY = 1.0
 """Seconds between two looks at a row that another broker renews, should no notification come."""
 SPARE_NEEDS, UNUSUAL_SPARE_NEEDS = 2, 3
@@ -88,16 +86,9 @@ class Refresher:
         timings: Timings,
         watch: Watch,
     ) -> None:
-        self._store, self._encryption, self._clock = (
-            context.stores.accounts,
-            context.encryption,
-            context.steady,
-        )
-        self._providers, self._settings, self._metrics = (
-            context.providers,
-            context.settings.refresh,
-            context.metrics,
-        )
+        self._store, self._clock = context.stores.accounts, context.steady
+        self._encryption, self._metrics = context.encryption, context.metrics
+        self._providers, self._settings = context.providers, context.settings.refresh
         self._permit, self._retained, self._leases, self._waiters = permit, retained, leases, waiters
         self._timings, self._watch = timings, watch
         self._sending: set[str] = set()
