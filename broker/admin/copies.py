@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -80,16 +79,6 @@ class BackupService:
         return response
 
 
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """The stored record of an adoption."""
-
-    at: float
-    doubtful: int
-    names: tuple[str, ...]
-    """The first of them."""
-
-
 class Adoption:
     """The copied-store rule (R13), from start to adoption."""
 
@@ -126,12 +115,19 @@ class Adoption:
             log.warning("store.adopted_elsewhere")
 
     async def _is_behind_audit(self) -> bool:
-        """Whether the audit has seen a later generation of an account than the store holds, or the store, whose
-        write-ahead log was lost maybe, has never heard of an account."""
-        adopted = _parsed(await self._context.stores.keys.meta(ADOPTED))
-        after = "" if adopted is None else Times().text(adopted.at)
+        """Return whether the audit has seen a later generation of an account than the store holds.
+
+        So it is as well if the store, whose write-ahead log may be lost, has no account at all.
+        """
+        path, key = self._context.settings.audit.path, audit_key(self._context.keyring)
+        # Brokers on one database have audits of their own, and a failover may have taken the last renewals.
+        if path is None or self._context.is_shared or not path.is_file():
+            return False
+        adopted = await self._adopted()
+        after = "" if adopted is None else Times().text(adopted[0])
         try:
-            handed_out = await self._generations_in_audit(after)
+            files = [path, *(old.path for old in reversed(old_files(path)))]
+            handed_out = await asyncio.to_thread(last_generations, files, key, after=after)
         except OSError as exc:
             # What cannot be read proves nothing.
             log.warning("audit.not_read_back", why=exc.strerror)
@@ -146,18 +142,6 @@ class Adoption:
                 log.error("store.behind_audit", account=name, store=account.generation, audit=generation)
                 return True
         return False
-
-    async def _generations_in_audit(self, after: str) -> Mapping[str, int]:
-        """Return the last generation of each account that the audit has seen since a moment."""
-        path = self._context.settings.audit.path
-        # Brokers on one database have audits of their own, and a failover may have taken the last renewals.
-        if path is None or self._context.is_shared or not path.is_file():
-            return {}
-        files, key = (
-            [path, *(old.path for old in reversed(old_files(path)))],
-            audit_key(self._context.keyring),
-        )
-        return await asyncio.to_thread(last_generations, files, key, after=after)
 
     async def adopt(self, caller: Caller, *, request_id: str) -> list[str] | None:
         """Renew from this store from now on; the accounts that probably need their person again.
@@ -197,20 +181,30 @@ class Adoption:
                 told += f"; these may need their person again: {_listed(doubtful, 0)}"
             mend = "if no other broker runs on the original: broker adopt"
             return [Check("copied store", "problem", told, mend)]
-        adopted = _parsed(await self._context.stores.keys.meta(ADOPTED))
+        adopted = await self._adopted()
         if adopted is None:
             return []
-        waiting = list[str]()
-        for name in adopted.names:
+        at, doubtful_then, names = adopted
+        waiting, more = list[str](), doubtful_then - len(names)
+        for name in names:
             account = await self._context.stores.accounts.get(name)
-            if account and account.removed_at is None and account.refreshed_at < adopted.at:
+            if account and account.removed_at is None and account.refreshed_at < at:
                 waiting.append(name)
-        more = adopted.doubtful - len(adopted.names)
         if not waiting and more <= 0:
             return []
         told = f"not renewed since the adoption, and may need their person again: {_listed(waiting, more)}"
         mend = "broker accounts show NAME; broker install-link PROVIDER --account NAME"
         return [Check("adopted store", "warning", told, mend)]
+
+    async def _adopted(self) -> tuple[float, int, list[str]] | None:
+        """Return when the store was adopted, how many accounts were doubtful, and the names of the first of them."""
+        written = await self._context.stores.keys.meta(ADOPTED)
+        # None if nothing was written, or nothing that can be read.
+        with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            members = json.loads(written or "null")
+            if members is not None and (at := moment(members["at"])) is not None:
+                return at, int(members["doubtful"]), [*map(str, members["names"])]
+        return None
 
     async def _doubtful(self) -> list[str]:
         names, after, now = list[str](), "", self._context.steady.now()
@@ -231,12 +225,3 @@ def _listed(names: list[str], more: int) -> str:
     """Return `a, b, c and 7 more`."""
     unnamed = len(names[SHOWN:]) + more
     return ", ".join(names[:SHOWN]) + (f" and {unnamed} more" if unnamed > 0 else "")
-
-
-def _parsed(written: str | None) -> Adopted | None:
-    """Return None where nothing was written, or nothing that can be read."""
-    with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        members = json.loads(written or "null")
-        if members is not None and (at := moment(members["at"])) is not None:
-            return Adopted(at, int(members["doubtful"]), tuple(map(str, members["names"])))
-    return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from broker.admin.checks import Check
 from broker.app.opening import audits_of
-from broker.config.settings import FileKey, MasterKey, Settings
+from broker.config.settings import FileKey, Settings
 from broker.errors import StartRefused
 from broker.files import open_own, replacing
 from broker.store.incarnation import refuse_vanished
@@ -25,75 +25,53 @@ class Copy:
     originals: tuple[tuple[Path, Path], ...]
     """Of each copy the original."""
 
-    def named(self, text: str) -> str:
-        """`text` with the names that the operator knows."""
-        for copy, original in self.originals:
-            text = text.replace(str(copy), str(original))
-        return text
-
     def of(self, check: Check) -> Check:
-        return replace(check, detail=self.named(check.detail), next=check.next and self.named(check.next))
+        """Return the check with the names that the operator knows."""
+        detail, mend = check.detail, check.next
+        for copy, original in self.originals:
+            detail = detail.replace(str(copy), str(original))
+            mend = mend and mend.replace(str(copy), str(original))
+        return replace(check, detail=detail, next=mend)
 
 
 @contextmanager
 def copied(settings: Settings) -> Iterator[Copy]:
-    """The store as it lies there, in a folder of this user's own; raises StartRefused where a broker runs on it."""
+    """Copy the store to a folder of this user's own; raises StartRefused where a broker runs on it."""
+    store, master, audit = settings.store.path, settings.master, settings.audit.path
     with ExitStack() as closing:
-        store = settings.store.path
         if store.parent.exists():
             refuse_unfit(store.parent)
-        closing.enter_context(_locked(store))
+        # The instance lock, if there is one to take. A link that leads nowhere stops a start too.
+        if os.path.lexists(store.with_name(store.name + ".lock")):
+            closing.callback(os.close, take_lock(store, os.O_RDONLY))
         refuse_vanished(store, outside=settings.store.outside, others=audits_of(settings))
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory()))
-        own = folder / "store" / store.name
+        own, key, lines = folder / "store" / store.name, folder / "master.key", folder / "audit.jsonl"
         own.parent.mkdir(mode=0o700)
-        _copy(store, own)
-        key, audit = folder / "master.key", folder / "audit.jsonl"
-        yield Copy(
-            settings=replace(
-                settings,
-                store=replace(settings.store, path=own),
-                master=_absent_at(settings.master, key),
-                audit=replace(settings.audit, path=settings.audit.path and audit),
-            ),
-            originals=(
-                (own, store),
-                *((key, master.path) for master in [settings.master] if isinstance(master, FileKey)),
-                *((audit, path) for path in [settings.audit.path] if path),
-            ),
+        # The database, and what a killed broker left in its log.
+        for suffix in ("", "-wal"):
+            if store.with_name(store.name + suffix).exists():
+                _copy(store.with_name(store.name + suffix), own.with_name(own.name + suffix))
+        originals = [(own, store)]
+        if isinstance(master, FileKey):
+            originals.append((key, master.path))
+            if master.created and not master.path.exists():
+                # A key that the first start would make is made next to the copy.
+                master = FileKey(key)
+        if audit is not None:
+            originals.append((lines, audit))
+        copy = replace(
+            settings,
+            store=replace(settings.store, path=own),
+            master=master,
+            audit=replace(settings.audit, path=audit and lines),
         )
+        yield Copy(copy, tuple(originals))
 
 
-@contextmanager
-def _locked(store: Path) -> Iterator[None]:
-    """The instance lock, where there is one to take."""
-    # A link that leads nowhere stops a start too.
-    if not os.path.lexists(store.with_name(store.name + ".lock")):
-        yield
-        return
-    handle = take_lock(store, os.O_RDONLY)
+def _copy(original: Path, own: Path) -> None:
     try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def _copy(store: Path, copy: Path) -> None:
-    """The database and what a killed broker left in its log."""
-    for suffix in ("", "-wal"):
-        original = store.with_name(store.name + suffix)
-        if not original.exists():
-            continue
-        try:
-            own = copy.with_name(copy.name + suffix)
-            with open(open_own(original, os.O_RDONLY), "rb") as reading, replacing(own) as writing:  # noqa: PTH123 - a handle
-                shutil.copyfileobj(reading, writing)
-        except OSError as exc:
-            raise StartRefused(f"the store {original} cannot be read: {exc.strerror}") from None
-
-
-def _absent_at(master: MasterKey, path: Path) -> MasterKey:
-    """A key that the first start would make is made at `path` instead."""
-    if isinstance(master, FileKey) and master.created and not master.path.exists():
-        return FileKey(path)
-    return master
+        with open(open_own(original, os.O_RDONLY), "rb") as reading, replacing(own) as writing:  # noqa: PTH123 - a handle
+            shutil.copyfileobj(reading, writing)
+    except OSError as exc:
+        raise StartRefused(f"the store {original} cannot be read: {exc.strerror}") from None
