@@ -33,7 +33,6 @@ from broker.store.rows import (
     damaged_columns,
     is_damaged,
     to_account,
-    trouble_values,
 )
 
 log = structlog.get_logger()
@@ -210,7 +209,7 @@ class RefreshStore(Store):
         seconds (R7's quarantine)."""
         # Also where another broker was faster: what is kept in memory is older than its change.
         await transaction.tell(ref.name)
-        values = (*_key(ref), *trouble_values(trouble), dead, at, next_at, intent)
+        values = (*_key(ref), *values_of(trouble), dead, at, next_at, intent)
         if not await transaction.execute(SETTLE, *values):
             return False
         if not keep_intent:

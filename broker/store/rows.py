@@ -9,44 +9,13 @@ from typing import Any
 
 from broker.errors import StorageUnavailable
 from broker.model import Account, Intent, Reason, Status, Trouble
-from broker.store.database import LATEST, Row, placeholders, text
+from broker.store.database import LATEST, Row, placeholders, text, values_of
 
 # In the order of the fields, so that a row becomes an account without looking at names.
-_PLAIN = (
-    "name",
-    "provider",
-    "epoch",
-    "generation",
-    "client_id",
-    "sealed_access",
-    "sealed_refresh",
-    "token_type",
-    "scope",
-    "issued_at",
-    "expires_at",
-    "refreshed_at",
-    "created_at",
-    "external_id",
-    "label",
-    "subject",
-    "org",
-    "last_used_at",
-)
-_STATE = ("frozen", "frozen_since", "dead", "dead_since", "removed_at")
-_LAST = ("unusable", "grant_ends_at", "grant_ages")
+_OWN = tuple(field.name for field in fields(Account) if field.name not in {"intent", "trouble"})
 _INTENT = ("intent_id", "intent_generation", "intent_at", "lease_owner", "lease_until")
-_TROUBLE = (
-    "trouble",
-    "trouble_since",
-    "attempts",
-    "not_before",
-    "ambiguous",
-    "refusals",
-    "first_refused_at",
-    "unusual",
-    "detail",
-)
-_ALL = (*_PLAIN, *_STATE, *_LAST, *_INTENT, *_TROUBLE)
+_TROUBLE = ("trouble", "trouble_since", *(field.name for field in fields(Trouble)[2:]))
+_ALL = (*_OWN, *_INTENT, *_TROUBLE)
 _COUNTS = frozenset(
     {"epoch", "generation", "unusable", "grant_ages", "intent_generation"}
     | {"attempts", "ambiguous", "refusals", "unusual"}
@@ -81,13 +50,10 @@ BY_NAMES = {size: f"SELECT {COLUMNS} FROM accounts WHERE name IN ({placeholders(
 
 _Asked = Mapping[str, "list[asyncio.Future[Account | None]]"]
 
-assert tuple(field.name for field in fields(Account)) == (*_PLAIN, *_STATE, "intent", "trouble", *_LAST)  # noqa: S101 - a new field must get a column
-
-_plain_values = attrgetter(*_PLAIN)
+_own_values = attrgetter(*_OWN)
 _numbers = itemgetter(*(number for number, one in enumerate(_ALL) if one in _COUNTS | _TIMES))
-_trouble_values = attrgetter(*(field.name for field in fields(Trouble)))
 _UNTROUBLED = Trouble()
-_NO_TROUBLE = _trouble_values(_UNTROUBLED)
+_NO_TROUBLE = values_of(_UNTROUBLED)
 
 
 def to_account(row: Row) -> Account:
@@ -188,26 +154,9 @@ def _to_trouble(values: Row) -> Trouble:
 
 def to_values(account: Account) -> tuple[object, ...]:
     """The values of `COLUMNS` for an account."""
-    intent, trouble = account.intent, account.trouble
-    return (
-        *_plain_values(account),
-        account.frozen,
-        account.frozen_since,
-        account.dead,
-        account.dead_since,
-        account.removed_at,
-        int(account.unusable),
-        account.grant_ends_at,
-        int(account.grant_ages),
-        *((intent.id, intent.generation, intent.at, intent.owner, intent.until) if intent else (None,) * 5),
-        *trouble_values(trouble),
-    )
-
-
-def trouble_values(trouble: Trouble) -> tuple[object, ...]:
-    """The values of the trouble columns."""
-    *values, unusual, detail = _trouble_values(trouble)
-    return (*values, int(unusual), detail)
+    own = (int(value) if isinstance(value, bool) else value for value in _own_values(account))
+    intent = (None,) * len(_INTENT) if account.intent is None else values_of(account.intent)
+    return (*own, *intent, *values_of(account.trouble))
 
 
 class GatheredReads:
@@ -251,8 +200,10 @@ class GatheredReads:
             _refuse(left, _closed())
 
     async def _answer(self, asked: "_Asked") -> None:
+        names = list(asked)
+        size = next(size for size in SIZES if size >= len(names))
         try:
-            found = await self._found(list(asked))
+            rows = await self._read(BY_NAMES[size], *names, *names[-1:] * (size - len(names)))
         except Exception as exc:  # noqa: BLE001 - it is raised where it was asked for
             if len(asked) == 1 or isinstance(exc, StorageUnavailable):
                 _refuse(asked, exc)
@@ -264,16 +215,12 @@ class GatheredReads:
             _refuse(asked, _closed())
             raise
         else:
+            found = {account.name: account for account in rows}
             for name, futures in asked.items():
                 for future in futures:
                     # Who asked may have given up.
                     if not future.done():
                         future.set_result(found.get(name))
-
-    async def _found(self, names: list[str]) -> Mapping[str, Account]:
-        size = next(size for size in SIZES if size >= len(names))
-        padded = names + names[-1:] * (size - len(names))
-        return {account.name: account for account in await self._read(BY_NAMES[size], *padded)}
 
 
 def _refuse(asked: "_Asked", exc: Exception) -> None:
