@@ -3,16 +3,16 @@
 import asyncio
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol, assert_never
+from typing import Any
 
 import structlog
 
+from broker.alerts.hooks import Alert, Command, Webhook
 from broker.clock import within
 from broker.context import Context
 from broker.errors import StorageUnavailable
 from broker.http.bodies import event_json
-from broker.model import Event, EventKind
+from broker.model import EventKind
 from broker.store.events import Delivery
 
 RETRIES = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
@@ -30,66 +30,7 @@ LEASE = 60.0
 """Longer than any attempt; one that a crash cut off is made again after this."""
 FAILING = 3
 """Failures in a row until `/readyz` names it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One event, as it is sent."""
-
-    id: str
-    """The same at every attempt, so that a receiver knows a repetition."""
-    body: bytes
-    """The event as JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """The receiver has it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The receiver has it not, or did not say so."""
-
-    why: str
-    """For the log; nothing of a receiver's answer."""
-    retry_after: float | None = None
-    """Seconds, where the receiver asked for a pause."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The receiver wants nothing any more."""
-
-
-Outcome = Delivered | Failed | Gone
-
-
-class Hook(Protocol):
-    """One receiver."""
-
-    @property
-    def target(self) -> str:
-        """A hash of where it leads."""
-        ...
-
-    async def deliver(self, alert: Alert) -> Outcome:
-        """Try once, within a time limit of its own; raises nothing."""
-        ...
-
-    def hurry(self) -> None:
-        """The broker stops: end what would take long."""
-        ...
-
-
-def again_after(failures: int, asked: float | None) -> float:
-    """Seconds until the next attempt after so many failures; a receiver's wish is heard up to an hour."""
-    usual = RETRIES[min(failures, len(RETRIES)) - 1]
-    return usual if asked is None else max(usual, min(asked, RETRIES[-1]))
-
-
-def is_too_old(event: Event, now: float) -> bool:
-    return now - event.at > KEPT
+GONE = "the {} for alerts said 410 Gone and is told nothing; change its address, or reload"
 
 
 def heads(deliveries: Iterable[Delivery], now: float) -> list[Delivery]:
@@ -110,13 +51,13 @@ class Dispatcher:
     def __init__(self, name: str, context: Context) -> None:
         self._name, self._store, self._events = name, context.stores.alerts, context.stores.events
         self._health, self._clock = context.health, context.steady
-        self._hook: Hook | None = None
+        self._hook: Command | Webhook | None = None
         self._unopened, self._resume = True, False
         self._paused = False
         self._upto = 0
         self._failures = 0
 
-    def use(self, hook: Hook | None, *, resume: bool = False) -> None:
+    def use(self, hook: Command | Webhook | None, *, resume: bool = False) -> None:
         """Tell `hook` from now on, None: nobody; `resume` lifts a pause, since an operator has seen to it."""
         self._hook, self._unopened, self._resume = hook, True, resume
 
@@ -154,16 +95,16 @@ class Dispatcher:
 
     async def _open(self) -> None:
         hook, resume = self._hook, self._resume
-        self._failures = 0
+        self._failures, is_paused = 0, False
         if hook is None:
             await self._store.forget_hook(self._name)
-            self._settle_health(None)
         else:
             state = await self._store.open_hook(self._name, hook.target)
+            is_paused = state.paused_at is not None and not resume
             if state.paused_at is not None and resume:
                 await self._store.pause_hook(self._name, None)
-            self._upto, self._paused = state.upto, state.paused_at is not None and not resume
-            self._settle_health(self._is_gone if self._paused else None)
+            self._upto, self._paused = state.upto, is_paused
+        self._report(GONE if is_paused else None)
         if hook is self._hook:
             self._unopened = False
 
@@ -176,57 +117,43 @@ class Dispatcher:
         )
         return True
 
-    async def _attempt(self, hook: Hook, delivery: Delivery) -> None:
+    async def _attempt(self, hook: Command | Webhook, delivery: Delivery) -> None:
         event, now = delivery.event, self._clock.now()
-        if is_too_old(event, now):
+        if now - event.at > KEPT:
             log.error("alert.given_up", hook=self._name, id=event.id, attempts=delivery.attempts)
             await self._store.finish(self._name, event.id)
             return
         if not await self._store.claim(self._name, delivery, now + LEASE):
             return
-        outcome = await hook.deliver(alert_of(event))
-        match outcome:
-            case Delivered():
-                await self._store.finish(self._name, event.id)
-                log.info("alert.delivered", hook=self._name, id=event.id)
-                self._failures = 0
-                self._settle_health(None)
-            case Failed(why, asked):
-                await self._failed(delivery, why, asked)
-            case Gone():
-                await self._pause(event)
-            case _:
-                assert_never(outcome)
-
-    async def _failed(self, delivery: Delivery, why: str, asked: float | None) -> None:
-        wait, id_ = again_after(delivery.attempts + 1, asked), delivery.event.id
-        await self._store.postpone(self._name, id_, self._clock.now() + wait)
-        log.warning("alert.failed", hook=self._name, id=id_, why=why, again_in=wait)
-        self._failures += 1
-        if self._failures >= FAILING:
-            self._settle_health(f"the {self._name} for alerts does not take them; see the log")
-
-    async def _pause(self, event: Event) -> None:
-        now = self._clock.now()
-        await self._store.postpone(self._name, event.id, now)
-        await self._store.pause_hook(self._name, now)
-        self._paused = True
-        log.error("alerts.paused", hook=self._name)
-        self._settle_health(self._is_gone)
-
-    @property
-    def _is_gone(self) -> str:
-        return f"the {self._name} for alerts said 410 Gone and is told nothing; change its address, or reload"
-
-    def _settle_health(self, sentence: str | None) -> None:
-        key = f"alerts_{self._name}"
-        if sentence is None:
-            self._health.clear(key)
+        # The time is in its id, because a restored store gives numbers again.
+        body = json.dumps(event_json(event), separators=(",", ":"), ensure_ascii=False)
+        failed = await hook.deliver(Alert(f"evt_{event.id}_{int(event.at)}", body.encode()))
+        if failed is None:
+            await self._store.finish(self._name, event.id)
+            log.info("alert.delivered", hook=self._name, id=event.id)
+            self._failures = 0
+            self._report(None)
+        elif failed.is_for_good:
+            now = self._clock.now()
+            await self._store.postpone(self._name, event.id, now)
+            await self._store.pause_hook(self._name, now)
+            self._paused = True
+            log.error("alerts.paused", hook=self._name)
+            self._report(GONE)
         else:
-            self._health.raise_problem(key, sentence)
+            wait = RETRIES[min(delivery.attempts + 1, len(RETRIES)) - 1]
+            if failed.retry_after is not None:
+                # A receiver's wish is heard up to an hour.
+                wait = max(wait, min(failed.retry_after, RETRIES[-1]))
+            await self._store.postpone(self._name, event.id, self._clock.now() + wait)
+            log.warning("alert.failed", hook=self._name, id=event.id, why=failed.why, again_in=wait)
+            self._failures += 1
+            if self._failures >= FAILING:
+                self._report("the {} for alerts does not take them; see the log")
 
-
-def alert_of(event: Event) -> Alert:
-    """The event as it is sent. The time is in its id, because a restored store gives numbers again."""
-    body = json.dumps(event_json(event), separators=(",", ":"), ensure_ascii=False)
-    return Alert(f"evt_{event.id}_{int(event.at)}", body.encode())
+    def _report(self, problem: str | None) -> None:
+        """What `/readyz` says of the hook, None: nothing."""
+        if problem is None:
+            self._health.clear(f"alerts_{self._name}")
+        else:
+            self._health.raise_problem(f"alerts_{self._name}", problem.format(self._name))

@@ -8,12 +8,12 @@ import os
 import signal
 import tempfile
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import aiohttp
 
 from broker import __version__
-from broker.alerts.dispatch import Alert, Delivered, Failed, Gone, Outcome
 from broker.clock import Clock, within
 from broker.config.settings import NetworkSettings, WebhookSettings
 from broker.providers import lives
@@ -29,6 +29,28 @@ WEBHOOK_TIMEOUT = 15.0
 USER_AGENT = f"token-broker/{__version__}"
 
 
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One event, as it is sent."""
+
+    id: str
+    """The same at every attempt, so that a receiver knows a repetition."""
+    body: bytes
+    """The event as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The receiver has it not, or did not say so."""
+
+    why: str
+    """For the log; nothing of a receiver's answer."""
+    retry_after: float | None = None
+    """Seconds, where the receiver asked for a pause."""
+    is_for_good: bool = False
+    """The receiver wants nothing any more."""
+
+
 class Command:
     """The program that the configuration names: no shell, JSON on standard input, nothing inherited, a time limit."""
 
@@ -40,7 +62,8 @@ class Command:
     def target(self) -> str:
         return hashlib.sha256("\0".join(self._argv).encode()).hexdigest()
 
-    async def deliver(self, alert: Alert) -> Outcome:
+    async def deliver(self, alert: Alert) -> Failed | None:
+        """Try once, within a time limit; None: it has arrived. Raises nothing."""
         try:
             # A file and not a pipe: a program that does not read its input cannot hold us up.
             with tempfile.TemporaryFile() as body, closing(_Ear()) as ear:
@@ -54,7 +77,7 @@ class Command:
         for process in self._running:
             _kill(process)
 
-    async def _run(self, body: BinaryIO, ear: "_Ear") -> Outcome:
+    async def _run(self, body: BinaryIO, ear: "_Ear") -> Failed | None:
         process = await asyncio.create_subprocess_exec(
             *self._argv,
             stdin=body,
@@ -77,7 +100,11 @@ class Command:
                 await asyncio.shield(ended)
         if not in_time:
             return Failed(f"ran longer than {COMMAND_TIMEOUT:.0f} s and was killed")
-        return Delivered() if process.returncode == 0 else Failed(_told(process.returncode, ear.heard()))
+        if process.returncode == 0:
+            return None
+        words = "".join(letter if letter.isprintable() else " " for letter in ear.heard()).split()
+        said = f": {' '.join(words)[:MOST_SAID]}" if words else ""
+        return Failed(f"exit {process.returncode}{said}")
 
 
 class _Ear:
@@ -104,11 +131,6 @@ class _Ear:
             self._heard += chunk[: MOST_HEARD - len(self._heard)]
 
 
-def _told(code: int | None, heard: str) -> str:
-    said = " ".join("".join(letter if letter.isprintable() else " " for letter in heard).split())
-    return f"exit {code}: {said[:MOST_SAID]}" if said else f"exit {code}"
-
-
 def _kill(process: asyncio.subprocess.Process) -> None:
     """The whole group: what the program started goes with it."""
     with suppress(ProcessLookupError, PermissionError):
@@ -125,7 +147,17 @@ class WebhookClient:
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, str | None]:
         """Status and Retry-After. Raises aiohttp.ClientError, OSError, TimeoutError, ValueError."""
         proxy, proxy_headers = proxy_for(url, self._network) or (None, None)
-        async with self._open().post(
+        if self._session is None:
+            # A connection each: the unread rest of an answer must not meet the next request.
+            trusted = trusting(self._network.ca) if self._network.ca else True
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(force_close=True, ssl=trusted, resolver=Resolver()),
+                trust_env=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=WEBHOOK_TIMEOUT),
+                headers={"User-Agent": USER_AGENT, "Content-Type": "application/json"},
+            )
+        async with self._session.post(
             url,
             data=body,
             headers=headers,
@@ -138,20 +170,6 @@ class WebhookClient:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            # A connection each: the unread rest of an answer must not meet the next request.
-            trusted = trusting(self._network.ca) if self._network.ca else True
-            connector = aiohttp.TCPConnector(force_close=True, ssl=trusted, resolver=Resolver())
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                trust_env=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=WEBHOOK_TIMEOUT),
-                headers={"User-Agent": USER_AGENT, "Content-Type": "application/json"},
-            )
-        return self._session
 
 
 class Webhook:
@@ -167,7 +185,7 @@ class Webhook:
     def target(self) -> str:
         return hashlib.sha256(self._settings.url.reveal().encode()).hexdigest()
 
-    async def deliver(self, alert: Alert) -> Outcome:
+    async def deliver(self, alert: Alert) -> Failed | None:
         now = self._clock.now()
         headers = signed_headers(alert, int(now), self._settings.keys)
         try:
@@ -176,8 +194,10 @@ class Webhook:
             # The texts of these errors can quote the address, which may be secret.
             return Failed("timed out" if isinstance(exc, TimeoutError) else type(exc).__name__)
         if 200 <= status < 300:
-            return Delivered()
-        return Gone() if status == 410 else Failed(f"status {status}", _seconds(retry_after, now))
+            return None
+        # Seconds or a date (RFC 9110 10.2.3).
+        wait = None if retry_after is None else lives.seconds_until(retry_after.strip(), now)
+        return Failed(f"status {status}", None if wait is None else max(0.0, wait), status == 410)
 
     def hurry(self) -> None:
         """An attempt is short; that it ends by itself is what keeps it from being made twice."""
@@ -192,11 +212,3 @@ def signed_headers(alert: Alert, at: int, keys: tuple[bytes, ...]) -> dict[str, 
         "webhook-timestamp": str(at),
         "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
     }
-
-
-def _seconds(retry_after: str | None, now: float) -> float | None:
-    """Retry-After is seconds or a date (RFC 9110 10.2.3)."""
-    if retry_after is None:
-        return None
-    seconds = lives.seconds_until(retry_after.strip(), now)
-    return None if seconds is None else max(0.0, seconds)

@@ -68,12 +68,8 @@ def _is_renewed_before(account: Account, end: float, *, now: float, refresh: Ref
         return window_opens(account, refresh.ahead) < end
     if not refresh.background:
         return False
-    look = next_look(
-        account,
-        now=max(now, window_opens(account, refresh.ahead)),
-        ahead=refresh.ahead,
-        idle_renewal=refresh.idle_renewal,
-    )
+    ahead, idle = refresh.ahead, refresh.idle_renewal
+    look = next_look(account, now=max(now, window_opens(account, ahead)), ahead=ahead, idle_renewal=idle)
     return look is not None and look < end
 
 
@@ -118,27 +114,10 @@ class Forecaster:
         days = None if end is None else threshold(end.at, now)
         if end is None or days is None:
             return
-        event = Event(
-            at=now,
-            kind=EventKind.REAUTHORIZATION_DUE,
-            account=account.name,
-            provider=account.provider,
-            reason=end.reason,
-            generation=account.generation,
-            due_at=end.at,
-        )
+        kind, generation = EventKind.REAUTHORIZATION_DUE, account.generation
+        event = Event(now, kind, account.name, account.provider, end.reason, generation, due_at=end.at)
         if await self._store.foretell(Foretold(account.name, end.at, days), event):
             log.warning("account.end_foretold", account=account.name, reason=end.reason, days=days)
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """A trouble began, or is over."""
-
-    at: float
-    reason: str
-    provider: str
-    stands: bool
 
 
 class StandingTroubles:
@@ -151,21 +130,26 @@ class StandingTroubles:
         self._replica, self._permit = context.replica, permit
         self._store, self._clock = context.stores.alerts, context.steady
         self._standing: set[tuple[str, str]] = set()
-        self._waiting: list[_Turn] = []
+        self._waiting: list[Event] = []
         self._has_looked_back = False
         context.health.listen(self._heard)
 
     async def flush(self) -> None:
         """Store what has happened since, in its order."""
-        self._look_at_providers()
+        refused = set(self._permit.mass_refused(self._clock.now()))
+        before = {provider for reason, provider in self._standing if reason == Reason.MASS_REFUSAL}
+        for provider in sorted(refused ^ before):
+            self._turn(Reason.MASS_REFUSAL, provider, provider in refused)
         try:
             if not self._has_looked_back:
-                await self._look_back()
+                # What an earlier start told of and this one does not find is over.
+                for reason, provider in sorted(await self._store.standing(self._replica) - self._standing):
+                    self._waiting.insert(0, self._turned(reason, provider, False))
+                self._has_looked_back = True
             while self._waiting:
-                turn = self._waiting[0]
-                kind = EventKind.BROKER_DEGRADED if turn.stands else EventKind.BROKER_RECOVERED
-                event = Event(at=turn.at, kind=kind, provider=turn.provider or None, reason=turn.reason)
-                await self._store.note_standing(self._replica, event, stands=turn.stands)
+                event = self._waiting[0]
+                stands = event.kind is EventKind.BROKER_DEGRADED
+                await self._store.note_standing(self._replica, event, stands=stands)
                 self._waiting.pop(0)
         except StorageUnavailable:
             return
@@ -174,21 +158,13 @@ class StandingTroubles:
         if key in TOLD:
             self._turn(key, "", standing)
 
-    def _look_at_providers(self) -> None:
-        now = set(self._permit.mass_refused(self._clock.now()))
-        before = {provider for reason, provider in self._standing if reason == Reason.MASS_REFUSAL}
-        for provider in sorted(now ^ before):
-            self._turn(Reason.MASS_REFUSAL, provider, provider in now)
-
-    async def _look_back(self) -> None:
-        """What an earlier start told of and this one does not find is over."""
-        for reason, provider in sorted(await self._store.standing(self._replica) - self._standing):
-            self._waiting.insert(0, _Turn(self._clock.now(), reason, provider, False))
-        self._has_looked_back = True
-
     def _turn(self, reason: str, provider: str, stands: bool) -> None:
         (self._standing.add if stands else self._standing.discard)((reason, provider))
-        self._waiting.append(_Turn(self._clock.now(), reason, provider, stands))
+        self._waiting.append(self._turned(reason, provider, stands))
+
+    def _turned(self, reason: str, provider: str, stands: bool) -> Event:
+        kind = EventKind.BROKER_DEGRADED if stands else EventKind.BROKER_RECOVERED
+        return Event(self._clock.now(), kind, provider=provider or None, reason=reason)
 
 
 class Alerts:

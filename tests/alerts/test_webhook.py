@@ -11,9 +11,9 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 
-from broker.alerts.dispatch import Alert, Dispatcher
+from broker.alerts.dispatch import Dispatcher
+from broker.alerts.hooks import Alert, WebhookClient, signed_headers
 from broker.alerts.hooks import Webhook as Ours
-from broker.alerts.hooks import WebhookClient, signed_headers
 from broker.clock import within
 from broker.model import EventKind
 from tests.alerts.conftest import happen, rounds
