@@ -3,8 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
@@ -33,58 +32,39 @@ EXAMPLE = (
 ID = re.compile(r"\d{1,15}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some events, and where to go on."""
-
-    events: list[Event]
-    upto: int
-    is_last: bool
-    """Nothing more for now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """Where a stream begins."""
-
-    after: int
-    missed: bool
-    """Some events behind the number that was asked for are not there any more."""
-
-
 class Feed:
     """Asks the store once for all streams whether there is anything new."""
 
     def __init__(self, *, events: EventStore, clock: Clock) -> None:
         self._events, self._clock = events, clock
         self._lock = asyncio.Lock()
-        self._bounds, self._fresh_until = (0, 0), float("-inf")
+        self._last, self._fresh_until = 0, float("-inf")
 
-    async def beginning(self, last_id: int | None) -> Beginning:
-        """Behind `last_id`; None: with what happens from now on. Raises StorageUnavailable."""
+    async def beginning(self, last_id: int | None) -> tuple[int, bool]:
+        """Where to begin behind `last_id`, None: with what happens from now on; and whether some events behind it are
+        not there any more. Raises StorageUnavailable."""
         last, purged = await self._events.event_bounds()
         if last_id is None:
-            return Beginning(last, False)
-        if last_id > last:
-            # Numbers that were never given: the store is an older one than the client knew.
-            return Beginning(last, True)
-        return Beginning(max(last_id, purged), last_id < purged)
+            return last, False
+        # Numbers that were never given: the store is an older one than the client knew.
+        return (last, True) if last_id > last else (max(last_id, purged), last_id < purged)
 
-    async def page(self, after: int, account: str | None) -> Page:
-        """Events behind `after`, of one account or of all. Raises StorageUnavailable."""
-        last = await self._last()
-        if last <= after:
-            return Page([], after, True)
-        events = await self._events.events(after, PAGE, account)
-        newest = events[-1].id if events else 0
-        return Page(events, newest, False) if len(events) == PAGE else Page(events, max(last, newest), True)
+    async def page(self, after: int, account: str | None) -> tuple[list[Event], int, bool]:
+        """Events behind `after`, of one account or of all; where to go on, and whether there are no more for now.
 
-    async def _last(self) -> int:
+        Raises StorageUnavailable.
+        """
         async with self._lock:
             if self._clock.monotonic() >= self._fresh_until:
-                self._bounds = await self._events.event_bounds()
+                self._last, _ = await self._events.event_bounds()
                 self._fresh_until = self._clock.monotonic() + FRESH_FOR
-            return self._bounds[0]
+            last = self._last
+        if last <= after:
+            return [], after, True
+        events = await self._events.events(after, PAGE, account)
+        newest = events[-1].id if events else 0
+        is_full = len(events) == PAGE
+        return events, newest if is_full else max(last, newest), not is_full
 
 
 def may_hear(caller: Caller, event: Event) -> bool:
@@ -113,9 +93,12 @@ class Streams:
         """Answer with a stream, until the reader goes, the caller loses the right, or the broker stops."""
 
         async def begin() -> tuple[str, Tell]:
-            begin = await self._feed.beginning(last_id)
-            first = _gap(last_id, begin.after) if begin.missed else f"id: {begin.after}\n\n"
-            after = begin.after
+            after, has_gap = await self._feed.beginning(last_id)
+            first = f"id: {after}\n\n"
+            if has_gap:
+                # The client should look at its accounts anew.
+                gap = {"event": "gap", "after": last_id, "resumed_after": after}
+                first = _message(after, "gap", gap)
 
             async def tell(stream: EventStream) -> bool:
                 nonlocal after
@@ -125,19 +108,20 @@ class Streams:
                     if not may(caller, Permission.ACCOUNTS, account):
                         return False
                     try:
-                        page = await self._feed.page(after, account)
+                        events, after, is_last = await self._feed.page(after, account)
                     except StorageUnavailable:
                         return True
-                    after = page.upto
                     text = "".join(
-                        _message(event_json(event)) for event in page.events if may_hear(caller, event)
+                        _message(event.id, event.kind, event_json(event))
+                        for event in events
+                        if may_hear(caller, event)
                     )
                     if not text and self._clock.monotonic() - stream.written_at >= KEEP_ALIVE:
                         # The number moves on too, past what was not for this caller.
                         text = f": alive\nid: {after}\n\n"
                     if text:
                         await stream.write(text)
-                    if page.is_last:
+                    if is_last:
                         return True
                 return False
 
@@ -186,12 +170,6 @@ def last_event_id(request: web.Request) -> int | None:
     return int(text) if text else None
 
 
-def _message(event: dict[str, object]) -> str:
-    data = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
-    return f"id: {event['id']}\nevent: {event['event']}\ndata: {data}\n\n"
-
-
-def _gap(last_id: int | None, after: int) -> str:
-    """Not every event behind the client's last one is kept: it should look at its accounts anew."""
-    data = json.dumps({"event": "gap", "after": last_id, "resumed_after": after}, separators=(",", ":"))
-    return f"id: {after}\nevent: gap\ndata: {data}\n\n"
+def _message(number: int, kind: str, value: Mapping[str, object]) -> str:
+    data = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return f"id: {number}\nevent: {kind}\ndata: {data}\n\n"

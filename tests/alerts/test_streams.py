@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from broker.admin.routes import operator
-from broker.alerts.routes import Beginning, Feed, Page, Streams
+from broker.alerts.routes import Feed, Streams
 from broker.http.edge import CALLER
 from broker.model import Caller, Event, EventKind, Permission
 from tests.alerts.conftest import happen
@@ -286,13 +286,13 @@ class EndlessFeed(Feed):
     def __init__(self) -> None:
         self.pages = 0
 
-    async def beginning(self, last_id: int | None) -> Beginning:
-        return Beginning(last_id or 0, missed=False)
+    async def beginning(self, last_id: int | None) -> tuple[int, bool]:
+        return last_id or 0, False
 
-    async def page(self, after: int, account: str | None) -> Page:
+    async def page(self, after: int, account: str | None) -> tuple[list[Event], int, bool]:
         self.pages += 1
         await asyncio.sleep(0)
-        return Page([], after + 1, is_last=False)
+        return [], after + 1, False
 
 
 async def test_nobody_is_looked_for_in_the_history_after_hanging_up() -> None:
