@@ -55,7 +55,7 @@ class Background:
         self._probe = probe
         """Finds out in every round whether what ails the store is over."""
         self._chores = chores
-        """Small regular work of other rooms: flushing, looking again."""
+        """Small regular work of other services: flushing, looking again."""
         self._purges = purges
         """Each forgets a few rows and says how many."""
         self._purging: asyncio.Task[None] | None = None
@@ -66,13 +66,13 @@ class Background:
         """Go round until cancelled; a round that fails is logged, and the next one comes."""
         try:
             while True:
+                wait = LONGEST
                 try:
                     wait = await self._round()
                 except StorageUnavailable:
-                    wait = LONGEST
+                    pass
                 except Exception as exc:
                     log.error("background.round_failed", exc_info=exc)
-                    wait = LONGEST
                 await self._begin_in_turn(wait)
         finally:
             if self._purging is not None:
@@ -105,12 +105,9 @@ class Background:
             await self._store.schedule(account.ref, look if look is None or look > now else now + HOLD_AGAIN)
             return
         if hold := self._permit.hold(account, now):
-            until = (
-                None
-                if hold.until is None and (account.dead or account.frozen)
-                else hold.until or now + HOLD_AGAIN
-            )
-            await self._store.schedule(account.ref, until if until is None else max(until, now + SHORTEST))
+            is_over = hold.until is None and (account.dead or account.frozen)
+            until = max(hold.until or now + HOLD_AGAIN, now + SHORTEST)
+            await self._store.schedule(account.ref, None if is_over else until)
             return
         self._lanes.put(account)
 
@@ -171,25 +168,22 @@ class Lanes:
 
     def take(self) -> list[Ref]:
         """Those whose turn it is."""
-        now = self._clock.monotonic()
-        return [
-            self._turn(provider, now) for provider in [*self._waiting] if self._at(provider) <= now + MOMENT
-        ]
+        now, turns = self._clock.monotonic(), list[Ref]()
+        for provider, waiting in [*self._waiting.items()]:
+            if self._at(provider) > now + MOMENT:
+                continue
+            turns.append(waiting.pop(next(iter(waiting))))
+            if not waiting:
+                del self._waiting[provider]
+            jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, guards nothing
+            self._next_at[provider] = now + jitter / RATE
+        return turns
 
     @property
     def next_turn(self) -> float:
         """Seconds until somebody's turn; infinite where nobody waits."""
         soonest = min(map(self._at, self._waiting), default=math.inf)
         return max(0.0, soonest - self._clock.monotonic())
-
-    def _turn(self, provider: str, now: float) -> Ref:
-        waiting = self._waiting[provider]
-        ref = waiting.pop(next(iter(waiting)))
-        if not waiting:
-            del self._waiting[provider]
-        jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, guards nothing
-        self._next_at[provider] = now + jitter / RATE
-        return ref
 
     def _at(self, provider: str) -> float:
         return self._next_at.get(provider, 0.0)
