@@ -38,57 +38,46 @@ async def open_services(
     return Services(context, Timings(), unwatched, spool_folders=spool_folders, closing=closing)
 
 
-class OfflineKeys:
-    """The keys of the configured store, for `broker keys`."""
-
-    def __init__(
-        self, service: KeyService, runner: asyncio.Runner, failed: Callable[[str], Exception]
-    ) -> None:
-        self._service, self._runner, self._failed = service, runner, failed
-
-    def ask(self, method: str, target: str, *, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return what a running broker would answer; raises what `failed` makes of its sentence."""
-        try:
-            return self._runner.run(self._answer(method, target, body or {}))
-        except BrokerError as exc:
-            raise self._failed(exc.detail) from None
-
-    async def _answer(self, method: str, target: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        caller = operator(os.geteuid())
-        match method, target.split("/")[1:]:
-            case "GET", ["keys"]:
-                return {"keys": await self._service.keys(caller, request_id=REQUEST_ID)}
-            case "POST", ["keys"]:
-                return await self._service.new(caller, request_id=REQUEST_ID)
-            case "POST", ["keys", "rewrap"]:
-                return step_json(
-                    await self._service.rewrap(caller, body.get("cursor"), request_id=REQUEST_ID)
-                )
-            case "DELETE", ["keys", kid]:
-                return await self._service.drop(caller, kid, request_id=REQUEST_ID)
-            case _:
-                raise BrokerError(f"{method} {target} needs a running broker")
-
-
 @contextmanager
 def open_keys(
     config: Path, environ: Mapping[str, str], *, failed: Callable[[str], Exception]
-) -> Iterator[OfflineKeys]:
-    """Yield the keys of the configured store; raises what `failed` makes of a sentence."""
+) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Yield a function that answers `broker keys` from the configured store, as a running broker would.
+
+    Raises what `failed` makes of a sentence.
+    """
+    caller = operator(os.geteuid())
+
+    async def open_service() -> KeyService:
+        settings = load(config, environ=environ)
+        logs.configure(replace(settings.log, level="error"))
+        services = await open_services(settings, closing)
+        await services.context.audit.begin()
+        return services.keys
+
+    async def answer(method: str, target: str, cursor: str | None) -> dict[str, Any]:
+        match method, target:
+            case "GET", "/keys":
+                return {"keys": await service.keys(caller, request_id=REQUEST_ID)}
+            case "POST", "/keys":
+                return await service.new(caller, request_id=REQUEST_ID)
+            case "POST", "/keys/rewrap":
+                return step_json(await service.rewrap(caller, cursor, request_id=REQUEST_ID))
+            case _:
+                return await service.drop(caller, target.removeprefix("/keys/"), request_id=REQUEST_ID)
+
+    def ask(method: str, target: str, *, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return runner.run(answer(method, target, (body or {}).get("cursor")))
+
     with asyncio.Runner() as runner:
         closing = AsyncExitStack()
-
-        async def open_service() -> KeyService:
-            settings = load(config, environ=environ)
-            logs.configure(replace(settings.log, level="error"))
-            services = await open_services(settings, closing)
-            await services.context.audit.begin()
-            return services.keys
-
         try:
-            yield OfflineKeys(runner.run(open_service()), runner, failed)
+            service = runner.run(open_service())
+            yield ask
         except ConfigError as exc:
             raise failed(exc.problems[0]) from None
+        except BrokerError as exc:
+            raise failed(exc.detail) from None
         except StartRefused as exc:
             raise failed(str(exc)) from None
         finally:

@@ -164,7 +164,7 @@ def _keys(context: CommandContext) -> Iterator[Callable[..., Object]]:
             context.as_service() as environ,
             open_keys(context.config_path, environ, failed=Failed) as opened,
         ):
-            yield opened.ask
+            yield opened
     else:
         yield broker.ask
 
