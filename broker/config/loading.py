@@ -64,8 +64,7 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
     secrets = SecretReader(folder=path.absolute().parent, environ=environ)
     top = Table(data, problems=problems, secrets=secrets)
     sandbox = read_sandbox(top.table("sandbox"))
-    for key in ("providers", "login", "plugin"):
-        top.raw(key)
+    top.knows("providers", "login", "plugin")
     tables = with_sandbox(data, sandbox.listen) if sandbox.enabled else data
     supplied = Table(tables, problems=problems, secrets=secrets)
     server = read_server(top.table("server"))
@@ -164,13 +163,10 @@ def _changed(name: str, old: Any, new: Any) -> list[str]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        raw = read_regular(path)
+        text = _text(read_regular(path))
     except OSError as exc:
-        raise ConfigError(
-            [f"{path}: cannot be read ({exc.strerror}); pass another with --config PATH or $BROKER_CONFIG"]
-        ) from None
-    try:
-        text = _text(raw)
+        problem = f"cannot be read ({exc.strerror}); pass another with --config PATH or $BROKER_CONFIG"
+        raise ConfigError([f"{path}: {problem}"]) from None
     except ValueError as exc:
         raise ConfigError([f"{path}: {exc}"]) from None
     try:
@@ -213,9 +209,8 @@ def _text(raw: bytes) -> str:
     if found := FORBIDDEN.search(text):
         number = text.count("\n", 0, found.start()) + 1
         if found[0] == "\r":
-            raise ValueError(
-                f"is not TOML: line {number} ends with CR alone; save it with the line ends of Unix (LF)"
-            )
+            what = "ends with CR alone; save it with the line ends of Unix (LF)"
+            raise ValueError(f"is not TOML: line {number} {what}")
         name = {"\0": " (NUL)", "\x1a": " (Ctrl-Z)"}.get(found[0], "")
         raise ValueError(f"is not TOML: line {number} holds U+{ord(found[0]):04X}{name}; delete it")
     return text
@@ -238,11 +233,5 @@ def _moved(data: dict[str, Any], port: int | None) -> dict[str, Any]:
         "sandbox": {"listen": f"127.0.0.1:{port + 2}"},
     }
     # What is no table is left for its reader to complain of.
-    given = {name: data.get(name, {}) for name in moved}
-    return {
-        **data,
-        **{
-            name: {**table, **moved[name]} if isinstance(table, dict) else table
-            for name, table in given.items()
-        },
-    }
+    tables = {name: table for name in moved if isinstance(table := data.get(name, {}), dict)}
+    return {**data, **{name: {**table, **moved[name]} for name, table in tables.items()}}

@@ -1,7 +1,6 @@
 """Reads `[providers.*]`: what depends on a provider's type, and on several of its keys."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, get_args
 
 from broker.config.sections import read_network
@@ -17,27 +16,13 @@ from broker.config.settings import (
 from broker.config.table import Table, as_written, is_number, quoted
 from broker.config.values import DURATION, MOST_LIFE, NAME, SCOPE, matching, parse_duration
 
-
-@dataclass(frozen=True, slots=True)
-class _Usual:
-    """What a type decides where the file does not."""
-
-    endpoints: tuple[str, ...]
-    rotation: Rotation
-    life: float
-    scopes: tuple[str, ...] = ()
-
-
-USUAL: Mapping[Kind, _Usual] = {
-    "kit": _Usual(("app", "v4"), Rotation.STRICT, 172800.0),
-    "kustomer": _Usual(
-        ("global", "org"),
-        Rotation.STRICT,
-        86400.0,
-        ("org.permission.customer", "org.permission.conversation", "offline_access"),
-    ),
-    "oauth2": _Usual((), Rotation.FAMILY, 3600.0),
+KUSTOMER_SCOPES = ("org.permission.customer", "org.permission.conversation", "offline_access")
+USUAL: Mapping[Kind, tuple[tuple[str, ...], Rotation, float, tuple[str, ...]]] = {
+    "kit": (("app", "v4"), Rotation.STRICT, 172800.0, ()),
+    "kustomer": (("global", "org"), Rotation.STRICT, 86400.0, KUSTOMER_SCOPES),
+    "oauth2": ((), Rotation.FAMILY, 3600.0, ()),
 }
+"""What a type decides: its endpoint sets, and where the file does not say the rotation, the life and the scopes."""
 OURS = {
     *("client_id", "redirect_uri", "response_type", "state", "scope"),
     *("code_challenge", "code_challenge_method"),
@@ -71,9 +56,12 @@ def read_provider(name: str, table: Table, network: NetworkSettings) -> Provider
         for key in ("authorize_url", "token_url"):
             if not table.has(key):
                 table.wrong(key, "nothing", 'an address (type = "oauth2" knows none by itself)')
-    usual, client = USUAL[kind], _client(table)
-    rotation = Rotation(table.choice("rotation", list(Rotation), usual.rotation))
-    previous = table.each("previous_clients")
+    (sets, rotation, life, scopes), client = USUAL[kind], _client(table)
+    rotation = Rotation(table.choice("rotation", list(Rotation), rotation))
+    previous = []
+    for entry in table.each("previous_clients"):
+        previous.append(_client(entry))
+        entry.done()
     # Keys that another type has are left unread, so that a stray one is told as unknown.
     absent = {} if kind == "kit" else {"app_id": None, "open_install": False}
     settings = table.section(
@@ -81,12 +69,12 @@ def read_provider(name: str, table: Table, network: NetworkSettings) -> Provider
         name=name,
         type=kind,
         client=client,
-        previous_clients=tuple(_client(entry, is_whole=True) for entry in previous),
-        endpoints=table.choice("endpoints", usual.endpoints, usual.endpoints[0]) if usual.endpoints else None,
-        scopes=table.texts("scopes", usual.scopes, SCOPES),
+        previous_clients=tuple(previous),
+        endpoints=table.choice("endpoints", sets, sets[0]) if sets else None,
+        scopes=table.texts("scopes", scopes, SCOPES),
         authorize_params=_authorize_params(table),
         client_auth=_client_auth(table, client),
-        default_expires_in=_default_life(table, usual.life),
+        default_expires_in=_default_life(table, life),
         default_is_stated=table.has("default_expires_in"),
         dead_errors=_dead_errors(table),
         rotation=rotation,
@@ -101,12 +89,8 @@ def read_provider(name: str, table: Table, network: NetworkSettings) -> Provider
     return settings
 
 
-def _client(table: Table, *, is_whole: bool = False) -> OAuthClient:
-    """A client registration; `is_whole`: nothing else stands in its table."""
-    client = OAuthClient(table.text("client_id", check=_client_id_problem), table.secrets("client_secret"))
-    if is_whole:
-        table.done()
-    return client
+def _client(table: Table) -> OAuthClient:
+    return OAuthClient(table.text("client_id", check=_client_id_problem), table.secrets("client_secret"))
 
 
 def _client_id_problem(text: str) -> str | None:

@@ -34,39 +34,34 @@ def supplied_tables(listen: TcpListen, login_public_pem: str) -> dict[str, Any]:
     `login`, and of `plugin` each client: used where the file has none.
     """
     base = f"http://{listen}"
-    return {
-        "providers": {
-            "kit": {
-                "type": "kit",
-                "client_id": KIT_CLIENT_ID,
-                "client_secret": KIT_CLIENT_SECRET,
-                "app_id": KIT_APP_ID,
-                "authorize_url": f"{base}/kit/oauth/authorize",
-                "token_url": f"{base}/kit/oauth/token",
-                "revoke_url": f"{base}/kit/v4/oauth/revoke",
-                "api_url": f"{base}/kit",
-            },
-            "kustomer": {
-                "type": "kustomer",
-                "client_id": KUSTOMER_CLIENT_ID,
-                "client_secret": KUSTOMER_CLIENT_SECRET,
-                "authorize_url": f"{base}/kustomer/oauth/authorize",
-                "token_url": f"{base}/kustomer/oauth/token",
-                "api_url": f"{base}/kustomer",
-                "scopes": ["org.permission.customer", "org.permission.conversation", "offline_access"],
-            },
+    registered: Mapping[str, dict[str, Any]] = {
+        "kit": {
+            "client_id": KIT_CLIENT_ID,
+            "client_secret": KIT_CLIENT_SECRET,
+            "app_id": KIT_APP_ID,
+            "revoke_url": f"{base}/kit/v4/oauth/revoke",
         },
-        "login": {"url": f"{base}/company/login", "key": login_public_pem},
-        "plugin": {
-            "kit": {
-                "name": "Kit",
-                "client_id": PLUGIN_CLIENT_ID,
-                "client_secret": PLUGIN_CLIENT_SECRET,
-                "redirect_uris": [f"{base}/kit/apps/install", f"{base}/kit/apps"],
-                "refresh_without_secret": True,
-            }
-        },
+        "kustomer": {"client_id": KUSTOMER_CLIENT_ID, "client_secret": KUSTOMER_CLIENT_SECRET},
     }
+    providers = {
+        name: {
+            "type": name,
+            "authorize_url": f"{base}/{name}/oauth/authorize",
+            "token_url": f"{base}/{name}/oauth/token",
+            "api_url": f"{base}/{name}",
+            **own,
+        }
+        for name, own in registered.items()
+    }
+    plugin = {
+        "name": "Kit",
+        "client_id": PLUGIN_CLIENT_ID,
+        "client_secret": PLUGIN_CLIENT_SECRET,
+        "redirect_uris": [f"{base}/kit/apps/install", f"{base}/kit/apps"],
+        "refresh_without_secret": True,
+    }
+    login = {"url": f"{base}/company/login", "key": login_public_pem}
+    return {"providers": providers, "login": login, "plugin": {"kit": plugin}}
 
 
 def with_sandbox(data: Mapping[str, Any], listen: TcpListen) -> dict[str, Any]:

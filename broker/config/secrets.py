@@ -120,10 +120,8 @@ class SecretReader:
             raise SecretMissing("a credential's name with odd characters; expected letters, digits and . _ -")
         folder = self.environ.get("CREDENTIALS_DIRECTORY")
         if not folder:
-            raise SecretMissing(
-                f'{{ credential = "{name}" }} without $CREDENTIALS_DIRECTORY; expected to run under systemd'
-                " with LoadCredential="
-            )
+            found = f'{{ credential = "{name}" }} without $CREDENTIALS_DIRECTORY'
+            raise SecretMissing(f"{found}; expected to run under systemd with LoadCredential=")
         path = Path(folder) / name
         # Where a link leads, so that an error names the file that is to be mended.
         return path.parent / path.readlink() if path.is_symlink() else path
@@ -144,9 +142,8 @@ class SecretReader:
         except (OSError, ValueError) as exc:
             # Not UTF-8, or a path that holds a NUL.
             why = exc.strerror if isinstance(exc, OSError) else "not text"
-            raise SecretMissing(
-                f"the file {path}, which cannot be read ({why}); expected one that holds it"
-            ) from None
+            found = f"the file {path}, which cannot be read ({why})"
+            raise SecretMissing(f"{found}; expected one that holds it") from None
         if problem is not None:
             exposed, is_refused = problem
             found = f"open to others (mode {exposed.mode:o})"
@@ -162,11 +159,8 @@ def _oddity(text: str, *, ascii_only: bool) -> str | None:
         return "in quotes; expected the secret without them"
     if text != text.strip():
         return "with a blank at its begin or end; expected the secret alone"
+    kind = "ASCII" if ascii_only else "text"
     for place, letter in enumerate(text, 1):
         if not letter.isprintable() or (ascii_only and not letter.isascii()):
-            return (
-                f"whose character {place} is U+{ord(letter):04X}; expected printable ASCII on one line"
-                if ascii_only
-                else f"whose character {place} is U+{ord(letter):04X}; expected printable text on one line"
-            )
+            return f"whose character {place} is U+{ord(letter):04X}; expected printable {kind} on one line"
     return None

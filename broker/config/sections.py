@@ -104,18 +104,14 @@ def _listen(value: object, folder: Path) -> Listen | None:
         case str() if (form := HOST_AND_PORT.fullmatch(value)) and int(form[2]) <= 65535:
             host = form[1].strip("[]")
             with suppress(ValueError):
-                return TcpListen(host if host == "localhost" else _address(host), int(form[2]))
+                if host != "localhost":
+                    ipaddress.ip_address(host)
+                return TcpListen(host, int(form[2]))
         case {"path": str(path), **rest} if path and set(rest) <= {"mode", "group"}:
             mode, group = rest.get("mode", "0660"), rest.get("group")
             if isinstance(mode, str) and re.fullmatch(r"0?[0-7]{3}", mode) and isinstance(group, str | None):
                 return UnixListen(folder / path, int(mode, 8), group)
     return None
-
-
-def _address(host: str) -> str:
-    """The host as it is written; raises ValueError where it is a name."""
-    ipaddress.ip_address(host)
-    return host
 
 
 def _tls(table: Table, key: str) -> Tls | None:
@@ -191,7 +187,7 @@ def _master(table: Table, key: str, usual: object) -> MasterKey | None:
             return FileKey(table.folder / path)
         case {"credential": str(name), **rest} if not rest:
             try:
-                return FileKey(table.credential(name), created=False)
+                return FileKey(table.sources.credential(name), created=False)
             except SecretMissing as exc:
                 table.wrong(key, str(exc).split(";", 1)[0], "to run under systemd with LoadCredential=")
         case {"command": [*words], **rest} if (
@@ -259,7 +255,7 @@ def read_alerts(table: Table) -> AlertSettings:
     if table.has("webhook_secret") and not table.has("webhook_url"):
         table.wrong("webhook_url", "nothing", "the address that webhook_secret is for")
     keys = tuple(key for secret in given if (key := _webhook_key(table, secret.reveal())) is not None)
-    table.raw("command")
+    table.knows("command")
     table.done()
     return AlertSettings(WebhookSettings(Secret(url), keys) if url and keys else None, command)
 
@@ -283,13 +279,11 @@ def read_network(table: Table, usual: NetworkSettings | None = None) -> NetworkS
     if table.has("proxy"):
         proxy, no_proxy = _proxy(table)
     if table.has("no_proxy"):
-        no_proxy = table.texts(
-            "no_proxy", (), matching(NO_PROXY, 'names, addresses and networks, as in ".example.com"')
-        )
+        expected = 'names, addresses and networks, as in ".example.com"'
+        no_proxy = table.texts("no_proxy", (), matching(NO_PROXY, expected))
     if table.has("ca_file"):
         ca = _authorities(table)
-    for key in ("proxy", "no_proxy", "ca_file"):
-        table.raw(key)
+    table.knows("proxy", "no_proxy", "ca_file")
     return NetworkSettings(proxy, no_proxy, ca)
 
 

@@ -47,7 +47,7 @@ class Table:
     def __init__(
         self, data: Mapping[str, Any], *, problems: list[str], secrets: SecretReader, name: str = ""
     ) -> None:
-        self._data, self._name, self._problems, self._secrets = data, name, problems, secrets
+        self._data, self._name, self._problems, self.sources = data, name, problems, secrets
         self.folder, self.environ = secrets.folder, secrets.environ
         self._known: list[str] = []
 
@@ -101,7 +101,7 @@ class Table:
 
     def integer(self, key: str, default: T = REQUIRED, *, least: int = 0) -> int | T:
         value = self._typed(key, int, default, "a whole number")
-        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+        if isinstance(value, int) and value < least:
             self.wrong(key, str(value), f"a whole number of at least {least}")
             return default
         return value
@@ -144,15 +144,11 @@ class Table:
     ) -> Secret | None:
         """A secret given as a value."""
         try:
-            return self._secrets.read(value, private=private, ascii_only=ascii_only)
+            return self.sources.read(value, private=private, ascii_only=ascii_only)
         except SecretMissing as exc:
             # The value itself is never shown: a secret in the wrong place is still one.
             self._problems.append(f"{self.key(key)}: found {exc}")
             return None
-
-    def credential(self, name: str) -> Path:
-        """Where systemd put a credential; raises SecretMissing."""
-        return self._secrets.credential(name)
 
     def secrets(
         self, key: str, expected: str = TWO_SECRETS, *, private: bool = True, ascii_only: bool = True
@@ -177,7 +173,7 @@ class Table:
         if not isinstance(value, dict):
             self.wrong(key, kind_of(value), "a table")
             value = {}
-        return Table(value, name=self.key(key), problems=self._problems, secrets=self._secrets)
+        return Table(value, name=self.key(key), problems=self._problems, secrets=self.sources)
 
     def tables(self, key: str) -> dict[str, "Table"]:
         """The tables below a table of tables; what is none is told, and left out."""
@@ -192,20 +188,21 @@ class Table:
             self.wrong(key, kind_of(value), "a list of tables")
             return []
         return [
-            Table(item, name=f"{self.key(key)}[{number}]", problems=self._problems, secrets=self._secrets)
+            Table(item, name=f"{self.key(key)}[{number}]", problems=self._problems, secrets=self.sources)
             for number, item in enumerate(value)
         ]
+
+    def knows(self, *keys: str) -> None:
+        """Take note of keys that are read only where something else asks for them."""
+        self._known += keys
 
     def done(self) -> None:
         """Every key that was not asked for is unknown."""
         for key in self._data:
             if key not in self._known:
                 near = difflib.get_close_matches(key, self._known, n=1)
-                hint = (
-                    f"did you mean {self.key(near[0])}?"
-                    if near
-                    else f"one of: {', '.join(sorted(set(self._known)))}"
-                )
+                hint = f"one of: {', '.join(sorted(set(self._known)))}"
+                hint = f"did you mean {self.key(near[0])}?" if near else hint
                 self._problems.append(f"{self.key(key)}: unknown key; {hint}")
 
     def _typed(self, key: str, kind: type[K], default: T, expected: str) -> K | T:
