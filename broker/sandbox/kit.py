@@ -9,14 +9,13 @@ from broker.config.sandbox import KIT_APP_ID
 from broker.sandbox.authorize import Authorize
 from broker.sandbox.faults import Switches
 from broker.sandbox.issued import Grant, Holder, new_token
-from broker.sandbox.stage import Complaint, Stage, examine, page
+from broker.sandbox.stage import Stage, page
 from broker.sandbox.token_endpoint import (
     Answer,
     BodyError,
     Granted,
     Party,
     Refusal,
-    TokenEndpoint,
     form_pairs,
     json_answer,
     secret_fits,
@@ -47,12 +46,6 @@ WORDS = {
 """Doorkeeper's."""
 REVOKE_WORDS = "You are not authorized to revoke this token"
 PLAN_WORDS = "Your trial is over: this account's plan does not include access to the API"
-COMPLAINTS: Mapping[Complaint, str] = {
-    Complaint.MISSING: "Authentication Failed",
-    Complaint.INVALID: "The access token is invalid",
-    Complaint.REVOKED: "The access token was revoked",
-    Complaint.EXPIRED: "The access token expired",
-}
 GREETING, EMAIL, ACCOUNT = "Kit Greetings", "test@kit.dev", "29"
 USER_OFFSET = 100_000
 """Kit's user id is another number than the account's: who takes the wrong one is found out."""
@@ -64,10 +57,16 @@ class Kit(Party):
     name, title = "kit", "Kit"
     default_scope = "public"
     kit_like = True
+    complaints = (
+        "Authentication Failed",
+        "The access token is invalid",
+        "The access token was revoked",
+        "The access token expired",
+    )
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
-        self._authorize, self._token = Authorize(self), TokenEndpoint(self)
+        self._authorize = Authorize(self)
 
     def routes(self) -> list[web.RouteDef]:
         routes = [
@@ -79,7 +78,7 @@ class Kit(Party):
             routes += [
                 web.get(f"{base}/authorize", self._authorize.show),
                 web.post(f"{base}/authorize", self._authorize.decide),
-                web.post(f"{base}/token", self._token.answer),
+                web.post(f"{base}/token", self.answer),
                 web.post(f"{base}/revoke", self.revoke),
             ]
         name = "/.well-known/oauth-authorization-server"
@@ -132,13 +131,12 @@ class Kit(Party):
         switches = self.switches
         if switches.identity_status is not None:
             return web.Response(status=switches.identity_status)
-        match found := examine(self.stage, "kit", request):
-            case Complaint():
-                return web.json_response({"errors": [COMPLAINTS[found]]}, status=401)
-            case Grant():
-                if switches.plan_lapsed:
-                    return web.json_response({"errors": [PLAN_WORDS]}, status=401)
-                return web.json_response(account_document(found.holder, switches))
+        found = self.whose(request)
+        if not isinstance(found, str) and switches.plan_lapsed:
+            found = PLAN_WORDS
+        if isinstance(found, str):
+            return web.json_response({"errors": [found]}, status=401)
+        return web.json_response(account_document(found.holder, switches))
 
     def read_holder(self, form: Mapping[str, str], org: str | None) -> Holder:  # noqa: ARG002 - Kustomer's
         account = form.get("account") or ACCOUNT

@@ -12,7 +12,7 @@ from aiohttp import web
 from broker.sandbox.authorize import Authorize
 from broker.sandbox.faults import Switches
 from broker.sandbox.issued import Grant, Holder, base64url, new_token
-from broker.sandbox.stage import Complaint, Stage, bearer, examine
+from broker.sandbox.stage import Stage, bearer
 from broker.sandbox.store import Client
 from broker.sandbox.token_endpoint import (
     Answer,
@@ -20,7 +20,6 @@ from broker.sandbox.token_endpoint import (
     Granted,
     Party,
     Refusal,
-    TokenEndpoint,
     form_pairs,
     json_answer,
 )
@@ -30,12 +29,6 @@ VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
 LATEST_APP = "SELECT * FROM apps WHERE id = ? OR name = ? ORDER BY rowid DESC LIMIT 1"
 ORG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 LIMIT, WINDOW = 1000, 60
-COMPLAINTS: Mapping[Complaint, str] = {
-    Complaint.MISSING: "Missing authorization",
-    Complaint.INVALID: "Invalid token",
-    Complaint.REVOKED: "Invalid token",
-    Complaint.EXPIRED: "Expired token",
-}
 WORDS = {
     Refusal.INVALID_CLIENT: (401, "invalid_client", "Client authentication failed"),
     Refusal.INVALID_GRANT: (400, "invalid_grant", "The grant is invalid, expired or revoked"),
@@ -145,12 +138,13 @@ class Kustomer(Party):
     name, title = "kustomer", "Kustomer"
     default_scope = ""
     kit_like = False
+    complaints = ("Missing authorization", "Invalid token", "Invalid token", "Expired token")
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
         self._directory = AppDirectory(stage)
         self._window, self._seen = 0, 0
-        self._authorize, self._token = Authorize(self), TokenEndpoint(self)
+        self._authorize = Authorize(self)
 
     def routes(self) -> list[web.RouteDef]:
         routes = self._directory.routes()
@@ -158,7 +152,7 @@ class Kustomer(Party):
             routes += [
                 web.get(f"{base}/oauth/authorize", self._authorize.show),
                 web.post(f"{base}/oauth/authorize", self._authorize.decide),
-                web.post(f"{base}/oauth/token", self._token.answer),
+                web.post(f"{base}/oauth/token", self.answer),
                 web.get(f"{base}/v1/users/current", self.current_user),
             ]
         return routes
@@ -170,13 +164,12 @@ class Kustomer(Party):
             return _refused(switches.identity_status, "unavailable", "Not just now")
         if switches.pod_mismatch:
             return _refused(401, "unauthorized", POD_WORDS)
-        match found := examine(self.stage, "kustomer", request):
-            case Complaint():
-                return _refused(401, "unauthorized", COMPLAINTS[found])
-            case Grant():
-                if switches.plan_lapsed:
-                    return _refused(403, "forbidden", "Your plan has lapsed")
-                return web.json_response(user_document(found.holder, switches))
+        found = self.whose(request)
+        if isinstance(found, str):
+            return _refused(401, "unauthorized", found)
+        if switches.plan_lapsed:
+            return _refused(403, "forbidden", "Your plan has lapsed")
+        return web.json_response(user_document(found.holder, switches))
 
     async def limit_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """x-ratelimit-* on every answer under /kustomer; an `on_response_prepare` signal."""

@@ -14,12 +14,11 @@ from broker.config.sandbox import KIT_APP_ID
 from broker.config.settings import TcpListen
 from broker.sandbox.authorize import Company
 from broker.sandbox.faults import PROVIDERS, Faults, Provider, SwitchError
-from broker.sandbox.issued import Issued
 from broker.sandbox.kit import Kit
 from broker.sandbox.kustomer import Kustomer
 from broker.sandbox.plugin_client import PluginClient
-from broker.sandbox.stage import Record, Stage, bad_request, json_object, page
-from broker.sandbox.store import ASKED, ISSUED, REGISTERED, Clients, SandboxStore, client_from_json
+from broker.sandbox.stage import Stage, bad_request, json_object, page
+from broker.sandbox.store import ASKED, ISSUED, REGISTERED, SandboxStore, client_from_json
 
 SHUTDOWN = 0.5
 """Seconds that requests in flight are given at a stop."""
@@ -43,7 +42,7 @@ class Control:
         ]
 
     async def index(self, _request: web.Request) -> web.Response:
-        record = self._stage.record.as_json(self._stage.clock.now())
+        record = self._stage.record.as_json()
         return page(
             "index.html",
             grants=record["grants"][-20:],
@@ -66,7 +65,7 @@ class Control:
         return await self.faults(request)
 
     async def record(self, _request: web.Request) -> web.Response:
-        return web.json_response(self._stage.record.as_json(self._stage.clock.now()))
+        return web.json_response(self._stage.record.as_json())
 
     async def revoke(self, request: web.Request) -> web.Response:
         """A person uninstalls: `{"provider", "external_id"}` or `{"refresh_token"}`."""
@@ -126,8 +125,7 @@ class Sandbox:
         self.listen = listen
         """After `start` with the port that was really bound."""
         self.faults = Faults()
-        self._database = database
-        self._clock = clock
+        self._database, self._clock = database, clock
         self._broker_public_url = broker_public_url.rstrip("/")
         self._store: SandboxStore | None = None
         self._runner: web.AppRunner | None = None
@@ -138,19 +136,19 @@ class Sandbox:
 
     async def start(self) -> None:
         """Open the store and bind. Raises OSError where the port is taken."""
-        self._store = SandboxStore(self._database)
         stage = Stage(
-            store=self._store,
-            clients=Clients(store=self._store, broker_public_url=self._broker_public_url),
-            issued=Issued(self._store),
+            self._database,
             faults=self.faults,
-            record=Record(store=self._store, faults=self.faults),
             clock=self._clock,
             broker_public_url=self._broker_public_url,
         )
-        stage.clients.supply()
-        stage.record.close_interrupted(self._clock.now())
-        self._runner = web.AppRunner(_app(stage), access_log=None, shutdown_timeout=SHUTDOWN)
+        self._store = stage.store
+        app, kustomer = web.Application(), Kustomer(stage)
+        # The plugin's before Kit's: `/kit/apps/install` is no app's page.
+        for party in (Control(stage), PluginClient(stage), Kit(stage), kustomer, Company(stage)):
+            app.add_routes(party.routes())
+        app.on_response_prepare.append(kustomer.limit_headers)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN)
         try:
             await self._runner.setup()
             await web.TCPSite(self._runner, self.listen.host, self.listen.port).start()
@@ -166,16 +164,6 @@ class Sandbox:
         store, self._store = self._store, None
         if store is not None:
             store.close()
-
-
-def _app(stage: Stage) -> web.Application:
-    app = web.Application()
-    kustomer = Kustomer(stage)
-    # The plugin's before Kit's: `/kit/apps/install` is no app's page.
-    for party in (Control(stage), PluginClient(stage), Kit(stage), kustomer, Company(stage)):
-        app.add_routes(party.routes())
-    app.on_response_prepare.append(kustomer.limit_headers)
-    return app
 
 
 async def run_alone(

@@ -1,8 +1,6 @@
 """What every party the sandbox plays shares: its store, its switches, its record, its clock and its pages."""
 
 import json
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +8,8 @@ from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from broker.clock import Clock
-from broker.sandbox.faults import Faults, Mode, Provider
-from broker.sandbox.issued import REFRESH_ROWS, Grant, Issued, is_live, to_refresh_token
+from broker.sandbox.faults import Faults, Provider
+from broker.sandbox.issued import REFRESH_ROWS, Issued, is_live, to_refresh_token
 from broker.sandbox.store import Clients, SandboxStore
 
 BESIDE = "SELECT n FROM requests WHERE kind = 'refresh' AND token_sha256 = ? AND ended IS NULL"
@@ -37,20 +35,20 @@ _PAGES = Environment(
 class Record:
     """Each write commits alone or with the rotation it describes, so a killed sandbox still knows."""
 
-    def __init__(self, *, store: SandboxStore, faults: Faults) -> None:
-        self._store = store
-        self._faults = faults
+    def __init__(self, store: SandboxStore, *, faults: Faults, clock: Clock) -> None:
+        self._store, self._faults, self._clock = store, faults, clock
 
-    def close_interrupted(self, now: float) -> None:
+    def close_interrupted(self) -> None:
         """End what a former process left open: its connections died with it."""
-        self._store.write(END, now)
+        self._store.write(END, self._clock.now())
 
-    def begin(self, provider: Provider, kind: str, token_sha256: str | None, now: float) -> int:
+    def begin(self, provider: Provider, kind: str, token_sha256: str | None) -> int:
         """A token request has come. Returns its number."""
         with self._store.transaction():
             beside = [row["n"] for row in self._store.rows(BESIDE, token_sha256)] if kind == "refresh" else []
             request = {"provider": provider, "kind": kind, "token_sha256": token_sha256}
-            return self._store.insert("requests", **request, started=now, beside=json.dumps(beside))
+            begun = {"started": self._clock.now(), "beside": json.dumps(beside)}
+            return self._store.insert("requests", **request, **begun)
 
     def handled(
         self,
@@ -64,25 +62,24 @@ class Record:
         """What was decided; the caller's transaction covers it together with the rotation."""
         self._store.write(HANDLED, outcome, grant_id, issued_refresh, issued_access, n)
 
-    def end(self, n: int, now: float) -> None:
+    def end(self, n: int) -> None:
         """The last of the answer is about to leave: who has it may ask again at once and overlaps nothing."""
-        self._store.write(END + " AND n = ?", now, n)
+        self._store.write(END + " AND n = ?", self._clock.now(), n)
 
     def answered(self, n: int) -> None:
         self._store.write("UPDATE requests SET answered = 1 WHERE n = ?", n)
 
-    def used(self, provider: Provider, access_sha256: str, status: int, now: float) -> None:
-        self._store.insert(
-            "resource_uses", provider=provider, access_sha256=access_sha256, at=now, status=status
-        )
+    def used(self, provider: Provider, access_sha256: str, status: int) -> None:
+        use = {"provider": provider, "access_sha256": access_sha256, "status": status}
+        self._store.insert("resource_uses", **use, at=self._clock.now())
 
-    def as_json(self, now: float) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         requests = [
             {**row, "answered": bool(row["answered"]), "beside": json.loads(row["beside"])}
             for row in self._store.rows("SELECT * FROM requests ORDER BY n")
         ]
         return {
-            "grants": [self._grant(row, now) for row in self._store.rows("SELECT * FROM grants ORDER BY id")],
+            "grants": [self._grant(row) for row in self._store.rows("SELECT * FROM grants ORDER BY id")],
             "requests": requests,
             "max_outstanding_per_token": max(
                 (1 + len(one["beside"]) for one in requests if one["kind"] == "refresh"), default=0
@@ -94,7 +91,7 @@ class Record:
             ],
         }
 
-    def _grant(self, row: Any, now: float) -> dict[str, Any]:
+    def _grant(self, row: Any) -> dict[str, Any]:
         current = self._store.row(CURRENT, row["id"])
         switches = self._faults.switches(row["provider"])
         tokens = self._store.rows(REFRESH_ROWS + " WHERE t.grant_id = ?", row["id"])
@@ -106,7 +103,7 @@ class Record:
             "grant_id": row["id"],
             "revoked": bool(row["revoked"]),
             "current_refresh_token_sha256": None if current is None else current["sha256"],
-            "live": any(is_live(to_refresh_token(token), switches, now) for token in tokens),
+            "live": any(is_live(to_refresh_token(token), switches, self._clock.now()) for token in tokens),
             "rotations": self._store.row(ROTATIONS, row["id"])[0],
         }
 
@@ -121,54 +118,23 @@ def refusal(who: str, message: str, *, status: int = 400) -> web.Response:
     return page("refusal.html", status=status, who=who, message=message)
 
 
-@dataclass(frozen=True, slots=True)
 class Stage:
-    store: SandboxStore
-    clients: Clients
-    issued: Issued
-    faults: Faults
-    record: Record
-    clock: Clock
-    broker_public_url: str
+    """What all parties of one sandbox share; raises OSError where the file is no database of the sandbox."""
 
-
-class Complaint(StrEnum):
-    """Why a resource does not take an access token."""
-
-    MISSING = "missing"
-    INVALID = "invalid"
-    REVOKED = "revoked"
-    EXPIRED = "expired"
+    def __init__(self, database: Path, *, faults: Faults, clock: Clock, broker_public_url: str) -> None:
+        self.faults, self.clock, self.broker_public_url = faults, clock, broker_public_url
+        self.store = SandboxStore(database)
+        self.clients = Clients(store=self.store, broker_public_url=broker_public_url)
+        self.issued = Issued(self.store)
+        self.record = Record(self.store, faults=faults, clock=clock)
+        self.clients.supply()
+        self.record.close_interrupted()
 
 
 def bearer(request: web.Request) -> str | None:
     """The token of the Authorization header (RFC 6750, 2.1)."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
-
-
-def examine(stage: Stage, provider: Provider, request: web.Request) -> Grant | Complaint:
-    """Whose data the request may see; the access token counts as used from now on."""
-    presented = bearer(request)
-    token = stage.issued.access_token(presented) if presented else None
-    if token is None:
-        return Complaint.INVALID if presented else Complaint.MISSING
-    grant, now = stage.issued.grant(token.grant_id), stage.clock.now()
-    complaint = None
-    if grant.provider != provider:
-        complaint = Complaint.INVALID
-    elif token.revoked:
-        complaint = Complaint.REVOKED
-    elif now >= token.expires_at:
-        complaint = Complaint.EXPIRED
-    with stage.store.transaction():
-        stage.record.used(provider, token.sha256, 200 if complaint is None else 401, now)
-        is_on_use = stage.faults.switches(provider).rotation is Mode.ON_USE
-        if complaint is None and token.parent is not None and is_on_use:
-            # In mode D the predecessors of a token die at its first use at a resource (Doorkeeper).
-            stage.issued.revoke_refresh(token.parent)
-            stage.issued.revoke_access_of(token.parent)
-    return complaint or grant
 
 
 def to(location: str) -> web.Response:

@@ -25,7 +25,7 @@ from broker.sandbox.issued import (
     fingerprint,
     judge,
 )
-from broker.sandbox.stage import Stage
+from broker.sandbox.stage import Stage, bearer
 from broker.sandbox.store import Client
 
 JSON = "application/json; charset=utf-8"
@@ -86,6 +86,8 @@ class Party(ABC):
     name: ClassVar[Provider]
     title: ClassVar[str]
     default_scope: ClassVar[str]
+    complaints: ClassVar[tuple[str, str, str, str]]
+    """Of an access token that is missing, invalid, revoked or expired."""
     kit_like: ClassVar[bool]
     """A code's second use kills the grant, and a strict renewal kills the old access token at once."""
 
@@ -123,6 +125,92 @@ class Party(ABC):
     @abstractmethod
     def garbled(self) -> Answer:
         """The answer to a body that is no request."""
+
+    def whose(self, request: web.Request) -> Grant | str:
+        """Whose data the request may see, or the complaint; the access token counts as used from now on."""
+        issued, presented = self.stage.issued, bearer(request)
+        missing, invalid, revoked, expired = self.complaints
+        token = issued.access_token(presented) if presented else None
+        if token is None:
+            return invalid if presented else missing
+        grant, complaint = issued.grant(token.grant_id), ""
+        if grant.provider != self.name:
+            complaint = invalid
+        elif token.revoked:
+            complaint = revoked
+        elif self.stage.clock.now() >= token.expires_at:
+            complaint = expired
+        with self.stage.store.transaction():
+            self.stage.record.used(self.name, token.sha256, 401 if complaint else 200)
+            if not complaint and token.parent is not None and self.switches.rotation is Mode.ON_USE:
+                # In mode D the predecessors of a token die at its first use at a resource (Doorkeeper).
+                issued.revoke_refresh(token.parent)
+                issued.revoke_access_of(token.parent)
+        return complaint or grant
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Handle `POST …/oauth/token`."""
+        stage, clock = self.stage, self.stage.clock
+        fault = stage.faults.take(self.name)
+        try:
+            params: Mapping[str, str] | None = self.read_params(await request.read())
+        except BodyError:
+            params = None
+        is_refresh = params is not None and params.get("grant_type") == "refresh_token"
+        token = params and params.get("refresh_token" if is_refresh else "code")
+        sha = fingerprint(token) if token else None
+        n = stage.record.begin(self.name, "refresh" if is_refresh else "code", sha)
+        try:
+            if fault.latency:
+                await clock.sleep(fault.latency)
+            answer = self._settle(n, params, fault, request.match_info.get("org"))
+            if fault.latency_after:
+                await clock.sleep(fault.latency_after)
+            stage.record.end(n)
+            if fault.drop is not None:
+                return hang_up(request, web.Response())
+            if fault.raw is not None:
+                return Answer(fault.status or 200, fault.raw, JSON, fault.headers).response(**NO_STORE)
+            if fault.status is not None:
+                false = Answer(fault.status, fault.body or "", "text/html; charset=utf-8", fault.headers)
+                return false.response(**NO_STORE)
+            if fault.truncate is not None:
+                return await _send_part(request, answer, fault.truncate)
+            response = answer.response(**NO_STORE)
+            with suppress(ConnectionResetError):
+                await response.prepare(request)
+                await response.write_eof()
+            if request.transport is not None and not request.transport.is_closing():
+                stage.record.answered(n)
+            return response
+        finally:
+            stage.record.end(n)
+
+    def _settle(
+        self, n: int, params: Mapping[str, str] | None, fault: AnswerFault, org: str | None
+    ) -> Answer:
+        """Handle the request, in one transaction with its record; the true answer, whatever is sent then."""
+        record = self.stage.record
+        if fault.spares_token or params is None:
+            record.handled(n, "fault" if fault.spares_token else "invalid_request")
+            return self.garbled()
+        with self.stage.store.transaction():
+            match Exchange(self, params, self.switches, self.stage.clock.now(), org).outcome():
+                case Refused(why, missing, grant_id):
+                    record.handled(n, why, grant_id=grant_id)
+                    return self.refused(why, missing)
+                case Granted(grant, pair) as granted:
+                    refresh = fingerprint(pair.refresh) if pair.refresh else None
+                    record.handled(
+                        n,
+                        "issued",
+                        grant_id=grant.id,
+                        issued_refresh=refresh,
+                        issued_access=pair.access.sha256,
+                    )
+                    laid = {**self.tokens(granted), **fault.members}
+                    gone = {name for name, value in fault.members.items() if value is None}
+                    return json_answer(200, {name: laid[name] for name in laid if name not in gone})
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,76 +359,6 @@ def secret_fits(client: Client, secret: str | None, *, needed: bool) -> bool:
     if not secret:
         return not needed
     return any(hmac.compare_digest(secret.encode(), known.encode()) for known in client.secrets)
-
-
-class TokenEndpoint:
-    """The handler of `POST …/oauth/token`."""
-
-    def __init__(self, party: Party) -> None:
-        self._party, self._stage = party, party.stage
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        stage, clock = self._stage, self._stage.clock
-        fault = stage.faults.take(self._party.name)
-        try:
-            params: Mapping[str, str] | None = self._party.read_params(await request.read())
-        except BodyError:
-            params = None
-        is_refresh = params is not None and params.get("grant_type") == "refresh_token"
-        token = params and params.get("refresh_token" if is_refresh else "code")
-        sha = fingerprint(token) if token else None
-        n = stage.record.begin(self._party.name, "refresh" if is_refresh else "code", sha, clock.now())
-        try:
-            if fault.latency:
-                await clock.sleep(fault.latency)
-            answer = self._settle(n, params, fault, request.match_info.get("org"))
-            if fault.latency_after:
-                await clock.sleep(fault.latency_after)
-            stage.record.end(n, clock.now())
-            if fault.drop is not None:
-                return hang_up(request, web.Response())
-            if fault.raw is not None:
-                return Answer(fault.status or 200, fault.raw, JSON, fault.headers).response(**NO_STORE)
-            if fault.status is not None:
-                false = Answer(fault.status, fault.body or "", "text/html; charset=utf-8", fault.headers)
-                return false.response(**NO_STORE)
-            if fault.truncate is not None:
-                return await _send_part(request, answer, fault.truncate)
-            response = answer.response(**NO_STORE)
-            with suppress(ConnectionResetError):
-                await response.prepare(request)
-                await response.write_eof()
-            if request.transport is not None and not request.transport.is_closing():
-                stage.record.answered(n)
-            return response
-        finally:
-            stage.record.end(n, clock.now())
-
-    def _settle(
-        self, n: int, params: Mapping[str, str] | None, fault: AnswerFault, org: str | None
-    ) -> Answer:
-        """Handle the request, in one transaction with its record; the true answer, whatever is sent then."""
-        party, record = self._party, self._stage.record
-        if fault.spares_token or params is None:
-            record.handled(n, "fault" if fault.spares_token else "invalid_request")
-            return party.garbled()
-        with self._stage.store.transaction():
-            match Exchange(party, params, party.switches, self._stage.clock.now(), org).outcome():
-                case Refused(why, missing, grant_id):
-                    record.handled(n, why, grant_id=grant_id)
-                    return party.refused(why, missing)
-                case Granted(grant, pair) as granted:
-                    refresh = fingerprint(pair.refresh) if pair.refresh else None
-                    record.handled(
-                        n,
-                        "issued",
-                        grant_id=grant.id,
-                        issued_refresh=refresh,
-                        issued_access=pair.access.sha256,
-                    )
-                    laid = {**party.tokens(granted), **fault.members}
-                    gone = {name for name, value in fault.members.items() if value is None}
-                    return json_answer(200, {name: laid[name] for name in laid if name not in gone})
 
 
 def hang_up(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
