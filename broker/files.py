@@ -145,21 +145,15 @@ def _open_below(folder: int, path: Path, flags: int) -> int:
             raise OSError(exc.errno, NOT_OURS, str(path)) from None
         raise
     try:
-        found = os.fstat(handle)
+        found, owner = os.fstat(handle), os.fstat(folder)
         # A second name of somebody else's file is no better than a symbolic link to it.
-        foreign = found.st_nlink > 1 and found.st_uid != os.fstat(folder).st_uid
+        foreign = found.st_nlink > 1 and found.st_uid != owner.st_uid
         if not stat.S_ISREG(found.st_mode) or foreign:
             raise OSError(errno.EINVAL, NOT_OURS, str(path))
-        if made:
-            _give_to_owner(handle, folder)
+        if made and os.geteuid() == 0 and owner.st_uid != 0:
+            # What root has made belongs to the service.
+            os.fchown(handle, owner.st_uid, owner.st_gid)
     except BaseException:
         os.close(handle)
         raise
     return handle
-
-
-def _give_to_owner(handle: int, folder: int) -> None:
-    """Give a file that root has made to the service."""
-    owner = os.fstat(folder)
-    if os.geteuid() == 0 and owner.st_uid != 0:
-        os.fchown(handle, owner.st_uid, owner.st_gid)

@@ -42,59 +42,45 @@ class AccountGroup:
     first_expiry: float
 
 
+_Condition = tuple[str, object]
+"""A condition with braces for its value; one whose value is None does not count."""
+
+
 def find_sql(query: AccountQuery) -> tuple[str, list[object]]:
     """Return the statement that reads the accounts of a query, and its values."""
-    conditions = _by_index(query)
-    conditions.add("(removed_at IS NULL) = (CAST({} AS BIGINT) = 0)", int(query.removed))
-    if query.provider is not None:
-        conditions.add("provider = {}", query.provider)
-    if query.status is not None:
-        conditions.add(f"{STATUS_SQL} = {{}}", query.status)
-    if query.expiring_before is not None:
-        conditions.add("expires_at <= {}", query.expiring_before)
-    if query.search is not None:
-        conditions.add(f"{SEARCHED} LIKE {{}} ESCAPE '!'", _like(query.search))
-    return conditions.select(COLUMNS, query.limit)
+    conditions: list[_Condition] = [
+        *_by_index(query),
+        ("(removed_at IS NULL) = (CAST({} AS BIGINT) = 0)", int(query.removed)),
+        ("provider = {}", query.provider),
+        (f"{STATUS_SQL} = {{}}", query.status),
+        ("expires_at <= {}", query.expiring_before),
+        (f"{SEARCHED} LIKE {{}} ESCAPE '!'", None if query.search is None else _like(query.search)),
+    ]
+    return _select(COLUMNS, conditions, query.limit)
 
 
 def reach_sql(query: AccountQuery, rows: int) -> tuple[str, list[object]]:
     """Return the statement that counts the rows that an index leaves for a query, up to so many."""
-    names, values = _by_index(query).select("name", rows)
+    names, values = _select("name", _by_index(query), rows)
     return f"SELECT COUNT(*), MAX(name) FROM ({names}) AS page", values
 
 
-class _Conditions:
-    """The conditions of a query of accounts, and their values."""
-
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._values: list[object] = []
-
-    def add(self, text: str, value: object) -> None:
-        self._values.append(value)
-        self._texts.append(text.format(f"${len(self._values)}"))
-
-    def select(self, columns: str, limit: int) -> tuple[str, list[object]]:
-        """The statement that reads the first rows in the order of the names, and its values."""
-        where, number = " AND ".join(self._texts), len(self._values) + 1
-        sql = f"SELECT {columns} FROM accounts WHERE {where} ORDER BY name LIMIT ${number}"
-        return sql, [*self._values, limit]
-
-
-def _by_index(query: AccountQuery) -> _Conditions:
+def _by_index(query: AccountQuery) -> list[_Condition]:
     """The conditions for which an index says which rows they leave, in the order of the names."""
-    conditions = _Conditions()
-    if query.subject is not None:
-        conditions.add("subject = {}", query.subject)
-    elif query.status not in {None, Status.ACTIVE}:
-        conditions.add(f"({TROUBLED_SQL}) AND {STATUS_SQL} = {{}}", query.status)
+    indexed: _Condition = "subject = {}", query.subject
+    if query.subject is None and query.status is not Status.ACTIVE:
+        indexed = f"({TROUBLED_SQL}) AND {STATUS_SQL} = {{}}", query.status
     # One bound each: of two an index would take either.
-    if query.after >= query.low:
-        conditions.add("name > {}", query.after)
-    else:
-        conditions.add("name >= {}", query.low)
-    conditions.add("name <= {}", query.high)
-    return conditions
+    least = ("name > {}", query.after) if query.after >= query.low else ("name >= {}", query.low)
+    return [indexed, least, ("name <= {}", query.high)]
+
+
+def _select(columns: str, conditions: list[_Condition], limit: int) -> tuple[str, list[object]]:
+    """The statement that reads the first rows in the order of the names, and its values."""
+    counting = [(text, value) for text, value in conditions if value is not None]
+    where = " AND ".join(text.format(f"${number}") for number, (text, _) in enumerate(counting, 1))
+    sql = f"SELECT {columns} FROM accounts WHERE {where} ORDER BY name LIMIT ${len(counting) + 1}"
+    return sql, [*(value for _, value in counting), limit]
 
 
 def _like(search: str) -> str:

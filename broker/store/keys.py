@@ -221,9 +221,8 @@ def _token(column: str, field: str) -> SealedColumn:
 
 
 def _pending(column: str, field: str) -> SealedColumn:
-    return SealedColumn(
-        "installs", column, "state_hash", "state_hash", lambda hash_: pending_place(hash_, field)
-    )
+    key = "state_hash"
+    return SealedColumn("installs", column, key, key, lambda hash_: pending_place(hash_, field))
 
 
 SEALED: Sequence[SealedColumn] = (

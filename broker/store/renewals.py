@@ -95,16 +95,12 @@ UPDATE accounts
 DUE = f"SELECT {COLUMNS} FROM accounts WHERE next_at IS NOT NULL AND next_at <= $1 ORDER BY next_at LIMIT $2"
 CLAIM = "UPDATE accounts SET next_at = $2 WHERE name = $1"
 NEXT_DUE = f"SELECT MIN(next_at) FROM accounts WHERE next_at <= {LATEST}"
+OLDEST_INTENT = f"SELECT MIN(intent_at) FROM accounts WHERE intent_id IS NOT NULL AND intent_at <= {LATEST}"
 FOUND_DAMAGED = "UPDATE accounts SET next_at = 0 WHERE name = $1 AND next_at > 0"
 SCHEDULE = "UPDATE accounts SET next_at = $4 WHERE name = $1 AND epoch = $2 AND generation = $3"
 BY_TOKEN = ("issued_at", "expires_at", "refreshed_at", "grant_ends_at")
 BY_ATTEMPT = (
-    "next_at",
-    "not_before",
-    "trouble_since",
-    "first_refused_at",
-    "intent_at",
-    "lease_until",
+    *("next_at", "not_before", "trouble_since", "first_refused_at", "intent_at", "lease_until"),
     "last_used_at",
 )
 MOST_AHEAD = 2 * 3600.0
@@ -265,14 +261,11 @@ class RefreshStore(Store):
 
     async def next_due_at(self) -> float | None:
         """The earliest `next_at` of all."""
-        [(at,)] = await self._database.read(NEXT_DUE)
-        return None if at is None else float(at)
+        return await self._time(NEXT_DUE)
 
     async def oldest_intent_at(self) -> float | None:
         """When the oldest renewal without an outcome was begun."""
-        sql = f"SELECT MIN(intent_at) FROM accounts WHERE intent_id IS NOT NULL AND intent_at <= {LATEST}"
-        [(at,)] = await self._database.read(sql)
-        return None if at is None else float(at)
+        return await self._time(OLDEST_INTENT)
 
     async def damaged(self, limit: int) -> list[str]:
         """Accounts whose row is damaged, or whose refresh token could not be decrypted when it was needed, by name."""
@@ -299,8 +292,7 @@ class RefreshStore(Store):
 
     async def newest_at(self) -> float | None:
         """When the store was last written to, as far as renewals and events say; None: never."""
-        [(at,)] = await self._database.read(NEWEST)
-        return None if at is None else float(at)
+        return await self._time(NEWEST)
 
     async def touch(
         self, uses: Mapping[str, tuple[float, float]], callers: Mapping[tuple[str, str], float]
@@ -340,6 +332,10 @@ class RefreshStore(Store):
     async def drop_spare(self, spare_id: str) -> None:
         """Forget a spare that was tried or whose grant is gone."""
         await self._execute("DELETE FROM spares WHERE id = $1", spare_id)
+
+    async def _time(self, sql: str) -> float | None:
+        [(at,)] = await self._database.read(sql)
+        return None if at is None else float(at)
 
     async def _read(self, sql: str, *values: object) -> list[Account]:
         """The accounts of a statement that reads `COLUMNS`."""
