@@ -1,7 +1,7 @@
 """`broker callers`, `plugin` and `audit`: who may ask for tokens, who signs in to us, and who got which token."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -194,11 +194,11 @@ def verify(context: CommandContext, files: tuple[Path, ...], part: bool) -> None
     Finds lines that were changed, removed or moved, and an end that was cut off. Works with and without
     a running broker.
     """
-    lines = GivenLines(files) if files else None
-    if part and lines is None:
+    if part and not files:
         raise click.UsageError("--part is about FILES; the broker's own are verified whole.")
-    report = _verified(context, lines, part=part)
-    problems = [lines.placed(problem) for problem in report["problems"]] if lines else report["problems"]
+    ends = list[int]()
+    report = _verified(context, _blocks(files, ends) if files else None, part=part)
+    problems = [_placed(problem, files, ends) for problem in report["problems"]]
     if context.as_json:
         show_json({**report, "problems": problems})
     else:
@@ -218,67 +218,63 @@ def verify(context: CommandContext, files: tuple[Path, ...], part: bool) -> None
         )
 
 
-class GivenLines:
-    """The lines of several files, one after another, and whose is which."""
+def _blocks(files: Iterable[Path], ends: list[int]) -> Iterator[bytes]:
+    """Yield all of the files; one that lacks its last newline gets it. Raises Failed.
 
-    def __init__(self, files: tuple[Path, ...]) -> None:
-        self._files = files
-        self._ends: list[int] = []
-        """How many lines there are up to the end of each file."""
-
-    def blocks(self) -> Iterator[bytes]:
-        """Yield all of them; a file that lacks its last newline gets one. Raises Failed."""
-        lines = 0
-        for path in self._files:
-            try:
-                with click.open_file(str(path), "rb") as file:
-                    last = b"\n"
-                    for block in iter(partial(file.read, BLOCK), b""):
-                        lines += block.count(b"\n")
-                        last = block[-1:]
-                        yield block
-            except OSError as exc:
-                raise Failed(f"{exc.filename} cannot be read: {exc.strerror}.") from None
-            if last != b"\n":
-                lines += 1
-                yield b"\n"
-            self._ends.append(lines)
-
-    async def blocks_async(self) -> AsyncIterator[bytes]:
-        """Yield the same."""
-        for block in self.blocks():
-            yield block
-
-    def placed(self, problem: Object) -> Object:
-        """Return the problem with its file, and its line counted from there."""
-        before = 0
-        for path, end in zip(self._files, self._ends, strict=True):
-            if problem["line"] is not None and problem["line"] <= end:
-                file = str(path) if path != Path("-") else ""
-                return {**problem, "file": file, "line": problem["line"] - before}
-            before = end
-        return problem
+    `ends` hears how many lines there are up to the end of each.
+    """
+    lines = 0
+    for path in files:
+        last = b"\n"
+        try:
+            with click.open_file(str(path), "rb") as file:
+                for block in iter(partial(file.read, BLOCK), b""):
+                    lines += block.count(b"\n")
+                    last = block[-1:]
+                    yield block
+        except OSError as exc:
+            raise Failed(f"{exc.filename} cannot be read: {exc.strerror}.") from None
+        if last != b"\n":
+            lines += 1
+            yield b"\n"
+        ends.append(lines)
 
 
-def _verified(context: CommandContext, lines: GivenLines | None, *, part: bool) -> dict[str, Any]:
+def _placed(problem: Object, files: tuple[Path, ...], ends: list[int]) -> Object:
+    """Return the problem with its file, and its line counted from there."""
+    before = 0
+    for path, end in zip(files, ends, strict=True):
+        if problem["line"] is not None and problem["line"] <= end:
+            file = str(path) if path != Path("-") else ""
+            return {**problem, "file": file, "line": problem["line"] - before}
+        before = end
+    return problem
+
+
+async def _async(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for block in blocks:
+        yield block
+
+
+def _verified(context: CommandContext, blocks: Iterator[bytes] | None, *, part: bool) -> dict[str, Any]:
     """Return the report of the running broker; where none runs, of the audit opened by the command itself."""
     broker = context.broker
     try:
-        if lines is None:
+        if blocks is None:
             return broker.ask("GET", "/audit/verify", patience=None)
         # Where nobody answers, standard input must still be there for the other way.
         broker.ask("GET", "/version")
         query = {"part": int(part)}
-        return broker.ask("POST", "/audit/verify", query=query, body=lines.blocks(), patience=None)
+        return broker.ask("POST", "/audit/verify", query=query, body=blocks, patience=None)
     except NoBroker:
         pass
     from broker.app.offline import verify_offline  # noqa: PLC0415 - all of the server, which few commands need
     from broker.errors import StartRefused  # noqa: PLC0415 - the same
 
-    blocks = None if lines is None else lines.blocks_async()
     try:
         with failing(), context.offline_settings() as settings:
-            return asyncio.run(verify_offline(settings, blocks, part=part)).json()
+            stream = None if blocks is None else _async(blocks)
+            return asyncio.run(verify_offline(settings, stream, part=part)).json()
     except StartRefused as exc:
         raise Failed(f"The audit cannot be verified: {exc}.") from None
     except OSError as exc:

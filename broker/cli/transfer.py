@@ -7,6 +7,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -26,7 +27,6 @@ AT_ONCE = 4
 ONE_AT_A_TIME = "The old system must have stopped: two systems that renew one grant kill it."
 
 Kind = Literal["imported", "stored", "skipped", "failed"]
-WRONG: tuple[tuple[Kind, str], ...] = (("stored", "stored but not proved"), ("failed", "failed"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,11 @@ def import_accounts(context: CommandContext, file: Path, yes: bool) -> None:
                 outcomes.append(outcome)
                 advance(1, None)
                 if not context.as_json:
-                    click.echo(_told(outcome))
+                    name = outcome.account or f"line {outcome.line}"
+                    proved = ", not proved" if outcome.outcome == "stored" else ""
+                    status = f", {outcome.status}" if outcome.status else ""
+                    detail = f": {plain(outcome.detail)}" if outcome.detail else ""
+                    click.echo(f"{name}: {outcome.outcome}{proved}{status}{detail}")
         except Failed as exc:
             done = f"{len(outcomes)} of {len(grants)} were done"
             raise type(exc)(f"{exc.message} {done}; type it again, what is there is skipped.") from None
@@ -82,7 +86,8 @@ def import_accounts(context: CommandContext, file: Path, yes: bool) -> None:
         f"{counts['imported']} imported, {counts['skipped']} skipped, there already.",
         {"accounts": [asdict(outcome) for outcome in outcomes]},
     )
-    if wrong := [f"{counts[kind]} {word}" for kind, word in WRONG if counts[kind]]:
+    words: dict[Kind, str] = {"stored": "stored but not proved", "failed": "failed"}
+    if wrong := [f"{counts[kind]} {word}" for kind, word in words.items() if counts[kind]]:
         raise Failed(f"{' and '.join(wrong)} of {counted(len(outcomes), 'account')}; see each above.")
 
 
@@ -135,14 +140,6 @@ def _import_one(broker: AdminSocket, line: int, grant: Object) -> Outcome:
     return Outcome(line, shown, "stored", None, one_line(sentence(answer)))
 
 
-def _told(outcome: Outcome) -> str:
-    name = outcome.account or f"line {outcome.line}"
-    what = {"stored": "stored, not proved"}.get(outcome.outcome, outcome.outcome)
-    status = f", {outcome.status}" if outcome.status else ""
-    detail = f": {plain(outcome.detail)}" if outcome.detail else ""
-    return f"{name}: {what}{status}{detail}"
-
-
 @click.command("export", cls=Command, example="broker accounts export --account 'kit-*' grants.jsonl")
 @click.option(
     "--account",
@@ -166,13 +163,27 @@ def export_accounts(context: CommandContext, globs: tuple[str, ...], *, file: Pa
     if file.exists() or file.is_symlink():
         raise Failed(f"{file} exists, and an export never overwrites; name another file.")
     confirm(f"Freeze {' '.join(globs) or 'all accounts'} and export the refresh tokens?", yes=yes)
+    exported, left_out, clients = 0, dict[str, str](), set[str]()
     try:
-        exported, left_out, clients = _export_to(context, globs, file)
+        with new_file(file) as (_, opened), progress("Exporting") as advance:
+            for line in context.broker.lines("/exports", body={"accounts": list(globs)}):
+                if "total" in line:
+                    advance(0, line["total"])
+                    continue
+                if "grant" in line:
+                    opened.write(json.dumps(line["grant"]).encode() + b"\n")
+                    clients.add(line["client_id"])
+                    exported += 1
+                else:
+                    left_out[line["left_out"]] = line["why"]
+                advance(1, None)
+            if not exported:
+                raise Failed(f"Nothing was exported: {_listed(left_out) or 'no account matches.'}")
     except OSError as exc:
         raise Failed(f"{file} cannot be written: {exc.strerror or exc}.") from None
     context.say(
         f"{file} holds {counted(exported, 'account')}, frozen here.",
-        {"file": str(file), "accounts": exported, "left_out": dict(left_out), "clients": sorted(clients)},
+        {"file": str(file), "accounts": exported, "left_out": left_out, "clients": sorted(clients)},
     )
     if len(clients) > 1 and not context.as_json:
         click.echo(f"They are of several OAuth clients: {', '.join(map(plain, sorted(clients)))}.")
@@ -180,74 +191,51 @@ def export_accounts(context: CommandContext, globs: tuple[str, ...], *, file: Pa
         raise Failed(f"{counted(len(left_out), 'account')} left out: {_listed(left_out)}")
 
 
-def _export_to(
-    context: CommandContext, globs: tuple[str, ...], file: Path
-) -> tuple[int, list[tuple[str, str]], set[str]]:
-    """Return how many are in the file, which were left out and why, and whose clients' grants they are."""
-    exported, left_out, clients = 0, list[tuple[str, str]](), set[str]()
-    with new_file(file) as (_, opened), progress("Exporting") as advance:
-        for line in context.broker.lines("/exports", body={"accounts": list(globs)}):
-            if "total" in line:
-                advance(0, line["total"])
-                continue
-            if "grant" in line:
-                opened.write(json.dumps(line["grant"]).encode() + b"\n")
-                clients.add(line["client_id"])
-                exported += 1
-            else:
-                left_out.append((line["left_out"], line["why"]))
-            advance(1, None)
-        if not exported:
-            raise Failed(f"Nothing was exported: {_listed(left_out) or 'no account matches.'}")
-    return exported, left_out, clients
-
-
-def _listed(left_out: list[tuple[str, str]]) -> str:
+def _listed(left_out: dict[str, str]) -> str:
     more = len(left_out) - SHOWN
-    named = "; ".join(f"{plain(name)} ({plain(why)})" for name, why in left_out[:SHOWN])
+    named = "; ".join(f"{plain(name)} ({plain(why)})" for name, why in islice(left_out.items(), SHOWN))
     return named + (f"; and {more} more" if more > 0 else "")
 
 
-def _read_objects(file: Path) -> list[tuple[int, dict[str, Any]]]:
+def _read_objects(file: Path) -> list[tuple[int, Object]]:
     """Read JSON lines or a JSON list of objects, each with its number; `-` is standard input. Raises Failed."""
     name = "standard input" if str(file) == "-" else str(file)
     try:
-        text = _read_private(file).decode("utf-8-sig")
+        text = (sys.stdin.buffer.read() if str(file) == "-" else _read_private(file)).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Failed(f"{name} is not UTF-8 text.") from None
     except OSError as exc:
         raise Failed(f"{name} cannot be read: {exc.strerror}.") from None
     if is_list := text.lstrip().startswith("["):
         whole = _parsed(text)
-        found = list(enumerate(whole, 1)) if isinstance(whole, list) else [(1, None)]
+        found = list(enumerate(whole if isinstance(whole, list) else [None], 1))
     else:
         lines = enumerate(text.split("\n"), 1)
         found = [(number, _parsed(line)) for number, line in lines if line.strip()]
-    if wrong := [number for number, value in found if not isinstance(value, dict)]:
-        place = f"{'entry' if is_list else 'line'} {wrong[0]}"
-        raise Failed(f"{name}: {place} is not a JSON object with unique members; nothing was sent.")
-    return [(number, value) for number, value in found if isinstance(value, dict)]
+    for number, value in found:
+        if not isinstance(value, dict):
+            place = f"{'entry' if is_list else 'line'} {number}"
+            raise Failed(f"{name}: {place} is not a JSON object with unique members; nothing was sent.")
+    return found
 
 
 def _read_private(file: Path) -> bytes:
-    if str(file) == "-":
-        return sys.stdin.buffer.read()
     with file.open("rb") as opened:
-        status = os.fstat(opened.fileno())
         # A pipe has no readers but its own; a file has those of its mode.
-        if stat.S_ISREG(status.st_mode) and (exposed := exposure(file, opened.fileno())):
+        is_file = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
+        if is_file and (exposed := exposure(file, opened.fileno())):
             raise Failed(f"{file} holds secrets and others may read it; type: {exposed.command}")
         return opened.read()
 
 
-def _parsed(text: str) -> object:
-    """Return None for what is not JSON; the error would quote it."""
+def _parsed(text: str) -> Any:
+    """Return None for what is not JSON, since the error would quote it, and for an object with a member twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> Object | None:
+        members = dict(pairs)
+        return members if len(members) == len(pairs) else None
+
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError):
         return None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
-    members = dict(pairs)
-    return members if len(members) == len(pairs) else None
