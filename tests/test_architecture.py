@@ -20,6 +20,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"keys", "audit"}),
     frozenset({"callers"}),
     frozenset({"context"}),
+    frozenset({"login"}),
     frozenset({"tokens", "installs", "plugin"}),
     frozenset({"accounts", "alerts"}),
     frozenset({"admin"}),
@@ -63,7 +64,7 @@ WEB_EDGE = {
     "admin",
     "dashboard/session.py",
     "callers/authentication.py",
-    "callers/login.py",
+    "login.py",
     "tokens/hot.py",
 }
 """Where `aiohttp.web` may be imported, besides every room's routes.py and its like."""

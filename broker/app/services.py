@@ -15,13 +15,13 @@ from broker.alerts.service import Alerts
 from broker.callers.authentication import KeyAuthenticator
 from broker.callers.configured import ConfiguredCallers, JwtAuthenticator
 from broker.callers.jws import JwksCache
-from broker.callers.login import Browsers, LoginService
 from broker.callers.service import CallerService
 from broker.config.settings import PluginSettings, Settings
 from broker.context import Context
 from broker.dashboard.service import DashboardService
 from broker.dashboard.session import Sessions
 from broker.installs.service import InstallService
+from broker.login import Browsers, LoginService
 from broker.plugin.clients import Clients
 from broker.plugin.consent import ConsentService
 from broker.plugin.grants import GrantService
@@ -221,33 +221,19 @@ class InstallServices:
     """Connects accounts."""
 
     def __init__(self, context: Context, spools: Spools, closing: AsyncExitStack) -> None:
-        settings, stores = context.settings, context.stores
-        self.browsers = Browsers(
-            public_url=settings.server.public_url,
-            sandbox=settings.sandbox.enabled,
-            keyring=context.keyring,
-            catch_up=context.ring.catch_up,
-            steady=context.steady,
-            clock=context.clock,
-        )
+        self.browsers = Browsers(context)
         self.late = Retained(
             INSTALL,
             spools.grants,
-            lambda grant, _: stores.installs.hold_grant(grant),
+            lambda grant, _: context.stores.installs.hold_grant(grant),
             clock=context.clock,
             health=context.health,
         )
         closing.push_async_callback(self.late.abandon)
         self.service = InstallService(context, browsers=self.browsers, later=self.late)
         self.login: LoginService | None = None
-        if settings.login is not None:
-            self.login = LoginService(
-                settings=settings.login,
-                store=stores.installs,
-                kept=self.browsers.kept,
-                clock=context.clock,
-                audience=settings.server.public_url,
-            )
+        if context.settings.login is not None:
+            self.login = LoginService(context, context.settings.login, self.browsers)
 
 
 class CallerServices:

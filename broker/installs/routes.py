@@ -7,7 +7,6 @@ from urllib.parse import unquote, urlencode, urlsplit
 from aiohttp import web
 
 from broker import oauth
-from broker.callers.login import Browsers, LoginService, SignedIn
 from broker.config.settings import ProviderSettings
 from broker.context import Context
 from broker.errors import InvalidRequest
@@ -20,6 +19,7 @@ from broker.http.pages import Action
 from broker.installs.exchange import DECISION, KNOWN_ERRORS, Returned, Visit
 from broker.installs.pages import provider_error, unusable, visit_page
 from broker.installs.service import InstallService, without_link
+from broker.login import Browsers, LoginService, SignedIn
 from broker.model import InstallOutcome, Permission, Secret
 from broker.providers.classify import answered
 from broker.providers.kinds import KIT, pages_of

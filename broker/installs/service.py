@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 import structlog
 
 from broker import oauth
-from broker.callers.login import Browser, Browsers
 from broker.context import Context
 from broker.encryption.tokens import VERIFIER
 from broker.errors import (
@@ -25,6 +24,7 @@ from broker.errors import (
 from broker.http.browser import Kept
 from broker.installs.exchange import Exchange, Returned, Visit, declined, provider_named
 from broker.installs.pages import unusable
+from broker.login import Browser, Browsers
 from broker.model import (
     Caller,
     Event,

@@ -11,12 +11,12 @@ from urllib.parse import parse_qsl
 import structlog
 
 from broker import oauth
-from broker.callers.login import Browser, Browsers
 from broker.config.settings import PluginClient
 from broker.context import Context
 from broker.errors import InvalidRequest, Overloaded
 from broker.http.browser import Kept
 from broker.http.pages import Page, ShownError
+from broker.login import Browser, Browsers
 from broker.model import Caller, ConnectCode, Permission, PluginCode, PluginConsent, RememberedPerson, Secret
 from broker.plugin.clients import BOUNCES, VISIBLE, Bounced, Clients, as_caller
 

@@ -6,7 +6,6 @@ from aiohttp import web
 from yarl import URL
 
 from broker import oauth
-from broker.callers.login import Browsers, LoginService, SignedIn
 from broker.context import Context
 from broker.errors import AuditUnavailable, InvalidRequest, StorageUnavailable
 from broker.http import schema
@@ -14,6 +13,7 @@ from broker.http.browser import is_elsewhere, moved
 from broker.http.edge import REQUEST_ID
 from broker.http.operations import own_shape, read_body
 from broker.http.pages import Page, ShownError
+from broker.login import Browsers, LoginService, SignedIn
 from broker.model import PluginConsent, Secret
 from broker.plugin.clients import Clients
 from broker.plugin.consent import OVER, Bounce, ConsentService, WrongConnectCode, ask_from_text, read_ask

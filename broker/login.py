@@ -8,9 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from broker import oauth
 from broker.callers.jws import VerifyingKey, check_claims, is_signed, load_key, read_unverified
-from broker.clock import Clock
 from broker.config.settings import LoginSettings
-from broker.encryption.keyring import Keyring
+from broker.context import Context
 from broker.errors import Unauthenticated
 from broker.http import schema
 from broker.http.browser import PERSON, PERSON_LIFE, BrowserCookie, Kept, KeptRequests, is_same_browser
@@ -19,7 +18,6 @@ from broker.http.operations import own_shape
 from broker.http.pages import Page, Pages, ShownError
 from broker.http.peers import UnknownUserLimits, site_of
 from broker.model import Secret
-from broker.store.installs import InstallStore
 
 PURPOSE = "login"
 LIFE = 600.0
@@ -64,23 +62,17 @@ class Browser:
 class Browsers:
     """The public pages' common parts."""
 
-    def __init__(
-        self,
-        *,
-        public_url: str,
-        sandbox: bool,
-        keyring: Keyring,
-        catch_up: Callable[[], Awaitable[None]],
-        steady: Clock,
-        clock: Clock,
-    ) -> None:
-        https = public_url.startswith("https://")
-        self.public_url, self.pages = public_url, Pages(sandbox=sandbox, https=https)
+    def __init__(self, context: Context) -> None:
+        self.public_url = context.settings.server.public_url
+        https = self.public_url.startswith("https://")
+        self.pages = Pages(sandbox=context.settings.sandbox.enabled, https=https)
         self.cookie = BrowserCookie(https=https)
         self.person = BrowserCookie(https=https, name=PERSON, life=PERSON_LIFE)
         """Who allowed a plugin access minutes ago, for the install that follows."""
-        self.kept = KeptRequests(keyring=keyring, catch_up=catch_up, clock=steady, https=https)
-        self.unknown_users = UnknownUserLimits(clock)
+        self.kept = KeptRequests(
+            keyring=context.keyring, catch_up=context.ring.catch_up, clock=context.steady, https=https
+        )
+        self.unknown_users = UnknownUserLimits(context.clock)
 
     def of(self, request: web.Request) -> Browser:
         return Browser(self.cookie.read(request), request.cookies, site_of(request.get(CLIENT)))
@@ -105,11 +97,9 @@ Continue = Callable[[web.Request, SignedIn], Awaitable[web.StreamResponse]]
 class LoginService:
     """The `[login]` hand-off: a challenge that is good once, for ten minutes, in one browser."""
 
-    def __init__(
-        self, *, settings: LoginSettings, store: InstallStore, kept: KeptRequests, clock: Clock, audience: str
-    ) -> None:
-        self._settings, self._store, self._kept = settings, store, kept
-        self._clock, self._audience = clock, audience
+    def __init__(self, context: Context, settings: LoginSettings, browsers: Browsers) -> None:
+        self._settings, self._store, self._clock = settings, context.stores.installs, context.clock
+        self._kept, self._audience = browsers.kept, browsers.public_url
         key = load_key(settings.key_pem)
         self._key = VerifyingKey("EdDSA" if isinstance(key, Ed25519PublicKey) else "ES256", key, None)
         self.purposes: dict[str, Continue] = {}
