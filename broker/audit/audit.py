@@ -3,32 +3,39 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import TypeVar
 
 import structlog
 
 from broker.audit.lines import (
     AuditRecord,
+    Chain,
     Head,
     KeyOf,
     Stakes,
     Times,
+    continued_body,
     expired_body,
     record_body,
+    start_body,
     stop_body,
 )
-from broker.audit.sinks import AuditFile, AuditSink, FileSink, last_head
-from broker.audit.writer import CLOSE_WITHIN, Writer
+from broker.audit.sinks import AuditFile, AuditSink, FileSink, last_head, old_files
 from broker.clock import Clock
 from broker.errors import AuditUnavailable, StorageUnavailable
 from broker.model import Incident
 from broker.observe.health import Health
 from broker.store.keys import KeyStore
 
+T = TypeVar("T")
 log = structlog.get_logger()
+CLOSE_WITHIN = 5.0
 MOST_WAITING = 10_000
 LONGEST_WAIT = 60.0
 BATCH = 1_000
@@ -74,6 +81,9 @@ class Audit:
 
     Records are written in order; those that come while a write is under way share the next one. Once a second what
     failed is tried again. The head of the chain goes into the store, and old files are deleted.
+
+    One thread writes, and alone may block on the sink. It is a daemon: a disk that hangs must not keep the process from
+    ending.
     """
 
     def __init__(
@@ -87,8 +97,10 @@ class Audit:
         health: Health,
         keep: float,
     ) -> None:
-        self.writer = Writer(sink=sink, key_of=key_of, replica=replica, clock=clock)
+        self._sink, self._chain, self._replica = sink, Chain(key_of), replica
         self._files = sink if isinstance(sink, FileSink) else None
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = Thread(target=self._work, name="audit", daemon=True)
         self._store, self._clock, self._health, self._keep = store, clock, health, keep
         self._meta = f"{META} {replica}"
         self._stored: Head | None = None
@@ -109,7 +121,9 @@ class Audit:
         If the sink cannot be written at the moment, the chain starts when it can.
         """
         self._stored = self.settled_head = await self.stored_head()
-        await self.writer.open(self._stored)
+        self._thread.start()
+        with suppress(OSError):
+            await self.in_thread(self._sink.open)
         self._hand_over()
         await self._idle.wait()
         await self._store_head()
@@ -133,7 +147,10 @@ class Audit:
                         break
         if self._waiting:
             log.error("audit.records_lost", records=self._waiting)
-        await self.writer.close()
+        # Or the thread is left where it hangs.
+        self._jobs.put(self._sink.close)
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join, CLOSE_WITHIN)
         await self._store_head()
 
     def record(self, record: AuditRecord, stakes: Stakes = Stakes.READ) -> Awaitable[None]:
@@ -184,12 +201,12 @@ class Audit:
     @property
     def head(self) -> Head:
         """The last line that was written."""
-        return self.writer.head
+        return self._chain.head
 
     async def snapshot(self) -> tuple[list[AuditFile], Head]:
         """Return the files as they are between two writes, and the head there."""
         files = self._files
-        return await self.writer.run(lambda: ([] if files is None else files.snapshot(), self.head))
+        return await self.in_thread(lambda: ([] if files is None else files.snapshot(), self.head))
 
     async def stored_head(self) -> Head | None:
         """Return the head in the store: what is missing behind it was taken away."""
@@ -202,6 +219,27 @@ class Audit:
         # Tokens go on; whether lines are missing at the end cannot be known until the next head is stored.
         log.error("audit.head_damaged", meta=self._meta)
         return None
+
+    def in_thread(self, work: Callable[[], T]) -> "asyncio.Future[T]":
+        """Do `work` in the thread, between two writes; its result."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def settle(finish: Callable[[], None]) -> None:
+            if not future.done():
+                finish()
+
+        def job() -> None:
+            try:
+                finish = partial(future.set_result, work())
+            except BaseException as exc:  # noqa: BLE001 - it is raised where it was asked for
+                finish = partial(future.set_exception, exc)
+            # A loop that is closed has nobody left who waits.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(settle, finish)
+
+        self._jobs.put(job)
+        return future
 
     def look_after(self) -> None:
         """Try again what failed, and give up on a write that hangs; called once a second."""
@@ -221,14 +259,42 @@ class Audit:
         self._writing, self._looks = batch, 0
         self._idle.clear()
         bodies = [entry.body for entry in batch]
-        self.writer.put(lambda: self.writer.write(bodies), self._written)
+        self.in_thread(lambda: self._write(bodies)).add_done_callback(self._written)
 
-    def _written(self, result: tuple[int, OSError | None] | None, crash: BaseException | None) -> None:
+    def _write(self, bodies: list[str]) -> tuple[int, OSError | None]:
+        """Write bodies as lines: how many are written, and why the others are not. In the thread."""
+        now, first = self._clock.now(), list[str]()
+        try:
+            begins_file = self._sink.begins_file(now)
+            if self.head.n < 0:
+                # The heads before: of the sink, and of the store where that knows of more or of another chain.
+                last, stored = self._sink.last(), self._stored
+                if last and stored and last.chain == stored.chain and last.n >= stored.n:
+                    stored = None
+                first = [
+                    start_body(Times().text(now), self._replica, [head for head in (last, stored) if head])
+                ]
+            elif begins_file:
+                first = [continued_body(Times().text(now), self.head.mac)]
+        except OSError as exc:
+            return 0, exc
+        lines = self._chain.lines([*first, *bodies])
+        count, error = self._sink.write(lines)
+        self._chain.advance(lines[:count])
+        return max(0, count - len(first)), error
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            with suppress(Exception):
+                job()
+
+    def _written(self, written: "asyncio.Future[tuple[int, OSError | None]]") -> None:
         batch, self._writing = self._writing or [], None
         self._idle.set()
-        count, error = result or (0, OSError(f"{type(crash).__name__}"))
+        crash = written.exception()
         if crash is not None:
             log.error("audit.crashed", exc_info=crash)
+        count, error = written.result() if crash is None else (0, OSError(type(crash).__name__))
         for entry in batch[:count]:
             entry.resolve()
         if error is not None:
@@ -311,16 +377,16 @@ class Audit:
         if self._files is None:
             return
         now = self._clock.now()
-        for old in await self.writer.run(self._files.old_files):
+        for old in await self.in_thread(partial(old_files, self._files.path)):
             if old.ended_by + self._keep > now:
                 return
-            last = await self.writer.run(partial(last_head, old.path))
+            last = await self.in_thread(partial(last_head, old.path))
             if last is not None:
                 try:
                     await self.put(expired_body(Times().text(now), old.path.name, last), Stakes.CHANGE)
                 except AuditUnavailable:
                     return
-            await self.writer.run(partial(old.path.unlink, missing_ok=True))
+            await self.in_thread(partial(old.path.unlink, missing_ok=True))
             log.info("audit.file_deleted", file=old.path.name)
 
 

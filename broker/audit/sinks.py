@@ -95,7 +95,7 @@ class FileSink:
     """A file of our own, 0600; a path that is no regular file (`/dev/stdout`) is only written to."""
 
     def __init__(self, path: Path, *, most_bytes: int = MOST_BYTES) -> None:
-        self._path, self._most_bytes = path, most_bytes
+        self.path, self._most_bytes = path, most_bytes
         self._handle: int | None = None
         self._regular = not path.is_relative_to("/dev")
         self._size = 0
@@ -105,20 +105,18 @@ class FileSink:
 
     def open(self) -> None:
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._open()
-        except HOPELESS as exc:
-            raise StartRefused(f"audit.to: {self._path} cannot be written: {exc.strerror}") from None
-        except OSError as exc:
-            if exc.strerror == NOT_OURS:
-                raise StartRefused(f"audit.to: {self._path} cannot be written: {NOT_OURS}") from None
-            if not isinstance(exc, BlockingIOError):
-                raise
+        except BlockingIOError:
             raise StartRefused(
-                f"audit.to: another broker writes to {self._path}; give each a file of its own"
+                f"audit.to: another broker writes to {self.path}; give each a file of its own"
             ) from None
-        if self._handle is not None and self._regular and (exposed := exposure(self._path, self._handle)):
-            raise StartRefused(f"{self._path} is {exposed}")
+        except OSError as exc:
+            if not isinstance(exc, HOPELESS) and exc.strerror != NOT_OURS:
+                raise
+            raise StartRefused(f"audit.to: {self.path} cannot be written: {exc.strerror}") from None
+        if self._handle is not None and self._regular and (exposed := exposure(self.path, self._handle)):
+            raise StartRefused(f"{self.path} is {exposed}")
 
     def begins_file(self, at: float) -> bool:
         if self._handle is not None and self._regular:
@@ -136,7 +134,7 @@ class FileSink:
     def last(self) -> Head | None:
         if not self._regular:
             return None
-        files = [self._path, *(old.path for old in reversed(self.old_files()))]
+        files = [self.path, *(old.path for old in reversed(old_files(self.path)))]
         return next((head for head in map(last_head, files) if head is not None), None)
 
     def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
@@ -164,26 +162,22 @@ class FileSink:
                     os.fsync(self._handle)
             self._let_go()
 
-    def old_files(self) -> list[OldFile]:
-        """Ended files, oldest first."""
-        return old_files(self._path)
-
     def snapshot(self) -> list[AuditFile]:
         """The files in their order, as they are between two writes."""
         ours = self._regular and self._handle is not None and not self._is_gone()
-        active = [AuditFile(self._path.name, self._path.open("rb"), self._size)] if ours else []
-        return [*(AuditFile(old.path.name, old.path) for old in self.old_files()), *active]
+        active = [AuditFile(self.path.name, self.path.open("rb"), self._size)] if ours else []
+        return [*(AuditFile(old.path.name, old.path) for old in old_files(self.path)), *active]
 
     def _open(self) -> None:
         # What lies in /dev may lead to a regular file, but is no file of ours.
-        self._regular = not self._path.is_relative_to("/dev")
-        self._regular &= self._path.is_file() or self._path.is_symlink() or not self._path.exists()
+        self._regular = not self.path.is_relative_to("/dev")
+        self._regular &= self.path.is_file() or self.path.is_symlink() or not self.path.exists()
         flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         if self._regular:
-            handle = open_own(self._path, flags | os.O_RDWR)
+            handle = open_own(self.path, flags | os.O_RDWR)
         else:
             # A FIFO that nobody reads would be waited for, for ever.
-            handle = os.open(self._path, flags | os.O_WRONLY | os.O_NONBLOCK)
+            handle = os.open(self.path, flags | os.O_WRONLY | os.O_NONBLOCK)
             os.set_blocking(handle, True)
         try:
             if self._regular:
@@ -196,7 +190,7 @@ class FileSink:
                     size = start + tail.rfind(b"\n") + 1
                     os.ftruncate(handle, size)
                     log.warning("audit.torn_line_cut")
-                days = AT.findall(_tail(self._path))
+                days = AT.findall(_tail(self.path))
                 self._size, self._day = size, days[-1].decode() if days else ""
         except BaseException:
             os.close(handle)
@@ -212,16 +206,16 @@ class FileSink:
         """Whether somebody deleted or moved the file: what is written to it from now on would be lost."""
         assert self._handle is not None  # noqa: S101 - the only caller has looked
         try:
-            return not os.path.samestat(os.fstat(self._handle), self._path.stat())
+            return not os.path.samestat(os.fstat(self._handle), self.path.stat())
         except FileNotFoundError:
             return True
 
     def _end_file(self, at: float) -> None:
         """Move the file aside; where that fails it goes on, rather than nothing."""
-        number = max((old.number for old in self.old_files()), default=0) + 1
-        ended = self._path.with_name(f"{self._path.stem}-{number:06d}-{_day(at)}{self._path.suffix}")
+        number = max((old.number for old in old_files(self.path)), default=0) + 1
+        ended = self.path.with_name(f"{self.path.stem}-{number:06d}-{_day(at)}{self.path.suffix}")
         try:
-            self._path.rename(ended)
+            self.path.rename(ended)
         except OSError as exc:
             log.error("audit.rotation_failed", errno=exc.errno)
             self._day = _day(at)

@@ -217,40 +217,33 @@ def _counted(lines: int) -> str:
     return "1 line" if lines == 1 else f"{lines} lines"
 
 
-class LineFeed:
-    """Cuts blocks of one file, or of a stream, into lines."""
-
-    def __init__(self, verifier: Verifier, file: str = "") -> None:
-        self._verifier, self._file = verifier, file
-        self._number, self._rest = 0, b""
-
-    def feed(self, block: bytes) -> None:
-        *lines, self._rest = (self._rest + block).split(b"\n")
-        for line in lines:
-            self._number += 1
-            self._verifier.feed(Place(self._file, self._number), line)
-
-    def end(self) -> None:
-        """There is no more; what lacks its newline is a line too."""
-        if self._rest:
-            self.feed(b"\n")
-
-
 async def read_files(verifier: Verifier, files: Sequence[AuditFile]) -> None:
     """Read every line of the files, a block at a time, so that tokens are served between; raises OSError."""
     for file in files:
-        feed, blocks = LineFeed(verifier, file.name), file.blocks()
-        while block := await asyncio.to_thread(next, blocks, b""):
-            await asyncio.to_thread(feed.feed, block)
-        feed.end()
+        await read_stream(verifier, _blocks(file), file.name)
 
 
-async def read_stream(verifier: Verifier, blocks: AsyncIterator[bytes]) -> None:
-    """Read every line of a stream."""
-    feed = LineFeed(verifier)
+async def _blocks(file: AuditFile) -> AsyncIterator[bytes]:
+    blocks = file.blocks()
+    while block := await asyncio.to_thread(next, blocks, b""):
+        yield block
+
+
+async def read_stream(verifier: Verifier, blocks: AsyncIterator[bytes], file: str = "") -> None:
+    """Read every line of a stream, or of one file; what lacks its newline at the end is a line too."""
+    number, rest = 0, b""
+
+    def feed(block: bytes) -> None:
+        nonlocal number, rest
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            number += 1
+            verifier.feed(Place(file, number), line)
+
     async for block in blocks:
-        await asyncio.to_thread(feed.feed, block)
-    feed.end()
+        await asyncio.to_thread(feed, block)
+    if rest:
+        feed(b"\n")
 
 
 def last_generations(files: Sequence[Path], key_of: KeyOf, *, after: str) -> Mapping[str, int]:

@@ -67,7 +67,7 @@ class Desk:
 
     async def settle(self) -> None:
         """Until the thread is at rest and the loop has heard of it."""
-        await self.audit.writer.run(lambda: None)
+        await self.audit.in_thread(lambda: None)
 
     async def look_after(self) -> None:
         self.audit.look_after()
