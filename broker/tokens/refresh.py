@@ -1,7 +1,7 @@
 """R1 to R8: one renewal, step by step as on the protocol page.
 
 Read `renew` first; each method below names its rule. Nothing calls a provider's token endpoint for a renewal but
-this, and nothing here hands a token to anybody: what is durable is read back from the store (I1).
+this, and nothing here hands a token to anybody: those who wait get the row that the store has committed (I1).
 """
 
 import secrets
@@ -229,17 +229,16 @@ class Refresher:
                 return await self._client_refused(attempt, outcome)
             case Ambiguous():
                 self._count(attempt.account, "ambiguous")
-                return await self._uncertain(attempt, outcome)
+                # R7: what was salvaged is kept; the intent stays, and the same token is sent after the quarantine.
+                await self._keep_spare(attempt.account.ref, outcome.salvage)
+                return await self._setbacks.uncertain(attempt.account, outcome)
             case NotSent(why):
                 self._count(attempt.account, "not_sent")
-                return await self._setbacks.back_off(
-                    attempt.account, Reason.PROVIDER_UNAVAILABLE, why, at_least=0.0
-                )
+                return await self._setbacks.back_off(attempt.account, Reason.PROVIDER_UNAVAILABLE, why)
             case Declined():
                 self._count(attempt.account, "refused")
-                wait = quarantine(
-                    timed_out=False, grace=self._permit.grace(attempt.account), timings=self._timings
-                )
+                grace = self._permit.grace(attempt.account)
+                wait = quarantine(timed_out=False, grace=grace, timings=self._timings)
                 return await self._setbacks.back_off(
                     attempt.account, Reason.PROVIDER_DECLINED, cause_of(outcome), at_least=wait
                 )
@@ -307,11 +306,6 @@ class Refresher:
             grant_ends_at=ends_at,
             grant_ages=ages,
         )
-
-    async def _uncertain(self, attempt: Attempt, outcome: Ambiguous) -> FlightEnd:
-        """R7: what was salvaged is kept; the intent stays, and the same token is sent again after the quarantine."""
-        await self._keep_spare(attempt.account.ref, outcome.salvage)
-        return await self._setbacks.uncertain(attempt.account, outcome)
 
     async def _refused(self, attempt: Attempt, outcome: Refused) -> FlightEnd:
         """R8: dead only after confirmation, after the spares, and while the provider is not refusing everybody."""
@@ -394,17 +388,9 @@ class Refresher:
             self._metrics.provider_open.labels(account.provider).set(1)
             log.error("provider.rejected_client", provider=account.provider, why=cause_of(outcome))
         reason = Reason.APP_NOT_INSTALLED if outcome.not_installed else Reason.CLIENT_REFUSED
-        event = Event(
-            now,
-            EventKind.PROVIDER_REJECTED_CLIENT,
-            None,
-            account.provider,
-            Reason.CLIENT_REFUSED,
-            detail=cause_of(outcome),
-        )
-        return await self._setbacks.back_off(
-            account, reason, cause_of(outcome), events=[event] if opened else []
-        )
+        kind, why = EventKind.PROVIDER_REJECTED_CLIENT, cause_of(outcome)
+        event = Event(now, kind, None, account.provider, Reason.CLIENT_REFUSED, detail=why)
+        return await self._setbacks.back_off(account, reason, why, events=[event] if opened else [])
 
     async def _keep_spare(self, parent: Ref, token: Secret | None) -> None:
         if token is None:

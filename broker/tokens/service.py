@@ -232,14 +232,8 @@ class TokenService:
                 return await self._serve(caller, opened, usual, request_id)
             hold = self._hold_after(account, now, ended, flights)
             left = deadline - self._clock.monotonic()
-            match decide(
-                account,
-                now=now,
-                ahead=ahead,
-                min_ttl=min_ttl,
-                hold=hold,
-                paced=self._settings.background,
-            ):
+            paced = self._settings.background
+            match decide(account, now=now, ahead=ahead, min_ttl=min_ttl, hold=hold, paced=paced):
                 case Serve() as serve:
                     final = unchecked(serve, now) if opened.unchecked else serve
                     return await self._serve(caller, opened, final, request_id)
@@ -311,14 +305,8 @@ class TokenService:
         account, token = believed(opened.account, now), opened.access_token
         if token is None:
             raise ProviderUnavailable
-        await self._context.authorizer.handed_out(
-            caller,
-            account.name,
-            account.generation,
-            opened.fingerprint,
-            request_id=request_id,
-            client=caller.address,
-        )
+        told = account.name, account.generation, opened.fingerprint
+        await self._context.authorizer.handed_out(caller, *told, request_id=request_id, client=caller.address)
         self.uses.note(account.name, caller.name, now, window_opens(account, self._settings.ahead))
         self._context.metrics.token_requests.count(account.provider, "warned" if serve.warning else "served")
         return Handout(account, token, serve.expires_in, serve.expires_at, serve.warning)
