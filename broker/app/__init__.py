@@ -9,7 +9,6 @@ from broker.app.opening import open_context
 from broker.app.services import Services
 from broker.clock import Clock, SystemClock
 from broker.config.settings import Settings
-from broker.context import Context
 from broker.errors import StartRefused, StorageUnavailable
 from broker.model import Account
 from broker.tokens.schedule import Timings, Watch, unwatched
@@ -21,16 +20,6 @@ class Broker(Services):
     listeners: Listeners
     left_open: list[Account]
     """Accounts whose renewal an earlier process left without an outcome, newest first."""
-
-    @property
-    def base(self) -> Context:
-        """Return the context, by its former name."""
-        return self.context
-
-    @property
-    def rooms(self) -> "Broker":
-        """Return the services, by their former name."""
-        return self
 
     def use(self, settings: Settings) -> None:
         """Take over what a reload may change. Services read it through the context, so they are not notified."""
