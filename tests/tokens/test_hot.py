@@ -218,6 +218,18 @@ async def test_account_that_is_not_in_the_cache_is_read(house: House) -> None:
     assert [(False, 200), (True, 200), (False, 404)] == [(one.is_short, one.status) for one in answers]
 
 
+async def test_store_that_cannot_be_read_takes_no_valid_token_away(house: House) -> None:
+    """Both ways go on with what is in the cache; what needs the row is refused."""
+    await house.broker.context.stores.database.close()
+
+    short, long = await ask(house), await ask(house, f"/token/acme?{USUALLY}")
+    others = [await house.get("/token/nobody"), await house.post("/token/acme/refresh")]
+
+    assert (200, True, False) == (short.status, short.is_short, long.is_short)
+    assert short.told == long.told
+    assert [(503, "storage_unavailable")] * 2 == [(one.status, one.json["code"]) for one in others]
+
+
 async def test_next_generation_is_answered_next(house: House) -> None:
     """What was made of the one before is not used again."""
     old = await ask(house)
