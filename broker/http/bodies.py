@@ -11,9 +11,7 @@ from broker.model import Account, CallerRecord, Event, PluginGrant, Reason, Stat
 
 def rfc3339(at: float | None) -> str | None:
     """Epoch seconds as `2026-11-22T10:00:00Z`, rounded down to the second."""
-    if at is None:
-        return None
-    return _second(int(at))
+    return None if at is None else _second(int(at))
 
 
 @lru_cache(maxsize=4096)
@@ -55,7 +53,13 @@ def account_json(account: Account, *, next_renewal_at: float | None) -> dict[str
 
 def event_json(event: Event) -> dict[str, Any]:
     """An event as the API, the webhook and the command hook show it."""
-    shown = {
+    more = {
+        "subject": event.subject,
+        "due_at": rfc3339(event.due_at),
+        "detail": event.detail,
+        "actor": event.actor,
+    }
+    return {
         "id": event.id,
         "at": rfc3339(event.at),
         "event": event.kind,
@@ -64,14 +68,8 @@ def event_json(event: Event) -> dict[str, Any]:
         "reason": event.reason,
         "what_to_do": event.what_to_do,
         "generation": event.generation,
+        **{name: value for name, value in more.items() if value is not None},
     }
-    more = {
-        "subject": event.subject,
-        "due_at": rfc3339(event.due_at),
-        "detail": event.detail,
-        "actor": event.actor,
-    }
-    return {**shown, **{name: value for name, value in more.items() if value is not None}}
 
 
 def plugin_grant_json(grant: PluginGrant) -> dict[str, Any]:
@@ -90,6 +88,7 @@ def plugin_grant_json(grant: PluginGrant) -> dict[str, Any]:
 
 def caller_json(record: CallerRecord) -> dict[str, Any]:
     """A caller as the admin socket shows it; never a key."""
+    used = (record.last_used_at, *(key.last_used_at for key in record.keys))
     return {
         "name": record.name,
         "kind": record.kind,
@@ -105,12 +104,7 @@ def caller_json(record: CallerRecord) -> dict[str, Any]:
             }
             for key in record.keys
         ],
-        "last_used_at": rfc3339(
-            max(
-                (at for at in (record.last_used_at, *(key.last_used_at for key in record.keys)) if at),
-                default=None,
-            )
-        ),
+        "last_used_at": rfc3339(max(filter(None, used), default=None)),
     }
 
 

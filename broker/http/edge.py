@@ -29,7 +29,7 @@ SAFE = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""On every answer that does not say otherwise: nothing kept, nothing framed, nothing loaded, nothing told."""
+"""The headers of every answer that has no others: nothing is stored, framed, loaded or told to other sites."""
 # Without includeSubDomains: neighbours of this host are not ours to decide about.
 HTTPS_ONLY = {"Strict-Transport-Security": "max-age=31536000"}
 HEADERS: web.AppKey[Mapping[str, str]] = web.AppKey("headers", dict)
@@ -50,7 +50,7 @@ numbers = random.Random(secrets.randbits(128))  # noqa: S311 - names requests, g
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one listener takes from its visitors. Settings of the code, so that tests can shrink them."""
+    """What one listener takes from its clients. Not settings of the configuration: tests alone change them."""
 
     connections: int = 1024
     per_peer: int | None = None
@@ -58,7 +58,7 @@ class Limits:
     uncapped: tuple[Network, ...] = ()
     """Peers that speak for many, such as a proxy: `per_peer` is not for them."""
     idle: float = 30.0
-    """Seconds for a whole header to come, and for which a connection may be idle."""
+    """Seconds within which a whole header must arrive, and for which a connection may be idle."""
     handshake: float = 10.0
     """Seconds for a TLS handshake."""
     unread: float | None = 30.0
@@ -80,7 +80,7 @@ HAS_BASES: web.AppKey[bool] = web.AppKey("has_bases", bool)
 LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
 Shortcut = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]]
 SHORTCUT: web.AppKey[Shortcut] = web.AppKey("shortcut")
-"""Asked before the application, about every request; None: the application answers."""
+"""Called before the application, for every request; if it returns None, the application answers."""
 
 
 def is_page(path: str) -> bool:
@@ -170,7 +170,18 @@ def edge(
         )
         if not response.prepared and (unread or is_stopping()):
             response.force_close()
-        _log(request, response.status, listener, time.perf_counter() - started)
+        resource, caller = request.match_info.route.resource, request.get(CALLER)
+        log_answer(
+            listener,
+            # The route's template, never the path: paths and queries hold codes, states and tickets.
+            resource.canonical if resource is not None else None,
+            request.method if request.method.isascii() and len(request.method) < 12 else "?",
+            response.status,
+            time.perf_counter() - started,
+            request_id,
+            request.get(CLIENT),
+            caller.name if caller else None,
+        )
         return response
 
     return middleware
@@ -213,19 +224,3 @@ def client_of(request: web.BaseRequest, trusted_proxies: Sequence[Network]) -> s
     """The client's address; None on a Unix socket."""
     forwarded = request.headers.getall("X-Forwarded-For", []) if trusted_proxies else ()
     return client_address(request.remote, forwarded, trusted_proxies)
-
-
-def _log(request: web.Request, status: int, listener: str, seconds: float) -> None:
-    resource = request.match_info.route.resource
-    caller = request.get(CALLER)
-    log_answer(
-        listener,
-        # The route's template, never the path: paths and queries hold codes, states and tickets.
-        resource.canonical if resource is not None else None,
-        request.method if request.method.isascii() and len(request.method) < 12 else "?",
-        status,
-        seconds,
-        request[REQUEST_ID],
-        request.get(CLIENT),
-        caller.name if caller else None,
-    )

@@ -81,22 +81,20 @@ class EventStreams:
             raise Overloaded(f"one caller may have {self._most_of_one} streams of events; close one of them")
         # Counted before anything is awaited, because many may come at the same time.
         self._open[reader] += 1
+        stream, stopped = EventStream(request, self._clock), asyncio.ensure_future(self._stopping.wait())
         try:
             first, tell = await begin()
-            stream = EventStream(request, self._clock)
-            stopped = asyncio.ensure_future(self._stopping.wait())
-            try:
-                await stream.response.prepare(request)
-                await stream.write(f": open\nretry: 2000\n{first}")
-                while stream.is_open and not stopped.done() and await tell(stream):
-                    await within(self._clock, self._every, stopped)
-            except (ConnectionError, BrokerError):
-                # The answer has begun, so all that can be done is to end it.
-                pass
-            finally:
-                stopped.cancel()
-            return stream.response
+            await stream.response.prepare(request)
+            await stream.write(f": open\nretry: 2000\n{first}")
+            while stream.is_open and not stopped.done() and await tell(stream):
+                await within(self._clock, self._every, stopped)
+        except (ConnectionError, BrokerError):
+            if not stream.response.prepared:
+                raise
+            # The answer has begun, so all that can be done is to end it.
         finally:
+            stopped.cancel()
             self._open[reader] -= 1
             if not self._open[reader]:
                 del self._open[reader]
+        return stream.response
