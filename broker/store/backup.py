@@ -207,7 +207,11 @@ def restore(source: Path, store: Path, *, force: bool, at: float) -> Restored:
             kept = _keep(old, store, at) if is_there else None
             _put(new, store)
     except sqlite3.Error as exc:
-        raise NotAStore(f"{source} could not be copied: {exc}") from None
+        raise NotAStore(f"{source} could not be copied to {store.parent}: {exc}") from None
+    except OSError as exc:
+        # What cannot be read is named; what fails without a name is a write of ours.
+        exc.filename = exc.filename or str(store.parent)
+        raise
     finally:
         os.close(lock)
     return Restored(found, kept)

@@ -328,3 +328,21 @@ async def test_restore_that_was_broken_off_is_done_again(path: Path, tmp_path: P
 
     assert ["new"] == names_in(path)
     assert not [one for one in path.parent.iterdir() if "restoring" in one.name]
+
+
+@pytest.mark.parametrize("room", [40_000, 500_000])
+async def test_restore_without_room_leaves_the_store_and_names_its_folder(
+    small: Path, tmp_path: Path, room: int
+) -> None:
+    """Not the backup, which is not what has no room."""
+    await closed_with(tmp_path / "source" / "broker.db", "new")
+    store = small / "broker.db"
+    await closed_with(store, "old")
+    (small / "filler").write_bytes(b"x" * (os.statvfs(small).f_bavail * 4096 - room))
+
+    with pytest.raises((OSError, NotAStore), match=f"{small}.*full|No space left.*{small}"):
+        restore(tmp_path / "source" / "broker.db", store, force=True, at=NOW)
+
+    assert ["broker.db", "broker.db.lock", "filler"] == sorted(one.name for one in small.iterdir())
+    (small / "filler").unlink()
+    assert ["old"] == names_in(store)
