@@ -20,7 +20,7 @@ BLOCK = 64 * 1024
 
 
 class AuditService:
-    """The audit of a running broker, as operators verify it."""
+    """Verifies the audit of a running broker."""
 
     def __init__(self, context: Context) -> None:
         self._context, self._key_of = context, audit_key(context.keyring)

@@ -87,7 +87,7 @@ class Adoption:
         self._is_behind = False
 
     async def begin(self) -> None:
-        """At start: own the store, or notice that it is a copy."""
+        """Own the store at a start, or notice that it is a copy."""
         self._is_behind = await self._is_behind_audit()
         if not self._is_behind and not await self._context.ownership.is_copy():
             await self.renew()
@@ -98,17 +98,17 @@ class Adoption:
         log.error("store.is_copy")
 
     async def renew(self) -> None:
-        """At a start and at a stop: what was copied of an owned store before this is no original any more."""
+        """Begin a new incarnation at a start and at a stop, so that older copies of the store are noticed as such."""
         if self._permit.copied_store:
             return
         try:
             await self._context.ownership.begin()
         except StorageUnavailable as exc:
-            # On a full disk the one before goes on.
+            # On a full disk the incarnation before goes on.
             log.warning("store.incarnation_kept", why=exc.detail)
 
     async def look_again(self) -> None:
-        """Another broker on the same database may have been told that it is the original."""
+        """Notice that the copy was adopted through another broker on the same database."""
         if self._permit.copied_store and not self._is_behind and not await self._context.ownership.is_copy():
             self._permit.copied_store = False
             self._context.health.clear(PROBLEM)
@@ -144,9 +144,9 @@ class Adoption:
         return False
 
     async def adopt(self, caller: Caller, *, request_id: str) -> list[str] | None:
-        """Renew from this store from now on; the accounts that probably need their person again.
+        """Renew from this store from now on, and return the accounts that probably need re-authorization.
 
-        None: the store is no copy, so there is nothing to adopt.
+        Return None if the store is no copy, so that there is nothing to adopt.
 
         These are the accounts of providers that rotate whose renewal was due since the copy was made, or under
         way just then: the original has probably used up their refresh token. What it renewed before that was
@@ -170,11 +170,11 @@ class Adoption:
         return doubtful
 
     async def copied_at(self) -> float | None:
-        """When `broker backup` made what this store was restored from; None: it was not, or copied by hand."""
+        """Return when `broker backup` made the backup of this store, None if it is none or was copied by hand."""
         return moment(await self._context.stores.keys.meta(MADE_AT))
 
     async def checks(self) -> list[Check]:
-        """What `broker check` says of a copy: that it is one, and afterwards which accounts have not come back."""
+        """Report a copied store, and after its adoption the accounts that have not been renewed since."""
         if self._permit.copied_store:
             told = "the store is a copy or an old backup: it serves living tokens and renews nothing"
             if doubtful := await self._doubtful():

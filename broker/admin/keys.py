@@ -108,7 +108,7 @@ class KeyService:
 
 
 def key_json(key: WrappedKey, counts: ByKey) -> dict[str, Any]:
-    """A key as the admin socket shows it."""
+    """Return a key as the admin socket shows it."""
     where = counts.get(key.kid, {})
     return {
         "kid": key.kid,
@@ -142,7 +142,7 @@ def _require_unused(kid: str, counts: ByKey) -> None:
 
 
 def _told(where: Mapping[str, int]) -> str:
-    """`3 in accounts.sealed_access, 1 in spool are`."""
+    """Return `3 in accounts.sealed_access, 1 in spool are`."""
     total = sum(where.values())
     return ", ".join(f"{count} in {place}" for place, count in sorted(where.items())) + (
         " is" if total == 1 else " are"

@@ -48,7 +48,7 @@ async def read_statistics(store: AccountStore, now: float) -> Statistics:
 
 
 class Overview:
-    """What is going on, across accounts."""
+    """Providers, events, metrics and counts, across all accounts."""
 
     def __init__(self, context: Context, permit: Permit, census: Census) -> None:
         async def read() -> Statistics:
@@ -86,7 +86,7 @@ class Overview:
     async def events(
         self, caller: Caller, *, after: int | None, limit: int, account: str | None, request_id: str
     ) -> list[Event]:
-        """Events behind `after`, or the last ones."""
+        """Return the events behind `after`, or the last ones."""
         await self._context.authorizer.require(
             caller, Permission.ACCOUNTS, account, request_id=request_id, action="events"
         )
@@ -95,14 +95,14 @@ class Overview:
         return await self._context.stores.events.events(after, limit, account)
 
     async def ends(self, caller: Caller, *, count: int, request_id: str) -> tuple[float, list[int]]:
-        """From when on, and how many access tokens end in each of `count` spans of `SPAN` seconds."""
+        """Return a start time, and how many access tokens end in each of `count` spans of `SPAN` seconds from then."""
         await self._context.authorizer.require_look(caller, "accounts.expiries", request_id=request_id)
         first = int(self._context.steady.now() // SPAN)
         ends = (await self._statistics.get()).ends
         return first * SPAN, [ends.get(span, 0) for span in range(first, first + count)]
 
     async def metrics_text(self) -> bytes:
-        """All metrics; what is counted in the store is as old as `RecentResult` says."""
+        """Return all metrics; those that are counted in the store are as old as `RecentResult` says."""
         now = self._context.steady.now()
         statistics = await self._statistics.get()
         for provider, status in self._shown - set(statistics.counts):
@@ -110,7 +110,7 @@ class Overview:
         for (provider, status), count in statistics.counts.items():
             self._context.metrics.accounts.labels(provider, status).set(count)
         self._shown |= set(statistics.counts)
-        # Where nobody uses an account any more, an alert must not go on about the last one.
+        # An alert must not stay for an account that nobody uses any more.
         self._context.metrics.seconds_to_first_expiry.clear()
         for provider, at in statistics.first_expiries.items():
             self._context.metrics.seconds_to_first_expiry.labels(provider).set(at - now)

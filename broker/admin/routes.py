@@ -28,7 +28,7 @@ RELOAD: web.AppKey[Callable[[], dict[str, Any]]] = web.AppKey("reload")
 
 
 def operator(uid: int) -> Caller:
-    """The caller that stands for a local user."""
+    """Return the caller that stands for a local user."""
     return Caller(f"uid:{uid}", ("*",), frozenset(Permission), credential=f"uid {uid}")
 
 
@@ -111,7 +111,7 @@ class HealthRoutes:
 
 
 class AdminRoutes:
-    """What only the admin socket answers."""
+    """The routes that only the admin socket has."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class AdminRoutes:
         },
     )
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """The last events, or those behind `after`; as server-sent events they go on for ever."""
+        """Return the last events, or those behind `after`; as server-sent events they never end."""
         check_query(request)
         after, account = query_number(request, "after"), request.query.get("account")
         events = await self._overview.events(

@@ -239,7 +239,7 @@ class DashboardRoutes:
     async def signed_in(
         self, handler: SignedIn, request: web.Request, *, is_form: bool = False
     ) -> web.StreamResponse:
-        """Let the handler answer whoever is signed in; a form must be of that session's own pages."""
+        """Let the handler answer the signed-in operator; a form must be of that session's own pages."""
         session = await self._sessions.read(request)
         if session is None:
             return self._signed_out(request, NOBODY)
@@ -253,12 +253,12 @@ class DashboardRoutes:
         return _below(request.get(BASE, ""), await handler(self, request, session))
 
     def error(self, error: BrokerError, request: web.Request) -> web.StreamResponse:
-        """An error as a page, with the navigation for whoever is signed in."""
+        """Return an error as a page, with the navigation if an operator is signed in."""
         session, page = self._sessions.remembered(request), error_page(error)
         if session is not None:
             shown = self._render(request, session, "error.html", status=page.status, page=page)
             return _below(request.get(BASE, ""), shown)
-        # To nobody it is not told which pages there are.
+        # A browser that is not signed in does not learn which pages exist.
         if error.status == 404:
             return self._signed_out(request, NOBODY)
         return self._pages.message(page, request_id=request[REQUEST_ID])
@@ -297,14 +297,14 @@ class DashboardRoutes:
 
 
 class LinkRoute:
-    """The way in, on the admin socket: whoever may open that is an operator."""
+    """Sign-in links and sessions over the admin socket, which only operators may open."""
 
     def __init__(self, context: Context, sessions: Sessions) -> None:
         self._context, self._sessions = context, sessions
 
     @Operation("GET", "/dashboard-sessions", permission=Permission.ADMIN)
     async def sessions(self, request: web.Request) -> web.StreamResponse:
-        """Who is signed in; never the cookie."""
+        """List the signed-in browsers; never a cookie."""
         await self._require(request, "dashboard.sessions")
         found = await self._sessions.sessions()
         return answer({"sessions": [_session_json(session) for session in found]})
@@ -348,7 +348,7 @@ def _session_json(session: Session) -> dict[str, str | None]:
 
 
 def _below(base: str, response: web.StreamResponse) -> web.StreamResponse:
-    """The response with `base` before the path of every link to a page of the dashboard."""
+    """Return the response with `base` before the path of every link to a page of the dashboard."""
     if base and response.headers.get("Location", "").startswith("/"):
         response.headers["Location"] = base + response.headers["Location"]
     if base and isinstance(response, web.Response) and response.content_type == "text/html":
@@ -357,7 +357,7 @@ def _below(base: str, response: web.StreamResponse) -> web.StreamResponse:
 
 
 def _query(request: web.Request) -> AccountQuery:
-    """What the search form asks for; what it cannot have sent is left out."""
+    """Return the query of the search form, without values that the form cannot have sent."""
     status, search = request.query.get("status", ""), request.query.get("search", "").strip()
     return AccountQuery(
         status=Status.stored(status) if status in set(Status) else None,

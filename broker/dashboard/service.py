@@ -119,7 +119,7 @@ def chart(since: float, counts: Sequence[int]) -> Chart:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What came of it, in a sentence; perhaps a link to send."""
+    """The result of an action in a sentence, and perhaps a link to send."""
 
     sentence: str
     good: bool = True
@@ -144,12 +144,12 @@ class Start:
         return sum(self.counts.values())
 
     def toned(self, tone: Tone) -> int:
-        """Accounts whose status has this tone."""
+        """Count the accounts whose status has this tone."""
         return sum(count for status, count in self.counts.items() if status.tone == tone)
 
     @property
     def headline(self) -> str:
-        """The worst of it in a few words."""
+        """Return the worst problem in a few words."""
         dead, doubtful, frozen = self.toned("bad"), self.toned("wait"), self.counts.get(Status.FROZEN, 0)
         if self.problems:
             return "The broker is degraded"
@@ -164,7 +164,7 @@ class Start:
 
     @property
     def more(self) -> int:
-        """Troubled accounts that are not shown."""
+        """Count the troubled accounts that are not shown."""
         return sum(self.counts.get(status, 0) for status in TROUBLED) - len(self.troubled)
 
 
@@ -252,7 +252,7 @@ class DashboardService:
         return account_item(account, next_renewal_at=self._accounts.next_renewal_at(account))
 
     async def act(self, actor: Caller, name: str, word: str, *, request_id: str) -> Done:
-        """Do it; what the broker refuses is told, not raised. Raises NotFound for a word that is none."""
+        """Perform an action and return its result, also if the broker refuses; raises NotFound for an unknown word."""
         action = {
             "renew": self._renew,
             "freeze": self._freeze,

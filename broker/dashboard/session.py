@@ -43,7 +43,7 @@ class Session:
 
 
 class Sessions:
-    """Makes one-time links, and knows a browser again by its cookie; so does every replica."""
+    """Makes one-time links and recognizes browsers by their cookies, as every replica does."""
 
     def __init__(self, context: Context, url: str) -> None:
         self._store, self._keyring, self._clock = context.stores.installs, context.keyring, context.clock
@@ -60,7 +60,7 @@ class Sessions:
         """Those that it did not take."""
 
     async def new_link(self, actor: Caller) -> Secret:
-        """What opens the dashboard once, within a minute, in the name of `actor`."""
+        """Return a secret that opens the dashboard once, within a minute, in the name of `actor`."""
         secret, now = oauth.new_secret(), self._clock.now()
         link = PendingLogin(
             challenge_hash=oauth.hashed(secret),
@@ -77,7 +77,7 @@ class Sessions:
         return secret
 
     async def sign_in(self, link: Secret, response: web.StreamResponse) -> str | None:
-        """Spend a link and set the cookie; the BASE of its path, None where the link is unknown, used or too old."""
+        """Spend a link, set the cookie and return the BASE of its path, or None for a link that is not valid."""
         login = await self._take(oauth.hashed(link))
         if login is None or login.purpose != PURPOSE:
             return None
@@ -109,7 +109,7 @@ class Sessions:
         self._set(response, self._cookie, "", 0, request.get(BASE, ""))
 
     async def end(self, id_: str | None = None) -> int:
-        """End that session, or all; how many it were. Raises StorageUnavailable, and then this process ended them."""
+        """End that session, or all, and return their number. Raises StorageUnavailable, after ending them here."""
         ended = [one for one in self._remembered if id_ in {None, one}]
         for one in ended:
             del self._remembered[one]
@@ -117,7 +117,7 @@ class Sessions:
         return max(len(ended), await self._store.end_logins(SIGNED_IN, id_))
 
     async def sessions(self) -> list[Session]:
-        """All that have not ended, the newest first. Raises StorageUnavailable."""
+        """Return the sessions that have not ended, the newest first. Raises StorageUnavailable."""
         stored = {one.id: one for one in map(_session, await self._store.logins(SIGNED_IN))}
         living = [
             one for one in {**self._remembered, **stored}.values() if one.expires_at > self._clock.now()
@@ -125,7 +125,7 @@ class Sessions:
         return sorted(living, key=lambda one: -one.expires_at)
 
     async def read(self, request: web.Request) -> Session | None:
-        """Who is at the browser; None where nobody is signed in."""
+        """Return the browser's session, or None if nobody is signed in."""
         hash_ = self._hash(request)
         if hash_ is None:
             return None
@@ -140,7 +140,7 @@ class Sessions:
         return self.remembered(request)
 
     def remembered(self, request: web.Request) -> Session | None:
-        """Who was at the browser when it was last asked."""
+        """Return the browser's session as this process remembers it."""
         session = self._remembered.get(self._hash(request) or "")
         return session if session is not None and session.expires_at > self._clock.now() else None
 
@@ -157,13 +157,13 @@ class Sessions:
         self._remembered[session.id] = session
 
     def keep(self, done: Done, request: web.Request, session: Session, response: web.StreamResponse) -> None:
-        """Let the browser hold what was done until the next page says it."""
+        """Keep the result of an action in the browser until the next page shows it."""
         claims = {**asdict(done), "exp": int(self._clock.now()) + DONE_LIFE}
         token = jwt.encode(claims, self._done_key(session), algorithm=ALGORITHM)
         self._set(response, self._cookie + DONE, token, DONE_LIFE, request.get(BASE, ""))
 
     def kept(self, request: web.Request, session: Session) -> Done | None:
-        """What was done just now in this session and was not shown yet."""
+        """Return the result of an action in this session that was not shown yet."""
         try:
             claims = jwt.decode(
                 request.cookies.get(self._cookie + DONE, ""),
@@ -198,7 +198,7 @@ class Sessions:
         return self._keyring.derive("dashboard done", session.id.encode())
 
     def form_token(self, session: Session) -> str:
-        """What a form of this session must hold, so that no other site can send it."""
+        """Return the text that a form of this session must hold, so that no other site can send it."""
         return self._keyring.derive("dashboard form", session.id.encode()).hex()
 
     def is_own_form(self, session: Session, token: str) -> bool:
@@ -210,5 +210,5 @@ def _session(login: PendingLogin) -> Session:
 
 
 def operator_of(name: str) -> Caller:
-    """The operator who made the link, at the dashboard: may do everything, and is named in the audit."""
+    """Return the operator who made the link: may do everything, and is named in the audit."""
     return Caller(name, ("*",), frozenset(Permission), credential="dashboard")

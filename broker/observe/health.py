@@ -50,7 +50,7 @@ class Health:
 
     @property
     def standing(self) -> Mapping[str, str]:
-        """By the fixed word of each."""
+        """The sentences by the fixed word of each problem."""
         return dict(self._problems)
 
     def _tell(self, key: str, standing: bool) -> None:

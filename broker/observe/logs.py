@@ -42,7 +42,7 @@ AT_ONCE = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 def goes_to_journal(environ: Mapping[str, str], stream: TextIO = sys.stderr) -> bool:
-    """Whether `stream` is the one that systemd connected to the journal (systemd.exec(5), $JOURNAL_STREAM)."""
+    """Return whether systemd connected `stream` to the journal (systemd.exec(5), $JOURNAL_STREAM)."""
     try:
         found = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -91,7 +91,7 @@ def configure(
 
 
 class _LoggerFactory(structlog.WriteLoggerFactory):
-    """Remembers where lines go, for the one that is not made by structlog."""
+    """Remembers the stream, for the one line that structlog does not make."""
 
     def __init__(self, stream: TextIO, *, takes_json: bool, marked: bool) -> None:
         self.stream, self.takes_json = LogStream(stream, mark=mark("warning") if marked else ""), takes_json
@@ -180,7 +180,7 @@ class AnonymousRequests:
         self._requests = 0
 
     def is_logged(self, event: str, client: str | None) -> bool:
-        """Whether this one gets its line."""
+        """Return whether this request gets its line."""
         if not self._telling:
             self._telling = True
             asyncio.get_running_loop().call_later(self._every, self._tell)
@@ -218,7 +218,7 @@ def log_answer(  # noqa: PLR0917 - named ones take longer
     client: str | None,
     caller: str | None,
 ) -> None:
-    """`request.answered`, at level info.
+    """Log `request.answered` at level info.
 
     Most lines are this one, and to make it the usual way takes as long as to answer a hot token. So its JSON is put
     together here, with the same care for each text, and it is written with the others of the event loop's turn.
@@ -249,7 +249,7 @@ def log_answer(  # noqa: PLR0917 - named ones take longer
 
 
 def log_malformed(client: str | None, status: int | None, error: object) -> None:
-    """`request.malformed`, at level warning: what was sent is no HTTP, and nothing of it is logged."""
+    """Log `request.malformed` at level warning; nothing of what was sent is logged."""
     if _is_logged(structlog.get_config()["logger_factory"], "request.malformed", client):
         structlog.get_logger().warning("request.malformed", status=status, error=type(error).__name__)
 
@@ -279,7 +279,7 @@ class _Handler(logging.Handler):
 
 
 def _name_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """An exception becomes where it was raised and its class: its text could hold a body or a header."""
+    """Replace an exception by its class and place, because its text could hold a body or a header."""
     exc = event.pop("exc_info", None)
     if exc is True:
         exc = sys.exc_info()[1]
@@ -318,7 +318,7 @@ def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[
 
 
 def _shown(value: object) -> object:
-    """Texts and numbers only; of anything else its class, because a repr shows what it holds."""
+    """Return texts and numbers as they are, and the class of anything else, because a repr shows what it holds."""
     match value:
         case str():
             return _text(value)
@@ -335,7 +335,7 @@ def _shown(value: object) -> object:
 
 
 def _text(value: str) -> str:
-    """On one line, without what a terminal would obey."""
+    """Return the text on one line, without credentials and control characters."""
     # One of these is in everything that looks like a credential, and in little else.
     suspicious = "_" in value or "earer" in value.lower() or "eyJ" in value
     text = CREDENTIAL.sub("***", value) if suspicious else value

@@ -31,7 +31,7 @@ class Notifier:
         """Seconds between two signs of life, a third of what systemd waits for; None: it waits for none."""
 
     def ready(self, status: str) -> None:
-        """The start, or a reload, is complete."""
+        """Report that the start, or a reload, is complete."""
         # A line break would begin another message.
         self._send("READY=1", "STATUS=" + " ".join(status.split()))
 
@@ -39,16 +39,16 @@ class Notifier:
         self._send("STOPPING=1")
 
     def reloading(self) -> None:
-        """A reload begins; `ready` ends it."""
+        """Report that a reload begins; `ready` ends it."""
         # MONOTONIC_USEC is left out: only Type=notify-reload asks for it, and the unit is Type=notify.
         self._send("RELOADING=1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """The start or stop under way needs up to that much longer, counted from now."""
+        """Ask for so many seconds more, from now on, for the start or stop under way."""
         self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1_000_000)}")
 
     def watchdog(self) -> None:
-        """Still alive. A sign that would have to wait is left out: the next one is near."""
+        """Send a sign of life, unless it would have to wait: the next one is near."""
         self._send("WATCHDOG=1", patience=0)
 
     def _send(self, *lines: str, patience: float = PATIENCE) -> None:
@@ -92,7 +92,7 @@ def _taken(number: int) -> socket.socket:
 
 
 def harden() -> None:
-    """No core dump, no tracing, `/proc/PID/environ` for root alone (prctl(2), proc(5)); less without Linux.
+    """Forbid core dumps, tracing, and `/proc/PID/environ` to all but root (prctl(2), proc(5)); less without Linux.
 
     Asked of the kernel before any secret is read.
     """

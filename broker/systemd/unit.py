@@ -47,7 +47,7 @@ Run = Callable[..., bytes | None]
 
 
 def install(root: Path, command: Path | None = None) -> list[str]:
-    """Write the units under `root`; what was written and what to do next, in lines. Raises OSError.
+    """Write the units under `root` and return lines: what was written, and what to do next. Raises OSError.
 
     They start `command`; by default the broker that runs this, or `/usr/local/bin/broker` below another root, since
     the machine that builds a package is not the one that runs it. Another unit of that name is kept beside it as .bak.
@@ -60,7 +60,7 @@ def install(root: Path, command: Path | None = None) -> list[str]:
 
 
 def unit_text(executable: Path | None = None, *, command: Path | None = None) -> str:
-    """The service that runs `command`, or the broker of the Python at `executable`, the running one by default."""
+    """Return the unit that runs `command`, or the broker of the Python at `executable`, by default the running one."""
     python = executable or Path(sys.executable)
     script = command or python.with_name("broker")
     start = _quoted(script) if command or script.exists() else f"{_quoted(python)} -m broker"
@@ -138,7 +138,7 @@ def service_state(config: Path, run: Run = run_command) -> ServiceState | None:
 
 @contextmanager
 def service_variables(run: Run = run_command) -> Iterator[Mapping[str, str]]:
-    """The variables that systemd sets for the service, for a command that takes its place.
+    """Yield the variables that systemd sets for the service, for a command that takes its place.
 
     The folder of credentials holds links only: to the files, or to the memory where an encrypted one was decrypted.
     """
@@ -162,7 +162,10 @@ def service_variables(run: Run = run_command) -> Iterator[Mapping[str, str]]:
 
 
 def _credentials(unit: str) -> dict[str, tuple[str, bool]]:
-    """The source of each, and whether it is encrypted (systemd.exec(5)): the last line counts, an empty one resets."""
+    """Return the source of each credential, and whether it is encrypted (systemd.exec(5)).
+
+    The last line counts, and an empty one resets.
+    """
     found = dict[str, tuple[str, bool]]()
     for key, value in CREDENTIAL.findall(unit):
         if not value:
