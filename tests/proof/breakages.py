@@ -26,13 +26,15 @@ BREAKAGES = (
         """        self._connection.execute("COMMIT")
         return each
 
-    def _one_by_one""",
-        """        self._roll_back = lambda: None
-        self._thread.submit(time.sleep, 0.2)
-        self._thread.submit(self._connection.execute, "COMMIT")
+    def _roll_back""",
+        """        import threading
+        thread = threading.current_thread()._args[0]()
+        self._roll_back = lambda: None
+        thread.submit(time.sleep, 0.2)
+        thread.submit(self._connection.execute, "COMMIT")
         return each
 
-    def _one_by_one""",
+    def _roll_back""",
         "tests/proof/test_system_calls.py::test_store_is_synced_before_the_request_and_before_the_answer",
     ),
     Breakage(
@@ -201,7 +203,7 @@ BREAKAGES = (
     Breakage(
         "due accounts are not claimed",
         RENEWALS,
-        "await transaction.execute(CLAIM, account.name, claim_until)",
+        "await transaction.execute(CLAIM, account.name, until)",
         "await transaction.fetch(NEXT_DUE)",
         "tests/store/test_postgres.py::test_due_accounts_are_shared_out",
     ),
@@ -242,9 +244,9 @@ BREAKAGES = (
     ),
     Breakage(
         "two brokers of one name",
-        "broker/store/postgres_line.py",
-        "self._is_named = bool(await self._connection.fetchval(TAKE_NAME, self._replica))",
-        "self._is_named = True",
+        "broker/store/postgres_connection.py",
+        "self.is_named = bool(await connection.fetchval(TAKE_NAME, self._replica))",
+        "self.is_named = True",
         "tests/store/test_moving.py::test_replica_of_a_name_that_is_taken_does_not_start",
     ),
     Breakage(
@@ -257,8 +259,8 @@ BREAKAGES = (
     Breakage(
         "a copy that is not counted",
         "broker/store/migrate.py",
-        "if here[table] != count:",
-        "if here[table] > count:",
+        "if copied[table] != count:",
+        "if copied[table] > count:",
         "tests/store/test_moving.py::test_row_that_is_lost_on_the_way_stops_the_move",
     ),
 )
