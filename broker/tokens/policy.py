@@ -109,35 +109,27 @@ def is_young(account: Account, now: float) -> bool:
     return not is_misdated(account, now) and now - account.issued_at < min(60.0, account.life / 4)
 
 
-def as_usual(account: Account, *, now: float, ahead: float, min_ttl: float) -> Serve | None:
-    """The answer where nothing has to be decided: a living token outside its window, whatever holds renewals up."""
-    if is_misdated(account, now):
-        return None
-    if account.is_endless and is_living(account, now):
-        return Serve(CACHING, now + CACHING)
-    opens = window_opens(believed(account, now), ahead)
-    if opens - now >= 1 and account.expires_at - now >= min_ttl and is_living(account, now):
-        return Serve(floor(opens - now), opens)
-    return None
-
-
 def decide(
     account: Account, *, now: float, ahead: float, min_ttl: float, hold: Hold | None, paced: bool = True
 ) -> Decision:
     """What to do with a request for this account's token. `paced`: the background renews what is due."""
-    if is_misdated(account, now) and is_living(account, now):
+    living = is_living(account, now)
+    if living and is_misdated(account, now):
         # All tokens may be misdated at once, so a crowd of callers starts no renewals where the background does.
         account = believed(account, now)
         if hold or paced:
             return _as_it_is(account.life, 0.0, now, hold, warning=describe(hold) if hold else None)
         return ServeAndRenew()
-    if serve := as_usual(account, now=now, ahead=ahead, min_ttl=min_ttl):
-        return serve
-    left = account.expires_at - now
+    if living and account.is_endless:
+        return Serve(CACHING, now + CACHING)
+    left, opens = account.expires_at - now, window_opens(believed(account, now), ahead)
+    if living and opens - now >= 1 and left >= min_ttl:
+        # Outside its window, whatever holds renewals up.
+        return Serve(floor(opens - now), opens)
     fresh = window_opens(account, ahead) - now
     if account.unusable and fresh >= 1:
         return Refuse(TokenUnusable())
-    if not is_living(account, now):
+    if not living:
         return Refuse(refusal(account, hold, now)) if hold else Wait()
     if left < min_ttl:
         if not hold and not is_young(account, now):

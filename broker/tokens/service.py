@@ -27,7 +27,6 @@ from broker.tokens.policy import (
     Serve,
     ServeAndRenew,
     Wait,
-    as_usual,
     believed,
     decide,
     is_living,
@@ -227,9 +226,6 @@ class TokenService:
         flights = 0
         while True:
             account, now = opened.account, self._clock.now()
-            usual = as_usual(account, now=now, ahead=ahead, min_ttl=min_ttl)
-            if usual is not None and not opened.unchecked:
-                return await self._serve(caller, opened, usual, request_id)
             hold = self._hold_after(account, now, ended, flights)
             left = deadline - self._clock.monotonic()
             paced = self._settings.background
