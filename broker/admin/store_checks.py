@@ -2,7 +2,7 @@
 
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.admin.checks import DAY, Check, Examined
@@ -14,7 +14,7 @@ from broker.encryption.keyring import Purpose, WrappedKey
 from broker.keys.rewrap import ByKey, Census
 from broker.providers.client import Answer
 from broker.providers.oauth2 import OAuth2Provider
-from broker.providers.outcomes import NotSent, Reached
+from broker.providers.outcomes import NotSent
 from broker.store.accounts import AccountStore
 from broker.store.health import LEAST_FREE
 from broker.store.keys import UNKNOWN
@@ -62,38 +62,36 @@ async def keys(of: Opened) -> AsyncIterator[Check]:
         yield check
 
 
-def key_checks(settings: Settings, keys: Sequence[WrappedKey], counts: ByKey, now: float) -> list[Check]:
+def key_checks(settings: Settings, keys: Sequence[WrappedKey], counts: ByKey, now: float) -> Iterator[Check]:
     """Check these keys; `counts` says how much is encrypted with each."""
-    checks = list[Check]()
     for key in sorted(keys, key=lambda one: not one.active):
         records, days = sum(counts.get(key.kid, {}).values()), int((now - key.created_at) // DAY)
         if key.active and key.purpose is not Purpose.DATA:
             continue
         if key.active and now - key.created_at < YEAR:
             told = f"the master key opens the store; key {key.kid} is {days} days old"
-            checks.append(Check("keys", "ok", told))
+            yield Check("keys", "ok", told)
         elif key.active:
             told = f"the master key opens the store; key {key.kid} has sealed everything for {days} days"
             mend = "once a year: broker keys add, broker keys rewrap, broker keys remove"
-            checks.append(Check("keys", "warning", told, mend))
+            yield Check("keys", "warning", told, mend)
         elif records:
             are = "records are" if records != 1 else "record is"
             told = f"{records} {are} sealed with the older key {key.kid}"
-            checks.append(Check("keys", "warning", told, "broker keys rewrap"))
+            yield Check("keys", "warning", told, "broker keys rewrap")
         elif key.retired_at is None:
             told = f"nothing is sealed with key {key.kid} any more"
-            checks.append(Check("keys", "warning", told, f"broker keys remove {key.kid}"))
+            yield Check("keys", "warning", told, f"broker keys remove {key.kid}")
     known = {key.kid for key in keys if key.wrapped}
     if lost := sum(sum(where.values()) for kid, where in counts.items() if kid not in known):
         where = f" ({', '.join(sorted(counts[UNKNOWN]))})" if counts.get(UNKNOWN) else ""
         told = f"{_counted(lost, 'record')} cannot be opened with any key of this store{where}"
         mend = "find the backup that they belong to; the log of `broker keys rewrap` names them"
-        checks.append(Check("keys", "problem", told, mend))
+        yield Check("keys", "problem", told, mend)
     if settings.previous_master is not None:
         told = "keys.previous is set and every key is wrapped by keys.master"
         mend = "take keys.previous out of the configuration; keep the old key as long as backups from before"
-        checks.append(Check("keys", "warning", told, mend))
-    return checks
+        yield Check("keys", "warning", told, mend)
 
 
 async def adoption(of: Opened) -> AsyncIterator[Check]:
@@ -154,23 +152,12 @@ async def leftovers(of: Opened) -> AsyncIterator[Check]:
         yield Check("leftovers", "ok", "none")
 
 
-async def shared_identities(of: Opened) -> AsyncIterator[Check]:
+async def shared_identities(accounts: AccountStore) -> AsyncIterator[Check]:
     """Check for accounts that share one identity, as earlier versions could make them."""
-    for check in await identity_checks(of.context.stores.accounts):
-        yield check
-
-
-async def identity_checks(accounts: AccountStore) -> list[Check]:
-    """Report the accounts that share one identity."""
-    return [
-        Check(
-            "identity",
-            "warning",
-            f"{older} and {name} are the same account at the provider; both are served",
-            f"remove the one that nobody uses: broker accounts remove {name}, or {older}",
-        )
-        for older, name in await accounts.doubles(MOST_DOUBLES)
-    ]
+    for older, name in await accounts.doubles(MOST_DOUBLES):
+        told = f"{older} and {name} are the same account at the provider; both are served"
+        mend = f"remove the one that nobody uses: broker accounts remove {name}, or {older}"
+        yield Check("identity", "warning", told, mend)
 
 
 async def audit(of: Opened) -> AsyncIterator[Check]:
@@ -219,37 +206,29 @@ async def breakers(of: Opened) -> AsyncIterator[Check]:
         yield Check(f"breaker of {name}", "problem", f"open: {reason.happened}", reason.advice(None, name))
 
 
-async def providers(of: Opened) -> AsyncIterator[Check]:
-    """Check whether each provider answers."""
-    for check in await provider_checks(of.context.providers):
-        yield check
-
-
-async def provider_checks(providers: Mapping[str, OAuth2Provider]) -> list[Check]:
-    """Check whether each answers, and its clock and metadata; never a problem, only a warning."""
-    checks = list[Check]()
-    for provider in providers.values():
+async def providers(by_name: Mapping[str, OAuth2Provider]) -> AsyncIterator[Check]:
+    """Check whether each provider answers, and its clock and metadata; never a problem, only a warning."""
+    for provider in by_name.values():
         name, by = provider.name, f" ({provider.route})" if provider.route else ""
-        match await provider.reach():
-            case NotSent(why):
-                mend = "check the network and the provider's status page"
-                checks.append(Check(f"provider {name}", "warning", f"not reached{by}: {why}", mend))
-            case Reached(clock_skew=skew, differences=differences):
-                checks.append(Check(f"provider {name}", "ok", f"answers{by}"))
-                if skew is not None and abs(skew) > SKEW:
-                    told = f"the clocks of {name} and of this machine differ by {round(skew)} s"
-                    checks.append(Check("clock", "warning", told, "set the time (NTP)"))
-                elif skew is not None:
-                    checks.append(Check("clock", "ok", f"as that of {name}, within {SKEW:.0f} s"))
-                what = f"metadata of {name}"
-                if differences is None:
-                    told = "it publishes none (RFC 8414), so there is nothing to compare"
-                    checks.append(Check(what, "ok", told))
-                elif not differences:
-                    checks.append(Check(what, "ok", "it says of itself what the configuration says"))
-                mend = f"look into its documents; keys of [providers.{name}] replace what is built in"
-                checks += [Check(what, "warning", one, mend) for one in differences or ()]
-    return checks
+        reached = await provider.reach()
+        if isinstance(reached, NotSent):
+            mend = "check the network and the provider's status page"
+            yield Check(f"provider {name}", "warning", f"not reached{by}: {reached.why}", mend)
+            continue
+        yield Check(f"provider {name}", "ok", f"answers{by}")
+        skew, differences, what = reached.clock_skew, reached.differences, f"metadata of {name}"
+        if skew is not None and abs(skew) > SKEW:
+            told = f"the clocks of {name} and of this machine differ by {round(skew)} s"
+            yield Check("clock", "warning", told, "set the time (NTP)")
+        elif skew is not None:
+            yield Check("clock", "ok", f"as that of {name}, within {SKEW:.0f} s")
+        if differences is None:
+            yield Check(what, "ok", "it publishes none (RFC 8414), so there is nothing to compare")
+        elif not differences:
+            yield Check(what, "ok", "it says of itself what the configuration says")
+        mend = f"look into its documents; keys of [providers.{name}] replace what is built in"
+        for one in differences or ():
+            yield Check(what, "warning", one, mend)
 
 
 BROKER: tuple[Callable[[Opened], AsyncIterator[Check]], ...] = (
@@ -258,12 +237,12 @@ BROKER: tuple[Callable[[Opened], AsyncIterator[Check]], ...] = (
     store,
     damaged_records,
     leftovers,
-    shared_identities,
+    lambda of: shared_identities(of.context.stores.accounts),
     audit,
     health,
     reachable,
     breakers,
-    providers,
+    lambda of: providers(of.context.providers),
 )
 
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from broker.admin.store_checks import provider_checks
+from broker.admin.store_checks import providers
 from broker.clock import SystemClock
 from broker.config import load
 from broker.config.settings import OAuthClient, ProviderSettings
@@ -542,6 +542,6 @@ async def test_check_says_which_way_it_went(tmp_path: Path, http: ProviderClient
     """Whoever reads that a provider cannot be reached must know where to look."""
     one = provider(settings(tmp_path, proxy=PROXY, token_url="https://x.example/t"), http)
 
-    [check] = await provider_checks({"p": one})
+    [check] = [check async for check in providers({"p": one})]
 
     assert check.detail.startswith(f"not reached (through the proxy {PROXY}): ")

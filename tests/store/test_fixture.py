@@ -10,7 +10,7 @@ from sqlite3 import connect as open_file
 
 import pytest
 
-from broker.admin.store_checks import identity_checks
+from broker.admin.store_checks import shared_identities
 from broker.config.settings import FileKey
 from broker.encryption.tokens import TokenEncryption
 from broker.keys.ring import open_ring
@@ -110,14 +110,17 @@ async def test_accounts_that_share_an_identity_go_on(old: Database) -> None:
     assert await stores.accounts.connect(again, expected=first.ref, next_at=None, grant=None, events=[])
     third = replace(again, name="third", epoch=1, generation=1)
     assert not await stores.accounts.connect(third, expected=None, next_at=None, grant=None, events=[])
-    pairs, checks = await stores.accounts.doubles(9), await identity_checks(stores.accounts)
+    pairs, checks = (
+        await stores.accounts.doubles(9),
+        [one async for one in shared_identities(stores.accounts)],
+    )
     for name in ("demo-kustomer", "imported"):
         await stores.accounts.remove(name, 1.0, [])
 
     assert [("demo-kit", "demo-kustomer"), ("demo-kit", "imported"), ("demo-kustomer", "imported")] == pairs
     assert [("warning", "identity")] * 3 == [(check.level, check.what) for check in checks]
     assert "demo-kit and imported are the same account" in checks[1].detail
-    assert [] == await identity_checks(stores.accounts)
+    assert [] == [one async for one in shared_identities(stores.accounts)]
 
 
 @pytest.mark.parametrize(("length", "is_cut"), [(199, False), (200, True), (201, False)])
