@@ -1,26 +1,22 @@
 """The command line, one module per group of commands; all but a few only talk to the running broker."""
 
+from itertools import chain
+
 import click
 
 from broker import __version__
-from broker.cli.access import audit, callers, plugin
-from broker.cli.accounts import accounts, install_link, token
+from broker.cli import access, accounts, providers, service, setup, store, transfer
 from broker.cli.command import Group
-from broker.cli.providers import kustomer, providers
-from broker.cli.service import (
-    check,
-    completion,
-    dashboard,
-    events,
-    reload,
-    sandbox,
-    serve,
-    systemd,
-    version,
+
+COMMANDS = (
+    (access.audit, access.callers, access.plugin),
+    (accounts.accounts, accounts.install_link, accounts.token),
+    (providers.kustomer, providers.providers),
+    (service.check, service.dashboard, service.events, service.reload, service.serve, service.version),
+    (service.completion, service.sandbox, service.systemd),
+    (setup.config, setup.init),
+    (store.adopt, store.backup, store.keys, store.migrate, store.restore),
 )
-from broker.cli.setup import config, init
-from broker.cli.store import adopt, backup, keys, migrate, restore
-from broker.cli.transfer import export_accounts, import_accounts
 
 
 @click.version_option(__version__, prog_name="token-broker", message="%(prog)s %(version)s")
@@ -32,23 +28,7 @@ def broker() -> None:
     """
 
 
-for group in (callers, plugin, audit, accounts, providers, kustomer, keys, systemd, config):
-    broker.add_command(group)
-for command in (
-    init,
-    token,
-    install_link,
-    serve,
-    reload,
-    version,
-    check,
-    events,
-    dashboard,
-    sandbox,
-    completion,
-):
+for command in chain(*COMMANDS):
     broker.add_command(command)
-for command in (backup, restore, adopt, migrate):
-    broker.add_command(command)
-for command in (import_accounts, export_accounts):
-    accounts.add_command(command)
+for command in (transfer.import_accounts, transfer.export_accounts):
+    accounts.accounts.add_command(command)

@@ -36,7 +36,12 @@ def callers() -> None:
 @callers.command("add", example="broker callers add reporting --account 'kit-*' --account acme --expires 90d")
 @click.argument("name", type=arguments.caller)
 @click.option(
-    "--account", "globs", multiple=True, required=True, metavar="GLOB", help="What it may touch; repeatable."
+    "--account",
+    "accounts",
+    multiple=True,
+    required=True,
+    metavar="GLOB",
+    help="What it may touch; repeatable.",
 )
 @click.option(
     "--permission",
@@ -46,21 +51,18 @@ def callers() -> None:
     default=[str(Permission.TOKEN)],
     help="What it may do; repeatable. Default: token.",
 )
-@click.option("--expires", type=arguments.duration, help='When the key ends, as in "90d"; never without it.')
-def add_caller(
-    context: CommandContext,
-    *,
-    name: str,
-    globs: tuple[str, ...],
-    permissions: tuple[str, ...],
-    expires: int | None,
-) -> None:
+@click.option(
+    "--expires",
+    "expires_in",
+    type=arguments.duration,
+    help='When the key ends, as in "90d"; never without it.',
+)
+def add_caller(context: CommandContext, **asked: object) -> None:
     """Let the service NAME in and print its key.
 
     The key is never shown again; only a hash of it is kept.
     """
-    asked = {"accounts": list(globs), "permissions": list(permissions), "expires_in": expires}
-    answer = context.broker.ask("POST", "/callers", body={"name": name, **asked})
+    answer = context.broker.ask("POST", "/callers", body=asked)
     context.say(answer["key"], answer)
 
 

@@ -44,11 +44,12 @@ def list_providers(context: CommandContext) -> None:
 
 
 def _row(provider: Object, now: float) -> tuple[object, ...]:
-    why = [provider["reason"]] if provider["reason"] else []
-    if provider["since"]:
-        why.append(f"since {relative(provider['since'], now)}")
-    if provider["paused_until"]:
-        why.append(f"asked again {relative(provider['paused_until'], now)}")
+    since, until = provider["since"], provider["paused_until"]
+    why = [
+        provider["reason"],
+        since and f"since {relative(since, now)}",
+        until and f"asked again {relative(until, now)}",
+    ]
     counts = [f"{count} {status}" for status, count in provider["accounts"].items()]
     return provider["name"], provider["type"], Cell(provider["breaker"], why), counts or ["none"]
 
@@ -96,7 +97,7 @@ def kustomer() -> None:
 @click.option(
     "--title", default="Token broker", show_default=True, help="What people read when they allow it."
 )
-@click.option("--app-version", "number", default="0.0.1", show_default=True, type=arguments.version)
+@click.option("--app-version", "version", default="0.0.1", show_default=True, type=arguments.version)
 @click.option(
     "--visibility",
     type=click.Choice(["private", "public"]),
@@ -106,32 +107,23 @@ def kustomer() -> None:
 )
 @api_url
 def register_app(
-    context: CommandContext,
-    *,
-    app: str,
-    redirect_uris: tuple[str, ...],
-    title: str,
-    number: str,
-    visibility: str,
-    api_url: str,
+    context: CommandContext, *, redirect_uris: tuple[str, ...], api_url: str, **about: str
 ) -> None:
     """Register APP at Kustomer and print its client id.
 
     Asks for an API key with the roles org.admin.apps and org.permission.apps, on the terminal or on standard
     input. A version that was registered stays for ever; change something, and raise --app-version.
     """
-    definition: dict[str, object] = {"app": app, "version": number, "title": title, "visibility": visibility}
-    definition["redirectUris"] = list(redirect_uris)
-    status, answer = asyncio.run(_post(f"{api_url}/v1/apps/available", _key(), definition))
-    found = _attributes(status, answer)
-    shown = {"app": found["name"], "version": number, "client_id": found["clientId"]}
+    definition = {**about, "redirectUris": redirect_uris}
+    found = _attributes(*asyncio.run(_post(f"{api_url}/v1/apps/available", _key(), definition)))
+    shown = {"app": found["name"], "version": about["version"], "client_id": found["clientId"]}
     if context.as_json:
         show_json(shown)
         return
     show_facts(shown.items())
     click.echo(
         "\nNext: install it from Kustomer's App Directory (before that Kustomer answers “Invalid Client”), then\n"
-        f"broker kustomer create-secret {found['name']} --app-version {number} --secret-file PATH"
+        f"broker kustomer create-secret {found['name']} --app-version {about['version']} --secret-file PATH"
     )
 
 
@@ -153,11 +145,11 @@ def create_secret(
 
     It is shown once; the one before stops working. Asks for an API key as register-app does.
     """
-    key = _key()
-    status, answer = asyncio.run(_post(f"{api_url}/v1/apps/available/{app}/secret", key, {}))
+    key, apps = _key(), f"{api_url}/v1/apps/available"
+    status, answer = asyncio.run(_post(f"{apps}/{app}/secret", key, {}))
     if status == 404:
         # Kustomer's newer documents write the version behind the name.
-        status, answer = asyncio.run(_post(f"{api_url}/v1/apps/available/{app}-{number}/secret", key, {}))
+        status, answer = asyncio.run(_post(f"{apps}/{app}-{number}/secret", key, {}))
     found = _attributes(status, answer)
     secret = found.get("clientSecret")
     if not isinstance(secret, str) or not secret:

@@ -4,7 +4,6 @@ import asyncio
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
@@ -67,8 +66,7 @@ def version(context: CommandContext) -> None:
 
     The second line is missing where no broker answers, and says why where one cannot start.
     """
-    running: dict[str, Any] | None = None
-    why = None
+    running, why = None, None
     try:
         running = context.broker.ask("GET", "/version")
     except NotStarted as exc:
@@ -94,16 +92,15 @@ def check(context: CommandContext) -> None:
     runs, opens everything itself. Fails on any problem.
     """
     try:
-        checks: list[dict[str, Any]] = context.broker.ask("GET", "/check")["checks"]
+        checks: list[Object] = context.broker.ask("GET", "/check")["checks"]
     except NotStarted as exc:
         checks = [_line("broker", "problem", exc.message, "journalctl -u token-broker -p warning")]
     except NoBroker as exc:
-        held = _held(context)
-        looked = [_line("broker", "problem", held, "wait for it, or see its log")] if held else None
-        checks = looked or [
-            _line("broker", "warning", f"Not running. {exc.message}"),
-            *_checks_offline(context),
-        ]
+        if held := _held(context):
+            checks = [_line("broker", "problem", held, "wait for it, or see its log")]
+        else:
+            away = _line("broker", "warning", f"Not running. {exc.message}")
+            checks = [away, *_checks_offline(context)]
     if (state := context.service) is not None:
         checks.append(_service_check(state))
     context.show_list({"checks": checks}, "checks", CHECK_COLUMNS, _check_row)
@@ -131,7 +128,7 @@ def _held(context: CommandContext) -> str | None:
     return None
 
 
-def _service_check(state: ServiceState) -> dict[str, Any]:
+def _service_check(state: ServiceState) -> Object:
     told = f"token-broker.service is {state.active}"
     if state.restarts and state.active != "inactive":
         told += f"; systemd has started it again {counted(state.restarts, 'time')}"
@@ -145,7 +142,7 @@ def _service_check(state: ServiceState) -> dict[str, Any]:
     return _line("systemd", "warning" if state.active == "active" else "problem", told, mend)
 
 
-def _checks_offline(context: CommandContext) -> list[dict[str, Any]]:
+def _checks_offline(context: CommandContext) -> list[Object]:
     # Only where no broker runs does a command open what a broker opens.
     from broker.app.offline import check_offline  # noqa: PLC0415 - all of the server, which no other command needs
 
@@ -156,7 +153,7 @@ def _checks_offline(context: CommandContext) -> list[dict[str, Any]]:
         return [_line("configuration", "problem", line) for line in exc.problems]
 
 
-def _line(what: str, level: str, detail: str, advice: str | None = None) -> dict[str, Any]:
+def _line(what: str, level: str, detail: str, advice: str | None = None) -> Object:
     return {"what": what, "level": level, "detail": detail, "next": advice}
 
 
@@ -167,17 +164,15 @@ def _line(what: str, level: str, detail: str, advice: str | None = None) -> dict
     "--limit", type=click.IntRange(1, 1000), help="At most so many; default 100. Not with --follow."
 )
 @arguments.account_option(help="Only of this account.")
-def events(
-    context: CommandContext, *, follow: bool, after: int | None, limit: int | None, account: str | None
-) -> None:
+def events(context: CommandContext, *, follow: bool, **query: str | int | None) -> None:
     """Print what happened, oldest first.
 
     With --follow and --json it is one object a line.
     """
-    if follow and limit is not None:
+    if follow and query["limit"] is not None:
         raise click.UsageError("--limit and --follow contradict each other: following has no end")
-    query = {"after": after, "limit": None if follow else limit or 100, "account": account}
     if not follow:
+        query["limit"] = query["limit"] or 100
         answer = context.broker.ask("GET", "/events", query=query)
         context.show_list(answer, "events", EVENT_COLUMNS, _event_row, none="No events.")
         return
@@ -190,18 +185,14 @@ def events(
                 click.echo(f"Events up to {event['resumed_after']} are not kept any more.", err=True)
             else:
                 # Absolute here: a line that stays on the screen must stay true.
-                words = (event["at"], event["event"], _about(event) or "-", event["reason"], _actor(event))
+                about = event["account"] or event["provider"] or "-"
+                words = (event["at"], event["event"], about, event["reason"], _actor(event))
                 click.echo("  ".join(plain(word) for word in words if word is not None))
 
 
 def _event_row(event: Object, now: float) -> tuple[object, ...]:
     what = Cell(event["event"], [event["reason"], _actor(event)])
-    return event["id"], relative(event["at"], now), what, _about(event)
-
-
-def _about(event: Object) -> str | None:
-    about: str | None = event["account"] or event["provider"]
-    return about
+    return event["id"], relative(event["at"], now), what, event["account"] or event["provider"]
 
 
 def _actor(event: Object) -> str | None:

@@ -9,7 +9,7 @@ import click
 from broker.cli import arguments
 from broker.cli.admin_socket import NoBroker, Object
 from broker.cli.command import Command, CommandContext, Group, confirm, failing, yes
-from broker.cli.output import SHOWN, WHOLE, Cell, Failed, counted, plain, progress, show_json
+from broker.cli.output import SHOWN, WHOLE, Cell, Failed, counted, plain, progress
 from broker.config import store_of, store_path_of
 from broker.files import new_file
 from broker.times import both, relative, span
@@ -74,20 +74,16 @@ def restore(context: CommandContext, src: Path, *, yes: bool, force: bool) -> No
         raise Failed(f"Nothing was restored: {exc}") from None
     except OSError as exc:
         raise Failed(f"Nothing was restored: {exc.filename or src}: {exc.strerror}") from None
-    found = restored.found
-    if context.as_json:
-        kept = restored.kept and str(restored.kept)
-        show_json(
-            {"store": str(store), "accounts": found.accounts, "kept": kept, "masters": list(found.masters)}
-        )
-        return
+    found, kept = restored.found, restored.kept and str(restored.kept)
     age = f", made {span(now - found.made_at)} ago" if found.made_at is not None else ""
-    click.echo(f"Restored {counted(found.accounts, 'account')}{age}, into {store}.")
-    if restored.kept is not None:
-        click.echo(f"What was there is kept as {restored.kept}.")
-    click.echo(f"It needs the master key {' and '.join(found.masters)}.")
+    told = [f"Restored {counted(found.accounts, 'account')}{age}, into {store}."]
+    if kept:
+        told.append(f"What was there is kept as {kept}.")
     start = " with: systemctl start token-broker.socket token-broker.service" if context.service else ""
-    click.echo(f"Start the broker{start}. It serves living tokens and renews nothing until `broker adopt`.")
+    told.append(f"It needs the master key {' and '.join(found.masters)}.")
+    told.append(f"Start the broker{start}. It serves living tokens and renews nothing until `broker adopt`.")
+    value = {"store": str(store), "accounts": found.accounts, "kept": kept, "masters": list(found.masters)}
+    context.say("\n".join(told), value)
 
 
 @click.command("adopt", cls=Command, example="broker adopt")
