@@ -152,9 +152,13 @@ class Machine:
 
 
 @contextmanager
-def booted(root: Path) -> Iterator[Machine]:
-    """A machine whose /usr is this one's, everything else its own; only loopback."""
+def booted(root: Path, *, installs: bool = False) -> Iterator[Machine]:
+    """A machine whose /usr is this one's, everything else its own; only loopback.
+
+    With `installs` packages can be installed there, on top of what this machine has; it does not see them.
+    """
     _lay_root(root)
+    binds = [*_binds(), *(_overlays(root) if installs else ["--bind-ro=/usr"])]
     console = root.parent / "console.txt"
     with console.open("w") as out, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         # Short, because a socket's path may not be long.
@@ -163,7 +167,7 @@ def booted(root: Path) -> Iterator[Machine]:
         address = "@" + listener.getsockname()[1:].decode()
         began, places = time.perf_counter(), _own_cgroups()
         running = subprocess.Popen(
-            [*IN_CGROUPS, *NSPAWN, f"--directory={root}", *_binds()],
+            [*IN_CGROUPS, *NSPAWN, f"--directory={root}", *binds],
             env={
                 "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
                 "NOTIFY_SOCKET": address,
@@ -241,7 +245,16 @@ def _binds() -> list[str]:
     base = Path(sys.base_prefix)
     if not base.is_relative_to("/usr"):
         binds.append(f"--bind-ro={base}:/opt/python")
-    return ["--bind-ro=/usr", *binds]
+    return binds
+
+
+def _overlays(root: Path) -> Iterator[str]:
+    """What is written over this machine's programs and its lists of packages lies beside the machine's root."""
+    for path in ("/usr", "/var/lib/dpkg", "/var/cache/debconf"):
+        above = root.parent / "written" / path.lstrip("/")
+        above.mkdir(parents=True)
+        (root / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        yield f"--overlay={path}:{above}:{path}"
 
 
 def _libraries() -> list[str]:
