@@ -1,7 +1,9 @@
 """`broker backup`, `restore`, `adopt`, `migrate` and `keys`: the store as a whole and what it is encrypted with."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -14,17 +16,27 @@ from broker.config import store_of, store_path_of
 from broker.files import new_file
 from broker.times import both, relative, span
 
+DATED, IS_DATED = "broker-%Y-%m-%dT%H%M%SZ.db", re.compile(r"broker-\d{4}-\d\d-\d\dT\d{6}Z\.db")
 KEY_COLUMNS = dict.fromkeys(("KEY", "FOR", "STATE", "RECORDS", "MADE", "MASTER"), WHOLE)
 
 
 @click.command("backup", cls=Command, example="broker backup /backup/broker-2026-11-22.db")
 @click.argument("dest", type=click.Path(path_type=Path))
-def backup(context: CommandContext, dest: Path) -> None:
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Write a file named by the time into the folder DEST, and delete all such files but the newest N.",
+)
+def backup(context: CommandContext, dest: Path, keep: int | None) -> None:
     """Copy the store of the running broker to the new file DEST.
 
     The file is 0600 and holds everything sealed; keep the master key somewhere else. A backup of
     rotated tokens is old at the next renewal: it saves names, callers and keys.
     """
+    folder = dest
+    if keep is not None:
+        dest = folder / datetime.fromtimestamp(context.clock.now(), UTC).strftime(DATED)
     from broker.store.backup import NotAStore, examine  # noqa: PLC0415 - the store, which few commands need
 
     if dest.exists() or dest.is_symlink():
@@ -42,9 +54,13 @@ def backup(context: CommandContext, dest: Path) -> None:
     except (OSError, NotAStore) as exc:
         why = exc.strerror if isinstance(exc, OSError) else exc
         raise Failed(f"The backup cannot be written to {dest}: {why}.") from None
-    context.say(
-        f"{dest} holds {counted(found.accounts, 'account')}.", {"file": str(dest), "accounts": found.accounts}
-    )
+    told = f"{dest} holds {counted(found.accounts, 'account')}."
+    if keep is not None:
+        old = sorted(path for path in folder.iterdir() if IS_DATED.fullmatch(path.name))[:-keep]
+        for path in old:
+            path.unlink()
+        told += f" Deleted {counted(len(old), 'older backup')}." if old else ""
+    context.say(told, {"file": str(dest), "accounts": found.accounts})
 
 
 @click.command("restore", cls=Command, example="broker restore /backup/broker-2026-11-22.db")

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 SERVICE, SOCKET = "token-broker.service", "token-broker.socket"
+BACKUP = ("token-broker-backup.service", "token-broker-backup.timer")
 RULES = "token-broker-alerts.yaml"
 PLACEHOLDER = "@BROKER@"
 ELSEWHERE = Path("/usr/local/bin/broker")
@@ -55,16 +56,19 @@ def install(root: Path, command: Path | None = None) -> list[str]:
     folder = root / FOLDER
     if command is None and root.resolve() != Path("/"):
         command = ELSEWHERE
-    laid = [*_lay(folder / SERVICE, unit_text(command=command)), *_lay(folder / SOCKET, _packaged(SOCKET))]
-    return [*laid, *NEXT_STEPS]
+    texts = {name: unit_text(name=name, command=command) for name in (SERVICE, SOCKET, *BACKUP)}
+    return [*(line for name, text in texts.items() for line in _lay(folder / name, text)), *NEXT_STEPS]
 
 
-def unit_text(executable: Path | None = None, *, command: Path | None = None) -> str:
-    """Return the unit that runs `command`, or the broker of the Python at `executable`, by default the running one."""
+def unit_text(executable: Path | None = None, *, name: str = SERVICE, command: Path | None = None) -> str:
+    """Return a unit, the service by default.
+
+    It runs `command`, or the broker of the Python at `executable`, by default the running one.
+    """
     python = executable or Path(sys.executable)
     script = command or python.with_name("broker")
     start = _quoted(script) if command or script.exists() else f"{_quoted(python)} -m broker"
-    return _packaged(SERVICE).replace(PLACEHOLDER, start)
+    return _packaged(name).replace(PLACEHOLDER, start)
 
 
 def alert_rules() -> str:

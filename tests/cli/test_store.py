@@ -53,6 +53,27 @@ async def test_backup_never_overwrites(run: Run, stub: Stub, tmp_path: Path) -> 
     assert ("precious", []) == ((tmp_path / "file").read_text(), stub.asked)
 
 
+async def test_backup_keeps_the_newest(run: Run, stub: Stub, tmp_path: Path) -> None:
+    """Of its own names only, and only once the new one is whole."""
+    stub.store = await made(tmp_path, "acme")
+    folder = tmp_path / "to"
+    folder.mkdir()
+    days = [f"broker-2026-10-0{day}T030000Z.db" for day in range(1, 5)]
+    for name in (*days, "broker-mine.db", "broker-2026-10-01T030000Z.db.gz"):
+        (folder / name).touch()
+
+    kept = await run("backup", str(folder), "--keep", "2")
+    stub.store = stub.store[:1000]
+    broken = await run("backup", str(folder), "--keep", "1")
+
+    assert 0 == kept.exit_code
+    assert "Deleted 3 older backups." in kept.stdout
+    assert 1 == broken.exit_code
+    left = {one.name for one in folder.iterdir()}
+    assert {days[3], "broker-mine.db", "broker-2026-10-01T030000Z.db.gz"} < left
+    assert 4 == len(left)
+
+
 async def test_broken_backup_is_not_left_behind(run: Run, stub: Stub, tmp_path: Path) -> None:
     """Cut short on its way, or refused: no file of any name."""
     whole = await made(tmp_path, *(f"kit-{number}" for number in range(50)))

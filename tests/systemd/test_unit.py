@@ -19,6 +19,7 @@ from tests.systemd.service import chapter, steps, unix_listener, unix_listener_u
 
 FOLDER = "etc/systemd/system"
 SERVICE, SOCKET = f"{FOLDER}/token-broker.service", f"{FOLDER}/token-broker.socket"
+UNITS = (SERVICE, SOCKET, f"{FOLDER}/token-broker-backup.service", f"{FOLDER}/token-broker-backup.timer")
 EXPOSURE = 1.5
 OURS = Path(sys.executable).with_name("broker")
 
@@ -163,7 +164,7 @@ def test_installing_is_told_to_programs_too(tmp_path: Path) -> None:
     result = CliRunner().invoke(broker, ["systemd", "install", "--root", str(tmp_path), "--json"])
 
     told = json.loads(result.stdout)
-    assert [f"Wrote {tmp_path / one}." for one in (SERVICE, SOCKET)] == told["done"]
+    assert [f"Wrote {tmp_path / one}." for one in UNITS] == told["done"]
     assert "3. systemctl daemon-reload" in told["next"]
 
 
@@ -183,8 +184,8 @@ def test_installing_again_changes_nothing(tmp_path: Path) -> None:
 
     lines = install(tmp_path, OURS)
 
-    assert [f"{tmp_path / one} is already as it should be." for one in (SERVICE, SOCKET)] == lines[:2]
-    assert {tmp_path / SERVICE, tmp_path / SOCKET} == set((tmp_path / FOLDER).iterdir())
+    assert [f"{tmp_path / one} is already as it should be." for one in UNITS] == lines[:4]
+    assert {tmp_path / one for one in UNITS} == set((tmp_path / FOLDER).iterdir())
 
 
 def test_a_different_unit_is_kept_beside_the_new_one(tmp_path: Path) -> None:
