@@ -5,8 +5,8 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,9 @@ import click
 from broker.cli.command import Command, CommandContext, Group
 from broker.cli.output import Failed, show_json
 from broker.config import ConfigError, load
+from broker.config.settings import CommandKey, DeadError, FileKey, OAuthClient, TcpListen, UnixListen
 from broker.files import new_file, read_regular
+from broker.model import Secret
 
 CREDSTORE = Path("/etc/credstore")
 """Where systemd looks for credentials (systemd.exec(5))."""
@@ -267,3 +269,93 @@ def check_config(context: CommandContext, file: Path | None) -> None:
         ) from None
     told = "\n".join((f"{path} is valid.", *(f"  {warning}" for warning in warnings)))
     context.say(told, {"file": str(path), "problems": [], "warnings": list(warnings)})
+
+
+RENAMED = (
+    (r"^(providers\.[^.]+)\.(client|network)\.", r"\1."),
+    (r"\bsecrets$", "client_secret"),
+    (r"\btitle$", "name"),
+    (r"\bkey_pem$", "key"),
+    (r"\bca$", "ca_file"),
+    (r"\bwebhook\.url$", "webhook_url"),
+    (r"\bwebhook\.keys$", "webhook_secret"),
+    (r"^master$", "keys.master"),
+    (r"^previous_master$", "keys.previous"),
+    (r"^store\.(path|postgres)$", "store.url"),
+    (r"^audit\.path$", "audit.to.path"),
+)
+"""Where a setting is called otherwise than its key, as patterns."""
+HIDDEN = re.compile(
+    r"path|variables|warnings|(providers|callers)\.[^.]+\.name|providers\.[^.]+\.default_is_stated"
+)
+"""What is in the settings and no key."""
+MASKED = "***"
+
+
+def effective(settings: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each key of a configuration with its value as TOML, defaults included and secrets masked."""
+    if is_dataclass(settings) and not _is_leaf(settings):
+        members: Iterable[tuple[str, object]] = (
+            (one.name, getattr(settings, one.name)) for one in fields(settings)
+        )
+    elif isinstance(settings, Mapping) and settings:
+        members = settings.items()
+    else:
+        if prefix == "store.path":
+            settings = f"sqlite:{settings}"
+        for pattern, replacement in RENAMED:
+            prefix = re.sub(pattern, replacement, prefix)
+        if settings is not None:
+            yield prefix, _as_toml(settings)
+        return
+    for name, value in members:
+        if not HIDDEN.fullmatch(key := f"{prefix}.{name}" if prefix else name):
+            yield from effective(value, key)
+
+
+def _is_leaf(value: object) -> bool:
+    return isinstance(value, Secret | TcpListen | UnixListen | FileKey | CommandKey | DeadError)
+
+
+def _as_toml(value: object) -> str:
+    match value:
+        case Secret() | bytes():
+            return json.dumps(MASKED)
+        case DeadError():
+            return f"{{ error = {json.dumps(value.error)}, description = {json.dumps(value.description)} }}"
+        case bool():
+            return str(value).lower()
+        case float():
+            return json.dumps(f"{value:.15g}s")
+        case int():
+            return str(value)
+        case FileKey():
+            return f"{{ file = {json.dumps(str(value.path))} }}"
+        case CommandKey():
+            return f"{{ command = {_as_toml(value.argv)} }}"
+        case OAuthClient():
+            return (
+                f"{{ client_id = {json.dumps(value.client_id)}, client_secret = {_as_toml(value.secrets)} }}"
+            )
+        case Mapping():
+            return "{}"
+        case tuple() | frozenset():
+            listed = value if isinstance(value, tuple) else sorted(value, key=str)
+            return f"[{', '.join(map(_as_toml, listed))}]"
+        case _ if is_dataclass(value) and not _is_leaf(value):
+            return f"{{ {', '.join(f'{name} = {text}' for name, text in effective(value))} }}"
+        case _:
+            return json.dumps(str(value), ensure_ascii=False)
+
+
+@config.command("show", example="broker config show")
+def show_config(context: CommandContext) -> None:
+    """Print the configuration as it takes effect, with every default; secrets are masked."""
+    try:
+        with context.as_service() as environ:
+            shown = dict(effective(load(context.config_path, environ=environ)))
+    except ConfigError as exc:
+        raise Failed(
+            "\n".join((f"{context.config_path} is not valid:", *(f"  {problem}" for problem in exc.problems)))
+        ) from None
+    context.say("\n".join(f"{key} = {value}" for key, value in shown.items()), shown)

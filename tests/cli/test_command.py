@@ -29,6 +29,7 @@ FIRST_DELIVERY = [
     "serve",
     "init",
     "config-check",
+    "config-show",
     "check",
     "token",
     "install-link",

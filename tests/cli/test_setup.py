@@ -168,3 +168,54 @@ def test_check_takes_any_file(tmp_path: Path) -> None:
     assert (1, 1) == (told.exit_code, shown.exit_code)
     assert all(key in told.stderr for key in (str(file), "server.internl", "log.level"))
     assert 2 <= len(json.loads(shown.stdout)["problems"])
+
+
+EVERYTHING = """
+[store]
+url = "postgresql://me:{canary}@db/x"
+[network]
+proxy = "http://me:{canary}@proxy:3128"
+[keys]
+master = {{ file = "master.key" }}
+[providers.kit]
+client_id = "an id"
+client_secret = ["{canary}", "{canary}2"]
+app_id = 7
+previous_clients = [{{ client_id = "old", client_secret = "{canary}" }}]
+[providers.other]
+type = "oauth2"
+client_id = "x"
+client_secret = "{canary}"
+authorize_url = "https://id.example.com/a"
+token_url = "https://id.example.com/t"
+dead_errors = ["gone"]
+[plugin]
+enabled = true
+[plugin.clients.kit]
+client_id = "kit-plugin"
+client_secret = "{canary}{canary}"
+redirect_uris = ["https://app.kit.com/apps"]
+[alerts]
+webhook_url = "https://ops.example.com/{canary}"
+webhook_secret = "whsec_{base64}"
+"""
+
+
+def test_show_has_every_key_and_no_secret(tmp_path: Path) -> None:
+    """As TOML that says the same once the masks are secrets again; defaults are there, too."""
+    canary, base64 = "CANARY-OF-SECRETS-0123456789abcdef", "Q0FOQVJZLU9GLVNFQ1JFVFMtMDEyMzQ1Njc4OQ=="
+    path = tmp_path / "config.toml"
+    path.write_text(EVERYTHING.format(canary=canary, base64=base64))
+    path.chmod(0o600)
+    shown = run(path, "config", "show")
+    keys = json.loads(run(path, "config", "show", "--json").stdout)
+    data = tomllib.loads(shown.stdout)
+
+    assert 0 == shown.exit_code
+    assert canary not in shown.stdout + json.dumps(keys)
+    assert base64 not in shown.stdout
+    assert ["***", "***"] == data["providers"]["kit"]["client_secret"]
+    assert [{"client_id": "old", "client_secret": ["***"]}] == data["providers"]["kit"]["previous_clients"]
+    assert ("900s", 7) == (data["refresh"]["ahead"], data["providers"]["kit"]["app_id"])
+    assert ("***", "***") == (data["store"]["url"], data["network"]["proxy"])
+    assert {"plugin.clients.kit.client_secret", "alerts.webhook_secret", "log.level"} <= set(keys)

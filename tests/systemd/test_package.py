@@ -77,8 +77,8 @@ def _machine() -> Iterator[Machine]:
         with booted(folder / "root", installs=True) as machine:
             for version, package in built.items():
                 shutil.copy(package, machine.root / f"root/{version}.deb")
-            # It names users of this machine, which that one does not have.
-            machine.run("rm", "-f", "/var/lib/dpkg/statoverride")
+            # The first names users of this machine, which that one does not have; the second forbids to start services.
+            machine.run("rm", "-f", "/var/lib/dpkg/statoverride", "/usr/sbin/policy-rc.d")
             machine.write("/etc/systemd/system/sandbox.service", SANDBOX)
             machine.run("systemctl", "start", "sandbox")
             yield machine
