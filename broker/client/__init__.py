@@ -6,8 +6,8 @@
 `broker.client.httpx`, `.requests` and `.aiohttp` put the token into an API's requests, `.testing` plays the broker.
 """
 
-from broker.client.clients import Broker, SyncBroker
-from broker.client.errors import (
+from .clients import Broker, SyncBroker
+from .errors import (
     AuditUnavailable,
     BrokerAway,
     BrokerError,
@@ -31,7 +31,7 @@ from broker.client.errors import (
     Unauthenticated,
     UnknownAccount,
 )
-from broker.client.tokens import Token
+from .tokens import Token
 
 __all__ = [
     "AuditUnavailable",

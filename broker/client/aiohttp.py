@@ -7,7 +7,7 @@ from aiohttp import hdrs
 from aiohttp.payload import BytesPayload
 from yarl import URL
 
-from broker.client.clients import Broker, replacement_async
+from .clients import Broker, replacement_async
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 ANYWHERE = URL()

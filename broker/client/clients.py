@@ -12,15 +12,13 @@ from threading import Lock
 from typing import Generic, Self, TypeVar
 from urllib.parse import urlsplit
 
-import aiohttp
-
-from broker.client.connection import Clock, Key, KeySource, read_address
-from broker.client.core import Ask, Core, Reply, Talk
-from broker.client.errors import BrokerAway, BrokerError
-from broker.client.tokens import Token
+from .connection import Clock, Key, KeySource, read_address
+from .core import Ask, Core, Reply, Talk
+from .errors import BrokerAway, BrokerError
+from .tokens import Token
 
 Flight = TypeVar("Flight")
-log = logging.getLogger("broker.client")
+log = logging.getLogger(__package__)
 MOST_BYTES = 1024 * 1024
 TOO_LARGE = "the broker's answer is larger than 1 MiB"
 NOT_RENEWED = "the API's 401 stands, since there is no newer token: %s"
@@ -136,6 +134,8 @@ class Broker(_Client["asyncio.Task[Token]"]):
 
     async def _send(self, ask: Ask) -> Reply | BrokerAway:
         """One request on a connection of its own, so that nothing is left open and nothing stale is met."""
+        import aiohttp  # noqa: PLC0415 - programs with threads need the standard library alone
+
         connector: aiohttp.BaseConnector
         if self._socket is not None:
             connector = aiohttp.UnixConnector(self._socket)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from broker.client.errors import KeyUnreadable
+from .errors import KeyUnreadable
 
 ENVIRONMENT = "BROKER_KEY"
 USABLE = re.compile(r"[\x21-\x7e]{1,4096}", re.ASCII)

@@ -9,8 +9,8 @@ from math import isfinite
 from typing import Any
 from urllib.parse import quote
 
-from broker.client.connection import KeySource
-from broker.client.errors import (
+from .connection import KeySource
+from .errors import (
     BY_CODE,
     AuditUnavailable,
     BrokerAway,
@@ -22,9 +22,9 @@ from broker.client.errors import (
     StorageUnavailable,
     Unauthenticated,
 )
-from broker.client.tokens import Memory, Token
+from .tokens import Memory, Token
 
-log = logging.getLogger("broker.client")
+log = logging.getLogger(__package__)
 
 TIMEOUT = 15.0
 """Seconds for one answer; the broker itself waits ten for a renewal."""

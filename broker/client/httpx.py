@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, Generator
 
 import httpx
 
-from broker.client.clients import Broker, SyncBroker, replacement, replacement_async
-from broker.client.tokens import Token
+from .clients import Broker, SyncBroker, replacement, replacement_async
+from .tokens import Token
 
 
 class BrokerAuth(httpx.Auth):

@@ -7,8 +7,8 @@ import requests
 from requests.auth import AuthBase
 from requests.cookies import extract_cookies_to_jar
 
-from broker.client.clients import SyncBroker, replacement
-from broker.client.tokens import Token
+from .clients import SyncBroker, replacement
+from .tokens import Token
 
 
 class BrokerAuth(AuthBase):

@@ -1,5 +1,6 @@
 """What `make dist` builds: the same bytes twice, one version, all that runs."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -15,6 +16,7 @@ import pytest
 from broker import __version__
 from broker.cli import setup
 from broker.config import ConfigError, load
+from tests.process import new_process
 from tests.test_supply_chain import RUN, pinned
 
 ROOT = Path(__file__).parent.parent.parent
@@ -62,7 +64,7 @@ def test_same_source_gives_same_bytes(source: Path, built: dict[str, bytes]) -> 
 
 def test_version_is_written_once(built: dict[str, bytes], source: Path) -> None:
     """Package, metadata and names agree; no other file of the build says a number."""
-    [wheel] = (source / "dist").glob("*.whl")
+    [wheel] = (source / "dist").glob("token_broker-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         [metadata] = [name for name in archive.namelist() if name.endswith("METADATA")]
         found = re.search(r"^Version: (.*)$", archive.read(metadata).decode(), re.MULTILINE)
@@ -97,7 +99,7 @@ def test_bill_of_materials_names_every_package(built: dict[str, bytes]) -> None:
 
 def test_wheel_holds_the_program_alone(source: Path, built: dict[str, bytes]) -> None:
     """And all of it: every file of broker/, none of the tests; the sdist builds and installs from itself."""
-    [wheel] = (source / "dist").glob("*.whl")
+    [wheel] = (source / "dist").glob("token_broker-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     [sdist] = (source / "dist").glob("*.tar.gz")
@@ -114,6 +116,43 @@ def test_wheel_holds_the_program_alone(source: Path, built: dict[str, bytes]) ->
         "packaging/requirements.txt",
         ".ci/setup",
     } <= files
+
+
+ALONE = """
+import sys
+from token_broker_client import NeedsReauthorization, SyncBroker, UnknownAccount
+assert not [name for name in sys.modules if name.split(".")[0] in ("broker", "aiohttp", "requests", "httpx")]
+address, key = sys.argv[1:]
+broker = SyncBroker(address, key=key)
+token = broker.token("acme")
+print(token.account, token.generation)
+try:
+    broker.token("nobody")
+except UnknownAccount:
+    print("unknown")
+"""
+
+
+async def test_client_alone_gets_tokens_of_a_real_broker(built: dict[str, bytes], tmp_path: Path) -> None:
+    """In an environment with nothing but the standard library, over TCP and over a Unix socket."""
+    [wheel] = [name for name in built if name.startswith("token_broker_client-")]
+    (tmp_path / wheel).write_bytes(built[wheel])
+    with zipfile.ZipFile(tmp_path / wheel) as archive:
+        for name in archive.namelist():
+            archive.extract(name, tmp_path / "packages")
+    script = tmp_path / "packages/script.py"
+    script.write_text(ALONE)
+    async with new_process(tmp_path / "run") as process:
+        await process.start()
+        await process.connect("acme")
+        await process.new_key("*")
+        for address in (process.internal, f"unix:{process.folder}/var/admin.sock"):
+            told = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-S", "-E", script, address, process.key), stdout=asyncio.subprocess.PIPE
+            )
+            out, _ = await told.communicate()
+
+            assert ["acme", "1", "unknown"] == out.decode().split()
 
 
 def test_manual_page_has_every_command() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.client.testing import FakeBroker
+from . import FakeBroker
 
 
 @pytest.fixture
