@@ -114,10 +114,9 @@ class TokenCache:
             return None
         head, tail, issued_at, expires_at, _, provider, epoch, generation, fingerprint = entry
         body = json.loads(head + b"0" + tail)
-        words, times = (
-            ("", "", "", body["token_type"], body["scope"]),
-            (issued_at, expires_at, issued_at, issued_at),
-        )
+        # Client and ciphertext are not known here. Empty ciphertext says that there are tokens.
+        words = "", "", "", body["token_type"], body["scope"]
+        times = issued_at, expires_at, issued_at, issued_at
         account = Account(name, provider, epoch, generation, *words, *times)
         return Decrypted(account, Secret(body["access_token"]), fingerprint, not self._are_heard())
 
