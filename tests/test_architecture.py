@@ -254,6 +254,8 @@ def test_only_the_composition_root_names_concrete_classes() -> None:
         ("oauth.py", "from broker import encryption"),
         ("providers/kinds.py", "from broker.store.rows import COLUMNS"),
         ("tokens/refresh.py", "from broker import app"),
+        ("context.py", "from broker.tokens.service import TokenService"),
+        ("store/accounts.py", "from broker.context import Context"),
     ],
 )
 def test_planted_import_is_caught(path: str, source: str) -> None:
