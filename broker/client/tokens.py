@@ -16,18 +16,6 @@ class Token(str):
     As text it is the secret itself; its `repr`, and so a traceback or a dict in a log, is not.
     """
 
-    __slots__ = (
-        "account",
-        "expires_at",
-        "expires_in",
-        "generation",
-        "provider",
-        "provider_expires_at",
-        "scope",
-        "token_type",
-        "warning",
-    )
-
     account: str
     provider: str
     token_type: str

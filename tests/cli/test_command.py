@@ -8,7 +8,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import click
@@ -19,8 +19,11 @@ from click.testing import CliRunner
 from broker import __version__
 from broker.__main__ import main
 from broker.cli import broker as command_line
+from broker.cli.admin_socket import AdminSocket
 from broker.cli.command import Command, CommandContext
+from broker.cli.output import Failed
 from tests.fakes.clock import FakeClock
+from tests.until import moment
 
 from .conftest import Run
 from .stub import ACCESS_TOKEN, NOW, Stub, account
@@ -367,6 +370,30 @@ async def test_a_web_server_that_is_no_broker_is_told_in_one_sentence(
 
     await runner.cleanup()
     assert (1, "", f"What answers at {path} does not talk like a broker (status {status}).\n") == told
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"]
+)
+async def test_a_broker_that_trickles_is_not_waited_for(tmp_path: Path, head: bytes) -> None:
+    """However often a byte comes: patience is about the whole answer."""
+    path, gone = tmp_path / "admin.sock", asyncio.Event()
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        with suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b"x")
+                await writer.drain()
+                await moment()
+        writer.close()
+        gone.set()
+
+    async with await asyncio.start_unix_server(trickle, path):
+        with pytest.raises(Failed, match="has not answered within"):
+            await asyncio.to_thread(AdminSocket(path).ask, "GET", "/accounts", patience=0.05)
+        await gone.wait()
 
 
 EXPORTED = b'{"grant": {"name": "acme"}, "client_id": "c"}\n'
