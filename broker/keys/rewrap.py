@@ -34,12 +34,12 @@ class Census:
 
     async def take(self) -> ByKey:
         """Count all of it; raises StorageUnavailable."""
-        found: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        for where, counts in (await self._records.counts()).items():
-            for kid, count in counts.items():
-                found[kid][where] = count
+        places = dict(await self._records.counts())
         for where, records in self._elsewhere().items():
-            for kid, count in Counter(kid_at_front(record) or UNKNOWN for record in records).items():
+            places[where] = Counter(kid_at_front(record) or UNKNOWN for record in records)
+        found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for where, counts in places.items():
+            for kid, count in counts.items():
                 found[kid][where] = count
         return found
 

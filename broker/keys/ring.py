@@ -91,12 +91,12 @@ async def open_ring(
     if old := [key for key in usable if key.master_id != master.id]:
         await store.rewrap_keys(old, [master.wrap_again(key, raw[key.kid]) for key in old])
         log.warning("keys.wrapped_anew", master=master.id, keys=[key.kid for key in old])
-    data = {key.kid: raw[key.kid] for key in usable if key.purpose is Purpose.DATA}
-    active = [key.kid for key in usable if key.purpose is Purpose.DATA and key.active]
+    data = [key for key in usable if key.purpose is Purpose.DATA]
+    active = [key.kid for key in data if key.active]
     index = [raw[key.kid] for key in usable if key.purpose is Purpose.INDEX]
     if not active or not index:
         raise StartRefused("the store holds records but no keys; restore it from a backup")
-    keyring = Keyring(active=active[-1], keys=data, index_key=index[0])
+    keyring = Keyring(active=active[-1], keys={key.kid: raw[key.kid] for key in data}, index_key=index[0])
     return StoredKeyring(store=store, masters=masters, keyring=keyring, clock=clock)
 
 
