@@ -77,7 +77,7 @@ class ServerSettings:
 class StoreSettings:
     path: Path
     """The SQLite file. With PostgreSQL nothing lies here, but what a broker keeps locally lies beside it."""
-    memory: int = field(metadata=key(Table.integer, 200_000, least=1))
+    memory: int = field(metadata=key(Table.integer, 20_000, least=1))
     postgres: Secret | None
     """The address of a PostgreSQL database, which may hold a password; None: SQLite."""
     replica: str
