@@ -1,4 +1,4 @@
-"""What the store has refused: it waits in memory and in the rescue spool until the store takes it (R6)."""
+"""Token sets that the store has refused: they wait in memory and in the rescue spool until it takes them (R6)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -149,14 +149,14 @@ def _owners(record: Successor | PendingGrant) -> Collection[str | None]:
 
 
 def _about(record: Successor | PendingGrant) -> dict[str, str]:
-    """What the log says of a record."""
+    """Return the fields by which the log names a record."""
     if isinstance(record, Successor):
         return {"account": record.parent.name}
     return {"provider": record.install.provider}
 
 
 def _damaged(record: Successor | PendingGrant, path: Path) -> str:
-    """What health says of a damaged file."""
+    """Describe a damaged file for health."""
     if isinstance(record, Successor):
         return (
             f"a token set in the spool is damaged and was left alone: {path}; the tokens of {record.parent.name}"

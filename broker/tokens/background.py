@@ -152,8 +152,8 @@ async def _alone(work: Awaitable[object], **whose: str) -> None:
 
 
 class Lanes:
-    """Who waits for a turn, by provider: each provider's turns are spaced evenly, with jitter, and its crowd
-    holds up no other's."""
+    """Accounts that wait for a turn, by provider: each provider's turns are spaced evenly, with jitter, and its
+    crowd holds up no other's."""
 
     def __init__(self, clock: Clock, *, places: int = LANE) -> None:
         self._clock, self._places = clock, places

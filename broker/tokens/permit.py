@@ -22,7 +22,7 @@ _Times = OrderedDict[Ref, float]
 
 @dataclass(slots=True)
 class ProviderBreaker:
-    """What one provider's answers say about the provider itself: pause, client refusal and mass refusal (R9)."""
+    """The state of one provider, as its answers tell it: pause, client refusal and mass refusal (R9)."""
 
     timings: Timings
     paused_until: float = 0.0

@@ -21,7 +21,7 @@ from broker.times import span
 CACHING = 3600
 """For how long a token without a stated end may be kept without asking again."""
 SHORT = 5
-"""What a living token is served for, at most, while its renewal is impossible."""
+"""Seconds for which a valid access token is served, at most, while its renewal is impossible."""
 LAST_USED_WITHIN = 24 * 3600.0
 SAME_END = 120.0
 """Ends of a grant that lie closer are one: a provider that counts down rounds, and answers take time."""
@@ -112,7 +112,7 @@ def is_young(account: Account, now: float) -> bool:
 def decide(
     account: Account, *, now: float, ahead: float, min_ttl: float, hold: Hold | None, paced: bool = True
 ) -> Decision:
-    """What to do with a request for this account's token. `paced`: the background renews what is due."""
+    """Decide what a request for this account's token leads to. `paced`: the background renews what is due."""
     living = is_living(account, now)
     if living and is_misdated(account, now):
         # All tokens may be misdated at once, so a crowd of callers starts no renewals where the background does.

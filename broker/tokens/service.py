@@ -88,7 +88,7 @@ class Uses:
 
 
 class TokenService:
-    """Gives callers tokens that live, and renews them."""
+    """Hands out valid access tokens, and has them renewed."""
 
     def __init__(
         self, context: Context, *, cache: TokenCache, flights: Flights, permit: Permit, waiters: Waiters
@@ -102,15 +102,15 @@ class TokenService:
         self._polls = 0
 
     async def get(self, caller: Caller, name: str, *, min_ttl: float, request_id: str) -> Handout:
-        """The account's token, renewed first if need be; raises the errors of `interface.md`."""
+        """Return the account's token, renewed first if need be; raises a BrokerError that says why there is none."""
         began = time.perf_counter()
         try:
             await self._authorize(caller, Permission.TOKEN, name, request_id)
-            opened = await self._read(name, or_kept=True)
-            if min_ttl > opened.account.life / 2:
-                most = int(opened.account.life / 2)
+            decrypted = await self._read(name, or_kept=True)
+            if min_ttl > decrypted.account.life / 2:
+                most = int(decrypted.account.life / 2)
                 raise InvalidRequest(f"min_ttl may be half of the token's life at most, {most} here")
-            return await self._hand_out(caller, opened, min_ttl, request_id)
+            return await self._hand_out(caller, decrypted, min_ttl, request_id)
         finally:
             self._context.metrics.token_requests.observe(time.perf_counter() - began)
 
@@ -149,9 +149,9 @@ class TokenService:
     async def rejected(self, caller: Caller, name: str, generation: int, *, request_id: str) -> Handout:
         """The caller says that the provider answered 401 to that generation: renewed once, however many say so."""
         await self._authorize(caller, Permission.TOKEN, name, request_id)
-        opened = await self._read(name, or_kept=True)
-        if generation != opened.account.generation:
-            return await self._hand_out(caller, opened, 0.0, request_id)
+        decrypted = await self._read(name, or_kept=True)
+        if generation != decrypted.account.generation:
+            return await self._hand_out(caller, decrypted, 0.0, request_id)
         account, now = (await self._read(name)).account, self._clock.now()
         self._permit.note_rejection(account)
         if not self._flights.is_flying(account.ref) and now < window_opens(account, self._settings.ahead):
@@ -208,8 +208,8 @@ class TokenService:
         await self._context.authorizer.require(caller, permission, name, request_id=request_id, action=action)
 
     async def _read(self, name: str, *, or_kept: bool = False) -> Decrypted:
-        """The account as its row says. `or_kept`: what is in memory will do where the store cannot be read, because
-        nothing but its token is wanted."""
+        """Read the account's row. `or_kept`: if the store cannot be read, an entry of the cache is enough, because
+        nothing but the token is wanted."""
         try:
             return await self._cache.read(name)
         except StorageUnavailable:
@@ -218,24 +218,26 @@ class TokenService:
                 raise
             return kept
 
-    async def _hand_out(self, caller: Caller, opened: Decrypted, min_ttl: float, request_id: str) -> Handout:
+    async def _hand_out(
+        self, caller: Caller, decrypted: Decrypted, min_ttl: float, request_id: str
+    ) -> Handout:
         """Decide, wait while there is patience, and hand out what there is."""
         ahead = self._settings.ahead
         deadline = self._clock.monotonic() + self._settings.patience
         ended: FlightEnd | None = None
         flights = 0
         while True:
-            account, now = opened.account, self._clock.now()
+            account, now = decrypted.account, self._clock.now()
             hold = self._hold_after(account, now, ended, flights)
             left = deadline - self._clock.monotonic()
             paced = self._settings.background
             match decide(account, now=now, ahead=ahead, min_ttl=min_ttl, hold=hold, paced=paced):
                 case Serve() as serve:
-                    final = unchecked(serve, now) if opened.unchecked else serve
-                    return await self._serve(caller, opened, final, request_id)
+                    final = unchecked(serve, now) if decrypted.unchecked else serve
+                    return await self._serve(caller, decrypted, final, request_id)
                 case ServeAndRenew():
                     self._flights.begin_in_turn(account.ref)
-                    return await self._serve(caller, opened, Serve(1, now + 1), request_id)
+                    return await self._serve(caller, decrypted, Serve(1, now + 1), request_id)
                 case Wait():
                     ended = await self._fly(account, left)
                     flights += 1
@@ -245,14 +247,14 @@ class TokenService:
                     ended = None
                 case unexpected:
                     assert_never(unexpected)
-            opened = await self._after(ended, account.name)
+            decrypted = await self._after(ended, account.name)
 
     async def _fly(self, account: Account, patience: float) -> FlightEnd:
         ended = await self._flights.join(account.ref, patience)
         return ended or NotRenewed(Hold(Reason.PROVIDER_UNAVAILABLE, self._clock.now() + 1))
 
     async def _after(self, ended: FlightEnd | None, name: str) -> Decrypted:
-        """The account after a renewal, which has just read the row that it committed."""
+        """Return the account after a renewal, without another reading if that has committed its row."""
         if isinstance(ended, Renewed) and ended.account is not None and ended.account.removed_at is None:
             return self._cache.decrypted(ended.account)
         return await self._read(name, or_kept=True)
@@ -289,19 +291,19 @@ class TokenService:
             if hold is None:
                 ended = await self._fly(account, deadline - self._clock.monotonic())
                 hold = ended.hold if isinstance(ended, NotRenewed) else None
-            opened = await self._after(ended, account.name)
-            if opened.account.generation != account.generation or hold is None:
-                return await self._hand_out(caller, opened, 0.0, request_id)
+            decrypted = await self._after(ended, account.name)
+            if decrypted.account.generation != account.generation or hold is None:
+                return await self._hand_out(caller, decrypted, 0.0, request_id)
             if not await self._settles_within(hold, deadline - self._clock.monotonic()):
-                raise self._counted(account, refusal(opened.account, hold, self._clock.now()))
-            account = opened.account
+                raise self._counted(account, refusal(decrypted.account, hold, self._clock.now()))
+            account = decrypted.account
 
-    async def _serve(self, caller: Caller, opened: Decrypted, serve: Serve, request_id: str) -> Handout:
+    async def _serve(self, caller: Caller, decrypted: Decrypted, serve: Serve, request_id: str) -> Handout:
         now = self._clock.now()
-        account, token = believed(opened.account, now), opened.access_token
+        account, token = believed(decrypted.account, now), decrypted.access_token
         if token is None:
             raise ProviderUnavailable
-        told = account.name, account.generation, opened.fingerprint
+        told = account.name, account.generation, decrypted.fingerprint
         await self._context.authorizer.handed_out(caller, *told, request_id=request_id, client=caller.address)
         self.uses.note(account.name, caller.name, now, window_opens(account, self._settings.ahead))
         self._context.metrics.token_requests.count(account.provider, "warned" if serve.warning else "served")

@@ -91,7 +91,7 @@ class Timekeeper:
 
 
 def skew_told(ahead: float) -> str:
-    """What to say of a machine whose clock is `ahead` of the database's."""
+    """Describe a machine whose clock is `ahead` of the database's."""
     word = "ahead of" if ahead > 0 else "behind"
     return (
         f"this machine's clock is {span(abs(ahead))} {word} the database's, by which tokens are judged;"
