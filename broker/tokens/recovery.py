@@ -128,7 +128,7 @@ class RetainedCommits(Retained[Successor]):
         )
 
     def _in_the_spool(self, successor: Successor) -> Successor | None:
-        """Return what can be decrypted of it, or None if that cannot replace the stored tokens, which may still work."""
+        """Return what can be decrypted of it; None if that must not replace the stored tokens, which may still work."""
         refresh = None
         try:
             refresh = self._encryption.refresh_token(successor)
