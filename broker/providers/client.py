@@ -72,10 +72,9 @@ Reply = Unsent | Lost | Answer
 class _Progress:
     """How far one request has come."""
 
-    before_send: BeforeSend
+    before_send: BeforeSend | None = None
     sent: bool = False
     stopped: BaseException | None = None
-    received: bytearray = field(default_factory=bytearray)
     connection: "_Connection | None" = None
 
 
@@ -194,17 +193,15 @@ class ProviderClient:
         data: bytes,
         headers: Mapping[str, str],
         timeout: float,
-        before_send: BeforeSend,
         public_only: bool,
+        before_send: BeforeSend | None = None,
     ) -> Reply:
         """POST once. Raises only what `before_send` raised."""
-        progress = _Progress(before_send)
-        return await self._request("POST", url, data, headers, timeout, progress, public_only)
+        return await self._request("POST", url, data, headers, timeout, public_only, _Progress(before_send))
 
     async def get(self, url: str, *, headers: Mapping[str, str], timeout: float, public_only: bool) -> Reply:
         """GET once."""
-        progress = _Progress(_nothing)
-        return await self._request("GET", url, None, headers, timeout, progress, public_only)
+        return await self._request("GET", url, None, headers, timeout, public_only, _Progress())
 
     async def close(self) -> None:
         await self._trusted.close()
@@ -217,8 +214,8 @@ class ProviderClient:
         data: bytes | None,
         headers: Mapping[str, str],
         timeout: float,
-        progress: _Progress,
         public_only: bool,
+        progress: _Progress,
     ) -> Reply:
         way = proxy_for(url, self._network)
         # A proxy resolves the name itself, and may have a private address of its own.
@@ -238,12 +235,13 @@ class ProviderClient:
                 proxy=None if way is None else way[0],
                 proxy_headers=None if way is None else way[1],
             ) as response:
+                received = b""
                 async for chunk in response.content.iter_chunked(8192):
-                    progress.received += chunk
-                    if len(progress.received) > MAX_BODY:
+                    received += chunk
+                    if len(received) > MAX_BODY:
                         response.close()
-                        return _too_large(response.status, bytes(progress.received))
-                return _answer(response.status, response.headers, bytes(progress.received))
+                        return _too_large(response.status, received)
+                return _answer(response.status, response.headers, received)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, UnicodeError) as exc:
             return _failed(exc, progress)
 
@@ -253,16 +251,13 @@ async def _announce(_: aiohttp.ClientSession, context: SimpleNamespace, __: obje
     progress: _Progress = context.trace_request_ctx
     connection = progress.connection = _made.get()
     try:
-        await progress.before_send()
+        if progress.before_send is not None:
+            await progress.before_send()
     except BaseException as exc:
         progress.stopped = exc
         connection.close()
         raise
     progress.sent = True
-
-
-async def _nothing() -> None:
-    """No announcement."""
 
 
 def _answer(status: int, headers: Mapping[str, str], received: bytes) -> Reply:

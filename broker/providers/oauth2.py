@@ -187,7 +187,6 @@ class OAuth2Provider:
             org=org,
             as_json=False,
             timeout=REVOKE_TIMEOUT,
-            before_send=_at_once,
         )
         return isinstance(reply, Answer | Lost) and reply.status is not None and 200 <= reply.status < 300
 
@@ -214,7 +213,7 @@ class OAuth2Provider:
         org: str | None,
         as_json: bool,
         timeout: float,
-        before_send: BeforeSend,
+        before_send: BeforeSend | None = None,
     ) -> Reply:
         """POST as a client, with its id and which of its secrets: one method of RFC 6749 2.3.1 at a time."""
         client_id, secrets = client[0], self._clients[client[0]].secrets
@@ -251,10 +250,6 @@ class OAuth2Provider:
 
 def _is_made_from_org(url: str) -> bool:
     return "{org}" in url.split("/", 3)[2]
-
-
-async def _at_once() -> None:
-    """Nothing to wait for before a revocation is sent."""
 
 
 def _may_issue(iss: str, url: str) -> bool:
