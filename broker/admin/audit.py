@@ -1,7 +1,5 @@
 """`broker audit verify`: verifies the audit for an operator; the key of its chains never leaves the broker."""
 
-from collections.abc import AsyncIterator
-
 from aiohttp import web
 
 from broker.audit.verify import Report, Verifier, read_files, read_stream
@@ -41,16 +39,6 @@ class AuditService:
                 file.close()
         return verifier.finish([head])
 
-    async def given_lines(
-        self, caller: Caller, blocks: AsyncIterator[bytes], *, part: bool, request_id: str
-    ) -> Report:
-        """Verify lines that come from elsewhere; `part`: neither their beginning nor their end is the audit's."""
-        await self._context.authorizer.require_look(caller, "audit.verify", request_id=request_id)
-        head = None if part else self._context.audit.settled_head
-        verifier = Verifier(self._key_of, whole=False, mixed=True)
-        await read_stream(verifier, blocks)
-        return verifier.finish([] if head is None else [head])
-
     @Operation("GET", "/audit/verify", permission=Permission.ADMIN)
     async def _verify_files(self, request: web.Request) -> web.StreamResponse:
         report = await self.own_files(request[CALLER], request_id=request[REQUEST_ID])
@@ -65,11 +53,11 @@ class AuditService:
         },
     )
     async def _verify_lines(self, request: web.Request) -> web.StreamResponse:
-        """The body is lines of the audit, of any length."""
-        report = await self.given_lines(
-            request[CALLER],
-            request.content.iter_chunked(BLOCK),
-            part=query_number(request, "part") == 1,
-            request_id=request[REQUEST_ID],
+        """Verify lines of any length that come from elsewhere."""
+        await self._context.authorizer.require_look(
+            request[CALLER], "audit.verify", request_id=request[REQUEST_ID]
         )
-        return answer(report.json())
+        head = None if query_number(request, "part") == 1 else self._context.audit.settled_head
+        verifier = Verifier(self._key_of, whole=False, mixed=True)
+        await read_stream(verifier, request.content.iter_chunked(BLOCK))
+        return answer(verifier.finish([] if head is None else [head]).json())

@@ -13,7 +13,7 @@ from broker.http import schema
 from broker.http.bodies import rfc3339
 from broker.http.edge import CALLER, REQUEST_ID, answer
 from broker.http.operations import Operation, check_query, read_object
-from broker.keys.rewrap import ByKey, Census, Elsewhere, Rewrapper, Step
+from broker.keys.rewrap import ByKey, Census, Elsewhere, Rewrapper
 from broker.model import Caller, Permission
 from broker.store.keys import UNKNOWN
 
@@ -44,14 +44,19 @@ class KeyService:
         await self._context.authorizer.note(caller, "keys.new", None, key.kid, request_id=request_id)
         return key_json(key, {})
 
-    async def rewrap(self, caller: Caller, cursor: str | None, *, request_id: str) -> Step:
+    async def rewrap(self, caller: Caller, cursor: str | None, *, request_id: str) -> dict[str, Any]:
         """Encrypt some more records of older keys with the active one."""
         await self._context.authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         step = await self._rewrapper.step(cursor)
         await self._context.authorizer.note(
             caller, "keys.rewrap", None, f"{step.reencrypted} sealed anew", request_id=request_id
         )
-        return step
+        return {
+            "looked_at": step.looked_at,
+            "resealed": step.reencrypted,
+            "unreadable": list(step.unreadable),
+            "cursor": step.cursor,
+        }
 
     async def drop(self, caller: Caller, kid: str, *, request_id: str) -> dict[str, Any]:
         """Retire a data key with which nothing is encrypted any more; raises NotFound, Conflict."""
@@ -98,8 +103,8 @@ class KeyService:
     async def _rewrap(self, request: web.Request) -> web.StreamResponse:
         """Take one step; the answer's `cursor` is for the next one, null at the end."""
         body = await read_object(request)
-        step = await self.rewrap(request[CALLER], body.get("cursor"), request_id=request[REQUEST_ID])
-        return answer(step_json(step))
+        cursor, request_id = body.get("cursor"), request[REQUEST_ID]
+        return answer(await self.rewrap(request[CALLER], cursor, request_id=request_id))
 
     @Operation("DELETE", "/keys/{kid}", permission=Permission.ADMIN)
     async def _drop(self, request: web.Request) -> web.StreamResponse:
@@ -119,15 +124,6 @@ def key_json(key: WrappedKey, counts: ByKey) -> dict[str, Any]:
         "master": key.master_id,
         "created_at": rfc3339(key.created_at),
         "retired_at": rfc3339(key.retired_at),
-    }
-
-
-def step_json(step: Step) -> dict[str, Any]:
-    return {
-        "looked_at": step.looked_at,
-        "resealed": step.reencrypted,
-        "unreadable": list(step.unreadable),
-        "cursor": step.cursor,
     }
 
 

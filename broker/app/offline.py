@@ -10,7 +10,7 @@ from typing import Any
 
 from broker.admin.audit import IN_THE_JOURNAL
 from broker.admin.checks import Check, Examined, check_configuration
-from broker.admin.keys import KeyService, step_json
+from broker.admin.keys import KeyService
 from broker.admin.routes import operator
 from broker.admin.store_checks import check_broker, clock_check
 from broker.app.offline_copy import Copy, copied
@@ -62,7 +62,7 @@ def open_keys(
             case "POST", "/keys":
                 return await service.new(caller, request_id=REQUEST_ID)
             case "POST", "/keys/rewrap":
-                return step_json(await service.rewrap(caller, cursor, request_id=REQUEST_ID))
+                return await service.rewrap(caller, cursor, request_id=REQUEST_ID)
             case _:
                 return await service.drop(caller, target.removeprefix("/keys/"), request_id=REQUEST_ID)
 

@@ -26,7 +26,7 @@ async def _listed(house: House) -> dict[str, tuple[str, int]]:
 
 async def _rewrapped(house: House) -> None:
     step = await house.broker.keys.rewrap(OPERATOR, None, **WHO)
-    assert step.cursor is None
+    assert step["cursor"] is None
 
 
 async def test_key_is_replaced_from_new_to_drop(house: House) -> None:
