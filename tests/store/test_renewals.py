@@ -84,7 +84,7 @@ async def settle(
 
 
 async def test_commit_makes_the_successor_current(stores: Stores) -> None:
-    """Generation + 1; intent, lease, trouble and death are over; the event came with it."""
+    """Generation + 1; intent, lease, trouble and death are over; the row is handed on, and the event came with it."""
     await connect(stores)
     await stores.accounts.begin(FIRST, intent())
     await settle(stores, trouble=Trouble(Reason.UNCERTAIN, 1, 1, 2, 1, 1, 1), keep_intent=True)
@@ -93,7 +93,8 @@ async def test_commit_makes_the_successor_current(stores: Stores) -> None:
 
     row = await stores.accounts.get("acme")
     assert row is not None
-    assert Committed() == outcome
+    assert isinstance(outcome, Committed)
+    assert row == outcome.account
     assert (2, "access-2", "refresh-2", 1900) == (
         row.generation,
         row.sealed_access,

@@ -76,6 +76,13 @@ async def test_r7_settles_when_the_provider_had_not_rotated(house: House, acme: 
     assert (Status.ACTIVE, acme.generation + 1, None) == (settled.status, settled.generation, settled.intent)
 
 
+async def test_r6_hands_the_committed_row_to_those_who_wait(house: House, acme: Account) -> None:
+    """As the store has it, so that nobody reads it once more."""
+    ended = await house.broker.tokens.flights.join(acme.ref)
+
+    assert Renewed(await house.account()) == ended
+
+
 async def test_r7_quarantine_holds_against_everybody(house: House, acme: Account) -> None:
     """No caller, and no demand, sends the same token again before the first can no longer be processed."""
     house.sandbox.faults.set("kit", drop="before", times=1)
