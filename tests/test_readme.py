@@ -1,6 +1,7 @@
 """The README says what the program does: keys, routes, codes, metrics, commands, reasons, switches, targets."""
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -457,22 +458,41 @@ async def test_callers_jwt_opens_the_door(house: House) -> None:
     assert 200 == answer.status
 
 
-@pytest.mark.parametrize("name", sorted({one or other for one, other in re.findall(FILES, README)}))
-def test_every_file_that_is_named_exists(name: str) -> None:
-    """A path in the README leads somewhere."""
-    assert (ROOT / name).exists()
+def named_files() -> Iterator[tuple[str, str]]:
+    """Each page, and what it names: a path from the root of the project in backquotes, or a link from the page."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for path, link in re.findall(FILES, page.read_text()):
+            named = ROOT / path if path else page.parent / link.partition("#")[0]
+            yield page.name, os.path.relpath(named, ROOT)
 
 
-def test_map_of_the_house_names_every_room() -> None:
+@pytest.mark.parametrize(("page", "name"), sorted(set(named_files())))
+def test_every_file_that_is_named_exists(page: str, name: str) -> None:
+    """Every path on a page leads somewhere."""
+    assert (ROOT / name).exists(), page
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_links_within_a_page_lead_somewhere(page: Path) -> None:
+    """To a heading, by the name that it gets on the web."""
+    text = page.read_text()
+    headings = {
+        re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.*)", text, re.M)
+    }
+
+    assert set() == set(re.findall(r"\]\(#([^)]+)\)", text)) - headings
+
+
+def test_map_names_every_package() -> None:
     """And none that is not there."""
-    rooms = {
+    packages = {
         path.name.removesuffix(".py")
         for path in (ROOT / "broker").iterdir()
         if path.suffix in ("", ".py") and path.name not in ("__pycache__", "__init__.py")
     }
-    plan = chapter("## The map of the house").split("```")[1]
+    plan = (ROOT / "docs/design.md").read_text().partition("## The map\n")[2].split("```")[1]
 
-    assert rooms == {word for line in plan.splitlines() for word in re.split(r" {3,}", line)[0].split()}
+    assert packages == {word for line in plan.splitlines() for word in re.split(r" {3,}", line)[0].split()}
 
 
 def test_repository_configuration_is_what_make_run_promises() -> None:
