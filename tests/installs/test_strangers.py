@@ -1,6 +1,7 @@
 """People whom nobody knows: what they begin lies with their browsers, and what they bring back counts once."""
 
 import asyncio
+import string
 from collections.abc import AsyncIterator
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -241,6 +242,21 @@ async def test_forged_request_is_none(change: object, purpose: str, handle: str)
     assert one is not None
 
     assert await kept.find(purpose, Secret(handle), {one.name: change(one.value)}) is None
+
+
+@pytest.mark.parametrize("length", range(3))
+async def test_last_letter_of_a_kept_request_is_no_other(length: int) -> None:
+    """Not even one that differs only in bits that base64 ignores at the end."""
+    ring = Ring({new_kid(): new_key()})
+    kept = KeptRequests(keyring=ring.keyring, catch_up=ring.catch_up, clock=FakeClock(), https=False)
+    one = kept.keep("p", Secret("h" * 43), ["x" * length], until=FakeClock().now() + 600)
+    assert one is not None
+    letters = set(string.ascii_letters + string.digits + "-_") - {one.value[-1]}
+    found = [
+        await kept.find("p", Secret("h" * 43), {one.name: one.value[:-1] + letter}) for letter in letters
+    ]
+
+    assert [None] * 63 == found
 
 
 def test_browser_keeps_four_small_cookies() -> None:
