@@ -233,7 +233,7 @@ async def test_stop_waits_for_no_handshake_but_a_moment(port: int, tmp_path: Pat
 
 async def test_peer_that_never_reads_is_cut(port: int) -> None:
     """One that does read gets an answer of any length, however late it begins."""
-    runner = QuietRunner(_saying("x" * 20_000_000, Limits(unread=0.2, per_peer=1)))
+    runner = QuietRunner(_saying("x" * 20_000_000, Limits(unread=1.0, per_peer=1)))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     deaf = socket.create_connection(("127.0.0.1", port))
