@@ -54,10 +54,12 @@ class AuditService:
     )
     async def _verify_lines(self, request: web.Request) -> web.StreamResponse:
         """Verify lines of any length that come from elsewhere."""
+        # Read first: what is refused as malformed is no look at the audit.
+        is_part = query_number(request, "part") == 1
         await self._context.authorizer.require_look(
             request[CALLER], "audit.verify", request_id=request[REQUEST_ID]
         )
-        head = None if query_number(request, "part") == 1 else self._context.audit.settled_head
+        head = None if is_part else self._context.audit.settled_head
         verifier = Verifier(self._key_of, whole=False, mixed=True)
         await read_stream(verifier, request.content.iter_chunked(BLOCK))
         return answer(verifier.finish([] if head is None else [head]).json())

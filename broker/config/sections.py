@@ -142,8 +142,9 @@ def read_store(table: Table, server: ServerSettings) -> StoreSettings:
     kind, _, rest = url.partition(":")
     postgres = Secret(url) if POSTGRES.fullmatch(url) else None
     if not isinstance(value, str | dict) or (
-        url and postgres is None and (kind != "sqlite" or not rest or rest.startswith("//"))
+        url and postgres is None and (kind != "sqlite" or not Path(rest).name or rest.startswith("//"))
     ):
+        rest = ""
         found = quoted(shown(url)) if isinstance(value, str) else "something else"
         table.wrong("url", found, '"sqlite:PATH" or "postgresql://user@host/database"')
     if postgres is None and not rest.isprintable():

@@ -152,3 +152,17 @@ async def test_stopped_broker_is_verified_too(process: Process) -> None:
     assert (0, 0, before) == (whole[0], pipe[0], untouched), (whole, pipe)
     assert (1, True) == (cut[0], "3 lines are missing at the end" in cut[2]), cut
     assert (0, True) == (again[0], "of 2 starts" in again[1])
+
+
+async def test_malformed_question_leaves_no_line(process: Process) -> None:
+    """What is refused before it is decided is no look at the audit."""
+    connector = aiohttp.UnixConnector(path=str(process.folder / "var" / "admin.sock"))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        statuses = []
+        for query in ("part=x", "part=2", "part=1"):
+            async with session.post(f"http://broker/audit/verify?{query}", data=b"") as answer:
+                statuses.append(answer.status)
+    actions = [json.loads(line)["action"] for line in path_of(process).read_text().splitlines()]
+
+    assert [400, 400, 200] == statuses
+    assert 1 == actions.count("audit.verify")

@@ -67,6 +67,8 @@ def problems(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -
         ("[server]\ntrusted_proxies = '10.0.0.1'", "server.trusted_proxies", "a list"),
         ("[server]\ninternal_tls = { cert = 'a' }", "server.internal_tls", "cert"),
         ("[store]\nurl = 'mysql://x/y'", "store.url", "sqlite:PATH"),
+        ('[store]\nurl = "postgresql://"', "store.url", "sqlite:PATH"),
+        ('[store]\nurl = "sqlite:/"', "store.url", "sqlite:PATH"),
         ("[store]\nmemory = 0", "store.memory", "at least 1"),
         ("[store]\nmemory = true", "store.memory", "whole number"),
         ('[store]\nurl = "sqlite:a\\u0000b"', "store.url", "odd characters"),
