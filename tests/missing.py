@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -15,7 +17,8 @@ def missing(message: str) -> NoReturn:
 
 
 def needs(command: str, *, package: str | None = None) -> str:
-    """Return the path of a command that `.ci/setup` installs."""
-    return shutil.which(command) or missing(
+    """Return the path of a command that `.ci/setup` installs, or unpacks beside our Python."""
+    beside = Path(sys.executable).parent
+    return shutil.which(command, path=f"{beside}:{os.environ.get('PATH', os.defpath)}:/usr/sbin") or missing(
         f"{command} is missing; type: sudo apt-get install {package or command}"
     )

@@ -46,11 +46,13 @@ async def install(
     answers: Mapping[str, str] | None = None,
     plugin: Decision = "allow",
     connect_code: str | None = None,
+    connector: aiohttp.BaseConnector | None = None,
 ) -> Visit:
     """Walk an install to its end without ever leaving this machine.
 
     `answers` fills fields of the consent page: `account`, `name`, `email` at Kit, `org` at Kustomer. `plugin` is
-    the decision where Kit asks for access to the broker first, with a `connect_code` where one is wanted.
+    the decision where Kit asks for access to the broker first, with a `connect_code` where one is wanted. A `connector`
+    says from where the visitor comes and whose certificates are believed.
     Raises LostError, TimeoutError and aiohttp's ClientError.
     """
     asked = {"connect_code": connect_code} if connect_code else {}
@@ -61,7 +63,7 @@ async def install(
     }
     jar = aiohttp.CookieJar(unsafe=True)
     timeout = aiohttp.ClientTimeout(total=60)
-    async with aiohttp.ClientSession(cookie_jar=jar, timeout=timeout) as session:
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=jar, timeout=timeout) as session:
         step = _Step(URL(install_url, encoded=True))
         for number in range(STEPS):
             seen = await _take(session, step)
