@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 import re
 import secrets
 from collections.abc import Collection, Iterable, Mapping
@@ -24,6 +25,11 @@ def new_secret(size: int = 32) -> Secret:
 def hashed(secret: Secret) -> str:
     """SHA-256 in hex: how states, tickets and keys lie in the store. They are random, so no salt is needed."""
     return hashlib.sha256(secret.reveal().encode()).hexdigest()
+
+
+def is_same(proof: str, stored: object) -> bool:
+    """Compare in constant time; what is damaged in the store is never the same."""
+    return isinstance(stored, str) and hmac.compare_digest(proof.encode(), stored.encode())
 
 
 def challenge_of(verifier: Secret) -> str:

@@ -11,6 +11,7 @@ from broker.admin.overview import Overview, read_statistics
 from broker.config.settings import Settings
 from broker.context import Context
 from broker.encryption.keyring import Purpose, WrappedKey
+from broker.errors import StorageUnavailable
 from broker.keys.rewrap import ByKey, Census
 from broker.providers.client import Answer
 from broker.providers.oauth2 import OAuth2Provider
@@ -57,7 +58,13 @@ class Opened(Examined):
 
 async def keys(of: Opened) -> AsyncIterator[Check]:
     """Check the keys' age, what is still encrypted with older ones, and whether a replacement was finished."""
-    stored = await of.context.stores.keys.keys()
+    try:
+        stored = await of.context.stores.keys.keys()
+    except StorageUnavailable as exc:
+        yield Check(
+            "keys", "problem", str(exc), "until then do not restart the broker: its memory holds the keys"
+        )
+        return
     for check in key_checks(of.settings, stored, await of.census.take(), of.now):
         yield check
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import hmac
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from broker import oauth
 from broker.callers.configured import ConfiguredCallers
 from broker.clock import Clock
 from broker.errors import InvalidRequest, RateLimited, StorageUnavailable, Unauthenticated
@@ -149,7 +149,7 @@ class KeyAuthenticator:
                 raise
             return known
         remembered.pop(text, None)
-        if found is None or not hmac.compare_digest(found[1].hash, key_hash(Secret(text))):
+        if found is None or not oauth.is_same(key_hash(Secret(text)), found[1].hash):
             raise Unauthenticated(why="unknown")
         if len(remembered) >= REMEMBERED:
             remembered.clear()

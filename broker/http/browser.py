@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import hmac
 import json
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -60,7 +59,7 @@ def _scope(https: bool) -> dict[str, Any]:
 
 def is_same_browser(browser: Secret | None, stored_hash: str) -> bool:
     """Whether the browser is the one whose hash was stored."""
-    return browser is not None and hmac.compare_digest(oauth.hashed(browser), stored_hash)
+    return browser is not None and oauth.is_same(oauth.hashed(browser), stored_hash)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """Grants: what a code or a refresh token is worth, the pair it becomes, and how a grant ends."""
 
 import base64
-import hmac
 import json
 import os
 import re
@@ -87,7 +86,7 @@ def judge_code(
     # Asked with a challenge, redeemed with its verifier; without, without: no downgrade either way.
     if code.challenge is None or verifier is None:
         return code if code.challenge is None and verifier is None else Worthless("verifier")
-    is_right = hmac.compare_digest(oauth.challenge_of(verifier), code.challenge)
+    is_right = oauth.is_same(oauth.challenge_of(verifier), code.challenge)
     return code if is_right and VERIFIER.fullmatch(verifier.reveal()) else Worthless("verifier")
 
 

@@ -28,7 +28,7 @@ from broker.encryption.tokens import (
     spare_place,
     token_place,
 )
-from broker.errors import StartRefused, StorageUnavailable
+from broker.errors import StorageUnavailable
 from broker.model import Ref
 from broker.store.database import (
     SET_META,
@@ -73,7 +73,7 @@ class KeyStore(Store):
             if not all(isinstance(one, str) for one in texts) or not all(
                 isinstance(one, float | int) for one in times
             ):
-                raise StartRefused(
+                raise StorageUnavailable(
                     "the keys in the store are damaged; restore a backup: broker restore BACKUP"
                 )
         return [KEYS.read(row) for row in rows]

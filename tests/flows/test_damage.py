@@ -341,3 +341,30 @@ async def test_damaged_row_beside_the_accounts_hurts_itself_alone(
     assert "other" in pages[2] or (table, column) == ("callers", "name")
     assert [200, 200, 200] == [changed.status, *statuses]
     assert EventKind.FROZEN in [kind for kind, _ in await _events(house)]
+
+
+@pytest.mark.parametrize("value", ["'\u00fc'", "5", "x'ff'", "CAST(x'ff' AS TEXT)"])
+async def test_damaged_hash_of_a_key_refuses_that_key_alone(house: House, value: str) -> None:
+    """Its caller is answered 401, as with any unknown key, and the others are served."""
+    await house.connect()
+    other = await house.caller(name="other")
+    with closing(sqlite3.connect(house.folder / "var" / "broker.db")) as store, store:
+        store.execute(f"UPDATE caller_keys SET hash = {value} WHERE caller = 'service'")
+
+    answers = [(await house.get("/token/acme", key=key)).status for key in (house.key, other)]
+
+    assert [401, 200] == answers
+
+
+@pytest.mark.parametrize("column", ["kid", "wrapped", "master_id", "created_at"])
+async def test_keys_damaged_while_running_are_a_line_of_the_check(house: House, column: str) -> None:
+    """The running broker has its keys in memory, so tokens are served; a restart would be refused."""
+    await house.connect()
+    async with commands_at(house):
+        with closing(sqlite3.connect(house.folder / "var" / "broker.db")) as store, store:
+            store.execute(f"UPDATE keys SET {column} = x'ff' WHERE purpose = 'index'")
+        page = await as_operator(house, "check")
+
+    assert "the keys in the store are damaged" in page
+    assert "restore a backup" in page
+    assert 200 == (await house.get("/token/acme")).status
