@@ -1,4 +1,4 @@
-"""The README's recipe for moving grants, followed to the letter."""
+"""The recipe for moving grants, followed to the letter."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from broker.http.operations import operation_of
 from tests.commanding import commands_at
 from tests.foreign import issued_elsewhere, write_lines
 from tests.house import House
-from tests.test_readme import chapter
+from tests.pages import section
 
-RECIPE = chapter("### Leaving a home-grown table or another broker")
+RECIPE = section("Leaving a home-grown table or another broker")
 
 
 def example_lines() -> list[dict[str, Any]]:

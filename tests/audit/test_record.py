@@ -1,14 +1,11 @@
 """Who, what, which account, decision, generation, fingerprint, request id: one line each."""
 
 import json
-import re
-from pathlib import Path
 from typing import Any
 
 from broker.sandbox import visitor
 from tests.house import House
-
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+from tests.pages import block_with
 
 
 def lines(house: House) -> list[dict[str, Any]]:
@@ -22,7 +19,7 @@ def what(house: House) -> list[tuple[str, str | None, str | None]]:
 
 
 async def test_handed_out_token_is_on_record_without_itself(house: House) -> None:
-    """Who, which account, which generation, a keyed fingerprint, the request's id; as the README shows it."""
+    """Who, which account, which generation, a keyed fingerprint, the request's id; as the documentation shows it."""
     await house.connect()
 
     answer = await house.get("/token/acme", **{"X-Request-Id": "request-0001"})
@@ -37,8 +34,7 @@ async def test_handed_out_token_is_on_record_without_itself(house: House) -> Non
     )
     assert 16 == len(line["fingerprint"])
     assert answer.json["access_token"] not in str(lines(house))
-    [shown] = re.findall(r'^{"audit":1,.*\n.*}$', README, re.MULTILINE)
-    assert list(json.loads(shown)) == list(line)
+    assert list(json.loads(block_with('"audit":1', "json"))) == list(line)
 
 
 async def test_fingerprint_is_the_tokens(house: House) -> None:

@@ -91,7 +91,7 @@ def test_each_shell_has_its_script(shell: str) -> None:
 
 
 async def test_process_prints_the_script() -> None:
-    """As the README tells to type it."""
+    """As the documentation tells to type it."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "broker"),
         env={"_BROKER_COMPLETE": "zsh_source", **kept("PATH", "PYTHONPATH")},

@@ -1,8 +1,7 @@
-"""The README's chapter “Calling it”, taken from the page and run against a real broker."""
+"""The examples of calling the broker, taken from their page and run against a real broker."""
 
 import asyncio
 import os
-import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,15 +12,12 @@ import pytest_asyncio
 
 from broker.client.testing import FakeBroker
 from tests.missing import needs
+from tests.pages import ROOT, all_blocks
 from tests.process import Process, new_process
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-ROOT = Path(__file__).parents[2]
-CHAPTER = re.split(
-    r"^## ", (ROOT / "README.md").read_text().partition("\n## Calling it\n")[2], flags=re.MULTILINE
-)[0]
-BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```", CHAPTER, re.DOTALL | re.MULTILINE)
-CALLS = [block for block in BLOCKS if "https://api.kit.com/v4/account" in block[1]]
+BLOCKS = [(block.language, block.text) for block in all_blocks("bash", "python", "js")]
+CALLS = list(dict.fromkeys(block for block in BLOCKS if "https://api.kit.com/v4/account" in block[1]))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="process")
@@ -59,7 +55,7 @@ async def run(process: Process, language: str, text: str) -> tuple[int, str, str
 
 
 @pytest.mark.parametrize(("language", "text"), CALLS, ids=lambda value: value if value.isalpha() else "")
-async def test_lines_of_the_readme_reach_the_api(process: Process, language: str, text: str) -> None:
+async def test_lines_of_the_pages_reach_the_api(process: Process, language: str, text: str) -> None:
     """Pasted as they stand; the API answers with the account."""
     needs({"bash": "curl", "python": sys.executable, "js": "node"}[language])
 
@@ -72,12 +68,13 @@ async def test_lines_of_the_readme_reach_the_api(process: Process, language: str
 
 async def test_every_way_of_calling_is_shown() -> None:
     """curl, the command line, Python and JavaScript."""
-    assert ["bash", "bash", "python", "js"] == [language for language, _ in CALLS]
+    assert {"bash", "python", "js"} == {language for language, _ in CALLS}
+    assert any(text.startswith("broker token ") for _, text in CALLS)
 
 
-async def test_library_in_the_readme_prints_the_token(process: Process) -> None:
+async def test_library_in_the_example_prints_the_token(process: Process) -> None:
     """The program with asyncio."""
-    [program] = [text for _, text in BLOCKS if "asyncio.run(main())" in text]
+    program = next(text for _, text in BLOCKS if "asyncio.run(main())" in text)
     token = (await process.get("/token/acme")).json["access_token"]
 
     code, out, err = await run(process, "python", program)
@@ -85,9 +82,9 @@ async def test_library_in_the_readme_prints_the_token(process: Process) -> None:
     assert (0, f"{token}\n", "") == (code, out, err)
 
 
-async def test_test_in_the_readme_passes(fake_broker: FakeBroker) -> None:
+async def test_test_in_the_example_passes(fake_broker: FakeBroker) -> None:
     """What callers copy into their own suite."""
-    [text] = [text for _, text in BLOCKS if "def test_" in text]
+    text = next(text for _, text in BLOCKS if "def test_" in text)
     names: dict[str, Any] = {}
     exec(text, names)
 

@@ -57,7 +57,7 @@ async def once_there_is_room(port: int, data: bytes) -> list[int]:
     return found
 
 
-def test_limits_are_those_of_the_readme() -> None:
+def test_limits_are_those_of_the_documentation() -> None:
     """64 connections of one stranger, 1,024 strangers, 16,384 services; half a minute, ten seconds, 16 KiB."""
     assert (16_384, None) == (SERVICES.connections, SERVICES.per_peer)
     assert (1024, 64) == (STRANGERS.connections, STRANGERS.per_peer)

@@ -124,7 +124,7 @@ def misfit(document: dict[str, Any], content: dict[str, Any], example: object) -
 
 @BOTH
 async def test_page_for_people_shows_every_route(full: House, listener: str) -> None:
-    """Without a key, since it tells nothing that is not in the README, and with nothing of another host in it."""
+    """Without a key, since it tells only what is in docs/, and with nothing of another host in it."""
     page = await read(full, listener, "/docs")
     text = page.body.decode()
 

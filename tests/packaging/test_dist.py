@@ -16,6 +16,7 @@ import pytest
 from broker import __version__
 from broker.cli import setup
 from broker.config import ConfigError, load
+from tests.pages import names, tables
 from tests.process import new_process
 from tests.test_supply_chain import RUN, pinned
 
@@ -160,9 +161,8 @@ def test_manual_page_has_every_command() -> None:
     made = subprocess.run(
         [sys.executable, "packaging/manual.py", __version__], cwd=ROOT, capture_output=True, check=True
     )
-    readme = (ROOT / "README.md").read_text()
     page = made.stdout.decode().replace("\\-", "-")
-    commands = re.findall(r"^\| `(broker [a-z -]+)` \|", readme, re.MULTILINE)
+    commands = [name for name in names(*tables("command")) if name.startswith("broker ")]
 
     assert len(commands) > 30
     assert [] == [command for command in commands if f'.SS "{command}' not in page]

@@ -1,1 +1,1 @@
-"""The pictures of the README: a house in which things have happened, and the script that draws it."""
+"""The pictures of the documentation: a house in which things have happened, and the script that draws it."""

@@ -1,4 +1,4 @@
-"""Draws the pictures of the README anew: `python -m tests.pictures.draw`. Needs Chromium."""
+"""Draws the pictures of the documentation anew: `python -m tests.pictures.draw`. Needs Chromium."""
 
 import asyncio
 import re

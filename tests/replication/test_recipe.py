@@ -1,4 +1,4 @@
-"""The README's recipe for trying several brokers on one machine does what it says."""
+"""The recipe for trying several brokers on one machine does what it says."""
 
 import asyncio
 import re
@@ -11,17 +11,15 @@ import pytest
 from broker.clock import SystemClock
 from broker.config.settings import TcpListen
 from broker.sandbox import Sandbox, visitor
+from tests.pages import SHELL, block_with
 from tests.ports import free_port
 from tests.postgres import needs_postgres
 from tests.process import Process
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text()
-CHAPTER = README.partition("\n## Several brokers on one PostgreSQL\n")[2].partition("\n## ")[0]
-COMMANDS: list[str] = re.findall(r"^```\n(.*?)^```", CHAPTER, re.DOTALL | re.MULTILINE)[0].splitlines()
-[CONFIG] = re.findall(r"^```toml\n(.*?)^```", CHAPTER, re.DOTALL | re.MULTILINE)
+COMMANDS = block_with("b.toml serve", *SHELL).splitlines()
+CONFIG = block_with("postgresql://localhost/broker", "toml")
 PORTS = ("8080", "8081", "8180", "8181", "8100")
 
 

@@ -1,7 +1,6 @@
-"""The broker as a service on a booted machine, set up by the commands of the README."""
+"""The broker as a service on a booted machine, set up by the commands of the documentation."""
 
 import json
-import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.systemd.machine import BROKER, PYTHON, SOURCE, Machine, booted
+from tests.pages import SHELL, block_with
+from tests.systemd.machine import BROKER, PYTHON, Machine, booted
 
-CHAPTER = "## Running it under systemd"
 CONFIG = "/etc/token-broker/config.toml"
 STORE = "/var/lib/token-broker/broker.db"
 KIT_SECRET = "sandbox-kit-secret"
@@ -36,45 +35,42 @@ api_url       = "http://127.0.0.1:8089/kit"
 """
 
 
-def chapter() -> str:
-    """What the README says of systemd."""
-    _, rest = (SOURCE / "README.md").read_text().split(f"\n{CHAPTER}\n")
-    return rest.partition("\n## ")[0]
-
-
-def blocks() -> list[str]:
-    """What is to be typed or written, in order."""
-    found = re.findall(r"^( *)```\n(.*?)^ *```", chapter(), re.DOTALL | re.MULTILINE)
-    return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
+def shown(text: str) -> str:
+    """Return the first block of the documentation that contains a text: to be typed, or written to a file."""
+    return block_with(text, *SHELL, "ini")
 
 
 def steps() -> list[str]:
-    """The blocks of the numbered steps: lay, secrets, config.toml, start."""
-    return blocks()[:4]
+    """Return the blocks of the steps by hand: units, secrets, config.toml, start."""
+    return [
+        shown(text)
+        for text in (
+            "broker systemd install\n",
+            "(umask 077; cat > /etc/credstore",
+            "sqlite:/var/lib",
+            "daemon-reload",
+        )
+    ]
 
 
 def unix_listener() -> str:
-    """The line that the README adds to [server] for services on a Unix socket."""
-    [lines] = [block for block in blocks() if block.startswith("[server]\ninternal")]
-    return lines.removeprefix("[server]\n")
+    """Return the line that is added to [server] for services on a Unix socket."""
+    return shown('path = "/run/token-broker/api.sock"').removeprefix("[server]\n")
 
 
 def unix_listener_unit() -> str:
-    """And the unit that goes with it."""
-    [unit] = [block for block in blocks() if "Service=token-broker.service" in block]
-    return unit
+    """Return the unit that goes with it."""
+    return shown("Service=token-broker.service")
 
 
 def unix_listener_commands() -> str:
-    """And what to type."""
-    [lines] = [block for block in blocks() if "enable --now token-broker-api" in block]
-    return lines
+    """Return what to type for it."""
+    return shown("enable --now token-broker-api")
 
 
 def moved_addresses() -> str:
-    """What the README writes to move the addresses."""
-    [lines] = [block for block in blocks() if "ListenStream=\n" in block]
-    return lines
+    """Return the drop-in that moves the addresses."""
+    return shown("ListenStream=\n")
 
 
 @dataclass(slots=True)
@@ -85,7 +81,7 @@ class Service:
     key: str = ""
 
     def configure(self, *changes: tuple[str, str], more: str = "") -> None:
-        """The README's file with the sandbox as Kit, a Unix listener, and operators who are not root."""
+        """The file of the documentation with the sandbox as Kit, a Unix listener, and operators who are not root."""
         text = steps()[2].replace(
             'public_url   = "https://broker.example.com"\n', unix_listener() + OPERATORS
         )
@@ -117,7 +113,7 @@ class Service:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Service]:
-    """A machine on which every step of the README was taken, and an account was connected."""
+    """A machine on which every step of the documentation was taken, and an account was connected."""
     with booted(folder / "root") as machine:
         service = Service(machine)
         lay, secret, _, start = steps()

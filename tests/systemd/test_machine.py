@@ -1,4 +1,4 @@
-"""The service under a real systemd, installed as the README says."""
+"""The service under a real systemd, installed as the documentation says."""
 
 import json
 import time
@@ -79,7 +79,7 @@ def failures(load: Load) -> dict[str, int]:
 
 
 def test_a_new_operator_gets_a_service_that_is_ready(service: Service, machine: Machine) -> None:
-    """By the README's own lines; it says so to systemd, and nothing is left to do."""
+    """By the documentation's own lines; it says so to systemd, and nothing is left to do."""
     print(f"booted in {machine.boot_seconds:.2f} s")
     shown = machine.shown("ActiveState", "SubState", "StatusText")
 
@@ -327,7 +327,7 @@ def test_an_upgrade_migrates_the_store(service: Service, machine: Machine) -> No
 
 
 def test_peers_of_unix_sockets_are_who_they_are(service: Service, machine: Machine) -> None:
-    """The README's socket unit for services, and the admin socket for a group; the audit knows the uid."""
+    """The documented socket unit for services, and the admin socket for a group; the audit knows the uid."""
     service.ask()
     status = service.ask(socket="/run/token-broker/api.sock")["status"]
     machine.run(*AS_ALICE, "broker", "accounts", "freeze", "acme")
@@ -368,7 +368,7 @@ def told(machine: Machine) -> str:
 
 
 @pytest.mark.proof
-def test_a_unix_listener_is_added_as_the_readme_says(service: Service, machine: Machine) -> None:
+def test_a_unix_listener_is_added_as_the_documentation_says(service: Service, machine: Machine) -> None:
     """By its own lines, to a service that runs without one."""
     machine.run("systemctl", "stop", "token-broker.socket", "token-broker-api.socket")
     machine.run("systemctl", "start", "token-broker.socket")

@@ -15,7 +15,8 @@ from broker.cli import broker
 from broker.config import Settings, load
 from broker.systemd.unit import install, unit_text
 from tests.missing import needs
-from tests.systemd.service import chapter, steps, unix_listener, unix_listener_unit
+from tests.pages import DOCS, tables
+from tests.systemd.service import steps, unix_listener, unix_listener_unit
 
 FOLDER = "etc/systemd/system"
 SERVICE, SOCKET = f"{FOLDER}/token-broker.service", f"{FOLDER}/token-broker.socket"
@@ -227,44 +228,50 @@ def test_systemd_finds_nothing_wrong_with_them(tmp_path: Path, analyze: str) -> 
 
 
 def test_systemd_finds_little_exposed(tmp_path: Path, analyze: str) -> None:
-    """By its own measure, from 0 to 10; the README says how little."""
+    """By its own measure, from 0 to 10; a page says how little."""
     install(tmp_path, OURS)
 
     _, said = analyzed(analyze, "security", "--offline=true", "--no-pager", str(tmp_path / SERVICE))
 
     [exposure] = re.findall(r"exposure level for token-broker\.service: ([0-9.]+)", said)
     assert float(exposure) <= EXPOSURE
-    assert f"gives it {exposure} " in chapter()
+    assert any(f"gives it {exposure} " in text for text in DOCS.values())
 
 
-def test_the_readme_says_what_the_units_say(tmp_path: Path) -> None:
+def test_the_documentation_says_what_the_units_say(tmp_path: Path) -> None:
     """Each directive of its table stands in a unit."""
     install(tmp_path, OURS)
     units = directives((tmp_path / SERVICE).read_text()) + directives((tmp_path / SOCKET).read_text())
 
-    told = re.findall(r"`([A-Za-z]+=[^`]+)`", "".join(re.findall(r"^\| `.*? \|", chapter(), re.MULTILINE)))
+    told = [
+        one
+        for table in tables("in the unit")
+        for row in table.rows
+        for one in re.findall(r"`([A-Za-z]+=[^`]+)`", row[0])
+    ]
 
     assert {"Type=notify", "WatchdogSec=30"} <= set(told)
     assert [] == [line for line in told if tuple(line.split("=", 1)) not in units]
 
 
-def test_the_readme_names_the_credentials_of_the_unit() -> None:
+def test_the_documentation_names_the_credentials_of_the_unit() -> None:
     """Each, and the file it comes from."""
     loaded = [value for name, value in directives(unit_text()) if name == "LoadCredential"]
-    [sentence] = re.findall(r"^\*\*Credentials\.\*\* .*", chapter(), re.MULTILINE)
 
     names = [one.partition(":")[0] for one in loaded]
 
     assert [f"{name}:token-broker.{name}" for name in names] == loaded
-    assert [] == [name for name in names if f"`{name}`" not in sentence]
+    assert any(
+        all(f"`{name}`" in line for name in names) for text in DOCS.values() for line in text.splitlines()
+    )
 
 
-def test_the_readmes_configuration_is_what_the_units_hold(tmp_path: Path) -> None:
+def test_the_configuration_of_the_steps_is_what_the_units_hold(tmp_path: Path) -> None:
     """Its addresses are those of the socket unit, and its paths those the service may write to."""
     install(tmp_path, OURS)
     held = {value for name, value in directives((tmp_path / SOCKET).read_text()) if name == "ListenStream"}
 
-    settings = readme_settings(tmp_path)
+    settings = documented_settings(tmp_path)
 
     server = settings.server
     assert held == {str(one) for one in (*server.internal, *server.public, server.admin_socket)}
@@ -272,7 +279,7 @@ def test_the_readmes_configuration_is_what_the_units_hold(tmp_path: Path) -> Non
     assert settings.audit.path is None
 
 
-def test_the_readmes_unix_listener_is_what_its_unit_holds(tmp_path: Path) -> None:
+def test_the_unix_listener_of_the_documentation_is_what_its_unit_holds(tmp_path: Path) -> None:
     """The path, mode and group in one are those in the other."""
     (tmp_path / "config.toml").write_text(f"[server]\n{unix_listener()}")
 
@@ -285,8 +292,8 @@ def test_the_readmes_unix_listener_is_what_its_unit_holds(tmp_path: Path) -> Non
     }.items() <= dict(directives(unix_listener_unit())).items()
 
 
-def readme_settings(folder: Path) -> Settings:
-    """What the file of the README's third step means to a service."""
+def documented_settings(folder: Path) -> Settings:
+    """What the file of the third step means to a service."""
     for name in ("master-key", "kit-client-secret"):
         (folder / name).write_text("secret")
     (folder / "config.toml").write_text(steps()[2])

@@ -1,5 +1,14 @@
-"""The README says what the program does: keys, routes, codes, metrics, commands, reasons, switches, targets."""
+"""The documentation says what the program does: README.md, CONTRIBUTING.md and all pages in docs/ together.
 
+Everything that the program has is explained on some page: keys, commands, routes, codes, reasons, events, metrics,
+alert rules, limits, switches, make targets, packages. A table whose first column is called `key`, `command`,
+`route`, `code`, `reason`, `event`, `metric`, `alert`, `limit`, `rotation` or `target` names these and nothing else;
+a section whose heading is the name counts like a row. Explanations use the program's own sentences, word for word.
+The other direction: what any page names (in prose, tables or examples) exists, examples are valid, links lead
+somewhere.
+"""
+
+import importlib.util
 import json
 import os
 import re
@@ -28,11 +37,11 @@ from broker.observe.metrics import Metrics, TokenRequests
 from broker.sandbox.faults import PASSING, STANDING, Faults, Mode
 from broker.systemd.unit import alert_rules
 from broker.tokens.flight import QUEUE
+from tests import pages
 from tests.certificates import Authority
 from tests.house import House
+from tests.pages import DOCS, PAGES, ROOT, SHELL, tables
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
 TYPES = ("kit", "kustomer", "oauth2")
 MINIMAL = """
 [providers.it]
@@ -43,36 +52,14 @@ authorize_url = "https://id.example.com/a"
 token_url = "https://id.example.com/t"
 """
 SERVICES_ONLY = {("GET", path) for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")}
-FILES = r"`((?:broker|tests|\.ci)/[\w/.]+|Makefile|config\.toml)`|\]\((?!https?:|#)([^)#]+)"
+LISTENERS = ("Internal listener", "Public listener", "Admin socket")
+FILES = r"`((?:broker|tests|docs|packaging|\.ci)/[\w/.]+|Makefile|config\.toml)`"
+COMMAND = r"(?:^|[|(] ?)(?:sudo |\.venv/bin/)*(broker|make)(?= )((?: [^\s|#)>;]+)*)"
 
 
-def chapter(heading: str) -> str:
-    """What stands below a heading, up to the next of its rank or a higher one; a single # begins a comment."""
-    rank = heading.partition(" ")[0]
-    [_, rest] = f"\n{README}".split(f"\n{heading}\n")
-    return re.split(rf"^#{{2,{len(rank)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def rows(text: str) -> list[list[str]]:
-    """The cells of its tables, without the heads and rules."""
-    found = [line for line in text.splitlines() if line.startswith("|")]
-    heads = {number - 1 for number, line in enumerate(found) if line.startswith("|---")}
-    return [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for number, line in enumerate(found)
-        if number not in heads and not line.startswith("|---")
-    ]
-
-
-def first_words(text: str) -> set[str]:
-    return {row[0].strip("`") for row in rows(text)}
-
-
-def block(language: str, text: str = README) -> str:
-    """The first fenced block of a language."""
-    found = re.search(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert found
-    return found[1]
+def reference() -> str:
+    """Return the block that shows every key: the one with the most tables."""
+    return max((block.text for block in pages.all_blocks("toml")), key=lambda text: text.count("\n["))
 
 
 def uncommented(text: str) -> str:
@@ -81,7 +68,7 @@ def uncommented(text: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a configuration may lie, with the public key and the authority that the README's one names."""
+    """Where a configuration may lie, with the public key and the authority that the pages name."""
     (tmp_path / "ca.pem").write_text(Authority().pem)
     public = Ed25519PrivateKey.generate().public_key()
     (tmp_path / "login.pem").write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -94,8 +81,8 @@ def loaded(folder: Path, text: str) -> Settings:
 
 
 def test_reference_block_is_a_valid_configuration(folder: Path) -> None:
-    """Every key of the README is known to the program; those that are off too."""
-    settings = loaded(folder, uncommented(block("toml")))
+    """Every key of the reference is known to the program; those that are off too."""
+    settings = loaded(folder, uncommented(reference()))
 
     assert {"kit", "kustomer", "anything"} == set(settings.providers)
 
@@ -104,7 +91,7 @@ def test_every_key_the_program_reads_is_in_the_block(folder: Path) -> None:
     """No key is read that nobody can find, by the program's own list of what it knows."""
     read = known_keys(folder)
 
-    shown = shown_keys(tomllib.loads(uncommented(block("toml"))) | {"callers": callers_block()["callers"]})
+    shown = shown_keys(tomllib.loads(uncommented(reference())) | {"callers": callers_block()["callers"]})
 
     assert shown == read
 
@@ -141,7 +128,7 @@ def shown_keys(data: dict[str, dict[str, object]]) -> dict[str, set[str]]:
     callers: list[dict[str, object]] = [one for one in data["callers"].values() if isinstance(one, dict)]
     shown = {name: set(table) for name, table in data.items() if name not in ("providers", "callers")}
     clients = [one["previous_clients"] for one in providers if "previous_clients" in one]
-    plugins = tomllib.loads(uncommented(block("toml")))["plugin"]["clients"]
+    plugins = tomllib.loads(uncommented(reference()))["plugin"]["clients"]
     inner = [client for each in clients if isinstance(each, list) for client in each]
     return {
         "": set(data),
@@ -158,7 +145,7 @@ def callers_block() -> dict[str, dict[str, object]]:
 
 
 def callers_text() -> str:
-    return block("toml", chapter("## Callers"))
+    return pages.block_with("[callers.reporting]", "toml")
 
 
 def test_callers_block_is_a_valid_configuration(folder: Path) -> None:
@@ -172,7 +159,7 @@ def test_callers_block_is_a_valid_configuration(folder: Path) -> None:
 
 def test_block_shows_the_defaults(folder: Path) -> None:
     """But for providers, the login and plugins it is what an empty file gives."""
-    shown = loaded(folder, block("toml"))
+    shown = loaded(folder, reference())
 
     assert loaded(folder, "") == replace(shown, providers={}, login=None, plugin=None)
 
@@ -180,7 +167,7 @@ def test_block_shows_the_defaults(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["kit", "kustomer"])
 def test_block_shows_the_defaults_of_a_provider(folder: Path, name: str) -> None:
     """But for ids and secrets it is what the least that one must give leads to."""
-    shown = loaded(folder, block("toml")).providers[name]
+    shown = loaded(folder, reference()).providers[name]
 
     least = loaded(folder, f'[providers.{name}]\nclient_id = "…"\nclient_secret = "..."').providers[name]
 
@@ -191,12 +178,14 @@ def test_block_shows_the_defaults_of_a_provider(folder: Path, name: str) -> None
     ("key", "kind", "value"),
     [
         (row[0].strip("`"), kind, cell)
-        for row in rows(chapter("## Configuration"))
+        for table in tables("key")
+        if table.head[1:] == TYPES
+        for row in table.rows
         for kind, cell in zip(TYPES, row[1:], strict=True)
     ],
 )
 def test_default_of_a_type_is_the_programs(folder: Path, key: str, kind: str, value: str) -> None:
-    """Giving the value that the README calls the default changes nothing; `none` means no such key."""
+    """Giving the value that the table calls the default changes nothing; `none` means no such key."""
     least = MINIMAL.format(type=kind)
 
     given = least + f"{key} = {'true' if value == 'none' else value.strip('`')}"
@@ -208,19 +197,30 @@ def test_default_of_a_type_is_the_programs(folder: Path, key: str, kind: str, va
         assert loaded(folder, least).providers == loaded(folder, given).providers
 
 
-def test_connecting_kit_is_a_valid_configuration(folder: Path) -> None:
-    """The few lines that one copies first are taken, with the secret where it may be had here."""
-    [lines] = re.findall(
-        r"^ +```\n( +\[server\].*?)```", chapter("## Connecting Kit"), re.DOTALL | re.MULTILINE
-    )
-    text = re.sub(r"^ +", "", lines, flags=re.MULTILINE)
-
-    settings = loaded(folder, text.replace('{ credential = "kit-client-secret" }', '"s"'))
-
-    assert settings.server.public_url in chapter("## Connecting Kit").partition("```")[0]
+def configurations() -> list[tuple[str, str]]:
+    """The examples of a configuration file, or of a part of it, each with the name of its page."""
+    return [
+        (block.page, block.text)
+        for block in pages.all_blocks("", "toml")
+        if block.language == "toml" or re.match(r"(#.*\n)*\[[a-z]", block.text)
+    ]
 
 
-@pytest.mark.parametrize("name", ["Internal listener", "Public listener", "Admin socket"])
+@pytest.mark.parametrize(("page", "text"), configurations())
+def test_every_example_of_a_configuration_is_valid(folder: Path, page: str, text: str) -> None:
+    """What one copies is taken as it stands, with secrets and keys where they may be had here."""
+    if "[callers." in text:
+        (folder / "login.pem").rename(folder / "reporting.pem")
+    text = re.sub(r'(_secret *= *)\{ *(credential|file) *= *"[^"]+" *\}', r'\1"secret"', text)
+    text = re.sub(r"^master *= *\{ *credential.*", "", text, flags=re.MULTILINE)
+
+    settings = loaded(folder, text)
+
+    for named in re.findall(r"https://[\w.]+/(?:install|callback)/\w+", PAGES[page]):
+        assert named.startswith(("https://broker.example.com/", settings.server.public_url)), named
+
+
+@pytest.mark.parametrize("name", LISTENERS)
 async def test_routes_are_the_listeners(house: House, name: str) -> None:
     """Each is named with its method, and none is named that is not there."""
     listeners = house.broker.listeners
@@ -234,7 +234,14 @@ async def test_routes_are_the_listeners(house: House, name: str) -> None:
         "Admin socket": routes(listeners.admin) - shared,
     }
 
-    named = {tuple(word.split(" ", 1)) for word in first_words(chapter(f"### {name}"))}
+    below = [one for one in pages.sections() if one.title == name]
+    named = {
+        tuple(word.split(" ", 1))
+        for one in below
+        for table in pages.tables_in(one.page, one.text)
+        if table.head[0] == "route"
+        for word in pages.names(table)
+    }
 
     assert known[name] == named
     assert shared <= routes(listeners.admin)
@@ -258,7 +265,24 @@ async def test_token_answer_is_as_shown(house: House) -> None:
 
     answer = await house.get("/token/demo-kit")
 
-    assert list(json.loads(block("json"))) == list(answer.json)
+    assert list(json.loads(pages.block_with('"access_token":', "json"))) == list(answer.json)
+
+
+def assert_explained(kind: str, known: dict[str, tuple[str, ...]]) -> None:
+    """Each name is explained on a page, in these words; tables of this kind name nothing else."""
+    named = pages.names(*tables(kind))
+    missing = [
+        name
+        for name, words in known.items()
+        if not any(explains(told, words) for told in pages.explanations(kind, name))
+    ]
+
+    assert (set(), []) == (named - known.keys(), missing)
+
+
+def explains(told: tuple[str, ...], words: tuple[str, ...]) -> bool:
+    """A row has each of the words as a cell; a section has them somewhere in its text."""
+    return all(word in (told[0] if len(told) == 1 else told) for word in words)
 
 
 def test_every_error_code_is_explained() -> None:
@@ -267,21 +291,18 @@ def test_every_error_code_is_explained() -> None:
 
     # Tests may have subclasses of their own.
     ours = [kind for kind in kinds if kind.__module__ == errors.__name__]
-    known = [[f"`{kind.code}`", str(kind.status), kind.title] for kind in ours]
 
-    assert sorted(known) == sorted(rows(chapter("### Errors")))
+    assert_explained("code", {kind.code: (str(kind.status), kind.title) for kind in ours})
 
 
 def test_every_reason_is_explained() -> None:
     """In the very words of the program, and none that is not there."""
-    known = [[f"`{reason}`", reason.happened, reason.what_to_do] for reason in Reason]
-
-    assert known == rows(chapter("### Status and reasons"))
+    assert_explained("reason", {str(reason): (reason.happened, str(reason.what_to_do)) for reason in Reason})
 
 
 def test_every_event_is_explained() -> None:
     """Each kind that people can hear of, and no other."""
-    assert {str(kind) for kind in EventKind} == first_words(chapter("### Events"))
+    assert_explained("event", {str(kind): () for kind in EventKind})
 
 
 def test_every_metric_is_explained() -> None:
@@ -289,19 +310,19 @@ def test_every_metric_is_explained() -> None:
     collectors = [
         one for one in vars(Metrics()).values() if isinstance(one, MetricWrapperBase | TokenRequests)
     ]
-    known = [row for one in collectors for row in metric_rows(one)]
+    rows = [row for one in collectors for row in metric_rows(one)]
 
-    assert known == rows(chapter("### Metrics"))
+    assert_explained("metric", {name: (labels, what) for name, labels, what in rows})
 
 
-def metric_rows(collector: MetricWrapperBase | TokenRequests) -> list[list[str]]:
+def metric_rows(collector: MetricWrapperBase | TokenRequests) -> list[tuple[str, str, str]]:
     """One for each metric: a collector is one, or collects some."""
     return [
-        [
-            f"`{metric.name}_total`" if metric.type == "counter" else f"`{metric.name}`",
+        (
+            f"{metric.name}_total" if metric.type == "counter" else metric.name,
             ", ".join(getattr(collector, "_labelnames", getattr(metric, "_labelnames", ()))),
             metric.documentation,
-        ]
+        )
         for metric in collector.describe()
     ]
 
@@ -309,14 +330,15 @@ def metric_rows(collector: MetricWrapperBase | TokenRequests) -> list[list[str]]
 def test_every_alert_rule_is_named_with_what_to_do() -> None:
     """In the very sentence of its annotation, with its severity, and none that is not there."""
     _, *blocks = re.split(r"^ +- alert: ", alert_rules(), flags=re.MULTILINE)
-    member = r'^ +{}: "?(.+?)"?$'
-    known = [
-        [f"`{block.splitlines()[0]}`", *(re.findall(pattern, block, re.MULTILINE)[0] for pattern in patterns)]
-        for block in blocks
-        for patterns in [(r"severity: (\w+)", member.format("todo"))]
-    ]
+    patterns = (r"severity: (\w+)", r'^ +todo: "?(.+?)"?$')
 
-    assert known == rows(chapter("### Alerts"))
+    assert_explained(
+        "alert",
+        {
+            block.splitlines()[0]: tuple(re.findall(one, block, re.MULTILINE)[0] for one in patterns)
+            for block in blocks
+        },
+    )
 
 
 @pytest.mark.parametrize("wait", RETRIES)
@@ -324,15 +346,20 @@ def test_schedule_of_retries_is_as_shown(wait: float) -> None:
     """Each pause between two attempts, and when an alert is given up."""
     text = f"{wait:.0f} s" if wait < 60 else f"{wait / 60:.0f} min" if wait < 3600 else f"{wait / 3600:.0f} h"
 
-    assert f"{text}, " in chapter("### Alerts")
+    assert any(
+        f"{text}, " in line for page in DOCS.values() for line in page.splitlines() if "5 s, 30 s" in line
+    )
     assert 3 * 86400 == KEPT
 
 
 def test_every_command_is_named_with_its_help() -> None:
     """And none that is not there."""
-    known = {(f"`{name}`", command.get_short_help_str(90)) for name, command in commands(broker)}
+    known = {name: (command.get_short_help_str(90),) for name, command in commands(broker)}
 
-    assert known == {tuple(row) for row in rows(chapter("## Command line"))}
+    assert_explained(
+        "command",
+        known | {name: () for name in pages.names(*tables("command")) if not name.startswith("broker ")},
+    )
 
 
 def commands(group: click.Group, name: str = "broker") -> Iterator[tuple[str, click.Command]]:
@@ -343,45 +370,56 @@ def commands(group: click.Group, name: str = "broker") -> Iterator[tuple[str, cl
             yield f"{name} {part}", command
 
 
-def told() -> list[str]:
-    """The commands of ours in the text and in its examples."""
-    fences = re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
-    lines = [*spans, *(line for fence in fences for line in fence.splitlines())]
-    found = [
-        re.fullmatch(r"(?:sudo |\.venv/bin/)?broker (?:--config \S+ )?([a-z].*)", line) for line in lines
-    ]
-    return sorted({one[1] for one in found if one})
+def typed() -> list[tuple[str, str]]:
+    """The commands of ours and the make targets that the pages tell to type, in their text and in their examples."""
+    lines = {span for page in DOCS for span in pages.code_spans(page)}
+    lines |= {line for block in pages.all_blocks(*SHELL) for line in block.text.splitlines()}
+    found = [one for line in lines for one in re.findall(COMMAND, line)]
+    return sorted({(program, re.sub(r"^--config \S+ ?", "", words.strip())) for program, words in found})
 
 
-@pytest.mark.parametrize("line", told())
+@pytest.mark.parametrize("line", [words for program, words in typed() if program == "broker"])
 def test_commands_that_the_text_tells_to_type_are_taken(line: str) -> None:
     """Each is a command, with options that it has."""
     words = line.split()
     command: click.Command = broker
-    while words and isinstance(command, click.Group):
+    while words and isinstance(command, click.Group) and not words[0].startswith("-"):
         command = command.commands[words.pop(0)]
     known = {option for parameter in command.params for option in parameter.opts}
 
-    assert {word for word in words if word.startswith("--")} <= known
+    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}
+
+
+def test_make_targets_that_the_text_tells_to_type_exist() -> None:
+    """In whatever order they are typed."""
+    lines = [words.partition("=")[0] for program, words in typed() if program == "make"]
+    named = {word for line in lines for word in line.split() if re.fullmatch("[a-z][a-z-]*", word)}
+
+    assert {"run", "test"} <= named <= make_targets().keys()
+
+
+def make_targets() -> dict[str, tuple[str]]:
+    """Each target with its help."""
+    found = re.findall(r"^([a-z-]+):.*## (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return {name: (text,) for name, text in found}
 
 
 def test_every_make_target_is_named() -> None:
     """With the help that `make` prints, and none that is not there."""
-    targets = re.findall(r"^([a-z-]+):.*## (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-
-    assert [[f"`make {name}`", text] for name, text in targets] == rows(chapter("## Development"))
+    assert_explained("target", {f"make {name}": text for name, text in make_targets().items()})
 
 
 def test_every_switch_of_the_sandbox_is_named() -> None:
     """Every mode of rotation too."""
-    text = chapter("## The sandbox")
+    known = {f"`{switch}`" for switch in (*STANDING, *PASSING)}
 
-    assert [] == [switch for switch in (*STANDING, *PASSING) if f"`{switch}`" not in text]
-    assert {str(mode) for mode in Mode} == {word for word in first_words(text) if " " not in word}
+    assert any(known <= {f"`{span}`" for span in pages.code_spans(page)} for page in PAGES)
+    assert_explained("rotation", {str(mode): () for mode in Mode})
 
 
-@pytest.mark.parametrize("body", re.findall(r"/_sandbox/faults -d '(.*)'", README))
+@pytest.mark.parametrize(
+    "body", sorted(set(re.findall(r"/_sandbox/faults -d '(.*)'", "".join(DOCS.values()))))
+)
 def test_switches_that_the_text_tells_to_send_are_taken(body: str) -> None:
     """Each curl line for the sandbox changes what it says."""
     faults, asked = Faults(), json.loads(body)
@@ -393,8 +431,8 @@ def test_switches_that_the_text_tells_to_send_are_taken(body: str) -> None:
 
 
 async def test_routes_of_the_sandbox_are_its_own(house: House) -> None:
-    """Each that the README names answers."""
-    named = {word for word in first_words(chapter("## The sandbox")) if " /" in word}
+    """Each that a page names answers."""
+    named = {word for word in pages.names(*tables("route")) if " /_sandbox" in word}
 
     answers = {word: await status_of(house, *word.split(" ")) for word in named}
 
@@ -408,7 +446,7 @@ async def status_of(house: House, method: str, path: str) -> int:
 
 
 async def test_login_response_is_believed(house: House, folder: Path) -> None:
-    """The JWT of the README's few lines signs a person in."""
+    """The JWT of the few lines on a page signs a person in."""
     private = Ed25519PrivateKey.generate()
     pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (house.folder / "login.pem").write_bytes(pem)
@@ -428,20 +466,16 @@ async def test_login_response_is_believed(house: House, folder: Path) -> None:
 
 
 def signed(house: House, challenge: str, private: Ed25519PrivateKey) -> str:
-    """What the README's function gives for this broker's address."""
+    """What the function on the page gives for this broker's address."""
     names: dict[str, Any] = {"jwt": jwt}
-    exec(
-        block("python", chapter("## Who is at the browser")).replace(
-            "https://broker.example.com", house.public
-        ),
-        names,
-    )
+    shown = pages.block_with("def login_response(", "python")
+    exec(shown.replace("https://broker.example.com", house.public), names)
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return str(names["login_response"](challenge, "user-42", int(house.clock.now()), pem))
 
 
 async def test_callers_jwt_opens_the_door(house: House) -> None:
-    """The JWT of the README's few lines is that of the caller `reporting`."""
+    """The JWT of the few lines on a page is that of the caller `reporting`."""
     private = Ed25519PrivateKey.generate()
     pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (house.folder / "reporting.pem").write_bytes(pem)
@@ -450,7 +484,7 @@ async def test_callers_jwt_opens_the_door(house: House) -> None:
     await house.restart()
     await house.connect()
     names: dict[str, Any] = {"jwt": jwt}
-    exec(block("python", chapter("## Callers")), names)
+    exec(pages.block_with("def caller_jwt(", "python"), names)
     own = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     answer = await house.get("/token/acme", key=names["caller_jwt"]("reporting", int(house.clock.now()), own))
@@ -459,28 +493,104 @@ async def test_callers_jwt_opens_the_door(house: House) -> None:
 
 
 def named_files() -> Iterator[tuple[str, str]]:
-    """Each page, and what it names: a path from the root of the project in backquotes, or a link from the page."""
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        for path, link in re.findall(FILES, page.read_text()):
-            named = ROOT / path if path else page.parent / link.partition("#")[0]
-            yield page.name, os.path.relpath(named, ROOT)
+    """Each page, and what it names in backquotes: a path from the root of the project."""
+    for page in (*DOCS, "SECURITY.md"):
+        for path in re.findall(FILES, (ROOT / page).read_text()):
+            yield page, path
+        for module in re.findall(r"python3? -m (tests[\w.]+)", (ROOT / page).read_text()):
+            yield page, module.replace(".", "/")
 
 
 @pytest.mark.parametrize(("page", "name"), sorted(set(named_files())))
 def test_every_file_that_is_named_exists(page: str, name: str) -> None:
     """Every path on a page leads somewhere."""
-    assert (ROOT / name).exists(), page
+    assert (ROOT / name).exists() or (ROOT / f"{name}.py").exists(), page
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
-def test_links_within_a_page_lead_somewhere(page: Path) -> None:
-    """To a heading, by the name that it gets on the web."""
-    text = page.read_text()
-    headings = {
-        re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.*)", text, re.M)
+def links() -> Iterator[tuple[str, str]]:
+    """Each page with each link on it, but for those to other sites."""
+    for page in (*PAGES, "CHANGELOG.md", "SECURITY.md", "packaging/client/README.md"):
+        for link in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", (ROOT / page).read_text()):
+            yield page, link
+
+
+@pytest.mark.parametrize(("page", "link"), sorted(set(links())))
+def test_links_lead_somewhere(page: str, link: str) -> None:
+    """To a file, and to a heading by the anchor that it gets on the web."""
+    path, _, anchor = link.partition("#")
+    target = os.path.relpath((ROOT / page).parent / path, ROOT) if path else page
+
+    assert (ROOT / target).exists()
+    assert not anchor or anchor in pages.anchors(target)
+
+
+def test_every_metric_that_is_named_exists() -> None:
+    """In an example of a query too."""
+    known = {name for one in vars(Metrics()).values() for name, _, _ in metric_rows_of(one)}
+    known |= {str(kind) for kind in EventKind}
+    named = {
+        (page, word) for page in DOCS for word in re.findall(r"(?<![.\w])broker_[a-z_]+[a-z]\b", PAGES[page])
     }
 
-    assert set() == set(re.findall(r"\]\(#([^)]+)\)", text)) - headings
+    assert set() == {
+        (page, word) for page, word in named if re.sub("_(bucket|count|sum)$", "", word) not in known
+    }
+
+
+def metric_rows_of(value: object) -> list[tuple[str, str, str]]:
+    return metric_rows(value) if isinstance(value, MetricWrapperBase | TokenRequests) else []
+
+
+async def test_every_route_that_is_named_exists(house: House) -> None:
+    """Wherever a page names a method and a path, or an address of the broker on this machine."""
+    listeners = house.broker.listeners
+    known = set().union(*(routes(one) for one in (listeners.internal, listeners.public, listeners.admin)))
+    patterns = [
+        (method, re.sub(r"\{\w+\}", r"[^/]+", re.escape(path).replace(r"\{", "{").replace(r"\}", "}")))
+        for method, path in known
+    ]
+    text = "\n".join(DOCS.values())
+    named = set(re.findall(r"\b(GET|POST|PUT|PATCH|DELETE|HEAD) (/[^\s`?\"')]*)", text))
+    named |= {("", path) for path in re.findall(r"127\.0\.0\.1:808[01](/[\w/-]+)", text)}
+
+    assert set() == {
+        (method, path)
+        for method, path in named
+        if not path.startswith("/_sandbox")
+        and not any(method in (verb, "", "HEAD") and re.fullmatch(one, path) for verb, one in patterns)
+    }
+
+
+def test_every_dotted_name_is_the_programs(folder: Path) -> None:
+    """Each `a.b` in backquotes is a key of a table, or stands in the source: a log event, a module."""
+    keys = known_keys(folder)
+    source = "\n".join(path.read_text() for path in (ROOT / "broker").rglob("*.py"))
+    named = {(page, span) for page in DOCS for span in pages.code_spans(page)}
+    dotted = {(page, span) for page, span in named if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", span)}
+
+    assert set() == {
+        (page, span)
+        for page, span in dotted
+        if not re.search(r"\.(toml|py|md|jsonl|com|txt|db|key|pem)$", span)
+        and not is_key(span, keys)
+        and f'"{span}"' not in source
+        and f"{span}" not in known_scopes()
+        and not is_module(span)
+    }
+
+
+def known_scopes() -> set[str]:
+    """Roles at Kustomer, which the program sends or the text asks for."""
+    return {"org.admin.apps", "org.permission.apps"}
+
+
+def is_key(span: str, keys: dict[str, set[str]]) -> bool:
+    table, _, key = span.rpartition(".")
+    return key in keys.get(re.sub(r"^(providers|plugin\.clients|callers)\.\w+$", r"\1", table), ())
+
+
+def is_module(span: str) -> bool:
+    return span.startswith("broker.") and importlib.util.find_spec(span) is not None
 
 
 def test_map_names_every_package() -> None:
@@ -510,7 +620,8 @@ def test_every_limit_is_the_programs() -> None:
     seconds = (f"{services.idle:g} s", f"{services.body_seconds:g} s")
     sizes = (f"{services.body:,} bytes", f"{services.line:,} bytes", f"{services.headers}", f"{QUEUE}")
 
-    assert [*(f"{number:,}" for number in most), *seconds, *sizes] == [
-        row[1] for row in rows(chapter("### Limits"))
-    ]
-    assert f"{services.connections + OTHER_FILES:,} open files" in chapter("### Limits")
+    [*found] = tables("limit")
+    assert found
+    for table in found:
+        assert [*(f"{number:,}" for number in most), *seconds, *sizes] == [row[1] for row in table.rows]
+    assert any(f"{services.connections + OTHER_FILES:,} open files" in text for text in DOCS.values())
