@@ -34,7 +34,7 @@ from broker.config import ConfigError, Settings, load
 from broker.config.settings import IssuedJwt, OwnJwt, PeerUid
 from broker.model import EventKind, Reason, Secret
 from broker.observe.metrics import Metrics, TokenRequests
-from broker.sandbox.faults import PASSING, STANDING, Faults, Mode
+from broker.sandbox.faults import ANSWER_FAULTS, SWITCHES, Faults, Mode
 from broker.systemd.unit import alert_rules
 from broker.tokens.flight import QUEUE
 from tests import pages
@@ -411,7 +411,7 @@ def test_every_make_target_is_named() -> None:
 
 def test_every_switch_of_the_sandbox_is_named() -> None:
     """Every mode of rotation too."""
-    known = {f"`{switch}`" for switch in (*STANDING, *PASSING)}
+    known = {f"`{switch}`" for switch in (*SWITCHES, *ANSWER_FAULTS)}
 
     assert any(known <= {f"`{span}`" for span in pages.code_spans(page)} for page in PAGES)
     assert_explained("rotation", {str(mode): () for mode in Mode})
@@ -425,7 +425,7 @@ def test_switches_that_the_text_tells_to_send_are_taken(body: str) -> None:
     faults, asked = Faults(), json.loads(body)
     before = faults.as_json()
 
-    faults.apply(asked.pop("provider"), asked)
+    faults.set(asked.pop("provider"), **asked)
 
     assert before != faults.as_json()
 

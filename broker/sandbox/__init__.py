@@ -1,4 +1,4 @@
-"""Plays Kit, Kustomer and the company's own app on a real socket, for newcomers, staging and tests."""
+"""A stand-in for Kit, Kustomer and the company's own app on a real socket, for trying out, staging and tests."""
 
 from broker.sandbox.service import Sandbox, run_alone
 

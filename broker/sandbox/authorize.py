@@ -1,4 +1,4 @@
-"""The pages on which a person decides: consent at a provider, and the sign-in of the company's own app."""
+"""The pages on which a user decides: consent at a provider, and the sign-in of the company's own app."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,19 +42,27 @@ class Ask:
 
 
 class Authorize:
-    """The handlers of `GET` and `POST …/oauth/authorize`."""
+    """The handlers of `…/oauth/authorize`."""
 
     def __init__(self, party: Party) -> None:
         self._party, self._stage = party, party.stage
 
+    def routes(self, base: str) -> list[web.RouteDef]:
+        """Return the routes of the consent page and of the token endpoint below `base`."""
+        return [
+            web.get(f"{base}/oauth/authorize", self.show),
+            web.post(f"{base}/oauth/authorize", self.decide),
+            web.post(f"{base}/oauth/token", self._party.answer),
+        ]
+
     async def show(self, request: web.Request) -> web.StreamResponse:
-        """The consent page."""
+        """Show the consent page."""
         ask = self._read(request.query)
         if not isinstance(ask, Ask):
             return ask
         org = request.match_info.get("org")
-        if (objection := self._party.objection(org)) is not None:
-            return objection
+        if (refused := self._party.not_installed(org)) is not None:
+            return refused
         if self._party.switches.deny:
             return _refused(ask.redirect_uri, ask.state, "access_denied")
         return page(
@@ -67,7 +75,7 @@ class Authorize:
         )
 
     async def decide(self, request: web.Request) -> web.StreamResponse:
-        """Allow or Deny was clicked."""
+        """Handle a click on Allow or Deny."""
         form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
         ask = self._read(form)
         if not isinstance(ask, Ask):
@@ -78,8 +86,8 @@ class Authorize:
             holder = self._party.read_holder(form, request.match_info.get("org"))
         except ValueError as error:
             return refusal(self._party.title, str(error))
-        if (objection := self._party.objection(holder.org)) is not None:
-            return objection
+        if (refused := self._party.not_installed(holder.org)) is not None:
+            return refused
         if self._party.switches.billing_dead_end:
             return page("billing.html")
         client_id = ask.client.client_id
@@ -90,7 +98,7 @@ class Authorize:
         return _back(ask.redirect_uri, {"code": code}, ask.state)
 
     def _read(self, params: Mapping[str, str]) -> Ask | web.Response:
-        """The request, or the answer to one that is wrong: RFC 6749, 4.1.2.1 says which are never redirected."""
+        """Return the request, or the answer to a wrong one. RFC 6749, 4.1.2.1 says which are never redirected."""
         party, clients = self._party, self._stage.clients
         client = clients.find(party.name, params.get("client_id", ""))
         if client is None:
@@ -121,21 +129,23 @@ def _back(redirect_uri: str, params: Mapping[str, str], state: str | None) -> we
 
 
 class Company:
-    """The sign-in under `/company/login`; anybody may be anybody."""
+    """The sign-in page under `/company/login`, where a user may sign in under any name."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._key = Ed25519PrivateKey.from_private_bytes(LOGIN_PRIVATE_SEED)
 
     def routes(self) -> list[web.RouteDef]:
+        """Return the routes of the sign-in page."""
         return [web.get("/company/login", self.show), web.post("/company/login", self.answer)]
 
     async def show(self, request: web.Request) -> web.Response:
+        """Show the sign-in page."""
         challenge = request.query.get("login_challenge", "")
         return page("login.html", challenge=challenge, who=NOBODY) if challenge else refusal(*NO_CHALLENGE)
 
     async def answer(self, request: web.Request) -> web.Response:
-        """Send the person back to the broker with a signed answer, or with a refusal."""
+        """Send the user back to the broker with a signed answer or a refusal."""
         form = await request.post()
         challenge = str(form.get("login_challenge", ""))
         if not challenge:

@@ -1,4 +1,4 @@
-"""What the sandbox has issued: codes, grants, refresh and access tokens, and when they are good or dead."""
+"""The codes, grants and tokens that the sandbox has issued, and the rules by which they are valid."""
 
 import secrets
 from base64 import urlsafe_b64encode
@@ -30,21 +30,23 @@ class RefreshToken:
     last_used_at: float
     superseded_at: float | None
     revoked: bool
-    """Itself or its whole grant."""
+    """The token itself or its whole grant is revoked."""
 
 
 class Verdict(StrEnum):
-    """What happens to a renewal that presents it."""
+    """How a renewal with a refresh token is handled."""
 
     GOOD = "good"
     AGAIN = "again"
-    """Used before, and the grace still runs."""
+    """The token was used before, and its grace time has not passed."""
     REPLAY = "replay"
+    """The token was used before, and reuse is forbidden."""
     DEAD = "dead"
+    """The token is revoked or expired."""
 
 
 def judge(token: RefreshToken, switches: Switches, now: float) -> Verdict:
-    """What a renewal with this token gets, by the mode that is switched on now."""
+    """Decide how a renewal with this token is handled in the mode that is set now."""
     if token.superseded_at is not None and switches.rotation is Mode.FAMILY:
         return Verdict.REPLAY
     idle = switches.idle_expiry is not None and now >= token.last_used_at + switches.idle_expiry
@@ -62,23 +64,23 @@ def judge(token: RefreshToken, switches: Switches, now: float) -> Verdict:
 
 
 def is_live(token: RefreshToken, switches: Switches, now: float) -> bool:
-    """Whether a renewal with this token would be answered with tokens."""
+    """Return whether a renewal with this token would be answered with tokens."""
     return judge(token, switches, now) in (Verdict.GOOD, Verdict.AGAIN)
 
 
 def fingerprint(token: str) -> str:
-    """SHA-256, hex: how tokens are named in the record."""
+    """Return the SHA-256 in hex, which names a token in the record."""
     return sha256(token.encode()).hexdigest()
 
 
 def new_token(provider: Provider, kind: str) -> str:
-    """An unguessable token with a prefix that a search through logs finds: `sbx-kit-rt-…`."""
+    """Make an unguessable token. Its prefix, as in `sbx-kit-rt-…`, can be searched for in logs."""
     return f"{PREFIXES[provider]}-{kind}-{secrets.token_urlsafe(32)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Whose data a grant opens."""
+    """The account whose data a grant gives access to."""
 
     external_id: str
     label: str
@@ -89,7 +91,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What a person allowed, and to whom; a code stands for it."""
+    """The access that a user allowed to a client; a code is exchanged for it."""
 
     provider: Provider
     client_id: str
@@ -100,7 +102,7 @@ class Consent:
     holder: Holder
 
     def columns(self) -> dict[str, Any]:
-        """As its row has it, the holder's members among the others."""
+        """Return the columns of its row, the holder's members among them."""
         flat: dict[str, Any] = asdict(self)
         flat |= flat.pop("holder")
         return flat
@@ -108,6 +110,8 @@ class Consent:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
+    """A grant: a client's access to one account."""
+
     id: int
     provider: Provider
     client_id: str
@@ -117,13 +121,15 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
+    """One access token as stored. Times are epoch seconds by the sandbox's clock."""
+
     value: str
     sha256: str
     grant_id: int
     refresh: str | None
-    """The refresh token it was issued together with (by fingerprint)."""
+    """Fingerprint of the refresh token that was issued together with it."""
     parent: str | None
-    """The refresh token that was spent for it (by fingerprint)."""
+    """Fingerprint of the refresh token that was exchanged for it."""
     created_at: float
     expires_at: float
     revoked: bool
@@ -131,41 +137,38 @@ class AccessToken:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What one token answer hands out."""
+    """The tokens of one token answer."""
 
     access: AccessToken
     refresh: str | None
 
 
 class Issued:
-    """The rows of everything issued. Callers hold a transaction where several changes belong together."""
+    """The stored codes, grants and tokens. Callers hold a transaction where several changes belong together."""
 
     def __init__(self, store: SandboxStore) -> None:
         self._store = store
 
     def new_code(self, consent: Consent, now: float) -> str:
+        """Store a consent and return the code for it."""
         code = new_token(consent.provider, "code")
         self._store.insert("codes", sha256=fingerprint(code), **consent.columns(), expires_at=now + CODE_LIFE)
         return code
 
     def code(self, code: str) -> tuple[Consent, float, int | None] | None:
-        """What the code stands for, when it expires, and the grant that it was redeemed for, once it was."""
+        """Return the consent of a code, when the code expires, and the grant it was redeemed for, if it was."""
         row = self._store.row("SELECT * FROM codes WHERE sha256 = ?", fingerprint(code))
         if row is None:
             return None
-        consent = Consent(
-            provider=row["provider"],
-            client_id=row["client_id"],
-            redirect_uri=row["redirect_uri"],
-            challenge=row["challenge"],
-            scope=row["scope"],
-            tenant=row["tenant"],
-            holder=_holder(row),
+        own = ("provider", "client_id", "redirect_uri", "challenge", "scope", "tenant")
+        return (
+            Consent(**{name: row[name] for name in own}, holder=_holder(row)),
+            row["expires_at"],
+            row["grant_id"],
         )
-        return consent, row["expires_at"], row["grant_id"]
 
     def redeem(self, code: str, consent: Consent, now: float) -> Grant:
-        """Make the grant a code stands for and mark the code as spent."""
+        """Make the grant that a code stands for, and mark the code as spent."""
         of_the_code = ("redirect_uri", "challenge")
         columns = {name: value for name, value in consent.columns().items() if name not in of_the_code}
         grant_id = self._store.insert("grants", **columns, created_at=now)
@@ -173,14 +176,16 @@ class Issued:
         return self.grant(grant_id)
 
     def spend(self, code: str, grant_id: int) -> None:
+        """Mark a code as spent for this grant."""
         self._store.write("UPDATE codes SET grant_id = ? WHERE sha256 = ?", grant_id, fingerprint(code))
 
     def grant(self, grant_id: int) -> Grant:
+        """Return the grant with this id."""
         row = self._store.row("SELECT * FROM grants WHERE id = ?", grant_id)
         return Grant(row["id"], row["provider"], row["client_id"], row["scope"], _holder(row))
 
-    def standing_pair(self, consent: Consent, now: float) -> Pair | None:
-        """The living tokens this app already has for the same account and tenant (Doorkeeper's reuse)."""
+    def valid_pair(self, consent: Consent, now: float) -> Pair | None:
+        """Return the valid tokens that this client already has for the same account and tenant (Doorkeeper)."""
         return self._pair(
             "g.provider = ? AND g.client_id = ? AND g.external_id = ? AND g.tenant IS ?"
             " AND t.expires_at > ? AND NOT t.revoked AND NOT g.revoked ORDER BY t.n DESC",
@@ -188,19 +193,18 @@ class Issued:
         )
 
     def first_successor(self, parent: str) -> Pair | None:
-        """What the first renewal with `parent` gave, if it still stands."""
+        """Return the tokens of the first renewal with `parent`, unless they are revoked."""
         return self._pair("t.parent = ? AND NOT t.revoked AND NOT g.revoked ORDER BY t.n", parent)
 
     def _pair(self, where: str, *values: object) -> Pair | None:
         row = self._store.row(f"{ACCESS_ROW} WHERE {where} LIMIT 1", *values)
         if row is None:
             return None
-        access = _access(row)
-        refresh = self._store.row("SELECT value FROM refresh_tokens WHERE sha256 = ?", access.refresh)
-        return Pair(access, None if refresh is None else str(refresh["value"]))
+        refresh = self._store.row("SELECT value FROM refresh_tokens WHERE sha256 = ?", row["refresh"])
+        return Pair(AccessToken(**row), None if refresh is None else str(refresh["value"]))
 
     def issue(self, grant: Grant, value: str, *, parent: str | None, life: float, now: float) -> Pair:
-        """An access token of that text, and a new refresh token."""
+        """Store an access token with this text, and a new refresh token."""
         refresh = new_token(grant.provider, "rt")
         sha = fingerprint(refresh)
         self._store.insert(
@@ -218,47 +222,48 @@ class Issued:
         life: float,
         now: float,
     ) -> AccessToken:
+        """Store an access token that was issued together with, or in exchange for, a refresh token."""
         token = AccessToken(value, fingerprint(value), grant.id, refresh, parent, now, now + life, False)
         self._store.insert("access_tokens", **asdict(token))
         return token
 
     def refresh_token(self, token: str) -> RefreshToken | None:
+        """Return the row of a refresh token, or None if it was never issued."""
         row = self._store.row(REFRESH_ROWS + " WHERE t.sha256 = ?", fingerprint(token))
-        return None if row is None else to_refresh_token(row)
+        return None if row is None else RefreshToken(**row)
 
     def access_token(self, token: str) -> AccessToken | None:
+        """Return the row of an access token, or None if it was never issued."""
         row = self._store.row(ACCESS_ROW + " WHERE t.sha256 = ?", fingerprint(token))
-        return None if row is None else _access(row)
+        return None if row is None else AccessToken(**row)
 
     def mark_used(self, sha: str, now: float) -> None:
+        """Note when the refresh token was last used."""
         self._store.write("UPDATE refresh_tokens SET last_used_at = ? WHERE sha256 = ?", now, sha)
 
     def supersede(self, sha: str, now: float) -> None:
-        """Note the first moment at which a successor existed."""
+        """Note the first time at which the refresh token had a successor."""
         self._store.write(
             "UPDATE refresh_tokens SET superseded_at = COALESCE(superseded_at, ?) WHERE sha256 = ?", now, sha
         )
 
-    def revoke_refresh(self, sha: str) -> None:
+    def revoke_refresh(self, sha: str, *, and_access: bool) -> None:
+        """Revoke a refresh token and, if asked, the access tokens that were issued together with it."""
         self._store.write("UPDATE refresh_tokens SET revoked = 1 WHERE sha256 = ?", sha)
+        if and_access:
+            self._store.write("UPDATE access_tokens SET revoked = 1 WHERE refresh = ?", sha)
 
-    def revoke_access_of(self, sha: str) -> None:
-        """Kill the access tokens that were issued together with this refresh token."""
-        self._store.write("UPDATE access_tokens SET revoked = 1 WHERE refresh = ?", sha)
-
-    def revoke_children(self, parent: str) -> None:
-        """Kill every pair that was issued for this refresh token so far."""
+    def revoke_successors(self, parent: str) -> None:
+        """Revoke every pair that was issued for this refresh token so far."""
         self._store.write("UPDATE refresh_tokens SET revoked = 1 WHERE parent = ?", parent)
         self._store.write("UPDATE access_tokens SET revoked = 1 WHERE parent = ?", parent)
 
     def revoke_grant(self, grant_id: int) -> None:
+        """Revoke a grant and so all its tokens."""
         self._store.write("UPDATE grants SET revoked = 1 WHERE id = ?", grant_id)
 
     def revoke_all_of(self, provider: Provider, holder: str) -> int:
-        """Kill every grant of an account (its id, or a Kustomer org's slug), as when a person uninstalls.
-
-        Returns how many there were.
-        """
+        """Revoke the grants of an account (its id, or a Kustomer org's slug) as an uninstall does; count them."""
         rows = self._store.rows(
             "UPDATE grants SET revoked = 1"
             " WHERE provider = ? AND ? IN (external_id, org) AND NOT revoked RETURNING id",
@@ -268,20 +273,10 @@ class Issued:
         return len(rows)
 
 
-def to_refresh_token(row: Any) -> RefreshToken:
-    return RefreshToken(
-        row["sha256"], row["grant_id"], row["last_used_at"], row["superseded_at"], bool(row["revoked"])
-    )
-
-
-def _access(row: Any) -> AccessToken:
-    return AccessToken(**{**row, "revoked": bool(row["revoked"])})
-
-
 def _holder(row: Any) -> Holder:
     return Holder(row["external_id"], row["label"], row["email"], row["org"])
 
 
 def base64url(data: bytes) -> str:
-    """RFC 7515's base64url: no padding."""
+    """Encode in base64url without padding (RFC 7515)."""
     return urlsafe_b64encode(data).rstrip(b"=").decode()

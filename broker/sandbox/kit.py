@@ -1,25 +1,14 @@
-"""Plays Kit: consent, tokens, revocation, the account, the metadata and the page of its app store."""
+"""The stand-in for Kit: consent, tokens, revocation, the account, metadata and the page of its app store."""
 
-import json
 from collections.abc import Mapping
 
 from aiohttp import web
 
 from broker.config.sandbox import KIT_APP_ID
 from broker.sandbox.authorize import Authorize
-from broker.sandbox.faults import Switches
-from broker.sandbox.issued import Grant, Holder, new_token
+from broker.sandbox.issued import Grant, Holder, Pair, new_token
 from broker.sandbox.stage import Stage, page
-from broker.sandbox.token_endpoint import (
-    Answer,
-    BodyError,
-    Granted,
-    Party,
-    Refusal,
-    form_pairs,
-    json_answer,
-    secret_fits,
-)
+from broker.sandbox.token_endpoint import Party, Refusal, secret_fits
 
 CLIENT_REFUSED = (
     401,
@@ -42,17 +31,18 @@ WORDS = {
         "The authorization grant type is not supported by the authorization server.",
     ),
     Refusal.INVALID_REQUEST: (400, "invalid_request", "Missing required parameter: {missing}."),
+    Refusal.MALFORMED: (400, "invalid_request", "The request is malformed."),
 }
-"""Doorkeeper's."""
+"""Status, error and description of each refusal; Doorkeeper's texts."""
 REVOKE_WORDS = "You are not authorized to revoke this token"
 PLAN_WORDS = "Your trial is over: this account's plan does not include access to the API"
 GREETING, EMAIL, ACCOUNT = "Kit Greetings", "test@kit.dev", "29"
 USER_OFFSET = 100_000
-"""Kit's user id is another number than the account's: who takes the wrong one is found out."""
+"""Kit's user id differs from the account's, so that code that uses the wrong one fails."""
 
 
 class Kit(Party):
-    """Kit under `/kit`, in both spellings of its OAuth endpoints."""
+    """Kit under `/kit`, with both paths of its OAuth endpoints."""
 
     name, title = "kit", "Kit"
     default_scope = "public"
@@ -69,23 +59,21 @@ class Kit(Party):
         self._authorize = Authorize(self)
 
     def routes(self) -> list[web.RouteDef]:
-        routes = [
+        """Return Kit's routes."""
+        metadata = "/.well-known/oauth-authorization-server"
+        return [
             web.get("/kit/v4/account", self.account),
             web.get("/kit/apps/{id}", self.app_page),
             web.get("/kit/apps/{id}/install", self.app_page),
+            *self._authorize.routes("/kit"),
+            *self._authorize.routes("/kit/v4"),
+            web.post("/kit/oauth/revoke", self.revoke),
+            web.post("/kit/v4/oauth/revoke", self.revoke),
+            *(web.get(path, self.metadata) for path in (metadata, f"/kit{metadata}", f"{metadata}/kit")),
         ]
-        for base in ("/kit/oauth", "/kit/v4/oauth"):
-            routes += [
-                web.get(f"{base}/authorize", self._authorize.show),
-                web.post(f"{base}/authorize", self._authorize.decide),
-                web.post(f"{base}/token", self.answer),
-                web.post(f"{base}/revoke", self.revoke),
-            ]
-        name = "/.well-known/oauth-authorization-server"
-        return routes + [web.get(path, self.metadata) for path in (name, f"/kit{name}", f"{name}/kit")]
 
     async def metadata(self, request: web.Request) -> web.Response:
-        """RFC 8414."""
+        """Answer with the server's metadata (RFC 8414)."""
         base = f"{request.scheme}://{request.host}/kit"
         return web.json_response(
             {
@@ -102,32 +90,31 @@ class Kit(Party):
         )
 
     async def app_page(self, request: web.Request) -> web.Response:
-        """Kit's app store: Install leads through the plugin, if there is one, to the app's Authorization URL."""
+        """Show the app in Kit's app store. Its Install button leads to `start` of the plugin client."""
         app_id = request.match_info["id"]
         app_id = app_id if app_id.isdecimal() else str(KIT_APP_ID)
         installed = request.query.get("success") == "true"
         return page("kit_app.html", app_id=app_id, link=f"/kit/apps/{app_id}/start", installed=installed)
 
     async def revoke(self, request: web.Request) -> web.Response:
-        """RFC 7009: the whole grant goes; 200 for unknown tokens too."""
-        try:
-            params = self.read_params(await request.read())
-        except BodyError:
-            return self.garbled().response()
+        """Revoke the whole grant of a token (RFC 7009). Unknown tokens are answered with 200 too."""
+        params = self.read_params(await request.read())
+        if params is None:
+            return self.refused(Refusal.MALFORMED)
         client, issued = self.stage.clients.find("kit", params.get("client_id", "")), self.stage.issued
         token, secret = params.get("token", ""), params.get("client_secret")
         found = issued.refresh_token(token) or issued.access_token(token)
         grant = None if found is None else issued.grant(found.grant_id)
         if client is None or not secret_fits(client, secret, needed=bool(client.secrets)):
-            return _error(403, "unauthorized_client", REVOKE_WORDS).response()
+            return _error(403, "unauthorized_client", REVOKE_WORDS)
         if grant is not None and grant.provider == "kit":
             if grant.client_id != client.client_id:
-                return _error(403, "unauthorized_client", REVOKE_WORDS).response()
+                return _error(403, "unauthorized_client", REVOKE_WORDS)
             issued.revoke_grant(grant.id)
         return web.Response()
 
     async def account(self, request: web.Request) -> web.Response:
-        """GET /v4/account."""
+        """Answer `GET /v4/account`."""
         switches = self.switches
         if switches.identity_status is not None:
             return web.Response(status=switches.identity_status)
@@ -136,7 +123,23 @@ class Kit(Party):
             found = PLAN_WORDS
         if isinstance(found, str):
             return web.json_response({"errors": [found]}, status=401)
-        return web.json_response(account_document(found.holder, switches))
+        holder = found.holder
+        account = {
+            "id": int(holder.external_id),
+            "name": "" if switches.empty_account_name else holder.label,
+            "plan_type": "creator",
+            "primary_email_address": holder.email,
+            "created_at": "2023-02-17T11:43:55Z",
+            "timezone": {
+                "name": "America/New_York",
+                "friendly_name": "Eastern Time (US & Canada)",
+                "utc_offset": "-05:00",
+            },
+        }
+        if switches.identity_without_id:
+            del account["id"]
+        user = {"email": holder.email, "id": int(holder.external_id) + USER_OFFSET}
+        return web.json_response({**({} if switches.missing_user else {"user": user}), "account": account})
 
     def read_holder(self, form: Mapping[str, str], org: str | None) -> Holder:  # noqa: ARG002 - Kustomer's
         account = form.get("account") or ACCOUNT
@@ -144,63 +147,25 @@ class Kit(Party):
             raise ValueError("A Kit account id is a number.")
         return Holder(str(int(account)), form.get("name") or GREETING, form.get("email") or EMAIL)
 
-    def objection(self, org: str | None) -> None:  # noqa: ARG002 - Kustomer's
-        return None
-
-    def read_params(self, body: bytes) -> Mapping[str, str]:
-        """JSON or form, by the body's look and whatever the header says."""
-        if not body.lstrip().startswith(b"{"):
-            return form_pairs(body)
-        try:
-            document = json.loads(body)
-        except ValueError as error:
-            raise BodyError("not JSON") from error
-        return {name: value for name, value in document.items() if isinstance(value, str)}
-
     def access_token(self, grant: Grant, created_at: float, expires_at: float) -> str:  # noqa: ARG002 - as Kustomer's
         return new_token("kit", "at")
 
-    def tokens(self, granted: Granted) -> dict[str, object]:
-        refresh = granted.pair.refresh
+    def tokens(self, grant: Grant, pair: Pair, expires_in: int) -> dict[str, object]:
         return {
-            "access_token": granted.pair.access.value,
+            "access_token": pair.access.value,
             "token_type": "Bearer",
-            "expires_in": granted.expires_in,
-            **({} if refresh is None else {"refresh_token": refresh}),
-            "scope": granted.grant.scope,
-            "created_at": int(granted.pair.access.created_at),
+            "expires_in": expires_in,
+            **({} if pair.refresh is None else {"refresh_token": pair.refresh}),
+            "scope": grant.scope,
+            "created_at": int(pair.access.created_at),
         }
 
-    def refused(self, why: Refusal, missing: str) -> Answer:
+    def refused(self, why: Refusal, missing: str = "") -> web.Response:
         status, error, description = WORDS[why]
         return _error(status, error, description.format(missing=missing))
 
-    def garbled(self) -> Answer:
-        return _error(400, "invalid_request", "The request is malformed.")
 
-
-def account_document(holder: Holder, switches: Switches) -> dict[str, object]:
-    """The body of GET /v4/account."""
-    account: dict[str, object] = {
-        "id": int(holder.external_id),
-        "name": "" if switches.empty_account_name else holder.label,
-        "plan_type": "creator",
-        "primary_email_address": holder.email,
-        "created_at": "2023-02-17T11:43:55Z",
-        "timezone": {
-            "name": "America/New_York",
-            "friendly_name": "Eastern Time (US & Canada)",
-            "utc_offset": "-05:00",
-        },
-    }
-    if switches.identity_without_id:
-        del account["id"]
-    user = {"email": holder.email, "id": int(holder.external_id) + USER_OFFSET}
-    return {"account": account} if switches.missing_user else {"user": user, "account": account}
-
-
-def _error(status: int, error: str, description: str) -> Answer:
+def _error(status: int, error: str, description: str) -> web.Response:
     challenge = f'Bearer realm="Kit", error="{error}", error_description="{description}"'
-    return json_answer(
-        status, {"error": error, "error_description": description}, {"WWW-Authenticate": challenge}
-    )
+    document = {"error": error, "error_description": description}
+    return web.json_response(document, status=status, headers={"WWW-Authenticate": challenge})

@@ -1,4 +1,4 @@
-"""Plays Kustomer: app registration, consent per org, tokens that look like JWTs, and the current user."""
+"""The stand-in for Kustomer: app registration, consent per org, tokens that look like JWTs, the current user."""
 
 import json
 import re
@@ -10,19 +10,10 @@ from typing import Any
 from aiohttp import web
 
 from broker.sandbox.authorize import Authorize
-from broker.sandbox.faults import Switches
-from broker.sandbox.issued import Grant, Holder, base64url, new_token
+from broker.sandbox.issued import Grant, Holder, Pair, base64url, new_token
 from broker.sandbox.stage import Stage, bearer
 from broker.sandbox.store import Client
-from broker.sandbox.token_endpoint import (
-    Answer,
-    BodyError,
-    Granted,
-    Party,
-    Refusal,
-    form_pairs,
-    json_answer,
-)
+from broker.sandbox.token_endpoint import Party, Refusal
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
@@ -38,13 +29,21 @@ WORDS = {
 POD_WORDS = "Auth token associated with pod prod2 but request is being handled by prod1"
 
 
-class AppDirectory:
-    """The apps registered at Kustomer; any API key that is not empty may register one."""
+class Kustomer(Party):
+    """Kustomer under `/kustomer`; `/kustomer/{org}` is the host of one org."""
+
+    name, title = "kustomer", "Kustomer"
+    default_scope = ""
+    kit_like = False
+    complaints = ("Missing authorization", "Invalid token", "Invalid token", "Expired token")
 
     def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+        super().__init__(stage)
+        self._window, self._seen = 0, 0
+        self._authorize = Authorize(self)
 
     def routes(self) -> list[web.RouteDef]:
+        """Return Kustomer's routes."""
         available = "/kustomer/v1/apps/available"
         return [
             web.post(available, self.register),
@@ -52,11 +51,15 @@ class AppDirectory:
             # With and without the trailing slash, by name or by name-version: the vendor's pages disagree.
             web.post(f"{available}/{{app}}/secret", self.new_secret),
             web.post(f"{available}/{{app}}/secret/", self.new_secret),
+            *self._authorize.routes("/kustomer"),
+            *self._authorize.routes("/kustomer/{org}"),
+            web.get("/kustomer/v1/users/current", self.current_user),
+            web.get("/kustomer/{org}/v1/users/current", self.current_user),
         ]
 
     async def register(self, request: web.Request) -> web.Response:
-        """A new version of an app; versions are permanent."""
-        key, stage = bearer(request), self._stage
+        """Register a new version of an app; any API key will do. Versions are permanent."""
+        key, stage = bearer(request), self.stage
         if key is None:
             return _refused(401, "unauthorized", "Missing authorization")
         try:
@@ -70,7 +73,7 @@ class AppDirectory:
                 "version": str(version),
                 "title": str(title),
                 "visibility": "private" | "public" as visibility,
-            } if NAME.fullmatch(app) and VERSION.fullmatch(version) and _are_texts(uris):
+            } if NAME.fullmatch(app) and VERSION.fullmatch(version) and _is_texts(uris):
                 pass
             case _:
                 message = "app, version, title or visibility is missing or malformed"
@@ -103,62 +106,29 @@ class AppDirectory:
         return web.json_response({"data": data})
 
     async def registered(self, request: web.Request) -> web.Response:
+        """List the registered apps."""
         if bearer(request) is None:
             return _refused(401, "unauthorized", "Missing authorization")
-        rows = self._stage.store.rows("SELECT document FROM apps ORDER BY rowid")
+        rows = self.stage.store.rows("SELECT document FROM apps ORDER BY rowid")
         return web.json_response({"data": [json.loads(row["document"]) for row in rows]})
 
     async def new_secret(self, request: web.Request) -> web.Response:
-        """A new secret, shown once; the one before stops working."""
+        """Make a new secret for an app and show it once. The previous secret stops working."""
         if bearer(request) is None:
             return _refused(401, "unauthorized", "Missing authorization")
         app = request.match_info["app"]
-        row = self._stage.store.row(LATEST_APP, app, app)
+        row = self.stage.store.row(LATEST_APP, app, app)
         if row is None:
             return _refused(404, "not_found", f"There is no app {app}")
         data = json.loads(row["document"])
         secret = f"sbx-kus-secret-{secrets.token_urlsafe(32)}"
         uris = tuple(data["attributes"]["redirectUris"])
-        self._stage.clients.put(Client("kustomer", row["client_id"], (secret,), uris))
+        self.stage.clients.put(Client("kustomer", row["client_id"], (secret,), uris))
         data["attributes"]["clientSecret"] = secret
         return web.json_response({"data": data})
 
-
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _refused(status: int, code: str, message: str) -> web.Response:
-    return web.json_response(errors(code, message), status=status)
-
-
-class Kustomer(Party):
-    """Kustomer under `/kustomer`; `/kustomer/{org}` stands for an org's own host."""
-
-    name, title = "kustomer", "Kustomer"
-    default_scope = ""
-    kit_like = False
-    complaints = ("Missing authorization", "Invalid token", "Invalid token", "Expired token")
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(stage)
-        self._directory = AppDirectory(stage)
-        self._window, self._seen = 0, 0
-        self._authorize = Authorize(self)
-
-    def routes(self) -> list[web.RouteDef]:
-        routes = self._directory.routes()
-        for base in ("/kustomer", "/kustomer/{org}"):
-            routes += [
-                web.get(f"{base}/oauth/authorize", self._authorize.show),
-                web.post(f"{base}/oauth/authorize", self._authorize.decide),
-                web.post(f"{base}/oauth/token", self.answer),
-                web.get(f"{base}/v1/users/current", self.current_user),
-            ]
-        return routes
-
     async def current_user(self, request: web.Request) -> web.Response:
-        """GET /v1/users/current, as JSON:API."""
+        """Answer `GET /v1/users/current` in the form of JSON:API."""
         switches = self.switches
         if switches.identity_status is not None:
             return _refused(switches.identity_status, "unavailable", "Not just now")
@@ -169,10 +139,24 @@ class Kustomer(Party):
             return _refused(401, "unauthorized", found)
         if switches.plan_lapsed:
             return _refused(403, "forbidden", "Your plan has lapsed")
-        return web.json_response(user_document(found.holder, switches))
+        holder = found.holder
+        data: dict[str, object] = {
+            "type": "user",
+            "id": _id("user", holder.org or ""),
+            "attributes": {
+                "name": holder.label,
+                "displayName": holder.label,
+                "email": holder.email,
+                "roles": ["org.permission.customer", "org.permission.conversation"],
+            },
+            "relationships": {"org": {"data": {"type": "org", "id": holder.external_id}}},
+        }
+        if switches.identity_without_id:
+            del data["id"], data["relationships"]
+        return web.json_response({"data": data})
 
     async def limit_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        """x-ratelimit-* on every answer under /kustomer; an `on_response_prepare` signal."""
+        """Add x-ratelimit-* to every answer under /kustomer; a handler of aiohttp's `on_response_prepare`."""
         if not request.path.startswith("/kustomer"):
             return
         window = int(self.stage.clock.now()) // WINDOW
@@ -189,17 +173,8 @@ class Kustomer(Party):
         label = form.get("name") or f"Agent of {org}"
         return Holder(_id("org", org), label, f"agent@{org}.example", org)
 
-    def objection(self, org: str | None) -> web.Response | None:
-        is_missing = org in self.switches.app_not_installed
-        return self.refused(Refusal.NOT_INSTALLED, "").response() if is_missing else None
-
-    def read_params(self, body: bytes) -> Mapping[str, str]:
-        if body.lstrip().startswith((b"{", b"[")):
-            raise BodyError("JSON is not taken here")
-        return form_pairs(body)
-
     def access_token(self, grant: Grant, created_at: float, expires_at: float) -> str:
-        """A text that looks like a JWT with the org inside; its signature is merely random."""
+        """Make a text that looks like a JWT with the org in it; its signature is random."""
         org = grant.holder.org or ""
         claims = {
             "id": secrets.token_hex(12),
@@ -213,56 +188,42 @@ class Kustomer(Party):
         parts = (base64url(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
         return ".".join([*parts, new_token("kustomer", "at")])
 
-    def tokens(self, granted: Granted) -> dict[str, object]:
-        refresh = granted.pair.refresh
+    def tokens(self, grant: Grant, pair: Pair, expires_in: int) -> dict[str, object]:
         return {
-            "scope": granted.grant.scope,
+            "scope": grant.scope,
             "token_type": "bearer",
-            "access_token": granted.pair.access.value,
-            "expires_in": granted.expires_in,
-            **({} if refresh is None else {"refresh_token": refresh}),
+            "access_token": pair.access.value,
+            "expires_in": expires_in,
+            **({} if pair.refresh is None else {"refresh_token": pair.refresh}),
         }
 
-    def refused(self, why: Refusal, missing: str) -> Answer:
-        """What the vendor calls 400 "Invalid Client" has a body that is unknown, so there are three."""
+    def refused(self, why: Refusal, missing: str = "") -> web.Response:
+        if why is Refusal.MALFORMED:
+            return _refused(400, "bad_request", "Bad request")
         if why is not Refusal.NOT_INSTALLED:
             status, error, description = WORDS[why]
             document = {"error": error, "error_description": description.format(missing=missing)}
-            return json_answer(status, document)
+            return web.json_response(document, status=status)
+        # The vendor calls it 400 "Invalid Client" and does not document the body, so there are three.
         match self.switches.invalid_client_shape:
             case "errors":
-                return json_answer(400, errors("bad_request", "Invalid Client"))
+                return _refused(400, "bad_request", "Invalid Client")
             case "oauth":
                 document = {"error": "invalid_client", "error_description": "Invalid Client"}
-                return json_answer(400, document)
+                return web.json_response(document, status=400)
             case "text":
-                return Answer(400, "Invalid Client", "text/plain; charset=utf-8")
+                return web.Response(status=400, text="Invalid Client")
 
-    def garbled(self) -> Answer:
-        return json_answer(400, errors("bad_request", "Bad request"))
+
+def _refused(status: int, code: str, message: str) -> web.Response:
+    """Answer with an error in Kustomer's form."""
+    return web.json_response({"errors": [{"code": code, "message": message, "meta": {}}]}, status=status)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _id(kind: str, org: str) -> str:
-    """The id of an org or of its user: 24 hexadecimal digits, always the same for a slug, and never the slug itself."""
+    """Return the id of an org or of its user: 24 hexadecimal digits, the same for each slug, never the slug itself."""
     return sha256(f"{kind} {org}".encode()).hexdigest()[:24]
-
-
-def user_document(holder: Holder, switches: Switches) -> dict[str, object]:
-    """The body of GET /v1/users/current."""
-    attributes = {
-        "name": holder.label,
-        "displayName": holder.label,
-        "email": holder.email,
-        "roles": ["org.permission.customer", "org.permission.conversation"],
-    }
-    data: dict[str, object] = {"type": "user", "id": _id("user", holder.org or ""), "attributes": attributes}
-    if switches.identity_without_id:
-        del data["id"]
-        return {"data": data}
-    data["relationships"] = {"org": {"data": {"type": "org", "id": holder.external_id}}}
-    return {"data": data}
-
-
-def errors(code: str, message: str) -> dict[str, object]:
-    """The shape of Kustomer's errors."""
-    return {"errors": [{"code": code, "message": message, "meta": {}}]}

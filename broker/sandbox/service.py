@@ -1,4 +1,4 @@
-"""The sandbox as a whole: one port on which it plays everybody, and what one may ask of the sandbox itself."""
+"""The whole sandbox on one port, and the routes under `/_sandbox` that control it."""
 
 import asyncio
 import signal
@@ -13,7 +13,7 @@ from broker.clock import Clock, SystemClock
 from broker.config.sandbox import KIT_APP_ID
 from broker.config.settings import TcpListen
 from broker.sandbox.authorize import Company
-from broker.sandbox.faults import PROVIDERS, Faults, Provider, SwitchError
+from broker.sandbox.faults import PROVIDERS, Faults, Provider
 from broker.sandbox.kit import Kit
 from broker.sandbox.kustomer import Kustomer
 from broker.sandbox.plugin_client import PluginClient
@@ -21,16 +21,17 @@ from broker.sandbox.stage import Stage, bad_request, json_object, page
 from broker.sandbox.store import ASKED, ISSUED, REGISTERED, SandboxStore, client_from_json
 
 SHUTDOWN = 0.5
-"""Seconds that requests in flight are given at a stop."""
+"""Seconds that a stop waits for requests under way."""
 
 
 class Control:
-    """`/` and `/_sandbox/…`."""
+    """The handlers of `/` and `/_sandbox/…`."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
 
     def routes(self) -> list[web.RouteDef]:
+        """Return the routes."""
         return [
             web.get("/", self.index),
             web.get("/_sandbox/faults", self.faults),
@@ -42,6 +43,7 @@ class Control:
         ]
 
     async def index(self, _request: web.Request) -> web.Response:
+        """Show the grants, the last requests and the switches."""
         record = self._stage.record.as_json()
         return page(
             "index.html",
@@ -53,22 +55,26 @@ class Control:
         )
 
     async def faults(self, _request: web.Request) -> web.Response:
+        """Answer with the switches."""
         return web.json_response(self._stage.faults.as_json())
 
     async def set_faults(self, request: web.Request) -> web.Response:
-        """Change switches: `{"provider": "kit", "rotation": "S", …}`; null puts one back."""
+        """Change switches: `{"provider": "kit", "rotation": "S", …}`; null puts a switch back."""
         asked = await json_object(request)
+        provider = _provider(asked)
+        del asked["provider"]
         try:
-            self._stage.faults.apply(str(asked.pop("provider", "")), asked)
-        except SwitchError as error:
+            self._stage.faults.set(provider, **asked)
+        except ValueError as error:
             raise bad_request(str(error)) from error
         return await self.faults(request)
 
     async def record(self, _request: web.Request) -> web.Response:
+        """Answer with the record of requests."""
         return web.json_response(self._stage.record.as_json())
 
     async def revoke(self, request: web.Request) -> web.Response:
-        """A person uninstalls: `{"provider", "external_id"}` or `{"refresh_token"}`."""
+        """Revoke grants, as an uninstall does: `{"provider", "external_id"}` or `{"refresh_token"}`."""
         asked = await json_object(request)
         if isinstance(asked.get("refresh_token"), str):
             token = self._stage.issued.refresh_token(asked["refresh_token"])
@@ -84,7 +90,7 @@ class Control:
         """Register or replace an OAuth app.
 
         Members: `client_id`, `client_secret` or `client_secrets` (none: public), `redirect_uris`;
-        `"removed": true` takes it away.
+        `"removed": true` removes it.
         """
         asked = await json_object(request)
         provider = _provider(asked)
@@ -99,7 +105,7 @@ class Control:
         return web.json_response({"provider": provider, "client_id": client.client_id})
 
     async def reset(self, request: web.Request) -> web.Response:
-        """Put the switches back and empty the record; `{"everything": true}` forgets all it issued too."""
+        """Put the switches back and empty the record; `{"everything": true}` also deletes all it issued."""
         asked = await json_object(request)
         self._stage.faults.reset()
         self._stage.store.empty(*ASKED)
@@ -123,7 +129,7 @@ class Sandbox:
 
     def __init__(self, *, listen: TcpListen, database: Path, clock: Clock, broker_public_url: str) -> None:
         self.listen = listen
-        """After `start` with the port that was really bound."""
+        """The address; after `start` it has the port that was bound."""
         self.faults = Faults()
         self._database, self._clock = database, clock
         self._broker_public_url = broker_public_url.rstrip("/")
@@ -132,16 +138,13 @@ class Sandbox:
 
     @property
     def base_url(self) -> str:
+        """The URL of the sandbox."""
         return f"http://{self.listen}"
 
     async def start(self) -> None:
-        """Open the store and bind. Raises OSError where the port is taken."""
-        stage = Stage(
-            self._database,
-            faults=self.faults,
-            clock=self._clock,
-            broker_public_url=self._broker_public_url,
-        )
+        """Open the store and listen. Raises OSError where the port is taken."""
+        url = self._broker_public_url
+        stage = Stage(self._database, faults=self.faults, clock=self._clock, broker_public_url=url)
         self._store = stage.store
         app, kustomer = web.Application(), Kustomer(stage)
         # The plugin's before Kit's: `/kit/apps/install` is no app's page.
@@ -158,6 +161,7 @@ class Sandbox:
         self.listen = replace(self.listen, port=self._runner.addresses[0][1])
 
     async def stop(self) -> None:
+        """Stop listening and close the store; a second call does nothing."""
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -167,11 +171,7 @@ class Sandbox:
 
 
 async def run_alone(
-    listen: TcpListen,
-    database: Path,
-    broker_public_url: str,
-    *,
-    ready: Callable[[Sandbox], None] = lambda _sandbox: None,
+    listen: TcpListen, database: Path, broker_public_url: str, *, ready: Callable[[Sandbox], None]
 ) -> None:
     """Run the sandbox in this process until SIGTERM or SIGINT; `ready` is called once it listens."""
     sandbox = Sandbox(

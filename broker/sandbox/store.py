@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from broker.config.sandbox import KIT_CLIENT_ID, KIT_CLIENT_SECRET, KUSTOMER_CLIENT_ID, KUSTOMER_CLIENT_SECRET
+from broker.config.values import is_loopback
 from broker.sandbox.faults import PROVIDERS, Provider
 
 SCHEMA = """
@@ -62,8 +63,7 @@ ISSUED = ("codes", "access_tokens", "refresh_tokens", "grants", "plugin_trips", 
 ASKED = ("requests", "resource_uses", "plugin_steps")
 REGISTERED = ("clients", "apps")
 OWN = {"refresh_tokens", "resource_uses"}
-"""Tables by which a database of the sandbox is known."""
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Tables by which a database of the sandbox is recognized."""
 SUPPLIED: Mapping[Provider, tuple[str, str]] = {
     "kit": (KIT_CLIENT_ID, KIT_CLIENT_SECRET),
     "kustomer": (KUSTOMER_CLIENT_ID, KUSTOMER_CLIENT_SECRET),
@@ -71,14 +71,14 @@ SUPPLIED: Mapping[Provider, tuple[str, str]] = {
 
 
 class SandboxStore:
-    """One connection, used from one thread; every statement outside `transaction` commits by itself.
+    """A connection to the SQLite file, used from one thread. Statements outside `transaction` commit by themselves.
 
-    Raises OSError with the file's name where that is no database of the sandbox, and leaves it as it is.
+    Raises OSError with the file's name where it is not a sandbox database; the file is left as it is.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # It holds tokens in clear, if only the sandbox's own.
+        # It holds tokens in clear text, though only the sandbox's own.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         try:
             try:
@@ -106,10 +106,12 @@ class SandboxStore:
             raise
 
     def close(self) -> None:
+        """Close the connection."""
         self._connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
+        """Commit the statements of the block together, or none of them if it raises."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -119,23 +121,25 @@ class SandboxStore:
         self._connection.execute("COMMIT")
 
     def rows(self, sql: str, *values: object) -> list[Any]:
+        """Return all rows."""
         return self._connection.execute(sql, values).fetchall()
 
     def row(self, sql: str, *values: object) -> Any:
-        """The first row, or None."""
+        """Return the first row, or None."""
         return self._connection.execute(sql, values).fetchone()
 
     def write(self, sql: str, *values: object) -> int:
-        """The id of the row it inserted."""
+        """Run a statement; return the id of the row that it inserted."""
         return self._connection.execute(sql, values).lastrowid or 0
 
     def insert(self, table: str, **columns: object) -> int:
-        """The id of the new row."""
+        """Insert a row; return its id."""
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
         sql = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608 - names of our own columns only
         return self.write(sql, *columns.values())
 
     def empty(self, *tables: str) -> None:
+        """Delete all rows of these tables."""
         with self.transaction():
             for table in tables:
                 self.write(f"DELETE FROM {table}")  # noqa: S608 - names of our own tables only
@@ -143,7 +147,7 @@ class SandboxStore:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One app. Without secrets it is a public client, which must use PKCE."""
+    """A registered app. Without secrets it is a public client, which must use PKCE."""
 
     provider: Provider
     client_id: str
@@ -153,28 +157,31 @@ class Client:
 
 
 class Clients:
-    """The registered apps; the two that `[sandbox]` supplies are always there at the start."""
+    """The registered apps, the two that `[sandbox]` supplies among them."""
 
     def __init__(self, *, store: SandboxStore, broker_public_url: str) -> None:
         self._store = store
         self._broker = broker_public_url
 
     def supply(self) -> None:
-        """Register the supplied apps where nothing stands under their ids."""
+        """Register the supplied apps, unless apps with their ids are registered."""
         for provider in PROVIDERS:
             client_id, secret = SUPPLIED[provider]
             if self.find(provider, client_id) is None:
                 self.put(Client(provider, client_id, (secret,), None))
 
     def put(self, client: Client) -> None:
+        """Register or replace an app."""
         uris = None if client.redirect_uris is None else json.dumps(client.redirect_uris)
         values = client.provider, client.client_id, json.dumps(client.secrets), uris
         self._store.write("INSERT OR REPLACE INTO clients VALUES (?, ?, ?, ?)", *values)
 
     def remove(self, provider: Provider, client_id: str) -> None:
+        """Remove an app."""
         self._store.write("DELETE FROM clients WHERE provider = ? AND client_id = ?", provider, client_id)
 
     def find(self, provider: Provider, client_id: str) -> Client | None:
+        """Return an app, or None if it is not registered."""
         row = self._store.row(
             "SELECT * FROM clients WHERE provider = ? AND client_id = ?", provider, client_id
         )
@@ -184,18 +191,18 @@ class Clients:
         return Client(provider, client_id, tuple(json.loads(row["secrets"])), uris)
 
     def allows(self, client: Client, redirect_uri: str) -> bool:
-        """Whether the app registered this redirect URI, compared as text (RFC 9700, 2.1)."""
+        """Return whether the app registered this redirect URI, compared as text (RFC 9700, 2.1)."""
         if client.redirect_uris is not None:
             return redirect_uri in client.redirect_uris
         path = f"/callback/{client.provider}"
         parts = urlsplit(redirect_uri)
         is_bare = not parts.query and not parts.fragment and "@" not in parts.netloc and parts.path == path
-        is_loopback = parts.scheme in ("http", "https") and parts.hostname in LOOPBACK and is_bare
-        return redirect_uri == f"{self._broker}{path}" or is_loopback
+        is_local = parts.scheme in ("http", "https") and is_loopback(parts.hostname)
+        return redirect_uri == f"{self._broker}{path}" or (is_local and is_bare)
 
 
 def client_from_json(provider: Provider, document: Mapping[str, object]) -> Client:
-    """The app that `POST /_sandbox/clients` describes. Raises ValueError with the member that is wrong."""
+    """Return the app that `POST /_sandbox/clients` describes. Raises ValueError with the wrong member."""
     client_id = document.get("client_id")
     if not isinstance(client_id, str) or not client_id:
         raise ValueError("client_id: a string is needed")

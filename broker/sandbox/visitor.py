@@ -1,4 +1,4 @@
-"""A person with a browser: opens an install link, signs in, clicks, and says where it ended."""
+"""A scripted user with a browser: open an install link, sign in, click, and report where it ended."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,17 +13,17 @@ MOVED = frozenset({301, 302, 303, 307, 308})
 STEPS = 20
 LOGIN, CONSENT, INSTALL = "sandbox-login", "sandbox-consent", "sandbox-install"
 PLUGIN = "plugin-consent"
-"""The broker's own question, before Kit's."""
+"""The broker's own consent page, which comes before Kit's."""
 Decision = Literal["allow", "deny"]
 
 
 class LostError(Exception):
-    """The visitor was sent around too often, or to nowhere."""
+    """The browser was redirected too often, or to another machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """Where the journey ended: the broker's page, or the address outside that it was sent to."""
+    """The end of an install: a page of the broker, or the address outside that the browser was sent to."""
 
     final_url: str
     status: int
@@ -48,11 +48,11 @@ async def install(
     connect_code: str | None = None,
     connector: aiohttp.BaseConnector | None = None,
 ) -> Visit:
-    """Walk an install to its end without ever leaving this machine.
+    """Go through an install to its end without leaving this machine.
 
     `answers` fills fields of the consent page: `account`, `name`, `email` at Kit, `org` at Kustomer. `plugin` is
-    the decision where Kit asks for access to the broker first, with a `connect_code` where one is wanted. A `connector`
-    says from where the visitor comes and whose certificates are believed.
+    the decision where Kit asks for access to the broker first, with a `connect_code` where one is wanted. `connector`
+    sets the source address and the trusted certificates.
     Raises LostError, TimeoutError and aiohttp's ClientError.
     """
     asked = {"connect_code": connect_code} if connect_code else {}
@@ -72,7 +72,7 @@ async def install(
                     return end
                 case _Step() as step:
                     pass
-    # Without the address: it holds a ticket, and this is logged.
+    # Without the address: it holds a ticket, and this text is logged.
     raise LostError(f"more than {STEPS} pages, and no end")
 
 
@@ -103,7 +103,7 @@ def _next(seen: _Seen, forms: Mapping[str, Mapping[str, str]], *, begins: bool =
     found.feed(seen.text)
     if found.form is not None and seen.status < 400:
         return _Step(seen.url, {**found.fields, **forms[found.form]})
-    # Whoever is sent back to the app's page, where "Install" stands as well, is done.
+    # The app's page has an "Install" link too, so it is followed only at the start.
     if found.link is not None and begins:
         return _Step(seen.url.join(URL(found.link, encoded=True)))
     return Visit(str(seen.url), seen.status, seen.text)
@@ -111,7 +111,7 @@ def _next(seen: _Seen, forms: Mapping[str, Mapping[str, str]], *, begins: bool =
 
 @dataclass
 class _Found(HTMLParser):
-    """What a page of the sandbox asks the person to do."""
+    """The form or link that a page asks the user to use."""
 
     form: str | None = None
     link: str | None = None

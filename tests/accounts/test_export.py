@@ -53,7 +53,7 @@ async def test_frozen_account_hands_out_its_living_token_and_is_never_renewed(ho
 async def test_running_renewal_is_awaited(house: House) -> None:
     """What leaves is its successor, not the token that it spends."""
     account = await house.connect()
-    house.sandbox.faults.apply("kit", {"latency": 0.2})
+    house.sandbox.faults.set("kit", latency=0.2)
     house.broker.tokens.flights.begin(account.ref)
 
     exporting = asyncio.create_task(exported(house))
@@ -70,7 +70,7 @@ async def test_running_renewal_is_awaited(house: House) -> None:
 async def test_uncertain_account_is_left_out(house: House) -> None:
     """Nobody knows which of its tokens lives, so it is neither frozen nor handed over."""
     account = await house.connect()
-    house.sandbox.faults.apply("kit", {"drop": "after", "times": 1})
+    house.sandbox.faults.set("kit", drop="after", times=1)
     await house.broker.tokens.flights.join(account.ref)
 
     _, [_, line] = await exported(house)

@@ -64,7 +64,7 @@ async def test_dead_grant_is_kept_with_its_status(house: House) -> None:
 
 async def test_provider_that_is_away_leaves_the_grant_stored(house: House) -> None:
     """Nothing is lost: it is renewed later, by a caller or by the next import of the same."""
-    house.sandbox.faults.apply("kit", {"status": 503, "headers": {"Retry-After": "20"}, "times": 1})
+    house.sandbox.faults.set("kit", status=503, headers={"Retry-After": "20"}, times=1)
 
     answer = await imported(house)
     house.clock.advance(21)

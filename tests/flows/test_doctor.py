@@ -158,7 +158,7 @@ async def test_clock_is_held_against_the_providers(tmp_path: Path, date: str, le
 async def test_leftovers_are_told(house: House) -> None:
     """An open intent, and files that the store has not taken."""
     account = await house.connect()
-    house.sandbox.faults.apply("kit", {"drop": "after", "times": 1})
+    house.sandbox.faults.set("kit", drop="after", times=1)
     await house.broker.tokens.flights.join(account.ref)
     house.clock.advance(900)
 

@@ -87,7 +87,7 @@ async def test_failed_line_fails_the_import_and_no_other_line(commands: Commands
 async def test_import_goes_on_where_a_renewal_is_missing(commands: Commands) -> None:
     """What was stored and not proved is proved by the next import of the same."""
     house = commands.house
-    house.sandbox.faults.apply("kit", {"status": 503, "headers": {"Retry-After": "20"}, "times": 1})
+    house.sandbox.faults.set("kit", status=503, headers={"Retry-After": "20"}, times=1)
     file = grants_file(house, 1)
 
     first = await commands.run("accounts", "import", str(file))

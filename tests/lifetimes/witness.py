@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from broker.model import Account, Secret, Spare
 from broker.sandbox.faults import Mode
-from broker.sandbox.issued import REFRESH_ROWS, fingerprint, is_live, to_refresh_token
+from broker.sandbox.issued import REFRESH_ROWS, RefreshToken, fingerprint, is_live
 from broker.store.rows import COLUMNS, to_account
 from broker.store.spool import renewals_spool
 from tests.lifetimes.world import World, read_only
@@ -86,7 +86,7 @@ def look(world: World) -> Moment:
     ):
         judge.row_factory = sqlite3.Row
         switches = world.house.sandbox.faults.switches("kit")
-        tokens = [to_refresh_token(row) for row in judge.execute(REFRESH_ROWS)]
+        tokens = [RefreshToken(**row) for row in judge.execute(REFRESH_ROWS)]
         alive = frozenset(token.sha256 for token in tokens if is_live(token, switches, world.now))
         accounts = [to_account(row) for row in store.execute(f"SELECT {COLUMNS} FROM accounts")]
         spares = [Spare(*row) for row in store.execute(SPARES)]

@@ -61,7 +61,7 @@ async def test_outcomes_of_renewals_are_the_promised_words(house: House) -> None
         await house.connect("kit", f"acme-{number}", account=str(100 + number))
 
     for number, fault in enumerate(faults):
-        house.sandbox.faults.apply("kit", fault)
+        house.sandbox.faults.set("kit", **fault)
         await house.broker.tokens.flights.join((await house.account(f"acme-{number}")).ref)
 
     families = parse(house.broker.context.metrics.text().decode())

@@ -250,7 +250,7 @@ async def test_seconds_run_down_to_the_window(house: House) -> None:
     await house.get("/token/acme")  # the key is looked up again
     later = await ask(house)
     # The renewal that begins in the window must not be over when the token is asked for again.
-    house.sandbox.faults.apply("kit", {"latency": 1.0, "times": 1})
+    house.sandbox.faults.set("kit", latency=1.0, times=1)
     house.clock.advance(1.5)
     await house.get("/token/acme")
     inside = await ask(house)
@@ -310,7 +310,7 @@ async def test_broker_that_stops_meanwhile_says_so(house: House) -> None:
     """Whoever was answered last is told not to ask over this connection again."""
     house.clock.advance(2 * 86400)
     await house.get("/token/nobody")  # the key is looked up again
-    house.sandbox.faults.apply("kit", {"latency": 1.0, "times": 1})
+    house.sandbox.faults.set("kit", latency=1.0, times=1)
     asked = asyncio.create_task(ask(house))
     await house.clock.settle()
 
