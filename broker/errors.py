@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import ClassVar
 
+from broker.model import is_account_name
+
 
 class BrokerError(Exception):
     """Something went wrong in a way the caller can act on; the message is public and holds no secret."""
@@ -38,6 +40,13 @@ class NotFound(BrokerError):
 
 class UnknownAccount(BrokerError):
     code, status, title = "unknown_account", 404, "There is no such account"
+
+
+def require_account_name(name: str) -> str:
+    """Return `name` if an account may have it; raises InvalidRequest."""
+    if not is_account_name(name):
+        raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
+    return name
 
 
 def no_account(name: str, *, removed: bool) -> UnknownAccount:

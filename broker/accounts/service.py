@@ -49,7 +49,7 @@ def happened(
 async def settled(store: AccountStore, flights: Flights, name: str, *, removed_too: bool = False) -> Account:
     """Return the account once no renewal of it is under way here; raises UnknownAccount."""
     account = await _get(store, name, removed_too=removed_too)
-    if flights.is_flying(account.ref):
+    if flights.is_running(account.ref):
         await flights.join(account.ref)
         account = await _get(store, name, removed_too=removed_too)
     return account

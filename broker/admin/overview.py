@@ -130,7 +130,7 @@ class Overview:
             breaker = self._permit.breaker(name)
             if breaker.client_refused_since is not None:
                 found[name] = Reason.CLIENT_REFUSED, breaker.client_refused_since
-            elif breaker.is_mass_dying(self._context.steady.now()):
+            elif breaker.is_mass_refusing(self._context.steady.now()):
                 found[name] = Reason.MASS_REFUSAL, breaker.mass_since
         return found
 

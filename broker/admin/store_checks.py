@@ -19,7 +19,7 @@ from broker.providers.outcomes import NotSent
 from broker.store.accounts import AccountStore
 from broker.store.health import LEAST_FREE
 from broker.store.keys import UNKNOWN
-from broker.tokens.timekeeping import WORTH_TELLING, skew_told
+from broker.tokens.timekeeping import WORTH_TELLING, skew_text
 
 MIB = 1024 * 1024
 ROOMY = 256 * MIB
@@ -261,7 +261,7 @@ async def check_broker(of: Opened) -> list[Check]:
 def clock_check(ahead: float) -> Check:
     """Compare the machine's clock with the database's."""
     if abs(ahead) > WORTH_TELLING:
-        return Check("clock", "problem", skew_told(ahead), "set the time (NTP)")
+        return Check("clock", "problem", skew_text(ahead), "set the time (NTP)")
     return Check("clock", "ok", "as the database's")
 
 

@@ -136,7 +136,7 @@ class StandingTroubles:
 
     async def flush(self) -> None:
         """Store what has happened since, in its order."""
-        refused = set(self._permit.mass_refused(self._clock.now()))
+        refused = set(self._permit.mass_refusing(self._clock.now()))
         before = {provider for reason, provider in self._standing if reason == Reason.MASS_REFUSAL}
         for provider in sorted(refused ^ before):
             self._turn(Reason.MASS_REFUSAL, provider, provider in refused)

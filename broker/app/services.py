@@ -129,9 +129,8 @@ class Services:
             permit=tokens.permit,
             clock=steady,
             settings=context.settings.refresh,
-            keep_time=tokens.timekeeper.look,
-            probe=lambda: context.store_health.probe(stores.keys),
-            chores=(
+            checks=(tokens.timekeeper.check, lambda: context.store_health.probe(stores.keys)),
+            tasks=(
                 self.adoption.look_again,
                 tokens.uses.flush,
                 self.callers.service.flush_uses,
@@ -190,7 +189,7 @@ class TokenServices:
         self.waiters = Waiters()
         # First the cache, then those who wake up to read what is new.
         changes.listen(self.cache.forget, self.cache.forget_all)
-        changes.listen(self.waiters.heard, self.waiters.missed)
+        changes.listen(self.waiters.changed, self.waiters.all_changed)
         self.leases = Leases(context, permit=self.permit, timings=timings)
         refresher = Refresher(
             context,

@@ -93,7 +93,7 @@ class Rewrapper:
                     reencrypted.append((record, self._keyring.reencrypt(record.place, record.record)))
             except DecryptionFailed as exc:
                 unreadable.append(f"{column.name} of {record.key}")
-                log.error("record.does_not_open", column=column.name, row=record.key, why=str(exc))
+                log.error("record.decryption_failed", column=column.name, row=record.key, why=str(exc))
         for start in range(0, len(reencrypted), BATCH):
             batch = reencrypted[start : start + BATCH]
             changed += await self._records.replace(column, batch)

@@ -1,8 +1,9 @@
 """What people and programs hear of."""
 
 from dataclasses import dataclass
+from typing import Self
 
-from broker.model.account import Reason
+from broker.model.account import Account, Reason
 from broker.model.choice import Cause, Labelled
 
 
@@ -74,6 +75,21 @@ class Event:
     """What was answered, or what failed below HTTP, in words; nothing of it is secret."""
     actor: str | None = None
     """Who did it: the name of an operator or a caller; None: it happened by itself."""
+
+    @classmethod
+    def of(
+        cls,
+        account: Account,
+        kind: EventKind,
+        at: float,
+        reason: Reason | None = None,
+        *,
+        detail: str | None = None,
+        actor: str | None = None,
+    ) -> Self:
+        """Return the event that something happened to an account as it is given here."""
+        generation = account.generation
+        return cls(at, kind, account.name, account.provider, reason, generation, detail=detail, actor=actor)
 
     @property
     def cause(self) -> Cause | None:

@@ -190,11 +190,11 @@ class RefreshStore(Store):
         ref: Ref,
         *,
         trouble: Trouble,
-        keep_intent: bool,
-        dead: Reason | None,
+        keep_intent: bool = False,
+        dead: Reason | None = None,
         next_at: float | None,
         at: float,
-        events: Sequence[Event],
+        events: Sequence[Event] = (),
         intent: str | None = None,
         free_after: float | None = None,
     ) -> bool:
@@ -413,4 +413,4 @@ async def _note_damaged(transaction: Transaction, row: Row, account: Account, at
     event = Event(at, kind, account.name, account.provider, reason, generation, detail=told)
     await insert_events(transaction, [event])
     await transaction.tell(account.name)
-    log.error("account.died", account=account.name, reason=reason, why=told)
+    log.error("account.needs_reauthorization", account=account.name, reason=reason, why=told)

@@ -1,4 +1,4 @@
-"""The cache in front of the store: the encoded answer of each recently used account, until its row changes."""
+"""The cache in front of the store. It keeps the encoded answer of each recently used account until its row changes."""
 
 import json
 import sys
@@ -22,25 +22,25 @@ AT_ONCE = 256
 """Evict 1/256 of the cache at a time: finding the oldest entry of a dict costs more than dropping it."""
 
 Entry = tuple[bytes, bytes, float, float, float, str, int, int, str]
-"""The body up to the seconds that are left, the body after them, when the token was issued, when it expires, when its
-window opens, provider, epoch, generation, fingerprint. The garbage collector does not track a plain tuple of such
-values, so a full cache makes no collection longer."""
+"""The answer's body before and after the number of `expires_in`, then `issued_at`, `expires_at`, when the renewal
+window opens, provider, epoch, generation, fingerprint. The garbage collector does not track a tuple of such values, so
+a full cache does not slow it down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decrypted:
-    """An account with its access token in clear."""
+    """An account with its decrypted access token."""
 
     account: Account
     access_token: Secret | None
     fingerprint: str
-    """What the audit says in place of the token."""
+    """Names the token in the audit."""
     unchecked: bool = False
-    """Another broker may have renewed the account, and the store cannot be read."""
+    """Another broker may have renewed the account, which cannot be checked because the store cannot be read."""
 
 
 class TokenCache:
-    """A bounded memory of encoded answers; what has to be decided is decided on the row."""
+    """A bounded LRU cache of encoded answers that can be handed out without a decision."""
 
     def __init__(
         self,
@@ -55,19 +55,19 @@ class TokenCache:
         self._store, self._encryption = store, encryption
         self._limit, self._ahead = limit, ahead
         self._are_heard = are_heard
-        """Whether changes by other brokers are notified. While they are not, each request reads the row."""
+        """Returns whether changes by other brokers are notified. While they are not, each request reads the row."""
         self._report_set_back = set_back
-        """Receives the names of all accounts whose rows are older than what was in memory before an outage."""
+        """Receives the names of all accounts whose rows are older than what was cached before an outage."""
         self._entries: dict[str, Entry] = {}
-        """The least recently used first."""
+        """By account name, the least recently used first."""
         self._readings: dict[str, object] = {}
-        """A mark for each name whose row is being read. It goes when the row changes: what was read may be old."""
+        """A mark for each name whose row is being read. A change of the row drops it: what is read may be old."""
         self._seen: dict[str, tuple[int, int]] = {}
-        """Epoch and generation of what was in memory before an outage, until the row is read again."""
+        """Epoch and generation of what was cached before an outage, until the row is read again."""
         self._set_back: set[str] = set()
 
     def entry(self, name: str, now: float) -> Entry | None:
-        """Return the entry if its token may be handed out for a second or longer without any decision."""
+        """Return the entry if its token may be cached for a second or longer without any decision, else None."""
         entry = self._entries.pop(name, None)
         if entry is None:
             return None
@@ -76,7 +76,7 @@ class TokenCache:
         return entry if issued_at <= now <= opens - 1 and self._are_heard() else None
 
     async def read(self, name: str) -> Decrypted:
-        """Read the row, and keep its entry; raises UnknownAccount or StorageUnavailable."""
+        """Read and decrypt the account's row, and cache it. Raises UnknownAccount or StorageUnavailable."""
         reading = self._readings.setdefault(name, object())
         if name in self._entries and not self._are_heard():
             self._seen.setdefault(name, _version(self._entries[name]))
@@ -98,17 +98,17 @@ class TokenCache:
         return decrypted
 
     def decrypted(self, account: Account) -> Decrypted:
-        """Decrypt the access token of a row."""
+        """Decrypt the access token of a row; a damaged one counts as missing."""
         try:
             token = self._encryption.access_token(account)
         except DecryptionFailed as exc:
-            # As if there were none: a renewal brings another, or finds that nothing can be decrypted.
-            log.error("record.does_not_open", account=account.name, why=str(exc))
+            # A renewal brings another token, or finds that nothing can be decrypted.
+            log.error("record.decryption_failed", account=account.name, why=str(exc))
             account, token = replace(account, sealed_access=None), None
         return Decrypted(account, token, self._encryption.fingerprint(token))
 
     def kept(self, name: str) -> Decrypted | None:
-        """Return what an entry tells of an account whose row cannot be read: enough to hand out its token."""
+        """Return a cached account whose row cannot be read, with what is needed to hand out its token, or None."""
         entry = self._entries.get(name)
         if entry is None:
             return None
@@ -121,12 +121,12 @@ class TokenCache:
         return Decrypted(account, Secret(body["access_token"]), fingerprint, not self._are_heard())
 
     def forget(self, name: str) -> None:
-        """Drop the entry: the row of this name has changed."""
+        """Drop the entry, because the account's row has changed."""
         self._entries.pop(name, None)
         self._readings.pop(name, None)
 
     def forget_all(self) -> None:
-        """Drop every entry: any row may have changed."""
+        """Drop every entry, because notifications may have been missed."""
         known = {name: _version(entry) for name, entry in self._entries.items()}
         self._seen = {**known, **{name: self._seen[name] for name in self._set_back}}
         self._entries.clear()
@@ -154,7 +154,7 @@ class TokenCache:
                 del self._entries[oldest]
 
     def _compare(self, name: str, account: Account | None) -> None:
-        """Compare a row with what was in memory: a failover can forget the last commits of the old server."""
+        """Compare a row with what was cached before: a failover can lose the last commits of the old server."""
         epoch, generation = self._seen[name]
         if account is not None and account.epoch == epoch and account.generation < generation:
             if name not in self._set_back:
@@ -174,7 +174,7 @@ def _version(entry: Entry) -> tuple[int, int]:
 def token_parts(
     account: Account, token: Secret, *, expires_at: float, warning: str | None
 ) -> tuple[str, str]:
-    """Return the JSON of a token up to the seconds that are left, and the JSON after them."""
+    """Return the JSON of an answer with this token before the number of `expires_in`, and the JSON after it."""
     warned = "" if warning is None else f',"warning":{quoted(warning)}'
     ends = "null" if account.is_endless else f'"{rfc3339(account.expires_at)}"'
     return (

@@ -1,8 +1,8 @@
-"""The short way of a plain question for a token, `GET /token/NAME`: answered before the application is asked.
+"""The fast path of `GET /token/NAME`, which answers from the cache before the request reaches the application.
 
-A caller who proved itself a moment ago needs no router and no middleware, and an account that is in the cache needs no
-decision. Authorization, audit, metrics, log line and answer are those of the ordinary way; whatever is not plainly so
-is left to the application.
+A caller that was authenticated a moment ago needs no router and no middleware, and an account in the cache needs no
+decision. Authorization, audit, metrics, log line and answer are the same as in the application, which answers every
+request that is not that simple.
 """
 
 import time
@@ -26,7 +26,7 @@ PREFIX = PATH.partition("{")[0]
 
 
 class HotTokens:
-    """A shortcut for the listener of services."""
+    """The fast path for token requests on the internal listener."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class HotTokens:
         self._dates = SecondText(lambda second: formatdate(second, usegmt=True))
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse | None:
-        """Return the answer, or None if the application has to be asked."""
+        """Return the answer, or None if the application has to answer."""
         path = request.raw_path
         if not path.startswith(PREFIX) or self._context.health.stopping or not _is_plain(request):
             return None
@@ -85,7 +85,7 @@ class HotTokens:
 
 
 class _Answer(web.StreamResponse):
-    """An answer whose bytes are known: the library would work out each header once more."""
+    """An answer whose bytes are ready, because aiohttp would compute each header again."""
 
     def __init__(self, content: bytes, *, is_last: bool) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class _Answer(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> None:
         if request.transport is None:
-            raise ConnectionError("nobody is left to answer")
+            raise ConnectionError("the caller has hung up")
         if not self.keep_alive:
             self._content = self._content.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
         request.transport.write(self._content)
@@ -108,11 +108,11 @@ class _Answer(web.StreamResponse):
             await request.writer.drain()
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Everything is written."""
+        """Do nothing: `prepare` has written everything."""
 
 
 def _is_plain(request: web.BaseRequest) -> bool:
-    """Whether nothing but the token is asked for, over a connection that goes on."""
+    """Return whether the request asks for the token alone, over a connection that stays open."""
     headers = request.headers
     return (
         request.method == "GET"

@@ -1,4 +1,4 @@
-"""R1 and R9: may a renewal start just now? Never rotate what cannot be stored. No I/O; time is passed in."""
+"""R1 and R9: decides whether a renewal may start now. Never rotate what cannot be stored. No I/O; time is passed in."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 from broker.config.settings import Rotation
 from broker.model import Account, Reason, Ref
 from broker.providers.oauth2 import OAuth2Provider
-from broker.tokens.policy import Hold, is_living, is_misdated, is_pausing
+from broker.tokens.policy import Hold, is_misdated, is_pausing, is_valid
 from broker.tokens.schedule import Timings, quarantine, waits_for_expiry
 
 STORE_AGAIN = 2.0
 MASS_ACCOUNTS = 3
 MASS_SHARE = 0.2
 COUNTED_FOR = 24
-"""Windows without a refusal after which a grant counts anew; retries come several times a window."""
+"""Windows without a refusal after which a grant counts as newly refused. Retries come several times a window."""
 
 _Times = OrderedDict[Ref, float]
-"""When something was last said of each grant, the longest ago first."""
+"""When something last happened to each grant, the longest ago first."""
 
 
 @dataclass(slots=True)
 class ProviderBreaker:
-    """The state of one provider, as its answers tell it: pause, client refusal and mass refusal (R9)."""
+    """The circuit breaker of one provider: its pause, its refusals of our client, and mass refusals (R9)."""
 
     timings: Timings
     paused_until: float = 0.0
@@ -32,13 +32,13 @@ class ProviderBreaker:
     """Accounts whose client was refused since the last success, in order, each once."""
     _next_probe_at: float = 0.0
     _tried: _Times = field(default_factory=OrderedDict)
-    _dying: _Times = field(default_factory=OrderedDict)
-    """When each was first refused, until a window has passed since."""
-    _counted: _Times = field(default_factory=OrderedDict)
-    """When each was last refused: a grant that is refused again and again is not newly refused, and counts once."""
+    _newly_refused: _Times = field(default_factory=OrderedDict)
+    """When each grant was first refused, kept for one window."""
+    _last_refused: _Times = field(default_factory=OrderedDict)
+    """When each grant was last refused. A grant that is refused again and again counts once."""
 
     def hold(self, account: str, now: float) -> Hold | None:
-        """Why this account may not be renewed just now, as far as its provider goes."""
+        """Return why the provider's state keeps this account from being renewed, or None."""
         if self.paused_until > now:
             return Hold(Reason.PROVIDER_PAUSED, self.paused_until)
         if self.client_refused_since is None:
@@ -48,20 +48,21 @@ class ProviderBreaker:
         return Hold(Reason.CLIENT_REFUSED, probe_at) if now < probe_at else None
 
     def enter(self, account: str, now: float) -> Hold | None:
-        """As `hold`, and where the breaker is open the caller's attempt is the probe: the next has to wait."""
+        """Return what `hold` returns. If the breaker is open and lets the account pass, its attempt is the probe, and
+        the next probe has to wait."""
         hold = self.hold(account, now)
         if hold is None and self.client_refused_since is not None:
             self._next_probe_at = now + self.timings.probe
         return hold
 
     def pause(self, until: float) -> None:
-        """The provider wants to be left alone."""
+        """Send the provider nothing before `until`, as it asked for."""
         self.paused_until = max(self.paused_until, until)
 
     def client_refused(self, account: str, now: float, *, only_account: bool) -> bool:
-        """Note a refusal of our client; True if that opened the breaker.
+        """Record that the provider refused our client; return True if that opened the breaker.
 
-        Two different accounts in a row open it, or the only one twice: one alone may be an org that has not
+        Two different accounts in a row open it, or the only one twice: one alone may be an organisation that has not
         installed the app.
         """
         again = account in self._refused
@@ -74,79 +75,77 @@ class ProviderBreaker:
         return True
 
     def succeeded(self, ref: Ref, now: float) -> bool:
-        """Note a success; True if that closed the client breaker."""
+        """Record a successful renewal; return True if that closed the client breaker."""
         was_open = self.client_refused_since is not None
         self.client_refused_since = None
         self._refused.clear()
         self._note(self._tried, ref, now)
-        # Every renewal comes by here, and no refusal may ever come.
-        self._forget_old(now)
+        # Also here, because `refused` may never be called.
+        self._drop_old(now)
         return was_open
 
     def refused(self, ref: Ref, now: float) -> bool:
-        """Note `invalid_grant`; True if that opened the mass breaker: then nobody is declared dead."""
+        """Record an `invalid_grant`; return True if that opened the mass-refusal breaker, so that no grant is ended."""
         self._note(self._tried, ref, now)
-        if ref not in self._counted:
-            self._note(self._dying, ref, now)
-        self._note(self._counted, ref, now)
-        self._forget_old(now)
-        many = len(self._dying) >= MASS_ACCOUNTS and len(self._dying) > MASS_SHARE * len(self._tried)
-        if not many or self.mass_since is not None:
+        if ref not in self._last_refused:
+            self._note(self._newly_refused, ref, now)
+        self._note(self._last_refused, ref, now)
+        self._drop_old(now)
+        count = len(self._newly_refused)
+        if count < MASS_ACCOUNTS or count <= MASS_SHARE * len(self._tried) or self.mass_since is not None:
             return False
         self.mass_since = now
         return True
 
-    def is_mass_dying(self, now: float) -> bool:
-        """Whether so many are refused that the provider's word is not taken.
+    def is_mass_refusing(self, now: float) -> bool:
+        """Return whether the provider refuses so many grants that its refusals are not believed.
 
-        Closes one window after the last newly refused; those refused before are then believed at their next refusal.
+        It ends one window after the last newly refused grant. Grants refused before are then believed to be revoked at
+        their next refusal.
         """
-        self._forget_old(now)
-        if not self._dying:
+        self._drop_old(now)
+        if not self._newly_refused:
             self.mass_since = None
         return self.mass_since is not None
 
     def shift(self, seconds: float) -> None:
-        """The clock was set by so much."""
+        """Move every recorded time, because the clock was set by so many seconds."""
         self.paused_until += seconds
         self._next_probe_at += seconds
         if self.client_refused_since is not None:
             self.client_refused_since += seconds
         if self.mass_since is not None:
             self.mass_since += seconds
-        for times in (self._tried, self._dying, self._counted):
+        for times in (self._tried, self._newly_refused, self._last_refused):
             times.update({ref: at + seconds for ref, at in times.items()})
 
     def forget(self, account: str) -> None:
-        """Remember nothing of this account."""
+        """Drop everything recorded about an account."""
         self._refused = [name for name in self._refused if name != account]
-        for times in (self._tried, self._dying, self._counted):
+        for times in (self._tried, self._newly_refused, self._last_refused):
             for ref in [ref for ref in times if ref.name == account]:
                 del times[ref]
 
     def resume(self) -> None:
-        """Close everything by hand."""
+        """Close the breaker by hand and end the pause."""
         self.paused_until, self.client_refused_since, self.mass_since = 0.0, None, None
-        for remembered in (self._refused, self._tried, self._dying, self._counted):
-            remembered.clear()
+        for recorded in (self._refused, self._tried, self._newly_refused, self._last_refused):
+            recorded.clear()
 
     def _note(self, times: _Times, ref: Ref, now: float) -> None:
         times[ref] = now
         times.move_to_end(ref)
 
-    def _forget_old(self, now: float) -> None:
+    def _drop_old(self, now: float) -> None:
         window = self.timings.mass_window
-        for times, kept in (
-            (self._tried, window),
-            (self._dying, window),
-            (self._counted, COUNTED_FOR * window),
-        ):
-            while times and next(iter(times.values())) < now - kept:
+        kept = ((self._tried, 1), (self._newly_refused, 1), (self._last_refused, COUNTED_FOR))
+        for times, windows in kept:
+            while times and next(iter(times.values())) < now - windows * window:
                 times.popitem(last=False)
 
 
 class Permit:
-    """Everything that may keep a renewal from starting, asked in one place."""
+    """Everything that may keep a renewal from starting, checked in one place."""
 
     def __init__(
         self,
@@ -160,17 +159,18 @@ class Permit:
         self._rejected: dict[str, int] = {}
         self.stopping = False
         self.copied_store = False
-        """The database is a copy that nobody adopted (R13): serves, renews nothing."""
+        """The database is a copy that no operator has adopted: valid tokens are served, nothing is renewed (R13)."""
 
     def breaker(self, provider: str) -> ProviderBreaker:
+        """Return the provider's circuit breaker."""
         return self._breakers.setdefault(provider, ProviderBreaker(self._timings))
 
-    def mass_refused(self, now: float) -> list[str]:
-        """Providers that refuse so many accounts at once that their word is not taken."""
-        return [name for name, breaker in self._breakers.items() if breaker.is_mass_dying(now)]
+    def mass_refusing(self, now: float) -> list[str]:
+        """Return the providers that refuse so many grants at once that their refusals are not believed."""
+        return [name for name, breaker in self._breakers.items() if breaker.is_mass_refusing(now)]
 
     def hold(self, account: Account, now: float) -> Hold | None:
-        """Why this account may not be renewed at `now`; None where it may."""
+        """Return why this account may not be renewed at `now`, or None if it may."""
         if self.stopping:
             return Hold(None, now + 1)
         if self.copied_store:
@@ -186,58 +186,62 @@ class Permit:
         if waits_for_expiry(
             self.rotation(account),
             trouble.ambiguous,
-            living=is_living(account, now) and not is_misdated(account, now),
+            valid=is_valid(account, now) and not is_misdated(account, now),
             rejected=self.is_rejected(account),
         ):
             return Hold(trouble.reason or Reason.UNCERTAIN, account.expires_at, detail=trouble.detail)
         return self.breaker(account.provider).hold(account.name, now)
 
     def enter(self, account: Account, now: float) -> Hold | None:
-        """As `hold`, for whoever is about to send: takes the probe of an open breaker."""
+        """Return what `hold` returns, for a caller that is about to send: it takes the probe of an open breaker."""
         return self.hold(account, now) or self.breaker(account.provider).enter(account.name, now)
 
     def soonest(self, account: Account, now: float) -> float | None:
-        """When an attempt that a person demands may be, None: at once. While the last request's answer is not known,
-        the quarantine holds against everybody (R7)."""
+        """Return when an attempt that an operator asks for may start; None: immediately.
+
+        While the outcome of the last request is unknown, the quarantine holds for operators too (R7).
+        """
         not_before = account.trouble.not_before
         if account.intent is None or not_before is None or not is_pausing(not_before, now):
             return None
-        # How long the last attempt lies back is not kept; from now on, a whole quarantine is certainly enough.
+        # The time of the last attempt is not stored; a whole quarantine from now on is certainly long enough.
         wait = quarantine(timed_out=True, grace=self.grace(account), timings=self._timings)
         return min(not_before, now + wait)
 
     def note_rejection(self, account: Account) -> None:
-        """A caller says that the provider's API refused this generation's access token."""
+        """Record a caller's report that the provider's API rejected this generation's access token."""
         self._rejected[account.name] = account.generation
 
     def is_rejected(self, account: Account) -> bool:
-        """Whether a caller said so since the last answer to that."""
+        """Return whether this generation was reported as rejected and the report is not settled."""
         return self._rejected.get(account.name) == account.generation
 
     def settle_rejection(self, account: Account) -> None:
-        """The report was looked into."""
+        """Drop the report, because it was investigated."""
         self._rejected.pop(account.name, None)
 
     def resume(self) -> None:
-        """Close every breaker, because a reload may have mended a refused client."""
+        """Close every breaker, because a reload may have corrected a refused client."""
         for breaker in self._breakers.values():
             breaker.resume()
 
     async def forget(self, name: str) -> None:
-        """Remember nothing of an account that was purged."""
+        """Drop everything recorded about an account that was purged."""
         self._rejected.pop(name, None)
         for breaker in self._breakers.values():
             breaker.forget(name)
 
     def shift(self, seconds: float) -> None:
-        """The clock was set by so much; what is remembered was noted by the old time."""
+        """Move every recorded time, because the clock was set by so many seconds."""
         for breaker in self._breakers.values():
             breaker.shift(seconds)
 
     def rotation(self, account: Account) -> Rotation:
+        """Return how the account's provider rotates refresh tokens; the strictest way if it is not configured."""
         provider = self._providers.get(account.provider)
         return provider.settings.rotation if provider else Rotation.FAMILY
 
     def grace(self, account: Account) -> float | None:
+        """Return for how many seconds the provider still accepts a rotated refresh token; None if that is unknown."""
         provider = self._providers.get(account.provider)
         return provider.settings.grace if provider else None

@@ -1,4 +1,4 @@
-"""Decisions about one token, without I/O. Read this to know the rules."""
+"""The rules by which a token is handed out, renewed or refused. No I/O; time is passed in."""
 
 from dataclasses import dataclass, replace
 from math import floor
@@ -19,35 +19,35 @@ from broker.model import Account, Reason, TokenSet
 from broker.times import span
 
 CACHING = 3600
-"""For how long a token without a stated end may be kept without asking again."""
+"""Seconds for which a caller may cache a token whose expiry the provider does not state."""
 SHORT = 5
 """Seconds for which a valid access token is served, at most, while its renewal is impossible."""
 LAST_USED_WITHIN = 24 * 3600.0
 SAME_END = 120.0
-"""Ends of a grant that lie closer are one: a provider that counts down rounds, and answers take time."""
+"""Seconds by which two statements of a grant's end may differ and still mean the same moment: providers round."""
 CLOCKS_DIFFER = 10.0
-"""Seconds by which a token may seem to be issued in the future: two brokers' clocks are never quite the same."""
+"""Seconds by which a token may seem to be issued in the future, because brokers' clocks are never quite the same."""
 LONGEST_PAUSE = 2 * 3600.0
-"""No pause between two attempts is longer; a moment that is further ahead was noted by a wrong clock (R12)."""
+"""The longest pause between two attempts in seconds. A time further ahead was written by a wrong clock (R12)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """No renewal may start just now (R1)."""
+    """Why no renewal may start now (R1)."""
 
     reason: Reason | None
-    """None: the broker is stopping, or busy."""
+    """None: the broker is stopping or busy."""
     until: float | None
-    """When the next attempt may be, epoch seconds; None: not by itself."""
+    """When the next attempt may start, epoch seconds; None: not without an operator or a new grant."""
     is_busy: bool = False
-    """Too many wait for other renewals already."""
+    """Too many requests wait for other renewals."""
     detail: str | None = None
-    """What the provider said, where that is shown."""
+    """The provider's error, if it is shown to callers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Hand the token out, to be kept for `expires_in` seconds."""
+    """Hand the token out; the caller may cache it for `expires_in` seconds."""
 
     expires_in: int
     expires_at: float
@@ -56,17 +56,17 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class ServeAndRenew:
-    """Hand it out for this moment, and start its renewal."""
+    """Hand the token out for a second, and start its renewal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Renew, and wait for that."""
+    """Renew the token and wait for the renewal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """There is nothing to hand out."""
+    """Answer with an error, because there is no token to hand out."""
 
     error: BrokerError
 
@@ -75,66 +75,71 @@ Decision = Serve | ServeAndRenew | Wait | Refuse
 
 
 def window_opens(token: Account | TokenSet, ahead: float) -> float:
-    """From when on the token is to be renewed: `ahead` of its expiry, at most a third of its life."""
+    """Return when the renewal window opens: `ahead` seconds before expiry, at most a third of the lifetime."""
     return token.expires_at - min(ahead, token.life / 3)
 
 
 def is_misdated(token: Account | TokenSet, now: float) -> bool:
-    """Whether the token was issued in the future, so that either its times or the clock are wrong (R12)."""
+    """Return whether the token was issued in the future, so that its times or the clock are wrong (R12)."""
     return token.issued_at - now > CLOCKS_DIFFER
 
 
 def believed(account: Account, now: float) -> Account:
-    """The account with an end of its token that the clock allows: never later than `now` plus its life."""
+    """Return the account with a token expiry that the clock allows: at most `now` plus the lifetime (R12)."""
     if account.issued_at <= now:
         return account
     return replace(account, issued_at=now, expires_at=now + account.life)
 
 
 def is_pausing(not_before: float | None, now: float) -> bool:
-    """Whether a noted pause still lasts."""
+    """Return whether a pause until `not_before` still lasts."""
     return not_before is not None and 0 < not_before - now <= LONGEST_PAUSE
 
 
-def is_living(account: Account, now: float) -> bool:
-    """Whether there is a token that can be handed out and lives a whole second longer."""
+def is_valid(account: Account, now: float) -> bool:
+    """Return whether the account has an access token that can be sent and stays valid for a whole second."""
     if account.sealed_access is None or account.unusable:
         return False
-    # A token without a stated end ends when its grant is found to be dead.
+    # A token without a stated expiry ends when its grant is found to be revoked.
     return account.expires_at - now >= 1 and not (account.dead and account.is_endless)
 
 
 def is_young(account: Account, now: float) -> bool:
-    """Younger than a minute and than a quarter of its life: a renewal would bring nothing."""
+    """Return whether the token is younger than a minute and than a quarter of its lifetime, so renewing is no use."""
     return not is_misdated(account, now) and now - account.issued_at < min(60.0, account.life / 4)
 
 
 def decide(
     account: Account, *, now: float, ahead: float, min_ttl: float, hold: Hold | None, paced: bool = True
 ) -> Decision:
-    """Decide what a request for this account's token leads to. `paced`: the background renews what is due."""
-    living = is_living(account, now)
-    if living and is_misdated(account, now):
-        # All tokens may be misdated at once, so a crowd of callers starts no renewals where the background does.
+    """Decide what a request for this account's token leads to.
+
+    `hold`: why no renewal may start, or None. `paced`: the background renews due tokens.
+    """
+    valid = is_valid(account, now)
+    if valid and is_misdated(account, now):
+        # All tokens may be misdated together, so a crowd of callers starts no renewals if the background does.
         account = believed(account, now)
         if hold or paced:
             return _as_it_is(account.life, 0.0, now, hold, warning=describe(hold) if hold else None)
         return ServeAndRenew()
-    if living and account.is_endless:
+    if valid and account.is_endless:
         return Serve(CACHING, now + CACHING)
     left, opens = account.expires_at - now, window_opens(believed(account, now), ahead)
-    if living and opens - now >= 1 and left >= min_ttl:
-        # Outside its window, whatever holds renewals up.
+    if valid and opens - now >= 1 and left >= min_ttl:
+        # Outside the window it does not matter what keeps renewals from starting.
         return Serve(floor(opens - now), opens)
     fresh = window_opens(account, ahead) - now
     if account.unusable and fresh >= 1:
         return Refuse(TokenUnusable())
-    if not living:
+    if not valid:
         return Refuse(refusal(account, hold, now)) if hold else Wait()
     if left < min_ttl:
         if not hold and not is_young(account, now):
             return Wait()
-        return _as_it_is(left, fresh, now, hold, warning=_short_of_ttl(left, hold))
+        why = describe(hold) if hold else "It is too young to be renewed."
+        warning = f"The token stays valid for {floor(left)} s, which is less than min_ttl. {why}"
+        return _as_it_is(left, fresh, now, hold, warning=warning)
     return _as_it_is(left, fresh, now, hold, warning=describe(hold)) if hold else ServeAndRenew()
 
 
@@ -147,39 +152,39 @@ def _as_it_is(left: float, fresh: float, now: float, hold: Hold | None, *, warni
 
 
 def unchecked(serve: Serve, now: float) -> Serve:
-    """Serve for a moment only, because another broker may have renewed it, and the store cannot be read."""
+    """Shorten the time for which the token may be cached: another broker may have renewed it, and the store is away."""
     if serve.expires_in <= SHORT:
         return serve
     return Serve(SHORT, now + SHORT, serve.warning or f"Not renewed: {Reason.STORAGE.happened}")
 
 
-def _short_of_ttl(left: float, hold: Hold | None) -> str:
-    why = describe(hold) if hold else "It is too young to be renewed."
-    return f"The token lives {floor(left)} s longer, less than was asked for. {why}"
-
-
 def describe(hold: Hold) -> str:
-    """Why nothing is renewed, in a sentence."""
+    """Return a sentence that says why nothing is renewed."""
     if hold.reason is None:
         return "The broker is busy with other renewals." if hold.is_busy else "The broker is restarting."
     return f"Not renewed: {hold.reason.told(hold.detail)}"
 
 
 def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
-    """The error for a caller when no living token is left and none can be had."""
+    """Return the error for a caller when there is no valid token and no renewal may start."""
     if account.dead:
-        return needs_reauthorization(account)
+        return _needs_reauthorization(account)
     if account.frozen:
-        return frozen(account, now)
+        left = (
+            f"stays valid for {span(account.expires_at - now)}" if is_valid(account, now) else "has expired"
+        )
+        todo = account.frozen.advice(account.name, account.provider) or ""
+        what = f"Account {account.name!r} is frozen, so it is not renewed."
+        return Frozen(f"{what} Its access token {left}. {todo}".rstrip())
     wait = None if hold.until is None else max(1.0, hold.until - now)
     match hold.reason:
-        # The renewal has just found the row so; `account` is as it was before another broker changed it.
+        # The renewal has just read this from the row; `account` was read before another broker changed it.
         case Reason.OPERATOR | Reason.EXPORTED | Reason.DUPLICATE_IDENTITY:
             return Frozen()
         case Reason.LOST_ROTATION | Reason.REVOKED_OR_EXPIRED | Reason.RECORD_DAMAGED if hold.until is None:
-            return needs_reauthorization(replace(account, dead=hold.reason, dead_since=now))
+            return _needs_reauthorization(replace(account, dead=hold.reason, dead_since=now))
         case None if hold.is_busy:
-            return Overloaded("too many renewals are waited for; ask again in a moment", retry_after=1)
+            return Overloaded("too many requests wait for renewals; ask again in a moment", retry_after=1)
         case None:
             return Overloaded("the broker is restarting; ask again in a moment", retry_after=1)
         case Reason.STORAGE | Reason.COPIED_STORE | Reason.RECORD_DAMAGED:
@@ -192,24 +197,14 @@ def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
             return ProviderUnavailable(hold.reason.happened, reason=hold.reason, retry_after=wait or 5)
 
 
-def frozen(account: Account, now: float) -> Frozen:
-    """The 409 of a frozen account that cannot be renewed."""
-    left = f"stays valid for {span(account.expires_at - now)}" if is_living(account, now) else "has expired"
-    todo = (account.frozen or Reason.OPERATOR).advice(account.name, account.provider)
-    return Frozen(
-        f"Account {account.name!r} is frozen, so it is not renewed. Its access token {left}. {todo or ''}".rstrip()
-    )
-
-
-def needs_reauthorization(account: Account) -> NeedsReauthorization:
-    """The 409 of a dead grant."""
+def _needs_reauthorization(account: Account) -> NeedsReauthorization:
     reason = account.dead or Reason.REVOKED_OR_EXPIRED
     detail = f"{reason.happened} {reason.advice(account.name, account.provider)}"
     return NeedsReauthorization(detail, reason=reason, since=rfc3339(account.dead_since), reconnect_url=None)
 
 
 def is_wanted(account: Account, *, now: float, ahead: float, idle_renewal: float) -> bool:
-    """Whether the background should renew the account: inside its window, and in use or idle for long."""
+    """Return whether the background should renew the account: in its window, and in use or idle for too long."""
     if is_misdated(account, now):
         return True
     if now < window_opens(account, ahead):
@@ -221,7 +216,7 @@ def is_wanted(account: Account, *, now: float, ahead: float, idle_renewal: float
 
 
 def next_look(account: Account, *, now: float, ahead: float, idle_renewal: float) -> float | None:
-    """When the background should look at the account again, if it does nothing now."""
+    """Return when the background should look at an account again that it does not renew now; None: never."""
     opens = window_opens(account, ahead)
     if now < opens:
         return opens
@@ -229,10 +224,10 @@ def next_look(account: Account, *, now: float, ahead: float, idle_renewal: float
 
 
 def grant_end(account: Account, tokens: TokenSet) -> tuple[float | None, bool]:
-    """Until when the grant lives after a renewal, where the provider says so, and whether that day is fixed."""
+    """Return when the grant ends after this renewal, or None if unknown, and whether renewals do not move that end."""
     old, new = account.grant_ends_at, tokens.refresh_expires_at
     if new is None:
-        # A refresh token that goes on keeps its day; of a new one nothing is known.
+        # The old refresh token keeps its end; the end of a new one is unknown.
         return (old, account.grant_ages) if tokens.refresh_token is None else (None, False)
     if old is not None and new <= old + SAME_END:
         return (old if abs(new - old) <= SAME_END else new), True

@@ -1,4 +1,4 @@
-"""Leases (R3), commits that the store has refused (R6), and what an earlier boot left open (R10)."""
+"""Leases (R3), commits that the store has refused (R6), and renewals that an earlier process left open (R10)."""
 
 import asyncio
 import secrets
@@ -26,7 +26,7 @@ AGAIN_AFTER = 1.0
 
 
 class LeaseLost(Exception):
-    """The row was not as it was read, or another process holds its lease: nothing may be sent."""
+    """The row has changed since it was read, or another process holds its lease, so nothing may be sent."""
 
     def __init__(self, account: Account) -> None:
         super().__init__(account.name)
@@ -34,7 +34,7 @@ class LeaseLost(Exception):
 
 
 class Leases:
-    """Asked before a renewal begins; the store's conditions have the last word (R3)."""
+    """The leases of this process. They are asked before a renewal begins; the store's conditions decide (R3)."""
 
     def __init__(self, context: Context, *, permit: Permit, timings: Timings) -> None:
         self._context, self._permit, self._timings = context, permit, timings
@@ -49,25 +49,26 @@ class Leases:
             intent, began = self.new_intent(account), self._clock.monotonic()
             if not await self._store.begin(account.ref, intent):
                 raise LeaseLost(account)
-            # Whoever was stopped meanwhile asks again: the lease may be another's by now.
+            # A process that was stopped meanwhile writes it again: another may have taken the lease by now.
             if self._clock.monotonic() - began < self._length / 4:
                 return intent
 
     def new_intent(self, account: Account) -> Intent:
+        """Return an intent to renew the account from its current generation, not yet stored."""
         now = self._clock.now()
         return Intent(secrets.token_hex(8), account.generation, now, self.owner, now + self._length)
 
     async def is_free(self, account: Account) -> bool:
-        """Whether nobody is at this account; False: look at the row again when it has changed.
+        """Return whether no renewal of the account is under way. If False, read the row again when it changes.
 
-        An attempt that ended without a word counts as ambiguous from now on: our own if the store was away when its
+        An attempt whose process noted no outcome is counted as ambiguous here: our own if the store was away when its
         outcome came, another broker's when its lease has run out.
         """
         intent = account.intent
         if intent is None or intent.owner is None:
             return True
         own, now = intent.owner == self.owner, self._clock.now()
-        # A store that has just come back may yet be given what the other one has retained.
+        # When the store has just come back, the other broker may still store what it has retained.
         if not own and self._context.store_health.up_for() < self._timings.adopt_after:
             return False
         not_before = now
@@ -80,7 +81,7 @@ class Leases:
 
 
 class RetainedCommits(Retained[Successor]):
-    """The successors of renewals that the store has not taken yet."""
+    """The renewed token sets that the store has refused so far."""
 
     def __init__(self, context: Context, spool: Spool[Successor], timings: Timings, watch: Watch) -> None:
         super().__init__(
@@ -89,7 +90,7 @@ class RetainedCommits(Retained[Successor]):
             self._commit,
             clock=context.clock,
             health=context.health,
-            readable=self._in_the_spool,
+            readable=self._readable_part,
             spooled=lambda: watch(Step.SPOOLED),
             counted=context.metrics.retained_commits.set,
             first=timings.retain_first,
@@ -98,37 +99,28 @@ class RetainedCommits(Retained[Successor]):
         self._accounts, self._encryption = context.stores.accounts, context.encryption
 
     async def _commit(self, successor: Successor, events: Sequence[Event]) -> None:
+        parent = successor.parent
         match await self._accounts.commit(successor, events):
             case Committed():
-                pass
-            case GenerationMoved():
-                await self._keep_as_spare(successor)
+                return
             case EpochMoved():
-                log.warning("commit.superseded", account=successor.parent.name)
-
-    async def _keep_as_spare(self, successor: Successor) -> None:
-        parent = successor.parent
+                log.warning("commit.superseded", account=parent.name)
+                return
+            case GenerationMoved():
+                pass
         # The same set may have been committed by the attempt that seemed to fail: then it is current already.
         current = await self._accounts.get(parent.name)
         if current is None or successor.sealed_refresh is None:
             return
-        # Compared in clear: one of them may have been encrypted anew since. What cannot be decrypted is another.
+        # Compared in clear, because one of them may have been encrypted anew. What cannot be decrypted differs.
         with suppress(DecryptionFailed):
             if self._encryption.refresh_token(successor) == self._encryption.refresh_token(current):
                 return
-        await self._accounts.add_spare(
-            Spare(
-                id=f"{LATE}{secrets.token_hex(8)}",
-                account=parent.name,
-                epoch=parent.epoch,
-                generation=parent.generation,
-                sealed=successor.sealed_refresh,
-                received_at=successor.refreshed_at,
-            )
-        )
+        id_, sealed, at = f"{LATE}{secrets.token_hex(8)}", successor.sealed_refresh, successor.refreshed_at
+        await self._accounts.add_spare(Spare(id_, parent.name, parent.epoch, parent.generation, sealed, at))
 
-    def _in_the_spool(self, successor: Successor) -> Successor | None:
-        """Return what can be decrypted of it; None if that must not replace the stored tokens, which may still work."""
+    def _readable_part(self, successor: Successor) -> Successor | None:
+        """Return what can be decrypted of a spooled set, or None if it must not replace the stored tokens."""
         refresh = None
         try:
             refresh = self._encryption.refresh_token(successor)
@@ -140,7 +132,7 @@ class RetainedCommits(Retained[Successor]):
 
 
 class Recovery:
-    """Boot, before and after READY."""
+    """The recovery at the start: what an earlier process left unfinished is settled before other renewals."""
 
     def __init__(
         self,
@@ -156,18 +148,20 @@ class Recovery:
         self._retained, self._permit, self._flights = retained, permit, flights
         self._timings, self._owner = timings, leases.owner
         self._replica = context.replica if context.is_shared else None
-        """Whose earlier boots' leases are ours; None: everybody's, since the store is."""
+        """The replica whose earlier leases are taken over; None: all leases, because nobody shares the store."""
         self._is_late = False
-        """Whether the store took no write at the start; what was left open is taken over as soon as it does."""
+        """The store refused writes at the start, so the leases are taken over as soon as it accepts them."""
 
     async def prepare(self) -> list[Account]:
-        """Before READY: the spool is committed, where the store takes it, and the leases of earlier boots are ours.
-        Living tokens are served from now on. The accounts whose renewal was left open, newest first."""
+        """Before READY, commit the spool and take over the leases of earlier processes.
+
+        Return the accounts whose renewal was left without an outcome, newest first. Their valid tokens are served.
+        """
         await self._retained.recover()
         return await self._take_over()
 
     async def renew(self, accounts: Sequence[Account]) -> None:
-        """After READY: renew what was left open, each after its quarantine, which counts from its intent."""
+        """After READY, renew what was left open, each after its quarantine, which counts from its intent."""
         while self._is_late:
             await self._clock.sleep(AGAIN_AFTER)
             accounts = await self._take_over()
@@ -177,7 +171,7 @@ class Recovery:
             async with places:
                 not_before = account.trouble.not_before or 0.0
                 await self._clock.sleep(max(0.0, not_before - self._clock.now()))
-                with suppress(Exception):  # the flight has logged it; the background tries again
+                with suppress(Exception):  # it is logged already, and the background tries again
                     await self._flights.join(account.ref)
 
         await asyncio.gather(*map(renew, accounts))
@@ -187,7 +181,7 @@ class Recovery:
             opened = await self._store.take_over(self._owner, self._clock.now(), replica=self._replica)
             left_open = [await self._quarantined(account) for account in opened]
         except StorageUnavailable as exc:
-            # Until it succeeds, the leases of the earlier boot keep these accounts from being renewed.
+            # Until it succeeds, the leases of the earlier process keep these accounts from being renewed.
             if not self._is_late:
                 log.warning("recovery.waits_for_store", why=exc.detail)
             self._is_late = True
@@ -196,21 +190,22 @@ class Recovery:
         return left_open
 
     async def _quarantined(self, account: Account) -> Account:
-        """No caller either may send the token again before the first request can no longer be processed."""
+        """Keep callers, too, from sending the token while the first request may still be processed."""
         log.warning("renewal.left_open", account=account.name, generation=account.generation)
         now = self._clock.now()
-        # An intent in the future was noted by a wrong clock.
+        # An intent in the future was written by a wrong clock.
         began = now if account.intent is None else min(now, account.intent.at)
-        wait = quarantine(timed_out=False, grace=self._permit.grace(account), timings=self._timings)
-        trouble = replace(account.trouble, not_before=began + wait)
+        free_at = began + quarantine(
+            timed_out=False, grace=self._permit.grace(account), timings=self._timings
+        )
+        trouble = replace(account.trouble, not_before=free_at)
         await self._store.settle(
             account.ref,
             trouble=trouble,
             keep_intent=True,
             dead=account.dead,
-            next_at=None if account.dead or account.frozen or account.removed_at else began + wait,
+            next_at=None if account.dead or account.frozen or account.removed_at else free_at,
             at=account.dead_since or now,
-            events=[],
-            free_after=max(0.0, began + wait - now),
+            free_after=max(0.0, free_at - now),
         )
         return account.with_trouble(trouble)

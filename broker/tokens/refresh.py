@@ -1,7 +1,7 @@
-"""R1 to R8: one renewal, step by step as on the protocol page.
+"""R1 to R8: one renewal, step by step as the protocol describes it.
 
-Read `renew` first; each method below names its rule. Nothing calls a provider's token endpoint for a renewal but
-this, and nothing here hands a token to anybody: those who wait get the row that the store has committed (I1).
+Read `renew` first; each method below names its rule. Only this module calls a provider's token endpoint for a renewal.
+It hands a token to nobody: callers that wait get the row that the store has committed (I1).
 """
 
 import secrets
@@ -28,7 +28,6 @@ from broker.model import (
     Spare,
     Successor,
     TokenSet,
-    Trouble,
 )
 from broker.providers.oauth2 import OAuth2Provider
 from broker.providers.outcomes import (
@@ -53,27 +52,27 @@ from broker.tokens.schedule import Step, Timings, Watch, confirm_after, death_ne
 from broker.tokens.setbacks import Setbacks, intent_of, since_trouble
 
 log = structlog.get_logger()
-LOOK_EVERY = 1.0
-"""Seconds between two looks at a row that another broker renews, should no notification come."""
+READ_EVERY = 1.0
+"""Seconds between two readings of a row that another broker renews, in case no notification arrives."""
 SPARE_NEEDS, UNUSUAL_SPARE_NEEDS = 2, 3
-"""Refusals that end a spare, in the standard's word and in others."""
+"""Refusals after which a spare is dropped: with the error of the standard, and with another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One token about to be sent, and what for."""
+    """One refresh token that is about to be sent, and for which account."""
 
     account: Account
     provider: OAuth2Provider
     token: Secret
     spare: Spare | None = None
     first: bool = False
-    """The spare goes before the account's own token, which nobody has refused yet."""
+    """The spare is tried before the account's own token, which the provider has not refused."""
     secret_index: int = 0
 
 
 class Refresher:
-    """Renews one grant at a time; `Flights` sees to it that it is one at a time."""
+    """Renews a grant. `Flights` ensures that each grant has at most one renewal at a time."""
 
     def __init__(
         self,
@@ -92,33 +91,29 @@ class Refresher:
         self._permit, self._retained, self._leases, self._waiters = permit, retained, leases, waiters
         self._timings, self._watch = timings, watch
         self._sending: set[str] = set()
-        """Accounts with a POST outstanding; two of one would break I4."""
+        """Accounts with a POST outstanding. Two of one account would violate I4."""
         self._setbacks = Setbacks(context, permit=permit, timings=timings, watch=watch)
 
     async def renew(self, wanted: Ref) -> FlightEnd:
-        """Renew the grant from generation `wanted.generation`, unless it has moved on since."""
-        self._metrics.refreshes_in_flight.inc()
-        try:
-            return await self._renew_in_turn(wanted)
-        except StorageUnavailable:
-            return NotRenewed(Hold(Reason.STORAGE, self._clock.now() + 1))
-        finally:
-            self._metrics.refreshes_in_flight.dec()
+        """Renew the grant from generation `wanted.generation`, unless it has a newer generation already.
 
-    async def _renew_in_turn(self, wanted: Ref) -> FlightEnd:
-        """Renew as soon as no other broker is at it; most often that one has done it by then."""
-        news = self._waiters.news(wanted.name)
-        while True:
-            try:
-                if (end := await self._renew(wanted)) is not None:
-                    return end
-            except LeaseLost as lost:
-                self._count(lost.account, "lost_race")
-            await within(self._clock, LOOK_EVERY, news)
-            news = self._waiters.news(wanted.name)
+        If another broker is renewing it, wait for that one and return its result.
+        """
+        change = self._waiters.change_of(wanted.name)
+        with self._metrics.refreshes_in_flight.track_inprogress():
+            while True:
+                try:
+                    if (end := await self._renew(wanted)) is not None:
+                        return end
+                except LeaseLost as lost:
+                    self._count(lost.account, "lost_race")
+                except StorageUnavailable:
+                    return NotRenewed(Hold(Reason.STORAGE, self._clock.now() + 1))
+                await within(self._clock, READ_EVERY, change)
+                change = self._waiters.change_of(wanted.name)
 
     async def _renew(self, wanted: Ref, *, holding: bool = False) -> FlightEnd | None:
-        """None: another broker is at it. `holding`: its lease is ours already."""
+        """Return None if another broker is renewing the grant. `holding`: its lease is ours already."""
         account = await self._store.get(wanted.name)
         if account is None or account.removed_at is not None or account.ref != wanted:
             return Renewed()
@@ -136,36 +131,32 @@ class Refresher:
         except DecryptionFailed as exc:
             return await self._refresh_token_damaged(account, provider, exc)
         if token is None and account.is_endless and self._permit.is_rejected(account):
-            return await self._setbacks.look_into_rejection(account, provider, self._access_token(account))
+            return await self._setbacks.check_rejection(account, provider, self._access_token(account))
         if token is None:
             return await self._setbacks.without_refresh_token(account)
         self._watch(Step.GATE_PASSED)
-        salvaged = await self._salvaged(account, provider)
-        return await self._attempt(salvaged or Attempt(account, provider, token))
-
-    async def _salvaged(self, account: Account, provider: OAuth2Provider) -> Attempt | None:
-        """A family dies with a replay of the old token: its successor, cut out of half an answer, goes first."""
         if account.trouble.ambiguous and self._permit.rotation(account) is Rotation.FAMILY:
-            for spare, token in await self._spares(account):
+            # A replay of the old token would revoke the family, so a successor salvaged from half an answer goes first.
+            for spare, salvaged in await self._spares(account):
                 if spare.generation == account.generation:
-                    return Attempt(account, provider, token, spare, first=True)
-        return None
+                    return await self._attempt(Attempt(account, provider, salvaged, spare, first=True))
+        return await self._attempt(Attempt(account, provider, token))
 
     async def _spares(self, account: Account) -> list[tuple[Spare, Secret]]:
-        """The spares that can be decrypted, newest first."""
-        opened = []
+        """Return the spares that can be decrypted, newest first."""
+        decrypted = []
         for spare in await self._store.spares(account.name, account.epoch):
             try:
-                opened.append((spare, self._encryption.spare_token(spare)))
+                decrypted.append((spare, self._encryption.spare_token(spare)))
             except DecryptionFailed as exc:
-                log.error("record.does_not_open", account=account.name, spare=spare.id, why=str(exc))
-        return opened
+                log.error("record.decryption_failed", account=account.name, spare=spare.id, why=str(exc))
+        return decrypted
 
     async def _refresh_token_damaged(
         self, account: Account, provider: OAuth2Provider, why: DecryptionFailed
     ) -> FlightEnd:
-        """Disk rot, or a key that is missing: a spare may still work."""
-        log.error("record.does_not_open", account=account.name, why=str(why))
+        """The record is damaged or its key is missing: a spare may still work."""
+        log.error("record.decryption_failed", account=account.name, why=str(why))
         for spare, token in await self._spares(account):
             return await self._attempt(Attempt(account, provider, token, spare))
         if self._access_token(account) is None:
@@ -178,13 +169,41 @@ class Refresher:
         return None
 
     async def _attempt(self, attempt: Attempt) -> FlightEnd:
-        """Send one token, and conclude from how that ended."""
+        """R5: send one token, and do what the class of the answer requires."""
         attempt, outcome = await self._send(attempt)
         self._watch(Step.ANSWERED)
-        return await self._conclude(attempt, outcome)
+        match outcome:
+            case Granted(tokens):
+                return await self._commit(attempt, tokens)
+            case Refused():
+                self._count(attempt.account, "refused")
+                return await self._refused(attempt, outcome)
+            case ClientRefused():
+                self._count(attempt.account, "rejected_client")
+                return await self._client_refused(attempt, outcome)
+            case Ambiguous():
+                self._count(attempt.account, "ambiguous")
+                # R7: a salvaged token is kept; the intent stays, and the same token is sent after the quarantine.
+                await self._keep_spare(attempt.account.ref, outcome.salvage)
+                return await self._setbacks.uncertain(attempt.account, outcome)
+            case NotSent(why):
+                self._count(attempt.account, "not_sent")
+                return await self._setbacks.back_off(attempt.account, Reason.PROVIDER_UNAVAILABLE, why)
+            case Declined():
+                self._count(attempt.account, "refused")
+                grace = self._permit.grace(attempt.account)
+                wait = quarantine(timed_out=False, grace=grace, timings=self._timings)
+                return await self._setbacks.back_off(
+                    attempt.account, Reason.PROVIDER_DECLINED, cause_of(outcome), at_least=wait
+                )
+            case Paused(seconds):
+                self._count(attempt.account, "rate_limited")
+                return await self._setbacks.pause(attempt.account, seconds, outcome.why)
+            case _:
+                assert_never(outcome)
 
     async def _send(self, attempt: Attempt) -> tuple[Attempt, TokenOutcome]:
-        """R2, R3, R4: connect, write the intent, POST once; the attempt with its intent, and how it ended."""
+        """R2, R3, R4: connect, write the intent, POST once. Return the attempt with its intent, and the outcome."""
         account = attempt.account
         announced: Intent | None = None
 
@@ -216,53 +235,25 @@ class Refresher:
             self._metrics.invariant_violations.labels("I9").inc()
         return attempt, outcome
 
-    async def _conclude(self, attempt: Attempt, outcome: TokenOutcome) -> FlightEnd:
-        """R5: what each class of answer leads to."""
-        match outcome:
-            case Granted(tokens):
-                return await self._commit(attempt, tokens)
-            case Refused():
-                self._count(attempt.account, "refused")
-                return await self._refused(attempt, outcome)
-            case ClientRefused():
-                self._count(attempt.account, "rejected_client")
-                return await self._client_refused(attempt, outcome)
-            case Ambiguous():
-                self._count(attempt.account, "ambiguous")
-                # R7: what was salvaged is kept; the intent stays, and the same token is sent after the quarantine.
-                await self._keep_spare(attempt.account.ref, outcome.salvage)
-                return await self._setbacks.uncertain(attempt.account, outcome)
-            case NotSent(why):
-                self._count(attempt.account, "not_sent")
-                return await self._setbacks.back_off(attempt.account, Reason.PROVIDER_UNAVAILABLE, why)
-            case Declined():
-                self._count(attempt.account, "refused")
-                grace = self._permit.grace(attempt.account)
-                wait = quarantine(timed_out=False, grace=grace, timings=self._timings)
-                return await self._setbacks.back_off(
-                    attempt.account, Reason.PROVIDER_DECLINED, cause_of(outcome), at_least=wait
-                )
-            case Paused(seconds):
-                self._count(attempt.account, "rate_limited")
-                return await self._setbacks.pause(attempt.account, seconds, outcome.why)
-            case _:
-                assert_never(outcome)
-
     async def _commit(self, attempt: Attempt, tokens: TokenSet) -> FlightEnd:
-        """R6: durable first; only the store's change feed lets anybody see the new generation."""
+        """R6: make the token set durable first; only then does the store's change feed show it to anybody."""
         account = attempt.account
         successor = self._successor(attempt, tokens)
         events = self._setbacks.events_of_success(account, successor)
+        committed = None
         try:
             committed = await self._store.commit(successor, events)
+            self._watch(Step.COMMIT_DURABLE)
         except StorageUnavailable:
             await self._retained.keep(successor, events)
-            self._note_success(account)
-            return NotRenewed(Hold(Reason.STORAGE, self._clock.now() + 1))
-        self._watch(Step.COMMIT_DURABLE)
-        self._note_success(account)
+        # R9: the provider accepts our client. Nothing that can fail comes between the answer and its commit.
+        if self._permit.breaker(account.provider).succeeded(account.ref, self._clock.now()):
+            self._metrics.provider_open.labels(account.provider).set(0)
+            log.info("provider.accepts_client_again", provider=account.provider)
         row: Account | None = None
         match committed:
+            case None:
+                return NotRenewed(Hold(Reason.STORAGE, self._clock.now() + 1))
             case Committed(row):
                 self._count(account, "renewed")
                 new = account.generation + 1
@@ -278,24 +269,18 @@ class Refresher:
             return await self._setbacks.access_token_missing(account)
         return Renewed(row)
 
-    def _note_success(self, account: Account) -> None:
-        """R9: the provider takes our client. Nothing that can fail comes between the answer and its commit."""
-        if self._permit.breaker(account.provider).succeeded(account.ref, self._clock.now()):
-            self._metrics.provider_open.labels(account.provider).set(0)
-            log.info("provider.accepts_client_again", provider=account.provider)
-
     def _successor(self, attempt: Attempt, tokens: TokenSet) -> Successor:
         account, now = attempt.account, self._clock.now()
-        # RFC 6749 section 6: a provider that sends no refresh token lets the old one go on.
+        # RFC 6749 section 6: if the provider sends no refresh token, the old one stays valid.
         refresh = tokens.refresh_token or attempt.token
         ref = replace(account.ref, generation=account.generation + 1)
-        access_sealed, refresh_sealed = self._encryption.encrypt(ref, tokens.access_token, refresh)
+        access, refreshed = self._encryption.encrypt(ref, tokens.access_token, refresh)
         token = tokens.access_token
         ends_at, ages = grant_end(account, tokens)
         return Successor(
             parent=account.ref,
-            sealed_access=access_sealed,
-            sealed_refresh=refresh_sealed,
+            sealed_access=access,
+            sealed_refresh=refreshed,
             token_type=tokens.token_type,
             scope=account.scope if tokens.scope is None else tokens.scope,
             issued_at=tokens.issued_at,
@@ -308,27 +293,41 @@ class Refresher:
         )
 
     async def _refused(self, attempt: Attempt, outcome: Refused) -> FlightEnd:
-        """R8: dead only after confirmation, after the spares, and while the provider is not refusing everybody."""
+        """R8: end the grant only after confirmation and after the spares, and never during a mass refusal."""
         account, now = await self._store.get(attempt.account.name), self._clock.now()
         if account is None or account.ref != attempt.account.ref:
             return Renewed()
-        # By its id alone: the lease's end is written by the store's clock. Another's attempt is not ours to judge.
+        # Compared by its id, because the store's clock writes the lease's end. Another attempt is not judged here.
         if intent_of(account) != intent_of(attempt.account):
             return Renewed()
         if attempt.spare is not None:
             return await self._spare_refused(account, attempt, attempt.spare, usual=outcome.usual)
         breaker = self._permit.breaker(account.provider)
         breaker.refused(account.ref, now)
-        trouble = self._one_more_refusal(account, outcome, now)
+        old = account.trouble
+        first = now if old.first_refused_at is None else old.first_refused_at
+        unusual = old.unusual or not outcome.usual
+        slow = unusual or old.ambiguous > 0
+        wait = confirm_after(old.refusals + 1, first, now, slow=slow, timings=self._timings)
+        reason = Reason.UNCERTAIN if old.ambiguous else Reason.REFUSED_ONCE
+        trouble = replace(
+            since_trouble(account, reason, now, cause_of(outcome)),
+            refusals=old.refusals + 1,
+            first_refused_at=first,
+            not_before=now + wait,
+            unusual=unusual,
+        )
         log.warning("renewal.refused", account=account.name, why=trouble.detail, refusals=trouble.refusals)
-        if not self._is_confirmed(trouble, now):
+        span = self._timings.confirm_uncertain if slow else self._timings.confirm
+        needed = death_needs(old.ambiguous, unusual=unusual)
+        if trouble.refusals < needed or now - first < span:
             return await self._setbacks.settle(account, trouble)
-        return await self._next_spare_or_death(account.with_trouble(trouble), attempt.provider)
+        return await self._next_spare_or_end(account.with_trouble(trouble), attempt.provider)
 
     async def _spare_refused(
         self, account: Account, attempt: Attempt, spare: Spare, *, usual: bool
     ) -> FlightEnd:
-        """A spare's first refusal is believed no more than a token's: it is tried again, then dropped."""
+        """Try a refused spare again and then drop it: its first refusal is not believed either."""
         needs = SPARE_NEEDS if usual else UNUSUAL_SPARE_NEEDS
         if spare.refusals + 1 < needs:
             await self._store.refuse_spare(spare.id)
@@ -338,46 +337,22 @@ class Refresher:
         await self._store.drop_spare(spare.id)
         if attempt.first:
             return await self._renew(account.ref, holding=True) or Renewed()
-        return await self._next_spare_or_death(
-            account.with_trouble(attempt.account.trouble), attempt.provider
-        )
+        return await self._next_spare_or_end(account.with_trouble(attempt.account.trouble), attempt.provider)
 
-    def _one_more_refusal(self, account: Account, outcome: Refused, now: float) -> Trouble:
-        old = account.trouble
-        first = now if old.first_refused_at is None else old.first_refused_at
-        unusual = old.unusual or not outcome.usual
-        slow = unusual or old.ambiguous > 0
-        wait = confirm_after(old.refusals + 1, first, now, slow=slow, timings=self._timings)
-        reason = Reason.UNCERTAIN if old.ambiguous else Reason.REFUSED_ONCE
-        return replace(
-            since_trouble(account, reason, now, cause_of(outcome)),
-            refusals=old.refusals + 1,
-            first_refused_at=first,
-            not_before=now + wait,
-            unusual=unusual,
-        )
-
-    def _is_confirmed(self, trouble: Trouble, now: float) -> bool:
-        slow = trouble.ambiguous or trouble.unusual
-        span = self._timings.confirm_uncertain if slow else self._timings.confirm
-        lasted = now - (now if trouble.first_refused_at is None else trouble.first_refused_at)
-        needed = death_needs(trouble.ambiguous, unusual=trouble.unusual)
-        return trouble.refusals >= needed and lasted >= span
-
-    async def _next_spare_or_death(self, account: Account, provider: OAuth2Provider) -> FlightEnd:
+    async def _next_spare_or_end(self, account: Account, provider: OAuth2Provider) -> FlightEnd:
         for spare, token in await self._spares(account):
             return await self._attempt(Attempt(account, provider, token, spare))
         now = self._clock.now()
-        if self._permit.breaker(account.provider).is_mass_dying(now):
+        if self._permit.breaker(account.provider).is_mass_refusing(now):
             trouble = replace(
                 since_trouble(account, Reason.MASS_REFUSAL, now), not_before=now + self._timings.probe
             )
             return await self._setbacks.settle(account, trouble)
         reason = Reason.LOST_ROTATION if account.trouble.ambiguous else Reason.REVOKED_OR_EXPIRED
-        return await self._setbacks.die(account, reason)
+        return await self._setbacks.end_grant(account, reason)
 
     async def _client_refused(self, attempt: Attempt, outcome: ClientRefused) -> FlightEnd:
-        """R9: the second secret only now; then the account backs off, and two of them open the breaker."""
+        """R9: try the second client secret, then back off. Two such accounts in a row open the provider's breaker."""
         account, now = attempt.account, self._clock.now()
         if attempt.secret_index + 1 < attempt.provider.secrets_of(account.client_id):
             return await self._attempt(replace(attempt, secret_index=attempt.secret_index + 1))

@@ -1,4 +1,4 @@
-"""The HTTP of tokens: reads the request, asks the service, writes the answer; decides nothing."""
+"""The HTTP routes of tokens: they read the request, call the service and write the answer, and decide nothing."""
 
 from collections.abc import Awaitable, Callable
 
@@ -10,9 +10,9 @@ from broker.http import schema
 from broker.http.bodies import answers_shape
 from broker.http.edge import CALLER, REQUEST_ID
 from broker.http.operations import Operation, query_number, read_object
-from broker.model import Account, Caller, Permission
+from broker.model import Caller, Permission
 from broker.tokens.cache import token_parts
-from broker.tokens.policy import is_living
+from broker.tokens.policy import is_valid
 from broker.tokens.service import Handout, TokenService
 
 PATH = "/token/{account}"
@@ -43,23 +43,23 @@ class TokenRoutes:
     ) -> None:
         self._service, self._clock = service, clock
         self._still = still
-        """The caller as the credential stands now; raises what an expired or revoked one leads to."""
+        """Authenticates the caller again; raises if its credential has expired or was revoked meanwhile."""
         self._operators = operators
-        """On the admin socket a renewal is an operator's override, not a caller's demand."""
+        """On the admin socket a renewal is an operator's, which also tries grants that need re-authorization."""
 
     @Operation(
         "GET",
         PATH,
-        "A token that lives",
-        {**TOKEN, **schema.nothing("The generation that you have still holds", status="304")},
+        "A valid access token",
+        {**TOKEN, **schema.nothing("The token that you have is still current", status="304")},
         permission=Permission.TOKEN,
         query={
             "min_ttl": (
-                "At least so many seconds of real life, half of the token's life at most",
+                "How many seconds the token must stay valid at least; at most half of its lifetime",
                 {**schema.COUNT, "maximum": schema.YEAR},
             ),
             "wait": (
-                "Wait so many seconds for another generation or status; only with `If-None-Match`",
+                "Wait so many seconds for another generation or status; needs `If-None-Match`",
                 {**schema.COUNT, "maximum": 60},
             ),
         },
@@ -71,16 +71,21 @@ class TokenRoutes:
         has_head=False,
     )
     async def get(self, request: web.Request) -> web.StreamResponse:
-        min_ttl = query_number(request, "min_ttl") or 0.0
-        wait = query_number(request, "wait")
+        """Answer with the account's token, after a long poll if the request asks for one."""
+        min_ttl, wait = query_number(request, "min_ttl") or 0.0, query_number(request, "wait")
+        name, request_id = request.match_info["account"], request[REQUEST_ID]
         if wait is not None:
-            await self._wait(request, wait)
+            etag = request.headers.get("If-None-Match")
+            if etag is None:
+                raise InvalidRequest("wait needs If-None-Match with the ETag of the token that you have")
+            known = etag.strip().strip('"')
+            await self._service.wait(request[CALLER], name, known=known, seconds=wait, request_id=request_id)
             if request.transport is None:
-                # Nobody is there any more, so no token goes out and none is written down.
+                # The caller has hung up, so no token goes out and none is audited.
                 return web.Response(status=304)
-        handout = await self._service.get(
-            request[CALLER], request.match_info["account"], min_ttl=min_ttl, request_id=request[REQUEST_ID]
-        )
+            # A caller whose credential was revoked meanwhile gets nothing.
+            request[CALLER] = await self._still(request)
+        handout = await self._service.get(request[CALLER], name, min_ttl=min_ttl, request_id=request_id)
         return self._answer(request, handout)
 
     @Operation(
@@ -98,6 +103,7 @@ class TokenRoutes:
         problems=(*NO_TOKEN, "rate_limited"),
     )
     async def refresh(self, request: web.Request) -> web.StreamResponse:
+        """Answer with a newer token: for a rejected generation, for an operator, or for a caller that may force it."""
         body = await read_object(request)
         name, caller, request_id = request.match_info["account"], request[CALLER], request[REQUEST_ID]
         generation = body.get("rejected_generation")
@@ -111,48 +117,20 @@ class TokenRoutes:
             handout = await self._service.force(caller, name, request_id=request_id)
         return self._answer(request, handout)
 
-    async def _wait(self, request: web.Request, seconds: float) -> None:
-        known = request.headers.get("If-None-Match")
-        if known is None:
-            raise InvalidRequest("wait needs If-None-Match with the ETag of the token that you have")
-        await self._service.wait(
-            request[CALLER],
-            request.match_info["account"],
-            known=known.strip().strip('"'),
-            seconds=seconds,
-            request_id=request[REQUEST_ID],
-        )
-        if request.transport is not None:
-            # Who was shut out meanwhile gets nothing.
-            request[CALLER] = await self._still(request)
-
     def _answer(self, request: web.Request, handout: Handout) -> web.StreamResponse:
-        headers = {"ETag": etag(handout.account)}
-        if request.method == "GET" and self._still_holds(request, handout):
+        account, token, expires_at = handout.account, handout.access_token, handout.expires_at
+        headers = {"ETag": f'"{account.generation}"'}
+        if (
+            request.method == "GET"
+            and request.headers.get("If-None-Match") == headers["ETag"]
+            # Only while the `expires_at` given earlier holds: outside the renewal window, without a warning.
+            and handout.warning is None
+            and handout.expires_in > 1
+            and is_valid(account, self._clock.now())
+        ):
             return web.Response(status=304, headers=headers)
         if "text/plain" in request.headers.get("Accept", ""):
-            return web.Response(text=handout.access_token.reveal() + "\n", headers=headers)
-        body = token_json(handout).encode()
+            return web.Response(text=token.reveal() + "\n", headers=headers)
+        head, tail = token_parts(account, token, expires_at=expires_at, warning=handout.warning)
+        body = f"{head}{handout.expires_in}{tail}".encode()
         return web.Response(body=body, content_type="application/json", headers=headers)
-
-    def _still_holds(self, request: web.Request, handout: Handout) -> bool:
-        """304 only while the `expires_at` given earlier holds: outside the window, without a warning."""
-        settled = (
-            handout.warning is None
-            and handout.expires_in > 1
-            and is_living(handout.account, self._clock.now())
-        )
-        return settled and request.headers.get("If-None-Match") == etag(handout.account)
-
-
-def etag(account: Account) -> str:
-    """Return the ETag of an answer with this token."""
-    return f'"{account.generation}"'
-
-
-def token_json(handout: Handout) -> str:
-    """Return a token as the API answers it."""
-    head, tail = token_parts(
-        handout.account, handout.access_token, expires_at=handout.expires_at, warning=handout.warning
-    )
-    return f"{head}{handout.expires_in}{tail}"

@@ -1,4 +1,4 @@
-"""Handing out tokens: the use case behind `GET /token/{account}` and `POST …/refresh`."""
+"""Hands out tokens: the use case behind `GET /token/{account}` and `POST /token/{account}/refresh`."""
 
 import time
 from collections import deque
@@ -15,8 +15,9 @@ from broker.errors import (
     ProviderUnavailable,
     RateLimited,
     StorageUnavailable,
+    require_account_name,
 )
-from broker.model import Account, Caller, Permission, Reason, Secret, is_account_name
+from broker.model import Account, Caller, Permission, Reason, Secret
 from broker.store.renewals import RefreshStore
 from broker.tokens.cache import Decrypted, TokenCache
 from broker.tokens.flight import FlightEnd, Flights, NotRenewed, Renewed, Waiters
@@ -29,7 +30,7 @@ from broker.tokens.policy import (
     Wait,
     believed,
     decide,
-    is_living,
+    is_valid,
     is_young,
     refusal,
     unchecked,
@@ -40,27 +41,27 @@ REJECTIONS_WINDOW = 600.0
 REJECTIONS_MOST = 2
 FORCED_EVERY = 60.0
 MOST_POLLS = 20_000
-"""Long polls at a time."""
-MOST_FLIGHTS = 2
+"""Long polls at the same time."""
+MOST_RENEWALS = 2
 """Renewals that one request waits for."""
 SOON = (Reason.REFUSED_ONCE, Reason.UNCERTAIN, Reason.UNREADABLE)
-"""Reasons that settle within seconds; a caller with patience left waits for the next attempt."""
+"""Reasons that the next attempt settles within seconds. A caller waits for it within its patience."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handout:
-    """A token on its way to a caller."""
+    """A token as it is handed out to a caller."""
 
     account: Account
     access_token: Secret
     expires_in: int
-    """Whole seconds for which the caller may keep it without asking again."""
+    """Whole seconds for which the caller may cache the token."""
     expires_at: float
     warning: str | None
 
 
 class Uses:
-    """Last-used timestamps that are not yet written to the store: of accounts, and of callers for each account."""
+    """Last-used timestamps that are not yet written to the store: by account, and by account and caller."""
 
     def __init__(self, store: RefreshStore) -> None:
         self._store = store
@@ -68,12 +69,12 @@ class Uses:
         self._callers: dict[tuple[str, str], float] = {}
 
     def note(self, name: str, caller: str, now: float, opens: float) -> None:
-        """A token was handed out, whose window opens then."""
+        """Record that a token was handed out whose renewal window opens at `opens`."""
         self._accounts[name] = (now, max(now, opens))
         self._callers[name, caller] = now
 
     async def flush(self) -> None:
-        """Store all of it; what cannot be stored just now is kept for the next time."""
+        """Write all timestamps to the store, or keep them for the next time if it accepts no writes."""
         accounts, self._accounts = self._accounts, {}
         callers, self._callers = self._callers, {}
         try:
@@ -82,13 +83,13 @@ class Uses:
             self._accounts, self._callers = accounts | self._accounts, callers | self._callers
 
     def forget(self, name: str) -> None:
-        """Drop those of an account that was purged."""
+        """Drop the timestamps of an account that was purged."""
         self._accounts.pop(name, None)
         self._callers = {key: at for key, at in self._callers.items() if key[0] != name}
 
 
 class TokenService:
-    """Hands out valid access tokens, and has them renewed."""
+    """Hands out valid access tokens, and starts their renewal when they need it."""
 
     def __init__(
         self, context: Context, *, cache: TokenCache, flights: Flights, permit: Permit, waiters: Waiters
@@ -102,24 +103,26 @@ class TokenService:
         self._polls = 0
 
     async def get(self, caller: Caller, name: str, *, min_ttl: float, request_id: str) -> Handout:
-        """Return the account's token, renewed first if need be; raises a BrokerError that says why there is none."""
+        """Return the account's token, renewed first if necessary. Raises a BrokerError that says why there is none."""
         began = time.perf_counter()
         try:
             await self._authorize(caller, Permission.TOKEN, name, request_id)
             decrypted = await self._read(name, or_kept=True)
             if min_ttl > decrypted.account.life / 2:
                 most = int(decrypted.account.life / 2)
-                raise InvalidRequest(f"min_ttl may be half of the token's life at most, {most} here")
+                raise InvalidRequest(f"min_ttl may be at most half of the token's lifetime, {most} here")
             return await self._hand_out(caller, decrypted, min_ttl, request_id)
         finally:
             self._context.metrics.token_requests.observe(time.perf_counter() - began)
 
     async def wait(self, caller: Caller, name: str, *, known: str, seconds: float, request_id: str) -> None:
-        """Return when the account has another generation than `known` says or another status, when its token dies,
-        when the broker stops, or after so many seconds; raises as `get` does."""
+        """Wait until the account's generation is not `known`, its status changes, or its token expires.
+
+        Returns as well when the broker stops and after so many seconds. Raises what `get` raises.
+        """
         await self._authorize(caller, Permission.TOKEN, name, request_id)
         if self._polls >= MOST_POLLS:
-            raise Overloaded("too many wait for news already; ask without wait", retry_after=5)
+            raise Overloaded("too many requests wait for a change already; ask without wait", retry_after=5)
         self._polls += 1
         try:
             await self._wait(name, known, self._clock.monotonic() + seconds)
@@ -129,37 +132,39 @@ class TokenService:
     async def _wait(self, name: str, known: str, deadline: float) -> None:
         first: Account | None = None
         while not self._waiters.stopping:
-            news = self._waiters.news(name)
+            change = self._waiters.change_of(name)
             account, now = (await self._read(name, or_kept=True)).account, self._clock.now()
             if first is None:
                 first = account
                 if str(first.generation) != known:
                     return
-                # Who waits inside the window waits for a renewal, as a plain request would start one.
+                # Inside the window a plain request would start a renewal, so this one does too.
                 if now >= window_opens(first, self._settings.ahead) and self._permit.hold(first, now) is None:
-                    self._flights.begin_in_turn(first.ref)
-            if (account.ref, account.status) != (first.ref, first.status) or not is_living(account, now):
+                    self._flights.begin_spaced(first.ref)
+            if (account.ref, account.status) != (first.ref, first.status) or not is_valid(account, now):
                 return
-            # A token lives for whoever gets it while a whole second is left.
             left = min(deadline - self._clock.monotonic(), account.expires_at - 1 - now)
             if left <= 0:
                 return
-            await within(self._context.clock, left, news)
+            await within(self._context.clock, left, change)
 
     async def rejected(self, caller: Caller, name: str, generation: int, *, request_id: str) -> Handout:
-        """The caller says that the provider answered 401 to that generation: renewed once, however many say so."""
+        """Return a newer token, because the provider answered 401 to that generation.
+
+        The account is renewed once, however many callers report it. Raises RateLimited if the token is too fresh.
+        """
         await self._authorize(caller, Permission.TOKEN, name, request_id)
         decrypted = await self._read(name, or_kept=True)
         if generation != decrypted.account.generation:
             return await self._hand_out(caller, decrypted, 0.0, request_id)
         account, now = (await self._read(name)).account, self._clock.now()
         self._permit.note_rejection(account)
-        if not self._flights.is_flying(account.ref) and now < window_opens(account, self._settings.ahead):
+        if not self._flights.is_running(account.ref) and now < window_opens(account, self._settings.ahead):
             await self._allow_rejection(account, now)
         return await self._renewed(caller, account, request_id)
 
     async def force(self, caller: Caller, name: str, *, request_id: str) -> Handout:
-        """Renew whatever the token's age; once a minute for each account. Needs permission `refresh`."""
+        """Renew the account whatever the token's age, at most once a minute. Needs the permission `refresh`."""
         await self._authorize(caller, Permission.REFRESH, name, request_id)
         account, now = (await self._read(name)).account, self._clock.monotonic()
         last = self._forced.get(name)
@@ -171,45 +176,43 @@ class TokenService:
         return await self._renewed(caller, account, request_id)
 
     async def override(self, caller: Caller, name: str, *, request_id: str) -> Handout:
-        """An operator's `broker accounts refresh`: tries what is dead or waiting, too (R8), after the quarantine."""
+        """Renew the account for an operator, also one that needs re-authorization or waits (R8).
+
+        The quarantine of an attempt with an unknown outcome still holds.
+        """
         await self._authorize(caller, Permission.REFRESH, name, request_id)
         account = (await self._read(name)).account
-        if not account.frozen and not self._flights.is_flying(account.ref):
+        if not account.frozen and not self._flights.is_running(account.ref):
             now = self._clock.now()
             soonest = self._permit.soonest(account, now)
             await self._store.settle(
                 account.ref,
                 trouble=replace(account.trouble, not_before=soonest),
                 keep_intent=True,
-                dead=None,
                 next_at=now if soonest is None else soonest,
                 at=now,
-                events=[],
             )
             self._permit.note_rejection(account)
             account = (await self._read(name)).account
         return await self._renewed(caller, account, request_id)
 
     def hold(self, account: Account) -> Hold | None:
-        """Why the account may not be renewed just now, for whoever shows it."""
+        """Return why the account may not be renewed now, or None if it may."""
         return self._permit.hold(account, self._clock.now())
 
     async def forget(self, name: str) -> None:
-        """Remember nothing of an account that was purged."""
+        """Drop everything recorded about an account that was purged."""
         self.uses.forget(name)
         self._rejections.pop(name, None)
         self._forced.pop(name, None)
 
     async def _authorize(self, caller: Caller, permission: Permission, name: str, request_id: str) -> None:
-        # Before anything else is looked at, so that nothing depends on odd names.
-        if not is_account_name(name):
-            raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
+        require_account_name(name)
         action = "token.refresh" if permission is Permission.REFRESH else None
         await self._context.authorizer.require(caller, permission, name, request_id=request_id, action=action)
 
     async def _read(self, name: str, *, or_kept: bool = False) -> Decrypted:
-        """Read the account's row. `or_kept`: if the store cannot be read, an entry of the cache is enough, because
-        nothing but the token is wanted."""
+        """Read the account's row. `or_kept`: a cache entry will do if the store cannot be read."""
         try:
             return await self._cache.read(name)
         except StorageUnavailable:
@@ -221,14 +224,21 @@ class TokenService:
     async def _hand_out(
         self, caller: Caller, decrypted: Decrypted, min_ttl: float, request_id: str
     ) -> Handout:
-        """Decide, wait while there is patience, and hand out what there is."""
+        """Decide, wait for renewals within the patience, and hand out the token."""
         ahead = self._settings.ahead
         deadline = self._clock.monotonic() + self._settings.patience
         ended: FlightEnd | None = None
-        flights = 0
+        renewals = 0
         while True:
             account, now = decrypted.account, self._clock.now()
-            hold = self._hold_after(account, now, ended, flights)
+            hold = self._permit.hold(account, now)
+            if hold is None and isinstance(ended, NotRenewed):
+                hold = ended.hold
+            elif hold is None and self._flights.is_full_for(account.ref):
+                hold = Hold(None, now + 1, is_busy=True)
+            elif hold is None and renewals >= MOST_RENEWALS:
+                # The provider issues tokens that are already expired; it must not be asked for ever.
+                hold = Hold(Reason.PROVIDER_DECLINED, now + 1)
             left = deadline - self._clock.monotonic()
             paced = self._settings.background
             match decide(account, now=now, ahead=ahead, min_ttl=min_ttl, hold=hold, paced=paced):
@@ -236,11 +246,11 @@ class TokenService:
                     final = unchecked(serve, now) if decrypted.unchecked else serve
                     return await self._serve(caller, decrypted, final, request_id)
                 case ServeAndRenew():
-                    self._flights.begin_in_turn(account.ref)
+                    self._flights.begin_spaced(account.ref)
                     return await self._serve(caller, decrypted, Serve(1, now + 1), request_id)
                 case Wait():
-                    ended = await self._fly(account, left)
-                    flights += 1
+                    ended = await self._renew(account, left)
+                    renewals += 1
                 case Refuse(error):
                     if not await self._settles_within(hold, left):
                         raise self._counted(account, error)
@@ -249,29 +259,18 @@ class TokenService:
                     assert_never(unexpected)
             decrypted = await self._after(ended, account.name)
 
-    async def _fly(self, account: Account, patience: float) -> FlightEnd:
+    async def _renew(self, account: Account, patience: float) -> FlightEnd:
         ended = await self._flights.join(account.ref, patience)
         return ended or NotRenewed(Hold(Reason.PROVIDER_UNAVAILABLE, self._clock.now() + 1))
 
     async def _after(self, ended: FlightEnd | None, name: str) -> Decrypted:
-        """Return the account after a renewal, without another reading if that has committed its row."""
+        """Return the account after a renewal. The row is read again unless that renewal has committed it."""
         if isinstance(ended, Renewed) and ended.account is not None and ended.account.removed_at is None:
             return self._cache.decrypted(ended.account)
         return await self._read(name, or_kept=True)
 
-    def _hold_after(self, account: Account, now: float, ended: FlightEnd | None, flights: int) -> Hold | None:
-        """Why no renewal may start; after a flight that brought none, at least what that one says."""
-        if hold := self._permit.hold(account, now):
-            return hold
-        if isinstance(ended, NotRenewed):
-            return ended.hold
-        if self._flights.is_full_for(account.ref):
-            return _busy(now)
-        # A provider whose fresh tokens are dead on arrival must not be asked for ever.
-        return Hold(Reason.PROVIDER_DECLINED, now + 1) if flights >= MOST_FLIGHTS else None
-
     async def _settles_within(self, hold: Hold | None, patience: float) -> bool:
-        """Wait for the next attempt if it comes in time and is likely to settle the matter."""
+        """Wait for the next attempt and return True if it starts within the patience and is likely to succeed."""
         if hold is None or hold.reason not in SOON or hold.until is None:
             return False
         wait = max(0.0, hold.until - self._clock.now())
@@ -281,15 +280,15 @@ class TokenService:
         return True
 
     async def _renewed(self, caller: Caller, account: Account, request_id: str) -> Handout:
-        """A token newer than `account`'s, or the error that says why there is none."""
+        """Return a token newer than `account`'s. Raises the error that says why there is none."""
         deadline = self._clock.monotonic() + self._settings.patience
         while True:
             now, ended = self._clock.now(), None
             hold = self._permit.hold(account, now)
             if hold is None and self._flights.is_full_for(account.ref):
-                hold = _busy(now)
+                hold = Hold(None, now + 1, is_busy=True)
             if hold is None:
-                ended = await self._fly(account, deadline - self._clock.monotonic())
+                ended = await self._renew(account, deadline - self._clock.monotonic())
                 hold = ended.hold if isinstance(ended, NotRenewed) else None
             decrypted = await self._after(ended, account.name)
             if decrypted.account.generation != account.generation or hold is None:
@@ -303,14 +302,16 @@ class TokenService:
         account, token = believed(decrypted.account, now), decrypted.access_token
         if token is None:
             raise ProviderUnavailable
-        told = account.name, account.generation, decrypted.fingerprint
-        await self._context.authorizer.handed_out(caller, *told, request_id=request_id, client=caller.address)
+        issued = account.name, account.generation, decrypted.fingerprint
+        await self._context.authorizer.handed_out(
+            caller, *issued, request_id=request_id, client=caller.address
+        )
         self.uses.note(account.name, caller.name, now, window_opens(account, self._settings.ahead))
         self._context.metrics.token_requests.count(account.provider, "warned" if serve.warning else "served")
         return Handout(account, token, serve.expires_in, serve.expires_at, serve.warning)
 
     async def _allow_rejection(self, account: Account, now: float) -> None:
-        """A provider that rejects fresh tokens would have us renew for ever; raises RateLimited."""
+        """Raise RateLimited if renewing is no use, because the provider rejects fresh tokens too."""
         recent, at = self._rejections.setdefault(account.name, deque(maxlen=16)), self._clock.monotonic()
         while recent and at - recent[0] > REJECTIONS_WINDOW:
             recent.popleft()
@@ -322,9 +323,7 @@ class TokenService:
         if account.trouble.reason is None:
             trouble = replace(account.trouble, reason=Reason.REJECTED, since=now)
             at = window_opens(account, self._settings.ahead)
-            await self._store.settle(
-                account.ref, trouble=trouble, keep_intent=True, dead=None, next_at=at, at=now, events=[]
-            )
+            await self._store.settle(account.ref, trouble=trouble, keep_intent=True, next_at=at, at=now)
         raise RateLimited(
             "the provider rejects a token that is fresh; another renewal would change nothing",
             reason=Reason.REJECTED,
@@ -337,7 +336,3 @@ class TokenService:
             error.members["reconnect_url"] = f"{url}/dashboard/accounts/{account.name}"
         self._context.metrics.token_requests.count(account.provider, error.code)
         return error
-
-
-def _busy(now: float) -> Hold:
-    return Hold(None, now + 1, is_busy=True)

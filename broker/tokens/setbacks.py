@@ -1,4 +1,4 @@
-"""How the end of an attempt is noted: R7's quarantine, R9's pauses, the backoff, rejections, and its events."""
+"""Records how a failed attempt ended: R7's quarantine, R9's pauses, the backoff, rejections, and their events."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from broker.providers.oauth2 import OAuth2Provider
 from broker.providers.outcomes import NO_ENDPOINT, Ambiguous, IdentityUnknown, cause_of
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed
 from broker.tokens.permit import Permit
-from broker.tokens.policy import Hold, is_living
+from broker.tokens.policy import Hold, is_valid
 from broker.tokens.schedule import (
     Step,
     Timings,
@@ -25,20 +25,20 @@ from broker.tokens.schedule import (
 
 log = structlog.get_logger()
 REPORTS_WITHIN = 86400.0
-"""How far apart two reports of a rejected token may be to count together."""
+"""Seconds between two reports of a rejected token within which they count together."""
 DAMAGED_AGAIN = 60.0
 """Seconds until a record that could not be decrypted is tried again."""
 
 
 class Setbacks:
-    """Writes down how an attempt ended, and when the next may be."""
+    """Records how an attempt ended without a new token, and when the next one may start."""
 
     def __init__(self, context: Context, *, permit: Permit, timings: Timings, watch: Watch) -> None:
         self._store, self._clock = context.stores.accounts, context.steady
         self._permit, self._timings, self._watch = permit, timings, watch
 
     async def uncertain(self, account: Account, outcome: Ambiguous) -> FlightEnd:
-        """R7: keep the intent, quarantine, then the same token again."""
+        """R7: the outcome is unknown. Keep the intent, and send the same token again after the quarantine."""
         now, grace, count = self._clock.now(), self._permit.grace(account), account.trouble.ambiguous + 1
         wait = settle_after(count, timed_out=outcome.timed_out, grace=grace, timings=self._timings)
         trouble = since_trouble(account, outcome.reason, now, cause_of(outcome))
@@ -47,7 +47,7 @@ class Setbacks:
         attempts = account.trouble.attempts + 1
         trouble = replace(trouble, ambiguous=count, attempts=attempts, not_before=now + wait)
         log.warning("renewal.uncertain", account=account.name, why=trouble.detail, again_in=round(wait, 1))
-        # From then on any broker may send it.
+        # After that, any broker may send it.
         free_after = quarantine(timed_out=outcome.timed_out, grace=grace, timings=self._timings)
         return await self.settle(account, trouble, keep_intent=True, free_after=free_after)
 
@@ -60,12 +60,12 @@ class Setbacks:
         at_least: float = 0.0,
         events: Sequence[Event] = (),
     ) -> FlightEnd:
-        """Certainly not processed: try again, later each time."""
+        """The provider certainly did not process the request: try again, after a longer pause each time."""
         now, attempts = self._clock.now(), account.trouble.attempts + 1
         wait = max(at_least, backoff(attempts, self._timings))
         shown = reason
         if account.trouble.ambiguous:
-            # An attempt that was certainly not processed does not make an older uncertain one certain.
+            # This failure does not make the unknown outcome of an older attempt known.
             older = account.trouble.reason
             shown = older if older in (Reason.UNREADABLE, Reason.UNKNOWN_ERROR) else Reason.UNCERTAIN
         trouble = replace(since_trouble(account, shown, now, why), attempts=attempts, not_before=now + wait)
@@ -73,41 +73,46 @@ class Setbacks:
         return await self.settle(account, trouble, events=events)
 
     async def pause(self, account: Account, seconds: float, why: str) -> FlightEnd:
-        """429: the provider waits, not the account."""
-        until = self._clock.now() + seconds
-        self._permit.breaker(account.provider).pause(until)
+        """429: the whole provider is left alone for so many seconds, not only the account."""
+        now = self._clock.now()
+        self._permit.breaker(account.provider).pause(now + seconds)
         log.warning("provider.paused", provider=account.provider, seconds=round(seconds), why=why)
-        await self._note(account, account.trouble, next_at=until)
-        return NotRenewed(Hold(Reason.PROVIDER_PAUSED, until))
+        await self._store.settle(
+            account.ref, trouble=account.trouble, next_at=now + seconds, at=now, intent=intent_of(account)
+        )
+        return NotRenewed(Hold(Reason.PROVIDER_PAUSED, now + seconds))
 
     async def client_not_configured(self, account: Account) -> FlightEnd:
-        """R9: a grant is renewed with the client that minted it, or not sent at all."""
+        """R9: a grant is renewed with the client that obtained it, which the configuration no longer has."""
         now = self._clock.now()
         trouble = since_trouble(account, Reason.CLIENT_NOT_CONFIGURED, now)
         return await self.settle(account, replace(trouble, not_before=now + self._timings.backoff_most))
 
     async def without_refresh_token(self, account: Account) -> FlightEnd:
-        if not is_living(account, self._clock.now()):
-            return await self.die(account, Reason.NO_REFRESH_TOKEN)
+        """The account has no refresh token: wait until its access token expires, then end the grant."""
+        if not is_valid(account, self._clock.now()):
+            return await self.end_grant(account, Reason.NO_REFRESH_TOKEN)
         if account.is_endless:
-            # There is nothing to renew, and what there is goes on.
             return Renewed()
         await self._store.schedule(account.ref, account.expires_at)
         return NotRenewed(Hold(Reason.NO_REFRESH_TOKEN, account.expires_at))
 
     async def record_damaged(self, account: Account, *, may_come_back: bool) -> FlightEnd:
-        """The refresh token cannot be decrypted. `may_come_back`: its key is missing, and the record may be sound."""
-        if may_come_back or is_living(account, self._clock.now()):
+        """The refresh token cannot be decrypted. `may_come_back`: only its key is missing, the record may be sound."""
+        if may_come_back or is_valid(account, self._clock.now()):
             return await self.back_off(
-                account, Reason.RECORD_DAMAGED, "does not open", at_least=DAMAGED_AGAIN
+                account, Reason.RECORD_DAMAGED, "cannot be decrypted", at_least=DAMAGED_AGAIN
             )
-        return await self.die(account, Reason.RECORD_DAMAGED)
+        return await self.end_grant(account, Reason.RECORD_DAMAGED)
 
-    async def look_into_rejection(
+    async def check_rejection(
         self, account: Account, provider: OAuth2Provider, access: Secret | None
     ) -> FlightEnd:
-        """A token without a stated end is over when the identity endpoint rejects it, too; where there is none, at a
-        second report a minute later. One faulty caller must not end it."""
+        """Check a report that a token without a stated expiry was rejected.
+
+        The grant ends if the identity endpoint rejects the token too. If the provider has no such endpoint, it ends at
+        a second report a minute later: one faulty caller must not end a grant.
+        """
         self._permit.settle_rejection(account)
         now, first, is_over = self._clock.now(), account.trouble.first_refused_at, False
         outcome = None if access is None else await provider.identify(access, org=account.org)
@@ -118,13 +123,19 @@ class Setbacks:
         elif isinstance(outcome, IdentityUnknown):
             is_over = outcome.status == 401
         if is_over:
-            return await self.die(account, Reason.REVOKED_OR_EXPIRED)
-        trouble = replace(since_trouble(account, Reason.REJECTED, now), first_refused_at=first)
-        await self._note(account, trouble, keep_intent=True, next_at=account.expires_at)
+            return await self.end_grant(account, Reason.REVOKED_OR_EXPIRED)
+        await self._store.settle(
+            account.ref,
+            trouble=replace(since_trouble(account, Reason.REJECTED, now), first_refused_at=first),
+            keep_intent=True,
+            next_at=account.expires_at,
+            at=now,
+            intent=intent_of(account),
+        )
         return NotRenewed(Hold(Reason.REJECTED, now + self._timings.backoff_most))
 
     async def access_token_missing(self, account: Account) -> FlightEnd:
-        """The successor is safe but there is nothing to serve: once more, after the quarantine."""
+        """The new refresh token is stored, but the answer had no access token: renew again after the quarantine."""
         current = await self._store.get(account.name)
         if current is None:
             return Renewed()
@@ -133,13 +144,23 @@ class Setbacks:
         trouble = since_trouble(account, Reason.PROVIDER_DECLINED, now)
         return await self.settle(current, replace(trouble, attempts=attempts, not_before=now + wait))
 
-    async def die(self, account: Account, reason: Reason) -> FlightEnd:
-        """End the grant; its ciphertext is kept, and a late commit, a spare or an operator reopens it."""
-        event = _event_of(
-            account, EventKind.NEEDS_REAUTHORIZATION, reason, self._clock.now(), account.trouble
+    async def end_grant(self, account: Account, reason: Reason) -> FlightEnd:
+        """Record that the account needs re-authorization.
+
+        The tokens are kept for 30 days: a late commit, a spare or an operator may make the grant usable again.
+        """
+        now, trouble = self._clock.now(), account.trouble
+        kind = EventKind.NEEDS_REAUTHORIZATION
+        await self._store.settle(
+            account.ref,
+            trouble=trouble,
+            dead=reason,
+            next_at=None,
+            at=now,
+            events=[Event.of(account, kind, now, reason, detail=trouble.detail)],
+            intent=intent_of(account),
         )
-        await self._note(account, account.trouble, dead=reason, next_at=None, events=[event])
-        log.error("account.died", account=account.name, reason=reason, why=account.trouble.detail)
+        log.error("account.needs_reauthorization", account=account.name, reason=reason, why=trouble.detail)
         return NotRenewed(Hold(reason, None))
 
     async def settle(
@@ -151,78 +172,52 @@ class Setbacks:
         free_after: float | None = None,
         events: Sequence[Event] = (),
     ) -> FlightEnd:
-        """Note how the attempt ended; `trouble.not_before` says when the next may be."""
-        # A first refusal is confirmed within seconds; only what stays is worth telling.
+        """Record how the attempt ended. The next one may start at `trouble.not_before`.
+
+        `keep_intent` because the outcome is unknown; any broker may then take its lease after `free_after` seconds.
+        """
+        now = self._clock.now()
+        # A first refusal is confirmed within seconds; only what stays is worth an event.
         if account.status is Status.ACTIVE and trouble.reason is not Reason.REFUSED_ONCE:
-            failing = _event_of(
-                account, EventKind.REFRESH_FAILING, trouble.reason, self._clock.now(), trouble
-            )
-            events = [*events, failing]
-        await self._note(
-            account,
-            trouble,
+            kind = EventKind.REFRESH_FAILING
+            events = [*events, Event.of(account, kind, now, trouble.reason, detail=trouble.detail)]
+        await self._store.settle(
+            account.ref,
+            trouble=trouble,
             keep_intent=keep_intent,
             next_at=trouble.not_before,
-            free_after=free_after,
+            at=now,
             events=events,
+            intent=intent_of(account),
+            free_after=free_after,
         )
         self._watch(Step.SETTLED)
         return NotRenewed(Hold(trouble.reason, trouble.not_before, detail=trouble.detail))
 
     def events_of_success(self, account: Account, successor: Successor) -> list[Event]:
-        """The renewal, and the end of whatever trouble came before it."""
-        now, generation, was = self._clock.now(), account.generation + 1, account.reason
-        about = account.name, account.provider
-        events = [Event(now, EventKind.RENEWED, *about, None, generation)]
+        """Return the event of the renewal, and those that report earlier trouble as over."""
+        now, was = self._clock.now(), account.reason
+        renewed = replace(account, generation=account.generation + 1)
+        events = [Event.of(renewed, EventKind.RENEWED, now)]
         if self._permit.breaker(account.provider).client_refused_since is not None:
             reason = Reason.CLIENT_REFUSED
             events.append(Event(now, EventKind.RECOVERED, provider=account.provider, reason=reason))
         if successor.unusable and was is not Reason.TOKEN_UNUSABLE:
-            why = oauth.why_unusable(successor.token_type)
-            kind, reason = EventKind.REFRESH_FAILING, Reason.TOKEN_UNUSABLE
-            events.append(Event(now, kind, *about, reason, generation, detail=why))
+            why, kind = oauth.why_unusable(successor.token_type), EventKind.REFRESH_FAILING
+            events.append(Event.of(renewed, kind, now, Reason.TOKEN_UNUSABLE, detail=why))
         elif (
             not successor.unusable and account.status is not Status.ACTIVE and was is not Reason.REFUSED_ONCE
         ):
-            events.append(Event(now, EventKind.RECOVERED, *about, was, generation))
+            events.append(Event.of(renewed, EventKind.RECOVERED, now, was))
         return events
-
-    async def _note(
-        self,
-        account: Account,
-        trouble: Trouble,
-        *,
-        next_at: float | None,
-        keep_intent: bool = False,
-        dead: Reason | None = None,
-        free_after: float | None = None,
-        events: Sequence[Event] = (),
-    ) -> None:
-        await self._store.settle(
-            account.ref,
-            trouble=trouble,
-            keep_intent=keep_intent,
-            dead=dead,
-            next_at=next_at,
-            at=self._clock.now(),
-            events=events,
-            intent=intent_of(account),
-            free_after=free_after,
-        )
-
-
-def _event_of(
-    account: Account, kind: EventKind, reason: Reason | None, now: float, trouble: Trouble
-) -> Event:
-    return Event(now, kind, account.name, account.provider, reason, account.generation, detail=trouble.detail)
 
 
 def intent_of(account: Account) -> str:
-    """Which attempt is being settled; what another broker has begun since is not touched."""
+    """Return the id of the attempt that is being settled, so that another broker's later attempt is not touched."""
     return "" if account.intent is None else account.intent.id
 
 
 def since_trouble(account: Account, reason: Reason, now: float, detail: str | None = None) -> Trouble:
-    """The account's trouble with this reason, and since when it is in trouble at all."""
+    """Return the account's trouble with a new reason. `since` stays when the trouble began."""
     old = account.trouble
     return replace(old, reason=reason, since=now if old.since is None else old.since, detail=detail)

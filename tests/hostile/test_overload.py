@@ -107,7 +107,7 @@ async def test_next_one_is_refused_at_once_and_living_tokens_are_served(
         still_waiting = len(crowd.asked) - done(crowd)
 
     assert (503, "overloaded", "1") == (refused.status, refused.json["code"], refused.headers["Retry-After"])
-    assert "too many renewals" in refused.json["detail"]
+    assert "too many requests wait" in refused.json["detail"]
     assert (200, places, {"overloaded"}) == (living.status, still_waiting, turned_away)
 
 
@@ -195,7 +195,7 @@ async def test_living_token_is_served_short_when_its_renewal_has_no_place(house:
     async with waiting(house, names) as crowd:
         in_window = await crowd.ask("living")
         wanting = await crowd.ask("living", query="?min_ttl=3600")
-        flying = house.broker.tokens.flights.is_flying(living.ref)
+        flying = house.broker.tokens.flights.is_running(living.ref)
 
     assert (200, 200, False) == (in_window.status, wanting.status, flying)
     assert 1 == in_window.json["expires_in"]

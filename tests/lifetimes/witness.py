@@ -97,7 +97,7 @@ def look(world: World) -> Moment:
             requests=tuple(_requests(judge)),
             events=tuple(Happened(*row) for row in store.execute(EVENTS)),
             alive=alive,
-            flying=frozenset(a.name for a in accounts if broker.tokens.flights.is_flying(a.ref)),
+            flying=frozenset(a.name for a in accounts if broker.tokens.flights.is_running(a.ref)),
             violations=sum(
                 sample.value
                 for family in broker.context.metrics.invariant_violations.collect()

@@ -47,8 +47,8 @@ BREAKAGES = (
     Breakage(
         "dead on first refusal",
         REFRESH,
-        "return trouble.refusals >= needed and lasted >= span",
-        "return lasted <= span",
+        "if trouble.refusals < needed or now - first < span:",
+        "if now - first > span:",
         "tests/tokens/test_refresh.py::test_r8_single_refusal_harms_nobody",
     ),
     Breakage(
@@ -175,8 +175,8 @@ BREAKAGES = (
     Breakage(
         "mass death believed",
         REFRESH,
-        "if self._permit.breaker(account.provider).is_mass_dying(now):",
-        "if self._permit.breaker(account.provider).is_mass_dying(now) and self._permit.copied_store:",
+        "if self._permit.breaker(account.provider).is_mass_refusing(now):",
+        "if self._permit.breaker(account.provider).is_mass_refusing(now) and self._permit.copied_store:",
         "tests/tokens/test_refresh.py::test_r9_mass_refusal_declares_nobody_dead",
     ),
     Breakage(

@@ -55,7 +55,7 @@ async def test_impatient_caller_leaves_without_an_end() -> None:
     clock.advance(10)
 
     assert await waiting is None
-    assert flights.is_flying(ACME)
+    assert flights.is_running(ACME)
     runway.may_end.set()
     await flights.drain()
     assert 0 == len(flights)
@@ -81,7 +81,7 @@ async def test_renewals_that_nobody_waits_for_begin_one_after_the_other() -> Non
     flights = Flights(runway.renew, clock=FakeClock())
     crowd = [Ref(f"acme-{number}", 1, 1) for number in range(9)]
     for ref in crowd:
-        flights.begin_in_turn(ref)
+        flights.begin_spaced(ref)
     for _ in range(5):
         await asyncio.sleep(0)
     alone = runway.begun
@@ -104,7 +104,7 @@ async def test_nothing_begins_in_its_turn_once_the_broker_stops() -> None:
     runway = Runway()
     flights = Flights(runway.renew, clock=FakeClock())
     for number in range(9):
-        flights.begin_in_turn(Ref(f"acme-{number}", 1, 1))
+        flights.begin_spaced(Ref(f"acme-{number}", 1, 1))
     draining = asyncio.create_task(flights.drain())
     await asyncio.sleep(0)
     runway.may_end.set()
@@ -124,7 +124,7 @@ async def test_whoever_joins_one_in_the_line_has_it_renewed_from_its_own_generat
 
     flights = Flights(renew, clock=FakeClock(), queue=1)
     for name in ("other", "acme"):
-        flights.begin_in_turn(Ref(name, 1, 1))
+        flights.begin_spaced(Ref(name, 1, 1))
     joined = asyncio.create_task(flights.join(Ref("acme", 1, 2), 60.0))
     for _ in range(2):
         await asyncio.sleep(0)

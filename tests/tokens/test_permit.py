@@ -19,7 +19,7 @@ def test_three_refusals_open_it() -> None:
     opened = refuse_all(breaker, 1000.0) + refuse_all(breaker, 1001.0)
 
     assert [False, False, True, False, False, False] == opened
-    assert breaker.is_mass_dying(1001.0)
+    assert breaker.is_mass_refusing(1001.0)
 
 
 def test_those_refused_again_and_again_do_not_hold_it_open() -> None:
@@ -30,7 +30,7 @@ def test_those_refused_again_and_again_do_not_hold_it_open() -> None:
     for step in range(1, 6):
         refuse_all(breaker, 1000.0 + step * WINDOW / 2)
 
-    assert not breaker.is_mass_dying(1000.0 + WINDOW * 2.5)
+    assert not breaker.is_mass_refusing(1000.0 + WINDOW * 2.5)
 
 
 def test_each_newly_refused_holds_it_open_longer() -> None:
@@ -39,7 +39,7 @@ def test_each_newly_refused_holds_it_open_longer() -> None:
     refuse_all(breaker, 1000.0)
     breaker.refused(Ref("acme-3", 1, 7), 1000.0 + WINDOW - 1)
 
-    standing = [breaker.is_mass_dying(1000.0 + WINDOW * factor) for factor in (1.5, 2.1)]
+    standing = [breaker.is_mass_refusing(1000.0 + WINDOW * factor) for factor in (1.5, 2.1)]
 
     assert [True, False] == standing
 

@@ -18,7 +18,7 @@ from broker.model import Account, Ref, Successor
 from broker.store import Stores
 from broker.store.migrate import migrate
 from broker.store.sqlite import SqliteDatabase
-from broker.tokens.background import LANE, RATE, Background, until_cancelled
+from broker.tokens.background import QUEUE, RATE, Background, until_cancelled
 from broker.tokens.flight import FlightEnd, Flights, Renewed
 from broker.tokens.permit import Permit
 from broker.tokens.schedule import Timings
@@ -113,14 +113,7 @@ def _background(of: Storm, flights: Flights) -> Background:
         permit=permit,
         clock=of.clock,
         settings=SETTINGS,
-        keep_time=_nothing,
-        probe=_nothing,
-        chores=(),
     )
-
-
-async def _nothing() -> None:
-    """All is well."""
 
 
 @MANY
@@ -152,7 +145,7 @@ async def test_provider_that_hangs_holds_up_no_other(tmp_path: Path, count: int)
 
 async def test_who_found_no_place_is_renewed_later(tmp_path: Path) -> None:
     """More are due than may wait for one provider; none is forgotten, and none is renewed twice."""
-    async with storm(tmp_path, kit=(LANE + 40, 0.0)) as broken:
-        await broken.until_landed(LANE + 40)
+    async with storm(tmp_path, kit=(QUEUE + 40, 0.0)) as broken:
+        await broken.until_landed(QUEUE + 40)
 
-    assert ({1}, LANE + 40) == ({*broken.renewals("kit").values()}, len(broken.renewals("kit")))
+    assert ({1}, QUEUE + 40) == ({*broken.renewals("kit").values()}, len(broken.renewals("kit")))

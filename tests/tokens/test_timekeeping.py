@@ -180,7 +180,7 @@ async def test_machine_whose_clock_is_not_the_databases(house: House, ahead: flo
     before = await house.connect()
     timekeeper, health = keeper(house.broker.context, clock, machine, ahead=ahead)
 
-    await timekeeper.look()
+    await timekeeper.check()
 
     assert machine.now() - ahead == clock.now()
     assert (told or "") in health.standing.get("clock_skew", "")
