@@ -129,20 +129,19 @@ def _collides(table: Table, caller: CallerSettings, other: CallerSettings) -> bo
 
 def read_plugin(table: Table) -> PluginSettings | None:
     """None where it is off."""
-    enabled = table.flag("enabled", True)
     clients: dict[str, PluginClient] = {}
     for name, inner in table.tables("clients").items():
         client = _plugin_client(name, inner)
         if client.client_id and any(client.client_id == known.client_id for known in clients.values()):
             inner.wrong("client_id", quoted(client.client_id), "an id that no other client has")
         clients[name] = client
-    if enabled and not clients and not table.raw("clients"):
-        table.wrong("clients", "none", "at least one table, as in [plugin.clients.kit]")
     settings = table.section(PluginSettings, clients=clients)
+    if settings.enabled and not clients and not table.raw("clients"):
+        table.wrong("clients", "none", "at least one table, as in [plugin.clients.kit]")
     if settings.refresh_ttl < settings.access_ttl:
         expected = f"at least access_ttl, which is {settings.access_ttl:.0f} s"
         table.wrong("refresh_ttl", f"{settings.refresh_ttl:.0f} s", expected)
-    return settings if enabled else None
+    return settings if settings.enabled else None
 
 
 def _plugin_client(name: str, table: Table) -> PluginClient:

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from broker.config.sections import read_network
 from broker.config.settings import (
+    DEAD_ERROR,
     ClientAuth,
     DeadError,
     Kind,
@@ -33,7 +34,6 @@ NEVER_ALONE = {
     *("access_denied", "server_error", "temporarily_unavailable"),
 }
 """Errors that say nothing about one grant; beside an exact description they may."""
-DEAD_ERROR = 'words, or tables { error = "…", description = "…" }'
 NEVER_ALONE_WITHOUT = 'that error with its exact description: { error = "…", description = "…" }'
 SCOPES = matching(SCOPE, "scopes without spaces, quotes and backslashes, each on its own")
 

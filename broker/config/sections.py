@@ -12,6 +12,12 @@ from urllib.parse import urlsplit
 
 from broker.config.secrets import SecretMissing, text_of
 from broker.config.settings import (
+    COMMAND,
+    LISTEN,
+    MASTER,
+    NETWORKS,
+    PROXY,
+    TLS,
     AlertSettings,
     AuditSettings,
     CommandKey,
@@ -44,13 +50,9 @@ from broker.files import read_regular
 from broker.model import Secret
 
 MOST_TIMEOUT = 600.0
-LISTEN = '"host:port", { path = "…", mode = "0660", group = "…" }, or a list of them'
-MASTER = '{ file = "PATH" }, { credential = "NAME" } or { command = ["…"] }'
 POSTGRES = re.compile(r"postgres(ql)?://.+", re.DOTALL)
 WEBHOOK_SECRET = "whsec_"  # noqa: S105 - what one begins with
-COMMAND = 'a list as in ["/usr/local/bin/page"]: a program and its arguments, no shell'
 VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-PROXY = '"http://host:port" (http://user:password@… as a secret), "environment" or "none"'
 OTHER_PROXIES = frozenset({"https", "socks", "socks4", "socks4a", "socks5", "socks5h"})
 PROXY_URL = re.compile(
     r"http://([!-~]*@)?([A-Za-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?/?", re.ASCII | re.IGNORECASE
@@ -121,7 +123,7 @@ def _tls(table: Table, key: str) -> Tls | None:
         case {"cert": str(cert), "key": str(private), **rest} if not rest:
             return Tls(table.folder / cert, table.folder / private)
         case _:
-            table.wrong(key, "something else", '{ cert = "PATH", key = "PATH" }')
+            table.wrong(key, "something else", TLS)
             return None
 
 
@@ -131,7 +133,7 @@ def _networks(table: Table, key: str) -> tuple[IPNetwork, ...]:
         try:
             networks.append(ipaddress.ip_network(text))
         except ValueError:
-            table.wrong(key, quoted(text), 'addresses or networks, as in "10.0.0.0/8"')
+            table.wrong(key, quoted(text), NETWORKS)
     return tuple(networks)
 
 

@@ -36,9 +36,20 @@ class ConfigError(Exception):
         super().__init__("; ".join(self.problems))
 
 
-def key(read: Callable[..., object], *default: object, **limits: object) -> Mapping[str, Any]:
-    """The metadata of a field that is a key of the file: the method of `Table` that reads it, default and limits."""
-    return {"read": lambda table, name: read(table, name, *default, **limits)}
+def key(read: Callable[..., object], *arguments: object, **limits: object) -> Mapping[str, Any]:
+    """Return the metadata of a field that is a key of the file: the method of `Table` that reads it, its arguments."""
+    return {
+        "read": lambda table, name: read(table, name, *arguments, **limits),
+        "form": (read.__name__, arguments, limits),
+    }
+
+
+def form(text: str, default: str = "none", *, name: str = "") -> Mapping[str, Any]:
+    """Return the metadata of a field whose key is read elsewhere: its form and default in words or as TOML.
+
+    `name` is the key's where it is not the field's.
+    """
+    return {"form": text, "default": default, "name": name}
 
 
 class Table:
