@@ -28,6 +28,9 @@ check: $(VENV)/dev ## ruff, mypy --strict and pip-audit
 	@$(BIN)/mypy
 	@bash .ci/audit $(BIN)
 
+docs: $(VENV)/dev ## write the generated parts of the reference pages in docs/
+	@$(BIN)/python packaging/reference.py
+
 proof: $(VENV)/dev tools ## the long crash, fault and fuzz runs
 	@$(BIN)/pytest -m proof --timeout 7200 tests
 
@@ -64,4 +67,4 @@ build/tools/ready: packaging/requirements.txt .ci/setup
 tools:
 	@VENV="$(VENV)" bash .ci/setup tools
 
-.PHONY: help run test test-all check proof bench dist install uninstall deb clean tools
+.PHONY: help run test test-all check docs proof bench dist install uninstall deb clean tools

@@ -304,7 +304,7 @@ class IssuedJwt:
     """The only address from which the issuer's keys are fetched; callers of one issuer name the same."""
     subject: str = field(metadata=form("a string"))
     """The `sub` of the JWTs."""
-    audience: str | None = field(metadata=form("a string", "`server.audience`"))
+    audience: str | None = field(metadata=form("a string", "that of `server.audience`"))
     """The `aud` of the JWTs."""
 
 
