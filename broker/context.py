@@ -14,7 +14,7 @@ from broker.keys.ring import StoredKeyring
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.providers.client import ProviderClient
-from broker.providers.registry import Providers
+from broker.providers.oauth2 import Providers
 from broker.store import Stores
 from broker.store.health import StoreHealth
 from broker.store.incarnation import Ownership

@@ -18,7 +18,7 @@ from broker.keys.ring import open_ring
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.providers.client import ProviderClient
-from broker.providers.registry import Providers
+from broker.providers.oauth2 import Providers
 from broker.store import Stores
 from broker.store.database import Database
 from broker.store.health import StoreHealth

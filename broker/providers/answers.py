@@ -1,4 +1,4 @@
-"""What the bytes of a token endpoint mean: tokens in any encoding and nesting, and errors in anybody's words. Pure."""
+"""Read the answers of token endpoints: tokens in any encoding and nesting, errors in any dialect. No I/O."""
 
 import json
 import math
@@ -20,20 +20,20 @@ OTHER_SCHEMES = {
     *("mac", "n_a", "hoba", "hok", "gnap", "signature", "basic", "digest", "negotiate", "hawk", "httpsig"),
     *("mutual", "scram", "vapid", "privatetoken"),
 }
+"""Token types that are not Bearer, as the first word of a name; N_A (RFC 8693) is not an access token at all."""
 PROVEN = frozenset({"dpop", "pop", "hmac"})
-"""Token types that a Bearer header would be wrong for, the latter anywhere in a name; N_A (RFC 8693) is no access token
-at all."""
+"""Token types that are not Bearer, as any word of a name."""
 WHOLE_STRING = re.compile(r'"refresh_?[tT]oken"\s*:\s*"((?:[^"\\\x00-\x1f]|\\.){1,65536})"')
 WHOLE_PAIR = re.compile(rb"(?:^|[&?\s])refresh_token=([^&\s\"'<>{}]{1,65536})[&\r\n]")
 FORM = re.compile(r"[\s&?]*[\w.:%+\[\]-]{1,256}=[^<>\x00-\x09\x0b\x0c\x0e-\x1f]*", re.ASCII)
 WRAPPED = re.compile(
     r"(?:\)\]\}',?|while\s*\(1\);|for\s*\(;;\);|[\w.$]{1,64}\()\s*(\{.*\})[\s);]*", re.ASCII | re.DOTALL
 )
-"""JSON in a call (QQ's `callback({…});`), or behind what keeps browsers from running it."""
+"""JSON in a call (QQ's `callback({…});`), or after a prefix that keeps browsers from running it."""
 BEHIND_TEXT = re.compile(r"(?:\{\}\s*&&)?[^{}]{0,4096}(\{.*\})[\s);*/]*", re.ASCII | re.DOTALL)
-"""JSON behind a warning of PHP, `{}&&`, an assignment or the beginning of a comment."""
+"""JSON after a warning of PHP, `{}&&`, an assignment or the beginning of a comment."""
 ELEMENT = re.compile(r"<([\w.:-]{1,64})(?:\s[^<>]*)?>(?:<!\[CDATA\[)?([^<>&]*?)(?:\]\]>)?</\1>", re.ASCII)
-"""Of an answer in XML, as Salesforce and Concur can give."""
+"""An element of an answer in XML, which Salesforce and Concur can send."""
 SCHEME = re.compile(r"bearer\s+(?=\S)", re.IGNORECASE)
 SURROGATE = re.compile("[\ud800-\udfff]")
 ERROR_MEMBERS = ("error", "code", "error_code")
@@ -43,16 +43,16 @@ DESCRIPTIONS = (
 )
 TOKEN_NAME = re.compile("(.*access|.*refresh|id|bearer|oauth|auth|jwt)?token|jwt")
 BLAMES_OTHERS = frozenset({"server_error", "temporarily_unavailable", "invalid_client"})
-"""Errors of the provider's state or of our client: beside one, nothing is concluded about the grant."""
+"""Errors of the provider or of our client. In an answer with one of them, no other error ends the grant."""
 
 
 class Unreadable(Exception):
-    """A body that holds no token answer; the message says why and quotes nothing of it."""
+    """The body is not a token answer; the message says why and quotes nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class OAuthError:
-    """An error answer of RFC 6749 5.2, or of a provider that speaks its own dialect."""
+    """An error of RFC 6749 5.2, or of a provider's own dialect."""
 
     error: str
     description: str = ""
@@ -60,24 +60,24 @@ class OAuthError:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How to read one provider's token answers."""
+    """The settings for reading one provider's token answers."""
 
     asked_scope: str = ""
     default_life: float = oauth.UNKNOWN_LIFE_TRUST
     default_is_stated: bool = False
-    """An operator configured the default, so it counts as stated for a token that cannot be renewed."""
+    """Whether an operator configured the default; then it also limits a token that cannot be renewed."""
     renewable: bool = True
-    """A refresh token is there even if this answer brings none."""
+    """Whether there is a refresh token even if the answer has none."""
     token_pointer: str = ""
     token_type: str | None = None
     dead_errors: tuple[DeadError, ...] = ()
 
 
 def parse_token_answer(body: bytes, reading: Reading, *, issued_at: float, forms: bool = True) -> TokenSet:
-    """What a 2xx of a token endpoint gave; raises Unreadable only where it holds no usable token at all.
+    """Return the tokens in a 2xx answer. Raises Unreadable only if it holds no usable token at all.
 
-    A usable `access_token` or `refresh_token` is kept however odd its neighbours are; what was odd is flagged.
-    Times are epoch seconds by our clock (R12): `created_at` and `Date` of the provider are ignored.
+    Other members may be malformed; each problem is added to `flags`. Times are epoch seconds by our clock (R12):
+    `created_at` and `Date` of the provider are ignored.
     """
     value = read_value(body, forms=forms)
     found = _tokens_of(value, reading.token_pointer)
@@ -86,7 +86,7 @@ def parse_token_answer(body: bytes, reading: Reading, *, issued_at: float, forms
             raise Unreadable("the answer is JSON, but not an object")
         raise Unreadable("the answer holds neither an access token nor a refresh token")
     if isinstance(value, dict):
-        # What is said around the tokens is said of them, and so is what an access token's own object says.
+        # Members around the tokens, and in an access token's own object, apply to the tokens too.
         own = _member(found, "access_token")
         found = {**(own if isinstance(own, dict) else {}), **value, **found}
     flags: list[str] = []
@@ -95,7 +95,7 @@ def parse_token_answer(body: bytes, reading: Reading, *, issued_at: float, forms
         reading = replace(reading, renewable=True)
     life = _life(found, access, reading, issued_at, flags)
     if access is None:
-        # The successor is safe, but there is nothing to serve: due at once.
+        # The new refresh token is kept, but there is no access token to serve, so a renewal is due now.
         flags.append("access_token_missing")
         life = 0.0
     refresh_life = lives.refresh_life(found, issued_at)
@@ -112,7 +112,7 @@ def parse_token_answer(body: bytes, reading: Reading, *, issued_at: float, forms
 
 
 def salvage_refresh_token(prefix: bytes) -> Secret | None:
-    """A whole `refresh_token` in a cut or broken 2xx body, or None."""
+    """Return a complete `refresh_token` in a truncated or malformed 2xx body, or None."""
     text = prefix.replace(b"\x00", b"").decode("utf-8", "replace")
     value: Any = None
     if found := WHOLE_STRING.search(text):
@@ -124,11 +124,8 @@ def salvage_refresh_token(prefix: bytes) -> Secret | None:
 
 
 def parse_error(body: bytes) -> OAuthError | None:
-    """The OAuth error of an answer, or None where the body is not JSON with a string `error`."""
-    try:
-        answer = read_value(body, forms=False)
-    except Unreadable:
-        return None
+    """Return the OAuth error of an answer, or None if the body is not JSON with a string `error`."""
+    answer = _value_or_none(body, forms=False)
     error = answer.get("error") if isinstance(answer, dict) else None
     if not isinstance(error, str):
         return None
@@ -137,16 +134,12 @@ def parse_error(body: bytes) -> OAuthError | None:
 
 
 def stated_errors(body: bytes) -> list[OAuthError]:
-    """Every error that an answer states in a member `error`, `code` or `error_code`, at any depth, outermost first.
+    """Return every error in a member `error`, `code` or `error_code` at any depth, outermost first.
 
-    Null, false, 0 and the empty string are no error; a list is none either, nor is a description.
+    Null, false, 0, the empty string, lists and descriptions are not errors.
     """
-    try:
-        value = read_value(body)
-    except Unreadable:
-        return []
     errors = []
-    for one in _objects(value):
+    for one in _objects(_value_or_none(body)):
         for member in ERROR_MEMBERS:
             word = one.get(member)
             if isinstance(word, int | float) and not isinstance(word, bool) and word and math.isfinite(word):
@@ -158,10 +151,9 @@ def stated_errors(body: bytes) -> list[OAuthError]:
 
 
 def refusal_in(body: bytes, dead_errors: tuple[DeadError, ...]) -> OAuthError | None:
-    """The error of a whole answer that says that the grant is dead, exactly; None where it does not.
+    """Return the error of a complete answer that exactly matches one of `dead_errors`, or None.
 
-    A grant's life hangs on it: a body that holds a token anywhere is no refusal, and neither is one that blames the
-    provider's own state.
+    A match may end a grant, so an answer with a token in it, or with an error of BLAMES_OTHERS, does not count.
     """
     errors = stated_errors(body)
     if any(one.error in BLAMES_OTHERS for one in errors) or holds_token(body):
@@ -174,7 +166,7 @@ def refusal_in(body: bytes, dead_errors: tuple[DeadError, ...]) -> OAuthError | 
 
 
 def holds_token(body: bytes) -> bool:
-    """Whether any member of an answer may be a token, also in JSON inside a string."""
+    """Return whether any member of an answer may be a token, also in JSON inside a string."""
     try:
         objects = list(_objects(read_value(body)))
     except Unreadable:
@@ -189,22 +181,19 @@ def _may_be_token(name: str, value: object) -> bool:
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         return holds_token(value.encode("utf-8", "replace"))
     texts = value if isinstance(value, list) else [_bare(value)]
-    # A sentence about a token is none: `{"errors": {"refresh_token": ["It has expired."]}}`.
+    # A sentence about a token is not a token: `{"errors": {"refresh_token": ["It has expired."]}}`.
     return bool(TOKEN_NAME.fullmatch(plain)) and any(
         isinstance(text, str) and oauth.USABLE_TOKEN.fullmatch(text) for text in texts
     )
 
 
 def error_texts(body: bytes) -> str:
-    """All error sentences of a body, in any of the shapes that Kit and Kustomer use, for recognising words.
+    """Return all error sentences of a body, in any form that Kit and Kustomer use, to search for words in them.
 
-    Shapes: `errors` (strings, arrays or objects), then `error_description`, then `error` and `message`, else
-    the plain text. For matching only; it is the provider's text and may hold anything.
+    These are `errors` (strings, arrays or objects), `error_description`, `error` and `message`, else the plain
+    text. It is the provider's text and may hold anything.
     """
-    try:
-        answer = read_value(body, forms=False)
-    except Unreadable:
-        answer = None
+    answer = _value_or_none(body, forms=False)
     if not isinstance(answer, dict):
         return body[:1000].decode("utf-8", "replace")
     parts = [answer.get(key) for key in ("errors", "error_description", "error", "message")]
@@ -212,9 +201,9 @@ def error_texts(body: bytes) -> str:
 
 
 def read_value(body: bytes, *, forms: bool = True) -> Any:
-    """A JSON object or array, in whatever Unicode or in Latin-1, or a form as an object; raises Unreadable.
+    """Return a JSON value in any Unicode encoding or Latin-1, or a form as an object. Raises Unreadable.
 
-    A token is ASCII, so a neighbour's encoding must not cost it.
+    A token is ASCII, so the encoding of other members must not lose it.
     """
     problem = ""
     for encoding in dict.fromkeys(("utf-8-sig", json.detect_encoding(body), "latin-1")):
@@ -237,8 +226,15 @@ def read_value(body: bytes, *, forms: bool = True) -> Any:
     raise Unreadable(f"the answer is not JSON ({problem})")
 
 
+def _value_or_none(body: bytes, *, forms: bool = True) -> Any:
+    try:
+        return read_value(body, forms=forms)
+    except Unreadable:
+        return None
+
+
 def pointed(value: Any, pointer: str) -> Any:
-    """The value at a JSON pointer (RFC 6901), or None where there is none."""
+    """Return the value at a JSON pointer (RFC 6901), or None."""
     try:
         for step in pointer.split("/")[1:]:
             key = step.replace("~1", "/").replace("~0", "~")
@@ -249,28 +245,24 @@ def pointed(value: Any, pointer: str) -> Any:
 
 
 def text_at(body: bytes, pointer: str) -> str | None:
-    """The text or number at a JSON pointer of a JSON body, as text and whole; None where there is none."""
-    try:
-        value = pointed(read_value(body, forms=False), pointer)
-    except Unreadable:
-        return None
+    """Return the printable text or the integer at a JSON pointer of a JSON body, as text; None if there is none."""
+    value = pointed(_value_or_none(body, forms=False), pointer)
     text = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value).strip()
     return text if text and text.isprintable() else None
 
 
 def _amid_text(text: str) -> object | None:
-    """Tokens in XML, or in JSON behind text."""
-    if text.startswith("<") and _has_token(
-        elements := {name: value.strip() for name, value in ELEMENT.findall(text)}
-    ):
+    """Return the tokens in XML, or in JSON after other text."""
+    elements = {name: value.strip() for name, value in ELEMENT.findall(text)} if text[:1] == "<" else {}
+    if _has_token(elements):
         return elements
     ending = BEHIND_TEXT.fullmatch(text)
-    value = _written(ending[1]) if ending else None
+    value = _json_in(ending[1]) if ending else None
     return value if _tokens_of(value, "") else None
 
 
-def _written(text: object) -> Any:
-    """The value of a string that is JSON, or None."""
+def _json_in(text: object) -> Any:
+    """Return the value of a string that is a JSON object or array, or None."""
     if not isinstance(text, str) or text.lstrip()[:1] not in ("{", "["):
         return None
     try:
@@ -280,7 +272,7 @@ def _written(text: object) -> Any:
 
 
 def _objects(value: object) -> Iterator[dict[str, Any]]:
-    """Every object in a JSON value, outermost first."""
+    """Yield every object in a JSON value, outermost first."""
     level: list[Any] = [value]
     while level:
         yield from (one for one in level if isinstance(one, dict))
@@ -291,21 +283,21 @@ def _objects(value: object) -> Iterator[dict[str, Any]]:
 
 
 def _tokens_of(value: object, pointer: str) -> dict[str, Any] | None:
-    """The object that holds the tokens: at the pointer, else the outermost; where several inner ones do, none."""
+    """Return the object that holds the tokens: at the pointer, else the outermost one, else the only inner one."""
     if pointer:
         found = pointed(value, pointer)
-        found = _written(found) or found
+        found = _json_in(found) or found
         if isinstance(found, dict) and _has_token(found):
             return found
         around = pointed(value, pointer.rpartition("/")[0])
         if _storable(found) and isinstance(around, dict):
-            # The access token itself, under a name of the provider's own.
+            # The pointer leads to the access token itself, under a name of the provider's own.
             return {**around, "access_token": found}
     if isinstance(value, dict) and _has_token(value):
         return value
     inner = [one for one in _objects(value) if _has_token(one)]
     if not inner:
-        texts = [_written(text) for one in _objects(value) for text in one.values()]
+        texts = [_json_in(text) for one in _objects(value) for text in one.values()]
         inner = [one for one in _objects(texts) if _has_token(one)]
     return inner[0] if len(inner) == 1 else None
 
@@ -315,7 +307,7 @@ def _has_token(answer: Mapping[str, Any]) -> bool:
 
 
 def _bare(value: Any) -> Any:
-    """A token that is alone in a list, or named again in an object of its own."""
+    """Return a token that is the only item of a list, or a member of an object of its own."""
     if isinstance(value, list) and len(value) == 1:
         return value[0]
     if isinstance(value, dict):
@@ -324,7 +316,7 @@ def _bare(value: Any) -> Any:
 
 
 def _member(answer: Mapping[str, Any], name: str) -> Any:
-    """A member by its name, or by that in another spelling: `accessToken`, `Access-Token`."""
+    """Return a member by its name, also in another spelling such as `accessToken` or `Access-Token`."""
     if name in answer:
         return answer[name]
     plain = lives.plain_name(name)
@@ -332,21 +324,20 @@ def _member(answer: Mapping[str, Any], name: str) -> Any:
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """The fields of a form, also on lines of their own; the last name of `data[access_token]`, and no quotes."""
+    """Return the fields of a form, also one a line: without quotes, and `data[access_token]` as `access_token`."""
     text = re.sub(r"[\r\n]+", "&", text.strip().lstrip("&?"))
-    pairs = parse_qsl(text, keep_blank_values=True, separator="&" if "&" in text else ";")
     found = []
-    for name, value in pairs:
+    for name, value in parse_qsl(text, keep_blank_values=True, separator="&" if "&" in text else ";"):
         last = name.removesuffix("]").rpartition("[")[2] or name if name.endswith("]") else name
         bare = value.strip('"')
-        # No token holds a blank, so this was a `+` that nobody encoded.
+        # A token has no blanks, so this is a `+` that was not encoded.
         is_token = lives.plain_name(last).endswith("token")
         found.append((last, bare.replace(" ", "+") if is_token else bare))
     return found
 
 
 def _members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The last of repeated members counts, but an empty repetition must not cost a token."""
+    """Make an object. The last of repeated members counts, except that an empty one does not replace a text."""
     members: dict[str, Any] = {}
     for name, value in pairs:
         if _storable(value) or not _storable(members.get(name)):
@@ -355,7 +346,7 @@ def _members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _storable(value: object) -> bool:
-    """Whether it is a text, not blank and without a lone surrogate, which no store takes."""
+    """Return whether it is a text, not blank, and without a lone surrogate, which cannot be stored."""
     return isinstance(value, str) and bool(value.strip()) and not SURROGATE.search(value)
 
 
@@ -363,7 +354,7 @@ _ANSWERS = json.JSONDecoder(
     strict=False,
     object_pairs_hook=_members,
     parse_constant=lambda _: None,
-    # Python refuses integers of more than 4,300 digits; a neighbour's digits must not cost the token.
+    # Python rejects integers of more than 4,300 digits, and such a member must not lose the token.
     parse_int=lambda digits: int(digits) if len(digits) < 300 else math.inf,
 )
 
@@ -371,7 +362,7 @@ _ANSWERS = json.JSONDecoder(
 def _token(answer: Mapping[str, Any], member: str, flags: list[str]) -> Secret | None:
     value = _bare(_member(answer, member))
     if _storable(value):
-        # A refresh token goes back as it came; around an access token a header could carry none of this.
+        # A refresh token is sent back unchanged; an access token goes into a header, without blanks and scheme.
         return Secret(SCHEME.sub("", value.strip(), count=1) if member == "access_token" else value)
     if value not in (None, ""):
         flags.append(f"{member}_unusable")
@@ -385,11 +376,11 @@ def _life(
     issued_at: float,
     flags: list[str],
 ) -> float:
-    """The shortest life that the answer states; without one, the default, or none where the token cannot be renewed."""
+    """Return the shortest lifetime stated, else the default, or ENDLESS if the token cannot be renewed."""
     stated = dict(lives.stated_lives(answer, access.reveal() if access else None, issued_at))
     positive = [seconds for seconds in stated.values() if seconds > 0]
     if not reading.renewable and positive and min(positive) > lives.MOST_LIFE:
-        # The year 9999, or 2**31 - 1 seconds: nobody who renews nothing means an end by that.
+        # The year 9999, or 2**31 - 1 seconds: from a provider without renewals this means no end.
         flags.append("expires_in_clamped")
         return min(reading.default_life, lives.MOST_LIFE) if reading.default_is_stated else ENDLESS
     if positive:
@@ -397,7 +388,7 @@ def _life(
         if min(positive) > most:
             flags.append("expires_in_clamped")
         return min(*positive, most)
-    # A past end is one; a duration of zero or less says that there is none.
+    # An end in the past counts as expired; a duration of zero or less means no end.
     ended = any(seconds < 0 for seconds in stated.values())
     if stated:
         flags.append("expires_in_not_positive")
@@ -409,7 +400,7 @@ def _life(
 
 
 def _token_type(value: object, flags: list[str]) -> str:
-    """Bearer, unless another scheme is really meant: `BearerToken`, `jwt` and nonsense are names for the same."""
+    """Return Bearer, also for `BearerToken`, `jwt` and nonsense, unless the name is that of another scheme."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     name = value.strip() if isinstance(value, str) else ""

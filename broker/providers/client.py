@@ -1,7 +1,7 @@
-"""The one place that talks to a provider: it knows the phases of a request and its limits, and nothing of OAuth.
+"""The HTTP client for providers. It knows the phases of a request and its limits, and nothing of OAuth.
 
 Each request has a connection of its own: a reused idle one turns a harmless close into an ambiguous answer.
-No redirects (aiohttp would re-send the secrets to the new origin), no proxy but a configured one, 64 KiB.
+Redirects are not followed (aiohttp would send the secrets to the new origin). Only a configured proxy is used.
 """
 
 import asyncio
@@ -25,52 +25,46 @@ from broker import __version__
 from broker.config.settings import NetworkSettings
 from broker.providers.message import decoded, read_message, unchunked
 from broker.providers.network import PublicResolver, Resolver, proxy_for, trusting
-from broker.providers.outcomes import BeforeSend
+from broker.providers.outcomes import BeforeSend, NotSent
 
 USER_AGENT = f"token-broker/{__version__}"
 MAX_BODY = 64 * 1024
 MAX_HEADER, MAX_HEADERS = 64 * 1024, 1000
-"""Bytes of a header, and how many there may be: policies and cookies of a provider's front are long."""
+"""Bytes of a header, and the number of headers: those of a provider's front end are many and long."""
+TOO_LARGE = "the answer could not be read: it is larger than 64 KiB"
 MAX_RECEIVED = 1024 * 1024
 CONNECT_TIMEOUT = 10.0
 CONNECTION_TIMEOUT = 30.0
-"""For all of it: the name, each address, a proxy's answer, TLS."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unsent:
-    """Nothing of the request left."""
-
-    why: str
+"""Seconds for the whole connection: the name, each address, a proxy's answer, TLS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The request left; what came back, if anything, is incomplete or cannot be read."""
+    """The request was sent. The answer, if any, is incomplete or cannot be read."""
 
     why: str
     timed_out: bool
     status: int | None = None
     prefix: bytes = field(default=b"", repr=False)
     arrived: bool = False
-    """An answer came, and it cannot be read to its end."""
+    """An answer was received, but it cannot be read to its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer of at most 64 KiB."""
+    """A complete answer of at most 64 KiB."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
 
-Reply = Unsent | Lost | Answer
+Reply = NotSent | Lost | Answer
 
 
 @dataclass(slots=True)
 class _Progress:
-    """How far one request has come."""
+    """The progress of one request."""
 
     before_send: BeforeSend | None = None
     sent: bool = False
@@ -79,13 +73,13 @@ class _Progress:
 
 
 class _Connection(ResponseHandler):
-    """A connection that keeps what it receives, and goes on receiving when the HTTP parser gives up."""
+    """A connection that keeps all bytes it receives, and goes on receiving when the HTTP parser gives up."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.received = bytearray()
         self.refused: Exception | None = None
-        """What the parser could not read."""
+        """The error of the HTTP parser, if it gave up."""
 
     def set_response_params(self, **params: Any) -> None:
         super().set_response_params(**params)
@@ -104,17 +98,17 @@ class _Connection(ResponseHandler):
             payload.set_exception(aiohttp.ClientPayloadError())
 
     def give_up(self) -> None:
-        """End the wait for a better answer than what has come."""
+        """Stop receiving and use what has been received."""
         if self.transport is not None:
             self.transport.close()
 
 
 _made: ContextVar[_Connection] = ContextVar("_made")
-"""The connection that the running task has just made."""
+"""The connection that the current task made last."""
 
 
 class _Parser:
-    """aiohttp's parser, but what it refuses is collected to its end: a token may be in it."""
+    """aiohttp's parser, except that an answer it rejects is still received to its end: it may hold a token."""
 
     def __init__(self, parser: Any, connection: _Connection) -> None:
         self._parser, self._connection = parser, connection
@@ -138,7 +132,7 @@ class _Parser:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Remembers a new connection: aiohttp forgets one whose trace raises, and it would stay open for ever."""
+    """Keep hold of a new connection: aiohttp loses one whose trace raises, and it would stay open forever."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -156,7 +150,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class ProviderClient:
-    """An HTTP client for token, identity and revocation endpoints."""
+    """An HTTP client for token, identity and revocation endpoints, with sessions for any and for public addresses."""
 
     def __init__(
         self,
@@ -186,46 +180,36 @@ class ProviderClient:
             for one in (resolver, PublicResolver(resolver))
         )
 
+    async def get(self, url: str, *, headers: Mapping[str, str], timeout: float, public_only: bool) -> Reply:
+        """GET once."""
+        return await self.post(url, data=None, headers=headers, timeout=timeout, public_only=public_only)
+
+    async def close(self) -> None:
+        """Close both sessions."""
+        await self._trusted.close()
+        await self._public.close()
+
     async def post(
         self,
         url: str,
         *,
-        data: bytes,
+        data: bytes | None,
         headers: Mapping[str, str],
         timeout: float,
         public_only: bool,
         before_send: BeforeSend | None = None,
     ) -> Reply:
-        """POST once. Raises only what `before_send` raised."""
-        return await self._request("POST", url, data, headers, timeout, public_only, _Progress(before_send))
-
-    async def get(self, url: str, *, headers: Mapping[str, str], timeout: float, public_only: bool) -> Reply:
-        """GET once."""
-        return await self._request("GET", url, None, headers, timeout, public_only, _Progress())
-
-    async def close(self) -> None:
-        await self._trusted.close()
-        await self._public.close()
-
-    async def _request(  # noqa: PLR0917 - as `post` and `get` have them
-        self,
-        method: str,
-        url: str,
-        data: bytes | None,
-        headers: Mapping[str, str],
-        timeout: float,
-        public_only: bool,
-        progress: _Progress,
-    ) -> Reply:
+        """POST once (GET without data), to public addresses only if asked. Raises only what `before_send` raises."""
+        progress = _Progress(before_send)
         way = proxy_for(url, self._network)
         # A proxy resolves the name itself, and may have a private address of its own.
         session = self._public if public_only and way is None else self._trusted
         if public_only and is_ip_address(urlsplit(url).hostname):
-            # A literal never comes to the resolver; what is one, the connector decides by this very function.
-            return Unsent("no connection (an address in place of a name)")
+            # The resolver is not asked for an address; the connector uses this same function to tell one.
+            return NotSent("no connection (an address in place of a name)")
         try:
             async with session.request(
-                method,
+                "GET" if data is None else "POST",
                 url,
                 data=data,
                 headers={"Accept": "application/json", "Accept-Encoding": "identity", **headers},
@@ -240,14 +224,14 @@ class ProviderClient:
                     received += chunk
                     if len(received) > MAX_BODY:
                         response.close()
-                        return _too_large(response.status, received)
+                        return Lost(TOO_LARGE, False, response.status, received, arrived=True)
                 return _answer(response.status, response.headers, received)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, UnicodeError) as exc:
             return _failed(exc, progress)
 
 
 async def _announce(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    """The connection stands and nothing was sent: the moment for the durable intent (R3)."""
+    """Call `before_send` on the new connection, before anything is sent: here the intent is stored (R3)."""
     progress: _Progress = context.trace_request_ctx
     connection = progress.connection = _made.get()
     try:
@@ -261,25 +245,21 @@ async def _announce(_: aiohttp.ClientSession, context: SimpleNamespace, __: obje
 
 
 def _answer(status: int, headers: Mapping[str, str], received: bytes) -> Reply:
-    """The answer with its content decoded."""
+    """Return the answer with its content decoded."""
     received = unchunked(received, headers.get("Transfer-Encoding", ""))
     body, problem = decoded(received, headers.get("Content-Encoding", ""), MAX_BODY)
     if problem is not None:
         return Lost(f"the answer could not be read: {problem}", False, status, body, arrived=True)
     if len(body) > MAX_BODY:
-        return _too_large(status, body)
+        return Lost(TOO_LARGE, False, status, body, arrived=True)
     return Answer(status, headers, body)
-
-
-def _too_large(status: int, prefix: bytes) -> Lost:
-    return Lost("the answer could not be read: it is larger than 64 KiB", False, status, prefix, arrived=True)
 
 
 def _failed(exc: Exception, progress: _Progress) -> Reply:
     if progress.stopped is not None and not isinstance(progress.stopped, asyncio.CancelledError):
         raise progress.stopped
     if not progress.sent:
-        return Unsent(f"no connection ({_cause(exc)})")
+        return NotSent(f"no connection ({_cause(exc)})")
     timed_out, connection = isinstance(exc, TimeoutError), progress.connection
     refused, raw = (None, b"") if connection is None else (connection.refused, bytes(connection.received))
     if not raw:
@@ -296,7 +276,7 @@ def _failed(exc: Exception, progress: _Progress) -> Reply:
 
 
 def _cause(exc: Exception) -> str:
-    """What failed below HTTP, in the words of the library that knows; aiohttp's own can hold our headers."""
+    """Return what failed below HTTP, in the words of the system or of TLS; aiohttp's may hold our headers."""
     if isinstance(exc, TimeoutError):
         return "timed out"
     if isinstance(exc, aiohttp.ClientHttpProxyError):

@@ -1,4 +1,4 @@
-"""How providers say in their own words that a refresh token is dead, each with its source.
+"""The errors by which providers say that a refresh token is revoked or expired, each with its source.
 
 Most say `invalid_grant`, at one status or another, so that they need no entry:
 
@@ -19,8 +19,8 @@ Most say `invalid_grant`, at one status or another, so that they need no entry:
 No public source was found for Kit. Its own library's live test of a wrong refresh token expects any error
 (ConvertKit/convertkit-wordpress-libraries, tests/wpunit/APITest.php); `invalid_grant` counts there as everywhere.
 
-A word stands here without a host only where it names the refresh token, so that it can mean nothing else.
-Others say it where a refusal is not looked for, so that their answers are none, and no configured word makes them one:
+An error is listed without a host only if it names the refresh token, so that it cannot mean anything else.
+Some providers state it in members that are not read here, so they cannot be recognized by configuration either:
 HubSpot in `status` (nango.dev/blog/hubspot-oauth-bad-refresh-token, which met `invalid_grant` there, too), Fitbit in
 `errorType` (aarondcoleman/Fitbit.NET#320), Square in `type` (developer.squareup.com/forums, 11056), WeChat in
 `errcode`, and Twitch (Teekeks/pyTwitchAPI#37) and Webex only in a sentence. Tesla's `login_required`
@@ -96,7 +96,7 @@ AT_HOSTS = {
 
 
 def dead_errors_of(token_url: str, configured: tuple[DeadError, ...]) -> tuple[DeadError, ...]:
-    """The errors by which the provider behind that address says that a grant is dead."""
+    """Return the errors by which the provider at that URL says that a grant is revoked or expired."""
     host = urlsplit(token_url).hostname or ""
     of_host = (
         error for start, some in AT_HOSTS.items() if f"{host}.".startswith(f"{start}.") for error in some

@@ -1,4 +1,4 @@
-"""Reads how long a token lives, under every name and in every form that providers use. Pure.
+"""Read how long a token is valid, under every name and in every form that providers use. No I/O.
 
 RFC 6749 knows `expires_in` alone. Other names and forms are those that client libraries have met:
 `expires` as a duration or an epoch (league/oauth2-client), `expires_at` (Square, Strava), `expires_on` as an epoch or
@@ -18,7 +18,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 MOST_LIFE = 3660 * 86400.0
-"""Ten years; what is longer, nobody means as a number of seconds."""
+"""Ten years in seconds; a larger number is not a duration."""
 STATED = re.compile(
     "(x|oauth|access|bearer|accesstoken|oauthtoken|bearertoken|token)?"
     "((expir(e|es|ed|y|ing|ation)(in|at|on|after|date|time|datetime|timestamp|sec)?|exp|validuntil|validto|validtill"
@@ -34,7 +34,7 @@ REFRESH_STATED = (
     "xrefreshtokenexpiresin",
     "refreshtokenexpiresat",
 )
-"""How providers say how long a refresh token lives: Google and GitHub, Keycloak, Intuit, Square."""
+"""Names for the lifetime of a refresh token: Google and GitHub, Keycloak, Intuit, Square."""
 MOST_EPOCH = 253402300800.0
 """An epoch from here on counts milliseconds or less. In seconds it is the end of the year 9999, which means never."""
 SKEW = 86400.0
@@ -44,23 +44,21 @@ DURATION = re.compile(
 )
 UNIT_OF_NAME = re.compile(".*?(ms|millis|milliseconds|minutes|hours|days)")
 UNITS = {
-    "": 1.0,
-    "ms": 0.001,
-    "milli": 0.001,
-    "millisecond": 0.001,
-    "s": 1.0,
-    "sec": 1.0,
-    "second": 1.0,
-    "m": 60.0,
-    "min": 60.0,
-    "minute": 60.0,
+    unit: seconds
+    for seconds, units in (
+        (0.001, ("ms", "milli", "millisecond")),
+        (1.0, ("", "s", "sec", "second")),
+        (60.0, ("m", "min", "minute")),
+        (3600.0, ("h", "hr", "hour")),
+        (86400.0, ("d", "day")),
+    )
+    for unit in units
 }
-UNITS |= {"h": 3600.0, "hr": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0}
 NUMBER = re.compile(r"([+-]?(?:\d{1,3}(?:,\d{3}){1,4}|\d{1,40})(?:\.\d{0,9})?) ?([a-z]*)", re.ASCII)
 WCF_DATE = re.compile(r"\\?/Date\((-?\d{1,17})(?:[+-]\d{4})?\)\\?/", re.ASCII)
 SPAN = re.compile(r"P?(?:(\d{1,5})D)?T?(?:(\d{1,5})H)?(?:(\d{1,6})M)?(?:(\d{1,9})(?:\.\d+)?S)?", re.ASCII)
 CLOCK = re.compile(r"(?:(\d{1,5})\.)?(\d\d):(\d\d):(\d\d)(?:\.\d+)?", re.ASCII)
-"""How long: `PT1H` (ISO 8601), `1h30m` (Go), `01:00:00` (.NET)."""
+"""Durations: `PT1H` (ISO 8601), `1h30m` (Go), `01:00:00` (.NET)."""
 US_DATE = re.compile(
     r"(\d\d?)/(\d\d?)/(\d{4}),? (\d\d?):(\d\d):(\d\d) ?(AM|PM)?(?: ?\+00:00| UTC)?", re.ASCII
 )
@@ -70,14 +68,14 @@ TWELVE_HOURS = re.compile(
 
 
 def plain_name(name: str) -> str:
-    """A member's name without case and punctuation: `accessToken` and `access_token` are one."""
+    """Return a member's name without case and punctuation, so that `accessToken` and `access_token` are the same."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def stated_lives(
     answer: Mapping[str, Any], token: str | None, issued_at: float
 ) -> Iterator[tuple[str, float]]:
-    """Every readable life that the answer states, by the member's name, in seconds from `issued_at`."""
+    """Yield every lifetime that the answer states: the member's name, and seconds from `issued_at`."""
     for name, value in answer.items():
         plain = plain_name(name)
         if STATED.fullmatch(plain):
@@ -96,7 +94,7 @@ def stated_lives(
 
 
 def refresh_life(answer: Mapping[str, Any], issued_at: float) -> float | None:
-    """How long the refresh token lives, where that is stated. Zero means “for ever” at some."""
+    """Return the stated lifetime of the refresh token in seconds, or None. Zero means no end at some providers."""
     named = {plain_name(name): value for name, value in answer.items()}
     for name in REFRESH_STATED:
         seconds = seconds_until(named.get(name), issued_at, is_end=name.endswith("at"))
@@ -106,9 +104,9 @@ def refresh_life(answer: Mapping[str, Any], issued_at: float) -> float | None:
 
 
 def seconds_until(value: object, now: float, *, is_end: bool = True) -> float | None:
-    """A duration, an epoch or a date as seconds from `now`, less than zero for an end that is past; None for others.
+    """Return a duration, an epoch or a date as seconds from `now`, negative if past; None for other values.
 
-    Durations and epochs are told apart by size. Where no end is expected, an epoch is one that lies near `now`.
+    The size decides between durations and epochs. Unless `is_end`, only an epoch near `now` counts as one.
     """
     number = as_number(value)
     if number is None:
@@ -122,7 +120,7 @@ def seconds_until(value: object, now: float, *, is_end: bool = True) -> float | 
 
 
 def _stated(value: object) -> object:
-    """The number or text in what libraries make of a date: Mongo's, Protobuf's and PHP's objects, and WCF's text."""
+    """Return the number or text in a library's form of a date: Mongo's, Protobuf's and PHP's objects, WCF's text."""
     for _ in range(2):
         if isinstance(value, dict):
             named = {plain_name(name): inner for name, inner in value.items()}
@@ -142,20 +140,15 @@ def _seconds_of(unit: str) -> float | None:
 
 
 def as_number(value: object) -> float | None:
-    """A number, or a text that is one, with a unit or not, or a span of time in seconds."""
+    """Return a number, a text with a number and maybe a unit, or a span of time, in seconds; else None."""
     if isinstance(value, str) and len(value) <= 64:
         text = value.strip()
         if number := NUMBER.fullmatch(text.lower()):
             unit = _seconds_of(number[2])
             return None if unit is None else float(number[1].replace(",", "")) * unit
         if span := SPAN.fullmatch(text.upper()) or CLOCK.fullmatch(text):
-            return (
-                sum(
-                    int(part or 0) * unit
-                    for part, unit in zip(span.groups(), (86400.0, 3600.0, 60.0, 1.0), strict=True)
-                )
-                or None
-            )
+            parts = zip(span.groups(), (86400.0, 3600.0, 60.0, 1.0), strict=True)
+            return sum(int(part or 0) * unit for part, unit in parts) or None
         return None
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
@@ -163,7 +156,7 @@ def as_number(value: object) -> float | None:
 
 
 def seconds_until_date(text: str, now: float) -> float | None:
-    """A date less `now`: ISO 8601, the three of RFC 9110, or Azure's; UTC where it names no zone; None for others."""
+    """Return the seconds from `now` to a date: ISO 8601, RFC 9110 or Azure's, UTC without a zone; else None."""
     if len(text) > 64:
         return None
     for read in (_iso_date, _us_date, _named_month):
@@ -171,7 +164,7 @@ def seconds_until_date(text: str, now: float) -> float | None:
             # RFC 9110 allows a leap second, which Python does not know.
             date = read(re.sub(r"(\d\d:\d\d):60\b", r"\1:59", text.strip()))
             end = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-            # The first day of an epoch, 1970 or the year 1, says that there is no end.
+            # The first day of an epoch (1970 or the year 1) means no end.
             return end - now if end > SKEW else 0.0
         except (ValueError, TypeError, IndexError, OverflowError):
             continue
@@ -183,14 +176,10 @@ def _iso_date(text: str) -> datetime:
     if not re.match(r"\d{4}-?\d\d-?\d\d", text, re.ASCII):
         raise ValueError("not ISO 8601")
     date = datetime.fromisoformat(re.sub(r" (UTC|GMT)$", "", text.upper()))
-    if date.tzinfo is None and zone.upper() not in ("", "Z", "UTC", "GMT"):
-        return (
-            datetime.fromisoformat(f"{date.isoformat()}{zone}") if zone[0] in "+-" else _in_zone(date, zone)
-        )
-    return date
-
-
-def _in_zone(date: datetime, zone: str) -> datetime:
+    if date.tzinfo is not None or zone.upper() in ("", "Z", "UTC", "GMT"):
+        return date
+    if zone[0] in "+-":
+        return datetime.fromisoformat(f"{date.isoformat()}{zone}")
     try:
         return date.replace(tzinfo=ZoneInfo(zone))
     except (ZoneInfoNotFoundError, OSError) as exc:
@@ -198,7 +187,7 @@ def _in_zone(date: datetime, zone: str) -> datetime:
 
 
 def _named_month(text: str) -> datetime:
-    """One of the dates of RFC 9110, or of RFC 5322; with AM or PM, Java's `Jan 15, 2027 8:10:00 AM`."""
+    """Read a date of RFC 9110 or RFC 5322, or Java's with AM or PM: `Jan 15, 2027 8:10:00 AM`."""
     clock = TWELVE_HOURS.fullmatch(text)
     if clock is None:
         return email.utils.parsedate_to_datetime(text)
@@ -225,7 +214,7 @@ def _us_date(text: str) -> datetime:
 
 
 def _claimed_life(token: str, issued_at: float) -> float | None:
-    """What a JWT says of its own life, where it is one and says it; never zero or less, which may be the clocks."""
+    """Return the lifetime that a JWT states, or None. Zero or less is ignored: the clocks may differ."""
     parts = token.split(".")
     if len(parts) != 3 or len(token) > 65536:
         return None
@@ -237,5 +226,5 @@ def _claimed_life(token: str, issued_at: float) -> float | None:
     if end is None:
         return None
     start = as_number(claims.get("iat"))
-    lives = [end - issued_at, *([] if start is None else [end - start])]
-    return min((life for life in lives if 0 < life <= MOST_LIFE), default=None)
+    stated = [end - issued_at, *([] if start is None else [end - start])]
+    return min((seconds for seconds in stated if 0 < seconds <= MOST_LIFE), default=None)

@@ -1,6 +1,6 @@
-"""Reads an HTTP/1 answer that the HTTP library refused, and undoes content codings that nobody asked for. Pure.
+"""Read an HTTP/1 answer that the HTTP library rejected, and undo content codings that were not asked for. No I/O.
 
-A token answer may exist nowhere else, so nothing about its envelope may cost its contents.
+The tokens of an answer may exist nowhere else, so faulty headers or codings must not lose them.
 """
 
 import re
@@ -16,25 +16,25 @@ CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?(?:\r\n|\
 CHUNK_SIZES = re.compile(rb"(?:\A|(?:\r\n|\n))[ \t]*(?:0x)?[0-9a-fA-F]{1,8}[ \t]*(?:;[^\r\n]*)?(?:\r\n|\n)")
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 PLAIN = re.compile(rb"\s*[{\[\"]|[\w.+%-]+=|\xef\xbb\xbf|\xff\xfe|\xfe\xff|\x00?[{\[]")
-"""How JSON and forms begin."""
+"""The beginning of JSON and forms."""
 MOST_CODINGS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What bytes of a connection say, read as generously as possible."""
+    """An HTTP answer, read as tolerantly as possible."""
 
     status: int | None
-    """None: there is no status line."""
+    """None if there is no status line."""
     headers: dict[str, str] = field(repr=False)
-    """Names in lower case; the first of repeated ones."""
+    """Names in lower case, with the first value of repeated ones."""
     body: bytes = field(repr=False)
     framed: bool | None
-    """Whether the body ends where its length or its last chunk says; None: nothing says where it ends."""
+    """Whether the body is complete by its length or last chunk; None if it states no end."""
 
 
 def read_message(raw: bytes) -> Message:
-    """Read the last answer in `raw`, behind informational ones."""
+    """Read the last answer in `raw`, after any informational ones."""
     while True:
         line = STATUS_LINE.match(raw)
         end = HEAD_END.search(raw)
@@ -45,18 +45,32 @@ def read_message(raw: bytes) -> Message:
         if not 100 <= status < 200 or status == 101 or not rest:
             break
         raw = rest
-    lengths, headers = _headers(head)
+    headers: dict[str, str] = {}
+    lengths = set()
+    for field_line in re.split(rb"[\r\n]+", head)[1:]:
+        name, colon, value = field_line.partition(b":")
+        if colon:
+            name = name.strip().lower()
+            headers.setdefault(name.decode("latin-1"), value.strip().decode("latin-1"))
+            if name == b"content-length":
+                lengths |= {one.strip() for one in value.split(b",")}
     if end is None:
         return Message(status, headers, b"", False)
     if "chunked" in headers.get("transfer-encoding", "").lower():
         return Message(status, headers, *_unchunked(rest))
-    return Message(status, headers, *_measured(rest, lengths))
+    length = lengths.pop() if len(lengths) == 1 else b""
+    if not re.fullmatch(rb"\d{1,9}", length):
+        return Message(status, headers, rest, None)
+    body = rest[: int(length)]
+    # Too small a length cuts JSON, but the rest of it is there.
+    is_cut = len(rest) > len(body) and not body.rstrip().endswith((b"}", b"]"))
+    return Message(status, headers, rest if is_cut else body, len(rest) >= int(length))
 
 
 def decoded(body: bytes, codings: str, most: int) -> tuple[bytes, str | None]:
-    """Undo `Content-Encoding`; the content, and what is wrong with it.
+    """Undo `Content-Encoding`. Return at most about `most` bytes of content, and a problem in words, or None.
 
-    The bytes count for more than the label: what is not encoded as it says is taken as it is.
+    The first bytes decide, not the header: a body that is not encoded is returned as it is.
     """
     names = [name.strip().lower().removeprefix("x-") for name in codings.split(",") if name.strip()]
     problem: str | None = None
@@ -67,34 +81,8 @@ def decoded(body: bytes, codings: str, most: int) -> tuple[bytes, str | None]:
 
 
 def unchunked(body: bytes, coding: str) -> bytes:
-    """A body whose chunks were left in it, because another coding was named beside them."""
+    """Undo chunks that were left in a body because `Transfer-Encoding` named another coding too."""
     return _unchunked(body)[0] if "chunked" in coding.lower() and CHUNK_SIZE.match(body) else body
-
-
-def _headers(head: bytes) -> tuple[set[bytes], dict[str, str]]:
-    """The different values of Content-Length, and all headers."""
-    headers: dict[str, str] = {}
-    lengths = set()
-    for line in re.split(rb"[\r\n]+", head)[1:]:
-        name, colon, value = line.partition(b":")
-        if not colon:
-            continue
-        name = name.strip().lower()
-        if name == b"content-length":
-            lengths |= {one.strip() for one in value.split(b",")}
-        headers.setdefault(name.decode("latin-1"), value.strip().decode("latin-1"))
-    return lengths, headers
-
-
-def _measured(rest: bytes, lengths: set[bytes]) -> tuple[bytes, bool | None]:
-    length = next(iter(lengths)) if len(lengths) == 1 else b""
-    if not re.fullmatch(rb"\d{1,9}", length):
-        return rest, None
-    if len(rest) < int(length):
-        return rest, False
-    body = rest[: int(length)]
-    # A length that is too short cuts the JSON; the rest of it is there.
-    return (body, True) if len(rest) == int(length) or body.rstrip().endswith((b"}", b"]")) else (rest, True)
 
 
 def _unchunked(data: bytes) -> tuple[bytes, bool | None]:
@@ -110,7 +98,7 @@ def _unchunked(data: bytes) -> tuple[bytes, bool | None]:
         at += 2 if data[at : at + 2] == b"\r\n" else 1 if data[at : at + 1] in (b"\r", b"\n") else 0
     if at >= len(data):
         return bytes(body), False
-    # The sizes are wrong: without them, what is left is the content.
+    # The sizes are wrong, so remove the lines with sizes.
     return CHUNK_SIZES.sub(b"", data), None
 
 
@@ -119,32 +107,29 @@ def _undone(body: bytes, name: str, most: int) -> tuple[bytes, str | None]:
         return _inflated(body, 31, most, "gzip")
     if body.startswith(ZSTD):
         return _with_library(body, "zstd", most)
-    if _is_zlib(body) or name == "deflate":
-        window = zlib.MAX_WBITS if _is_zlib(body) else -zlib.MAX_WBITS
+    is_zlib = len(body) > 2 and body[0] & 0x8F == 8 and int.from_bytes(body[:2]) % 31 == 0
+    if is_zlib or name == "deflate":
+        window = zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
         content, wrong = _inflated(body, window, most, "deflate")
-        as_it_is = not content or (wrong and PLAIN.match(body))
-        return _as_it_is(body, name) if as_it_is else (content, wrong)
-    return _with_library(body, "br", most) if name == "br" else _as_it_is(body, name)
+        is_encoded = content and not (wrong and PLAIN.match(body))
+        return (content, wrong) if is_encoded else _unencoded(body, name)
+    return _with_library(body, "br", most) if name == "br" else _unencoded(body, name)
 
 
-def _as_it_is(body: bytes, name: str) -> tuple[bytes, str | None]:
-    """Text that is labelled as something else."""
+def _unencoded(body: bytes, name: str) -> tuple[bytes, str | None]:
+    """Return text that is labelled as encoded."""
     if name in ("", "identity") or not body or PLAIN.match(body):
         return body, None
     return body, f"it is not the {name[:20]} that it says it is"
 
 
-def _is_zlib(body: bytes) -> bool:
-    return len(body) > 2 and body[0] & 0x8F == 8 and int.from_bytes(body[:2]) % 31 == 0
-
-
 def _inflated(body: bytes, window: int, most: int, name: str) -> tuple[bytes, str | None]:
     inflater = zlib.decompressobj(window)
-    content, whole = _in_pieces(body, most, inflater.decompress)
-    if whole and inflater.eof and inflater.unused_data.startswith(GZIP):
+    content, is_sound = _in_pieces(body, most, inflater.decompress)
+    if is_sound and inflater.eof and inflater.unused_data.startswith(GZIP):
         more, wrong = _inflated(inflater.unused_data, window, most - len(content), name)
         return content + more, wrong
-    return content, None if whole and inflater.eof else f"its {name} is cut or broken"
+    return content, None if is_sound and inflater.eof else f"its {name} is cut or broken"
 
 
 def _with_library(body: bytes, name: str, most: int) -> tuple[bytes, str | None]:
@@ -152,14 +137,14 @@ def _with_library(body: bytes, name: str, most: int) -> tuple[bytes, str | None]
         wrong = f"it is encoded with {name}, which this installation cannot decode"
         return body, None if PLAIN.match(body) else wrong
     decompressor = BrotliDecompressor() if name == "br" else ZSTDDecompressor()
-    content, whole = _in_pieces(body, most, decompressor.decompress_sync)
-    if not content and not whole:
-        return _as_it_is(body, name)
-    return content, None if whole else f"its {name} is cut or broken"
+    content, is_sound = _in_pieces(body, most, decompressor.decompress_sync)
+    if not content and not is_sound:
+        return _unencoded(body, name)
+    return content, None if is_sound else f"its {name} is cut or broken"
 
 
 def _in_pieces(body: bytes, most: int, decompress: Callable[[bytes, int], bytes]) -> tuple[bytes, bool]:
-    """Decompress byte by byte, so that what comes before a fault is kept; whether there was none."""
+    """Decompress byte by byte to keep what comes before a fault. Return the content, and False if there was one."""
     content = bytearray()
     for at in range(len(body)):
         try:
@@ -167,5 +152,5 @@ def _in_pieces(body: bytes, most: int, decompress: Callable[[bytes, int], bytes]
         except Exception:  # noqa: BLE001 - each library has errors of its own
             return bytes(content), False
         if len(content) > most:
-            return bytes(content), True
+            break
     return bytes(content), True

@@ -1,4 +1,4 @@
-"""The way to a provider: its name resolved in threads of its own, a configured proxy, and whom to trust."""
+"""The network below the HTTP client: name resolution, the configured proxy, and trusted authorities."""
 
 import asyncio
 import base64
@@ -18,20 +18,21 @@ from broker.config.settings import NetworkSettings
 from broker.config.values import is_loopback
 
 WITHIN = 10.0
-"""Seconds for a name server's answer; less where an older one will do."""
+"""Seconds to wait for a name server."""
 WITHIN_IF_KNOWN = 3.0
+"""Seconds to wait where an earlier answer can be used instead."""
 THREADS = 4
-"""Names that are resolved at once; `getaddrinfo` cannot be cancelled, and a dead name server takes 20 s."""
+"""Names resolved in parallel. `getaddrinfo` cannot be cancelled, and takes 20 s if the name server is down."""
 KNOWN = 256
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""IPv4 addresses as an IPv6-only network sees them (RFC 6052)."""
+"""IPv4 addresses in an IPv6-only network (RFC 6052)."""
 Lookup = Callable[..., list[Any]]
 
 
 class Resolver(AbstractResolver):
-    """Resolves names in a few threads that nobody else uses, so that one dead name server holds up no other provider.
+    """A resolver with threads of its own, so that an unreachable name server delays only one provider.
 
-    The last good answer is used again while the name server does not answer; a name that does not exist is an error.
+    The last answer is used again while the name server does not answer; a name that does not exist is an error.
     """
 
     def __init__(self, *, lookup: Lookup = socket.getaddrinfo, within: float = WITHIN) -> None:
@@ -42,6 +43,7 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
+        """Return the addresses of a host. Raises OSError."""
         key = host, port, int(family)
         known = self._known.get(key)
         try:
@@ -68,7 +70,7 @@ class Resolver(AbstractResolver):
         return answer
 
     async def close(self) -> None:
-        """Nothing to wait for: the threads end with their lookups, and none keeps the process alive."""
+        """Do nothing: the threads end with their lookups, and none keeps the process alive."""
 
     async def _in_thread(self, host: str, port: int, family: int) -> list[Any]:
         await self._free.acquire()
@@ -107,7 +109,7 @@ class Resolver(AbstractResolver):
 
 
 class PublicResolver(AbstractResolver):
-    """A resolver that refuses private addresses: for hosts that were made from a person's input."""
+    """A resolver that refuses private addresses, for host names that contain user input."""
 
     def __init__(self, inner: AbstractResolver | None = None) -> None:
         self._inner = inner or Resolver()
@@ -115,17 +117,19 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
+        """Return the addresses of a host. Raises OSError if one of them is private."""
         found = await self._inner.resolve(host, port, family)
         if not all(is_public(result["host"]) for result in found):
             raise OSError(None, f"{host} resolves to an address that is not public")
         return found
 
     async def close(self) -> None:
+        """Close the inner resolver."""
         await self._inner.close()
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is of the public internet, whatever it is dressed up as."""
+    """Return whether an address belongs to the public internet, also as an IPv4 address inside an IPv6 one."""
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
@@ -137,10 +141,11 @@ def is_public(text: str) -> bool:
 
 
 def proxy_for(url: str, network: NetworkSettings) -> tuple[str, Mapping[str, str]] | None:
-    """The proxy's address without its password, and the headers that it wants; None: no proxy for this address."""
+    """Return the address (without a password) and the headers of the proxy for a URL; None if it uses no proxy."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if network.proxy is None or is_loopback(host) or _is_exempt(host, parts.port or 443, network.no_proxy):
+    target = host.rstrip(".").lower(), parts.port or 443
+    if network.proxy is None or is_loopback(host) or any(_matches(*target, one) for one in network.no_proxy):
         return None
     proxy = urlsplit(network.proxy.reveal())
     address = f"http://{proxy.netloc.rpartition('@')[2]}"
@@ -150,12 +155,9 @@ def proxy_for(url: str, network: NetworkSettings) -> tuple[str, Mapping[str, str
     return address, {"Proxy-Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"}
 
 
-def _is_exempt(host: str, port: int, no_proxy: tuple[str, ...]) -> bool:
-    """As curl reads `no_proxy`: a name and what is below it, an address or a network, with a port or without; `*`."""
-    return any(_matches(host.rstrip(".").lower(), port, one.strip().lower()) for one in no_proxy)
-
-
 def _matches(host: str, port: int, pattern: str) -> bool:
+    """Match an entry of `no_proxy` as curl does: a domain, an address, a network, each with or without a port; `*`."""
+    pattern = pattern.strip().lower()
     with suppress(ValueError):
         return ipaddress.ip_address(host) in ipaddress.ip_network(pattern.strip("[]"), strict=False)
     name, colon, number = pattern.rpartition(":")
@@ -167,7 +169,7 @@ def _matches(host: str, port: int, pattern: str) -> bool:
 
 @lru_cache(maxsize=16)
 def trusting(ca: str) -> ssl.SSLContext:
-    """A context that trusts the system's authorities and these as well (PEM)."""
+    """Return a TLS context that trusts the system's authorities and these (PEM)."""
     context = ssl.create_default_context()
     context.load_verify_locations(cadata=ca)
     return context

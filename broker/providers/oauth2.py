@@ -1,14 +1,16 @@
-"""Any RFC 6749 provider, by configuration alone; Kit and Kustomer are this with the defaults in `kinds`."""
+"""Providers of RFC 6749. They differ by configuration alone; `kinds` has the defaults of Kit and Kustomer."""
 
 import base64
 import json
 import re
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from urllib.parse import quote, urlencode, urlsplit
 
 from broker import oauth
 from broker.clock import Clock
-from broker.config.settings import ProviderSettings
+from broker.config.settings import NetworkSettings, ProviderSettings
 from broker.errors import InvalidRequest
 from broker.model import Secret
 from broker.providers import lives
@@ -16,8 +18,7 @@ from broker.providers.answers import Reading
 from broker.providers.classify import classify, cleaned
 from broker.providers.client import Answer, Lost, ProviderClient, Reply
 from broker.providers.dead_errors import dead_errors_of
-from broker.providers.kinds import endpoints_of, identity_in
-from broker.providers.metadata import differences
+from broker.providers.kinds import differences, endpoints_of, identity_in
 from broker.providers.network import proxy_for
 from broker.providers.outcomes import (
     NO_ENDPOINT,
@@ -40,11 +41,11 @@ IDENTITY_TIMEOUT = 15.0
 REVOKE_TIMEOUT = 15.0
 REACH_TIMEOUT = 5.0
 MAX_IDENTITY = 4096
-"""Bytes; OIDC allows 255 characters of a `sub`."""
+"""Most bytes of an account's id; OIDC allows 255 characters of a `sub`."""
 
 
 class OAuth2Provider:
-    """A `Provider` of RFC 6749, with PKCE S256 (RFC 7636) sent together with a secret where one is held."""
+    """A provider of RFC 6749. PKCE S256 (RFC 7636) is used together with a client secret, if there is one."""
 
     def __init__(
         self, *, settings: ProviderSettings, http: ProviderClient, clock: Clock, timeout: float
@@ -53,13 +54,13 @@ class OAuth2Provider:
         self._clients = {client.client_id: client for client in (*settings.previous_clients, settings.client)}
         self._endpoints = endpoints_of(settings)
         self.name, self.client_id = settings.name, settings.client.client_id
-        """`client_id`: the client that new installs use."""
+        """The name, and the client that new installs use."""
         self.authorize_endpoint, self.token_url = self._endpoints.authorize, self._endpoints.token
-        """Where browsers and token requests are sent; both may hold `{org}`."""
+        """The URLs for browsers and for token requests; both may hold `{org}`."""
 
     @property
     def route(self) -> str:
-        """How it is reached, in words; empty where no proxy is configured."""
+        """How the provider is reached, in words; empty if no proxy is configured."""
         network = self.settings.network
         if network.proxy is None:
             return ""
@@ -67,22 +68,22 @@ class OAuth2Provider:
         return "directly" if is_direct else f"through the proxy {network.route}"
 
     def knows_client(self, client_id: str) -> bool:
-        """Whether grants of that client can be renewed."""
+        """Return whether grants of that client can be renewed."""
         return client_id in self._clients
 
     def secrets_of(self, client_id: str) -> int:
-        """How many secrets that client has just now."""
+        """Return how many secrets the client has."""
         return len(self._clients[client_id].secrets)
 
     def check_org(self, org: str | None) -> None:
-        """Raises InvalidRequest where its addresses hold an org, and this one is missing or malformed."""
+        """Raise InvalidRequest if the provider needs an org and this one is missing or malformed."""
         for url in (self.authorize_endpoint, self.token_url):
             self._at(url, org)
 
     def authorize_url(
         self, *, redirect_uri: str, state: Secret, verifier: Secret, org: str | None, account: str | None
     ) -> str:
-        """Where to send the browser. Raises InvalidRequest where the org is missing or malformed."""
+        """Return the authorization URL for the browser. Raises InvalidRequest if the org is missing or malformed."""
         parameters = {
             "response_type": "code",
             "client_id": self.client_id,
@@ -92,24 +93,24 @@ class OAuth2Provider:
             **self.settings.authorize_params,
         }
         if self.settings.type == "kit" and account:
-            # Without it, connecting one Kit account twice may hand out the same token, and revoking one kills both.
+            # Without it, connecting one Kit account twice may issue the same token, and revoking one ends both.
             parameters.setdefault("tenant_name", account)
         if self.settings.pkce:
             parameters |= {"code_challenge": oauth.challenge_of(verifier), "code_challenge_method": "S256"}
         return oauth.with_query(self._at(self.authorize_endpoint, org), parameters)
 
     def is_issuer(self, iss: str, org: str | None) -> bool:
-        """Whether an authorization response with this `iss` (RFC 9207) may be the provider's."""
+        """Return whether an authorization response with this `iss` (RFC 9207) may be from the provider."""
         if self.settings.issuer is not None:
             # Simple string comparison (RFC 9207 2.4).
             return iss == self._at(self.settings.issuer, org)
         return any(_may_issue(iss, self._at(url, org)) for url in (self.authorize_endpoint, self.token_url))
 
     async def request_token(self, request: TokenRequest, *, before_send: BeforeSend) -> TokenOutcome:
-        """POST once and say how it ended; raises only what `before_send` raises."""
+        """Send one token request and return its outcome. Raises only what `before_send` raises."""
         settings, issued_at, timeout = self.settings, self._clock.now(), self._timeout
         if request.grant is Grant.REFRESH and settings.grace is not None:
-            # A known grace leaves less time: what comes later than that is of no use (R4).
+            # A known grace time limits the wait: a later answer would be of no use (R4).
             timeout = min(timeout, 0.6 * settings.grace)
         name = "code" if request.grant is Grant.CODE else "refresh_token"
         fields = {"grant_type": str(request.grant), name: request.token.reveal()}
@@ -144,7 +145,7 @@ class OAuth2Provider:
         return replace(outcome, description=cleaned(outcome.description, *hidden))
 
     async def identify(self, access_token: Secret, *, org: str | None) -> IdentityOutcome:
-        """Whose grant this is."""
+        """Return the account that the access token is for."""
         url = self._endpoints.identity
         if url is None:
             return IdentityUnknown(NO_ENDPOINT)
@@ -177,7 +178,7 @@ class OAuth2Provider:
                 return IdentityLater(f"{at}: {reply.why}")
 
     async def revoke(self, token: Secret, *, client_id: str, org: str | None) -> bool:
-        """RFC 7009; whether the provider confirmed. At Kit this uninstalls the app. False where there is none."""
+        """Revoke a token (RFC 7009), which at Kit uninstalls the app. Return whether the provider confirmed it."""
         if self._endpoints.revoke is None or client_id not in self._clients:
             return False
         reply = await self._post(
@@ -191,7 +192,7 @@ class OAuth2Provider:
         return isinstance(reply, Answer | Lost) and reply.status is not None and 200 <= reply.status < 300
 
     async def reach(self) -> Reached | NotSent:
-        """Whether the provider answers at all; sends no credential."""
+        """Find out whether the provider answers at all, without sending a credential."""
         scheme, _, host = self.token_url.split("/", 3)[:3]
         if "{org}" in host:
             return NotSent("its address depends on the org")
@@ -215,7 +216,7 @@ class OAuth2Provider:
         timeout: float,
         before_send: BeforeSend | None = None,
     ) -> Reply:
-        """POST as a client, with its id and which of its secrets: one method of RFC 6749 2.3.1 at a time."""
+        """POST as `client`, the id and the index of the secret, with one method of RFC 6749 2.3.1."""
         client_id, secrets = client[0], self._clients[client[0]].secrets
         secret = secrets[client[1]].reveal() if secrets else None
         method = self.settings.client_auth
@@ -253,7 +254,7 @@ def _is_made_from_org(url: str) -> bool:
 
 
 def _may_issue(iss: str, url: str) -> bool:
-    """Whether `iss` is at the origin of `url`, or at a domain that it lies in."""
+    """Return whether `iss` has the origin of `url`, or that of a parent domain."""
     try:
         issuer, own = urlsplit(iss), urlsplit(url)
         ports = [one.port or {"https": 443, "http": 80}.get(one.scheme) for one in (issuer, own)]
@@ -262,3 +263,52 @@ def _may_issue(iss: str, url: str) -> bool:
     host, own_host = issuer.hostname or "", own.hostname or ""
     is_parent = "." in host and not host[-1].isdigit() and own_host.endswith(f".{host}")
     return issuer.scheme == own.scheme and ports[0] == ports[1] and (host == own_host or is_parent)
+
+
+class Providers(Mapping[str, OAuth2Provider]):
+    """The configured providers by name. Services keep this mapping itself, so a reload reaches them all."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, ProviderSettings],
+        *,
+        clock: Clock,
+        timeout: float,
+        closing: AsyncExitStack,
+    ) -> None:
+        self._clock, self._timeout, self._closing = clock, timeout, closing
+        self._clients: dict[str, tuple[NetworkSettings, ProviderClient]] = {}
+        """One client for each provider, so that one's unreachable name server delays no other. A replaced client stays
+        open for the requests under way. Settings are compared, not hashed, because a proxy is a secret."""
+        self.use(settings)
+
+    def use(self, settings: Mapping[str, ProviderSettings]) -> None:
+        """Replace all providers. An HTTP client is kept if its network settings are the same."""
+        by_name = {}
+        for name, one in settings.items():
+            network, client = self._clients.get(one.name, (None, None))
+            if client is None or network != one.network:
+                client = ProviderClient(network=one.network)
+                self._clients[one.name] = one.network, client
+                self._closing.push_async_callback(client.close)
+            by_name[name] = OAuth2Provider(
+                settings=one, http=client, clock=self._clock, timeout=self._timeout
+            )
+        self._by_name = by_name
+
+    def __getitem__(self, name: str) -> OAuth2Provider:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def values(self) -> ValuesView[OAuth2Provider]:
+        """Return the current providers; a reload does not change what is returned."""
+        return self._by_name.values()
+
+    def items(self) -> ItemsView[str, OAuth2Provider]:
+        """Return the current names and providers; a reload does not change what is returned."""
+        return self._by_name.items()

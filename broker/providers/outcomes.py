@@ -1,4 +1,4 @@
-"""What a provider can be asked, and every way its answer can end (R5 of the renewal protocol)."""
+"""The requests to a provider, and their possible outcomes (R5 of the renewal protocol)."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -7,36 +7,36 @@ from enum import StrEnum
 from broker.model import Identity, Reason, Secret, TokenSet
 
 BeforeSend = Callable[[], Awaitable[None]]
-"""Awaited when the connection stands and before the first byte leaves; raising sends nothing."""
+"""Awaited once there is a connection, before the first byte is sent. If it raises, nothing is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A 2xx with a usable access or refresh token."""
+    """The answer was a 2xx with a usable access or refresh token."""
 
     tokens: TokenSet
 
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """Certain: nothing of the request left. DNS, connect, TLS."""
+    """Nothing of the request was sent: name resolution, the connection or TLS failed."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The provider says that the grant is dead; believed only when it says so again (R8)."""
+    """The provider says that the grant is revoked or expired. This is checked a second time (R8)."""
 
     description: str
     why: str = field(default="", compare=False)
     usual: bool = True
-    """4xx with JSON `{"error": "invalid_grant"}`. In other words or places it is believed less quickly."""
+    """Whether it was a 4xx with JSON `{"error": "invalid_grant"}`; other forms need more confirmation."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientRefused:
-    """Our client id or secret is refused, or (Kustomer) the org has not installed the app."""
+    """The client id or secret was refused, or (at Kustomer) the org has not installed the app."""
 
     not_installed: bool
     why: str = field(default="client refused", compare=False)
@@ -45,7 +45,7 @@ class ClientRefused:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """Answered and not processed: other OAuth errors, bare 401 and 403, redirects."""
+    """The request was answered but not processed: other OAuth errors, 401 and 403 without one, redirects."""
 
     why: str
     description: str = field(default="", compare=False)
@@ -53,7 +53,7 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """429, or 503 with Retry-After: the provider wants to be left alone, all of it."""
+    """The answer was 429, or 503 with Retry-After: no account may use the provider for some seconds."""
 
     seconds: float
     why: str = field(default="", compare=False)
@@ -61,45 +61,47 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Ambiguous:
-    """The request left and nobody knows whether it was processed."""
+    """The request was sent, and it is unknown whether it was processed."""
 
     why: str
     timed_out: bool
-    """Our own time-out: the provider may still be working on it."""
+    """Whether our own timeout ended it; then the provider may still be processing it."""
     salvage: Secret | None = None
-    """A whole refresh token found in a broken answer."""
+    """A complete refresh token found in a malformed answer."""
     reason: Reason = Reason.UNCERTAIN
-    """What an account shows meanwhile."""
+    """The reason that the account shows meanwhile."""
     description: str = field(default="", compare=False)
 
 
 TokenOutcome = Granted | NotSent | Refused | ClientRefused | Declined | Paused | Ambiguous
-"""`why` is in our words, with the status and the error; `description` is the provider's text, cleaned and cut."""
+"""`why` is our text with the status and the error; `description` is the provider's, cleaned and shortened."""
 
 
 def cause_of(outcome: NotSent | Refused | ClientRefused | Declined | Paused | Ambiguous) -> str:
-    """Why there is no token, for the log, events and operators."""
+    """Return why there is no token, for the log, events and operators."""
     description = "" if isinstance(outcome, NotSent | Paused) else outcome.description
     return f"{outcome.why}: {description}" if description else outcome.why
 
 
 @dataclass(frozen=True, slots=True)
 class Identified:
+    """The provider named the account."""
+
     identity: Identity
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityUnknown:
-    """The provider answered and there is no id to be had: as without an identity endpoint."""
+    """The provider answered without an id, or has no identity endpoint."""
 
     why: str
     status: int | None = None
-    """What it answered, where it was an answer."""
+    """The status of the answer, if there was one."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityLater:
-    """Time-out, 429, 5xx: ask again."""
+    """The account may be known later: a timeout, 429 or 5xx."""
 
     why: str
 
@@ -113,13 +115,13 @@ class Reached:
     """The provider answered."""
 
     clock_skew: float | None
-    """Its `Date` less our clock, seconds; only ever a warning (R12)."""
+    """Seconds by which its `Date` is ahead of our clock; only used for a warning (R12)."""
     differences: tuple[str, ...] | None = None
-    """Where its metadata (RFC 8414) and our settings differ, in words; None: it publishes none."""
+    """Where its metadata (RFC 8414) and our settings differ, in words; None if it publishes none."""
 
 
 class Grant(StrEnum):
-    """The two grants of RFC 6749 that we use."""
+    """The two grant types of RFC 6749 that the broker uses."""
 
     CODE = "authorization_code"
     REFRESH = "refresh_token"
@@ -133,11 +135,11 @@ class TokenRequest:
     token: Secret
     """The code, or the refresh token."""
     client_id: str
-    """The client that began the install, or minted the grant."""
+    """The client that began the install or received the grant."""
     org: str | None = None
     scope: str = ""
-    """What was granted so far or asked for, to notice a change."""
+    """The scope that was requested or granted so far, to notice a change."""
     redirect_uri: str | None = None
     verifier: Secret | None = None
     secret_index: int = 0
-    """Which of the client's secrets to send; another one only after a definite refusal of this one."""
+    """The index of the client's secret to send; the next is used only after a definite refusal of this one."""

@@ -10,7 +10,8 @@ from broker.callers.jws import JwksCache
 from broker.config.settings import CallerSettings, OwnJwt, PublicKey
 from broker.errors import Unauthenticated
 from broker.model import Permission, Secret
-from broker.providers.client import ProviderClient, Reply, Unsent
+from broker.providers.client import ProviderClient, Reply
+from broker.providers.outcomes import NotSent
 from tests.callers.signing import Signer, ed25519, own_claims, p256
 from tests.fakes.clock import FakeClock
 from tests.house import House, open_house
@@ -145,7 +146,7 @@ class Nowhere(ProviderClient):
         """Open no session."""
 
     async def get(self, url: str, **_: object) -> Reply:
-        return Unsent("no connection")
+        return NotSent("no connection")
 
 
 def authenticator(signer: Signer, clock: FakeClock, limit: int) -> JwtAuthenticator:

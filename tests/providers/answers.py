@@ -4,7 +4,8 @@ import itertools
 import json
 from dataclasses import dataclass, replace
 
-from broker.providers.client import Answer, Lost, Reply, Unsent
+from broker.providers.client import Answer, Lost, Reply
+from broker.providers.outcomes import NotSent
 
 TOKEN = "rt-0123456789abcdef"
 
@@ -405,6 +406,6 @@ def ambiguous() -> list[Case]:
 
 
 def every_case() -> list[Case]:
-    unsent = [Case("not sent", Unsent("x"), "NotSent")]
+    unsent = [Case("not sent", NotSent("x"), "NotSent")]
     words = [*own_words(), *never_kills()]
     return [*successes(), *encodings(), *unreadable(), *words, *refusals(), *pauses(), *ambiguous(), *unsent]

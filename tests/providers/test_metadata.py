@@ -7,7 +7,7 @@ import pytest
 
 from broker.config import load
 from broker.config.settings import ProviderSettings
-from broker.providers.metadata import differences
+from broker.providers.kinds import differences
 
 AUTHORIZE, TOKEN = "https://id.example.com/authorize", "https://id.example.com/token"
 SAME = {

@@ -17,9 +17,10 @@ from broker.clock import SystemClock
 from broker.config import load
 from broker.config.settings import NetworkSettings
 from broker.model import Secret
-from broker.providers.client import Answer, Lost, ProviderClient, Reply, Unsent
+from broker.providers.client import Answer, Lost, ProviderClient, Reply
 from broker.providers.network import THREADS, Resolver, proxy_for
-from broker.providers.registry import Providers
+from broker.providers.oauth2 import Providers
+from broker.providers.outcomes import NotSent
 from tests.ports import free_port
 from tests.providers.test_wire import BODY, CANARY, HEADERS, certificate, tls_server
 
@@ -150,7 +151,7 @@ async def test_what_fails_before_the_tunnel_stands_was_not_sent(says: bytes, why
     async with proxy(0, says) as way, through(way.port) as http:
         reply = await post(http, announced, timeout=2.0)
 
-    assert isinstance(reply, Unsent)
+    assert isinstance(reply, NotSent)
     assert why in reply.why
     assert [] == announced
     assert CANARY not in f"{reply!r} {http._network!r}"
@@ -165,8 +166,8 @@ async def test_proxy_that_is_not_there(tmp_path: Path) -> None:
     async with tls_server(cert, key, received) as port, proxy(port) as way, through(way.port, cert) as http:
         foreign = await post(http, announced)
 
-    assert absent == Unsent("no connection (the proxy cannot be reached)")
-    assert isinstance(foreign, Unsent)
+    assert absent == NotSent("no connection (the proxy cannot be reached)")
+    assert isinstance(foreign, NotSent)
     assert ([], bytearray()) == (announced, received)
 
 

@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from broker import __version__
-from broker.providers.client import MAX_BODY, Answer, Lost, ProviderClient, Reply, Unsent
+from broker.providers.client import MAX_BODY, Answer, Lost, ProviderClient, Reply
 from broker.providers.network import PublicResolver
+from broker.providers.outcomes import NotSent
 from tests.fakes import upstream as fake
 from tests.fakes.upstream import JSON, Cut, Drop, Raw, Scripted, Stall, Upstream
 from tests.ports import free_port
@@ -121,7 +122,7 @@ async def test_certificate_is_verified(
         reply = await post(http, f"https://localhost:{port}/token", announced=announced)
         await http.close()
 
-    assert (Answer if arrives else Unsent) is type(reply)
+    assert (Answer if arrives else NotSent) is type(reply)
     assert arrives is bool(announced) is (CANARY.encode() in received)
 
 
@@ -131,7 +132,7 @@ async def test_plain_server_under_https_is_not_sent(http: ProviderClient, upstre
 
     reply = await post(http, upstream.url.replace("http://127.0.0.1", "https://localhost"), timeout=2.0)
 
-    assert Unsent is type(reply)
+    assert NotSent is type(reply)
 
 
 async def test_unknown_host_is_not_sent(http: ProviderClient) -> None:
@@ -140,7 +141,7 @@ async def test_unknown_host_is_not_sent(http: ProviderClient) -> None:
 
     reply = await post(http, "http://nobody.invalid/token", announced=announced)
 
-    assert (Unsent, []) == (type(reply), announced)
+    assert (NotSent, []) == (type(reply), announced)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -287,7 +288,7 @@ async def test_time_spent_on_the_announcement_counts(http: ProviderClient, upstr
         upstream.url, data=BODY, headers=HEADERS, timeout=0.2, before_send=never, public_only=False
     )
 
-    assert (Unsent, []) == (type(reply), upstream.requests)
+    assert (NotSent, []) == (type(reply), upstream.requests)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +362,7 @@ async def test_host_of_an_org_that_leads_inside_gets_nothing(
         http, upstream.url.replace("127.0.0.1", "localhost"), announced=announced, public_only=True
     )
 
-    assert (Unsent, [], []) == (type(reply), announced, upstream.requests)
+    assert (NotSent, [], []) == (type(reply), announced, upstream.requests)
 
 
 @pytest.mark.parametrize("literal", ["127.0.0.1", "127.1", "2130706433", "[::ffff:127.0.0.1]"])
@@ -371,11 +372,11 @@ async def test_literal_address_made_from_an_org_gets_nothing(
     """A literal is never resolved, so the resolver alone would not see it."""
     reply = await post(http, upstream.url.replace("127.0.0.1", literal), public_only=True)
 
-    assert (Unsent, []) == (type(reply), upstream.requests)
+    assert (NotSent, []) == (type(reply), upstream.requests)
 
 
 async def test_refused_connection_is_not_sent_however_often(http: ProviderClient) -> None:
     """Each attempt ends by itself."""
     url = f"http://127.0.0.1:{free_port()}/token"
 
-    assert [Unsent] * 5 == [type(await post(http, url)) for _ in range(5)]
+    assert [NotSent] * 5 == [type(await post(http, url)) for _ in range(5)]
