@@ -1,1 +1,1 @@
-"""The OAuth server that Kit's plugins sign in to: consent in the browser, tokens, revocation, introspection."""
+"""The OAuth server for Kit's plugins: consent in the browser, tokens, revocation, introspection."""

@@ -1,4 +1,4 @@
-"""The clients: what they send (JSON or a form, whatever the content type says), who they are, how they are refused."""
+"""The clients of the OAuth server: how their requests are read, how they are authenticated and refused."""
 
 import base64
 import hashlib
@@ -6,7 +6,6 @@ import hmac
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -30,76 +29,64 @@ Bounced = Literal[
     "invalid_scope",
     "temporarily_unavailable",
 ]
-"""Errors of RFC 6749 4.1.2.1, which are told by redirecting."""
+"""Errors of RFC 6749 4.1.2.1, which a client is told by a redirect."""
 BOUNCES: dict[Bounced, str] = {
     "invalid_request": "A parameter is missing, malformed, repeated or too long; code_challenge_method is S256.",
-    "access_denied": "The person or the server said no.",
+    "access_denied": "The user or the server denied access.",
     "unsupported_response_type": "The response_type is code.",
     "invalid_scope": "A scope was asked for that this client may not ask for.",
     "temporarily_unavailable": "Try again in a minute.",
 }
 KNOWN = frozenset(
     {
-        "client_id",
-        "client_secret",
-        "code",
-        "code_verifier",
-        "grant_type",
-        "redirect_uri",
-        "refresh_token",
-        "scope",
-        "token",
-        "token_type_hint",
+        *("client_id", "client_secret", "code", "code_verifier", "grant_type", "redirect_uri"),
+        *("refresh_token", "scope", "token", "token_type_hint"),
     }
 )
 VISIBLE = re.compile(r"[\x20-\x7e]{1,4096}", re.ASCII)
-"""What any parameter may hold (RFC 6749 appendix A)."""
+"""The characters and length of any parameter (RFC 6749 appendix A)."""
 MOST_FIELDS = 32
 BASIC = re.compile(r"[Bb][Aa][Ss][Ii][Cc] +([A-Za-z0-9+/]+={0,2})", re.ASCII)
 NOBODY = hashlib.sha256(b"no client has this secret, for it is longer than any may be" * 8).digest()
+Parameters = Mapping[str, str]
+"""Known parameters of a request; one without a value counts as omitted (RFC 6749 3.2)."""
 
 
 class Refused(Exception):
-    """An error answer of RFC 6749 5.2. The description is ours alone: nothing of the request is in it."""
+    """An error answer of RFC 6749 5.2. The description holds nothing of the request."""
 
     def __init__(self, error: Word, description: str, *, basic: bool = False) -> None:
         super().__init__(error)
         self.error, self.description = error, description
         self.basic = basic
-        """Whether the client tried the Authorization header, and has to be told how (RFC 6749 5.2)."""
+        """Whether the client used the Authorization header; then the answer has WWW-Authenticate (RFC 6749 5.2)."""
 
     @property
     def status(self) -> int:
+        """The HTTP status of the answer."""
         return {"invalid_client": 401, "server_error": 500, "temporarily_unavailable": 503}.get(
             self.error, 400
         )
 
 
 def bad_grant(what: str) -> Refused:
-    """Refuse a code or a refresh token; it never says why, which would help nobody but a thief."""
+    """Refuse a code or a refresh token, without the reason, which would only help an attacker."""
     return Refused(
         "invalid_grant",
         f"The {what} is unknown, expired, used or revoked, or was given to another client or address.",
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request to the token, revocation or introspection endpoint."""
-
-    parameters: Mapping[str, str] = field(repr=False)
-    """Known ones only; those without a value are as if they were omitted (RFC 6749 3.2)."""
-
-    def secret(self, name: str) -> Secret:
-        """Return a parameter that has to be there. Raises Refused."""
-        value = self.parameters.get(name)
-        if value is None:
-            raise Refused("invalid_request", f"The parameter {name} is missing.")
-        return Secret(value)
+def required(parameters: Parameters, name: str) -> Secret:
+    """Return a parameter that must be present. Raises Refused."""
+    value = parameters.get(name)
+    if value is None:
+        raise Refused("invalid_request", f"The parameter {name} is missing.")
+    return Secret(value)
 
 
-def read_asked(body: bytes, query: Iterable[str] = ()) -> Asked:
-    """Return the parameters of a body; `query` are the names in the address. Raises Refused.
+def read_parameters(body: bytes, query: Iterable[str] = ()) -> Parameters:
+    """Return the parameters of a body, JSON or a form; `query` has the names in the URL. Raises Refused.
 
     Kit's own samples send JSON under a form content type, so the body's first character decides.
     """
@@ -107,7 +94,7 @@ def read_asked(body: bytes, query: Iterable[str] = ()) -> Asked:
         raise Refused("invalid_request", "Parameters belong into the body, not into the address.")
     try:
         text = body.decode("utf-8-sig").strip()
-        # In their order, so that repeated ones are seen.
+        # A list of pairs shows repeated parameters.
         pairs: list[tuple[str, Any]] = (
             json.loads(text, object_pairs_hook=list)
             if text.startswith("{")
@@ -120,30 +107,31 @@ def read_asked(body: bytes, query: Iterable[str] = ()) -> Asked:
     known = {name: value for name, value in pairs if name in KNOWN and value not in (None, "")}
     if not all(isinstance(value, str) and VISIBLE.fullmatch(value) for value in known.values()):
         raise Refused("invalid_request", "A parameter is not a string of visible ASCII, or is too long.")
-    return Asked(known)
+    return known
 
 
 class Clients:
-    """The configured clients."""
+    """The configured clients, by the names of their tables and by their client ids."""
 
     def __init__(self, clients: Mapping[str, PluginClient], *, metrics: Metrics) -> None:
         self.by_name, self._metrics = clients, metrics
-        """By the names of their tables."""
         self.by_id = {client.client_id: client for client in clients.values()}
         self._digests = {
             client_id: [_digest(secret.reveal()) for secret in client.secrets]
             for client_id, client in self.by_id.items()
         }
 
-    def authenticate(self, headers: list[str], asked: Asked, *, renewing: bool = False) -> PluginClient:
-        """Return who asks, proven by the Authorization header or the body, never both (RFC 6749 2.3).
+    def authenticate(
+        self, headers: list[str], parameters: Parameters, *, renewing: bool = False
+    ) -> PluginClient:
+        """Return the client, authenticated by the Authorization header or the body, never both (RFC 6749 2.3).
 
-        `renewing`: where the client's settings say so, its id is enough; a secret that is sent must be right.
-        Raises Refused, the same whether the id or the secret is wrong.
+        `renewing`: the id alone is enough if the client's settings allow it, but a secret that is sent must be right.
+        Raises Refused, with the same answer for a wrong id and a wrong secret.
         """
         if len(headers) > 1:
             raise Refused("invalid_request", "There is more than one Authorization header.")
-        name, secret = asked.parameters.get("client_id"), asked.parameters.get("client_secret")
+        name, secret = parameters.get("client_id"), parameters.get("client_secret")
         # A Bearer header authenticates no client; some libraries send one along.
         is_basic = bool(headers) and not headers[0].lower().startswith("bearer ")
         if is_basic:
@@ -159,7 +147,7 @@ class Clients:
                 return client
         else:
             given = _digest(secret)
-            # An unknown client has a digest to compare with too, so that time does not tell it apart.
+            # An unknown client has a digest to compare with too, so that both take the same time.
             known = self._digests.get(name, [NOBODY])
             if any(hmac.compare_digest(given, digest) for digest in known) and client is not None:
                 return client
@@ -168,7 +156,7 @@ class Clients:
 
 
 def _basic(header: str) -> tuple[str, str | None]:
-    """Return id and secret of a Basic header. Raises Refused."""
+    """Return the id and the secret of a Basic header. Raises Refused."""
     form = BASIC.fullmatch(header)
     if form is None:
         raise Refused("invalid_client", "The Authorization header is not Basic.", basic=True)
@@ -184,7 +172,7 @@ def _basic(header: str) -> tuple[str, str | None]:
 
 
 def as_caller(client: PluginClient) -> Caller:
-    """Return a client as the audit names it; it has no rights of a caller."""
+    """Return the caller that names a client in the audit log; it has no permissions."""
     return Caller(f"plugin:{client.name}", (), frozenset(), credential=f"client {client.client_id}")
 
 

@@ -1,17 +1,16 @@
-"""Reads an authorization request (RFC 6749 4.1.1) and asks a user about it; a yes becomes a code."""
+"""Read an authorization request (RFC 6749 4.1.1), ask a user for consent, and issue a code."""
 
 import json
 import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from urllib.parse import parse_qsl
 
 import structlog
 
 from broker import oauth
-from broker.config.settings import PluginClient
 from broker.context import Context
 from broker.errors import InvalidRequest, Overloaded
 from broker.http.browser import Kept
@@ -25,21 +24,16 @@ CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 """S256 of anything: 32 bytes in base64url without padding (RFC 7636 4.2)."""
 MOST_FIELDS = 1000
 RECOGNIZED = (
-    "client_id",
-    "redirect_uri",
-    "response_type",
-    "scope",
-    "state",
-    "code_challenge",
-    "code_challenge_method",
+    *("client_id", "redirect_uri", "response_type", "scope", "state"),
+    *("code_challenge", "code_challenge_method"),
 )
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-"""Crockford's: nothing in it is taken for something else."""
+"""Crockford's base32, without letters that look like other characters."""
 MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1"})
 CONNECT_CODE_LIFE = 600.0
 HANDLE = 4
 LENGTH = 12
-"""Twelve characters of five bits; the first four find the code, the other forty bits prove it."""
+"""A connect code has 12 characters of 5 bits; the first 4 find it in the store, the other 40 bits prove it."""
 ATTEMPTS = 5
 SUBJECT = re.compile(r"\S(.{0,253}\S)?")
 KEPT_FOR = "consent"
@@ -59,14 +53,15 @@ OVER = Page(
 
 
 class WrongConnectCode(Exception):
-    """What was typed is no connect code that can be used."""
+    """The typed text is not a valid connect code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request that a user may be asked about."""
+    """A valid authorization request. Its fields are those of a PluginConsent that come from the client."""
 
-    client: PluginClient
+    client: str
+    """The name of its table in the configuration."""
     redirect_uri: str
     redirect_uri_given: bool
     state: str | None
@@ -74,28 +69,28 @@ class Ask:
     challenge: str | None
 
     def to_text(self) -> str:
-        """Return what a browser keeps of it."""
-        kept = self.redirect_uri, self.redirect_uri_given, self.state, self.scope, self.challenge
-        return json.dumps([self.client.name, *kept])
+        """Return it as JSON, for the browser's cookie."""
+        return json.dumps(astuple(self))
 
 
 @dataclass(frozen=True, slots=True)
 class Bounce:
-    """A request that is wrong, or refused, in a way that the client is told by redirecting."""
+    """A request that is wrong or denied, which the client is told by a redirect."""
 
     redirect_uri: str
     state: str | None
     error: Bounced
 
     def location(self, issuer: str) -> str:
+        """Return the URL of the redirect."""
         told = {"error": self.error, "error_description": BOUNCES[self.error]}
         return answer_location(self.redirect_uri, told, self.state, issuer)
 
 
 def read_ask(raw_query: str, clients: Clients) -> Ask | Bounce:
-    """Return what an authorization request wants, or what is wrong with it.
+    """Return a valid authorization request, or the redirect that tells what is wrong with it.
 
-    Client and address are checked before all else: whoever made either up must not get the browser. Raises ShownError.
+    Raises ShownError if the client or its redirect URI is unknown: then nothing must be redirected.
     """
     try:
         pairs = parse_qsl(raw_query, max_num_fields=MOST_FIELDS, errors="strict")
@@ -104,7 +99,7 @@ def read_ask(raw_query: str, clients: Clients) -> Ask | Bounce:
             "This address is incomplete", "Something is missing from it, or it is garbled."
         ) from None
     parameters = dict(pairs)
-    # Only of those that mean something here: unrecognized ones are ignored (RFC 6749 3.1).
+    # Unrecognized parameters are ignored (RFC 6749 3.1), repeated or not.
     names = [name for name, _ in pairs]
     repeated = {name for name in RECOGNIZED if names.count(name) > 1}
     client = None if "client_id" in repeated else clients.by_id.get(parameters.get("client_id", ""))
@@ -114,7 +109,7 @@ def read_ask(raw_query: str, clients: Clients) -> Ask | Bounce:
             "The app that sent you here is not registered with this service, so nothing was allowed.",
         )
     given = parameters.get("redirect_uri")
-    # A single registered address need not be given (RFC 6749 3.1.2.3).
+    # A single registered redirect URI need not be given (RFC 6749 3.1.2.3).
     redirect_uri = given or (client.redirect_uris[0] if len(client.redirect_uris) == 1 else "")
     if "redirect_uri" in repeated or redirect_uri not in client.redirect_uris:
         raise _unredirectable(
@@ -137,26 +132,22 @@ def read_ask(raw_query: str, clients: Clients) -> Ask | Bounce:
     if not wanted <= set(client.scopes):
         return Bounce(redirect_uri, state, "invalid_scope")
     scope = oauth.scope_text(one for one in client.scopes if one in wanted)
-    return Ask(client, redirect_uri, given is not None, state, scope, challenge)
+    return Ask(client.name, redirect_uri, given is not None, state, scope, challenge)
 
 
 def ask_from_text(text: str, clients: Clients) -> Ask | None:
-    """Return None where the client, its address or a scope was taken out of the configuration meanwhile."""
-    name, redirect_uri, given, state, scope, challenge = json.loads(text)
-    client = clients.by_name.get(name)
-    if (
-        client is None
-        or redirect_uri not in client.redirect_uris
-        or not set(scope.split()) <= set(client.scopes)
-    ):
+    """Return a kept request; None if its client, redirect URI or scope was removed from the configuration."""
+    ask = Ask(*json.loads(text))
+    client = clients.by_name.get(ask.client)
+    if client is None or ask.redirect_uri not in client.redirect_uris:
         return None
-    return Ask(client, redirect_uri, given, state, scope, challenge)
+    return ask if set(ask.scope.split()) <= set(client.scopes) else None
 
 
 def answer_location(redirect_uri: str, members: dict[str, str], state: str | None, issuer: str) -> str:
-    """Return where the browser goes with an answer; what the address holds already is kept (RFC 6749 3.1.2).
+    """Return the redirect URI with an answer added to its query (RFC 6749 3.1.2).
 
-    `iss` is added, so that nobody takes the answer for another server's (RFC 9207).
+    `iss` is added, so that clients do not take the answer for another server's (RFC 9207).
     """
     echoed = {} if state is None else {"state": state}
     return oauth.with_query(redirect_uri, {**members, **echoed, "iss": issuer})
@@ -168,9 +159,9 @@ def _unredirectable(title: str, line: str) -> ShownError:
 
 
 class ConsentService:
-    """What `/plugin/authorize` does once it is clear who asks for what, and the connect codes.
+    """Consent to a valid authorization request, and connect codes.
 
-    A connect code says who a user is, where no app of the company can.
+    A connect code identifies a user where the company has no sign-in.
     """
 
     def __init__(self, context: Context, *, clients: Clients, browsers: Browsers) -> None:
@@ -180,9 +171,9 @@ class ConsentService:
         self._being_decided: set[str] = set()
 
     async def connect_code(self, caller: Caller, subject: str, *, request_id: str) -> tuple[Secret, float]:
-        """Make a code that says who one user is; return it and when it ends. Raises InvalidRequest, Forbidden."""
+        """Make a connect code for a user; return it and when it expires. Raises InvalidRequest, Forbidden."""
         if not SUBJECT.fullmatch(subject) or not subject.isprintable():
-            raise InvalidRequest("subject is who the person is to you, 1 to 255 printable characters")
+            raise InvalidRequest("subject is your name for the user, 1 to 255 printable characters")
         authorizer = self._context.authorizer
         await authorizer.require(caller, Permission.PLUGIN, None, request_id=request_id)
         expires_at = self._clock.now() + CONNECT_CODE_LIFE
@@ -196,21 +187,21 @@ class ConsentService:
         raise Overloaded("too many connect codes are open at once; try again", retry_after=60)
 
     async def begin(self, ask: Ask, browser: Secret, subject: str) -> Secret:
-        """Open a question to a user who has signed in; the handle is its CSRF token."""
+        """Store a consent for a user who has signed in; return its handle, which is also its CSRF token."""
         handle = oauth.new_secret()
         await self._store.begin_consent(self._new(ask, handle, browser, subject))
         return handle
 
     def begin_unknown(self, ask: Ask, browser: Secret) -> tuple[Secret, PluginConsent, Kept] | None:
-        """Open a question to whoever it is: a connect code will say that. Nothing is stored; the browser keeps it.
-        None where the request is too long for that."""
+        """Begin a consent for a user whom a connect code will identify. It is kept in a cookie, not stored.
+        None: the request is too long for a cookie."""
         handle = oauth.new_secret()
         consent = self._new(ask, handle, browser, None)
         kept = self._browsers.kept.keep(KEPT_FOR, handle, [ask.to_text()], until=consent.expires_at)
         return None if kept is None else (handle, consent, kept)
 
-    async def look(self, handle: Secret, browser: Browser) -> PluginConsent:
-        """Return the question, while it is open in this browser. Raises ShownError."""
+    async def find(self, handle: Secret, browser: Browser) -> PluginConsent:
+        """Return the consent while it is open in this browser. Raises ShownError."""
         consent = await self._store.consent(oauth.hashed(handle), self._clock.now())
         if consent is None:
             kept = await self._browsers.kept.find(KEPT_FOR, handle, browser.cookies)
@@ -226,7 +217,7 @@ class ConsentService:
 
     @contextmanager
     def deciding(self, handle: Secret) -> Iterator[None]:
-        """Handle one answer to a question at a time: a second click is told that it is over. Raises ShownError."""
+        """Allow one decision about a consent at a time, so that a second click fails. Raises ShownError."""
         hash_ = oauth.hashed(handle)
         if hash_ in self._being_decided:
             raise ShownError(OVER)
@@ -237,10 +228,7 @@ class ConsentService:
             self._being_decided.discard(hash_)
 
     async def store(self, consent: PluginConsent, site: str) -> None:
-        """Store a question that only the browser has kept so far, once, before it is answered.
-
-        Raises ShownError, RateLimited.
-        """
+        """Store a consent that only a cookie has kept, once, before it is decided. Raises ShownError, RateLimited."""
         if consent.subject is not None or await self._store.consent(consent.hash, self._clock.now()):
             return
         self._browsers.unknown_users.admit(site)
@@ -248,7 +236,7 @@ class ConsentService:
             raise ShownError(OVER)
 
     async def deny(self, consent: PluginConsent, *, request_id: str) -> str:
-        """Return where the browser goes. Raises ShownError."""
+        """Deny access; return the URL of the redirect. Raises ShownError."""
         await self._announce(consent, consent.subject, "plugin.deny", request_id)
         if not await self._store.deny(consent.hash, self._clock.now()):
             raise ShownError(OVER)
@@ -257,7 +245,7 @@ class ConsentService:
     async def allow(
         self, consent: PluginConsent, typed: str | None, *, request_id: str
     ) -> tuple[str, Secret]:
-        """Return where the browser goes with a code, and what it keeps for the install that follows.
+        """Allow access; return the URL of the redirect with a code, and a cookie for the install that follows.
 
         Raises WrongConnectCode, ShownError.
         """
@@ -265,7 +253,7 @@ class ConsentService:
         if subject is None:
             text = re.sub(r"[\s-]", "", (typed or "")[:64]).upper().translate(MISREAD)
             is_code = len(text) == LENGTH and set(text) <= set(ALPHABET)
-            # What is none at all costs a try too.
+            # A text that cannot be a code counts as a try too.
             handle, digest = (text[:HANDLE], self._digest(text)) if is_code else ("", "")
             found = await self._store.try_connect_code(consent.hash, handle, digest, now)
             if found is None:
@@ -295,18 +283,13 @@ class ConsentService:
         return PluginConsent(
             hash=oauth.hashed(handle),
             browser_hash=oauth.hashed(browser),
-            client=ask.client.name,
-            redirect_uri=ask.redirect_uri,
-            redirect_uri_given=ask.redirect_uri_given,
-            state=ask.state,
-            scope=ask.scope,
-            challenge=ask.challenge,
             subject=subject,
             expires_at=self._clock.now() + CONSENT_LIFE,
+            **asdict(ask),
         )
 
     def _digest(self, code: str) -> str:
-        """Return a keyed hash, since whoever reads the store could search through what is left of sixty bits."""
+        """Return a keyed hash: a plain one of so few bits could be reversed by a reader of the store."""
         return self._context.keyring.derive("connect code", code.encode()).hex()
 
     async def _announce(

@@ -1,4 +1,4 @@
-"""The HTTP of the plugin server for browsers: where a client sends a user to ask for consent."""
+"""The routes of the plugin server for browsers: the authorization endpoint and its consent page."""
 
 from urllib.parse import urlsplit
 
@@ -29,7 +29,7 @@ PURPOSE = "plugin"
 
 
 class ConsentRoutes:
-    """`/plugin/authorize`, where a client sends a user."""
+    """The authorization endpoint `/plugin/authorize`, to which a client sends a user."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class ConsentRoutes:
         self._context, self._service, self._clients = context, service, clients
         self._browsers, self._login = browsers, login
         self._origin = str(URL(browsers.public_url).origin())
-        """As browsers write it: without a default port."""
+        """The public origin as browsers send it, without a default port."""
 
     @own_shape(
         "GET",
@@ -62,27 +62,25 @@ class ConsentRoutes:
         has_head=False,
     )
     async def authorize(self, request: web.Request) -> web.StreamResponse:
-        """A client asks, or a user who has signed in comes back to the question."""
+        """Handle an authorization request, or show the consent page to a user who has signed in."""
         if "consent" in request.query and "client_id" not in request.query:
-            return await self._question(request, request.query["consent"], None)
+            return await self._consent_page(request, request.query["consent"], None)
         raw_query, browsers = request.rel_url.raw_query_string, self._browsers
         ask = read_ask(raw_query, self._clients)
         if isinstance(ask, Bounce):
             return _redirect(ask.location(self._service.issuer))
         if is_elsewhere(request, browsers.public_url):
             return moved(browsers.public_url, "/plugin/authorize", raw_query)
-        # The user signs in, or types a connect code at once.
+        # The user signs in first, or types a connect code on the consent page.
         browser = browsers.cookie.read_or_new(request)
-        response, kept = None, None
-        if self._login is not None:
-            if begun := self._login.begin(PURPOSE, ask.to_text()):
-                url, kept = begun
-                response = _redirect(url)
-        elif opened := self._service.begin_unknown(ask, browser):
+        if self._login is not None and (begun := self._login.begin(PURPOSE, ask.to_text())):
+            url, kept = begun
+            response = _redirect(url)
+        elif self._login is None and (opened := self._service.begin_unknown(ask, browser)):
             handle, consent, kept = opened
             response = self._page(request, consent, handle.reveal(), None)
-        if response is None or kept is None:
-            # Its `state` does not fit into the cookie in which a browser keeps the request.
+        else:
+            # The `state` is too long for the cookie that keeps the request.
             too_long = Bounce(ask.redirect_uri, ask.state, "invalid_request")
             return _redirect(too_long.location(self._service.issuer))
         browsers.kept.write(request, response, kept)
@@ -90,7 +88,7 @@ class ConsentRoutes:
         return response
 
     async def signed_in(self, request: web.Request, user: SignedIn) -> web.StreamResponse:
-        """Ask the user whom a client sent, who has signed in."""
+        """Redirect a user who has signed in to the consent page."""
         ask = ask_from_text(user.payload, self._clients)
         if ask is None:
             raise ShownError(OVER)
@@ -120,7 +118,7 @@ class ConsentRoutes:
         ),
     )
     async def decide(self, request: web.Request) -> web.StreamResponse:
-        """Allow or Deny was pressed."""
+        """Handle a click on Allow or Deny."""
         if request.headers.get("Origin", self._origin) != self._origin:
             raise ShownError(FOREIGN)
         try:
@@ -129,44 +127,38 @@ class ConsentRoutes:
             raise InvalidRequest("the form is malformed, or a field is repeated") from None
         handle, decision = fields.get("consent", ""), fields.get("decision")
         if decision not in ("allow", "deny"):
-            return await self._question(request, handle, None)
+            return await self._consent_page(request, handle, None)
+        service, request_id = self._service, request[REQUEST_ID]
         try:
-            with self._service.deciding(Secret(handle)):
+            with service.deciding(Secret(handle)):
                 browser = self._browsers.of(request)
-                consent = await self._service.look(Secret(handle), browser)
-                await self._service.store(consent, browser.site)
-                return await self._decided(request, consent, fields)
+                consent = await service.find(Secret(handle), browser)
+                await service.store(consent, browser.site)
+                try:
+                    if decision == "deny":
+                        return _redirect(await service.deny(consent, request_id=request_id))
+                    code = fields.get("connect_code")
+                    location, person = await service.allow(consent, code, request_id=request_id)
+                except (StorageUnavailable, AuditUnavailable):
+                    failed = Bounce(consent.redirect_uri, consent.state, "temporarily_unavailable")
+                    return _redirect(failed.location(service.issuer))
         except WrongConnectCode:
-            problem = "This is not a connect code that works. Type it once more, or ask for a new one."
-            return await self._question(request, handle, problem)
-
-    async def _decided(
-        self, request: web.Request, consent: PluginConsent, fields: dict[str, str]
-    ) -> web.StreamResponse:
-        request_id = request[REQUEST_ID]
-        try:
-            if fields["decision"] == "deny":
-                return _redirect(await self._service.deny(consent, request_id=request_id))
-            location, person = await self._service.allow(
-                consent, fields.get("connect_code"), request_id=request_id
-            )
-        except (StorageUnavailable, AuditUnavailable):
-            failed = Bounce(consent.redirect_uri, consent.state, "temporarily_unavailable")
-            return _redirect(failed.location(self._service.issuer))
+            problem = "This connect code is not valid. Type it again, or ask for a new one."
+            return await self._consent_page(request, handle, problem)
         response = _redirect(location)
         self._browsers.person.write(response, person)
         return response
 
-    async def _question(self, request: web.Request, handle: str, problem: str | None) -> web.StreamResponse:
-        consent = await self._service.look(Secret(handle), self._browsers.of(request))
+    async def _consent_page(self, request: web.Request, handle: str, problem: str | None) -> web.Response:
+        consent = await self._service.find(Secret(handle), self._browsers.of(request))
         return self._page(request, consent, handle, problem)
 
     def _page(
         self, request: web.Request, consent: PluginConsent, handle: str, problem: str | None
     ) -> web.Response:
         client = self._clients.by_name.get(consent.client)
-        # Chromium holds the whole chain of redirects behind a form to what is named here: the client, and Kit's own
-        # pages, to which an install goes on without another click. Only Kit begins installs, and it has no `{org}`.
+        # Chromium applies form-action to the whole chain of redirects after a form: the client, and Kit's own pages,
+        # to which an install goes on without another click. Only Kit begins installs, and it has no `{org}`.
         providers = self._context.providers.values()
         kit = [one.authorize_endpoint for one in providers if one.settings.type == "kit"]
         leads_to = [URL(url).origin() for url in (consent.redirect_uri, *kit)]
@@ -182,7 +174,7 @@ class ConsentRoutes:
             problem=problem,
             target=urlsplit(consent.redirect_uri).netloc,
         )
-        # With no-referrer a browser would send `Origin: null`, which could be anybody's.
+        # With no-referrer a browser would send `Origin: null`, as any other site could.
         response.headers["Referrer-Policy"] = "same-origin"
         return response
 

@@ -1,4 +1,4 @@
-"""Grants: what a code or a refresh token is worth, the pair it becomes, and how a grant ends."""
+"""Grants: exchange a code or a refresh token for a pair of tokens, and end a grant."""
 
 import base64
 import json
@@ -34,33 +34,33 @@ from broker.plugin.clients import Refused, as_caller, bad_grant
 
 log = structlog.get_logger()
 NOTED_EVERY = 300.0
-"""Seconds between two notes that a grant is in use: asking about a token is no write as a rule."""
+"""Seconds between two notes that a grant is in use, so that most introspections write nothing."""
 USED_LEEWAY = 10.0
-"""Seconds after the successor's first use: of two workers that renew at once one is a little late."""
+"""Seconds after the first use of the successor: one of two workers that renew in parallel is a little late."""
 VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}", re.ASCII)
 PREFIX = "tbp_"
-"""Lets secret scanners know our tokens."""
+"""A prefix by which secret scanners recognize the tokens."""
 NONCE_BYTES = 12
 INFO = b"tb/plugin-pair/1"
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """It was used before: the grant has been stolen, or its answer was lost too long ago."""
+    """It was used before: it was stolen, or its answer was lost too long ago."""
 
     grant_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """It was used a moment ago, and its answer seems to be lost: the same pair once more."""
+    """It was used a moment ago, and its answer may be lost, so the same pair is issued again."""
 
-    sealed: str
+    encrypted: str
 
 
 @dataclass(frozen=True, slots=True)
-class Worthless:
-    """Nothing is given for it, and nothing happens; `why` is for the log."""
+class Invalid:
+    """It is refused, and nothing else happens; `why` is for the log."""
 
     why: str
 
@@ -72,36 +72,36 @@ def judge_code(
     redirect_uri: str | None,
     verifier: Secret | None,
     now: float,
-) -> PluginCode | Replayed | Worthless:
-    """Return a code that is worth a grant, or why it is worth none, by RFC 6749 4.1.3, RFC 7636 4.6, RFC 9700 4.8.2."""
+) -> PluginCode | Replayed | Invalid:
+    """Return a valid code, or why it is not valid (RFC 6749 4.1.3, RFC 7636 4.6, RFC 9700 4.8.2)."""
     if code is None or code.client != client.name:
-        return Worthless("unknown")
+        return Invalid("unknown")
     if code.grant_id is not None:
         return Replayed(code.grant_id)
     if code.expires_at <= now:
-        return Worthless("expired")
-    # Any registered one will do: Kit's documents ask with /apps/install and redeem with /apps.
+        return Invalid("expired")
+    # Any registered URI is accepted: in Kit's documents /apps/install asks and /apps redeems.
     if code.redirect_uri is not None if redirect_uri is None else redirect_uri not in client.redirect_uris:
-        return Worthless("redirect_uri")
-    # Asked with a challenge, redeemed with its verifier; without, without: no downgrade either way.
+        return Invalid("redirect_uri")
+    # A challenge needs a verifier, and a verifier needs a challenge, so that neither is downgraded.
     if code.challenge is None or verifier is None:
-        return code if code.challenge is None and verifier is None else Worthless("verifier")
+        return code if code.challenge is None and verifier is None else Invalid("verifier")
     is_right = oauth.is_same(oauth.challenge_of(verifier), code.challenge)
-    return code if is_right and VERIFIER.fullmatch(verifier.reveal()) else Worthless("verifier")
+    return code if is_right and VERIFIER.fullmatch(verifier.reveal()) else Invalid("verifier")
 
 
 def judge_refresh_token(
     found: FoundPair | None, client: PluginClient, *, now: float
-) -> FoundPair | Again | Replayed | Worthless:
-    """Return the pair of a refresh token that is good, or what to do, by RFC 9700 4.14.2.
+) -> FoundPair | Again | Replayed | Invalid:
+    """Return the pair of a valid refresh token, or why it is not valid (RFC 9700 4.14.2).
 
-    For a minute an answer may have been lost, so the same pair is given again.
+    For FORGIVEN_FOR seconds the answer may have been lost, so the same pair is issued again.
     """
     if found is None or found.grant.client != client.name:
-        return Worthless("unknown")
+        return Invalid("unknown")
     pair = found.pair
     if found.grant.revoked_at is not None or pair.refresh_expires_at <= now:
-        return Worthless("dead")
+        return Invalid("dead")
     if pair.replaced_at is None:
         return found
     forgiven_until = pair.replaced_at + FORGIVEN_FOR
@@ -114,26 +114,27 @@ def judge_refresh_token(
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A pair in clear; it exists on the way out only."""
+    """A pair of tokens in clear text, which exists only until it is sent."""
 
     access: Secret
     refresh: Secret
 
 
 def new_tokens() -> Tokens:
+    """Make a random pair."""
     return Tokens(*(Secret(PREFIX + oauth.new_secret().reveal()) for _ in range(2)))
 
 
-def seal_for_replay(old: Secret, tokens: Tokens) -> str:
-    """The pair, under a key that comes from the refresh token it replaces: the store alone opens nothing."""
+def encrypt_for_replay(old: Secret, tokens: Tokens) -> str:
+    """Encrypt a pair under a key derived from the refresh token it replaces; the store alone cannot decrypt it."""
     nonce = os.urandom(NONCE_BYTES)
     plain = json.dumps([tokens.access.reveal(), tokens.refresh.reveal()]).encode()
-    sealed = nonce + _cipher(old).encrypt(nonce, plain, oauth.hashed(old).encode())
-    return base64.urlsafe_b64encode(sealed).decode()
+    encrypted = nonce + _cipher(old).encrypt(nonce, plain, oauth.hashed(old).encode())
+    return base64.urlsafe_b64encode(encrypted).decode()
 
 
-def open_for_replay(old: Secret, record: str) -> Tokens | None:
-    """None where the record is damaged."""
+def decrypt_for_replay(old: Secret, record: str) -> Tokens | None:
+    """Decrypt a pair; None if the record is damaged or was encrypted for another token."""
     raw = base64.urlsafe_b64decode(record)
     try:
         plain = _cipher(old).decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], oauth.hashed(old).encode())
@@ -149,16 +150,16 @@ def _cipher(old: Secret) -> AESGCM:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What a token endpoint answers with (RFC 6749 5.1)."""
+    """The tokens of a token answer (RFC 6749 5.1)."""
 
     tokens: Tokens
     pair: PluginPair
     expires_in: int
-    """Whole seconds that are left, rounded down."""
+    """Seconds for which the access token is valid, rounded down."""
 
 
 class GrantService:
-    """What `/plugin/token`, `/plugin/refresh`, `/plugin/revoke`, `/plugin/introspect` and `broker plugin` do."""
+    """The use cases of token, revocation and introspection endpoint, and of `broker plugin`."""
 
     def __init__(self, context: Context, settings: PluginSettings) -> None:
         self._context, self._settings = context, settings
@@ -173,7 +174,7 @@ class GrantService:
         verifier: Secret | None,
         request_id: str,
     ) -> Issued:
-        """Turn a code into a grant, once; a second time it ends that grant. Raises Refused."""
+        """Exchange a code for the tokens of a new grant. A second time it ends that grant. Raises Refused."""
         found = judge_code(
             await self._store.code(oauth.hashed(code)),
             client,
@@ -184,7 +185,7 @@ class GrantService:
         if isinstance(found, Replayed):
             await self._replayed(client, found.grant_id, Incident.CODE_REPLAYED, request_id)
             raise bad_grant("code")
-        if isinstance(found, Worthless):
+        if isinstance(found, Invalid):
             log.warning("plugin.code_refused", client=client.name, why=found.why)
             raise bad_grant("code")
         if redirect_uri not in (None, found.redirect_uri):
@@ -201,24 +202,25 @@ class GrantService:
             expires_at=pair.refresh_expires_at,
             code_hash=found.hash,
         )
-        # Before it is stored: what was not audited must not spend the code either.
+        # Audited before it is stored: without an audit record the code must not be spent.
         await self._announce(client, "plugin.issue", grant, tokens, request_id)
-        if not await self._store.redeem(grant, pair, [_event(EventKind.PLUGIN_CONNECTED, grant, now)]):
+        connected = Event(now, EventKind.PLUGIN_CONNECTED, None, client.name, subject=grant.subject)
+        if not await self._store.redeem(grant, pair, [connected]):
             other = await self._store.code(found.hash)
             if other is not None and other.grant_id is not None:
                 await self._replayed(client, other.grant_id, Incident.CODE_REPLAYED, request_id)
             raise bad_grant("code")
-        return _fresh(tokens, pair)
+        return _issued(tokens, pair)
 
     async def renew(
         self, client: PluginClient, token: Secret, *, scope: str | None, request_id: str
     ) -> Issued:
-        """Turn a refresh token into the next pair; for a moment it gives the same one again. Raises Refused."""
+        """Exchange a refresh token for the next pair. For a short time it returns the same pair. Raises Refused."""
         for _ in range(2):
             now, pair = self._clock.now(), await self._store.by_refresh_token(oauth.hashed(token))
             match judge_refresh_token(pair, client, now=now):
-                case Again(sealed):
-                    tokens = open_for_replay(token, sealed)
+                case Again(encrypted):
+                    tokens = decrypt_for_replay(token, encrypted)
                     if tokens and (found := await self._store.by_refresh_token(oauth.hashed(tokens.refresh))):
                         await self._announce(client, "plugin.renew_again", found.grant, tokens, request_id)
                         return Issued(tokens, found.pair, int(found.pair.access_expires_at - now))
@@ -226,21 +228,27 @@ class GrantService:
                 case Replayed(grant_id):
                     await self._replayed(client, grant_id, Incident.TOKEN_REPLAYED, request_id)
                     break
-                case Worthless(why):
+                case Invalid(why):
                     log.warning("plugin.refresh_refused", client=client.name, why=why)
                     break
-                case FoundPair(old, granted):
+                case FoundPair(old, grant):
+                    granted = grant.scope
+                    wanted = oauth.scope_set(granted if scope is None else scope.replace(",", " "))
+                    if not wanted <= oauth.scope_set(granted):
+                        # A renewal may ask for less, never for more (RFC 6749 6).
+                        raise Refused("invalid_scope", "A renewal gets no more than was granted.")
+                    narrowed = oauth.scope_text(one for one in granted.split() if one in wanted)
                     tokens = new_tokens()
-                    new = self._pair(tokens, granted.id, _narrowed(scope, granted.scope), now)
-                    await self._announce(client, "plugin.renew", granted, tokens, request_id)
-                    sealed_pair = seal_for_replay(token, tokens)
-                    # Where another request was faster, the second look finds what that one made.
-                    if await self._store.rotate(old.refresh_hash, new, sealed_pair):
-                        return _fresh(tokens, new)
+                    new = self._pair(tokens, grant.id, granted if scope is None else narrowed, now)
+                    await self._announce(client, "plugin.renew", grant, tokens, request_id)
+                    encrypted_pair = encrypt_for_replay(token, tokens)
+                    # If another request was faster, the second round finds the pair it made.
+                    if await self._store.rotate(old.refresh_hash, new, encrypted_pair):
+                        return _issued(tokens, new)
         raise bad_grant("refresh token")
 
     async def revoke(self, client: PluginClient, token: Secret, *, request_id: str) -> None:
-        """End the grant of an access or refresh token; what is unknown, or another's, stays as it is."""
+        """End the grant of an access or refresh token. Nothing happens if it is unknown or another client's."""
         token_hash = oauth.hashed(token)
         found = await self._store.by_access_token(token_hash) or await self._store.by_refresh_token(
             token_hash
@@ -251,7 +259,7 @@ class GrantService:
         await self._end(as_caller(client), found.grant, Incident.UNINSTALLED, request_id)
 
     async def introspect(self, caller: Caller, token: Secret, *, request_id: str) -> FoundPair | None:
-        """Return a valid access token's grant; a refresh token opens nothing, so it is not active."""
+        """Return the grant of a valid access token, or None. A refresh token is not active, as it gives no access."""
         await self._context.authorizer.require(
             caller, Permission.PLUGIN, None, request_id=request_id, action="plugin.introspect", reads=True
         )
@@ -263,21 +271,21 @@ class GrantService:
             try:
                 await self._store.note_use(found.pair, now)
             except StorageUnavailable:
-                # The token is valid, whether or not that can be noted.
+                # The token is valid even if its use cannot be noted.
                 log.warning("plugin.use_not_noted", grant=found.grant.id)
         return found
 
     async def grants(
         self, caller: Caller, *, subject: str | None, after: str, limit: int, request_id: str
     ) -> list[PluginGrant]:
-        """Return a page of the grants that have not ended."""
+        """Return a page of the current grants."""
         await self._context.authorizer.require(
             caller, Permission.PLUGIN, None, request_id=request_id, action="plugin.grants", reads=True
         )
         return await self._store.grants(subject=subject, now=self._clock.now(), after=after, limit=limit)
 
     async def end(self, caller: Caller, grant_id: str, *, request_id: str) -> None:
-        """End a grant by hand. Raises NotFound."""
+        """End a grant for an operator. Raises NotFound."""
         await self._context.authorizer.require(caller, Permission.PLUGIN, None, request_id=request_id)
         grant = await self._store.grant(grant_id)
         if grant is None or grant.revoked_at is not None:
@@ -295,8 +303,10 @@ class GrantService:
 
     async def _end(self, caller: Caller, grant: PluginGrant, why: Incident, request_id: str) -> None:
         now = self._clock.now()
-        # The end first: a grant that is to end must not live on because a line cannot be written.
-        if await self._store.revoke(grant.id, now, [_event(EventKind.PLUGIN_DISCONNECTED, grant, now, why)]):
+        kind = EventKind.PLUGIN_DISCONNECTED
+        event = Event(now, kind, grant.account, grant.client, why, subject=grant.subject)
+        # The grant ends first: it must not stay valid because an audit record cannot be written.
+        if await self._store.revoke(grant.id, now, [event]):
             log.info("plugin.ended", client=grant.client, grant=grant.id, why=why)
             await self._context.authorizer.note(
                 caller, "plugin.end", grant.account, f"grant {grant.id}: {why}", request_id=request_id
@@ -305,7 +315,7 @@ class GrantService:
     async def _announce(
         self, client: PluginClient, action: str, grant: PluginGrant, tokens: Tokens, request_id: str
     ) -> None:
-        """Audit that these tokens are about to leave. Raises AuditUnavailable, and then they must not."""
+        """Audit that these tokens are about to be sent. Raises AuditUnavailable; then they must not be sent."""
         mark = self._context.encryption.fingerprint(tokens.access)
         detail = f"grant {grant.id}, subject {grant.subject}, token {mark}"
         await self._context.authorizer.announce(
@@ -324,20 +334,6 @@ class GrantService:
         )
 
 
-def _fresh(tokens: Tokens, pair: PluginPair) -> Issued:
-    """Say its whole life: the difference of two epochs may be a hair less than the number that was configured."""
+def _issued(tokens: Tokens, pair: PluginPair) -> Issued:
+    """Return a new pair. The lifetime is rounded: the difference of two epochs may be slightly less than configured."""
     return Issued(tokens, pair, round(pair.access_expires_at - pair.created_at))
-
-
-def _event(kind: EventKind, grant: PluginGrant, at: float, why: str | None = None) -> Event:
-    return Event(at, kind, grant.account, grant.client, why, subject=grant.subject)
-
-
-def _narrowed(asked: str | None, granted: str) -> str:
-    """Return the scope of a renewal, which may be less, never more (RFC 6749 6). Raises Refused."""
-    if asked is None:
-        return granted
-    wanted = oauth.scope_set(asked.replace(",", " "))
-    if not wanted <= oauth.scope_set(granted):
-        raise Refused("invalid_scope", "A renewal gets no more than was granted.")
-    return oauth.scope_text(one for one in granted.split() if one in wanted)

@@ -1,4 +1,4 @@
-"""The HTTP of the plugin server for programs: tokens for clients, introspection for services."""
+"""The routes of the plugin server for programs: tokens for clients, introspection for services."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,13 +12,13 @@ from broker.http.bodies import answers_shape, plugin_grant_json, rfc3339
 from broker.http.edge import CALLER, REQUEST_ID, answer
 from broker.http.operations import Operation, check_query, own_shape, query_number, read_body, read_object
 from broker.model import Permission, Secret
-from broker.plugin.clients import Clients, Refused, read_asked
+from broker.plugin.clients import Clients, Refused, read_parameters, required
 from broker.plugin.consent import ConsentService
 from broker.plugin.grants import GrantService
 
 AUTH_METHODS = ["client_secret_basic", "client_secret_post"]
 MACHINES = frozenset({"/plugin/token", "/plugin/refresh", "/plugin/revoke"})
-"""Where programs ask, so that errors are JSON there."""
+"""Paths for programs, where all errors are JSON."""
 REALM = 'Basic realm="token-broker", charset="UTF-8"'
 NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 PAGE = 100
@@ -39,7 +39,7 @@ REFUSED = {
 
 
 def metadata(issuer: str, clients: Iterable[PluginClient]) -> dict[str, Any]:
-    """The document at `/.well-known/oauth-authorization-server`. Introspection is not for the public."""
+    """Return the server's metadata (RFC 8414). It does not name introspection, which is not public."""
     scopes = sorted({scope for client in clients for scope in client.scopes})
     document = {
         "issuer": issuer,
@@ -84,7 +84,7 @@ def _token(path: str) -> Operation:
 
 
 class ClientRoutes:
-    """What Kit's own machines ask: tokens, and to revoke them."""
+    """The endpoints for clients: tokens, revocation and metadata."""
 
     def __init__(self, *, service: GrantService, clients: Clients, issuer: str) -> None:
         self._service, self._clients, self._issuer = service, clients, issuer
@@ -92,26 +92,26 @@ class ClientRoutes:
     @_token("/plugin/token")
     @_token("/plugin/refresh")
     async def token(self, request: web.Request) -> web.StreamResponse:
-        """Answer both grants, at either address."""
+        """Exchange a code or a refresh token, at either path."""
         try:
-            asked = read_asked(await read_body(request), request.query)
-            grant_type = asked.secret("grant_type").reveal()
+            parameters = read_parameters(await read_body(request), request.query)
+            grant_type = required(parameters, "grant_type").reveal()
             if grant_type not in ("authorization_code", "refresh_token"):
                 raise Refused(
                     "unsupported_grant_type", "The grant_type is authorization_code or refresh_token."
                 )
+            is_renewal, request_id = grant_type == "refresh_token", request[REQUEST_ID]
             client = self._clients.authenticate(
-                request.headers.getall("Authorization", []), asked, renewing=grant_type == "refresh_token"
+                request.headers.getall("Authorization", []), parameters, renewing=is_renewal
             )
-            parameters, request_id = asked.parameters, request[REQUEST_ID]
-            if grant_type == "refresh_token":
-                scope, token = parameters.get("scope"), asked.secret("refresh_token")
+            if is_renewal:
+                scope, token = parameters.get("scope"), required(parameters, "refresh_token")
                 issued = await self._service.renew(client, token, scope=scope, request_id=request_id)
             else:
                 verifier = parameters.get("code_verifier")
                 issued = await self._service.redeem(
                     client,
-                    asked.secret("code"),
+                    required(parameters, "code"),
                     redirect_uri=parameters.get("redirect_uri"),
                     verifier=Secret(verifier) if verifier is not None else None,
                     request_id=request_id,
@@ -140,11 +140,12 @@ class ClientRoutes:
         ),
     )
     async def revoke(self, request: web.Request) -> web.StreamResponse:
-        """Revoke a token (RFC 7009); unknown ones are answered alike."""
+        """Revoke a token (RFC 7009). Unknown tokens get the same answer."""
         try:
-            asked = read_asked(await read_body(request), request.query)
-            client = self._clients.authenticate(request.headers.getall("Authorization", []), asked)
-            await self._service.revoke(client, asked.secret("token"), request_id=request[REQUEST_ID])
+            parameters = read_parameters(await read_body(request), request.query)
+            client = self._clients.authenticate(request.headers.getall("Authorization", []), parameters)
+            token = required(parameters, "token")
+            await self._service.revoke(client, token, request_id=request[REQUEST_ID])
         except Refused as exc:
             return refused(exc)
         return answer({}, headers=NOT_STORED)
@@ -156,11 +157,12 @@ class ClientRoutes:
         schema.answers_json("The metadata", {"type": "object"}, {"issuer": "https://broker.example.com"}),
     )
     async def metadata(self, _: web.Request) -> web.StreamResponse:
+        """Answer with the server's metadata (RFC 8414)."""
         return answer(metadata(self._issuer, self._clients.by_name.values()))
 
 
 class PluginApi:
-    """Introspection and connect codes, on the internal listener and the admin socket."""
+    """The endpoints for services: introspection and connect codes, on the internal listener and the admin socket."""
 
     def __init__(
         self, *, service: GrantService, consent: ConsentService, clients: Clients, issuer: str
@@ -183,8 +185,9 @@ class PluginApi:
         ),
     )
     async def introspect(self, request: web.Request) -> web.StreamResponse:
+        """Answer whether an access token is valid, and whose it is (RFC 7662)."""
         try:
-            token = read_asked(await read_body(request), request.query).secret("token")
+            token = required(read_parameters(await read_body(request), request.query), "token")
         except Refused as exc:
             raise InvalidRequest(exc.description) from None
         found = await self._service.introspect(request[CALLER], token, request_id=request[REQUEST_ID])
@@ -225,6 +228,7 @@ class PluginApi:
         ),
     )
     async def connect_code(self, request: web.Request) -> web.StreamResponse:
+        """Make a connect code for a user."""
         body = await read_object(request)
         code, expires_at = await self._consent.connect_code(
             request[CALLER], body.get("subject", ""), request_id=request[REQUEST_ID]
@@ -233,7 +237,7 @@ class PluginApi:
 
 
 class GrantRoutes:
-    """The grants that people gave to clients, on the admin socket."""
+    """The endpoints for operators: list and end grants, on the admin socket."""
 
     def __init__(self, service: GrantService) -> None:
         self._service = service
@@ -249,6 +253,7 @@ class GrantRoutes:
         },
     )
     async def grants(self, request: web.Request) -> web.StreamResponse:
+        """List the current grants, a page at a time."""
         check_query(request)
         limit = query_number(request, "limit") or PAGE
         found = await self._service.grants(
@@ -263,12 +268,13 @@ class GrantRoutes:
 
     @Operation("DELETE", "/plugin/grants/{grant}", permission=Permission.PLUGIN)
     async def end(self, request: web.Request) -> web.StreamResponse:
+        """End a grant."""
         await self._service.end(request[CALLER], request.match_info["grant"], request_id=request[REQUEST_ID])
         return web.Response(status=204)
 
 
 def refused(error: Refused) -> web.Response:
-    """An error answer of RFC 6749 5.2."""
+    """Return an error answer of RFC 6749 5.2."""
     headers = {**NOT_STORED, **({"WWW-Authenticate": REALM} if error.status == 401 and error.basic else {})}
     if error.status == 503:
         headers["Retry-After"] = "1"
@@ -277,7 +283,7 @@ def refused(error: Refused) -> web.Response:
 
 
 def machine_error(error: BrokerError) -> web.Response:
-    """Any other failure at an address for programs, in OAuth's shape and with its own status."""
+    """Return the answer to any other error at a path for programs: OAuth's form, with the error's own status."""
     match error.status:
         case 503 | 429:
             return refused(Refused("temporarily_unavailable", "Try again in a moment."))

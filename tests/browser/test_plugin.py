@@ -116,7 +116,7 @@ async def test_connect_code_by_keyboard(house: House, new_page: NewPage) -> None
     async with page.expect_navigation():
         await page.keyboard.press("Enter")
 
-    assert told.startswith("This is not a connect code that works")
+    assert told.startswith("This connect code is not valid")
     assert page.url.startswith(f"{house.sandbox.base_url}/kit/apps?code=")
 
 

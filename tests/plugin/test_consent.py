@@ -223,7 +223,7 @@ async def test_connect_code_says_who_it_is(codes: Stand) -> None:
     again = await codes.person.decide(await codes.person.question(), typed={"connect_code": typed})
 
     assert "user-7" == (await codes.client.introspect(tokens["access_token"]))["sub"]
-    assert (400, True) == (again.status, "not a connect code that works" in again.text)
+    assert (400, True) == (again.status, "connect code is not valid" in again.text)
 
 
 async def test_connect_code_has_enough_bits_and_letters_that_are_not_misread(codes: Stand) -> None:

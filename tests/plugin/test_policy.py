@@ -8,7 +8,7 @@ import pytest
 from broker import oauth
 from broker.config.settings import PluginClient
 from broker.model import FoundPair, PluginCode, PluginGrant, PluginPair, Secret
-from broker.plugin.grants import Again, Replayed, Worthless, judge_code, judge_refresh_token
+from broker.plugin.grants import Again, Invalid, Replayed, judge_code, judge_refresh_token
 
 CLIENT = PluginClient("kit", "Kit", "id", (), ("https://a/1", "https://a/2"), (), True)
 CODE = PluginCode("h", "kit", "user", "https://a/1", "", None, 60.0)
@@ -26,19 +26,19 @@ GOOD = None
     [
         ({}, {}, GOOD),
         ({}, {"redirect_uri": "https://a/2"}, GOOD),
-        ({}, {"redirect_uri": "https://a/3"}, Worthless("redirect_uri")),
-        ({}, {"redirect_uri": None}, Worthless("redirect_uri")),
+        ({}, {"redirect_uri": "https://a/3"}, Invalid("redirect_uri")),
+        ({}, {"redirect_uri": None}, Invalid("redirect_uri")),
         ({"redirect_uri": None}, {"redirect_uri": None}, GOOD),
         ({"redirect_uri": None}, {"redirect_uri": "https://a/1"}, GOOD),
-        ({}, {"now": 60.0}, Worthless("expired")),
-        ({"client": "other"}, {}, Worthless("unknown")),
-        ({"client": "other", "grant_id": "g"}, {}, Worthless("unknown")),
+        ({}, {"now": 60.0}, Invalid("expired")),
+        ({"client": "other"}, {}, Invalid("unknown")),
+        ({"client": "other", "grant_id": "g"}, {}, Invalid("unknown")),
         ({"grant_id": "g"}, {}, Replayed("g")),
         ({"grant_id": "g"}, {"now": 99.0, "redirect_uri": None}, Replayed("g")),
         ({"challenge": CHALLENGE}, {"verifier": VERIFIER}, GOOD),
-        ({"challenge": CHALLENGE}, {}, Worthless("verifier")),
-        ({"challenge": CHALLENGE}, {"verifier": Secret("w" * 43)}, Worthless("verifier")),
-        ({}, {"verifier": VERIFIER}, Worthless("verifier")),
+        ({"challenge": CHALLENGE}, {}, Invalid("verifier")),
+        ({"challenge": CHALLENGE}, {"verifier": Secret("w" * 43)}, Invalid("verifier")),
+        ({}, {"verifier": VERIFIER}, Invalid("verifier")),
     ],
 )
 def test_code_is_worth(changes: dict[str, Any], asked: dict[str, Any], expected: object) -> None:
@@ -54,17 +54,17 @@ def test_code_is_worth(changes: dict[str, Any], asked: dict[str, Any], expected:
     ("pair", "grant", "next_used_at", "now", "expected"),
     [
         (PAIR, GRANT, None, 999.0, GOOD),
-        (PAIR, GRANT, None, 1000.0, Worthless("dead")),
-        (PAIR, replace(GRANT, revoked_at=5.0), None, 10.0, Worthless("dead")),
-        (PAIR, replace(GRANT, client="other"), None, 10.0, Worthless("unknown")),
+        (PAIR, GRANT, None, 1000.0, Invalid("dead")),
+        (PAIR, replace(GRANT, revoked_at=5.0), None, 10.0, Invalid("dead")),
+        (PAIR, replace(GRANT, client="other"), None, 10.0, Invalid("unknown")),
         (ROTATED, GRANT, None, 159.9, Again("sealed")),
         (ROTATED, GRANT, None, 160.0, Replayed("g")),
         (ROTATED, GRANT, 110.0, 119.9, Again("sealed")),
         (ROTATED, GRANT, 110.0, 120.0, Replayed("g")),
         (ROTATED, GRANT, 158.0, 160.0, Replayed("g")),
         (replace(ROTATED, sealed_next=None), GRANT, None, 101.0, Replayed("g")),
-        (ROTATED, replace(GRANT, client="other"), None, 500.0, Worthless("unknown")),
-        (ROTATED, GRANT, None, 1000.0, Worthless("dead")),
+        (ROTATED, replace(GRANT, client="other"), None, 500.0, Invalid("unknown")),
+        (ROTATED, GRANT, None, 1000.0, Invalid("dead")),
     ],
 )
 def test_refresh_token_is_worth(
@@ -80,7 +80,7 @@ def test_what_nobody_knows_is_worth_nothing() -> None:
     """Neither kind."""
     unknown = judge_code(None, CLIENT, redirect_uri=None, verifier=None, now=0.0)
 
-    assert (Worthless("unknown"), Worthless("unknown")) == (
+    assert (Invalid("unknown"), Invalid("unknown")) == (
         unknown,
         judge_refresh_token(None, CLIENT, now=0.0),
     )

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from broker import oauth
 from broker.model import Secret
 from broker.plugin.clients import BOUNCES, Refused, Word, bad_grant
-from broker.plugin.grants import Tokens, new_tokens, open_for_replay, seal_for_replay
+from broker.plugin.grants import Tokens, decrypt_for_replay, encrypt_for_replay, new_tokens
 from tests.plugin.driving import APPS, CHALLENGE, KIT, VERIFIER, Stand
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -36,14 +36,14 @@ async def test_sealed_pair_opens_with_its_own_token_alone() -> None:
     """Neither another token nor its hash, which the store holds, opens it; nor does a damaged record."""
     old, tokens = Secret("tbp_" + "o" * 43), new_tokens()
 
-    sealed = seal_for_replay(old, tokens)
+    sealed = encrypt_for_replay(old, tokens)
 
-    opened = open_for_replay(old, sealed)
+    opened = decrypt_for_replay(old, sealed)
     assert isinstance(opened, Tokens)
     assert (tokens.access, tokens.refresh) == (opened.access, opened.refresh)
-    assert open_for_replay(Secret("tbp_" + "x" * 43), sealed) is None
-    assert open_for_replay(Secret(oauth.hashed(old)), sealed) is None
-    assert open_for_replay(old, sealed[:20] + ("A" if sealed[20] != "A" else "B") + sealed[21:]) is None
+    assert decrypt_for_replay(Secret("tbp_" + "x" * 43), sealed) is None
+    assert decrypt_for_replay(Secret(oauth.hashed(old)), sealed) is None
+    assert decrypt_for_replay(old, sealed[:20] + ("A" if sealed[20] != "A" else "B") + sealed[21:]) is None
     assert tokens.access.reveal() not in sealed
 
 
@@ -55,7 +55,7 @@ async def test_key_of_the_seal_comes_from_the_old_token() -> None:
         b"n" * 12, b'["tbp_a", "tbp_r"]', hashlib.sha256(old.encode()).hexdigest().encode()
     )
 
-    opened = open_for_replay(Secret(old), base64.urlsafe_b64encode(raw).decode())
+    opened = decrypt_for_replay(Secret(old), base64.urlsafe_b64encode(raw).decode())
 
     assert opened is not None
     assert ("tbp_a", "tbp_r") == (opened.access.reveal(), opened.refresh.reveal())
@@ -65,7 +65,7 @@ async def test_same_pair_is_sealed_differently_each_time() -> None:
     """Equal records would tell that something is equal."""
     old, tokens = Secret("o"), new_tokens()
 
-    assert seal_for_replay(old, tokens) != seal_for_replay(old, tokens)
+    assert encrypt_for_replay(old, tokens) != encrypt_for_replay(old, tokens)
 
 
 async def test_descriptions_hold_only_what_they_may() -> None:
