@@ -49,6 +49,11 @@ uninstall: ## remove what `make install` laid; configuration, keys and data stay
 deb: dist ## build dist/token-broker_VERSION_ARCH.deb for Debian 12
 	@PYTHON="$(PYTHON)" bash packaging/deb
 
+# The container image localhost/token-broker, with podman; FROM= names another base than that of the Containerfile.
+image: dist
+	@podman build --format docker $(if $(FROM),--build-arg BASE=$(FROM)) --tag localhost/token-broker \
+	  --file packaging/container/Containerfile .
+
 clean: ## remove what was set up here (the store under var/ stays)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
 
@@ -67,4 +72,4 @@ build/tools/ready: packaging/requirements.txt .ci/setup
 tools:
 	@VENV="$(VENV)" bash .ci/setup tools
 
-.PHONY: help run test test-all check docs proof bench dist install uninstall deb clean tools
+.PHONY: help run test test-all check docs proof bench dist install uninstall deb image clean tools

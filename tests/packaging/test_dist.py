@@ -16,40 +16,10 @@ import pytest
 from broker import __version__
 from broker.cli import setup
 from broker.config import ConfigError, load
+from tests.packaging.building import ROOT, build
 from tests.pages import names, tables
 from tests.process import new_process
 from tests.test_supply_chain import RUN, pinned
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(name="source", scope="module")
-def _source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a build reads."""
-    folder = tmp_path_factory.mktemp("source")
-    for name in ("broker", "packaging", ".ci"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (".gitignore", "Makefile", "README.md", "CHANGELOG.md", "pyproject.toml", "requirements.txt"):
-        shutil.copy(ROOT / name, folder / name)
-    return folder
-
-
-def build(source: Path) -> dict[str, bytes]:
-    done = subprocess.run(
-        ["bash", "packaging/build", Path(sys.executable).parent],
-        cwd=source,
-        env={"PATH": "/usr/bin:/bin", "SOURCE_DATE_EPOCH": "1790000000"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert 0 == done.returncode, done.stderr
-    return {path.name: path.read_bytes() for path in (source / "dist").iterdir()}
-
-
-@pytest.fixture(name="built", scope="module")
-def _built(source: Path) -> dict[str, bytes]:
-    return build(source)
 
 
 def test_same_source_gives_same_bytes(source: Path, built: dict[str, bytes]) -> None:

@@ -1,6 +1,7 @@
 """The broker as a service on a booted machine, set up by the commands of the documentation."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,12 @@ class Service:
                 result.update(json.loads(out))
             finally:
                 asking.kill()
+
+
+def with_sandbox(text: str) -> str:
+    """The configuration that `broker init` wrote for Kit, with the sandbox as Kit."""
+    text = text.replace('client_id     = "sandbox-kit"\n', KIT.lstrip())
+    return re.sub(r'public_url *= "[^"]*"', 'public_url = "http://127.0.0.1:8081"', text)
 
 
 @contextmanager

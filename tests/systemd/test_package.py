@@ -1,7 +1,6 @@
 """The Debian package on a booted machine: from nothing to a token, on to the next version, and away again."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 from broker import __version__
 from tests.missing import missing, needs
 from tests.systemd.machine import SOURCE, Machine, booted, require_machine
-from tests.systemd.service import CONFIG, KIT, KIT_SECRET, SANDBOX, STORE, Service, type_in
+from tests.systemd.service import CONFIG, KIT_SECRET, SANDBOX, STORE, Service, type_in, with_sandbox
 
 pytestmark = pytest.mark.slow
 
@@ -102,8 +101,7 @@ def configure(machine: Machine) -> None:
         machine, "umask 077; cat > /etc/credstore/token-broker.kit-client-secret", stdin=f"{KIT_SECRET}\n"
     )
     path = machine.root / CONFIG.lstrip("/")
-    text = path.read_text().replace('client_id     = "sandbox-kit"\n', KIT.lstrip())
-    path.write_text(re.sub(r'public_url *= "[^"]*"', 'public_url = "http://127.0.0.1:8081"', text))
+    path.write_text(with_sandbox(path.read_text()))
 
 
 def test_whole_life_of_a_package(machine: Machine) -> None:
