@@ -11,6 +11,7 @@ from broker.config.settings import Settings
 from broker.encryption.keyring import Keyring
 from broker.encryption.tokens import TokenEncryption
 from broker.keys.ring import StoredKeyring
+from broker.model import Account, Ref
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.providers.client import ProviderClient
@@ -56,6 +57,20 @@ class Context:
     @property
     def keyring(self) -> Keyring:
         return self.ring.keyring
+
+    async def last_ref(self, name: str, row: Account | None) -> Ref:
+        """Return the last epoch and generation of an account's name: those of its row, or of a purged account.
+
+        They never go back for a name, so a new grant continues from them.
+        """
+        if row is not None:
+            return row.ref
+        purged = await self.stores.accounts.purged(self.name_hash(name))
+        return Ref(name, *(purged or (0, 0)))
+
+    def name_hash(self, name: str) -> str:
+        """Return the hash that is kept of the name of a purged account."""
+        return self.keyring.fingerprint("purged name", name)
 
     @property
     def replica(self) -> str:

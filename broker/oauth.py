@@ -54,7 +54,9 @@ def single_parameters(raw_query: str) -> dict[str, str]:
     return parameters
 
 
-def known_parameters(raw_query: str, names: Collection[str], *, told: Collection[str] = ()) -> dict[str, str]:
+def known_parameters(
+    raw_query: str, names: Collection[str], *, shown: Collection[str] = ()
+) -> dict[str, str]:
     """The parameters of these names that have a value; raises ValueError where one of them is repeated.
 
     One without a value counts as left out (RFC 6749 3.1), and what is not known is ignored (4.1.2), however often
@@ -64,7 +66,7 @@ def known_parameters(raw_query: str, names: Collection[str], *, told: Collection
     known = [(name, value) for name, value in pairs if name in names]
     if len(dict(known)) != len(known):
         raise ValueError("a parameter is repeated")
-    return {**{name: value for name, value in reversed(pairs) if name in told}, **dict(known)}
+    return {**{name: value for name, value in reversed(pairs) if name in shown}, **dict(known)}
 
 
 def scope_set(scope: str) -> frozenset[str]:

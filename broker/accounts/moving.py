@@ -15,13 +15,13 @@ from broker.callers.authorization import covers
 from broker.config.values import is_loopback
 from broker.context import Context
 from broker.errors import Conflict, InvalidRequest, UnknownAccount, no_provider
-from broker.model import Account, Caller, EventKind, Permission, Reason, Ref, Secret, is_glob
+from broker.model import Account, Caller, EventKind, Permission, Reason, Ref, Secret, is_glob, window_opens
 from broker.providers.oauth2 import OAuth2Provider
 from broker.sandbox.issued import PREFIXES
 from broker.store.account_queries import AccountQuery
 from broker.store.imports import Added, GrantHeld, NameTaken
 from broker.tokens.flight import Flights, Renewed
-from broker.tokens.policy import Hold, describe, window_opens
+from broker.tokens.policy import Hold, describe
 from broker.tokens.service import SOON
 
 log = structlog.get_logger()

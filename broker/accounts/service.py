@@ -9,11 +9,22 @@ import structlog
 from broker.callers.authorization import covers, name_ranges
 from broker.context import Context
 from broker.errors import Conflict, InvalidRequest, UnknownAccount, no_account
-from broker.model import Account, Caller, Event, EventKind, Permission, Reason, Ref, Spare, is_account_name
+from broker.model import (
+    Account,
+    Caller,
+    Event,
+    EventKind,
+    Permission,
+    Reason,
+    Ref,
+    Spare,
+    is_account_name,
+    window_opens,
+)
 from broker.store.account_queries import AccountQuery
 from broker.store.accounts import AccountStore, IdentityTaken
 from broker.tokens.flight import Flights
-from broker.tokens.policy import is_wanted, next_look, window_opens
+from broker.tokens.policy import is_wanted, next_look
 
 log = structlog.get_logger()
 RESTORABLE_FOR = 30 * 86400.0

@@ -18,11 +18,10 @@ from broker.context import Context, audit_key
 from broker.errors import InvalidRequest, StorageUnavailable
 from broker.http.edge import CALLER, REQUEST_ID
 from broker.http.operations import Operation
-from broker.model import Account, Caller, Permission
+from broker.model import Account, Caller, Permission, window_opens
 from broker.store.account_queries import AccountQuery
 from broker.store.backup import MADE_AT, SqliteBackup, moment
 from broker.tokens.permit import Permit
-from broker.tokens.policy import window_opens
 
 log = structlog.get_logger()
 PAGE = 500

@@ -13,10 +13,10 @@ from broker.clock import within
 from broker.config.settings import AlertSettings, RefreshSettings
 from broker.context import Context
 from broker.errors import StorageUnavailable
-from broker.model import Account, Event, EventKind, Incident, Reason, Status
+from broker.model import Account, Event, EventKind, Incident, Reason, Status, window_opens
 from broker.store.events import Foretold, Span
 from broker.tokens.permit import Permit
-from broker.tokens.policy import LAST_USED_WITHIN, next_look, window_opens
+from broker.tokens.policy import LAST_USED_WITHIN, next_look
 
 log = structlog.get_logger()
 

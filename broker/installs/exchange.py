@@ -1,4 +1,4 @@
-"""The exchange: reads the authorization response, redeems its code, asks who the account is, and connects it."""
+"""The exchange: redeems an authorization code, asks the provider for the account's identity, and connects it."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import structlog
 from broker.context import Context
 from broker.encryption.tokens import ACCESS, REFRESH, VERIFIER
 from broker.errors import NotFound, StorageUnavailable
-from broker.installs.connect import Conflicts, Connector
+from broker.installs.connect import Connector, IdentityConflict
 from broker.model import InstallOutcome, PendingGrant, PendingInstall, Secret
 from broker.providers.oauth2 import OAuth2Provider
 from broker.providers.outcomes import (
@@ -38,45 +38,39 @@ PROVIDER_ERRORS = frozenset(
         "other",
     }
 )
-"""Of RFC 6749 4.1.2.1, those that are no decision of the user, and any other word."""
+"""The errors of RFC 6749 4.1.2.1 that are not the user's decision, and `other` for any other word."""
 KNOWN_ERRORS = PROVIDER_ERRORS | {"access_denied"}
 DECISION = re.compile("denied|declined|rejected|cancel", re.IGNORECASE)
 """A user's decision in a provider's own words: `user_denied`, `user_cancelled_authorize` (LinkedIn)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Returned:
-    """What came back with the browser (RFC 6749 4.1.2, RFC 9207)."""
+class AuthorizationResponse:
+    """The authorization response that the browser brought back (RFC 6749 4.1.2, RFC 9207)."""
 
     state: Secret
     code: Secret | None
     error: str | None
-    """One of RFC 6749 4.1.2.1, `denied` for a user's decision in other words, or `other`."""
+    """An error of RFC 6749 4.1.2.1, `denied` for a user's decision in other words, or `other`."""
     iss: str | None
     detail: str | None = None
     """The provider's error and description, cleaned."""
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """How a callback ended, for its page, the log and the event."""
+class InstallResult:
+    """How an install ended, for its page, the log and the event."""
 
     install: PendingInstall
     outcome: InstallOutcome
     account: str | None
     why: str | None = None
-    """A word for the page: `client`, `not_installed`, `provider`, `storage`, or what was in the way."""
+    """A key of the page's texts: `client`, `not_installed`, `provider`, `storage`, or the problem of a conflict."""
     without_refresh_token: bool = False
     detail: str | None = None
-    """What the provider answered, or what failed below HTTP; for the log and the event, not for the page."""
-    in_the_way: str | None = None
-    """The account for which nothing was connected."""
-
-    @property
-    def connected_nothing(self) -> bool:
-        """Whether it ended, and no account got its grant."""
-        waits = self.outcome in (InstallOutcome.CONNECTED, InstallOutcome.IDENTITY_PENDING)
-        return not waits and self.why != "token_unusable"
+    """The provider's answer, or the failure of the connection; for the log and the event, not for the page."""
+    conflicting: str | None = None
+    """The existing account because of which nothing was connected."""
 
 
 class Exchange:
@@ -86,8 +80,8 @@ class Exchange:
         self._context, self._later, self._connector = context, later, Connector(context)
         self._store, self._clock = context.stores.installs, context.steady
 
-    async def redeem(self, install: PendingInstall, code: Secret) -> Visit:
-        """Redeem the code, once; store what came durably before anything else is asked."""
+    async def redeem(self, install: PendingInstall, code: Secret) -> InstallResult:
+        """Redeem the code once, and store the grant durably before the provider is asked for anything else."""
         provider = provider_named(self._context.providers, install.provider)
         state_hash, encryption = install.state_hash, self._context.encryption
         request = TokenRequest(
@@ -98,14 +92,16 @@ class Exchange:
             redirect_uri=install.redirect_uri,
             verifier=encryption.decrypt_pending(state_hash, VERIFIER, install.sealed_verifier),
         )
-        outcome = await provider.request_token(request, before_send=_at_once)
+        outcome = await provider.request_token(request, before_send=_no_intent)
         if isinstance(outcome, ClientRefused) and provider.secrets_of(install.client_id) > 1:
-            outcome = await provider.request_token(replace(request, secret_index=1), before_send=_at_once)
+            outcome = await provider.request_token(replace(request, secret_index=1), before_send=_no_intent)
         if not isinstance(outcome, Granted):
             why = "provider"
             if isinstance(outcome, ClientRefused):
                 why = "not_installed" if outcome.not_installed else "client"
-            return Visit(install, InstallOutcome.FAILED, install.account, why, detail=cause_of(outcome))
+            return InstallResult(
+                install, InstallOutcome.FAILED, install.account, why, detail=cause_of(outcome)
+            )
         tokens = outcome.tokens
         grant = PendingGrant(
             install=install,
@@ -115,11 +111,11 @@ class Exchange:
             scope=tokens.scope or "",
             issued_at=tokens.issued_at,
             expires_at=tokens.expires_at,
-            # A crash between here and the account leaves the grant to be identified by the next boot.
+            # After a crash between here and the account, the next start asks for the identity.
             next_at=self._clock.now() + 5,
             grant_ends_at=tokens.refresh_expires_at,
         )
-        pending = Visit(install, InstallOutcome.IDENTITY_PENDING, install.account)
+        pending = InstallResult(install, InstallOutcome.IDENTITY_PENDING, install.account)
         try:
             await self._store.hold_grant(grant)
         except StorageUnavailable:
@@ -130,15 +126,14 @@ class Exchange:
             return await self._connect(grant, identity)
         log.warning("identity.postponed", provider=install.provider, why=identity.why)
         if install.account is not None and await self._connector.account(install.account) is None:
-            # A free name takes the grant meanwhile; a taken one keeps its old grant until the identity is known.
+            # A new account gets the grant now; an existing one keeps its old grant until the identity is known.
             connected = await self._connector.connect(grant, None, identify_later=True)
-            if isinstance(connected, Conflicts):
-                return _nothing(install, connected)
+            if isinstance(connected, IdentityConflict):
+                return _conflict(install, connected)
         return pending
 
-    async def identify_again(self, grant: PendingGrant) -> Visit | None:
-        """Ask again for an identity that could not be had. Return how the install ended, None if it had before or
-        goes on."""
+    async def identify_again(self, grant: PendingGrant) -> InstallResult | None:
+        """Ask again for an identity that was not available. Return the install's result if it ends now, else None."""
         now, install = self._clock.now(), grant.install
         outcome = await self._ask_identity(grant)
         if isinstance(outcome, IdentityLater):
@@ -147,8 +142,7 @@ class Exchange:
             await self._store.retry_grant(install.state_hash, now + wait if is_alive else None)
             if is_alive:
                 return None
-            # There is nothing left to ask with.
-            outcome = IdentityUnknown("the access token died before the identity was known")
+            outcome = IdentityUnknown("the access token expired before the identity was known")
         if install.outcome is not InstallOutcome.CONNECTED:
             return await self._connect(grant, outcome)
         identity = outcome.identity if isinstance(outcome, Identified) else None
@@ -161,29 +155,26 @@ class Exchange:
         access = self._context.encryption.decrypt_pending(install.state_hash, ACCESS, grant.sealed_access)
         if access is None:
             return IdentityUnknown("there is no access token to ask with")
-        return await provider_named(self._context.providers, install.provider).identify(
-            access, org=install.org
-        )
+        provider = provider_named(self._context.providers, install.provider)
+        return await provider.identify(access, org=install.org)
 
-    async def _connect(self, grant: PendingGrant, outcome: Identified | IdentityUnknown) -> Visit:
+    async def _connect(self, grant: PendingGrant, outcome: Identified | IdentityUnknown) -> InstallResult:
         install = grant.install
         maybe, note = await self._maybe(install, outcome)
         identity = outcome.identity if isinstance(outcome, Identified) else None
         account = await self._connector.connect(grant, identity, note=note, maybe=maybe)
-        if isinstance(account, Conflicts):
-            return _nothing(
-                install, account, detail=outcome.why if isinstance(outcome, IdentityUnknown) else None
-            )
+        if isinstance(account, IdentityConflict):
+            return _conflict(install, account, outcome.why if isinstance(outcome, IdentityUnknown) else None)
         if account.unusable:
             why = account.trouble.detail
-            return Visit(install, InstallOutcome.FAILED, account.name, "token_unusable", detail=why)
+            return InstallResult(install, InstallOutcome.FAILED, account.name, "token_unusable", detail=why)
         ends = account.sealed_refresh is None and not account.is_endless
-        return Visit(install, InstallOutcome.CONNECTED, account.name, without_refresh_token=ends)
+        return InstallResult(install, InstallOutcome.CONNECTED, account.name, without_refresh_token=ends)
 
     async def _maybe(
         self, install: PendingInstall, outcome: Identified | IdentityUnknown
     ) -> tuple[tuple[str, ...], str | None]:
-        """Return accounts that may have this identity, where nobody can tell, and what an event says of it."""
+        """Return the accounts that may have this identity because theirs is incomplete, and a detail for the event."""
         if isinstance(outcome, IdentityUnknown):
             if not outcome.why or outcome.why == NO_ENDPOINT:
                 return (), None
@@ -201,27 +192,23 @@ def provider_named(providers: Mapping[str, OAuth2Provider], name: str) -> OAuth2
     """Return the configured provider of this name. Raises NotFound."""
     provider = providers.get(name)
     if provider is None:
-        # Strangers read this, so it lists none.
+        # Unknown users read this, so it does not list the providers.
         raise NotFound(f"There is no provider {name[:32]!r}.")
     return provider
 
 
-def declined(install: PendingInstall, returned: Returned) -> Visit:
-    """Read an answer without a code: the user said no, or the provider names another cause."""
-    outcome = InstallOutcome.FAILED if returned.error in PROVIDER_ERRORS else InstallOutcome.REFUSED
-    return Visit(install, outcome, install.account, returned.error, detail=returned.detail)
+def declined(install: PendingInstall, response: AuthorizationResponse) -> InstallResult:
+    """Return the result of a response without a code: the user declined, or the provider names another error."""
+    outcome = InstallOutcome.FAILED if response.error in PROVIDER_ERRORS else InstallOutcome.REFUSED
+    return InstallResult(install, outcome, install.account, response.error, detail=response.detail)
 
 
-def _nothing(install: PendingInstall, conflict: Conflicts, detail: str | None = None) -> Visit:
-    return Visit(
-        install,
-        InstallOutcome.CONFLICT,
-        install.account,
-        conflict.problem,
-        detail=detail,
-        in_the_way=conflict.name,
-    )
+def _conflict(
+    install: PendingInstall, conflict: IdentityConflict, detail: str | None = None
+) -> InstallResult:
+    outcome, why = InstallOutcome.CONFLICT, conflict.problem
+    return InstallResult(install, outcome, install.account, why, detail=detail, conflicting=conflict.name)
 
 
-async def _at_once() -> None:
-    """Record nothing: an install's code needs no intent, because its state was taken durably before."""
+async def _no_intent() -> None:
+    """Record no intent for a code: its state was marked as used durably before."""

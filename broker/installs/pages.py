@@ -1,10 +1,10 @@
-"""What a user reads at the end of an install, or where one cannot begin. Pure."""
+"""The texts of the pages that end an install or refuse to begin one. No I/O."""
 
 import re
 from typing import assert_never
 
 from broker.http.pages import Action, Page, ShownError, Tone
-from broker.installs.exchange import PROVIDER_ERRORS, Visit
+from broker.installs.exchange import PROVIDER_ERRORS, InstallResult
 from broker.model import InstallOutcome
 
 CONFLICTS = {
@@ -15,8 +15,8 @@ CONFLICTS = {
     ),
     "other_subject": (
         "This account belongs to somebody else",
-        "Another person of your company has connected it, so nothing was changed.",
-        "Ask that person, or whoever runs this service.",
+        "Another user of your company has connected it, so nothing was changed.",
+        "Ask that user, or whoever runs this service.",
     ),
     "other_identity": (
         "This is another account than before",
@@ -26,7 +26,7 @@ CONFLICTS = {
     ),
     "link_used": (
         "This link was used already",
-        "Meanwhile it connected the account, or a newer link was made, so this time nothing was connected.",
+        "It has connected the account already, or a newer link was made. This time nothing was connected.",
         "If you have just connected the account, you are done. Otherwise ask for a new link.",
     ),
     "no_name": (
@@ -38,8 +38,8 @@ CONFLICTS = {
 FAILURES = {
     "client": (
         "The provider does not accept this app",
-        "It refused the app's own credentials. That is not your mistake; nothing was connected.",
-        "Whoever runs this service has to mend it. Then open the link again.",
+        "It refused the app's own credentials. That is not your mistake. Nothing was connected.",
+        "Tell whoever runs this service. When it is corrected, open the link again.",
     ),
     "not_installed": (
         "The app is not installed there yet",
@@ -50,20 +50,20 @@ FAILURES = {
     ),
     "token_unusable": (
         "The provider's token cannot be used",
-        "The provider agreed, but sent an access token that no program can use. Nothing works with it yet; the broker"
-        " tries again when that token ends.",
-        "Whoever runs this service finds the reason at the account. Then open a new link.",
+        "The provider agreed, but sent an access token that no program can use. The broker tries again when that"
+        " token expires.",
+        "Tell whoever runs this service; the account shows the reason. Then open a new link.",
     ),
     "provider": (
         "The provider did not answer as it should",
-        "Nothing was connected, and an earlier connection of this account, if there is one, goes on.",
-        "Wait a moment, then begin again.",
+        "Nothing was connected. An earlier connection of this account still works.",
+        "Wait a moment, then open the link again.",
     ),
 }
 UNUSABLE = {
     "unknown": (
-        "This link leads nowhere",
-        "It is not one of ours, it is too old to be remembered, or this browser did not keep our cookie.",
+        "This link is not known",
+        "It is not one of ours, it is too old, or this browser did not keep our cookie.",
         404,
     ),
     "expired": (
@@ -73,7 +73,7 @@ UNUSABLE = {
     ),
     "used": (
         "This link was used already",
-        "Each link connects an account once. If you have just connected it, all is well.",
+        "Each link connects an account once. If you have just connected it, you are done.",
         410,
     ),
     "replaced": (
@@ -83,16 +83,16 @@ UNUSABLE = {
     ),
     "unfinished": (
         "We do not know how this ended",
-        "An earlier request took the answer of the provider, and no result of that is noted. If it is still under"
-        " way, it is shown here in a moment; if the service was interrupted, nothing was connected.",
+        "An earlier request received the provider's answer, and its result is not known yet. If it is still under"
+        " way, it is shown here in a moment. If the service was interrupted, nothing was connected.",
         409,
     ),
     "issuer": (
         "This answer is not from the provider",
-        "It names another issuer than the provider you were sent to, so nothing was connected.",
+        "It names another issuer than the provider that you were sent to, so nothing was connected.",
         400,
     ),
-    "malformed": ("This address is incomplete", "Something is missing from it, or there twice.", 400),
+    "malformed": ("This address is incomplete", "A part of it is missing or repeated.", 400),
     "invitation": (
         "This app is installed by invitation",
         "Ask the company behind it for an install link.",
@@ -102,19 +102,19 @@ UNUSABLE = {
 HINTS = {
     "replaced": "Open the newer link.",
     "unfinished": "Load this page again in a minute. If it says the same, open the link again.",
-    "issuer": "Begin again. Whoever runs this service finds the issuer in the log, and sets `issuer` if it is right.",
+    "issuer": "Begin again. If it happens again, tell whoever runs this service: the log names the issuer.",
 }
 
 
 def unusable(why: str) -> ShownError:
-    """Return the error of a link or a callback that leads nowhere."""
+    """Return the error page of a link or a callback that cannot be used; `why` is a key of `UNUSABLE`."""
     title, line, status = UNUSABLE[why]
     hint = HINTS.get(why, "Ask for a new link, or begin again where you came from.")
     return ShownError(_bad(title, line, hint, status=status))
 
 
 def provider_error(error: str, description: str) -> ShownError:
-    """Return an error without a state, which belongs to no install that we know; it shows only what it says."""
+    """Return the error page of a provider's error without a state, which belongs to no known install."""
     said = ": ".join(filter(None, (_plain(error, 64), _plain(description, 200))))
     lines = [f"It said: “{said}”."] if said else []
     return ShownError(
@@ -122,40 +122,40 @@ def provider_error(error: str, description: str) -> ShownError:
             "The provider reports an error",
             *lines,
             "It did not say which install this is about. Nothing was connected.",
-            "Begin again where you came from. If it happens again, tell whoever runs this service what is said here.",
+            "Open the same link again. If it happens again, tell whoever runs this service what is said here.",
             status=400,
         )
     )
 
 
-def visit_page(visit: Visit, provider_label: str, back: Action | None) -> Page:
-    """Return how an install ended, as a page."""
-    if visit.outcome not in set(InstallOutcome):
-        line = f"A newer version of the broker says how it ended: {visit.outcome}."
+def result_page(result: InstallResult, provider_label: str, back: Action | None) -> Page:
+    """Return the page that shows how an install ended."""
+    if result.outcome not in set(InstallOutcome):
+        line = f"A newer version of the broker says how it ended: {result.outcome}."
         return Page(title="This has ended", tone="wait", lines=(line,), action=back)
-    why = visit.why or ""
-    match visit.outcome:
+    why = result.why or ""
+    match result.outcome:
         case InstallOutcome.CONNECTED:
-            lines = [f"{provider_label} is connected as {visit.account}."]
-            if visit.without_refresh_token:
+            lines = [f"{provider_label} is connected as {result.account}."]
+            if result.without_refresh_token:
                 lines.append(
                     "The provider gave access for a short time only (no refresh token), so the connection ends when"
                     " that time is over. Ask for the scope offline_access to keep it."
                 )
-            tone: Tone = "wait" if visit.without_refresh_token else "good"
+            tone: Tone = "wait" if result.without_refresh_token else "good"
             return Page("Connected", tone, tuple(lines), back, "You can close this page.")
         case InstallOutcome.REFUSED:
             line = f"{provider_label} was not connected. Nothing was changed."
-            hint = "If that was a slip, begin again where you came from."
-            return Page("You said no", "wait", (line,), back, hint)
+            hint = "Changed your mind? Open the same link again."
+            return Page("You declined access", "wait", (line,), back, hint)
         case InstallOutcome.IDENTITY_PENDING:
             what = "storing the connection" if why == "storage" else "checking which account this is"
-            line = f"{provider_label} said yes. We are still {what}, and go on by ourselves."
+            line = f"{provider_label} agreed. We are still {what}; you need not wait for it."
             return Page("Almost done", "wait", (line,), back, "You can close this page.", 202)
         case InstallOutcome.CONFLICT:
             return _bad(*CONFLICTS.get(why, CONFLICTS["other_name"]), status=409, action=back)
         case InstallOutcome.FAILED if why in PROVIDER_ERRORS:
-            said = _plain(visit.detail or why, 200)
+            said = _plain(result.detail or why, 200)
             return _bad(
                 "The provider reports an error",
                 f"{provider_label} answered with the error {said}. Nothing was connected.",
@@ -166,7 +166,7 @@ def visit_page(visit: Visit, provider_label: str, back: Action | None) -> Page:
         case InstallOutcome.FAILED:
             return _bad(*FAILURES.get(why, FAILURES["provider"]), status=502, action=back)
         case _:
-            assert_never(visit.outcome)
+            assert_never(result.outcome)
 
 
 def _bad(title: str, *lines_and_hint: str, status: int, action: Action | None = None) -> Page:
@@ -175,5 +175,5 @@ def _bad(title: str, *lines_and_hint: str, status: int, action: Action | None = 
 
 
 def _plain(text: str, most: int) -> str:
-    """Return what anybody could have put into an address, without links, mark-up and control characters."""
+    """Return a text that anybody may have written, without links, mark-up and control characters."""
     return re.sub(r"[^A-Za-z0-9 .,:;_()'-]+", " ", text)[:most].strip()

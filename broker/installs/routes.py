@@ -1,4 +1,4 @@
-"""The HTTP of installs: links and callbacks for browsers, `POST /installs` for services."""
+"""The HTTP routes of installs: links and callbacks for browsers, `POST /installs` for services."""
 
 import json
 import re
@@ -16,8 +16,8 @@ from broker.http.browser import Kept, is_elsewhere, moved
 from broker.http.edge import CALLER, REQUEST_ID, answer
 from broker.http.operations import Operation, own_shape, read_body, read_object
 from broker.http.pages import Action
-from broker.installs.exchange import DECISION, KNOWN_ERRORS, Returned, Visit
-from broker.installs.pages import provider_error, unusable, visit_page
+from broker.installs.exchange import DECISION, KNOWN_ERRORS, AuthorizationResponse, InstallResult
+from broker.installs.pages import provider_error, result_page, unusable
 from broker.installs.service import InstallService, without_link
 from broker.login import Browsers, LoginService, SignedIn
 from broker.model import InstallOutcome, Permission, Secret
@@ -25,17 +25,17 @@ from broker.providers.classify import answered
 from broker.providers.kinds import KIT, pages_of
 
 PURPOSE = "install"
-RETURNED, TOLD = ("code", "state", "error", "iss"), ("error_description",)
-"""What a callback may hold for us (RFC 6749 4.1.2, RFC 9207); the rest is ignored."""
+PARAMETERS, SHOWN = ("code", "state", "error", "iss"), ("error_description",)
+"""The parameters of a callback (RFC 6749 4.1.2, RFC 9207) and those that are only shown. Others are ignored."""
 TICKET = re.compile(r"[\w-]+", re.ASCII)
-"""A ticket without the full stop, the blank or the second `?utm_source=…` that mail programs put behind a link."""
+"""A ticket without the full stop, the blank or the second `?utm_source=…` that mail programs append to a link."""
 LONGEST_RETURN = 512
-"""Characters of an address at Kit that a browser can keep for us."""
+"""Characters of an address at Kit that fit into the browser's cookie."""
 CALLBACK: schema.Parameters = {
-    "state": ("Ours, from the way there", schema.TEXT),
-    "code": ("The provider's code", schema.TEXT),
-    "error": ("The provider's refusal (RFC 6749, 4.1.2.1)", schema.TEXT),
-    "iss": ("Who answers (RFC 9207)", schema.TEXT),
+    "state": ("The state that the broker sent with the browser", schema.TEXT),
+    "code": ("The authorization code", schema.TEXT),
+    "error": ("The provider's error (RFC 6749, 4.1.2.1)", schema.TEXT),
+    "iss": ("The issuer that answers (RFC 9207)", schema.TEXT),
 }
 LABELS = {"kit": "Kit", "kustomer": "Kustomer"}
 ALLOWED_HOST = "app.kit.com"
@@ -46,8 +46,8 @@ PLAIN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,2048}", re.ASCII)
 def _callback(path: str, summary: str) -> Operation:
     answers = {
         **schema.answers_page("Connected", "200"),
-        **schema.nothing("Only fetched ahead; nothing was spent"),
-        **schema.redirect("Back to where the person came from"),
+        **schema.nothing("The browser only prefetched the page; the state is still unused"),
+        **schema.redirect("Back to where the user came from"),
         **schema.WRONG,
     }
     return own_shape("GET", path, summary, answers, query=CALLBACK, has_head=False)
@@ -59,8 +59,8 @@ def _form_post(path: str) -> Operation:
         path,
         "The same for response_mode=form_post",
         {
-            **schema.redirect("To GET of this address, with what was posted"),
-            **schema.answers_page("It was no form", "405"),
+            **schema.redirect("To GET of this address, with the posted parameters"),
+            **schema.answers_page("The body is not a form", "405"),
             **schema.answers_page("The form is too large", "413"),
             **schema.WRONG,
         },
@@ -69,7 +69,7 @@ def _form_post(path: str) -> Operation:
 
 
 class InstallApi:
-    """`POST /installs` on the internal listener and the admin socket."""
+    """The route `POST /installs` on the internal listener and the admin socket."""
 
     def __init__(self, service: InstallService) -> None:
         self._service = service
@@ -101,6 +101,7 @@ class InstallApi:
         ),
     )
     async def create(self, request: web.Request) -> web.StreamResponse:
+        """Answer with a new install link."""
         body = await read_object(request)
         if "provider" not in body:
             raise InvalidRequest("provider is missing: which one is to be connected?")
@@ -117,7 +118,7 @@ class InstallApi:
 
 
 class InstallRoutes:
-    """What a browser meets: the install link, Kit's own entry, the callback."""
+    """The routes that browsers use: the install link, an install that begins at Kit, and the callback."""
 
     def __init__(
         self, context: Context, *, service: InstallService, browsers: Browsers, login: LoginService | None
@@ -135,32 +136,31 @@ class InstallRoutes:
         },
         query={
             "ticket": ("From an install link", schema.TEXT),
-            "redirect": ("Where Kit wants the person back", schema.TEXT),
+            "redirect": ("Where Kit wants the user to return", schema.TEXT),
         },
         has_head=False,
     )
     async def install(self, request: web.Request) -> web.StreamResponse:
-        """Begin an install by its link's ticket, or one that a creator began at Kit."""
+        """Begin an install with the ticket of a link, or one that a creator began at Kit."""
         provider, browsers = request.match_info["provider"], self._browsers
         browser = browsers.cookie.read_or_new(request)
-        # Whatever else is in the address: mail programs and Kit append parameters of their own.
+        # Other parameters are ignored: mail programs and Kit append their own.
         ticket = request.query.get("ticket")
-        if ticket is not None and (alone := TICKET.match(ticket)):
-            ticket = alone[0]
+        if ticket is not None and (found := TICKET.match(ticket)):
+            ticket = found[0]
         if is_elsewhere(request, browsers.public_url):
-            # To the public address, where the cookies count.
+            # Cookies work only at the public address.
             if ticket is not None:
                 await self._service.check_ticket(provider, Secret(ticket))
                 query = urlencode({"ticket": ticket})
             else:
-                # Last, as Kit writes it: everything behind it belongs to it.
+                # Last, as Kit writes it: everything after it belongs to it.
                 query = f"redirect={_kit_return_url(request, self._kit(provider))}"
             return moved(browsers.public_url, f"/install/{provider}", query)
         kept = None
         if ticket is not None:
-            url = await self._service.begin(
-                await self._service.check_ticket(provider, Secret(ticket)), browser
-            )
+            checked = await self._service.check_ticket(provider, Secret(ticket))
+            url = await self._service.begin(checked, browser)
         else:
             url, kept = await self._without_link(request, provider, browser)
         response = web.Response(status=302, headers={"Location": url})
@@ -172,16 +172,16 @@ class InstallRoutes:
         return response
 
     async def signed_in(self, request: web.Request, user: SignedIn) -> web.StreamResponse:
-        """Go on with the install of a user who has signed in."""
+        """Continue the install of a user who has signed in."""
         began = json.loads(user.payload)
         ticket, browser = without_link(began["provider"], user.subject), self._browsers.cookie
         url = await self._service.begin(ticket, browser.read_or_new(request), began["kit_return_url"])
         return web.Response(status=302, headers={"Location": url})
 
     @_callback("/callback/{provider}", "The redirect URI")
-    @_callback("/callback/{provider}/", "The same, as Kustomer's documents write it")
+    @_callback("/callback/{provider}/", "The same, as Kustomer's documentation writes it")
     async def callback(self, request: web.Request) -> web.StreamResponse:
-        """End the install whose browser the provider sent back."""
+        """Finish the install whose browser the provider has sent back."""
         if "prefetch" in request.headers.get("Sec-Purpose", ""):
             return web.Response(status=204)
         parameters = _parameters(request.rel_url.raw_query_string)
@@ -193,26 +193,26 @@ class InstallRoutes:
             raise unusable("malformed")
         kind = error
         if error is not None and error not in KNOWN_ERRORS:
-            # It comes from the browser, and goes into the log and the page.
+            # Anybody can write this word, and it goes into the log and the page.
             kind = "denied" if DECISION.search(error) else "other"
-        returned = Returned(
+        response = AuthorizationResponse(
             state=Secret(parameters["state"]),
-            # No code holds a blank, so this was a `+` that the provider did not encode.
+            # No code contains a blank, so this was a `+` that the provider did not encode.
             code=None if code is None else Secret(code.replace(" ", "+")),
             error=kind,
             iss=parameters.get("iss"),
             detail=None if error is None else answered(error, description),
         )
         browser = self._browsers.of(request)
-        visit = await self._service.callback(request.match_info["provider"], returned, browser)
-        return self._after(request, visit)
+        result = await self._service.callback(request.match_info["provider"], response, browser)
+        return self._answer(request, result)
 
     @_form_post("/callback/{provider}")
     @_form_post("/callback/{provider}/")
     async def form_post(self, request: web.Request) -> web.StreamResponse:
-        """Let the browser bring again by GET what the provider posts (`response_mode=form_post`).
+        """Redirect a callback that the provider posts (`response_mode=form_post`) to the same address by GET.
 
-        The post comes from the provider's site, and with it none of our cookies, which are SameSite=Lax.
+        The POST comes from the provider's site, so it has none of our cookies, which are SameSite=Lax.
         """
         if request.content_type != "application/x-www-form-urlencoded":
             raise web.HTTPMethodNotAllowed(request.method, ["GET"])
@@ -234,11 +234,11 @@ class InstallRoutes:
     async def _without_link(
         self, request: web.Request, provider: str, browser: Secret
     ) -> tuple[str, Kept | None]:
-        """Return where to send the browser, and what it keeps."""
+        """Return where to send the browser, and the cookie that keeps its request, if any."""
         settings = self._kit(provider)
         kit_return_url = _kit_return_url(request, settings)
         if self._context.settings.plugin and (person := self._browsers.person.read(request)):
-            # Who allowed a plugin access minutes ago does not sign in again.
+            # A user who allowed a plugin access minutes ago does not sign in again.
             subject = await self._context.stores.plugin.take_person(
                 oauth.hashed(person), self._context.steady.now()
             )
@@ -254,45 +254,46 @@ class InstallRoutes:
             raise unusable("invitation")
         return self._service.begin_unknown(provider, kit_return_url)
 
-    def _after(self, request: web.Request, visit: Visit) -> web.StreamResponse:
-        """Go on to Kit's `redirect` or the link's `return_to`, or show a page."""
-        install = visit.install
+    def _answer(self, request: web.Request, result: InstallResult) -> web.StreamResponse:
+        """Redirect to Kit's `redirect` or the link's `return_to`, or show a page."""
+        install, outcome = result.install, result.outcome
         settings = self._context.providers[install.provider].settings
         back = install.kit_return_url
         if back is not None and not is_allowed(back, pages_of(settings.authorize_url)):
             back = None
-        if visit.outcome in (InstallOutcome.CONNECTED, InstallOutcome.IDENTITY_PENDING) and back is not None:
+        if outcome in (InstallOutcome.CONNECTED, InstallOutcome.IDENTITY_PENDING) and back is not None:
             return web.Response(status=303, headers={"Location": back})
         if install.return_to is not None:
-            told = {"account": visit.account or "", "status": visit.outcome.told}
-            url = oauth.with_query(install.return_to, told)
+            url = oauth.with_query(
+                install.return_to, {"account": result.account or "", "status": outcome.public}
+            )
             return web.Response(status=303, headers={"Location": url})
         label = LABELS.get(settings.type, install.provider)
         action = Action(label=f"Back to {label}", url=back) if back else None
-        return self._browsers.show(request, visit_page(visit, label, action))
+        return self._browsers.show(request, result_page(result, label, action))
 
 
 def _parameters(raw: str) -> dict[str, str]:
     try:
-        return oauth.known_parameters(raw, RETURNED, told=TOLD)
+        return oauth.known_parameters(raw, PARAMETERS, shown=SHOWN)
     except ValueError:
         raise unusable("malformed") from None
 
 
 def _kit_return_url(request: web.Request, settings: ProviderSettings) -> str:
-    """Return Kit's `redirect` if it may be followed, else the app's page at Kit."""
+    """Return Kit's `redirect` if the browser may be sent there, else the app's page at Kit."""
     _, _, raw_query = request.raw_path.partition("?")
-    given, kit = from_raw_query(raw_query), pages_of(settings.authorize_url)
+    given, kit = kit_redirect(raw_query), pages_of(settings.authorize_url)
     if given is not None and len(given) <= LONGEST_RETURN and is_allowed(given, kit):
         return given
     return app_page(settings.app_id, kit)
 
 
-def from_raw_query(raw_query: str) -> str | None:
-    """Return what Kit put behind `redirect=`, verbatim.
+def kit_redirect(raw_query: str) -> str | None:
+    """Return the value of Kit's `redirect` parameter as it was sent, or None.
 
-    Kit sends it unencoded with a nested `?` (developers.kit.com, "App authentication"), so everything behind
-    the first `redirect=` belongs to it; it is decoded only where it begins percent-encoded.
+    Kit sends it unencoded with a nested `?` (developers.kit.com, "App authentication"), so everything after the first
+    `redirect=` belongs to it. It is decoded only if it begins percent-encoded.
     """
     found = re.search(r"(?:^|&)redirect=(.*)", raw_query, re.DOTALL)
     if found is None:
@@ -302,14 +303,14 @@ def from_raw_query(raw_query: str) -> str | None:
 
 
 def app_page(app_id: int | None, kit: str) -> str:
-    """Return the app's page at Kit, where `kit` is; without an app id the page of all apps."""
+    """Return the address of the app's page at Kit (`kit` is its origin), or of all apps if the app id is unknown."""
     return f"{kit}/apps" + (f"/{app_id}" if app_id is not None else "")
 
 
 def is_allowed(url: str, kit: str = KIT) -> bool:
-    """Whether the browser may be sent there: https, exactly Kit's host, below /apps, nothing clever.
+    """Return whether the browser may be sent to `url`: https, exactly Kit's host, a path below /apps.
 
-    `kit`: where a sandbox plays Kit; its pages are allowed as well.
+    `kit`: the origin of a sandbox that stands in for Kit; its pages are allowed too.
     """
     if not PLAIN.fullmatch(url):
         return False

@@ -22,4 +22,4 @@ from broker.model.plugin import (
     PluginPair,
     RememberedPerson,
 )
-from broker.model.tokens import Identity, Secret, Spare, Successor, TokenSet
+from broker.model.tokens import Identity, Secret, Spare, Successor, TokenSet, window_opens

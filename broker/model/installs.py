@@ -1,7 +1,6 @@
 """Connecting an account: permission, the trip, the grant that waits for its identity."""
 
 from dataclasses import dataclass
-from typing import Self
 
 from broker.model.choice import Choice
 
@@ -27,23 +26,18 @@ class Ticket:
 class InstallOutcome(Choice):
     """How an attempt to connect ended; a second visit shows it again."""
 
-    told: str
-    """What `return_to` hears."""
+    CONNECTED = "connected"
+    REFUSED = "refused"
+    FAILED = "failed"
+    CONFLICT = "conflict"
+    IDENTITY_PENDING = "identity_pending"
 
-    def __new__(cls, value: str, told: str) -> Self:
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.told = told
-        return member
-
-    def _be_unknown(self) -> None:
-        self.told = "failed"
-
-    CONNECTED = "connected", "connected"
-    REFUSED = "refused", "refused"
-    FAILED = "failed", "failed"
-    CONFLICT = "conflict", "failed"
-    IDENTITY_PENDING = "identity_pending", "connected"
+    @property
+    def public(self) -> str:
+        """The status that `return_to` receives: `connected`, `refused` or `failed`."""
+        if self in (InstallOutcome.CONNECTED, InstallOutcome.IDENTITY_PENDING):
+            return "connected"
+        return "refused" if self is InstallOutcome.REFUSED else "failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import hmac
 from dataclasses import dataclass
 from typing import Never
 
-from broker.model.account import Ref
+from broker.model.account import Account, Ref
 
 
 class Secret:
@@ -68,6 +68,11 @@ class TokenSet:
     def life(self) -> float:
         """The access token's issued life in seconds, at least one."""
         return max(1.0, self.expires_at - self.issued_at)
+
+
+def window_opens(token: Account | TokenSet, ahead: float) -> float:
+    """Return when the renewal window opens: `ahead` seconds before expiry, at most a third of the lifetime."""
+    return token.expires_at - min(ahead, token.life / 3)
 
 
 @dataclass(frozen=True, slots=True)

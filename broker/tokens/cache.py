@@ -13,9 +13,8 @@ from broker.encryption.keyring import DecryptionFailed
 from broker.encryption.tokens import TokenEncryption
 from broker.errors import no_account
 from broker.http.bodies import rfc3339
-from broker.model import Account, Secret
+from broker.model import Account, Secret, window_opens
 from broker.store.renewals import RefreshStore
-from broker.tokens.policy import window_opens
 
 log = structlog.get_logger()
 AT_ONCE = 256

@@ -15,7 +15,7 @@ from broker.errors import (
     TokenUnusable,
 )
 from broker.http.bodies import rfc3339
-from broker.model import Account, Reason, TokenSet
+from broker.model import Account, Reason, TokenSet, window_opens
 from broker.times import span
 
 CACHING = 3600
@@ -72,11 +72,6 @@ class Refuse:
 
 
 Decision = Serve | ServeAndRenew | Wait | Refuse
-
-
-def window_opens(token: Account | TokenSet, ahead: float) -> float:
-    """Return when the renewal window opens: `ahead` seconds before expiry, at most a third of the lifetime."""
-    return token.expires_at - min(ahead, token.life / 3)
 
 
 def is_misdated(token: Account | TokenSet, now: float) -> bool:

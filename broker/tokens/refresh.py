@@ -28,6 +28,7 @@ from broker.model import (
     Spare,
     Successor,
     TokenSet,
+    window_opens,
 )
 from broker.providers.oauth2 import OAuth2Provider
 from broker.providers.outcomes import (
@@ -46,7 +47,7 @@ from broker.providers.outcomes import (
 from broker.store.renewals import Committed, EpochMoved, GenerationMoved
 from broker.tokens.flight import FlightEnd, NotRenewed, Renewed, Waiters
 from broker.tokens.permit import Permit
-from broker.tokens.policy import Hold, grant_end, window_opens
+from broker.tokens.policy import Hold, grant_end
 from broker.tokens.recovery import LeaseLost, Leases, RetainedCommits
 from broker.tokens.schedule import Step, Timings, Watch, confirm_after, death_needs, quarantine
 from broker.tokens.setbacks import Setbacks, intent_of, since_trouble

@@ -17,7 +17,7 @@ from broker.errors import (
     StorageUnavailable,
     require_account_name,
 )
-from broker.model import Account, Caller, Permission, Reason, Secret
+from broker.model import Account, Caller, Permission, Reason, Secret, window_opens
 from broker.store.renewals import RefreshStore
 from broker.tokens.cache import Decrypted, TokenCache
 from broker.tokens.flight import FlightEnd, Flights, NotRenewed, Renewed, Waiters
@@ -34,7 +34,6 @@ from broker.tokens.policy import (
     is_young,
     refusal,
     unchecked,
-    window_opens,
 )
 
 REJECTIONS_WINDOW = 600.0

@@ -70,13 +70,13 @@ async def test_install_that_begins_at_kit_ends_at_kit(house: House, new_page: Ne
 
 
 async def test_deny_is_told_kindly(house: House, new_page: NewPage) -> None:
-    """You said no; nothing is connected."""
+    """You declined access; nothing is connected."""
     page = (await new_page()).page
 
     await page.goto(await link(house))
     await press(page, "Deny")
 
-    assert "You said no" == await heading(page)
+    assert "You declined access" == await heading(page)
     assert [] == (await house.get("/accounts")).json["accounts"]
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from broker.dashboard.service import account_item, event_item
 from broker.http.bodies import account_json, event_json
-from broker.installs.exchange import Visit
-from broker.installs.pages import visit_page
+from broker.installs.exchange import InstallResult
+from broker.installs.pages import result_page
 from broker.model import Account, Event, EventKind, Incident, InstallOutcome, Reason, Status, Trouble
 from broker.sandbox.faults import Mode
 from tests.alerts.conftest import rounds
@@ -245,7 +245,7 @@ def test_every_account_has_words(one: Account) -> None:
 @pytest.mark.parametrize("outcome", [*InstallOutcome, InstallOutcome.stored(LATER)])
 def test_every_outcome_of_an_install_has_a_page(outcome: InstallOutcome) -> None:
     """A member without a page of its own would be shown by its name, as one of a later version is."""
-    page = visit_page(Visit(install(), outcome, "acme"), "Kit", None)
+    page = result_page(InstallResult(install(), outcome, "acme"), "Kit", None)
 
     assert (outcome == LATER) == (LATER in str(page.lines))
 

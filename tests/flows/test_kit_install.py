@@ -139,7 +139,7 @@ async def test_plugin_half_alone(house: House) -> None:
     visit = await visitor.install(store_page(house), login_as="user-8", decision="deny")
 
     [grant] = await grants(house)
-    assert "You said no" in visit.text
+    assert "You declined access" in visit.text
     assert ("user-8", None) == (grant.subject, grant.account)
 
 

@@ -26,7 +26,7 @@ from broker.encryption.keyring import (
 )
 from broker.errors import InvalidRequest
 from broker.http.operations import object_of
-from broker.installs.routes import from_raw_query, is_allowed
+from broker.installs.routes import is_allowed, kit_redirect
 from broker.model import Secret
 from broker.providers import answers
 from broker.providers.classify import classify
@@ -172,7 +172,7 @@ def _check_form(body: bytes) -> None:
 
 def check_redirect(query: str) -> None:
     """Whatever may be followed leads to Kit's host below /apps, also as a browser would read it."""
-    url = from_raw_query(query)
+    url = kit_redirect(query)
     for candidate in (url, query):
         if candidate is not None and is_allowed(candidate):
             _check_address(candidate)

@@ -128,7 +128,7 @@ async def test_error_text_of_the_provider_is_shown_nowhere(
     )
 
     denied = error == "access_denied"
-    assert (200 if denied else 502, denied) == (step.status, "You said no" in step.text)
+    assert (200 if denied else 502, denied) == (step.status, "You declined access" in step.text)
     assert not [
         word for word in ("<script>", CANARY, "X:y", "é") if word in step.text + target.log.getvalue()
     ]

@@ -111,7 +111,7 @@ async def test_person_who_says_no_changes_nothing(house: House) -> None:
 
     refused = await visitor.install(url, decision="deny")
 
-    assert (200, True) == (refused.status, "You said no" in refused.text)
+    assert (200, True) == (refused.status, "You declined access" in refused.text)
     assert before == await house.account()
     assert 200 == (await visitor.install(url)).status
 
@@ -150,7 +150,7 @@ async def test_second_visit_shows_the_result_again(house: House, browser: Browse
 
     first, again = await browser.open(callback), await browser.open(callback)
 
-    assert first.text.count("You said no") == again.text.count("You said no") > 0
+    assert first.text.count("You declined access") == again.text.count("You declined access") > 0
 
 
 @pytest.mark.parametrize("why", ["cookies", "browser"])
@@ -223,7 +223,7 @@ async def test_state_survives_a_restart(house: House) -> None:
     )
     await browser.close()
 
-    assert "You said no" in refused.text
+    assert "You declined access" in refused.text
 
 
 async def test_return_to_hears_how_it_went(house: House, browser: Browser) -> None:
@@ -792,7 +792,7 @@ async def test_decision_of_a_person_is_told_as_one(house: House, browser: Browse
 
     page = await browser.open(f"{house.public}/callback/kit?error={error}&state={state}")
 
-    assert (200, True) == (page.status, "said no" in page.text)
+    assert (200, True) == (page.status, "declined access" in page.text)
 
 
 @pytest.mark.parametrize(
@@ -823,7 +823,7 @@ async def test_error_of_the_provider_is_no_refusal(house: House, browser: Browse
     assert (502, True, False) == (
         page.status,
         f"{error}: ask your admin" in page.text,
-        "said no" in page.text,
+        "declined access" in page.text,
     )
     assert "https://app.example.com/?account=other&status=failed" == away.location
 

@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
-from broker.installs.routes import app_page, from_raw_query, is_allowed
+from broker.installs.routes import app_page, is_allowed, kit_redirect
 from broker.providers.kinds import KIT, pages_of
 
 APP = "https://app.kit.com/apps/1?success=true"
@@ -33,7 +33,7 @@ APP = "https://app.kit.com/apps/1?success=true"
 )
 def test_everything_behind_the_first_redirect_belongs_to_it(query: str, value: str | None) -> None:
     """Kit sends it unencoded, with a nested `?` and perhaps `&` (providers C10)."""
-    assert value == from_raw_query(query)
+    assert value == kit_redirect(query)
 
 
 @pytest.mark.parametrize(

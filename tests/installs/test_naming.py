@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.installs.connect import Conflicts, derived_name, name_for
+from broker.installs.connect import IdentityConflict, derived_name, name_for
 from broker.model import Account, Identity, PendingInstall, is_account_name
 from tests.store.rows import account, install
 
@@ -20,8 +20,8 @@ def row(name: str, external_id: str | None, *, subject: str | None = None, provi
     return replace(account(name, provider=provider), external_id=external_id, subject=subject)
 
 
-def conflict(problem: str, name: str | None) -> Conflicts:
-    return Conflicts(problem, name)  # type: ignore[arg-type]  # a word of the closed set, from a table
+def conflict(problem: str, name: str | None) -> IdentityConflict:
+    return IdentityConflict(problem, name)  # type: ignore[arg-type]  # a word of the closed set, from a table
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_grant_becomes_an_account_or_nobodys(
     identity: Identity | None,
     known: Account | None,
     named: Account | None,
-    expected: str | Conflicts,
+    expected: str | IdentityConflict,
 ) -> None:
     """One identity has one name, and one name keeps its identity unless the ticket says `replace`."""
     assert expected == name_for(case, identity, known=known, named=named)

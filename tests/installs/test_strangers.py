@@ -127,7 +127,7 @@ async def test_no_of_a_stranger_is_only_told(anyone: House, browser: Browser) ->
 
     steps: list[Step] = [await browser.open(url) for _ in range(3)]
 
-    assert [True] * 3 == ["You said no" in step.text for step in steps]
+    assert [True] * 3 == ["You declined access" in step.text for step in steps]
     assert before == await rows(anyone)
 
 

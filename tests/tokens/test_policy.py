@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from broker.errors import BrokerError
-from broker.model import Account, Reason
+from broker.model import Account, Reason, window_opens
 from broker.tokens.policy import (
     Hold,
     Refuse,
@@ -15,7 +15,6 @@ from broker.tokens.policy import (
     decide,
     is_wanted,
     next_look,
-    window_opens,
 )
 
 NOW = 1_000_000.0
