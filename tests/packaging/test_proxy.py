@@ -1,7 +1,8 @@
-"""The reverse proxy of docs/install.md: a real nginx with TLS in front of a real broker."""
+"""The reverse proxies of docs/install.md: a real nginx, and a real Caddy, with TLS in front of a real broker."""
 
 import asyncio
 import json
+import os
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -29,7 +30,7 @@ TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 @dataclass(frozen=True, slots=True)
 class Proxied:
-    """A broker with both its listeners behind nginx."""
+    """A broker with both its listeners behind a proxy."""
 
     process: Process
     public: str
@@ -46,34 +47,52 @@ class Proxied:
         return aiohttp.ClientSession(connector=self.connector(), headers=headers, timeout=timeout)
 
 
-def adapted(block: str, ports: dict[str, int], cert: Path, key: Path) -> str:
+def adapted(kind: str, block: str, ports: dict[str, int], cert: Path, key: Path) -> str:
     """A block of the page with this test's addresses, name and certificate, and nothing else changed."""
-    [behind] = re.findall(r"proxy_pass http://127\.0\.0\.1:(\d+);", block)
+    [behind] = re.findall(r"_(?:pass|proxy) (?:http://)?127\.0\.0\.1:(\d+)", block)
     listens, broker = {"8081": ("public", "to_public"), "8080": ("internal", "to_internal")}[behind]
-    for pattern, new in (
-        (r"listen (?:[\d.]+:)?\d+ ssl;", f"listen 127.0.0.1:{ports[listens]} ssl;"),
-        (r"server_name \S+;", "server_name 127.0.0.1;"),
-        (r"ssl_certificate +\S+;", f"ssl_certificate {cert};"),
-        (r"ssl_certificate_key +\S+;", f"ssl_certificate_key {key};"),
-        (r"proxy_pass \S+;", f"proxy_pass http://127.0.0.1:{ports[broker]};"),
-    ):
-        block, count = re.subn(pattern, new, block)
+    changes = {
+        "nginx": (
+            (r"listen (?:[\d.]+:)?\d+ ssl;", f"listen 127.0.0.1:{ports[listens]} ssl;"),
+            (r"server_name \S+;", "server_name 127.0.0.1;"),
+            (r"ssl_certificate +\S+;", f"ssl_certificate {cert};"),
+            (r"ssl_certificate_key +\S+;", f"ssl_certificate_key {key};"),
+            (r"proxy_pass \S+;", f"proxy_pass http://127.0.0.1:{ports[broker]};"),
+        ),
+        "caddy": (
+            (r"^\S+ \{(?:\n    bind [\d.]+$)?", f"https://127.0.0.1:{ports[listens]} {{\n    bind 127.0.0.1"),
+            (r"tls \S+ \S+", f"tls {cert} {key}"),
+            (r"reverse_proxy \S+", f"reverse_proxy 127.0.0.1:{ports[broker]}"),
+        ),
+    }
+    for pattern, new in changes[kind]:
+        block, count = re.subn(pattern, new, block, flags=re.MULTILINE)
         assert 1 == count, pattern
     return block
 
 
-@asynccontextmanager
-async def nginx(folder: Path, servers: str, ports: list[int]) -> AsyncIterator[None]:
-    """One in the foreground, which keeps all it writes in `folder`."""
-    command = needs("nginx")
+def command_line(kind: str, folder: Path, servers: str) -> tuple[str | Path, ...]:
+    """A proxy in the foreground, which keeps all it writes in `folder`."""
+    command, config = needs(kind), folder / "proxy.conf"
+    if kind == "caddy":
+        config.write_text(
+            f"{{\nadmin off\nauto_https disable_redirects\nstorage file_system {folder}\n}}\n{servers}"
+        )
+        return command, "run", "--adapter", "caddyfile", "--config", config
     paths = "\n".join(f"{name}_temp_path {folder}/{name};" for name in TEMPORARY)
-    (folder / "nginx.conf").write_text(
+    config.write_text(
         f"daemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log stderr;\n"
         f"events {{}}\nhttp {{\naccess_log off;\n{paths}\n{servers}\n}}\n"
     )
+    return command, "-e", "stderr", "-p", folder, "-c", config
+
+
+@asynccontextmanager
+async def proxy(command: tuple[str | Path, ...], folder: Path, ports: list[int]) -> AsyncIterator[None]:
+    """One that runs, and takes connections."""
     with (folder / "said").open("wb") as said:
         running = await asyncio.create_subprocess_exec(
-            *(command, "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf"), stderr=said
+            *command, stderr=said, env={"HOME": str(folder), "PATH": os.defpath}
         )
     try:
         for port in ports:
@@ -96,8 +115,9 @@ async def is_open(port: int) -> bool:
     return True
 
 
-@pytest.fixture(name="proxied")
-async def _proxied(tmp_path: Path) -> AsyncIterator[Proxied]:
+@pytest.fixture(name="proxied", params=["nginx", "caddy"])
+async def _proxied(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Proxied]:
+    kind = request.param
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     authority = Authority()
     authority.issue(cert, key)
@@ -112,11 +132,12 @@ async def _proxied(tmp_path: Path) -> AsyncIterator[Proxied]:
         text = process.config.read_text()
         text = re.sub(r'public_url = "[^"]*"', f'public_url = "{public}"', text)
         process.config.write_text(text.replace("[server]", '[server]\ntrusted_proxies = ["127.0.0.1"]'))
-        blocks = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
-        servers = "\n".join(adapted(block, ports, cert, key) for block in blocks)
+        blocks = re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL)
+        servers = "\n".join(adapted(kind, block, ports, cert, key) for block in blocks)
         assert 2 == len(blocks)
         await process.start()
-        async with nginx(tmp_path, servers, [ports["public"], ports["internal"]]):
+        command = command_line(kind, tmp_path, servers)
+        async with proxy(command, tmp_path, [ports["public"], ports["internal"]]):
             trust = ssl.create_default_context(cadata=authority.pem)
             yield Proxied(process, public, f"https://127.0.0.1:{ports['internal']}", trust)
 
