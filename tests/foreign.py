@@ -7,7 +7,7 @@ from typing import Any
 
 from broker.clock import SystemClock
 from broker.sandbox.faults import Provider
-from broker.sandbox.issued import Consent, Holder, Issued, Pair, new_token
+from broker.sandbox.issued import Consent, Holder, Issued, Pair
 from broker.sandbox.store import SandboxStore
 from tests.house import House
 from tests.process import Process
@@ -37,7 +37,7 @@ def _issue(issued: Issued, provider: Provider, number: int, now: float) -> Pair:
         holder=Holder(f"9{number:06}", f"Creator {number}", f"{number}@example.com"),
     )
     grant = issued.redeem(issued.new_code(consent, now), consent, now)
-    return issued.issue(grant, new_token(provider, "at"), parent=None, life=LIFE, now=now)
+    return issued.issue(grant, parent=None, life=LIFE, now=now)
 
 
 def line(name: str, pair: Pair, **members: object) -> dict[str, Any]:

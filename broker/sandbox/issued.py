@@ -1,5 +1,6 @@
 """The codes, grants and tokens that the sandbox has issued, and the rules by which they are valid."""
 
+import json
 import secrets
 from base64 import urlsafe_b64encode
 from dataclasses import asdict, dataclass
@@ -203,26 +204,20 @@ class Issued:
         refresh = self._store.row("SELECT value FROM refresh_tokens WHERE sha256 = ?", row["refresh"])
         return Pair(AccessToken(**row), None if refresh is None else str(refresh["value"]))
 
-    def issue(self, grant: Grant, value: str, *, parent: str | None, life: float, now: float) -> Pair:
-        """Store an access token with this text, and a new refresh token."""
+    def issue(self, grant: Grant, *, parent: str | None, life: float, now: float) -> Pair:
+        """Store a new access token and a new refresh token."""
         refresh = new_token(grant.provider, "rt")
         sha = fingerprint(refresh)
         self._store.insert(
             "refresh_tokens", sha256=sha, value=refresh, grant_id=grant.id, parent=parent, last_used_at=now
         )
-        return Pair(self.issue_access(grant, value, refresh=sha, parent=parent, life=life, now=now), refresh)
+        return Pair(self.issue_access(grant, refresh=sha, parent=parent, life=life, now=now), refresh)
 
     def issue_access(
-        self,
-        grant: Grant,
-        value: str,
-        *,
-        refresh: str | None,
-        parent: str | None = None,
-        life: float,
-        now: float,
+        self, grant: Grant, *, refresh: str | None, parent: str | None = None, life: float, now: float
     ) -> AccessToken:
-        """Store an access token that was issued together with, or in exchange for, a refresh token."""
+        """Store a new access token; `refresh` and `parent` are the fingerprints of its refresh tokens, if any."""
+        value = _access_token(grant, now, now + life)
         token = AccessToken(value, fingerprint(value), grant.id, refresh, parent, now, now + life, False)
         self._store.insert("access_tokens", **asdict(token))
         return token
@@ -237,15 +232,10 @@ class Issued:
         row = self._store.row(ACCESS_ROW + " WHERE t.sha256 = ?", fingerprint(token))
         return None if row is None else AccessToken(**row)
 
-    def mark_used(self, sha: str, now: float) -> None:
-        """Note when the refresh token was last used."""
-        self._store.write("UPDATE refresh_tokens SET last_used_at = ? WHERE sha256 = ?", now, sha)
-
-    def supersede(self, sha: str, now: float) -> None:
-        """Note the first time at which the refresh token had a successor."""
-        self._store.write(
-            "UPDATE refresh_tokens SET superseded_at = COALESCE(superseded_at, ?) WHERE sha256 = ?", now, sha
-        )
+    def mark_used(self, sha: str, now: float, superseded_at: float | None = None) -> None:
+        """Note when a refresh token was last used, and when it first had a successor."""
+        sql = "UPDATE refresh_tokens SET last_used_at = ?, superseded_at = COALESCE(superseded_at, ?)"
+        self._store.write(f"{sql} WHERE sha256 = ?", now, superseded_at, sha)
 
     def revoke_refresh(self, sha: str, *, and_access: bool) -> None:
         """Revoke a refresh token and, if asked, the access tokens that were issued together with it."""
@@ -275,6 +265,28 @@ class Issued:
 
 def _holder(row: Any) -> Holder:
     return Holder(row["external_id"], row["label"], row["email"], row["org"])
+
+
+def _access_token(grant: Grant, created_at: float, expires_at: float) -> str:
+    """Make the text of an access token; Kustomer's looks like a JWT with the org in it and a random signature."""
+    if grant.provider == "kit":
+        return new_token("kit", "at")
+    claims = {
+        "id": secrets.token_hex(12),
+        "user": kustomer_id("user", grant.holder.org or ""),
+        "org": grant.holder.external_id,
+        "orgName": grant.holder.org or "",
+        "pod": "prod1",
+        "iat": int(created_at),
+        "exp": int(expires_at),
+    }
+    parts = (base64url(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
+    return ".".join([*parts, new_token("kustomer", "at")])
+
+
+def kustomer_id(kind: str, org: str) -> str:
+    """Return the id of an org or of its user: 24 hexadecimal digits, the same for each slug, never the slug itself."""
+    return sha256(f"{kind} {org}".encode()).hexdigest()[:24]
 
 
 def base64url(data: bytes) -> str:

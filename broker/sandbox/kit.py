@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from broker.config.sandbox import KIT_APP_ID
-from broker.sandbox.authorize import Authorize
-from broker.sandbox.issued import Grant, Holder, Pair, new_token
-from broker.sandbox.stage import Stage, page
-from broker.sandbox.token_endpoint import Party, Refusal, secret_fits
+from broker.sandbox.exchange import Refusal, secret_fits
+from broker.sandbox.issued import Grant, Holder, Pair
+from broker.sandbox.party import Party
+from broker.sandbox.stage import page
 
 CLIENT_REFUSED = (
     401,
@@ -46,17 +46,12 @@ class Kit(Party):
 
     name, title = "kit", "Kit"
     default_scope = "public"
-    kit_like = True
     complaints = (
         "Authentication Failed",
         "The access token is invalid",
         "The access token was revoked",
         "The access token expired",
     )
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(stage)
-        self._authorize = Authorize(self)
 
     def routes(self) -> list[web.RouteDef]:
         """Return Kit's routes."""
@@ -65,8 +60,8 @@ class Kit(Party):
             web.get("/kit/v4/account", self.account),
             web.get("/kit/apps/{id}", self.app_page),
             web.get("/kit/apps/{id}/install", self.app_page),
-            *self._authorize.routes("/kit"),
-            *self._authorize.routes("/kit/v4"),
+            *self.oauth_routes("/kit"),
+            *self.oauth_routes("/kit/v4"),
             web.post("/kit/oauth/revoke", self.revoke),
             web.post("/kit/v4/oauth/revoke", self.revoke),
             *(web.get(path, self.metadata) for path in (metadata, f"/kit{metadata}", f"{metadata}/kit")),
@@ -146,9 +141,6 @@ class Kit(Party):
         if not account.isascii() or not account.isdecimal():
             raise ValueError("A Kit account id is a number.")
         return Holder(str(int(account)), form.get("name") or GREETING, form.get("email") or EMAIL)
-
-    def access_token(self, grant: Grant, created_at: float, expires_at: float) -> str:  # noqa: ARG002 - as Kustomer's
-        return new_token("kit", "at")
 
     def tokens(self, grant: Grant, pair: Pair, expires_in: int) -> dict[str, object]:
         return {

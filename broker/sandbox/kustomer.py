@@ -9,11 +9,11 @@ from typing import Any
 
 from aiohttp import web
 
-from broker.sandbox.authorize import Authorize
-from broker.sandbox.issued import Grant, Holder, Pair, base64url, new_token
+from broker.sandbox.exchange import Refusal
+from broker.sandbox.issued import Grant, Holder, Pair, kustomer_id
+from broker.sandbox.party import Party
 from broker.sandbox.stage import Stage, bearer
 from broker.sandbox.store import Client
-from broker.sandbox.token_endpoint import Party, Refusal
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
@@ -34,13 +34,11 @@ class Kustomer(Party):
 
     name, title = "kustomer", "Kustomer"
     default_scope = ""
-    kit_like = False
     complaints = ("Missing authorization", "Invalid token", "Invalid token", "Expired token")
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
         self._window, self._seen = 0, 0
-        self._authorize = Authorize(self)
 
     def routes(self) -> list[web.RouteDef]:
         """Return Kustomer's routes."""
@@ -51,8 +49,8 @@ class Kustomer(Party):
             # With and without the trailing slash, by name or by name-version: the vendor's pages disagree.
             web.post(f"{available}/{{app}}/secret", self.new_secret),
             web.post(f"{available}/{{app}}/secret/", self.new_secret),
-            *self._authorize.routes("/kustomer"),
-            *self._authorize.routes("/kustomer/{org}"),
+            *self.oauth_routes("/kustomer"),
+            *self.oauth_routes("/kustomer/{org}"),
             web.get("/kustomer/v1/users/current", self.current_user),
             web.get("/kustomer/{org}/v1/users/current", self.current_user),
         ]
@@ -142,7 +140,7 @@ class Kustomer(Party):
         holder = found.holder
         data: dict[str, object] = {
             "type": "user",
-            "id": _id("user", holder.org or ""),
+            "id": kustomer_id("user", holder.org or ""),
             "attributes": {
                 "name": holder.label,
                 "displayName": holder.label,
@@ -171,22 +169,7 @@ class Kustomer(Party):
         if ORG.fullmatch(org) is None:
             raise ValueError("An org's name has lower-case letters, digits and hyphens only.")
         label = form.get("name") or f"Agent of {org}"
-        return Holder(_id("org", org), label, f"agent@{org}.example", org)
-
-    def access_token(self, grant: Grant, created_at: float, expires_at: float) -> str:
-        """Make a text that looks like a JWT with the org in it; its signature is random."""
-        org = grant.holder.org or ""
-        claims = {
-            "id": secrets.token_hex(12),
-            "user": _id("user", org),
-            "org": grant.holder.external_id,
-            "orgName": org,
-            "pod": "prod1",
-            "iat": int(created_at),
-            "exp": int(expires_at),
-        }
-        parts = (base64url(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
-        return ".".join([*parts, new_token("kustomer", "at")])
+        return Holder(kustomer_id("org", org), label, f"agent@{org}.example", org)
 
     def tokens(self, grant: Grant, pair: Pair, expires_in: int) -> dict[str, object]:
         return {
@@ -222,8 +205,3 @@ def _refused(status: int, code: str, message: str) -> web.Response:
 
 def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _id(kind: str, org: str) -> str:
-    """Return the id of an org or of its user: 24 hexadecimal digits, the same for each slug, never the slug itself."""
-    return sha256(f"{kind} {org}".encode()).hexdigest()[:24]

@@ -7,21 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jwt
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from yarl import URL
 
 from broker.clock import Clock, SystemClock
-from broker.config.sandbox import KIT_APP_ID
+from broker.config.sandbox import KIT_APP_ID, LOGIN_PRIVATE_SEED
 from broker.config.settings import TcpListen
-from broker.sandbox.authorize import Company
 from broker.sandbox.faults import PROVIDERS, Faults, Provider
 from broker.sandbox.kit import Kit
 from broker.sandbox.kustomer import Kustomer
 from broker.sandbox.plugin_client import PluginClient
-from broker.sandbox.stage import Stage, bad_request, json_object, page
+from broker.sandbox.stage import Stage, bad_request, json_object, page, refusal, to
 from broker.sandbox.store import ASKED, ISSUED, REGISTERED, SandboxStore, client_from_json
 
 SHUTDOWN = 0.5
 """Seconds that a stop waits for requests under way."""
+ANSWER_LIFE = 120
+NOBODY = "demo-user"
+NO_CHALLENGE = ("Your company", "This page needs a login_challenge: start at the broker.")
 
 
 class Control:
@@ -122,6 +127,44 @@ def _provider(asked: Mapping[str, Any]) -> Provider:
         if asked.get("provider") == provider:
             return provider
     raise bad_request(f"provider: one of {', '.join(PROVIDERS)} is needed")
+
+
+class Company:
+    """The sign-in page under `/company/login`, where a user may sign in under any name."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._key = Ed25519PrivateKey.from_private_bytes(LOGIN_PRIVATE_SEED)
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes of the sign-in page."""
+        return [web.get("/company/login", self.show), web.post("/company/login", self.answer)]
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Show the sign-in page."""
+        challenge = request.query.get("login_challenge", "")
+        return page("login.html", challenge=challenge, who=NOBODY) if challenge else refusal(*NO_CHALLENGE)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Send the user back to the broker with a signed answer or a refusal."""
+        form = await request.post()
+        challenge = str(form.get("login_challenge", ""))
+        if not challenge:
+            return refusal(*NO_CHALLENGE)
+        told = {"login_challenge": challenge}
+        if form.get("decision") == "refuse":
+            told["login_error"] = "access_denied"
+        else:
+            now = int(self._stage.clock.now())
+            claims = {
+                "sub": str(form.get("login_as") or NOBODY),
+                "challenge": challenge,
+                "aud": self._stage.broker_public_url,
+                "iat": now,
+                "exp": now + ANSWER_LIFE,
+            }
+            told["login_response"] = jwt.encode(claims, self._key, algorithm="EdDSA")
+        return to(str(URL(f"{self._stage.broker_public_url}/login/complete").update_query(told)))
 
 
 class Sandbox:
