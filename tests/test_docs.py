@@ -396,8 +396,9 @@ def test_make_targets_that_the_text_tells_to_type_exist() -> None:
     """In whatever order they are typed."""
     lines = [words.partition("=")[0] for program, words in typed() if program == "make"]
     named = {word for line in lines for word in line.split() if re.fullmatch("[a-z][a-z-]*", word)}
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
-    assert {"run", "test"} <= named <= make_targets().keys()
+    assert {"run", "test"} <= named <= known
 
 
 def make_targets() -> dict[str, tuple[str]]:
