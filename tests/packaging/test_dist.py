@@ -89,6 +89,12 @@ def test_wheel_holds_the_program_alone(source: Path, built: dict[str, bytes]) ->
     } <= files
 
 
+def unpack(wheel: Path, folder: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            archive.extract(name, folder)
+
+
 ALONE = """
 import sys
 from token_broker_client import NeedsReauthorization, SyncBroker, UnknownAccount
@@ -108,9 +114,7 @@ async def test_client_alone_gets_tokens_of_a_real_broker(built: dict[str, bytes]
     """In an environment with nothing but the standard library, over TCP and over a Unix socket."""
     [wheel] = [name for name in built if name.startswith("token_broker_client-")]
     (tmp_path / wheel).write_bytes(built[wheel])
-    with zipfile.ZipFile(tmp_path / wheel) as archive:
-        for name in archive.namelist():
-            archive.extract(name, tmp_path / "packages")
+    unpack(tmp_path / wheel, tmp_path / "packages")
     script = tmp_path / "packages/script.py"
     script.write_text(ALONE)
     async with new_process(tmp_path / "run") as process:
@@ -124,6 +128,32 @@ async def test_client_alone_gets_tokens_of_a_real_broker(built: dict[str, bytes]
             out, _ = await told.communicate()
 
             assert ["acme", "1", "unknown"] == out.decode().split()
+
+
+@pytest.mark.slow
+def test_wheel_of_the_client_passes_its_suite(built: dict[str, bytes], tmp_path: Path) -> None:
+    """And the documented examples, against the real broker; where `broker.client` is not to be had at all."""
+    for name in ("broker", "tests", "docs"):
+        ignored = shutil.ignore_patterns("__pycache__", "client" if name == "broker" else "")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    for name in ("README.md", "CONTRIBUTING.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    [wheel] = [name for name in built if name.startswith("token_broker_client-")]
+    (tmp_path / wheel).write_bytes(built[wheel])
+    unpack(tmp_path / wheel, tmp_path)
+    for path in (*tmp_path.rglob("tests/**/*.py"), *tmp_path.glob("docs/*.md"), tmp_path / "README.md"):
+        text = path.read_text()
+        text = text.replace(
+            "from broker import client, ", "import token_broker_client as client\nfrom broker import "
+        )
+        path.write_text(re.sub(r"\bbroker\.client\b", "token_broker_client", text))
+
+    suite = ("tests/client", "tests/flows/test_calling_it.py", "-m", "", "-p", "no:cacheprovider")
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", *suite], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert 0 == told.returncode, told.stdout[-5000:]
+    assert int(re.findall(r"(\d+) passed", told.stdout)[0]) > 200
 
 
 def test_manual_page_has_every_command() -> None:
