@@ -42,9 +42,9 @@ class UnknownAccount(BrokerError):
     code, status, title = "unknown_account", 404, "There is no such account"
 
 
-def require_account_name(name: str) -> str:
+def require_account_name(name: str | None) -> str:
     """Return `name` if an account may have it; raises InvalidRequest."""
-    if not is_account_name(name):
+    if name is None or not is_account_name(name):
         raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
     return name
 

@@ -1,1 +1,1 @@
-"""Looking after connections: `AccountService`."""
+"""Connected accounts: managing them, importing and exporting their grants."""

@@ -1,11 +1,11 @@
-"""The HTTP of accounts and their grants, on the internal listener and the admin socket."""
+"""The HTTP routes of accounts and their grants, on the internal listener and the admin socket."""
 
 import json
 from typing import Any
 
 from aiohttp import web
 
-from broker.accounts.moving import ExportService, ForeignGrant, ImportService
+from broker.accounts.moving import ForeignGrant, GrantTransfer
 from broker.accounts.service import AccountService
 from broker.clock import Clock
 from broker.errors import BrokerError, InvalidRequest
@@ -34,17 +34,17 @@ def _change(action: str, summary: str) -> Operation:
 
 
 class AccountRoutes:
-    """`/accounts` and what hangs below it."""
+    """The routes `/accounts` and below."""
 
-    def __init__(self, *, service: AccountService, imports: ImportService, clock: Clock) -> None:
-        self._service, self._imports, self._clock = service, imports, clock
+    def __init__(self, *, service: AccountService, transfer: GrantTransfer, clock: Clock) -> None:
+        self._service, self._transfer, self._clock = service, transfer, clock
 
     @Operation(
         "GET",
         "/accounts",
         "The accounts that the caller may see",
         schema.answers_json(
-            "A page of them",
+            "A page of accounts",
             schema.record(
                 {
                     "accounts": {"type": "array", "items": schema.ref("Account")},
@@ -55,19 +55,23 @@ class AccountRoutes:
         ),
         permission=Permission.ACCOUNTS,
         query={
-            "provider": ("Of this provider", schema.TEXT),
-            "status": ("Of this status", {"type": "string", "enum": [*map(str, Status)]}),
-            "subject": ("Of this person", schema.TEXT),
+            "provider": ("Only accounts of this provider", schema.TEXT),
+            "status": ("Only accounts with this status", {"type": "string", "enum": [*map(str, Status)]}),
+            "subject": ("Only accounts with this subject", schema.TEXT),
             "expiring_within": (
-                "Whose token ends within so many seconds",
+                "Only accounts whose token expires within so many seconds",
                 {**schema.COUNT, "maximum": schema.YEAR},
             ),
-            "removed": ("1: those that can be restored, instead", {"type": "string", "enum": ["0", "1"]}),
-            "cursor": ("`next_cursor` of the page before", schema.TEXT),
+            "removed": (
+                "1: removed accounts that can be restored, instead",
+                {"type": "string", "enum": ["0", "1"]},
+            ),
+            "cursor": ("`next_cursor` of the previous page", schema.TEXT),
             "limit": ("How many at most", schema.LIMIT),
         },
     )
     async def find(self, request: web.Request) -> web.StreamResponse:
+        """Answer with a page of accounts."""
         accounts, cursor = await self._service.find(
             request[CALLER],
             self._query(request),
@@ -100,6 +104,7 @@ class AccountRoutes:
         problems=("conflict", "provider_rejected_client", "provider_unavailable", "refresh_uncertain"),
     )
     async def add(self, request: web.Request) -> web.StreamResponse:
+        """Import a grant of another system."""
         body = await read_object(request, longest=LONGEST_TOKEN)
         for name in ("name", "provider", "refresh_token"):
             if name not in body:
@@ -115,7 +120,7 @@ class AccountRoutes:
             scope=body.get("scope", ""),
             verify=body.get("verify", True),
         )
-        account, warning = await self._imports.add(request[CALLER], grant, request_id=request[REQUEST_ID])
+        account, warning = await self._transfer.add(request[CALLER], grant, request_id=request[REQUEST_ID])
         warned = {} if warning is None else {"warning": warning}
         return answer({**self._json(account), **warned}, status=201)
 
@@ -128,6 +133,7 @@ class AccountRoutes:
         problems=("unknown_account",),
     )
     async def show(self, request: web.Request) -> web.StreamResponse:
+        """Answer with one account."""
         return self._answer(await self._service.show(*_who(request), request_id=request[REQUEST_ID]))
 
     @Operation(
@@ -145,6 +151,7 @@ class AccountRoutes:
         problems=("unknown_account", "conflict"),
     )
     async def change(self, request: web.Request) -> web.StreamResponse:
+        """Change an account's label, subject or name."""
         body = await read_object(request, keep_null=True)
         if not body:
             raise InvalidRequest("say what to change: label, subject or name")
@@ -163,6 +170,7 @@ class AccountRoutes:
         problems=("unknown_account", "conflict"),
     )
     async def remove(self, request: web.Request) -> web.StreamResponse:
+        """Remove an account; on request revoke or purge it too."""
         purge, revoke = _flag(request, "purge"), _flag(request, "revoke")
         caller, name = _who(request)
         await self._service.remove(caller, name, purge=purge, revoke=revoke, request_id=request[REQUEST_ID])
@@ -170,14 +178,17 @@ class AccountRoutes:
 
     @_change("freeze", "Renew it no more until it is unfrozen")
     async def freeze(self, request: web.Request) -> web.StreamResponse:
+        """Freeze an account."""
         return self._answer(await self._service.freeze(*_who(request), request_id=request[REQUEST_ID]))
 
     @_change("unfreeze", "Renew it again")
     async def unfreeze(self, request: web.Request) -> web.StreamResponse:
+        """Unfreeze an account."""
         return self._answer(await self._service.unfreeze(*_who(request), request_id=request[REQUEST_ID]))
 
     @_change("restore", "Undo a removal of the last 30 days")
     async def restore(self, request: web.Request) -> web.StreamResponse:
+        """Restore a removed account."""
         return self._answer(await self._service.restore(*_who(request), request_id=request[REQUEST_ID]))
 
     def _query(self, request: web.Request) -> AccountQuery:
@@ -204,10 +215,10 @@ class AccountRoutes:
 
 
 class ExportRoutes:
-    """`POST /exports`, on the admin socket alone: refresh tokens leave nowhere else."""
+    """The route `POST /exports`, on the admin socket alone, because it reveals refresh tokens."""
 
-    def __init__(self, exports: ExportService) -> None:
-        self._exports = exports
+    def __init__(self, transfer: GrantTransfer) -> None:
+        self._transfer = transfer
 
     @Operation(
         "POST",
@@ -216,13 +227,13 @@ class ExportRoutes:
         body=schema.json_body({"accounts": schema.TEXTS}),
     )
     async def export(self, request: web.Request) -> web.StreamResponse:
-        """Lines of JSON: how many there are, then each grant, or why it was left out."""
+        """Answer with lines of JSON: the number of accounts, then each grant, or why it was left out."""
         globs = (await read_object(request)).get("accounts", [])
         caller, request_id = request[CALLER], request[REQUEST_ID]
         if not all(isinstance(glob, str) for glob in globs):
             raise InvalidRequest("accounts is a list of globs")
-        # Before the answer begins, so that a refusal is one.
-        names = await self._exports.begin(caller, globs, request_id=request_id)
+        # Before the answer begins, so that a refusal has its own status.
+        names = await self._transfer.begin_export(caller, globs, request_id=request_id)
         response = web.StreamResponse(
             headers={"Content-Type": "application/jsonl", "Cache-Control": "no-store"}
         )
@@ -230,16 +241,19 @@ class ExportRoutes:
         await response.write(_line({"total": len(names)}))
         for name in names:
             try:
-                taken = await self._exports.take(caller, name, request_id=request_id)
+                exported = await self._transfer.export(caller, name, request_id=request_id)
             except BrokerError as exc:
-                taken = exc.detail
-            left_out = {"left_out": name, "why": taken}
-            await response.write(_line(left_out if isinstance(taken, str) else _grant_json(*taken)))
+                exported = exc.detail
+            if isinstance(exported, str):
+                line: dict[str, Any] = {"left_out": name, "why": exported}
+            else:
+                line = _grant_json(*exported)
+            await response.write(_line(line))
         return response
 
 
 def _grant_json(account: Account, refresh_token: Secret) -> dict[str, Any]:
-    """In the form that an import takes."""
+    """Return the grant as an import accepts it."""
     grant = {
         "name": account.name,
         "provider": account.provider,
@@ -258,7 +272,7 @@ def _line(value: dict[str, Any]) -> bytes:
 
 
 def _who(request: web.Request) -> tuple[Caller, str]:
-    """The caller and the account; refuses parameters that are not declared."""
+    """Return the caller and the account's name, and refuse parameters that are not declared."""
     check_query(request)
     return request[CALLER], request.match_info["account"]
 

@@ -1,4 +1,4 @@
-"""Looking after connections: list, show, label, rename, freeze, remove, restore, purge."""
+"""Manages connected accounts: list, show, label, rename, freeze, remove, restore and purge them."""
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ import structlog
 
 from broker.callers.authorization import covers, name_ranges
 from broker.context import Context
-from broker.errors import Conflict, InvalidRequest, UnknownAccount, no_account
+from broker.errors import Conflict, UnknownAccount, no_account, require_account_name
 from broker.model import (
     Account,
     Caller,
@@ -18,7 +18,6 @@ from broker.model import (
     Reason,
     Ref,
     Spare,
-    is_account_name,
     window_opens,
 )
 from broker.store.account_queries import AccountQuery
@@ -29,36 +28,16 @@ from broker.tokens.policy import is_wanted, next_look
 log = structlog.get_logger()
 RESTORABLE_FOR = 30 * 86400.0
 PURGE_BATCH = 32
-MOST_READ, MOST_OPENED, MOST_STEPS = 20_000, 2_000, 100
-"""What a page of a list costs at most: rows that the database reads, rows that it hands over, and queries."""
+MOST_READ, MOST_FETCHED, MOST_STEPS = 20_000, 2_000, 100
+"""The cost of a page at most: rows that the database scans, rows that it returns, and queries."""
 AT_ONCE = 200
-"""Rows that are handed over at a time where not every one is for the caller."""
+"""Rows fetched by one query if the caller may not see all of them."""
 BY_AGE = Caller("broker", (), frozenset(), credential="schedule")
-"""Who purges what nobody restored."""
-
-
-def require_name(name: str | None) -> str:
-    """Return what may name an account; raises InvalidRequest."""
-    if name is None or not is_account_name(name):
-        raise InvalidRequest("an account's name is lower-case letters, digits and . _ -, at most 128")
-    return name
-
-
-def name_hash(context: Context, name: str) -> str:
-    """Return what is kept of a name that is gone, so that its generations never go back."""
-    return context.keyring.fingerprint("purged name", name)
-
-
-def happened(
-    context: Context, kind: EventKind, account: Account, actor: str | None, reason: Reason | None = None
-) -> Event:
-    """Return the event that something was done to an account just now."""
-    now, generation = context.steady.now(), account.generation
-    return Event(now, kind, account.name, account.provider, reason, generation, actor=actor)
+"""The caller in the audit when an account is purged because nobody restored it."""
 
 
 async def settled(store: AccountStore, flights: Flights, name: str, *, removed_too: bool = False) -> Account:
-    """Return the account once no renewal of it is under way here; raises UnknownAccount."""
+    """Wait until no renewal of the account is under way here, and return it. Raises UnknownAccount."""
     account = await _get(store, name, removed_too=removed_too)
     if flights.is_running(account.ref):
         await flights.join(account.ref)
@@ -74,7 +53,7 @@ async def _get(store: AccountStore, name: str, *, removed_too: bool = False) -> 
 
 
 class AccountService:
-    """Everything about an account but its token."""
+    """The service behind the account routes: everything about an account except its token."""
 
     def __init__(
         self,
@@ -86,9 +65,9 @@ class AccountService:
     ) -> None:
         self._context, self._store, self._flights = context, context.stores.accounts, flights
         self._flush_uses = flush_uses
-        """Stores when accounts were last handed out, so that what is shown is not a quarter of a minute old."""
+        """Stores the last-used timestamps, so that those that are shown are current."""
         self._forget_besides = forget_besides
-        """Remove what other services keep of an account, in memory and in the spools."""
+        """Remove what other services record about an account, in memory and in the spools."""
         self._scrubbed = True
 
     async def find(
@@ -99,20 +78,20 @@ class AccountService:
         request_id: str,
         is_gone: Callable[[], bool] = lambda: False,
     ) -> tuple[list[Account], str | None]:
-        """A page of the accounts the caller may see, and the name to go on from, None at the end.
+        """Return a page of the accounts that the caller may see, and the cursor of the next page, None at the end.
 
-        A page may be short of its limit, or empty, because so many rows were read for it. Raises ConnectionError where
-        the caller `is_gone`.
+        A page may be shorter than its limit, or empty, because the rows read for one page are limited. Raises
+        ConnectionError if the caller `is_gone`.
         """
         await self._context.authorizer.require(
             caller, Permission.ACCOUNTS, None, request_id=request_id, action="accounts.list"
         )
         await self._flush_uses()
         found, after = list[Account](), query.after
-        may_read, may_open, steps = MOST_READ, MOST_OPENED, MOST_STEPS
+        may_read, may_fetch, steps = MOST_READ, MOST_FETCHED, MOST_STEPS
 
         def is_full() -> bool:
-            return min(query.limit - len(found), may_open, steps) <= 0
+            return min(query.limit - len(found), may_fetch, steps) <= 0
 
         for names in name_ranges(caller.accounts):
             while after < names.high:
@@ -126,11 +105,11 @@ class AccountService:
                 may_read, steps = may_read - count, steps - 1
                 while count and after < high and not is_full():
                     room = query.limit - len(found)
-                    at_once = min(room if names.is_exact else AT_ONCE, may_open)
+                    at_once = min(room if names.is_exact else AT_ONCE, may_fetch)
                     rows = await self._store.find(replace(step, after=after, high=high, limit=at_once))
                     seen = [one for one in rows if covers(caller, one.name)]
                     found += seen[:room]
-                    may_open -= len(rows)
+                    may_fetch -= len(rows)
                     if rows:
                         after = (seen[room - 1] if len(seen) >= room else rows[-1]).name
                     if len(rows) < at_once and not is_full():
@@ -139,23 +118,24 @@ class AccountService:
         return found, after if is_full() else None
 
     async def show(self, caller: Caller, name: str, *, request_id: str) -> Account:
+        """Return an account. Raises Forbidden, UnknownAccount."""
         await self._require(caller, name, "accounts.show", request_id, permission=Permission.ACCOUNTS)
         await self._flush_uses()
         return await _get(self._store, name)
 
     async def users(self, caller: Caller, name: str, *, request_id: str) -> list[tuple[str, float]]:
-        """Which callers were handed its tokens, and when last."""
+        """Return the callers that received the account's tokens, and when each did last."""
         await self._require(caller, name, "accounts.callers", request_id, permission=Permission.ACCOUNTS)
         return await self._store.users(name)
 
     async def change(
         self, caller: Caller, name: str, changes: Mapping[str, str | None], *, request_id: str
     ) -> Account:
-        """Set `label` or `subject` (None: to nothing), or move to a new `name`: all of it or, raising, nothing.
+        """Set `label` or `subject` (None removes it), or rename the account to `name`; all changes or none.
 
         Raises InvalidRequest, Forbidden, Conflict.
         """
-        new_name = require_name(changes.get("name", name))
+        new_name = require_account_name(changes.get("name", name))
         await self._require(caller, name, "accounts.change", request_id, " ".join(sorted(changes)))
         if new_name != name:
             await self._require(caller, new_name, "accounts.rename", request_id, f"was {name}")
@@ -168,10 +148,11 @@ class AccountService:
         return await _get(self._store, new_name)
 
     async def freeze(self, caller: Caller, name: str, *, request_id: str) -> Account:
-        """Renew it no more until it is unfrozen; a living token is still handed out."""
+        """Renew the account no more until it is unfrozen. Its valid token is still handed out."""
         return await self._freeze(caller, name, "freeze", request_id, Reason.OPERATOR)
 
     async def unfreeze(self, caller: Caller, name: str, *, request_id: str) -> Account:
+        """Renew a frozen account again."""
         return await self._freeze(caller, name, "unfreeze", request_id, None)
 
     async def _freeze(
@@ -179,33 +160,45 @@ class AccountService:
     ) -> Account:
         await self._require(caller, name, f"accounts.{action}", request_id)
         account = await _get(self._store, name)
-        kind = EventKind.FROZEN if reason else EventKind.UNFROZEN
-        done = happened(self._context, kind, account, caller.name, reason)
+        now, kind = self._context.steady.now(), EventKind.FROZEN if reason else EventKind.UNFROZEN
         changes = (account.frozen is None) != (reason is None)
-        await self._store.freeze(name, reason, done.at, [done] if changes else [])
+        events = [Event.of(account, kind, now, reason, actor=caller.name)] if changes else []
+        await self._store.freeze(name, reason, now, events)
         return await _get(self._store, name)
 
     async def remove(self, caller: Caller, name: str, *, purge: bool, revoke: bool, request_id: str) -> None:
-        """Hand it out no more; undone for 30 days by `restore`, unless purged. A running renewal is awaited."""
+        """Remove the account, after a renewal that is under way. `restore` undoes that for 30 days.
+
+        `purge` deletes it for good. `revoke` also revokes the grant at the provider; raises Conflict if that fails.
+        """
         ways = " ".join(word for word, given in (("purge", purge), ("revoke", revoke)) if given)
         await self._require(caller, name, "accounts.remove", request_id, ways or None)
         account = await settled(self._store, self._flights, name, removed_too=purge)
         if revoke:
-            await self._revoke(account)
+            provider = self._context.providers.get(account.provider)
+            encryption, client_id = self._context.encryption, account.client_id
+            token = encryption.refresh_token(account) or encryption.access_token(account)
+            if provider is None or token is None or not provider.knows_client(client_id):
+                raise Conflict(
+                    "its provider or client is not in the configuration, so it cannot be revoked there"
+                )
+            if not await provider.revoke(token, client_id=client_id, org=account.org):
+                raise Conflict(f"{account.provider} did not confirm the revocation; nothing was removed")
         if account.removed_at is None:
-            done = happened(self._context, EventKind.DISCONNECTED, account, caller.name)
-            await self._store.remove(name, done.at, [done])
+            now = self._context.steady.now()
+            event = Event.of(account, EventKind.DISCONNECTED, now, actor=caller.name)
+            await self._store.remove(name, now, [event])
         if purge:
             await self._purge(name)
         log.info("account.removed", account=name, purged=purge, revoked=revoke)
 
     async def restore(self, caller: Caller, name: str, *, request_id: str) -> Account:
-        """Undo a removal of the last 30 days."""
+        """Undo a removal of the last 30 days. Raises Conflict, UnknownAccount."""
         await self._require(caller, name, "accounts.restore", request_id)
         now, row = self._context.steady.now(), await self._store.get(name)
-        done = [happened(self._context, EventKind.RESTORED, row, caller.name)] if row else []
+        events = [Event.of(row, EventKind.RESTORED, now, actor=caller.name)] if row else []
         try:
-            restored = await self._store.restore(name, now - RESTORABLE_FOR, now, done)
+            restored = await self._store.restore(name, now - RESTORABLE_FOR, now, events)
         except IdentityTaken as exc:
             raise Conflict(
                 f"the account {exc} has the same identity at the provider; remove {exc} first, or leave {name} removed"
@@ -217,7 +210,7 @@ class AccountService:
         return await _get(self._store, name)
 
     async def purge_removed(self, now: float) -> None:
-        """Forget what was removed more than 30 days ago, a few at a time."""
+        """Purge accounts that were removed more than 30 days ago, a few at a time."""
         note = self._context.authorizer.note
         for name in await self._store.removed_before(now - RESTORABLE_FOR, PURGE_BATCH):
             await self._purge(name)
@@ -226,7 +219,7 @@ class AccountService:
             self._scrubbed = await self._store.scrub()
 
     def next_renewal_at(self, account: Account) -> float | None:
-        """When the broker itself will renew the account, as far as is known now."""
+        """Return when the broker will renew the account by itself, as far as is known now; None: never."""
         if account.dead or account.frozen or account.sealed_refresh is None:
             return None
         if account.trouble.not_before is not None:
@@ -240,11 +233,11 @@ class AccountService:
         return now if wanted else next_look(account, now=max(now, opens), ahead=ahead, idle_renewal=idle)
 
     async def _rename(self, name: str, new_name: str, *, label: str | None, subject: str | None) -> None:
-        """Move the account and its spares, all encrypted anew: one of the spares may be all that still works."""
+        """Encrypt the account for its new name, and its spares, because one of them may be all that still works."""
         encryption = self._context.encryption
         account = await settled(self._store, self._flights, name)
-        floor = await self._store.purged(name_hash(self._context, new_name)) or (0, 0)
-        ref = Ref(new_name, max(account.epoch, floor[0] + 1), max(account.generation, floor[1]) + 1)
+        last = await self._context.last_ref(new_name, None)
+        ref = Ref(new_name, max(account.epoch, last.epoch + 1), max(account.generation, last.generation) + 1)
         access, refresh = encryption.encrypt(
             ref, encryption.access_token(account), encryption.refresh_token(account)
         )
@@ -271,28 +264,18 @@ class AccountService:
             renamed,
             spares=spares,
             next_at=None if account.dead or account.frozen else opens,
-            old_name_hash=name_hash(self._context, name),
+            old_name_hash=self._context.name_hash(name),
         ):
             raise Conflict(
                 f"the name {new_name!r} is taken, or {name!r} was just renewed; look, and try again"
             )
 
     async def _purge(self, name: str) -> None:
-        """Forget the account everywhere, also in the files where its rows were."""
-        await self._store.purge(name, name_hash(self._context, name))
+        """Delete the account everywhere, also from the database files."""
+        await self._store.purge(name, self._context.name_hash(name))
         for forget in self._forget_besides:
             await forget(name)
         self._scrubbed = await self._store.scrub()
-
-    async def _revoke(self, account: Account) -> None:
-        encryption, provider = self._context.encryption, self._context.providers.get(account.provider)
-        token = encryption.refresh_token(account) or encryption.access_token(account)
-        if provider is None or token is None or not provider.knows_client(account.client_id):
-            raise Conflict(
-                "its provider or client is not in the configuration, so it cannot be revoked there"
-            )
-        if not await provider.revoke(token, client_id=account.client_id, org=account.org):
-            raise Conflict(f"{account.provider} did not confirm the revocation; nothing was removed")
 
     async def _require(
         self,
@@ -305,5 +288,10 @@ class AccountService:
         permission: Permission = Permission.MANAGE,
     ) -> None:
         await self._context.authorizer.require(
-            caller, permission, require_name(name), request_id=request_id, action=action, detail=detail
+            caller,
+            permission,
+            require_account_name(name),
+            request_id=request_id,
+            action=action,
+            detail=detail,
         )

@@ -180,14 +180,14 @@ class Listeners:
         application.add_routes(routes_of(LinkRoute(context, services.sessions)))
         for service in (services.keys, services.backups, services.audit):
             application.add_routes(routes_of(service))
-        application.add_routes(routes_of(ExportRoutes(services.exports)))
+        application.add_routes(routes_of(ExportRoutes(services.transfer)))
         return application
 
     def _add_shared(self, application: web.Application) -> None:
         """Add what services and operators ask alike."""
         services = self._services
         clock = services.context.steady
-        accounts = AccountRoutes(service=services.accounts, imports=services.imports, clock=clock)
+        accounts = AccountRoutes(service=services.accounts, transfer=services.transfer, clock=clock)
         application.add_routes(routes_of(accounts))
         application.add_routes(routes_of(InstallApi(services.installs.service)))
         if services.plugin is not None:

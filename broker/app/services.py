@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from broker.accounts.moving import ExportService, ImportService
+from broker.accounts.moving import GrantTransfer
 from broker.accounts.service import AccountService
 from broker.admin.audit import AuditService
 from broker.admin.copies import Adoption, BackupService
@@ -70,8 +70,7 @@ class Services:
                 self.installs.late.forget,
             ),
         )
-        self.imports = ImportService(context, self.tokens.flights)
-        self.exports = ExportService(context, self.tokens.flights)
+        self.transfer = GrantTransfer(context, self.tokens.flights)
         self.callers = CallerServices(context, closing)
         self.plugin = (
             PluginServices(context, context.settings.plugin, self.installs.browsers)

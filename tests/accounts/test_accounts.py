@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.accounts.service import MOST_OPENED
+from broker.accounts.service import MOST_FETCHED
 from broker.callers.authorization import covers
 from broker.model import Caller, Permission, Status
 from broker.store.account_queries import AccountQuery
@@ -150,7 +150,7 @@ async def test_pages_of_a_list_read_a_bounded_number_of_rows(house: House) -> No
             seen += [account.name for account in found]
             pages += 1
         assert [name for name in names if covers(caller, name)] == seen, globs
-        assert pages <= 1 + len(names) // 700 + len(names) // MOST_OPENED, globs
+        assert pages <= 1 + len(names) // 700 + len(names) // MOST_FETCHED, globs
 
 
 async def test_list_stops_when_its_caller_is_gone(house: House) -> None:

@@ -76,7 +76,7 @@ async def test_uncertain_account_is_left_out(house: House) -> None:
     _, [_, line] = await exported(house)
 
     assert "acme" == line["left_out"]
-    assert "uncertain" in line["why"]
+    assert "unknown outcome" in line["why"]
     assert None is (await house.account()).frozen
 
 
@@ -134,7 +134,7 @@ async def test_dead_account_is_left_out(house: House) -> None:
 
     _, [_, line] = await exported(house)
 
-    assert "dead" in line["why"]
+    assert "needs re-authorization" in line["why"]
 
 
 async def test_export_is_audited_by_account(house: House) -> None:
