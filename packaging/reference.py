@@ -105,7 +105,8 @@ def keys(name: str) -> str:
                 allowed, default = form(one.metadata)
                 if name == "providers" and owner is settings.NetworkSettings:
                     default = "that of `[network]`"
-                rows.append((f"`{one.metadata.get('name') or one.name}`", allowed, default, told[one.name]))
+                key = (one.metadata["name"] or one.name).rpartition(".")[2]
+                rows.append((f"`{key}`", allowed, default, told[one.name]))
     takes = "`broker reload`" if name.partition(".")[0] in RELOADED else "a restart"
     return f"Changes take effect after {takes}.\n\n{table(*rows)}"
 

@@ -37,7 +37,7 @@ async def test_recipe_moves_its_own_lines(house: House, tmp_path: Path) -> None:
 
     assert {"acme: imported, active", "zenith: imported, active"} <= set(first.stdout.splitlines())
     assert (0, 0) == (first.exit_code, second.exit_code)
-    assert second.stdout.endswith("0 imported, 2 skipped, there already.\n")
+    assert second.stdout.endswith("0 imported, 2 skipped because they exist already.\n")
     assert 1 == await house.refreshes()
 
 

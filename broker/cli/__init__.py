@@ -1,4 +1,4 @@
-"""The command line, one module per group of commands; all but a few only talk to the running broker."""
+"""The command line, with one module per group of commands. Most commands only talk to the running broker."""
 
 from itertools import chain
 
@@ -22,9 +22,9 @@ COMMANDS = (
 @click.version_option(__version__, prog_name="token-broker", message="%(prog)s %(version)s")
 @click.group("broker", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def broker() -> None:
-    """Keeps OAuth connections to Kit and Kustomer alive and hands out fresh tokens.
+    """Keep OAuth connections to Kit and Kustomer alive and issue valid access tokens.
 
-    Every command ends with 0 when done, 1 when it failed, 2 when it was used wrongly.
+    Exit codes: 0 success, 1 failure (the reason is on standard error), 2 wrong usage.
     """
 
 

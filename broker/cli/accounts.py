@@ -1,4 +1,4 @@
-"""`broker accounts`, `token` and `install-link`: connections, their tokens, and how a new one is made."""
+"""`broker accounts`, `token` and `install-link`: connections, their tokens, and links that make new ones."""
 
 import click
 
@@ -16,7 +16,7 @@ DEPRECATED = frozenset({"expires_at"})
 
 @click.group("accounts", cls=Group)
 def accounts() -> None:
-    """Look at connections and look after them."""
+    """List and manage the connected accounts."""
 
 
 @accounts.command("list", example="broker accounts list --status needs_reauthorization")
@@ -24,14 +24,14 @@ def accounts() -> None:
     "--provider",
     type=arguments.provider,
     shell_complete=arguments.complete_providers,
-    help="Only of this provider.",
+    help="List only accounts of this provider.",
 )
-@click.option("--status", type=click.Choice([str(status) for status in Status]), help="Only of this status.")
-@click.option("--subject", help="Only of this person or customer at the company.")
+@click.option("--status", type=click.Choice([*map(str, Status)]), help="List only accounts with this status.")
+@click.option("--subject", help="List only accounts of this user or customer of yours.")
 @click.option(
-    "--expiring-within", type=arguments.duration, help='Only with tokens that end so soon, as in "2h".'
+    "--expiring-within", type=arguments.duration, help='List only tokens that expire within, as in "2h".'
 )
-@click.option("--removed", is_flag=True, help="Those that `restore` can bring back, instead.")
+@click.option("--removed", is_flag=True, help="List the removed accounts that `restore` can bring back.")
 def list_accounts(context: CommandContext, *, removed: bool, **asked: str | int | None) -> None:
     """List all accounts."""
     if any(asked.values()):
@@ -40,11 +40,9 @@ def list_accounts(context: CommandContext, *, removed: bool, **asked: str | int 
         none = "No account was removed in the last 30 days."
     else:
         none = "No accounts yet. `broker install-link kit` prints a link that connects one."
-    times = (
-        {"REMOVED": "removed_at"}
-        if removed
-        else {"TOKEN ENDS": "provider_expires_at", "USED": "last_used_at"}
-    )
+    times = {"TOKEN ENDS": "provider_expires_at", "USED": "last_used_at"}
+    if removed:
+        times = {"REMOVED": "removed_at"}
 
     def row(account: Object, now: float) -> tuple[object, ...]:
         status = Cell(account["status"], [account["reason"]])
@@ -59,7 +57,7 @@ def list_accounts(context: CommandContext, *, removed: bool, **asked: str | int 
 @accounts.command("show", example="broker accounts show acme")
 @account_argument
 def show_account(context: CommandContext, account: str) -> None:
-    """Show all that is known of ACCOUNT, but never its token."""
+    """Show everything known about ACCOUNT, except its token."""
     found = context.broker.ask("GET", f"/accounts/{account}")
     if context.as_json:
         show_json(found)
@@ -83,44 +81,44 @@ def show_account(context: CommandContext, account: str) -> None:
 def refresh_account(context: CommandContext, account: str) -> None:
     """Renew the token of ACCOUNT now.
 
-    Also one that is given up, or that waits for its next attempt.
+    This also retries an account that needs re-authorization, or that waits for its next attempt.
     """
     answer = context.broker.ask("POST", f"/token/{account}/refresh", body={})
     end = answer["provider_expires_at"]
-    lives = "has no stated end" if end is None else f"lives {span(moment(end) - context.clock.now())}"
+    valid = "has no stated end" if end is None else f"valid for {span(moment(end) - context.clock.now())}"
     shown = {name: answer[name] for name in ("account", "generation", "provider_expires_at")}
-    context.say(f"Renewed {account}: generation {answer['generation']}, {lives}.", shown)
+    context.say(f"Renewed {account}: generation {answer['generation']}, {valid}.", shown)
 
 
 @accounts.command("rename", example="broker accounts rename kit-12345 acme")
 @account_argument
 @click.argument("new_name", type=arguments.account)
 def rename_account(context: CommandContext, account: str, new_name: str) -> None:
-    """Call ACCOUNT NEW_NAME from now on.
+    """Rename ACCOUNT to NEW_NAME.
 
-    Services must ask for the new name at once.
+    Services must ask for the new name immediately.
     """
     found = context.broker.ask("PATCH", f"/accounts/{account}", body={"name": new_name})
-    context.say(f"{account} is {new_name} now.", found)
+    context.say(f"Account {account} is now called {new_name}.", found)
 
 
 @accounts.command("freeze", example="broker accounts freeze acme")
 @account_argument
 def freeze_account(context: CommandContext, account: str) -> None:
-    """Renew ACCOUNT no more until it is unfrozen.
+    """Stop renewing ACCOUNT until it is unfrozen.
 
-    A living token is still handed out.
+    Its access token is still issued while it is valid.
     """
     found = context.broker.ask("POST", f"/accounts/{account}/freeze")
-    context.say(f"{account} is frozen.", found)
+    context.say(f"Account {account} is frozen.", found)
 
 
 @accounts.command("unfreeze", example="broker accounts unfreeze acme")
 @account_argument
 def unfreeze_account(context: CommandContext, account: str) -> None:
-    """Renew ACCOUNT again."""
+    """Renew ACCOUNT again after it was frozen."""
     found = context.broker.ask("POST", f"/accounts/{account}/unfreeze")
-    context.say(f"{account} is {found['status']}.", found)
+    context.say(f"Account {account} is {found['status']}.", found)
 
 
 @accounts.command(
@@ -128,31 +126,31 @@ def unfreeze_account(context: CommandContext, account: str) -> None:
 )
 @account_argument
 @click.option(
-    "--revoke", is_flag=True, help="Also revoke the grant at the provider; at Kit this uninstalls the app."
+    "--revoke", is_flag=True, help="Revoke the grant at the provider; at Kit this uninstalls the app."
 )
-@click.option("--purge", is_flag=True, help="Forget it at once; it cannot be restored.")
+@click.option("--purge", is_flag=True, help="Delete the account immediately; it cannot be restored.")
 @yes
 def remove_account(context: CommandContext, account: str, *, revoke: bool, purge: bool, yes: bool) -> None:
-    """Hand out no more tokens of ACCOUNT.
+    """Remove ACCOUNT, so that its tokens are no longer issued.
 
-    For 30 days `broker accounts restore` undoes it.
+    `broker accounts restore` brings it back for 30 days.
     """
-    gone = "for good" if purge else "(restorable for 30 days)"
+    gone = "for good" if purge else "(it can be restored for 30 days)"
     revoked = ", after revoking its grant at the provider" if revoke else ""
     confirm(f"Remove {account} {gone}{revoked}?", yes=yes)
     query = {"revoke": 1 if revoke else None, "purge": 1 if purge else None}
     context.broker.ask("DELETE", f"/accounts/{account}", query=query)
-    way_back = f"for 30 days `broker accounts restore {account}` brings it back"
-    sentence = f"{account} is forgotten." if purge else f"{account} is removed; {way_back}."
+    way_back = f"Bring it back within 30 days with: broker accounts restore {account}"
+    sentence = f"Account {account} is deleted." if purge else f"Account {account} is removed. {way_back}"
     context.say(sentence, {"account": account, "purged": purge, "revoked": revoke})
 
 
 @accounts.command("restore", example="broker accounts restore acme")
 @removed_argument
 def restore_account(context: CommandContext, account: str) -> None:
-    """Bring back ACCOUNT, removed in the last 30 days."""
+    """Bring back ACCOUNT, which was removed in the last 30 days."""
     found = context.broker.ask("POST", f"/accounts/{account}/restore")
-    context.say(f"{account} is back: {found['status']}.", found)
+    context.say(f"Account {account} is restored: {found['status']}.", found)
 
 
 @click.command(
@@ -165,18 +163,18 @@ def restore_account(context: CommandContext, account: str) -> None:
     "--min-ttl",
     type=click.IntRange(min=0),
     metavar="SECONDS",
-    help="Renew first if the token lives shorter than this.",
+    help="Renew the token first if it expires sooner than this.",
 )
 @click.option(
     "--format",
     "shape",
     type=click.Choice(["token", "json", "header"], case_sensitive=False),
-    help="Default: token.",
+    help="What to print. Default: token.",
 )
 def token(context: CommandContext, account: str, min_ttl: int | None, shape: str | None) -> None:
-    """Print a fresh token of ACCOUNT, and nothing else.
+    """Print a valid access token of ACCOUNT, and nothing else.
 
-    Pass it on through a pipe, never as an argument: every user of the machine can list those.
+    Pass it on through a pipe, never as an argument, because every user of the machine can list arguments.
     """
     if context.as_json and shape not in (None, "json"):
         raise click.UsageError(f"--json and --format {shape} contradict each other: leave one of them out")
@@ -191,26 +189,28 @@ def token(context: CommandContext, account: str, min_ttl: int | None, shape: str
 
 @click.command("install-link", cls=Command, example="broker install-link kit --account acme")
 @provider_argument
-@account_option(help="Its name here; without it, the provider's id names it.")
-@click.option("--org", help="The organisation at the provider, where its addresses hold one (Kustomer).")
-@click.option("--return-to", metavar="URL", help="Where the browser goes in the end.")
-@click.option("--replace", is_flag=True, help="Allow another identity to take the account's place.")
-@click.option("--from-kit", is_flag=True, help="Kit's own page for the app, where the person clicks Install.")
+@account_option(help="The account's name in the broker. Default: made from its id at the provider.")
+@click.option("--org", help="The organisation at the provider, if its addresses name one (Kustomer).")
+@click.option("--return-to", metavar="URL", help="The page that the browser ends at.")
+@click.option("--replace", is_flag=True, help="Let another identity replace the one that the account has.")
+@click.option(
+    "--from-kit", is_flag=True, help="Print Kit's own page for the app, where the user clicks Install."
+)
 def install_link(
-    context: CommandContext, *, provider: str, from_kit: bool, **wishes: str | bool | None
+    context: CommandContext, *, provider: str, from_kit: bool, **options: str | bool | None
 ) -> None:
     """Print a link that connects an account of PROVIDER.
 
-    It is good for an hour and for one connection. Send it to the person whose account it is.
+    It is valid for an hour and for one connection. Send it to the user whose account it is.
     """
     if not from_kit:
-        link = context.broker.ask("POST", "/installs", body={"provider": provider, **wishes})
+        link = context.broker.ask("POST", "/installs", body={"provider": provider, **options})
         context.say(link["install_url"], link)
         return
-    if any(wishes.values()):
-        raise click.UsageError("--from-kit goes without other options: Kit's page knows none of them")
-    known = context.broker.ask("GET", "/providers")["providers"]
-    pages = [one["install_page"] for one in known if one["name"] == provider and one["install_page"]]
-    if not pages:
-        raise Failed(f"{provider} has no page of its own; that needs a provider of type kit with an app_id")
-    context.say(pages[0], {"install_url": pages[0], "expires_at": None})
+    if any(options.values()):
+        raise click.UsageError("--from-kit takes no other options, because Kit's page knows none of them")
+    for known in context.broker.ask("GET", "/providers")["providers"]:
+        if known["name"] == provider and (page := known["install_page"]):
+            context.say(page, {"install_url": page, "expires_at": None})
+            return
+    raise Failed(f"Provider {provider} has no page of its own; only the type kit with an app_id has one.")

@@ -1,4 +1,4 @@
-"""Asks the running broker over its admin socket, HTTP and JSON; every failure becomes one sentence."""
+"""A client of the running broker's admin socket: HTTP and JSON; every failure becomes one sentence."""
 
 import json
 import socket
@@ -13,9 +13,9 @@ from broker.cli.output import Failed
 from broker.clock import SystemClock
 
 PATIENCE = 180.0
-"""Seconds for a whole answer; a token request of 75 s may stand before ours."""
+"""Seconds for a whole answer; a token request of 75 s may have to end first."""
 SLOWEST = 1800.0
-"""Seconds without a byte; a large store is copied before the first one comes."""
+"""Seconds without a byte; a large store is copied before the first one is sent."""
 BLOCK = 64 * 1024
 PAGE = 1000
 
@@ -23,7 +23,7 @@ Object = dict[str, Any]
 
 
 class NoBroker(Failed):
-    """Nobody answers at the admin socket."""
+    """No broker answers at the admin socket."""
 
 
 class NotStarted(Failed):
@@ -31,7 +31,7 @@ class NotStarted(Failed):
 
 
 class AdminSocket:
-    """The running broker, as operators reach it. Its methods raise Failed, NoBroker and NotStarted."""
+    """The running broker, as operators reach it. Its methods raise Failed, NoBroker or NotStarted."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,12 +45,12 @@ class AdminSocket:
         body: Mapping[str, object] | Iterable[bytes] | None = None,
         patience: float | None = PATIENCE,
     ) -> Object:
-        """Return the answer's JSON object, empty where there is none. `query` leaves out what is None."""
+        """Return the answer's JSON object, empty if it has no body. Members of `query` that are None are left out."""
         with self._answer(method, target, query=query, body=body, total=patience) as response:
             return self._accepted(response)
 
     def ask_all(self, target: str, member: str, query: Mapping[str, object | None]) -> Object:
-        """Return a listing with the objects of all its pages."""
+        """Return a listing with the objects of all its pages in `member`."""
         found, cursor = list[Object](), None
         while True:
             page = self.ask("GET", target, query={**query, "limit": PAGE, "cursor": cursor})
@@ -65,12 +65,12 @@ class AdminSocket:
             return response.status, self._object(response)
 
     def lines(self, target: str, *, body: Mapping[str, object]) -> Iterator[Object]:
-        """Yield each line of the answer to a POST, as it comes."""
+        """Yield the JSON object on each line of the answer to a POST, as it arrives."""
         with self._answer("POST", target, body=body, silence=SLOWEST) as response:
             yield from map(json.loads, self._lines(response))
 
     def follow(self, target: str, *, query: Mapping[str, object | None]) -> Iterator[Object]:
-        """Yield each server-sent event; ends only with Failed, when the broker stops."""
+        """Yield each server-sent event; raises Failed when the broker stops."""
         with self._answer("GET", target, query=query, accept="text/event-stream") as response:
             for line in self._lines(response):
                 if line.startswith(b"data:"):
@@ -78,7 +78,7 @@ class AdminSocket:
         raise Failed("The broker has stopped, so there is nothing more to follow.")
 
     def download(self, method: str, target: str) -> Iterator[tuple[bytes, int | None]]:
-        """Yield the answer's bytes as they come, each time with how many there are in all, where that is known."""
+        """Yield the answer's bytes as they arrive, each time with the total number of bytes if it is known."""
         with self._answer(method, target, silence=SLOWEST) as response:
             total = response.length
             for block in self._blocks(response):
@@ -96,7 +96,10 @@ class AdminSocket:
         total: float | None = None,
         silence: float | None = None,
     ) -> Iterator[HTTPResponse]:
-        """Yield the answer, to be read inside; `total` and `silence` are the seconds it may take and pause."""
+        """Yield the answer, to be read in the block.
+
+        `total` limits the seconds of the whole answer, `silence` those between two parts of it.
+        """
         given = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         headers = {"Accept": accept}
         if isinstance(body, Mapping):
@@ -112,33 +115,32 @@ class AdminSocket:
                 connection.request(method, f"{target}?{given}" if given else target, body, headers)
             with connection.getresponse() as response:
                 if response.length is None and not response.chunked:
-                    # Its end could not be told from a broker that died.
+                    # Without a length its end looks like a broker that was killed.
                     raise IncompleteRead(b"")
                 yield response
         except TimeoutError:
-            raise Failed(
-                f"The broker at {self._path} has not answered within {PATIENCE:.0f} s; see its log."
-            ) from None
+            told = f"The broker at {self._path} has not answered within {PATIENCE:.0f} s. See its log."
+            raise Failed(told) from None
         except (HTTPException, OSError, ValueError):
-            raise Failed(f"The broker at {self._path} broke off its answer; see its log.") from None
+            raise Failed(f"The broker at {self._path} broke off its answer. See its log.") from None
         finally:
             connection.close()
 
     def _unreachable(self, error: OSError) -> Failed:
         if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-            return NoBroker(f"No broker answers at {self._path}; is it running? (`broker serve`)")
+            return NoBroker(f"No broker answers at {self._path}. Start it with: systemctl start token-broker")
         if isinstance(error, PermissionError):
             return Failed(
-                f"You may not open the admin socket {self._path}; run this as the broker's user or as root,"
+                f"You may not open the admin socket {self._path}. Run this as the broker's user or as root,"
                 " or set server.admin_group to a group of yours."
             )
         return Failed(f"The admin socket {self._path} cannot be reached: {error.strerror or error}.")
 
     def _blocks(self, response: HTTPResponse) -> Iterator[bytes]:
-        """Yield the bytes of a good answer."""
+        """Yield the bytes of an answer with status 200."""
         if response.status != 200:
             self._accepted(response)
-        # Not `readline()`, which takes an answer that is cut off between two chunks for a whole one.
+        # Not `readline()`, which accepts an answer that was cut off between two chunks.
         yield from iter(lambda: response.read1(BLOCK), b"")
         if response.length:
             raise IncompleteRead(b"", response.length)
@@ -158,7 +160,7 @@ class AdminSocket:
         return answer
 
     def _object(self, response: HTTPResponse) -> Object:
-        """Read the answer's JSON object, or a problem document with a sentence."""
+        """Return the answer's JSON object, or a problem document (RFC 9457)."""
         text = response.read()
         try:
             answer = json.loads(text or b"{}")
@@ -170,7 +172,7 @@ class AdminSocket:
 
 
 def sentence(problem: Mapping[str, Any]) -> str:
-    """Return what the problem document says; our own bugs are found again by the request's id."""
+    """Return the sentence of a problem document; an internal error also has the id that the log has."""
     if problem.get("code") == "internal":
         return f"{problem['detail']} (request id {problem.get('request_id')})"
     return str(problem["detail"])
@@ -189,7 +191,7 @@ class _Connection(HTTPConnection):
 
 
 class _Socket(socket.socket):
-    """A Unix socket whose waits all end at one deadline, since a time-out bounds each of them alone."""
+    """A Unix socket with one deadline for all its reads, because a time-out limits each of them alone."""
 
     def __init__(self, total: float | None, silence: float | None) -> None:
         super().__init__(socket.AF_UNIX)

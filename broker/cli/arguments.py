@@ -1,4 +1,4 @@
-"""Words on the command line: their form, anything else is wrong usage, and how the Tab key completes them."""
+"""Types of command-line arguments, and their completion with the Tab key."""
 
 import re
 from collections.abc import Callable
@@ -11,18 +11,19 @@ from click.shell_completion import CompletionItem
 
 from broker.cli.command import CommandContext
 from broker.cli.output import Failed
+from broker.config import ConfigError
 from broker.config.settings import TcpListen
 from broker.config.values import DURATION, HOST_AND_PORT, page_problem, parse_duration
 from broker.model import is_account_name
 
 T = TypeVar("T")
 COMPLETION_TIMEOUT = 1.0
-"""Seconds that a person at the Tab key is kept waiting, at most."""
+"""Seconds that the Tab key waits for the broker."""
 MOST_COMPLETIONS = 100
 
 
-def _type(name: str, read: Callable[[str], T | None], expected: str) -> Callable[[str], T]:
-    """Return a click type from a function that gives None for a wrong word; the help shows `name`."""
+def _type(name: str, expected: str, read: Callable[[str], T | None]) -> Callable[[str], T]:
+    """Return a click type from a function that returns None for a wrong value; the help shows `name`."""
 
     def convert(text: str) -> T:
         value = read(text)
@@ -34,9 +35,9 @@ def _type(name: str, read: Callable[[str], T | None], expected: str) -> Callable
     return convert
 
 
-def _matching(name: str, pattern: str, expected: str) -> Callable[[str], str]:
+def _matching(name: str, expected: str, pattern: str) -> Callable[[str], str]:
     fits = re.compile(pattern, re.ASCII).fullmatch
-    return _type(name, lambda text: text if fits(text) else None, expected)
+    return _type(name, expected, lambda text: text if fits(text) else None)
 
 
 def _read_address(text: str) -> TcpListen | None:
@@ -44,42 +45,35 @@ def _read_address(text: str) -> TcpListen | None:
     return TcpListen(found[1].strip("[]"), int(found[2])) if found and int(found[2]) <= 65535 else None
 
 
+LETTERS = "lower-case letters, digits and"
 account = _type(
     "account",
+    f"an account's name: {LETTERS} . _ -, at most 128",
     lambda text: text if is_account_name(text) else None,
-    "an account's name: lower-case letters, digits and . _ -, at most 128",
 )
-caller = _matching(
-    "caller",
-    r"[a-z0-9][a-z0-9._-]{0,63}",
-    "a caller's name: lower-case letters, digits and . _ -, at most 64",
-)
-provider = _matching(
-    "provider", r"[a-z0-9][a-z0-9-]{0,31}", "a provider's name: lower-case letters, digits and -, at most 32"
-)
-grant = _matching("grant", r"[0-9a-f]{16}", "a grant, as `broker plugin grants` lists them")
+caller = _matching("caller", f"a caller's name: {LETTERS} . _ -, at most 64", r"[a-z0-9][a-z0-9._-]{0,63}")
+provider = _matching("provider", f"a provider's name: {LETTERS} -, at most 32", r"[a-z0-9][a-z0-9-]{0,31}")
+grant = _matching("grant", "a grant, as `broker plugin grants` lists them", r"[0-9a-f]{16}")
 kustomer_app = _matching(
-    "kustomer_app",
-    r"[a-z0-9][a-z0-9_.-]{0,127}",
-    "an app's name: lower-case letters, digits and _ -, at most 128",
+    "kustomer_app", f"an app's name: {LETTERS} _ -, at most 128", r"[a-z0-9][a-z0-9_.-]{0,127}"
 )
-version = _matching("version", r"\d{1,6}\.\d{1,6}\.\d{1,6}", "a version, as in 0.0.1")
-kid = _matching("kid", r"[0-9a-f]{16}", "a key's id: 16 hexadecimal digits, as `broker keys list` shows them")
-duration = _type("duration", lambda text: int(parse_duration(text) or 0) or None, DURATION)
+version = _matching("version", "a version, as in 0.0.1", r"\d{1,6}\.\d{1,6}\.\d{1,6}")
+kid = _matching("kid", "a key's id: 16 hexadecimal digits, as `broker keys list` shows them", r"[0-9a-f]{16}")
+duration = _type("duration", DURATION, lambda text: int(parse_duration(text) or 0) or None)
 page = _type(
     "page",
-    lambda text: None if page_problem(text) else text.rstrip("/"),
     "an address: https, or http on loopback",
+    lambda text: None if page_problem(text) else text.rstrip("/"),
 )
-address = _type("address", _read_address, "host:port, as in 127.0.0.1:8089")
+address = _type("address", "host:port, as in 127.0.0.1:8089", _read_address)
 
 
 def _found(ctx: click.Context, what: str, member: str, incomplete: str, **query: Any) -> list[dict[str, Any]]:
-    """Ask the running broker, quickly, for things whose name begins so; return nothing where none runs."""
-    with suppress(Failed):
+    """Return the objects of the running broker whose `member` begins like that; none if it does not answer."""
+    with suppress(Failed, ConfigError):
         broker = ctx.ensure_object(CommandContext).broker
         answer = broker.ask("GET", f"/{what}", query=query, patience=COMPLETION_TIMEOUT)
-        # A terminal shows this unasked, so it must not be able to play with it.
+        # The terminal shows these names without being asked, so they must be harmless.
         return [
             one for one in answer[what] if one[member].startswith(incomplete) and one[member].isprintable()
         ]
@@ -89,9 +83,9 @@ def _found(ctx: click.Context, what: str, member: str, incomplete: str, **query:
 def complete_accounts(
     ctx: click.Context, _: click.Parameter, incomplete: str, *, removed: int | None = None
 ) -> list[CompletionItem]:
-    """Return the accounts whose names begin like that; `removed`: those that can be restored."""
+    """Complete the name of an account; with `removed` of one that can be restored."""
     after = None
-    # A cursor behind which the first name is that begins so; `~` is behind all letters of a name.
+    # A cursor just before the first name that begins like this; `~` sorts after all letters of a name.
     if incomplete and (last := ord(incomplete[-1])) > ord("!"):
         after = f"{incomplete[:-1]}{chr(last - 1)}~"
     query = {"limit": MOST_COMPLETIONS, "cursor": after, "removed": removed}
@@ -100,12 +94,12 @@ def complete_accounts(
 
 
 def complete_providers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return providers of the configuration."""
+    """Complete the name of a provider."""
     return [CompletionItem(one["name"]) for one in _found(ctx, "providers", "name", incomplete)]
 
 
 def complete_callers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return callers that have keys; the configuration's are changed there."""
+    """Complete the name of a caller that has keys; those of the configuration are changed there."""
     found = _found(ctx, "callers", "name", incomplete)
     return [CompletionItem(one["name"]) for one in found if one["kind"] == "keys"]
 

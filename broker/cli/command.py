@@ -1,4 +1,4 @@
-"""The parts that all commands share: what they work with, `--config`, `--json`, `--yes` and the example."""
+"""The parts that all commands share: their context, `--config`, `--json`, `--yes` and the example in the help."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,16 +18,14 @@ from broker.systemd.unit import ServiceState, run_command, service_state, servic
 
 @dataclass(frozen=True, slots=True)
 class CommandContext:
-    """What a command works with; every command gets one as its first argument."""
+    """The first argument of every command: what was given for all commands, and the ways to the broker."""
 
     config: str | None = None
-    """As given with `--config`."""
     as_json: bool = False
-    """Whether `--json` was given."""
     environ: Mapping[str, str] = field(default_factory=environment)
     clock: Clock = field(default_factory=SystemClock)
     systemd: Callable[..., bytes | None] = run_command
-    """Runs `systemctl` and its like."""
+    """Runs a command of systemd."""
 
     @property
     def config_path(self) -> Path:
@@ -40,13 +38,12 @@ class CommandContext:
 
     @property
     def broker(self) -> AdminSocket:
-        """The running broker; raises Failed where the configuration does not say where it answers."""
-        with failing():
-            return AdminSocket(admin_socket_of(self.config_path, self.environ))
+        """The running broker; raises ConfigError if the configuration does not name its socket."""
+        return AdminSocket(admin_socket_of(self.config_path, self.environ))
 
     @contextmanager
     def as_service(self) -> Iterator[Mapping[str, str]]:
-        """Yield the environment in which the service opens its store, with what systemd sets for that."""
+        """Yield the environment of the service, with the variables that systemd sets for it."""
         if "CREDENTIALS_DIRECTORY" in self.environ or self.service is None:
             yield self.environ
             return
@@ -55,7 +52,7 @@ class CommandContext:
 
     @contextmanager
     def offline_settings(self) -> Iterator[Settings]:
-        """Yield what the broker would run with, for a command that opens the store itself; raises ConfigError."""
+        """Yield the settings of the broker, for a command that opens the store itself; raises ConfigError."""
         from broker.observe import logs  # noqa: PLC0415 - few commands need it
 
         with self.as_service() as environ:
@@ -64,7 +61,7 @@ class CommandContext:
             yield settings
 
     def say(self, sentence: str, value: Mapping[str, Any]) -> None:
-        """Print what was done: the sentence for people, the value for programs."""
+        """Print the sentence, or the value as JSON with `--json`."""
         if self.as_json:
             show_json(value)
         else:
@@ -79,7 +76,10 @@ class CommandContext:
         *,
         none: str | None = None,
     ) -> None:
-        """Print a listing: its rows at this moment for people, or the sentence `none`; the answer as JSON."""
+        """Print a listing as a table, or as the sentence `none` if it is empty; with `--json` the whole answer.
+
+        `row` makes the cells of one member at a time in epoch seconds.
+        """
         if self.as_json:
             show_json(answer)
         elif answer[member] or none is None:
@@ -89,20 +89,13 @@ class CommandContext:
             click.echo(none)
 
 
-@contextmanager
-def failing() -> Iterator[None]:
-    """Turn a mistake in the configuration into the command's failure."""
-    try:
-        yield
-    except ConfigError as exc:
-        raise Failed(exc.problems[0]) from None
-
-
 class Command(click.Command):
-    """A command that takes `--json` and `--config`, shows an example in its help and gets a CommandContext."""
+    """A command that takes `--config`, mostly `--json` too, and has an example in its help.
+
+    It gets a CommandContext. A mistake in the configuration becomes its failure.
+    """
 
     def __init__(self, *args: Any, example: str, json: bool = True, **kwargs: Any) -> None:
-        """`json`: whether it prints something that programs read."""
         super().__init__(*args, **kwargs)
         if json:
             self.params.append(
@@ -112,7 +105,10 @@ class Command(click.Command):
         self.example = example
 
     def invoke(self, ctx: click.Context) -> Any:
-        return self.callback and ctx.invoke(self.callback, ctx.obj, **ctx.params)
+        try:
+            return self.callback and ctx.invoke(self.callback, ctx.obj, **ctx.params)
+        except ConfigError as exc:
+            raise Failed(exc.problems[0]) from None
 
     def format_epilog(self, _: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Example"):
@@ -121,13 +117,13 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of commands, which takes `--config` as well."""
+    """A group of commands, which takes `--config` too."""
 
     command_class = Command
     group_class = type
 
     def __init__(self, *args: Any, former: Mapping[str, str] | None = None, **kwargs: Any) -> None:
-        """`former`: names that commands had before, which still work and are not shown."""
+        """`former` maps old names of commands, which still work but are not listed, to the new ones."""
         super().__init__(*args, **kwargs)
         self.params.append(_config_option())
         self._former = former or {}
@@ -136,18 +132,18 @@ class Group(click.Group):
         return super().get_command(ctx, self._former.get(cmd_name, cmd_name))
 
 
-JSON_HELP = "Print JSON, in the API's shapes."
-CONFIG_HELP = "The config.toml; else $BROKER_CONFIG, else /etc/token-broker/config.toml."
+JSON_HELP = "Print JSON with the members of the HTTP API."
+CONFIG_HELP = "The configuration file. Default: $BROKER_CONFIG, else /etc/token-broker/config.toml."
 
-yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+yes = click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask, unless the answer is known; raises click.Abort on a no, UsageError where nobody can be asked."""
+    """Ask the user, unless `yes`; raises click.Abort on a no, and UsageError without a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} Nobody can be asked without a terminal: add --yes to say so.")
+        raise click.UsageError(f"{question} There is no terminal to ask on: confirm it with --yes.")
     click.confirm(question, abort=True, err=True)
 
 
@@ -157,7 +153,7 @@ def _config_option() -> click.Option:
 
 
 def _context_option(option: str, member: str, **kwargs: Any) -> click.Option:
-    """Return an option whose value goes into the CommandContext; on either side of a name, the last one counts."""
+    """Return an option whose value goes into the CommandContext; given twice, the last value counts."""
 
     def take(ctx: click.Context, _: click.Parameter, value: Any) -> None:
         context = ctx.ensure_object(CommandContext)

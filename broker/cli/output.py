@@ -1,4 +1,4 @@
-"""What commands print: safe text, tables, JSON, progress bars, and the sentence with which a command fails."""
+"""The output of commands: safe text, tables, JSON, progress bars, and failures."""
 
 import json
 import sys
@@ -23,13 +23,13 @@ STYLES: Mapping[str, str] = {
     "problem": "red",
 }
 FOLDED, WHOLE = True, False
-"""Whether the cells of a column may be broken over lines; nothing is ever cut off."""
+"""The cells of a column may be broken over lines, or not; nothing is ever cut off."""
 SHOWN = 10
-"""How many names a sentence lists."""
+"""The most names that a sentence lists."""
 
 
 class Failed(click.ClickException):
-    """A command's failure: exit code 1 and one sentence on standard error, for people and without a secret."""
+    """A command failed: exit code 1 and one sentence on standard error, without a secret."""
 
     exit_code = 1
 
@@ -41,10 +41,7 @@ class Failed(click.ClickException):
 
 
 def plain(value: object) -> str:
-    """Return text that is safe on a terminal; None is a dash.
-
-    What could move the cursor or hide something becomes a visible mark.
-    """
+    """Return text that is safe on a terminal: control characters become visible, None and "" a dash."""
     if value is None or value == "":
         return "-"
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(value))
@@ -62,33 +59,33 @@ def counted(number: int, thing: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A word of ours in its colour, and notes that explain it, each on a line below."""
+    """A word in the colour of its meaning, and notes that explain it, each on a line below."""
 
     word: object
     notes: Sequence[object] = ()
 
 
 def show_table(columns: Mapping[str, bool], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table with these heads; a cell that is too wide is folded in the columns that are FOLDED."""
+    """Print a table; `columns` maps each head to FOLDED or WHOLE."""
     shown = [{"header": head, "no_wrap": not folded} for head, folded in columns.items()]
     _print(shown, rows, header_style="bold")
 
 
 def show_facts(facts: Iterable[tuple[str, object]]) -> None:
-    """Print names and values, one a line."""
+    """Print names and values, one pair on a line."""
     _print([{"no_wrap": True, "style": "bold"}, {}], facts, show_header=False)
 
 
 def show_json(value: Mapping[str, Any]) -> None:
-    """Print JSON in pure ASCII, so that nothing in it can play with the terminal."""
+    """Print JSON in pure ASCII, so that it holds no control sequences for a terminal."""
     click.echo(json.dumps(value, indent=2))
 
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a bar on standard error, on a terminal only.
+    """Show a progress bar on standard error, if that is a terminal.
 
-    Call what this yields with how much more is done, and with the total where that becomes known later.
+    Yields a function that takes the number of further steps, and the total if it has become known.
     """
     # As below, and no command needs both.
     from rich.console import Console  # noqa: PLC0415
@@ -98,7 +95,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, int
         console=Console(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty(),
-        # What goes into a file or a pipe must not end up beside the bar.
+        # Output into a file or a pipe must not be moved next to the bar.
         redirect_stdout=sys.stdout.isatty(),
     ) as bar:
         task = bar.add_task(what, total=total)
@@ -120,7 +117,7 @@ def _print(columns: Iterable[Mapping[str, Any]], rows: Iterable[Sequence[object]
                 lines = [Text(plain(value)) for value in cell]
             case _:
                 lines = [Text(plain(cell))]
-        # Below each other for people; for programs on one line, so that a row is a line.
+        # In a pipe all of it is on one line, so that a row is a line.
         return Text("\n" if sys.stdout.isatty() else ", ").join(lines)
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), **options)

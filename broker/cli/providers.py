@@ -1,7 +1,4 @@
-"""`broker providers` and `broker kustomer`: the providers' state, and an app registered at Kustomer.
-
-The API key of Kustomer is never kept.
-"""
+"""`broker providers` and `broker kustomer`: the state of the providers, and the registration of an app at Kustomer."""
 
 import asyncio
 import json
@@ -29,12 +26,12 @@ ROLES = "org.admin.apps and org.permission.apps"
 
 @click.group("providers", cls=Group)
 def providers() -> None:
-    """Look at the providers and resume them."""
+    """List the providers and resume them."""
 
 
 @providers.command("list", example="broker providers list")
 def list_providers(context: CommandContext) -> None:
-    """List the providers, their breakers and their accounts."""
+    """List the providers with their circuit breakers and accounts."""
     none = "No providers yet. Add [providers.kit] or [providers.kustomer] to the configuration."
     answer = context.broker.ask("GET", "/providers")
     context.show_list(answer, "providers", COLUMNS, _row, none=none)
@@ -48,7 +45,7 @@ def _row(provider: Object, now: float) -> tuple[object, ...]:
     why = [
         provider["reason"],
         since and f"since {relative(since, now)}",
-        until and f"asked again {relative(until, now)}",
+        until and f"retried {relative(until, now)}",
     ]
     counts = [f"{count} {status}" for status, count in provider["accounts"].items()]
     return provider["name"], provider["type"], Cell(provider["breaker"], why), counts or ["none"]
@@ -57,9 +54,9 @@ def _row(provider: Object, now: float) -> tuple[object, ...]:
 @providers.command("resume", example="broker providers resume kit")
 @provider_argument
 def resume_provider(context: CommandContext, provider: str) -> None:
-    """Close the breaker of PROVIDER, so that it is asked again."""
+    """Close the circuit breaker of PROVIDER, so that requests are sent again."""
     found = context.broker.ask("POST", f"/providers/{provider}/resume")
-    context.say(f"{provider} is asked again.", found)
+    context.say(f"Provider {provider} is resumed.", found)
 
 
 api_url = click.option(
@@ -68,13 +65,13 @@ api_url = click.option(
     default=KUSTOMER_API,
     show_default=True,
     metavar="URL",
-    help="Another region's, your organisation's, or the sandbox's.",
+    help="The API's address: of another region, of your organisation, or of the sandbox.",
 )
 
 
 @click.group("kustomer", cls=Group)
 def kustomer() -> None:
-    """Register the app that Kustomer connects, and make its secret."""
+    """Register the app at Kustomer, and make its client secret."""
 
 
 @kustomer.command(
@@ -92,10 +89,10 @@ def kustomer() -> None:
     multiple=True,
     required=True,
     metavar="URL",
-    help="public_url with /callback/kustomer; repeatable.",
+    help="Your public_url with /callback/kustomer; repeatable.",
 )
 @click.option(
-    "--title", default="Token broker", show_default=True, help="What people read when they allow it."
+    "--title", default="Token broker", show_default=True, help="The app's name on the consent page."
 )
 @click.option("--app-version", "version", default="0.0.1", show_default=True, type=arguments.version)
 @click.option(
@@ -103,7 +100,7 @@ def kustomer() -> None:
     type=click.Choice(["private", "public"]),
     default="private",
     show_default=True,
-    help="A private app is for your own organisation only.",
+    help="A private app works only for your own organisation.",
 )
 @api_url
 def register_app(
@@ -111,8 +108,8 @@ def register_app(
 ) -> None:
     """Register APP at Kustomer and print its client id.
 
-    Asks for an API key with the roles org.admin.apps and org.permission.apps, on the terminal or on standard
-    input. A version that was registered stays for ever; change something, and raise --app-version.
+    It asks for an API key with the roles org.admin.apps and org.permission.apps, on the terminal or on standard input;
+    the key is not stored. A registered version is permanent: after a change, raise --app-version.
     """
     definition = {**about, "redirectUris": redirect_uris}
     found = _attributes(*asyncio.run(_post(f"{api_url}/v1/apps/available", _key(), definition)))
@@ -135,7 +132,7 @@ def register_app(
 @click.option(
     "--secret-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write it there, 0600, for client_secret = { file = … }; else it is printed alone.",
+    help="Write it to this file (0600), for client_secret = { file = … }. Default: print it.",
 )
 @api_url
 def create_secret(
@@ -143,7 +140,7 @@ def create_secret(
 ) -> None:
     """Make a new client secret for APP, the full name that register-app printed.
 
-    It is shown once; the one before stops working. Asks for an API key as register-app does.
+    It is shown once, and the former secret stops working. It asks for an API key as register-app does.
     """
     key, apps = _key(), f"{api_url}/v1/apps/available"
     status, answer = asyncio.run(_post(f"{apps}/{app}/secret", key, {}))
@@ -162,13 +159,13 @@ def create_secret(
         write_own(secret_file, f"{secret}\n".encode())
     except OSError as exc:
         why = f"{secret_file} cannot be written: {exc.strerror}"
-        raise Failed(f"{why}. The secret is lost; make another.") from None
+        raise Failed(f"{why}. The new secret is lost: make another one.") from None
     shown = {"client_id": found.get("clientId"), "secret_file": str(secret_file)}
     context.say(f"The secret of client {found.get('clientId')} is in {secret_file}.", shown)
 
 
 def _key() -> str:
-    """Read the API key from the terminal or from standard input; it stays in this process."""
+    """Return the API key, read from the terminal or from standard input."""
     asked = sys.stdin.isatty()
     typed = click.prompt("Kustomer API key", hide_input=True, err=True) if asked else sys.stdin.readline()
     key = str(typed).strip()
@@ -178,14 +175,14 @@ def _key() -> str:
 
 
 async def _post(url: str, key: str, body: Mapping[str, object]) -> tuple[int, Any]:
-    """Return the status and the answer's JSON, None where it is none, or more than any such answer is."""
+    """Return the status and the answer's JSON, or None in its place if it is invalid or too large."""
     import aiohttp  # noqa: PLC0415 - slow to import, and only these two commands need it
 
     headers, raw = {"Authorization": f"Bearer {key}"}, b""
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT)) as session,
-            # Never followed: the key must not travel elsewhere.
+            # No redirect is followed, because the key must not be sent elsewhere.
             session.post(url, json=body, headers=headers, allow_redirects=False) as response,
         ):
             async for chunk in response.content.iter_any():
@@ -201,7 +198,7 @@ async def _post(url: str, key: str, body: Mapping[str, object]) -> tuple[int, An
 
 
 def _attributes(status: int, answer: Any) -> dict[str, Any]:
-    """Return `data.attributes` of a good answer; raises Failed with Kustomer's sentence and what to do."""
+    """Return `data.attributes` of the answer; raises Failed with Kustomer's sentence and what to do."""
     if status in (200, 201):
         try:
             found = answer["data"]["attributes"]
@@ -214,12 +211,12 @@ def _attributes(status: int, answer: Any) -> dict[str, Any]:
         told = ""
     match status:
         case 401 | 403:
-            raise Failed(f"Kustomer refuses the API key{told}; it needs the roles {ROLES}.")
+            raise Failed(f"Kustomer refuses the API key{told}. It needs the roles {ROLES}.")
         case 404:
-            raise Failed(f"Kustomer knows no such app{told}; give the full name that register-app printed.")
+            raise Failed(f"Kustomer knows no such app{told}. Give the full name that register-app printed.")
         case 409:
             raise Failed(
-                f"Kustomer has that version already{told}; versions are permanent, so raise --app-version."
+                f"Kustomer has that version already{told}. Versions are permanent: raise --app-version."
             )
         case _:
             raise Failed(f"Kustomer answered {status}{told}.")

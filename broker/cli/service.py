@@ -1,4 +1,4 @@
-"""Commands about the broker as a whole: how it runs, what happens in it, as a service, and its stand-in providers."""
+"""Commands about the broker as a whole, from `serve` and `check` to `systemd` and `completion`."""
 
 import asyncio
 import json
@@ -19,23 +19,23 @@ from broker.systemd.unit import ServiceState, alert_rules, install
 from broker.times import relative
 
 HIGHEST_PORT = 65533
-"""`public` and the sandbox take the two ports behind it."""
+"""`public` and the sandbox use the next two ports."""
 CHECK_COLUMNS = {"WHAT": FOLDED, "LEVEL": WHOLE, "DETAIL AND NEXT STEP": FOLDED}
 EVENT_COLUMNS = {"ID": WHOLE, "WHEN": WHOLE, "EVENT": WHOLE, "ABOUT": FOLDED}
 SESSIONS = {"SESSION": "id", "WHO": "actor", "SIGNED IN": "signed_in_at", "ENDS": "expires_at"}
-"""The columns of the dashboard's sessions, and what stands in each."""
+"""The columns of the dashboard's sessions, and the member that each shows."""
 
 
 @click.command("serve", cls=Command, json=False, example="broker --config config.toml serve")
 @click.option(
     "--port",
     type=click.IntRange(1, HIGHEST_PORT),
-    help="Listen on loopback: internal here, public and sandbox on the next two.",
+    help="Listen on loopback: internal on PORT, public and the sandbox on the next two.",
 )
 def serve(context: CommandContext, port: int | None) -> None:
     """Run the broker until SIGTERM or Ctrl-C.
 
-    `broker reload` or SIGHUP reloads the configuration.
+    `broker reload` or SIGHUP makes it reload its configuration.
     """
     from broker.serve import run  # noqa: PLC0415 - all of the server, which no other command needs
 
@@ -44,10 +44,10 @@ def serve(context: CommandContext, port: int | None) -> None:
 
 @click.command("reload", cls=Command, example="broker reload")
 def reload(context: CommandContext) -> None:
-    """Take over the changed configuration file.
+    """Reload the configuration file.
 
-    Providers, callers, alerts, log and renewed certificates; what else changed needs a restart and is named.
-    Fails with the problems of a broken file, and then everything stays as it was.
+    The broker takes over providers, callers, alerts, log and renewed certificates. Other changed keys need a restart
+    and are named. A file with mistakes changes nothing; the command fails and lists them.
     """
     result = context.broker.ask("POST", "/reload")
     if context.as_json:
@@ -62,9 +62,9 @@ def reload(context: CommandContext) -> None:
 
 @click.command("version", cls=Command, example="broker version")
 def version(context: CommandContext) -> None:
-    """Print the version, and that of the running broker.
+    """Print the version of this program and of the running broker.
 
-    The second line is missing where no broker answers, and says why where one cannot start.
+    The second line is missing if no broker answers, and says why if one cannot start.
     """
     running, why = None, None
     try:
@@ -72,8 +72,8 @@ def version(context: CommandContext) -> None:
     except NotStarted as exc:
         why = exc.message
     except NoBroker:
-        why = _held(context)
-    except Failed:
+        why = _lock_holder(context)
+    except (Failed, ConfigError):
         pass
     told = f"token-broker {__version__}"
     if running:
@@ -86,21 +86,28 @@ def version(context: CommandContext) -> None:
 
 @click.command("check", cls=Command, example="broker check")
 def check(context: CommandContext) -> None:
-    """Look everything over and say what to mend.
+    """Check everything and say what to do about each problem.
 
-    Configuration, file modes, keys, store, clock, providers. Asks the running broker; where none
-    runs, opens everything itself. Fails on any problem.
+    It checks configuration, file modes, keys, store, audit, clock and providers. It asks the running broker, or opens
+    everything itself if none runs. It fails if there is any problem.
     """
     try:
         checks: list[Object] = context.broker.ask("GET", "/check")["checks"]
     except NotStarted as exc:
         checks = [_line("broker", "problem", exc.message, "journalctl -u token-broker -p warning")]
     except NoBroker as exc:
-        if held := _held(context):
-            checks = [_line("broker", "problem", held, "wait for it, or see its log")]
+        if holder := _lock_holder(context):
+            checks = [_line("broker", "problem", holder, "wait for it, or see its log")]
         else:
-            away = _line("broker", "warning", f"Not running. {exc.message}")
-            checks = [away, *_checks_offline(context)]
+            checks = [_line("broker", "warning", f"Not running. {exc.message}")]
+            # Only where no broker runs does a command open what a broker opens.
+            from broker.app.offline import check_offline  # noqa: PLC0415 - all of the server, only needed here
+
+            try:
+                with context.offline_settings() as settings:
+                    checks += [one.json() for one in asyncio.run(check_offline(settings))]
+            except ConfigError as wrong:
+                checks += [_line("configuration", "problem", line) for line in wrong.problems]
     if (state := context.service) is not None:
         checks.append(_service_check(state))
     context.show_list({"checks": checks}, "checks", CHECK_COLUMNS, _check_row)
@@ -114,9 +121,8 @@ def _check_row(one: Object, _: float) -> tuple[object, ...]:
     return one["what"], Cell(one["level"]), one["detail"] + advice
 
 
-def _held(context: CommandContext) -> str | None:
-    """Return what keeps the admin socket silent where a process holds the store, None where none does."""
-    # Only where no broker answers does a command look at its store.
+def _lock_holder(context: CommandContext) -> str | None:
+    """Return a sentence about the process that has locked the store, or None if there is none."""
     from broker.store.sqlite import lock_holder  # noqa: PLC0415 - the store, which few commands need
 
     with suppress(ConfigError):
@@ -124,14 +130,14 @@ def _held(context: CommandContext) -> str | None:
         holder = lock_holder(store.path) if store.postgres is None else None
         if holder is not None:
             what = "a broker that starts or stops, or a command"
-            return f"Process {holder} holds the store {store.path}: {what}."
+            return f"Process {holder} has locked the store {store.path}: {what}."
     return None
 
 
 def _service_check(state: ServiceState) -> Object:
     told = f"token-broker.service is {state.active}"
     if state.restarts and state.active != "inactive":
-        told += f"; systemd has started it again {counted(state.restarts, 'time')}"
+        told += f"; systemd has restarted it {counted(state.restarts, 'time')}"
     if state.last_end and state.active != "active":
         told += f"; its last process {state.last_end}"
     if state.active.startswith("activ") and not state.restarts:
@@ -142,49 +148,38 @@ def _service_check(state: ServiceState) -> Object:
     return _line("systemd", "warning" if state.active == "active" else "problem", told, mend)
 
 
-def _checks_offline(context: CommandContext) -> list[Object]:
-    # Only where no broker runs does a command open what a broker opens.
-    from broker.app.offline import check_offline  # noqa: PLC0415 - all of the server, which no other command needs
-
-    try:
-        with context.offline_settings() as settings:
-            return [one.json() for one in asyncio.run(check_offline(settings))]
-    except ConfigError as exc:
-        return [_line("configuration", "problem", line) for line in exc.problems]
-
-
 def _line(what: str, level: str, detail: str, advice: str | None = None) -> Object:
     return {"what": what, "level": level, "detail": detail, "next": advice}
 
 
 @click.command("events", cls=Command, example="broker events --follow")
-@click.option("--follow", is_flag=True, help="Go on printing them as they happen, until Ctrl-C.")
-@click.option("--after", type=click.IntRange(min=0), metavar="ID", help="Only those behind this one.")
+@click.option("--follow", is_flag=True, help="Keep printing events as they happen, until Ctrl-C.")
+@click.option("--after", type=click.IntRange(min=0), metavar="ID", help="Print only events after this one.")
 @click.option(
-    "--limit", type=click.IntRange(1, 1000), help="At most so many; default 100. Not with --follow."
+    "--limit", type=click.IntRange(1, 1000), help="The most events. Default: 100. Not with --follow."
 )
-@arguments.account_option(help="Only of this account.")
+@arguments.account_option(help="Print only events of this account.")
 def events(context: CommandContext, *, follow: bool, **query: str | int | None) -> None:
-    """Print what happened, oldest first.
+    """Print events, oldest first.
 
-    With --follow and --json it is one object a line.
+    With --follow and --json each line is one object.
     """
     if follow and query["limit"] is not None:
-        raise click.UsageError("--limit and --follow contradict each other: following has no end")
+        raise click.UsageError("--limit and --follow contradict each other: leave one of them out")
     if not follow:
         query["limit"] = query["limit"] or 100
         answer = context.broker.ask("GET", "/events", query=query)
         context.show_list(answer, "events", EVENT_COLUMNS, _event_row, none="No events.")
         return
-    # Ctrl-C is how following ends, so it is not a failure.
+    # Ctrl-C is the ordinary end of --follow, so it is not a failure.
     with suppress(KeyboardInterrupt):
         for event in context.broker.follow("/events", query=query):
             if context.as_json:
                 click.echo(json.dumps(event))
             elif event["event"] == "gap":
-                click.echo(f"Events up to {event['resumed_after']} are not kept any more.", err=True)
+                click.echo(f"Events up to {event['resumed_after']} are no longer stored.", err=True)
             else:
-                # Absolute here: a line that stays on the screen must stay true.
+                # An absolute time, because a line that stays on the screen must stay true.
                 about = event["account"] or event["provider"] or "-"
                 words = (event["at"], event["event"], about, event["reason"], _actor(event))
                 click.echo("  ".join(plain(word) for word in words if word is not None))
@@ -200,12 +195,12 @@ def _actor(event: Object) -> str | None:
 
 
 @click.command("dashboard", cls=Command, example="broker dashboard")
-@click.option("--sessions", is_flag=True, help="List who is signed in instead.")
-@click.option("--sign-out", is_flag=True, help="Sign out every browser instead.")
+@click.option("--sessions", is_flag=True, help="List the browsers that are signed in, instead.")
+@click.option("--sign-out", is_flag=True, help="Sign out all browsers, instead.")
 def dashboard(context: CommandContext, *, sessions: bool, sign_out: bool) -> None:
     """Print a link that opens the dashboard once, within a minute.
 
-    Whoever opens it is signed in for twelve hours, in your name.
+    The browser that opens it is signed in for twelve hours, in your name.
     """
     if sessions and sign_out:
         raise click.UsageError("--sessions and --sign-out contradict each other: leave one of them out")
@@ -223,26 +218,30 @@ def dashboard(context: CommandContext, *, sessions: bool, sign_out: bool) -> Non
 
 @click.command("sandbox", cls=Command, example="broker sandbox --listen 127.0.0.1:8089")
 @click.option(
-    "--listen", type=arguments.address, default="127.0.0.1:8089", show_default=True, help="Where to answer."
+    "--listen",
+    type=arguments.address,
+    default="127.0.0.1:8089",
+    show_default=True,
+    help="The address to listen on.",
 )
 @click.option(
     "--database",
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("var/sandbox.db"),
     show_default=True,
-    help="Where it keeps what it issued.",
+    help="The file for the tokens it issues.",
 )
 @click.option(
     "--broker-url",
     default="http://127.0.0.1:8081",
     show_default=True,
     metavar="URL",
-    help="The public_url of the broker that it sends people back to.",
+    help="The public_url of the broker to which it sends browsers back.",
 )
 def sandbox(context: CommandContext, listen: TcpListen, database: Path, broker_url: str) -> None:
     """Play Kit and Kustomer, for trying things out.
 
-    It plays the company's own app as well, until SIGTERM or Ctrl-C; nothing in it is real.
+    It plays your own app for sign-in as well, until SIGTERM or Ctrl-C. Nothing in it is real.
     """
     from broker.sandbox import Sandbox, run_alone  # noqa: PLC0415 - a server of its own
 
@@ -253,18 +252,17 @@ def sandbox(context: CommandContext, listen: TcpListen, database: Path, broker_u
     try:
         asyncio.run(run_alone(listen, database, broker_url, ready=ready))
     except OSError as exc:
-        reason = exc.strerror or str(exc)
         # Only an error about its file names one.
-        if exc.filename:
-            told = f"cannot open {exc.filename}: {reason}; choose another with --database"
-        else:
-            told = f"cannot listen on {listen}: {reason}; choose another with --listen"
-        raise Failed(f"The sandbox {told}.") from None
+        what, option = (
+            (f"open {exc.filename}", "database") if exc.filename else (f"listen on {listen}", "listen")
+        )
+        why = f"The sandbox cannot {what}: {exc.strerror or exc}"
+        raise Failed(f"{why}. Choose another with --{option}.") from None
 
 
 @click.group("systemd", cls=Group)
 def systemd() -> None:
-    """Run the broker as a service of systemd."""
+    """Install the broker as a systemd service."""
 
 
 @systemd.command("install", example="sudo broker systemd install")
@@ -273,36 +271,36 @@ def systemd() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("/"),
     metavar="DIR",
-    help="Lay it below this folder, as packages do; default /.",
+    help="Write the units below this folder, as packages do. Default: /.",
 )
 @click.option(
     "--exec",
     "command",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="The broker that the service runs; default this one, with --root /usr/local/bin/broker.",
+    help="The program that the service runs. Default: this one; with --root /usr/local/bin/broker.",
 )
 def install_unit(context: CommandContext, root: Path, command: Path | None) -> None:
-    """Write the service and the socket, and say what to do next.
+    """Write the systemd units and print what to do next.
 
-    Older ones are kept as .bak.
+    Units of these names that exist are kept as .bak.
     """
     if command is not None and not command.is_absolute():
-        raise click.BadParameter(f"{command} is no absolute path, which systemd needs", param_hint="--exec")
+        raise click.BadParameter(f"systemd needs an absolute path, not {command}", param_hint="--exec")
     try:
         lines = install(root, command)
     except OSError as exc:
         raise Failed(f"{exc.filename or root} cannot be written: {exc.strerror}; are you root?") from None
     heading = lines.index("Next:")
-    following = [line.strip() for line in lines[heading + 1 :]]
-    context.say("\n".join(lines), {"done": lines[:heading], "next": following})
+    value = {"done": lines[:heading], "next": [line.strip() for line in lines[heading + 1 :]]}
+    context.say("\n".join(lines), value)
 
 
 @systemd.command(
     "alerts", json=False, example="broker systemd alerts > /etc/prometheus/rules/token-broker.yaml"
 )
 def print_rules(_: CommandContext) -> None:
-    """Print alert rules for Prometheus, as the YAML file that it reads."""
+    """Print alert rules for Prometheus as a YAML file."""
     click.echo(alert_rules(), nl=False)
 
 
@@ -314,14 +312,14 @@ def print_rules(_: CommandContext) -> None:
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(_: CommandContext, shell: str) -> None:
-    """Print the script that makes the Tab key complete commands in SHELL.
+    """Print the script that completes commands with the Tab key in SHELL.
 
-    Put the example's line into ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish.
+    Put the line of the example into ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish.
     """
     found = get_completion_class(shell)
     if found is None:
         raise Failed(f"There is no completion for {shell}.")
-    # Not source(), which starts bash to look at its version.
+    # Not source(), which starts bash to find out its version.
     root = click.get_current_context().find_root().command
     script = found(root, {}, "broker", "_BROKER_COMPLETE")
     click.echo(script.source_template % script.source_vars())

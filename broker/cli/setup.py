@@ -1,44 +1,44 @@
-"""`broker init` and `broker config`: make the configuration of a server, and look at one."""
+"""`broker init` and `broker config`: create, check and show a configuration."""
 
 import base64
 import json
 import re
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 
 from broker.cli.command import Command, CommandContext, Group
 from broker.cli.output import Failed, show_json
-from broker.config import ConfigError, load
-from broker.config.settings import CommandKey, DeadError, FileKey, OAuthClient, TcpListen, UnixListen
+from broker.config import ConfigError, Settings, load
+from broker.config.loading import keys_of
+from broker.config.settings import CommandKey, DeadError, FileKey, OAuthClient, PublicKey, Tls, UnixListen
 from broker.files import new_file, read_regular
 from broker.model import Secret
 
 CREDSTORE = Path("/etc/credstore")
-"""Where systemd looks for credentials (systemd.exec(5))."""
+"""The folder of systemd's credentials (systemd.exec(5))."""
 APPS = {"kit": ("client_id", "app_id"), "kustomer": ("client_id",)}
-"""The keys that the owner of an app knows, for each provider."""
+"""The keys of each provider's app that init asks for."""
 TITLES = {"kit": "Kit", "kustomer": "Kustomer"}
 PLACEHOLDER = "0" * 43 + "="
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a configuration is made from."""
+    """The answers from which a configuration is made."""
 
     public_url: str
     apps: Mapping[str, Mapping[str, str]]
     """The keys of each provider's app."""
     folder: Path | None = None
-    """Where the secrets lie; None: with systemd's credentials."""
-    client_secrets: Mapping[str, str] = field(default_factory=dict)
-    """Those that were told, by provider."""
+    """The folder of the secrets; None: systemd's credentials."""
 
     def path_of(self, name: str) -> Path:
         return CREDSTORE / f"token-broker.{name}" if self.folder is None else self.folder / name
@@ -49,12 +49,12 @@ class Answers:
 
 
 def example() -> str:
-    """Return the example that a package lays as the configuration until somebody makes one."""
+    """Return the example that the package installs as the configuration."""
     return resources.files("broker.config").joinpath("example.toml").read_text()
 
 
 def configuration(answers: Answers) -> str:
-    """Return the example with the answers in their places; comments stay."""
+    """Return the example with the answers filled in; its comments stay."""
     _, *blocks = example().split("\n\n")
     for number, block in enumerate(blocks):
         found = re.search(r"^# \[providers\.(\w+)\]$", block, re.MULTILINE)
@@ -75,15 +75,12 @@ def configuration(answers: Answers) -> str:
 
 def _with(text: str, key: str, value: str) -> str:
     """Replace the value of a key, which is a string without escapes or a number."""
-
-    def line(found: re.Match[str]) -> str:
-        return f"{found[1]}{value}"
-
-    return re.sub(rf'^({key} *= )("[^"]*"|\d+)', line, text, count=1, flags=re.MULTILINE)
+    pattern = re.compile(rf'^({key} *= )("[^"]*"|\d+)', re.MULTILINE)
+    return pattern.sub(lambda found: f"{found[1]}{value}", text, count=1)
 
 
 def problems_of(answers: Answers) -> tuple[str, ...]:
-    """Return the mistakes of a configuration; its secrets count as good ones, because they may come later."""
+    """Return the mistakes in a configuration, with valid secrets in the place of those that are still missing."""
     with TemporaryDirectory(prefix="token-broker-") as folder:
         for name in answers.secret_names:
             path = Path(folder, name)
@@ -100,38 +97,37 @@ def problems_of(answers: Answers) -> tuple[str, ...]:
     return ()
 
 
-def write_secrets(answers: Answers) -> list[str]:
-    """Make the master key and store the secrets that were told, where there are none; a line for each."""
-    lines = []
+def write_secrets(answers: Answers, client_secrets: Mapping[str, str]) -> Iterator[str]:
+    """Create the master key and store the client secrets, unless they exist; yield a line for each."""
     folder = answers.path_of("master-key").parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    told = {f"{provider}-client-secret": secret for provider, secret in answers.client_secrets.items()}
+    master_key = base64.b64encode(secrets.token_bytes(32)).decode()
+    values = {
+        "master-key": master_key,
+        **{f"{name}-client-secret": one for name, one in client_secrets.items()},
+    }
     for name in answers.secret_names:
         path = answers.path_of(name)
         if path.exists():
-            lines.append(f"Kept {path}.")
-        elif name == "master-key":
-            _store(path, base64.b64encode(secrets.token_bytes(32)).decode())
-            lines.append(
-                f"Made the master key {path}. Keep a copy of it apart from this machine: without it nobody"
-                " opens the store or its backups."
-            )
-        elif name in told:
-            _store(path, told[name])
-            lines.append(f"Wrote {path}.")
+            yield f"Kept {path}."
+        elif name not in values:
+            yield f"Missing: {path}. Paste the secret after this command, then press Enter and Ctrl-D:"
+            yield f"  (umask 077; cat > {path})"
         else:
-            lines.append(f"Missing: {path}. Paste the secret behind this, then Enter and Ctrl-D:")
-            lines.append(f"  (umask 077; cat > {path})")
-    return lines
-
-
-def _store(path: Path, secret: str) -> None:
-    with new_file(path) as (_, file):
-        file.write(secret.encode() + b"\n")
+            with new_file(path) as (_, file):
+                file.write(values[name].encode() + b"\n")
+            yield (
+                f"Wrote {path}."
+                if name != "master-key"
+                else (
+                    f"Made the master key {path}. Keep a copy of it apart from this machine: without it nobody"
+                    " can read the store or its backups."
+                )
+            )
 
 
 def entries(answers: Answers) -> Iterator[str]:
-    """What to enter at each provider."""
+    """Yield a line for each provider: what to enter at the provider."""
     for provider in answers.apps:
         entry = f"redirect URI {answers.public_url}/callback/{provider}"
         if provider == "kit":
@@ -142,96 +138,80 @@ def entries(answers: Answers) -> Iterator[str]:
 @click.command(
     "init", cls=Command, example="sudo broker init --public-url https://broker.example.com --provider kit"
 )
-@click.option("--public-url", metavar="URL", help="How browsers reach the broker: https, without a path.")
+@click.option(
+    "--public-url", metavar="URL", help="The address by which browsers reach the broker: https, no path."
+)
 @click.option(
     "--provider",
     "providers",
     type=click.Choice(tuple(APPS)),
     multiple=True,
-    help="Which providers; repeatable.",
+    help="A provider to connect; repeatable.",
 )
-@click.option("--kit-client-id", metavar="ID", help="Of the app at Kit.")
+@click.option("--kit-client-id", metavar="ID", help="The client id of the app at Kit.")
 @click.option(
-    "--kit-app-id",
-    type=click.IntRange(min=1),
-    metavar="NUMBER",
-    help="The number in its address at Kit.",
+    "--kit-app-id", type=click.IntRange(1), metavar="NUMBER", help="The number in the app's address at Kit."
 )
-@click.option("--kustomer-client-id", metavar="ID", help="Of the app at Kustomer.")
+@click.option("--kustomer-client-id", metavar="ID", help="The client id of the app at Kustomer.")
 @click.option(
     "--secrets",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Keep secrets as files in DIR; default systemd's credentials, /etc/credstore.",
+    help="Keep secrets as files in DIR. Default: systemd's credentials, /etc/credstore.",
 )
-@click.option("--non-interactive", is_flag=True, help="Ask nothing; what is missing is an error.")
-def init(  # noqa: PLR0917 - one parameter for each option
+@click.option("--non-interactive", is_flag=True, help="Ask nothing; a missing answer is an error.")
+def init(
     context: CommandContext,
+    *,
     public_url: str | None,
     providers: tuple[str, ...],
-    kit_client_id: str | None,
-    kit_app_id: int | None,
-    kustomer_client_id: str | None,
     folder: Path | None,
-    *,
     non_interactive: bool,
+    **given: str | int | None,
 ) -> None:
-    """Make the configuration of a server and its master key, and say what comes next.
+    """Create the configuration of a server and its master key, and print the next steps.
 
-    Asks for what no option says. Nothing is overwritten but the example that came with the package.
+    It asks for each answer that no option gives. Nothing is overwritten, except the example that the package installed.
     """
     path = context.config_path
     if path.exists() and read_regular(path).decode(errors="replace") != example():
         raise Failed(
-            f"{path} exists, and nothing is overwritten. Edit it, or move it away and type this again."
+            f"{path} exists, and nothing is overwritten. Edit it, or move it away and repeat the command."
         )
     may_ask = not non_interactive and sys.stdin.isatty()
 
     def ask(option: str, value: object, question: str) -> str:
         if value is None and not may_ask:
-            raise click.UsageError(f"{question} Nobody is asked here: say it with {option}")
+            raise click.UsageError(f"{question} There is no terminal to ask on: answer with {option}")
         return str(click.prompt(question, err=True, prompt_suffix=" ") if value is None else value)
 
-    given: dict[str, dict[str, object]] = {
-        "kit": {"client_id": kit_client_id, "app_id": kit_app_id},
-        "kustomer": {"client_id": kustomer_client_id},
-    }
-    url = ask("--public-url", public_url, "How do browsers reach the broker (https://…)?").rstrip("/")
-    chosen = providers or tuple(name for name, keys in given.items() if any(keys.values()))
+    url = ask("--public-url", public_url, "Which address do browsers use (https://…)?").rstrip("/")
+    chosen = providers or [name for name in APPS if any(given[f"{name}_{key}"] for key in APPS[name])]
     if not chosen:
-        chosen = tuple(
-            re.findall(r"\w+", ask("--provider", None, "Which providers (kit, kustomer)?").lower())
-        )
-    if unknown := [name for name in chosen if name not in APPS]:
-        raise click.UsageError(f"{unknown[0]!r} is no provider that init knows: {', '.join(APPS)}")
-    apps = {
-        name: {
-            key: ask(
+        chosen = re.findall(r"\w+", ask("--provider", None, "Which providers (kit, kustomer)?").lower())
+    apps = dict[str, dict[str, str]]()
+    for name in chosen:
+        if name not in APPS:
+            raise click.UsageError(f"{name!r} is not a provider that init knows: {', '.join(APPS)}")
+        apps[name] = {}
+        for key in APPS[name]:
+            option, question = (
                 f"--{name}-{key.replace('_', '-')}",
-                given[name][key],
                 f"{TITLES[name]}: {key.replace('_', ' ')}?",
             )
-            for key in APPS[name]
-        }
-        for name in dict.fromkeys(chosen)
-    }
+            apps[name][key] = ask(option, given[f"{name}_{key}"], question)
     answers = Answers(url, apps, folder and folder.absolute())
     if problems := problems_of(answers):
         raise Failed("Nothing was written:\n" + "\n".join(f"  {problem}" for problem in problems))
     told = dict[str, str]()
     for name in apps:
         if may_ask and not answers.path_of(f"{name}-client-secret").exists():
-            question = f"{TITLES[name]}: client secret? It is not shown; empty: later."
-            told[name] = click.prompt(question, default="", hide_input=True, show_default=False, err=True)
-    answers = replace(answers, client_secrets={name: secret for name, secret in told.items() if secret})
-    context.say("\n".join(_made(path, answers)), {"file": str(path), "entries": [*entries(answers)]})
-
-
-def _made(path: Path, answers: Answers) -> list[str]:
-    """Write everything; the lines that say so, and what to do next."""
+            question = f"{TITLES[name]}: client secret? It is not shown. Leave it empty to add it later."
+            if secret := click.prompt(question, default="", hide_input=True, show_default=False, err=True):
+                told[name] = secret
     try:
-        lines = write_secrets(answers)
+        lines = list(write_secrets(answers, told))
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.new")
         unfinished.write_text(configuration(answers))
@@ -239,22 +219,23 @@ def _made(path: Path, answers: Answers) -> list[str]:
         unfinished.replace(path)
     except OSError as exc:
         raise Failed(f"{exc.filename or path} cannot be written: {exc.strerror}; are you root?") from None
-    start = "systemctl enable --now token-broker" if answers.folder is None else "broker serve"
-    following = (start, "broker check", f"broker install-link {next(iter(answers.apps))}")
-    return [f"Wrote {path}.", *lines, *entries(answers), "Next:", *(f"  {one}" for one in following)]
+    start = "systemctl enable --now token-broker" if folder is None else "broker serve"
+    steps = ("Next:", f"  {start}", "  broker check", f"  broker install-link {next(iter(apps))}")
+    told_lines = "\n".join((f"Wrote {path}.", *lines, *entries(answers), *steps))
+    context.say(told_lines, {"file": str(path), "entries": [*entries(answers)]})
 
 
 @click.group("config", cls=Group)
 def config() -> None:
-    """Look at a configuration."""
+    """Check or show a configuration."""
 
 
 @config.command("check", example="broker config check /etc/token-broker/config.toml")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 def check_config(context: CommandContext, file: Path | None) -> None:
-    """Say what is wrong with the configuration in FILE, and change nothing.
+    """List all mistakes in the configuration FILE, and change nothing.
 
-    Default: the one that the other commands use. Secrets are read, too, where the service reads them.
+    Default: the file that the other commands use. Secrets are read as well, from where the service reads them.
     """
     path = (file or context.config_path).absolute()
     try:
@@ -264,98 +245,60 @@ def check_config(context: CommandContext, file: Path | None) -> None:
         if context.as_json:
             show_json({"file": str(path), "problems": list(exc.problems), "warnings": []})
             raise click.exceptions.Exit(1) from None
-        raise Failed(
-            "\n".join((f"{path} is not valid:", *(f"  {problem}" for problem in exc.problems)))
-        ) from None
+        raise _invalid(path, exc) from None
     told = "\n".join((f"{path} is valid.", *(f"  {warning}" for warning in warnings)))
     context.say(told, {"file": str(path), "problems": [], "warnings": list(warnings)})
 
 
-RENAMED = (
-    (r"^(providers\.[^.]+)\.(client|network)\.", r"\1."),
-    (r"\bsecrets$", "client_secret"),
-    (r"\btitle$", "name"),
-    (r"\bkey_pem$", "key"),
-    (r"\bca$", "ca_file"),
-    (r"\bwebhook\.url$", "webhook_url"),
-    (r"\bwebhook\.keys$", "webhook_secret"),
-    (r"^master$", "keys.master"),
-    (r"^previous_master$", "keys.previous"),
-    (r"^store\.(path|postgres)$", "store.url"),
-    (r"^audit\.path$", "audit.to.path"),
-)
-"""Where a setting is called otherwise than its key, as patterns."""
-HIDDEN = re.compile(
-    r"path|variables|warnings|(providers|callers)\.[^.]+\.name|providers\.[^.]+\.default_is_stated"
-)
-"""What is in the settings and no key."""
-MASKED = "***"
+def _invalid(path: Path, error: ConfigError) -> Failed:
+    return Failed("\n".join((f"{path} is not valid:", *(f"  {problem}" for problem in error.problems))))
 
 
-def effective(settings: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each key of a configuration with its value as TOML, defaults included and secrets masked."""
-    if is_dataclass(settings) and not _is_leaf(settings):
-        members: Iterable[tuple[str, object]] = (
-            (one.name, getattr(settings, one.name)) for one in fields(settings)
-        )
-    elif isinstance(settings, Mapping) and settings:
-        members = settings.items()
-    else:
-        if prefix == "store.path":
-            settings = f"sqlite:{settings}"
-        for pattern, replacement in RENAMED:
-            prefix = re.sub(pattern, replacement, prefix)
-        if settings is not None:
-            yield prefix, _as_toml(settings)
-        return
-    for name, value in members:
-        if not HIDDEN.fullmatch(key := f"{prefix}.{name}" if prefix else name):
-            yield from effective(value, key)
+def effective(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield each key of a configuration with its value as TOML; defaults are included, secrets are masked."""
+    for key, value in keys_of(settings):
+        if key == "store.url" and isinstance(value, Path):
+            yield key, json.dumps(f"sqlite:{value}")
+        elif value is not None:
+            yield "audit.to.path" if key == "audit.to" else key, _as_toml(value)
 
 
-def _is_leaf(value: object) -> bool:
-    return isinstance(value, Secret | TcpListen | UnixListen | FileKey | CommandKey | DeadError)
-
-
-def _as_toml(value: object) -> str:
+def _as_toml(value: Any) -> str:
     match value:
         case Secret() | bytes():
-            return json.dumps(MASKED)
-        case DeadError():
-            return f"{{ error = {json.dumps(value.error)}, description = {json.dumps(value.description)} }}"
-        case bool():
-            return str(value).lower()
+            value = "***"
         case float():
-            return json.dumps(f"{value:.15g}s")
-        case int():
-            return str(value)
+            value = f"{value:.15g}s"
+        case PublicKey():
+            value = value.pem
         case FileKey():
-            return f"{{ file = {json.dumps(str(value.path))} }}"
+            value = {"file": value.path}
         case CommandKey():
-            return f"{{ command = {_as_toml(value.argv)} }}"
+            value = {"command": value.argv}
+        case UnixListen():
+            group = {} if value.group is None else {"group": value.group}
+            value = {"path": value.path, "mode": f"{value.mode:04o}", **group}
+        case Tls() | DeadError():
+            value = {one.name: getattr(value, one.name) for one in fields(value)}
         case OAuthClient():
-            return (
-                f"{{ client_id = {json.dumps(value.client_id)}, client_secret = {_as_toml(value.secrets)} }}"
-            )
-        case Mapping():
-            return "{}"
-        case tuple() | frozenset():
-            listed = value if isinstance(value, tuple) else sorted(value, key=str)
-            return f"[{', '.join(map(_as_toml, listed))}]"
-        case _ if is_dataclass(value) and not _is_leaf(value):
-            return f"{{ {', '.join(f'{name} = {text}' for name, text in effective(value))} }}"
+            value = dict(keys_of(value))
+        case frozenset():
+            value = tuple(sorted(value))
         case _:
-            return json.dumps(str(value), ensure_ascii=False)
+            pass
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_as_toml(one)}' for key, one in value.items())} }}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_as_toml, value))}]"
+    return json.dumps(value if isinstance(value, int) else str(value), ensure_ascii=False)
 
 
 @config.command("show", example="broker config show")
 def show_config(context: CommandContext) -> None:
-    """Print the configuration as it takes effect, with every default; secrets are masked."""
+    """Print the configuration that takes effect, with all defaults and with secrets masked."""
     try:
         with context.as_service() as environ:
             shown = dict(effective(load(context.config_path, environ=environ)))
     except ConfigError as exc:
-        raise Failed(
-            "\n".join((f"{context.config_path} is not valid:", *(f"  {problem}" for problem in exc.problems)))
-        ) from None
+        raise _invalid(context.config_path, exc) from None
     context.say("\n".join(f"{key} = {value}" for key, value in shown.items()), shown)

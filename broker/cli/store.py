@@ -1,4 +1,4 @@
-"""`broker backup`, `restore`, `adopt`, `migrate` and `keys`: the store as a whole and what it is encrypted with."""
+"""`broker backup`, `restore`, `adopt`, `migrate` and `keys`: the store as a whole, and the keys that encrypt it."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import click
 
 from broker.cli import arguments
 from broker.cli.admin_socket import NoBroker, Object
-from broker.cli.command import Command, CommandContext, Group, confirm, failing, yes
+from broker.cli.command import Command, CommandContext, Group, confirm, yes
 from broker.cli.output import SHOWN, WHOLE, Cell, Failed, counted, plain, progress
 from broker.config import store_of, store_path_of
 from broker.files import new_file
@@ -26,13 +26,13 @@ KEY_COLUMNS = dict.fromkeys(("KEY", "FOR", "STATE", "RECORDS", "MADE", "MASTER")
     "--keep",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Write a file named by the time into the folder DEST, and delete all such files but the newest N.",
+    help="Write a file named by the time into the folder DEST, and keep only the newest N of them.",
 )
 def backup(context: CommandContext, dest: Path, keep: int | None) -> None:
     """Copy the store of the running broker to the new file DEST.
 
-    The file is 0600 and holds everything sealed; keep the master key somewhere else. A backup of
-    rotated tokens is old at the next renewal: it saves names, callers and keys.
+    The file has mode 0600, and its secrets are encrypted with the master key: store that key elsewhere. A refresh
+    token that the provider replaces is outdated at the next renewal; names, callers and keys stay useful.
     """
     folder = dest
     if keep is not None:
@@ -40,7 +40,7 @@ def backup(context: CommandContext, dest: Path, keep: int | None) -> None:
     from broker.store.backup import NotAStore, examine  # noqa: PLC0415 - the store, which few commands need
 
     if dest.exists() or dest.is_symlink():
-        raise Failed(f"{dest} exists, and a backup never overwrites; name another file.")
+        raise Failed(f"{dest} exists, and a backup never overwrites. Name another file.")
     try:
         with new_file(dest) as (unfinished, file):
             with progress("Copying") as advance:
@@ -50,7 +50,7 @@ def backup(context: CommandContext, dest: Path, keep: int | None) -> None:
             file.flush()
             found = examine(unfinished)
     except NoBroker:
-        raise Failed("No broker runs; copy its folder then, or start it and type this again.") from None
+        raise Failed("No broker runs. Start it and repeat the command, or copy its folder.") from None
     except (OSError, NotAStore) as exc:
         why = exc.strerror if isinstance(exc, OSError) else exc
         raise Failed(f"The backup cannot be written to {dest}: {why}.") from None
@@ -66,24 +66,22 @@ def backup(context: CommandContext, dest: Path, keep: int | None) -> None:
 @click.command("restore", cls=Command, example="broker restore /backup/broker-2026-11-22.db")
 @click.argument("src", type=click.Path(path_type=Path))
 @click.option(
-    "--yes", "-y", is_flag=True, help="Replace a store that holds accounts; it is kept beside the new one."
+    "--yes", "-y", is_flag=True, help="Replace a store that holds accounts; it is kept next to the new one."
 )
-@click.option("--force", is_flag=True, hidden=True, help="What --yes was called.")
+@click.option("--force", is_flag=True, hidden=True, help="The former name of --yes.")
 def restore(context: CommandContext, src: Path, *, yes: bool, force: bool) -> None:
-    """Put the backup SRC in the place of the store; no broker may run.
+    """Replace the store by the backup SRC; no broker may run.
 
     Under systemd stop both units, because the socket alone starts the broker again:
     systemctl stop token-broker.socket token-broker.service
 
-    The restored store serves living tokens and renews nothing until `broker adopt`.
+    The restored store issues valid tokens and renews nothing until `broker adopt`.
     """
     from broker.errors import StartRefused  # noqa: PLC0415 - as below
     from broker.store.backup import NotAStore  # noqa: PLC0415 - the store, which few commands need
     from broker.store.backup import restore as put_in_place  # noqa: PLC0415 - the same
 
-    now = context.clock.now()
-    with failing():
-        store = store_path_of(context.config_path, context.environ)
+    now, store = context.clock.now(), store_path_of(context.config_path, context.environ)
     try:
         restored = put_in_place(src, store, force=yes or force, at=now)
     except (NotAStore, StartRefused) as exc:
@@ -94,32 +92,29 @@ def restore(context: CommandContext, src: Path, *, yes: bool, force: bool) -> No
     age = f", made {span(now - found.made_at)} ago" if found.made_at is not None else ""
     told = [f"Restored {counted(found.accounts, 'account')}{age}, into {store}."]
     if kept:
-        told.append(f"What was there is kept as {kept}.")
+        told.append(f"The former store is kept as {kept}.")
     start = " with: systemctl start token-broker.socket token-broker.service" if context.service else ""
     told.append(f"It needs the master key {' and '.join(found.masters)}.")
-    told.append(f"Start the broker{start}. It serves living tokens and renews nothing until `broker adopt`.")
+    told.append(f"Start the broker{start}. It issues valid tokens and renews nothing until `broker adopt`.")
     value = {"store": str(store), "accounts": found.accounts, "kept": kept, "masters": list(found.masters)}
     context.say("\n".join(told), value)
 
 
 @click.command("adopt", cls=Command, example="broker adopt")
 def adopt(context: CommandContext) -> None:
-    """Renew from this store although it is a copy.
+    """Start renewing the accounts of a copied store.
 
-    Say so only if no other broker runs on the original. A store that was copied or restored
-    from a backup serves living tokens but renews nothing until then: two brokers that renew the same
-    grants would kill them.
+    Use it only if no other broker runs on the original. A store that was copied or restored from a backup issues valid
+    tokens but renews nothing until then, because two brokers that renew one grant can end it.
     """
     answer = context.broker.ask("POST", "/adopt")
+    names, told = answer.get("accounts"), ["Adopted: the accounts of this store are renewed from now on."]
     if not answer["adopted"]:
-        nothing = "There is nothing to adopt: this store is no copy, and is renewed from already."
-        context.say(nothing, answer)
-        return
-    names, told = answer["accounts"], ["Adopted: this store is renewed from now on."]
-    if copied_at := answer.get("copied_at"):
+        told = ["There is nothing to adopt: this store is not a copy, and its accounts are renewed already."]
+    elif copied_at := answer.get("copied_at"):
         told.append(f"The backup was made {both(copied_at, context.clock.now())}.")
-    if names:
-        told.append(f"{counted(len(names), 'account')} may need their person again:")
+    if answer["adopted"] and names:
+        told.append(f"{counted(len(names), 'account')} may need re-authorization:")
         told += [f"  {plain(name)}" for name in names]
     context.say("\n".join(told), answer)
 
@@ -127,17 +122,16 @@ def adopt(context: CommandContext) -> None:
 @click.command("migrate", cls=Command, example="broker migrate")
 @click.option("--copy-from", metavar="sqlite:PATH", help="Move this SQLite store to PostgreSQL.")
 def migrate(context: CommandContext, copy_from: str | None) -> None:
-    """Bring the store up to date.
+    """Migrate the store to the current schema.
 
-    `broker serve` does the same at its start. With --copy-from an empty PostgreSQL database
-    that store.url names takes over everything from a SQLite store, on which no broker may run
-    then or ever after. Under systemd stop both units first:
+    `broker serve` does the same when it starts. With --copy-from it copies an SQLite store into the empty PostgreSQL
+    database that store.url names; no broker may run on the SQLite store then, or ever again. Under systemd stop both
+    units first:
     systemctl stop token-broker.socket token-broker.service
     """
     from broker.app.offline import copy_store, migrate_store  # noqa: PLC0415 - the store, which few commands need
 
-    with failing():
-        store = store_of(context.config_path, context.environ)
+    store = store_of(context.config_path, context.environ)
     if copy_from is not None:
         kind, _, path = copy_from.partition(":")
         if kind != "sqlite" or not path:
@@ -145,8 +139,8 @@ def migrate(context: CommandContext, copy_from: str | None) -> None:
         source = context.config_path.absolute().parent / path
         counts = copy_store(source, store, failed=Failed)
         told = [f"{table:22}{count:>9}" for table, count in counts.items()]
-        told.append(f"All of it is in PostgreSQL now; {source} has moved and starts no broker any more.")
-        told.append("Every broker there needs the same master key.")
+        told.append(f"Everything is in PostgreSQL now. No broker can start on {source} any more.")
+        told.append("Every broker on the database needs the same master key.")
         context.say("\n".join(told), {"source": str(source), "rows": counts})
         return
     what = "The database" if store.postgres else str(store.path)
@@ -156,15 +150,16 @@ def migrate(context: CommandContext, copy_from: str | None) -> None:
 
 @click.group("keys", cls=Group, former={"new": "add", "drop": "remove"})
 def keys() -> None:
-    """The data keys that everything in the store is sealed with.
+    """Manage the data keys that encrypt the secrets in the store.
 
-    They lie in the store, wrapped by the master key. Where no broker runs the store is opened for the while.
+    They are kept in the store, encrypted with the master key. If no broker runs, these commands open the store
+    themselves.
     """
 
 
 @contextmanager
 def _keys(context: CommandContext) -> Iterator[Callable[..., Object]]:
-    """Yield how to ask the running broker; where none runs, the store itself, under its lock."""
+    """Yield a function that asks the running broker, or the store itself under its lock if none runs."""
     broker = context.broker
     try:
         broker.ask("GET", "/version")
@@ -183,7 +178,7 @@ def _keys(context: CommandContext) -> Iterator[Callable[..., Object]]:
 
 @keys.command("list", example="broker keys list")
 def list_keys(context: CommandContext) -> None:
-    """List the keys and how much is sealed with each."""
+    """List the data keys and the number of records that each encrypts."""
     with _keys(context) as ask:
         answer = ask("GET", "/keys")
     context.show_list(answer, "keys", KEY_COLUMNS, _key_row)
@@ -198,9 +193,9 @@ def _key_row(key: Object, now: float) -> tuple[object, ...]:
 
 @keys.command("add", example="broker keys add")
 def add_key(context: CommandContext) -> None:
-    """Make a new key; everything is sealed with it from now on.
+    """Make a new data key, which encrypts everything from now on.
 
-    What is sealed already still opens. `broker keys rewrap` seals it anew.
+    What is encrypted already can still be read. `broker keys rewrap` encrypts it anew.
     """
     with _keys(context) as ask:
         key = ask("POST", "/keys")
@@ -209,14 +204,14 @@ def add_key(context: CommandContext) -> None:
 
 @keys.command("rewrap", example="broker keys rewrap")
 def rewrap_keys(context: CommandContext) -> None:
-    """Seal everything with the active key.
+    """Encrypt everything with the active data key.
 
-    Nobody waits for it, and it may be broken off: the next one goes on.
+    It delays no request, and may be interrupted: the next run continues.
     """
     done, cursor, unreadable = 0, None, list[str]()
     with _keys(context) as ask:
         total = sum(key["records"] for key in ask("GET", "/keys")["keys"])
-        with progress("Sealing anew", total) as advance:
+        with progress("Encrypting anew", total) as advance:
             while True:
                 step = ask("POST", "/keys/rewrap", body={"cursor": cursor} if cursor else {})
                 done += step["resealed"]
@@ -225,11 +220,11 @@ def rewrap_keys(context: CommandContext) -> None:
                 cursor = step["cursor"]
                 if cursor is None:
                     break
-    context.say(f"{counted(done, 'record')} sealed anew.", {"resealed": done, "unreadable": unreadable})
+    context.say(f"{counted(done, 'record')} encrypted anew.", {"resealed": done, "unreadable": unreadable})
     if unreadable:
         raise Failed(
-            f"{counted(len(unreadable), 'record')} cannot be opened and stay as they are:"
-            f" {', '.join(unreadable[:SHOWN])}; see the log, and connect or purge these accounts again."
+            f"{counted(len(unreadable), 'record')} cannot be decrypted: {', '.join(unreadable[:SHOWN])}."
+            " See the log, and connect these accounts again or purge them."
         )
 
 
@@ -237,11 +232,11 @@ def rewrap_keys(context: CommandContext) -> None:
 @click.argument("kid", type=arguments.kid)
 @yes
 def remove_key(context: CommandContext, kid: str, yes: bool) -> None:
-    """Retire the key KID, with which nothing is sealed any more.
+    """Retire the data key KID, which encrypts nothing any more.
 
-    It is kept wrapped for 400 days, in case that something sealed with it turns up.
+    It is kept, encrypted, for 400 days, in case something turns up that needs it.
     """
     confirm(f"Retire the key {kid}?", yes=yes)
     with _keys(context) as ask:
         key = ask("DELETE", f"/keys/{kid}")
-    context.say(f"{kid} is retired.", key)
+    context.say(f"Key {kid} is retired.", key)

@@ -1,4 +1,4 @@
-"""`broker accounts import` and `export`: grants that come from another system, and those that go to one."""
+"""`broker accounts import` and `export`: grants that move here from another system, and away."""
 
 import json
 import os
@@ -6,12 +6,11 @@ import stat
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -23,22 +22,10 @@ from broker.files import exposure, new_file
 from broker.model import is_account_name
 
 AT_ONCE = 4
-"""Imports under way; each may be a renewal at the provider."""
-ONE_AT_A_TIME = "The old system must have stopped: two systems that renew one grant kill it."
-
-Kind = Literal["imported", "stored", "skipped", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one line."""
-
-    line: int
-    account: str | None
-    outcome: Kind
-    """`stored`: it is safe here, but no renewal has proved it."""
-    status: str | None
-    detail: str | None
+"""Imports in parallel; each may be a renewal at the provider."""
+ONE_AT_A_TIME = "The old system must have stopped, because two systems that renew one grant can end it."
+WRONG = {"stored": "stored but not proved", "failed": "failed"}
+"""The outcomes with which the command fails; a `stored` grant is safe, but no renewal has proved it."""
 
 
 @click.command(
@@ -49,70 +36,66 @@ class Outcome:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @yes
 def import_accounts(context: CommandContext, file: Path, yes: bool) -> None:
-    """Take over the grants in FILE, which another system held.
+    """Import the grants in FILE from another system.
 
-    Stop that system first: two systems that renew one grant kill it. FILE holds JSON, one object a
-    line or a list of them: {"name", "provider", "refresh_token"}, and where there are any
-    "access_token" with "expires_in", "org", "scope". Each is stored, then renewed once, which proves
-    it; "verify": false leaves that out. `-` is standard input. What is there already is skipped, so
-    an import that was broken off goes on when it is typed again.
+    Stop that system first, because two systems that renew one grant can end it. FILE holds JSON, one object on a line
+    or a list of them: {"name", "provider", "refresh_token"}, and optionally "access_token" with "expires_in", "org" and
+    "scope". Each grant is stored, then renewed once, which proves it; "verify": false leaves that out. `-` is standard
+    input. Grants that are here already are skipped, so an interrupted import continues when it is repeated.
     """
     grants = _read_objects(file)
     if not grants:
-        raise Failed(f"{file} holds no account.")
+        raise Failed(f"There is no account in {file}.")
     click.echo(ONE_AT_A_TIME, err=True)
     confirm(
         f"Has it stopped, and shall {counted(len(grants), 'account')} be imported?",
         yes=yes or not sys.stdin.isatty(),
     )
-    outcomes: list[Outcome] = []
+    outcomes = list[Object]()
     with progress("Importing", len(grants)) as advance:
         try:
-            for outcome in _imported(context.broker, grants):
-                outcomes.append(outcome)
+            for one in _imported(context.broker, grants):
+                outcomes.append(one)
                 advance(1, None)
                 if not context.as_json:
-                    name = outcome.account or f"line {outcome.line}"
-                    proved = ", not proved" if outcome.outcome == "stored" else ""
-                    status = f", {outcome.status}" if outcome.status else ""
-                    detail = f": {plain(outcome.detail)}" if outcome.detail else ""
-                    click.echo(f"{name}: {outcome.outcome}{proved}{status}{detail}")
+                    proved = ", not proved" if one["outcome"] == "stored" else ""
+                    status = f", {one['status']}" if one["status"] else ""
+                    detail = f": {plain(one['detail'])}" if one["detail"] else ""
+                    name = one["account"] or f"line {one['line']}"
+                    click.echo(f"{name}: {one['outcome']}{proved}{status}{detail}")
         except Failed as exc:
-            done = f"{len(outcomes)} of {len(grants)} were done"
-            raise type(exc)(f"{exc.message} {done}; type it again, what is there is skipped.") from None
-    outcomes.sort(key=lambda outcome: outcome.line)
-    counts = Counter(outcome.outcome for outcome in outcomes)
-    context.say(
-        f"{counts['imported']} imported, {counts['skipped']} skipped, there already.",
-        {"accounts": [asdict(outcome) for outcome in outcomes]},
-    )
-    words: dict[Kind, str] = {"stored": "stored but not proved", "failed": "failed"}
-    if wrong := [f"{counts[kind]} {word}" for kind, word in words.items() if counts[kind]]:
+            done = f"{len(outcomes)} of {len(grants)} were imported"
+            raise type(exc)(f"{exc.message} {done}. Repeat the command: it skips these.") from None
+    outcomes.sort(key=lambda one: one["line"])
+    counts = Counter(one["outcome"] for one in outcomes)
+    told = f"{counts['imported']} imported, {counts['skipped']} skipped because they exist already."
+    context.say(told, {"accounts": outcomes})
+    if wrong := [f"{counts[kind]} {words}" for kind, words in WRONG.items() if counts[kind]]:
         raise Failed(f"{' and '.join(wrong)} of {counted(len(outcomes), 'account')}; see each above.")
 
 
-def _imported(broker: AdminSocket, grants: list[tuple[int, Object]]) -> Iterator[Outcome]:
-    """Import several at once and yield what became of each; raises Failed where the broker goes away."""
-    waiting, heard = iter(grants), SimpleQueue[Outcome | Exception | None]()
+def _imported(broker: AdminSocket, grants: list[tuple[int, Object]]) -> Iterator[Object]:
+    """Import several grants in parallel and yield the outcome of each; raises Failed if the broker goes away."""
+    waiting, heard = iter(grants), SimpleQueue[Object | Exception | None]()
 
     def work() -> None:
         try:
             for line, grant in waiting:
                 heard.put(_import_one(broker, line, grant))
         except Exception as exc:  # noqa: BLE001 - raised by the command itself
-            # The others have no more luck: nothing is begun any more.
+            # The other grants would fail too, so none is begun any more.
             deque(waiting, maxlen=0)
             heard.put(exc)
         heard.put(None)
 
-    # Daemons, so that Ctrl-C need not wait for answers.
+    # Daemons, so that Ctrl-C does not wait for answers.
     workers = [Thread(target=work, daemon=True) for _ in range(AT_ONCE)]
     for worker in workers:
         worker.start()
     errors = list[Exception]()
     while workers:
         match heard.get():
-            case Outcome() as outcome:
+            case dict() as outcome:
                 yield outcome
             case None:
                 workers.pop()
@@ -122,22 +105,27 @@ def _imported(broker: AdminSocket, grants: list[tuple[int, Object]]) -> Iterator
         raise errors[0]
 
 
-def _import_one(broker: AdminSocket, line: int, grant: Object) -> Outcome:
+def _import_one(broker: AdminSocket, line: int, grant: Object) -> Object:
     status, answer = broker.attempt("POST", "/accounts", body=grant)
     name = grant.get("name")
     shown = name if isinstance(name, str) and is_account_name(name) else None
+
+    def became(outcome: str, detail: str | None, status: str | None = None) -> Object:
+        return {"line": line, "account": shown, "outcome": outcome, "status": status, "detail": detail}
+
     if status == 201:
-        kind: Kind = "stored" if "warning" in answer else "imported"
-        return Outcome(line, shown, kind, answer["status"], answer.get("warning"))
+        return became(
+            "stored" if "warning" in answer else "imported", answer.get("warning"), answer["status"]
+        )
     if status != 409 or not answer.get("same_grant") or shown is None:
-        return Outcome(line, shown, "failed", None, one_line(sentence(answer)))
+        return became("failed", one_line(sentence(answer)))
     if answer.get("proved") or grant.get("verify") is False:
-        return Outcome(line, shown, "skipped", None, "there already")
-    # It was stored by an import that was broken off before its renewal.
+        return became("skipped", "exists already")
+    # An earlier import stored it, and was interrupted before its renewal.
     status, answer = broker.attempt("POST", f"/token/{shown}/refresh", body={})
     if status == 200:
-        return Outcome(line, shown, "skipped", None, "there already, proved now")
-    return Outcome(line, shown, "stored", None, one_line(sentence(answer)))
+        return became("skipped", "exists already, proved now")
+    return became("stored", one_line(sentence(answer)))
 
 
 @click.command("export", cls=Command, example="broker accounts export --account 'kit-*' grants.jsonl")
@@ -147,21 +135,21 @@ def _import_one(broker: AdminSocket, line: int, grant: Object) -> Outcome:
     multiple=True,
     metavar="GLOB",
     shell_complete=arguments.complete_accounts,
-    help="Which ones; repeatable. Default: all.",
+    help="The accounts to export; repeatable. Default: all.",
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @yes
 def export_accounts(context: CommandContext, globs: tuple[str, ...], *, file: Path, yes: bool) -> None:
     """Write the refresh tokens of accounts to the new FILE, for another system.
 
-    Each account is frozen here first, so that never two systems renew it; its living token is still
-    handed out. FILE is 0600 and in the form that `broker accounts import` takes. Accounts that are
-    uncertain are left out.
+    Each account is frozen here first, so that two systems never renew it; its access token is still issued while it is
+    valid. FILE has mode 0600 and the form that `broker accounts import` reads. Accounts that are uncertain are left
+    out.
     """
     if str(file) == "-":
-        raise click.UsageError("refresh tokens go to a new file only, never to standard output")
+        raise click.UsageError("refresh tokens are written to a new file only, never to standard output")
     if file.exists() or file.is_symlink():
-        raise Failed(f"{file} exists, and an export never overwrites; name another file.")
+        raise Failed(f"{file} exists, and an export never overwrites. Name another file.")
     confirm(f"Freeze {' '.join(globs) or 'all accounts'} and export the refresh tokens?", yes=yes)
     exported, left_out, clients = 0, dict[str, str](), set[str]()
     try:
@@ -186,7 +174,7 @@ def export_accounts(context: CommandContext, globs: tuple[str, ...], *, file: Pa
         {"file": str(file), "accounts": exported, "left_out": left_out, "clients": sorted(clients)},
     )
     if len(clients) > 1 and not context.as_json:
-        click.echo(f"They are of several OAuth clients: {', '.join(map(plain, sorted(clients)))}.")
+        click.echo(f"They belong to several OAuth clients: {', '.join(map(plain, sorted(clients)))}.")
     if left_out:
         raise Failed(f"{counted(len(left_out), 'account')} left out: {_listed(left_out)}")
 
@@ -198,7 +186,7 @@ def _listed(left_out: dict[str, str]) -> str:
 
 
 def _read_objects(file: Path) -> list[tuple[int, Object]]:
-    """Read JSON lines or a JSON list of objects, each with its number; `-` is standard input. Raises Failed."""
+    """Return the objects of a file of JSON lines, or of a JSON list, each with its number; raises Failed."""
     name = "standard input" if str(file) == "-" else str(file)
     try:
         text = (sys.stdin.buffer.read() if str(file) == "-" else _read_private(file)).decode("utf-8-sig")
@@ -221,15 +209,15 @@ def _read_objects(file: Path) -> list[tuple[int, Object]]:
 
 def _read_private(file: Path) -> bytes:
     with file.open("rb") as opened:
-        # A pipe has no readers but its own; a file has those of its mode.
+        # A pipe has no readers but its own; a file can be read by those whom its mode allows.
         is_file = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
         if is_file and (exposed := exposure(file, opened.fileno())):
-            raise Failed(f"{file} holds secrets and others may read it; type: {exposed.command}")
+            raise Failed(f"{file} holds secrets, and others may read it. Protect it with: {exposed.command}")
         return opened.read()
 
 
 def _parsed(text: str) -> Any:
-    """Return None for what is not JSON, since the error would quote it, and for an object with a member twice."""
+    """Return the JSON value, or None if it is invalid (the error would quote it) or has a member twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> Object | None:
         members = dict(pairs)

@@ -38,15 +38,6 @@ HOME = re.compile(r"(sqlite:)?~[^/]*(/|$)")
 PATHS = frozenset({"url", "path", "file", "cert", "key", "admin_socket", "command", "ca_file"})
 """Keys that hold paths, or begin with one."""
 NO_KEYS = ("path", "variables", "warnings")
-KEYS = {
-    "master": "keys.master",
-    "previous_master": "keys.previous",
-    "store.path": "store.url",
-    "store.postgres": "store.url",
-    "audit.path": "audit.to",
-    "login.key_pem": "login.key",
-}
-"""The names in the file, where a setting is called otherwise."""
 
 
 def locate(option: str | None, environ: Mapping[str, str]) -> Path:
@@ -140,25 +131,33 @@ def reloadable(old: Settings, new: Settings) -> tuple[Settings, tuple[str, ...]]
     # The sandbox supplies providers: those of another one would meet the one that still runs.
     reloaded = [name for name in RELOADED if same_sandbox or name != "providers"]
     taken = replace(old, **{name: getattr(new, name) for name in reloaded})
-    kept = [
-        key
-        for field in fields(Settings)
-        if field.name not in (*reloaded, *NO_KEYS)
-        for key in _changed(field.name, getattr(old, field.name), getattr(new, field.name))
-    ]
-    return taken, tuple(kept)
+    kept = list[str]()
+    for name, before, after in _changed(old, new):
+        if name not in (*reloaded, *NO_KEYS):
+            is_table = type(before) is type(after) and is_dataclass(before) and "." not in name
+            kept += [f"{name}.{key}" for key, *_ in _changed(before, after)] if is_table else [name]
+    return taken, tuple(dict.fromkeys(kept))
 
 
-def _changed(name: str, old: Any, new: Any) -> list[str]:
-    if old == new:
-        return []
-    if name in KEYS or type(old) is not type(new) or not is_dataclass(old):
-        return [KEYS.get(name, name)]
-    return [
-        KEYS.get(f"{name}.{field.name}", f"{name}.{field.name}")
-        for field in fields(old)
-        if getattr(old, field.name) != getattr(new, field.name)
-    ]
+def _changed(old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the name in the file of each setting that differs, with its two values."""
+    for one in fields(old):
+        before, after = getattr(old, one.name), getattr(new, one.name)
+        if before != after:
+            yield one.metadata.get("name") or one.name, before, after
+
+
+def keys_of(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full name of each key of a configuration with its value."""
+    for one in fields(settings):
+        name, value = prefix + (one.metadata.get("name") or one.name), getattr(settings, one.name)
+        if "name" in one.metadata:
+            yield name, value
+        elif is_dataclass(value):
+            yield from keys_of(value, prefix if "inline" in one.metadata else f"{name}.")
+        elif isinstance(value, Mapping):
+            for inner, table in value.items():
+                yield from keys_of(table, f"{name}.{inner}.")
 
 
 def _toml(path: Path) -> dict[str, Any]:

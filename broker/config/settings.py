@@ -105,7 +105,7 @@ class StoreSettings:
     # With PostgreSQL nothing is stored at `path`, but the broker's own files are stored next to it.
     memory: int = field(metadata=key(Table.integer, 20_000, least=1))
     """The largest number of accounts whose answers are cached."""
-    postgres: Secret | None  # None: the store is SQLite
+    postgres: Secret | None = field(metadata={"name": "url"})  # None: the store is SQLite
     replica: str = field(metadata=form("a name of 1 to 200 characters", 'host and port, as in `"db1:8080"`'))
     """This broker's name among several on one database; a second broker of one name does not start."""
     outside: Path | None  # systemd's folder for logs, for a second witness of the store's incarnation
@@ -199,6 +199,8 @@ class DeadError:
 Kind = Literal["kit", "kustomer", "oauth2"]
 ClientAuth = Literal["post", "basic", "basic-raw", "none"]
 ENDPOINT = key(Table.text, None, endpoint_problem, shown)
+INLINE = {"inline": True}
+"""The metadata of a field whose own fields are keys of the same table of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,7 @@ class ProviderSettings:
     name: str
     type: Kind = field(metadata=form('"kit", "kustomer" or "oauth2"', "the table's name"))
     """What the provider is: `oauth2` is any RFC 6749 provider, by configuration alone."""
-    client: OAuthClient
+    client: OAuthClient = field(metadata=INLINE)
     previous_clients: tuple[OAuthClient, ...] = field(
         metadata=form('a list of { client_id = "…", client_secret = … }', "[]")
     )
@@ -265,7 +267,7 @@ class ProviderSettings:
     (`on-use`), ends after `grace`, ends at once (`strict`), or its reuse revokes the whole grant (`family`)."""
     grace: float | None = field(metadata=form("a duration of at least 1 s", '"10s"'))
     """How long a used refresh token stays valid; only with `rotation = "grace"`."""
-    network: NetworkSettings = NetworkSettings()
+    network: NetworkSettings = field(default=NetworkSettings(), metadata=INLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +330,7 @@ class CallerSettings:
     """The account names that the caller may touch, as in `["kit-*", "acme"]`."""
     permissions: frozenset[Permission] = field(metadata=form(f"some of {', '.join(Permission)}", '["token"]'))
     """What the caller may do. No permission implies another."""
-    proof: Proof
+    proof: Proof = field(metadata=INLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +388,7 @@ class WebhookSettings:
 
 @dataclass(frozen=True, slots=True)
 class AlertSettings:
-    webhook: WebhookSettings | None
+    webhook: WebhookSettings | None = field(metadata=INLINE)
     command: tuple[str, ...] = field(metadata=form(COMMAND))
     """A program that is run for each event, with the event on standard input."""
 
@@ -421,10 +423,10 @@ class Settings:
     path: Path
     server: ServerSettings
     store: StoreSettings
-    master: MasterKey = field(metadata=form(MASTER, '{ file = "var/master.key" }'))
+    master: MasterKey = field(metadata=form(MASTER, '{ file = "var/master.key" }', name="keys.master"))
     """The master key, which encrypts the data keys. A missing file is created, for an empty store only; a command
     prints the key within ten seconds. Make one with `openssl rand -base64 32`, and keep a copy apart from the store."""
-    previous_master: MasterKey | None = field(metadata=form(MASTER, name="previous"))
+    previous_master: MasterKey | None = field(metadata=form(MASTER, name="keys.previous"))
     """The former master key, while it is being replaced: the data keys are encrypted anew at the start."""
     refresh: RefreshSettings
     providers: Mapping[str, ProviderSettings]

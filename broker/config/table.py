@@ -41,6 +41,7 @@ def key(read: Callable[..., object], *arguments: object, **limits: object) -> Ma
     return {
         "read": lambda table, name: read(table, name, *arguments, **limits),
         "form": (read.__name__, arguments, limits),
+        "name": "",
     }
 
 

@@ -70,7 +70,7 @@ async def test_running_broker_verifies_its_files(process: Process) -> None:
 
     assert (1, "", "nowhere.jsonl cannot be read: No such file or directory.\n") == missing
     assert (0, "") == (whole[0], whole[2])
-    assert whole[1].startswith(f"The audit is whole: {len(lines) + 1} lines of 2 starts, from 20")
+    assert whole[1].startswith(f"The audit is intact: {len(lines) + 1} lines of 2 starts, from 20")
     last = lines[starts[1] - 1]
     assert ([], "audit.stop") == (lines[0]["follows"], last["action"])
     assert [{name: last[name] for name in ("chain", "n", "mac")}] == lines[starts[1]]["follows"]
@@ -130,9 +130,9 @@ async def test_harmed_line_is_named(process: Process, tmp_path: Path) -> None:
     assert [True] * len(HARM) == [
         err.startswith(f"{start} {what}") for (_, _, err), what in zip(answers, HARM.values(), strict=True)
     ], answers
-    assert (0, True) == (whole[0], whole[1].startswith("The audit is whole"))
+    assert (0, True) == (whole[0], whole[1].startswith("The audit is intact"))
     assert (1, True) == (harmed[0], "was changed" in harmed[1])
-    assert (1, True) == (nothing[0], "not one line of the audit" in nothing[1])
+    assert (1, True) == (nothing[0], "no line of the audit" in nothing[1])
 
 
 async def test_stopped_broker_is_verified_too(process: Process) -> None:

@@ -103,7 +103,7 @@ async def test_refreshing_tells_the_generation_and_never_the_token(run: Run, stu
 
     result = await run("accounts", "refresh", "acme")
 
-    assert "Renewed acme: generation 18, lives 3 h.\n" == result.stdout
+    assert "Renewed acme: generation 18, valid for 3 h.\n" == result.stdout
     assert Asked("POST /token/acme/refresh", {}, {}) == stub.last
 
 
@@ -126,8 +126,8 @@ async def test_removing_tells_how_to_undo_it(run: Run, stub: Stub) -> None:
     removed = await run("accounts", "remove", "acme", "--yes")
     restored = await run("accounts", "restore", "acme")
 
-    assert "`broker accounts restore acme`" in removed.stdout
-    assert ("acme is back: active.\n", ["acme"]) == (restored.stdout, list(stub.accounts))
+    assert "broker accounts restore acme" in removed.stdout
+    assert ("Account acme is restored: active.\n", ["acme"]) == (restored.stdout, list(stub.accounts))
 
 
 @pytest.mark.parametrize(

@@ -103,5 +103,5 @@ async def test_removing_shuts_the_caller_out(run: Run, stub: Stub) -> None:
     first = await run("callers", "remove", "reporting", "--yes")
     second = await run("callers", "remove", "reporting", "--yes")
 
-    assert ({}, "reporting is removed.\n") == (stub.callers, first.stdout)
+    assert ({}, "Caller reporting is removed.\n") == (stub.callers, first.stdout)
     assert (1, "There is no caller 'reporting'.\n") == (second.exit_code, second.stderr)

@@ -189,7 +189,7 @@ async def test_what_destroys_is_refused_where_nobody_can_be_asked(
     result = await run(*words)
 
     assert (2, "", []) == (result.exit_code, result.stdout, stub.asked)
-    assert "add --yes" in result.stderr
+    assert "confirm it with --yes" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_no_broker_is_told_in_one_sentence(tmp_path: Path) -> None:
 
     answer = invoke("token", "acme", "--config", str(config))
 
-    sentence = f"No broker answers at {tmp_path}/admin.sock; is it running? (`broker serve`)\n"
+    sentence = f"No broker answers at {tmp_path}/admin.sock. Start it with: systemctl start token-broker\n"
     assert (1, "", sentence) == answer
 
 
@@ -289,9 +289,7 @@ def test_store_that_a_process_holds_is_told(tmp_path: Path) -> None:
     """A long start by hand: the broker has its store's lock before it has a socket."""
     config, lock = tmp_path / "config.toml", tmp_path / "x.db.lock"
     config.write_text('[server]\nadmin_socket = "none.sock"\n[store]\nurl = "sqlite:x.db"\n')
-    told = (
-        f"Process {os.getpid()} holds the store {tmp_path}/x.db: a broker that starts or stops, or a command."
-    )
+    told = f"Process {os.getpid()} has locked the store {tmp_path}/x.db: a broker that starts or stops, or a command."
 
     with lock.open("w") as held:
         before = invoke("version", "--config", str(config))
@@ -314,7 +312,7 @@ def test_a_socket_that_a_dead_broker_left_is_no_broker(tmp_path: Path) -> None:
 
     code, _, err = invoke("events", BROKER_ADMIN_SOCKET=str(path))
 
-    assert (1, f"No broker answers at {path}; is it running? (`broker serve`)\n") == (code, err)
+    assert (1, f"No broker answers at {path}. Start it with: systemctl start token-broker\n") == (code, err)
 
 
 @pytest.mark.parametrize(("text", "said"), [(None, "cannot be read"), ("[server", "is not TOML")])
@@ -347,7 +345,7 @@ async def test_something_else_on_the_socket_is_told_in_one_sentence(tmp_path: Pa
 
     assert (0, "") == (code, err)
     assert '"running": null' in out
-    assert (1, "", f"The broker at {path} broke off its answer; see its log.\n") == told
+    assert (1, "", f"The broker at {path} broke off its answer. See its log.\n") == told
 
 
 @pytest.mark.parametrize(
@@ -431,7 +429,7 @@ async def test_a_broker_that_dies_in_mid_answer_is_told(tmp_path: Path, answer: 
             )
         }
 
-    assert {(1, "", f"The broker at {path} broke off its answer; see its log.\n")} == told
+    assert {(1, "", f"The broker at {path} broke off its answer. See its log.\n")} == told
     assert not file.exists()
 
 

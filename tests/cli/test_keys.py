@@ -46,7 +46,7 @@ async def test_rewrap_goes_on_to_the_end(run: Run, stub: Stub) -> None:
 
     result = await run("keys", "rewrap")
 
-    assert (0, "8 records sealed anew.\n", "") == (result.exit_code, result.stdout, result.stderr)
+    assert (0, "8 records encrypted anew.\n", "") == (result.exit_code, result.stdout, result.stderr)
     assert 3 == sum(one.what == "POST /keys/rewrap" for one in stub.asked)
 
 
@@ -56,8 +56,8 @@ async def test_rewrap_names_what_does_not_open(run: Run, stub: Stub) -> None:
 
     result = await run("keys", "rewrap")
 
-    assert (1, "2 records sealed anew.\n") == (result.exit_code, result.stdout)
-    assert "1 record cannot be opened" in result.stderr
+    assert (1, "2 records encrypted anew.\n") == (result.exit_code, result.stdout)
+    assert "1 record cannot be decrypted: " in result.stderr
     assert "accounts.sealed_access of acme" in result.stderr
 
 
@@ -68,7 +68,7 @@ async def test_drop_retires_a_key(run: Run, stub: Stub) -> None:
     dropped = await run("keys", "drop", KID, "--yes")
     refused = await run("keys", "drop", NEW_KID, "--yes")
 
-    assert (0, f"{KID} is retired.\n") == (dropped.exit_code, dropped.stdout)
+    assert (0, f"Key {KID} is retired.\n") == (dropped.exit_code, dropped.stdout)
     assert (1, "7 in accounts.sealed_access are still sealed with it\n") == (
         refused.exit_code,
         refused.stderr,

@@ -145,7 +145,7 @@ async def _oddly() -> AsyncIterator[Callable[[int, Any], str]]:
     ("status", "body", "told"),
     [
         (401, {"errors": [{"message": "no"}]}, "refuses the API key (“no”)"),
-        (403, "", "refuses the API key;"),
+        (403, "", "refuses the API key."),
         (400, {"errors": [{"message": "bad\x1b[31m title"}]}, "answered 400"),
         (302, "", "answered 302"),
         (500, "<html>", "answered 500"),

@@ -60,7 +60,7 @@ async def test_resuming_closes_the_breaker(run: Run, stub: Stub) -> None:
 
     result = await run("providers", "resume", "kit")
 
-    assert ("kit is asked again.\n", "closed") == (result.stdout, stub.providers["kit"]["breaker"])
+    assert ("Provider kit is resumed.\n", "closed") == (result.stdout, stub.providers["kit"]["breaker"])
 
 
 async def test_resuming_an_unknown_provider_fails_with_the_brokers_sentence(run: Run) -> None:
@@ -153,7 +153,7 @@ async def test_adopting_names_the_accounts_that_may_need_their_person(run: Run, 
 
     result = await run("adopt")
 
-    assert "2 accounts may need their person again:\n  acme\n  other\n" in result.stdout
+    assert "2 accounts may need re-authorization:\n  acme\n  other\n" in result.stdout
     assert Asked("POST /adopt", {}) == stub.last
 
 
@@ -163,7 +163,10 @@ async def test_adopting_what_is_no_copy_says_so(run: Run, stub: Stub) -> None:
 
     result = await run("adopt")
 
-    assert (0, "There is nothing to adopt: this store is no copy, and is renewed from already.\n") == (
+    assert (
+        0,
+        "There is nothing to adopt: this store is not a copy, and its accounts are renewed already.\n",
+    ) == (
         result.exit_code,
         result.stdout,
     )
@@ -207,7 +210,7 @@ async def test_a_broker_that_cannot_start_says_why(run: Run, stub: Stub, config:
 
     checked, version = await run("check", "--json"), await run("version")
 
-    told = "token-broker.service is activating (auto-restart); systemd has started it again 7 times"
+    told = "token-broker.service is activating (auto-restart); systemd has restarted it 7 times"
     told += "; its last process exited with status 1"
     assert [("broker", "problem", NOT_STARTED), ("systemd", "problem", told)] == [
         (line["what"], line["level"], line["detail"]) for line in json.loads(checked.stdout)["checks"]
@@ -223,7 +226,7 @@ async def test_a_broker_that_cannot_start_says_why(run: Run, stub: Stub, config:
         (
             {"NRestarts": "1"},
             "warning",
-            "token-broker.service is active; systemd has started it again 1 time",
+            "token-broker.service is active; systemd has restarted it 1 time",
         ),
         ({"ActiveState": "inactive", "SubState": "dead"}, "warning", "token-broker.service is inactive"),
         (

@@ -44,7 +44,7 @@ async def test_grant_is_ended(run: Run, stub: Stub) -> None:
 
     ended, again = await run("plugin", "revoke", FIRST, "-y"), await run("plugin", "revoke", FIRST, "--yes")
 
-    assert (0, f"{FIRST} is ended.\n") == (ended.exit_code, ended.stdout)
+    assert (0, f"Grant {FIRST} is ended.\n") == (ended.exit_code, ended.stdout)
     assert (1, True) == (again.exit_code, "There is no grant " in again.stderr)
 
 
@@ -62,6 +62,6 @@ async def test_server_that_is_off_is_told(run: Run, stub: Stub) -> None:
     results = [await run("plugin", "grants"), await run("plugin", "connect-code", "--subject", "x")]
 
     assert [1, 1] == [result.exit_code for result in results]
-    assert ["The server for plugins is off; [plugin] in the configuration turns it on.\n"] * 2 == [
+    assert ["The server for plugins is off. Turn it on with [plugin] in the configuration.\n"] * 2 == [
         result.stderr for result in results
     ]

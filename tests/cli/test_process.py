@@ -62,7 +62,7 @@ async def test_the_process_fails_without_a_traceback(tmp_path: Path) -> None:
     """Exit 1 and one sentence."""
     ended = await run(tmp_path, "token", "acme", BROKER_ADMIN_SOCKET=str(tmp_path / "none.sock"))
 
-    sentence = f"No broker answers at {tmp_path}/none.sock; is it running? (`broker serve`)\n"
+    sentence = f"No broker answers at {tmp_path}/none.sock. Start it with: systemctl start token-broker\n"
     assert (1, "", sentence) == ended
 
 
@@ -210,7 +210,7 @@ async def test_the_sandbox_refuses_a_file_that_is_not_its_own(tmp_path: Path, co
 
     assert (1, "") == (code, out)
     assert re.fullmatch(
-        rf"The sandbox cannot open {database}: .* database.*; choose another with --database\.\n", err
+        rf"The sandbox cannot open {database}: .* database.*\. Choose another with --database\.\n", err
     )
     assert before == database.read_bytes()
 

@@ -95,7 +95,7 @@ async def test_backup_needs_a_running_broker(run: Run, admin_socket: Path, tmp_p
 
     result = await run("backup", str(tmp_path / "b.db"))
 
-    assert (1, True) == (result.exit_code, "No broker runs; copy its folder" in result.stderr)
+    assert (1, True) == (result.exit_code, "No broker runs. Start it" in result.stderr)
     assert not (tmp_path / "b.db").exists()
 
 
@@ -119,7 +119,7 @@ async def test_restore_over_a_store_with_accounts_needs_force(run: Run, tmp_path
     forced = await run("restore", str(tmp_path / "b.db"), "--force")
 
     assert (1, True) == (refused.exit_code, "Nothing was restored: the store" in refused.stderr)
-    assert (0, True) == (forced.exit_code, "What was there is kept as" in forced.stdout)
+    assert (0, True) == (forced.exit_code, "The former store is kept as" in forced.stdout)
 
 
 async def test_migrate_brings_a_store_up_to_date(run: Run, tmp_path: Path) -> None:

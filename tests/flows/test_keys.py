@@ -77,8 +77,8 @@ async def test_keys_are_replaced_without_a_broker(process: Process) -> None:
     await process.start()
     served = await process.get("/token/acme")
 
-    assert "2 records sealed anew.\n" == rewrapped
-    assert f"{old} is retired.\n" == dropped
+    assert "2 records encrypted anew.\n" == rewrapped
+    assert f"Key {old} is retired.\n" == dropped
     assert {old: ("retired", 0), new: ("active", 2)} == await _states(process)
     assert 200 == served.status
 
@@ -107,7 +107,9 @@ async def test_backup_restore_and_adoption(process: Process) -> None:
     assert "Restored 1 account" in restored.stdout
     assert (200, 1) == (served.status, checked.exit_code)
     assert "broker adopt" in " ".join(checked.stdout.split())
-    assert adopted.stdout.startswith("Adopted: this store is renewed from now on.\nThe backup was made ")
+    assert adopted.stdout.startswith(
+        "Adopted: the accounts of this store are renewed from now on.\nThe backup was made "
+    )
 
 
 async def _fill(process: Process, count: int) -> None:

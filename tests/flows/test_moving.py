@@ -59,7 +59,7 @@ async def test_import_tells_each_line_and_skips_what_is_there(commands: Commands
 
     told = {f"old-{number}: imported, active" for number in range(3)}
     assert (0, told) == (first.exit_code, set(first.stdout.splitlines()[:3]))
-    assert first.stdout.endswith("\n3 imported, 0 skipped, there already.\n")
+    assert first.stdout.endswith("\n3 imported, 0 skipped because they exist already.\n")
     assert "The old system must have stopped" in first.stderr
     again = json.loads(second.stdout)["accounts"]
     assert [(1, "skipped"), (2, "skipped"), (3, "skipped")] == [
@@ -96,7 +96,7 @@ async def test_import_goes_on_where_a_renewal_is_missing(commands: Commands) -> 
 
     assert (1, 0) == (first.exit_code, second.exit_code)
     assert "old-0: stored, not proved, active: Not renewed: The provider asked" in first.stdout
-    assert "old-0: skipped: there already, proved now" in second.stdout
+    assert "old-0: skipped: exists already, proved now" in second.stdout
 
 
 @pytest.mark.parametrize("shape", ["list", "lines"])
@@ -108,7 +108,10 @@ async def test_import_reads_lists_lines_and_standard_input(commands: Commands, s
 
     result = await commands.run("accounts", "import", "-", typed=text)
 
-    assert (0, "2 imported, 0 skipped, there already.") == (result.exit_code, result.stdout.splitlines()[-1])
+    assert (0, "2 imported, 0 skipped because they exist already.") == (
+        result.exit_code,
+        result.stdout.splitlines()[-1],
+    )
 
 
 BROKEN = {
@@ -144,7 +147,7 @@ async def test_many_accounts_are_imported(commands: Commands, count: int) -> Non
 
     result = await commands.run("accounts", "import", str(file))
 
-    assert (0, f"{count} imported, 0 skipped, there already.") == (
+    assert (0, f"{count} imported, 0 skipped because they exist already.") == (
         result.exit_code,
         result.stdout.splitlines()[-1],
     )
@@ -171,7 +174,7 @@ async def test_grants_move_to_another_broker_and_are_never_renewed_by_two(
 
     assert (0, f"{file} holds 3 accounts, frozen here.\n") == (exported.exit_code, exported.stdout)
     assert (0o600, 3) == (file.stat().st_mode & 0o777, len(file.read_text().splitlines()))
-    assert (0, "3 imported, 0 skipped, there already.") == (
+    assert (0, "3 imported, 0 skipped because they exist already.") == (
         imported.exit_code,
         imported.stdout.splitlines()[-1],
     )
@@ -262,7 +265,7 @@ async def test_killed_import_goes_on(process: Process) -> None:
     judged = await process.judge()
     summary = out.splitlines()[-1]
     assert 0 == code
-    assert summary.endswith("skipped, there already.")
+    assert summary.endswith("skipped because they exist already.")
     assert count == sum(int(word) for word in summary.replace(",", "").split() if word.isdigit())
     assert {1} == set(spent(judged).values())
     assert all(grant["live"] for grant in judged["grants"])

@@ -237,7 +237,7 @@ def test_the_audit_is_in_the_journal(service: Service, machine: Machine) -> None
     assert ("token-broker", "token-broker.service", "1") == tuple(
         entry[name] for name in ("SYSLOG_IDENTIFIER", "_SYSTEMD_UNIT", "TOKEN_BROKER_AUDIT")
     )
-    assert "The audit is whole" in verified
+    assert "The audit is intact" in verified
     assert asked["id"] in log
     assert '"decision"' not in log
 
@@ -279,7 +279,7 @@ def test_a_service_that_cannot_start_is_not_called_running(
     why = "The broker does not start: systemd holds 127.0.0.1:9081, which no key of [server] names"
     assert 1 == checked.returncode
     assert lines["broker"]["detail"].startswith(why)
-    assert "systemd has started it again " in lines["systemd"]["detail"]
+    assert "systemd has restarted it " in lines["systemd"]["detail"]
     assert f"\nnot running: {why}" in version
 
 
@@ -308,7 +308,7 @@ def test_a_stopped_service_is_looked_over_with_its_credentials(service: Service,
     ]
     assert "is the active key" in made
     assert 200 == service.ask()["status"]
-    assert "The audit is whole" in verified
+    assert "The audit is intact" in verified
 
 
 def test_an_upgrade_migrates_the_store(service: Service, machine: Machine) -> None:

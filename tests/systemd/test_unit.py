@@ -176,7 +176,7 @@ def test_a_relative_command_is_refused(tmp_path: Path) -> None:
     )
 
     assert (2, []) == (result.exit_code, list(tmp_path.iterdir()))
-    assert "bin/broker is no absolute path" in result.stderr
+    assert "absolute path, not bin/broker" in result.stderr
 
 
 def test_installing_again_changes_nothing(tmp_path: Path) -> None:
