@@ -16,7 +16,7 @@ import aiohttp
 from broker import __version__
 from broker.clock import Clock, within
 from broker.config.settings import NetworkSettings, WebhookSettings
-from broker.providers import lives
+from broker.providers import lifetimes
 from broker.providers.network import Resolver, proxy_for, trusting
 
 COMMAND_TIMEOUT = 30.0
@@ -196,7 +196,7 @@ class Webhook:
         if 200 <= status < 300:
             return None
         # Seconds or a date (RFC 9110 10.2.3).
-        wait = None if retry_after is None else lives.seconds_until(retry_after.strip(), now)
+        wait = None if retry_after is None else lifetimes.seconds_until(retry_after.strip(), now)
         return Failed(f"status {status}", None if wait is None else max(0.0, wait), status == 410)
 
     def hurry(self) -> None:

@@ -200,7 +200,7 @@ class Listeners:
         browsers, login = installs.browsers, installs.login
 
         def as_page(error: BrokerError, request: web.Request) -> web.StreamResponse:
-            if request.path in plugin_routes.MACHINES:
+            if request.path in plugin_routes.PROGRAM_PATHS:
                 return plugin_routes.machine_error(error)
             return browsers.show(request, error_page(error))
 

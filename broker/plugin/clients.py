@@ -1,7 +1,6 @@
 """The clients of the OAuth server: how their requests are read, how they are authenticated and refused."""
 
 import base64
-import hashlib
 import hmac
 import json
 import re
@@ -9,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote_plus
 
+from broker import oauth
 from broker.config.settings import PluginClient
 from broker.model import Caller, Secret
 from broker.observe.metrics import Metrics
 
-Word = Literal[
+TokenError = Literal[
     "invalid_request",
     "invalid_client",
     "invalid_grant",
@@ -22,7 +22,7 @@ Word = Literal[
     "server_error",
     "temporarily_unavailable",
 ]
-Bounced = Literal[
+RedirectError = Literal[
     "invalid_request",
     "access_denied",
     "unsupported_response_type",
@@ -30,7 +30,7 @@ Bounced = Literal[
     "temporarily_unavailable",
 ]
 """Errors of RFC 6749 4.1.2.1, which a client is told by a redirect."""
-BOUNCES: dict[Bounced, str] = {
+REDIRECT_ERRORS: dict[RedirectError, str] = {
     "invalid_request": "A parameter is missing, malformed, repeated or too long; code_challenge_method is S256.",
     "access_denied": "The user or the server denied access.",
     "unsupported_response_type": "The response_type is code.",
@@ -47,7 +47,7 @@ VISIBLE = re.compile(r"[\x20-\x7e]{1,4096}", re.ASCII)
 """The characters and length of any parameter (RFC 6749 appendix A)."""
 MOST_FIELDS = 32
 BASIC = re.compile(r"[Bb][Aa][Ss][Ii][Cc] +([A-Za-z0-9+/]+={0,2})", re.ASCII)
-NOBODY = hashlib.sha256(b"no client has this secret, for it is longer than any may be" * 8).digest()
+NOBODY = oauth.hashed(Secret("no client has this secret, for it is longer than any may be" * 8))
 Parameters = Mapping[str, str]
 """Known parameters of a request; one without a value counts as omitted (RFC 6749 3.2)."""
 
@@ -55,7 +55,7 @@ Parameters = Mapping[str, str]
 class Refused(Exception):
     """An error answer of RFC 6749 5.2. The description holds nothing of the request."""
 
-    def __init__(self, error: Word, description: str, *, basic: bool = False) -> None:
+    def __init__(self, error: TokenError, description: str, *, basic: bool = False) -> None:
         super().__init__(error)
         self.error, self.description = error, description
         self.basic = basic
@@ -117,7 +117,7 @@ class Clients:
         self.by_name, self._metrics = clients, metrics
         self.by_id = {client.client_id: client for client in clients.values()}
         self._digests = {
-            client_id: [_digest(secret.reveal()) for secret in client.secrets]
+            client_id: [oauth.hashed(secret) for secret in client.secrets]
             for client_id, client in self.by_id.items()
         }
 
@@ -146,7 +146,7 @@ class Clients:
             if client is not None and renewing and client.refresh_without_secret:
                 return client
         else:
-            given = _digest(secret)
+            given = oauth.hashed(Secret(secret))
             # An unknown client has a digest to compare with too, so that both take the same time.
             known = self._digests.get(name, [NOBODY])
             if any(hmac.compare_digest(given, digest) for digest in known) and client is not None:
@@ -174,7 +174,3 @@ def _basic(header: str) -> tuple[str, str | None]:
 def as_caller(client: PluginClient) -> Caller:
     """Return the caller that names a client in the audit log; it has no permissions."""
     return Caller(f"plugin:{client.name}", (), frozenset(), credential=f"client {client.client_id}")
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()

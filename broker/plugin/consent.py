@@ -17,7 +17,7 @@ from broker.http.browser import Kept
 from broker.http.pages import Page, ShownError
 from broker.login import Browser, Browsers
 from broker.model import Caller, ConnectCode, Permission, PluginCode, PluginConsent, RememberedPerson, Secret
-from broker.plugin.clients import BOUNCES, VISIBLE, Bounced, Clients, as_caller
+from broker.plugin.clients import REDIRECT_ERRORS, VISIBLE, Clients, RedirectError, as_caller
 
 log = structlog.get_logger()
 CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
@@ -57,7 +57,7 @@ class WrongConnectCode(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class AuthorizationRequest:
     """A valid authorization request. Its fields are those of a PluginConsent that come from the client."""
 
     client: str
@@ -74,20 +74,20 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounce:
+class ErrorRedirect:
     """A request that is wrong or denied, which the client is told by a redirect."""
 
     redirect_uri: str
     state: str | None
-    error: Bounced
+    error: RedirectError
 
     def location(self, issuer: str) -> str:
         """Return the URL of the redirect."""
-        told = {"error": self.error, "error_description": BOUNCES[self.error]}
+        told = {"error": self.error, "error_description": REDIRECT_ERRORS[self.error]}
         return answer_location(self.redirect_uri, told, self.state, issuer)
 
 
-def read_ask(raw_query: str, clients: Clients) -> Ask | Bounce:
+def read_authorization_request(raw_query: str, clients: Clients) -> AuthorizationRequest | ErrorRedirect:
     """Return a valid authorization request, or the redirect that tells what is wrong with it.
 
     Raises ShownError if the client or its redirect URI is unknown: then nothing must be redirected.
@@ -119,25 +119,25 @@ def read_ask(raw_query: str, clients: Clients) -> Ask | Bounce:
     state, response_type = parameters.get("state"), parameters.get("response_type")
     method, challenge = parameters.get("code_challenge_method"), parameters.get("code_challenge")
     if repeated or (state is not None and not VISIBLE.fullmatch(state)):
-        return Bounce(redirect_uri, None, "invalid_request")
+        return ErrorRedirect(redirect_uri, None, "invalid_request")
     if response_type != "code":
-        error: Bounced = "unsupported_response_type" if response_type else "invalid_request"
-        return Bounce(redirect_uri, state, error)
+        error: RedirectError = "unsupported_response_type" if response_type else "invalid_request"
+        return ErrorRedirect(redirect_uri, state, error)
     if (challenge, method) != (None, None) and (method != "S256" or not CHALLENGE.fullmatch(challenge or "")):
         # A challenge without a method would be `plain`, which proves nothing (RFC 9700 2.1.1).
-        return Bounce(redirect_uri, state, "invalid_request")
+        return ErrorRedirect(redirect_uri, state, "invalid_request")
     # Kit writes scopes with spaces or with commas; its documents say both.
     asked = parameters.get("scope")
     wanted = set(client.scopes) if asked is None else set(re.split(r"[ ,]+", asked.strip(" ,"))) - {""}
     if not wanted <= set(client.scopes):
-        return Bounce(redirect_uri, state, "invalid_scope")
+        return ErrorRedirect(redirect_uri, state, "invalid_scope")
     scope = oauth.scope_text(one for one in client.scopes if one in wanted)
-    return Ask(client.name, redirect_uri, given is not None, state, scope, challenge)
+    return AuthorizationRequest(client.name, redirect_uri, given is not None, state, scope, challenge)
 
 
-def ask_from_text(text: str, clients: Clients) -> Ask | None:
+def request_from_text(text: str, clients: Clients) -> AuthorizationRequest | None:
     """Return a kept request; None if its client, redirect URI or scope was removed from the configuration."""
-    ask = Ask(*json.loads(text))
+    ask = AuthorizationRequest(*json.loads(text))
     client = clients.by_name.get(ask.client)
     if client is None or ask.redirect_uri not in client.redirect_uris:
         return None
@@ -159,7 +159,7 @@ def _unredirectable(title: str, line: str) -> ShownError:
 
 
 class ConsentService:
-    """Consent to a valid authorization request, and connect codes.
+    """The service for consent to authorization requests, and for connect codes.
 
     A connect code identifies a user where the company has no sign-in.
     """
@@ -186,13 +186,15 @@ class ConsentService:
                 return Secret("-".join(text[at : at + 4] for at in range(0, LENGTH, 4))), expires_at
         raise Overloaded("too many connect codes are open at once; try again", retry_after=60)
 
-    async def begin(self, ask: Ask, browser: Secret, subject: str) -> Secret:
+    async def begin(self, ask: AuthorizationRequest, browser: Secret, subject: str) -> Secret:
         """Store a consent for a user who has signed in; return its handle, which is also its CSRF token."""
         handle = oauth.new_secret()
         await self._store.begin_consent(self._new(ask, handle, browser, subject))
         return handle
 
-    def begin_unknown(self, ask: Ask, browser: Secret) -> tuple[Secret, PluginConsent, Kept] | None:
+    def begin_unknown(
+        self, ask: AuthorizationRequest, browser: Secret
+    ) -> tuple[Secret, PluginConsent, Kept] | None:
         """Begin a consent for a user whom a connect code will identify. It is kept in a cookie, not stored.
         None: the request is too long for a cookie."""
         handle = oauth.new_secret()
@@ -205,7 +207,7 @@ class ConsentService:
         consent = await self._store.consent(oauth.hashed(handle), self._clock.now())
         if consent is None:
             kept = await self._browsers.kept.find(KEPT_FOR, handle, browser.cookies)
-            ask = None if kept is None else ask_from_text(kept[1], self._clients)
+            ask = None if kept is None else request_from_text(kept[1], self._clients)
             if kept is None or ask is None or await self._store.is_claimed(oauth.hashed(handle)):
                 raise ShownError(OVER)
             return replace(self._new(ask, handle, browser.check(), None), expires_at=kept[0])
@@ -240,7 +242,7 @@ class ConsentService:
         await self._announce(consent, consent.subject, "plugin.deny", request_id)
         if not await self._store.deny(consent.hash, self._clock.now()):
             raise ShownError(OVER)
-        return Bounce(consent.redirect_uri, consent.state, "access_denied").location(self.issuer)
+        return ErrorRedirect(consent.redirect_uri, consent.state, "access_denied").location(self.issuer)
 
     async def allow(
         self, consent: PluginConsent, typed: str | None, *, request_id: str
@@ -279,7 +281,9 @@ class ConsentService:
         members = {"code": secret.reveal()}
         return answer_location(consent.redirect_uri, members, consent.state, self.issuer), person
 
-    def _new(self, ask: Ask, handle: Secret, browser: Secret, subject: str | None) -> PluginConsent:
+    def _new(
+        self, ask: AuthorizationRequest, handle: Secret, browser: Secret, subject: str | None
+    ) -> PluginConsent:
         return PluginConsent(
             hash=oauth.hashed(handle),
             browser_hash=oauth.hashed(browser),

@@ -16,7 +16,14 @@ from broker.http.pages import Page, ShownError
 from broker.login import Browsers, LoginService, SignedIn
 from broker.model import PluginConsent, Secret
 from broker.plugin.clients import Clients
-from broker.plugin.consent import OVER, Bounce, ConsentService, WrongConnectCode, ask_from_text, read_ask
+from broker.plugin.consent import (
+    OVER,
+    ConsentService,
+    ErrorRedirect,
+    WrongConnectCode,
+    read_authorization_request,
+    request_from_text,
+)
 
 FOREIGN = Page(
     title="This did not come from our page",
@@ -66,8 +73,8 @@ class ConsentRoutes:
         if "consent" in request.query and "client_id" not in request.query:
             return await self._consent_page(request, request.query["consent"], None)
         raw_query, browsers = request.rel_url.raw_query_string, self._browsers
-        ask = read_ask(raw_query, self._clients)
-        if isinstance(ask, Bounce):
+        ask = read_authorization_request(raw_query, self._clients)
+        if isinstance(ask, ErrorRedirect):
             return _redirect(ask.location(self._service.issuer))
         if is_elsewhere(request, browsers.public_url):
             return moved(browsers.public_url, "/plugin/authorize", raw_query)
@@ -81,7 +88,7 @@ class ConsentRoutes:
             response = self._page(request, consent, handle.reveal(), None)
         else:
             # The `state` is too long for the cookie that keeps the request.
-            too_long = Bounce(ask.redirect_uri, ask.state, "invalid_request")
+            too_long = ErrorRedirect(ask.redirect_uri, ask.state, "invalid_request")
             return _redirect(too_long.location(self._service.issuer))
         browsers.kept.write(request, response, kept)
         browsers.cookie.write(response, browser)
@@ -89,7 +96,7 @@ class ConsentRoutes:
 
     async def signed_in(self, request: web.Request, user: SignedIn) -> web.StreamResponse:
         """Redirect a user who has signed in to the consent page."""
-        ask = ask_from_text(user.payload, self._clients)
+        ask = request_from_text(user.payload, self._clients)
         if ask is None:
             raise ShownError(OVER)
         browser = self._browsers.cookie.read_or_new(request)
@@ -140,7 +147,7 @@ class ConsentRoutes:
                     code = fields.get("connect_code")
                     location, person = await service.allow(consent, code, request_id=request_id)
                 except (StorageUnavailable, AuditUnavailable):
-                    failed = Bounce(consent.redirect_uri, consent.state, "temporarily_unavailable")
+                    failed = ErrorRedirect(consent.redirect_uri, consent.state, "temporarily_unavailable")
                     return _redirect(failed.location(service.issuer))
         except WrongConnectCode:
             problem = "This connect code is not valid. Type it again, or ask for a new one."

@@ -159,7 +159,7 @@ class Issued:
 
 
 class GrantService:
-    """The use cases of token, revocation and introspection endpoint, and of `broker plugin`."""
+    """The service behind the token, revocation and introspection endpoints, and behind `broker plugin`."""
 
     def __init__(self, context: Context, settings: PluginSettings) -> None:
         self._context, self._settings = context, settings
@@ -278,7 +278,7 @@ class GrantService:
     async def grants(
         self, caller: Caller, *, subject: str | None, after: str, limit: int, request_id: str
     ) -> list[PluginGrant]:
-        """Return a page of the current grants."""
+        """Return a page of the grants that have not ended or expired, maybe of one subject, by ascending id."""
         await self._context.authorizer.require(
             caller, Permission.PLUGIN, None, request_id=request_id, action="plugin.grants", reads=True
         )

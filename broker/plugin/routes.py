@@ -17,7 +17,7 @@ from broker.plugin.consent import ConsentService
 from broker.plugin.grants import GrantService
 
 AUTH_METHODS = ["client_secret_basic", "client_secret_post"]
-MACHINES = frozenset({"/plugin/token", "/plugin/refresh", "/plugin/revoke"})
+PROGRAM_PATHS = frozenset({"/plugin/token", "/plugin/refresh", "/plugin/revoke"})
 """Paths for programs, where all errors are JSON."""
 REALM = 'Basic realm="token-broker", charset="UTF-8"'
 NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}

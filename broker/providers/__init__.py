@@ -1,1 +1,1 @@
-"""Talking to Kit, Kustomer and any other OAuth provider."""
+"""The OAuth client for Kit, Kustomer and any other provider of RFC 6749."""

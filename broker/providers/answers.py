@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from broker import oauth
 from broker.config.settings import DeadError
 from broker.model import ENDLESS, Secret, TokenSet
-from broker.providers import lives
+from broker.providers import lifetimes
 
 NON_POSITIVE_LIFE = 60.0
 OTHER_SCHEMES = {
@@ -98,7 +98,7 @@ def parse_token_answer(body: bytes, reading: Reading, *, issued_at: float, forms
         # The new refresh token is kept, but there is no access token to serve, so a renewal is due now.
         flags.append("access_token_missing")
         life = 0.0
-    refresh_life = lives.refresh_life(found, issued_at)
+    refresh_life = lifetimes.refresh_lifetime(found, issued_at)
     return TokenSet(
         access_token=access,
         refresh_token=refresh,
@@ -175,7 +175,7 @@ def holds_token(body: bytes) -> bool:
 
 
 def _may_be_token(name: str, value: object) -> bool:
-    plain = lives.plain_name(name)
+    plain = lifetimes.plain_name(name)
     if plain in ("accesstoken", "refreshtoken") and _storable(value):
         return True
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
@@ -319,8 +319,8 @@ def _member(answer: Mapping[str, Any], name: str) -> Any:
     """Return a member by its name, also in another spelling such as `accessToken` or `Access-Token`."""
     if name in answer:
         return answer[name]
-    plain = lives.plain_name(name)
-    return next((value for other, value in answer.items() if lives.plain_name(other) == plain), None)
+    plain = lifetimes.plain_name(name)
+    return next((value for other, value in answer.items() if lifetimes.plain_name(other) == plain), None)
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
@@ -331,7 +331,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
         last = name.removesuffix("]").rpartition("[")[2] or name if name.endswith("]") else name
         bare = value.strip('"')
         # A token has no blanks, so this is a `+` that was not encoded.
-        is_token = lives.plain_name(last).endswith("token")
+        is_token = lifetimes.plain_name(last).endswith("token")
         found.append((last, bare.replace(" ", "+") if is_token else bare))
     return found
 
@@ -377,14 +377,14 @@ def _life(
     flags: list[str],
 ) -> float:
     """Return the shortest lifetime stated, else the default, or ENDLESS if the token cannot be renewed."""
-    stated = dict(lives.stated_lives(answer, access.reveal() if access else None, issued_at))
+    stated = dict(lifetimes.stated_lifetimes(answer, access.reveal() if access else None, issued_at))
     positive = [seconds for seconds in stated.values() if seconds > 0]
-    if not reading.renewable and positive and min(positive) > lives.MOST_LIFE:
+    if not reading.renewable and positive and min(positive) > lifetimes.MOST_LIFE:
         # The year 9999, or 2**31 - 1 seconds: from a provider without renewals this means no end.
         flags.append("expires_in_clamped")
-        return min(reading.default_life, lives.MOST_LIFE) if reading.default_is_stated else ENDLESS
+        return min(reading.default_life, lifetimes.MOST_LIFE) if reading.default_is_stated else ENDLESS
     if positive:
-        most = oauth.MAX_LIFE if reading.renewable else lives.MOST_LIFE
+        most = oauth.MAX_LIFE if reading.renewable else lifetimes.MOST_LIFE
         if min(positive) > most:
             flags.append("expires_in_clamped")
         return min(*positive, most)
@@ -395,7 +395,7 @@ def _life(
     else:
         flags.append("expires_in_unreadable" if "expires_in" in answer else "expires_in_missing")
     if not reading.renewable and not ended:
-        return min(reading.default_life, lives.MOST_LIFE) if reading.default_is_stated else ENDLESS
+        return min(reading.default_life, lifetimes.MOST_LIFE) if reading.default_is_stated else ENDLESS
     return NON_POSITIVE_LIFE if stated else min(reading.default_life, oauth.UNKNOWN_LIFE_TRUST)
 
 

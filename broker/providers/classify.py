@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from broker.config.settings import DeadError
 from broker.model import Reason
-from broker.providers import answers, lives
+from broker.providers import answers, lifetimes
 from broker.providers.answers import OAuthError, Reading
 from broker.providers.client import Answer, Lost, Reply
 from broker.providers.outcomes import (
@@ -139,11 +139,15 @@ def pause_seconds(headers: Mapping[str, str], now: float) -> float:
     """Return the seconds to wait, from Retry-After or the reset of the rate limit, from 1 second to 1 hour."""
     for name in ("Retry-After", "X-Retry-After", *RESETS):
         text = headers.get(name, "").strip().strip('"')
-        seconds = lives.seconds_until(re.split("[,;]", text)[0].strip() if text[:1].isdigit() else text, now)
+        seconds = lifetimes.seconds_until(
+            re.split("[,;]", text)[0].strip() if text[:1].isdigit() else text, now
+        )
         if seconds is not None and not text.startswith("-"):
             break
     else:
-        milliseconds = lives.as_number(headers.get("Retry-After-Ms") or headers.get("X-Ms-Retry-After-Ms"))
+        milliseconds = lifetimes.as_number(
+            headers.get("Retry-After-Ms") or headers.get("X-Ms-Retry-After-Ms")
+        )
         seconds = DEFAULT_PAUSE if milliseconds is None else milliseconds / 1000.0
         if limit := RESET_OF_A_LIMIT.search(headers.get("RateLimit", "")):
             seconds = float(limit[1])

@@ -132,7 +132,7 @@ class _Parser:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Keep hold of a new connection: aiohttp loses one whose trace raises, and it would stay open forever."""
+    """A connector that notes each new connection: aiohttp forgets one whose trace raises, and leaves it open."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -199,7 +199,10 @@ class ProviderClient:
         public_only: bool,
         before_send: BeforeSend | None = None,
     ) -> Reply:
-        """POST once (GET without data), to public addresses only if asked. Raises only what `before_send` raises."""
+        """POST `data` once, or GET if it is None. Raises only what `before_send` raises.
+
+        `public_only`: a private address is not contacted. `timeout`: seconds for everything.
+        """
         progress = _Progress(before_send)
         way = proxy_for(url, self._network)
         # A proxy resolves the name itself, and may have a private address of its own.

@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import lru_cache
 from threading import Thread
@@ -75,37 +76,28 @@ class Resolver(AbstractResolver):
     async def _in_thread(self, host: str, port: int, family: int) -> list[Any]:
         await self._free.acquire()
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[list[Any]] = loop.create_future()
-
-        def finish(found: list[Any] | OSError) -> None:
-            # Only now: a lookup that nobody waits for any more still holds its thread.
-            self._free.release()
-            if done.done():
-                return
-            if isinstance(found, OSError):
-                done.set_exception(found)
-            else:
-                done.set_result(found)
+        done: Future[list[Any]] = Future()
+        # A running future cannot be cancelled, so the thread can always set its result.
+        done.set_running_or_notify_cancel()
 
         def work() -> None:
-            found: list[Any] | OSError
+            kind, flags = socket.SOCK_STREAM, socket.AI_ADDRCONFIG
             try:
-                found = self._lookup(
-                    host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-                )
+                done.set_result(self._lookup(host, port, family=family, type=kind, flags=flags))
             except OSError as exc:
-                found = exc
+                done.set_exception(exc)
             except Exception:  # noqa: BLE001 - a name that cannot be encoded
-                found = OSError(None, "no such name")
+                done.set_exception(OSError(None, "no such name"))
+            # Not before: a lookup whose result is no longer awaited still occupies its thread.
             with suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(finish, found)
+                loop.call_soon_threadsafe(self._free.release)
 
         try:
             Thread(target=work, name="resolver", daemon=True).start()
         except RuntimeError:
             self._free.release()
             raise OSError(None, "no thread is left to resolve a name") from None
-        return await done
+        return await asyncio.wrap_future(done)
 
 
 class PublicResolver(AbstractResolver):

@@ -13,7 +13,7 @@ from broker.clock import Clock
 from broker.config.settings import NetworkSettings, ProviderSettings
 from broker.errors import InvalidRequest
 from broker.model import Secret
-from broker.providers import lives
+from broker.providers import lifetimes
 from broker.providers.answers import Reading
 from broker.providers.classify import classify, cleaned
 from broker.providers.client import Answer, Lost, ProviderClient, Reply
@@ -200,7 +200,7 @@ class OAuth2Provider:
         reply = await self._http.get(url, headers={}, timeout=REACH_TIMEOUT, public_only=False)
         if not isinstance(reply, Answer):
             return NotSent(reply.why)
-        skew = lives.seconds_until_date(reply.headers.get("Date", ""), self._clock.now())
+        skew = lifetimes.seconds_until_date(reply.headers.get("Date", ""), self._clock.now())
         if reply.status != 200:
             return Reached(skew)
         return Reached(skew, differences(reply.body, self.settings))

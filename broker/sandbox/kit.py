@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from broker.config.sandbox import KIT_APP_ID
+from broker.sandbox.context import page
 from broker.sandbox.exchange import Refusal, secret_fits
 from broker.sandbox.issued import Grant, Holder, Pair
-from broker.sandbox.party import Party
-from broker.sandbox.stage import page
+from broker.sandbox.provider import SandboxProvider
 
 CLIENT_REFUSED = (
     401,
@@ -41,7 +41,7 @@ USER_OFFSET = 100_000
 """Kit's user id differs from the account's, so that code that uses the wrong one fails."""
 
 
-class Kit(Party):
+class Kit(SandboxProvider):
     """Kit under `/kit`, with both paths of its OAuth endpoints."""
 
     name, title = "kit", "Kit"
@@ -96,7 +96,7 @@ class Kit(Party):
         params = self.read_params(await request.read())
         if params is None:
             return self.refused(Refusal.MALFORMED)
-        client, issued = self.stage.clients.find("kit", params.get("client_id", "")), self.stage.issued
+        client, issued = self.context.clients.find("kit", params.get("client_id", "")), self.context.issued
         token, secret = params.get("token", ""), params.get("client_secret")
         found = issued.refresh_token(token) or issued.access_token(token)
         grant = None if found is None else issued.grant(found.grant_id)
@@ -113,7 +113,7 @@ class Kit(Party):
         switches = self.switches
         if switches.identity_status is not None:
             return web.Response(status=switches.identity_status)
-        found = self.whose(request)
+        found = self.grant_of(request)
         if not isinstance(found, str) and switches.plan_lapsed:
             found = PLAN_WORDS
         if isinstance(found, str):
@@ -137,12 +137,14 @@ class Kit(Party):
         return web.json_response({**({} if switches.missing_user else {"user": user}), "account": account})
 
     def read_holder(self, form: Mapping[str, str], org: str | None) -> Holder:  # noqa: ARG002 - Kustomer's
+        """Return the account that was chosen; a Kit account's id is a number."""
         account = form.get("account") or ACCOUNT
         if not account.isascii() or not account.isdecimal():
             raise ValueError("A Kit account id is a number.")
         return Holder(str(int(account)), form.get("name") or GREETING, form.get("email") or EMAIL)
 
     def tokens(self, grant: Grant, pair: Pair, expires_in: int) -> dict[str, object]:
+        """Return the JSON of Kit's token answer."""
         return {
             "access_token": pair.access.value,
             "token_type": "Bearer",
@@ -153,6 +155,7 @@ class Kit(Party):
         }
 
     def refused(self, why: Refusal, missing: str = "") -> web.Response:
+        """Answer with Doorkeeper's text and header for the refusal."""
         status, error, description = WORDS[why]
         return _error(status, error, description.format(missing=missing))
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from aiohttp import web
 
+from broker.sandbox.context import SandboxContext, bearer
 from broker.sandbox.exchange import Refusal
 from broker.sandbox.issued import Grant, Holder, Pair, kustomer_id
-from broker.sandbox.party import Party
-from broker.sandbox.stage import Stage, bearer
+from broker.sandbox.provider import SandboxProvider
 from broker.sandbox.store import Client
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
@@ -29,15 +29,15 @@ WORDS = {
 POD_WORDS = "Auth token associated with pod prod2 but request is being handled by prod1"
 
 
-class Kustomer(Party):
+class Kustomer(SandboxProvider):
     """Kustomer under `/kustomer`; `/kustomer/{org}` is the host of one org."""
 
     name, title = "kustomer", "Kustomer"
     default_scope = ""
     complaints = ("Missing authorization", "Invalid token", "Invalid token", "Expired token")
 
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(stage)
+    def __init__(self, context: SandboxContext) -> None:
+        super().__init__(context)
         self._window, self._seen = 0, 0
 
     def routes(self) -> list[web.RouteDef]:
@@ -57,7 +57,7 @@ class Kustomer(Party):
 
     async def register(self, request: web.Request) -> web.Response:
         """Register a new version of an app; any API key will do. Versions are permanent."""
-        key, stage = bearer(request), self.stage
+        key, context = bearer(request), self.context
         if key is None:
             return _refused(401, "unauthorized", "Missing authorization")
         try:
@@ -80,9 +80,9 @@ class Kustomer(Party):
         org = sha256(b"key " + key.encode()).hexdigest()[:24]
         name = f"{app}_{org}" if visibility == "private" else app
         app_id = f"{name}-{version}"
-        if stage.store.row("SELECT 1 FROM apps WHERE id = ?", app_id) is not None:
+        if context.store.row("SELECT 1 FROM apps WHERE id = ?", app_id) is not None:
             return _refused(409, "conflict", f"{app_id} exists; versions are permanent")
-        older = stage.store.row(LATEST_APP, name, name)
+        older = context.store.row(LATEST_APP, name, name)
         client_id = secrets.token_hex(12) if older is None else older["client_id"]
         attributes = {
             "name": name,
@@ -94,20 +94,20 @@ class Kustomer(Party):
             "clientId": client_id,
         }
         data = {"type": "available_app", "id": app_id, "attributes": attributes}
-        known = stage.clients.find("kustomer", client_id)
+        known = context.clients.find("kustomer", client_id)
         # Until a secret is made, nobody knows one: not a public client, but one that cannot get in.
         client_secrets = known.secrets if known else (secrets.token_urlsafe(32),)
-        with stage.store.transaction():
+        with context.store.transaction():
             document = json.dumps(data)
-            stage.store.insert("apps", id=app_id, name=name, client_id=client_id, document=document)
-            stage.clients.put(Client("kustomer", client_id, client_secrets, tuple(uris)))
+            context.store.insert("apps", id=app_id, name=name, client_id=client_id, document=document)
+            context.clients.put(Client("kustomer", client_id, client_secrets, tuple(uris)))
         return web.json_response({"data": data})
 
     async def registered(self, request: web.Request) -> web.Response:
         """List the registered apps."""
         if bearer(request) is None:
             return _refused(401, "unauthorized", "Missing authorization")
-        rows = self.stage.store.rows("SELECT document FROM apps ORDER BY rowid")
+        rows = self.context.store.rows("SELECT document FROM apps ORDER BY rowid")
         return web.json_response({"data": [json.loads(row["document"]) for row in rows]})
 
     async def new_secret(self, request: web.Request) -> web.Response:
@@ -115,13 +115,13 @@ class Kustomer(Party):
         if bearer(request) is None:
             return _refused(401, "unauthorized", "Missing authorization")
         app = request.match_info["app"]
-        row = self.stage.store.row(LATEST_APP, app, app)
+        row = self.context.store.row(LATEST_APP, app, app)
         if row is None:
             return _refused(404, "not_found", f"There is no app {app}")
         data = json.loads(row["document"])
         secret = f"sbx-kus-secret-{secrets.token_urlsafe(32)}"
         uris = tuple(data["attributes"]["redirectUris"])
-        self.stage.clients.put(Client("kustomer", row["client_id"], (secret,), uris))
+        self.context.clients.put(Client("kustomer", row["client_id"], (secret,), uris))
         data["attributes"]["clientSecret"] = secret
         return web.json_response({"data": data})
 
@@ -132,7 +132,7 @@ class Kustomer(Party):
             return _refused(switches.identity_status, "unavailable", "Not just now")
         if switches.pod_mismatch:
             return _refused(401, "unauthorized", POD_WORDS)
-        found = self.whose(request)
+        found = self.grant_of(request)
         if isinstance(found, str):
             return _refused(401, "unauthorized", found)
         if switches.plan_lapsed:
@@ -157,7 +157,7 @@ class Kustomer(Party):
         """Add x-ratelimit-* to every answer under /kustomer; a handler of aiohttp's `on_response_prepare`."""
         if not request.path.startswith("/kustomer"):
             return
-        window = int(self.stage.clock.now()) // WINDOW
+        window = int(self.context.clock.now()) // WINDOW
         self._seen = self._seen + 1 if window == self._window else 1
         self._window = window
         response.headers.setdefault("x-ratelimit-limit", str(LIMIT))
@@ -165,6 +165,7 @@ class Kustomer(Party):
         response.headers.setdefault("x-ratelimit-reset", str((window + 1) * WINDOW))
 
     def read_holder(self, form: Mapping[str, str], org: str | None) -> Holder:
+        """Return the account of an org; its id is derived from the org's slug."""
         org = org or form.get("org") or "acme"
         if ORG.fullmatch(org) is None:
             raise ValueError("An org's name has lower-case letters, digits and hyphens only.")
@@ -172,6 +173,7 @@ class Kustomer(Party):
         return Holder(kustomer_id("org", org), label, f"agent@{org}.example", org)
 
     def tokens(self, grant: Grant, pair: Pair, expires_in: int) -> dict[str, object]:
+        """Return the JSON of Kustomer's token answer."""
         return {
             "scope": grant.scope,
             "token_type": "bearer",
@@ -181,6 +183,7 @@ class Kustomer(Party):
         }
 
     def refused(self, why: Refusal, missing: str = "") -> web.Response:
+        """Answer with Kustomer's error; `invalid_client_shape` selects the form of NOT_INSTALLED."""
         if why is Refusal.MALFORMED:
             return _refused(400, "bad_request", "Bad request")
         if why is not Refusal.NOT_INSTALLED:

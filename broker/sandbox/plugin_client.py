@@ -14,8 +14,8 @@ from yarl import URL
 
 from broker.config.sandbox import KIT_APP_ID, PLUGIN_CLIENT_ID, PLUGIN_CLIENT_SECRET
 from broker.config.values import is_loopback
+from broker.sandbox.context import SandboxContext, bad_request, json_object, refusal, to
 from broker.sandbox.issued import fingerprint
-from broker.sandbox.stage import Stage, bad_request, json_object, refusal, to
 
 PATIENCE = aiohttp.ClientTimeout(total=10)
 TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
@@ -109,8 +109,8 @@ def token_complaint(heard: Heard) -> str | None:
 class PluginClient:
     """Kit's side of an install with a plugin, and the handlers of `/_sandbox/plugin`."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage, self._store = stage, stage.store
+    def __init__(self, context: SandboxContext) -> None:
+        self._context, self._store = context, context.store
         self._setup: dict[str, Any] = dict(DEFAULT_SETUP)
 
     def routes(self) -> list[web.RouteDef]:
@@ -132,7 +132,7 @@ class PluginClient:
         app_id = app_id if app_id.isdecimal() else str(KIT_APP_ID)
         has_plugin = setup["enabled"]
         if has_plugin is None:
-            has_plugin = await metadata(self._stage.broker_public_url) is not None
+            has_plugin = await metadata(self._context.broker_public_url) is not None
         if not has_plugin:
             return self._connect_api(request, app_id)
         state = secrets.token_urlsafe(16)
@@ -230,12 +230,12 @@ class PluginClient:
         return await ask(url, sent, body=setup["body"], content_type=setup["content_type"])
 
     def _url(self, setting: str, path: str) -> str:
-        return self._setup[setting] or f"{self._stage.broker_public_url}/plugin/{path}"
+        return self._setup[setting] or f"{self._context.broker_public_url}/plugin/{path}"
 
     def _connect_api(self, request: web.Request, app_id: str) -> web.Response:
         """Redirect to the install of the API. Kit's own link holds the redirect unencoded, with its question mark."""
         back = f"{request.scheme}://{request.host}/kit/apps/{app_id}?success=true"
-        return to(f"{self._stage.broker_public_url}/install/kit?redirect={back}")
+        return to(f"{self._context.broker_public_url}/install/kit?redirect={back}")
 
     def _refuse(self, step: str, complaint: str) -> web.Response:
         self._note(step, 0, complaint)

@@ -15,11 +15,11 @@ from yarl import URL
 from broker.clock import Clock, SystemClock
 from broker.config.sandbox import KIT_APP_ID, LOGIN_PRIVATE_SEED
 from broker.config.settings import TcpListen
+from broker.sandbox.context import SandboxContext, bad_request, json_object, page, refusal, to
 from broker.sandbox.faults import PROVIDERS, Faults, Provider
 from broker.sandbox.kit import Kit
 from broker.sandbox.kustomer import Kustomer
 from broker.sandbox.plugin_client import PluginClient
-from broker.sandbox.stage import Stage, bad_request, json_object, page, refusal, to
 from broker.sandbox.store import ASKED, ISSUED, REGISTERED, SandboxStore, client_from_json
 
 SHUTDOWN = 0.5
@@ -32,8 +32,8 @@ NO_CHALLENGE = ("Your company", "This page needs a login_challenge: start at the
 class Control:
     """The handlers of `/` and `/_sandbox/…`."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, context: SandboxContext) -> None:
+        self._context = context
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -49,19 +49,19 @@ class Control:
 
     async def index(self, _request: web.Request) -> web.Response:
         """Show the grants, the last requests and the switches."""
-        record = self._stage.record.as_json()
+        record = self._context.record.as_json()
         return page(
             "index.html",
             grants=record["grants"][-20:],
             requests=record["requests"][-20:],
-            switches=self._stage.faults.as_json(),
+            switches=self._context.faults.as_json(),
             app_id=KIT_APP_ID,
-            broker=self._stage.broker_public_url,
+            broker=self._context.broker_public_url,
         )
 
     async def faults(self, _request: web.Request) -> web.Response:
         """Answer with the switches."""
-        return web.json_response(self._stage.faults.as_json())
+        return web.json_response(self._context.faults.as_json())
 
     async def set_faults(self, request: web.Request) -> web.Response:
         """Change switches: `{"provider": "kit", "rotation": "S", …}`; null puts a switch back."""
@@ -69,27 +69,29 @@ class Control:
         provider = _provider(asked)
         del asked["provider"]
         try:
-            self._stage.faults.set(provider, **asked)
+            self._context.faults.set(provider, **asked)
         except ValueError as error:
             raise bad_request(str(error)) from error
         return await self.faults(request)
 
     async def record(self, _request: web.Request) -> web.Response:
         """Answer with the record of requests."""
-        return web.json_response(self._stage.record.as_json())
+        return web.json_response(self._context.record.as_json())
 
     async def revoke(self, request: web.Request) -> web.Response:
         """Revoke grants, as an uninstall does: `{"provider", "external_id"}` or `{"refresh_token"}`."""
         asked = await json_object(request)
         if isinstance(asked.get("refresh_token"), str):
-            token = self._stage.issued.refresh_token(asked["refresh_token"])
+            token = self._context.issued.refresh_token(asked["refresh_token"])
             if token is not None:
-                self._stage.issued.revoke_grant(token.grant_id)
+                self._context.issued.revoke_grant(token.grant_id)
             return web.json_response({"revoked": 0 if token is None else 1})
         holder = asked.get("external_id")
         if not isinstance(holder, (str, int)):
             raise bad_request("external_id or refresh_token is needed")
-        return web.json_response({"revoked": self._stage.issued.revoke_all_of(_provider(asked), str(holder))})
+        return web.json_response(
+            {"revoked": self._context.issued.revoke_all_of(_provider(asked), str(holder))}
+        )
 
     async def put_client(self, request: web.Request) -> web.Response:
         """Register or replace an OAuth app.
@@ -104,19 +106,19 @@ class Control:
         except ValueError as error:
             raise bad_request(str(error)) from error
         if asked.get("removed"):
-            self._stage.clients.remove(provider, client.client_id)
+            self._context.clients.remove(provider, client.client_id)
         else:
-            self._stage.clients.put(client)
+            self._context.clients.put(client)
         return web.json_response({"provider": provider, "client_id": client.client_id})
 
     async def reset(self, request: web.Request) -> web.Response:
         """Put the switches back and empty the record; `{"everything": true}` also deletes all it issued."""
         asked = await json_object(request)
-        self._stage.faults.reset()
-        self._stage.store.empty(*ASKED)
+        self._context.faults.reset()
+        self._context.store.empty(*ASKED)
         if asked.get("everything"):
-            self._stage.store.empty(*ISSUED, *REGISTERED)
-            self._stage.clients.supply()
+            self._context.store.empty(*ISSUED, *REGISTERED)
+            self._context.clients.supply()
         return web.json_response(
             {"reset": "everything" if asked.get("everything") else "switches and record"}
         )
@@ -129,11 +131,11 @@ def _provider(asked: Mapping[str, Any]) -> Provider:
     raise bad_request(f"provider: one of {', '.join(PROVIDERS)} is needed")
 
 
-class Company:
+class CompanyLogin:
     """The sign-in page under `/company/login`, where a user may sign in under any name."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, context: SandboxContext) -> None:
+        self._context = context
         self._key = Ed25519PrivateKey.from_private_bytes(LOGIN_PRIVATE_SEED)
 
     def routes(self) -> list[web.RouteDef]:
@@ -155,16 +157,16 @@ class Company:
         if form.get("decision") == "refuse":
             told["login_error"] = "access_denied"
         else:
-            now = int(self._stage.clock.now())
+            now = int(self._context.clock.now())
             claims = {
                 "sub": str(form.get("login_as") or NOBODY),
                 "challenge": challenge,
-                "aud": self._stage.broker_public_url,
+                "aud": self._context.broker_public_url,
                 "iat": now,
                 "exp": now + ANSWER_LIFE,
             }
             told["login_response"] = jwt.encode(claims, self._key, algorithm="EdDSA")
-        return to(str(URL(f"{self._stage.broker_public_url}/login/complete").update_query(told)))
+        return to(str(URL(f"{self._context.broker_public_url}/login/complete").update_query(told)))
 
 
 class Sandbox:
@@ -187,11 +189,11 @@ class Sandbox:
     async def start(self) -> None:
         """Open the store and listen. Raises OSError where the port is taken."""
         url = self._broker_public_url
-        stage = Stage(self._database, faults=self.faults, clock=self._clock, broker_public_url=url)
-        self._store = stage.store
-        app, kustomer = web.Application(), Kustomer(stage)
+        context = SandboxContext(self._database, faults=self.faults, clock=self._clock, broker_public_url=url)
+        self._store = context.store
+        app, kustomer = web.Application(), Kustomer(context)
         # The plugin's before Kit's: `/kit/apps/install` is no app's page.
-        for party in (Control(stage), PluginClient(stage), Kit(stage), kustomer, Company(stage)):
+        for party in (Control(context), PluginClient(context), Kit(context), kustomer, CompanyLogin(context)):
             app.add_routes(party.routes())
         app.on_response_prepare.append(kustomer.limit_headers)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN)

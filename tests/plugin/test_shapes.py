@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from broker import oauth
 from broker.model import Secret
-from broker.plugin.clients import BOUNCES, Refused, Word, bad_grant
+from broker.plugin.clients import REDIRECT_ERRORS, Refused, TokenError, bad_grant
 from broker.plugin.grants import Tokens, decrypt_for_replay, encrypt_for_replay, new_tokens
 from tests.plugin.driving import APPS, CHALLENGE, KIT, VERIFIER, Stand
 
@@ -70,9 +70,9 @@ async def test_same_pair_is_sealed_differently_each_time() -> None:
 
 async def test_descriptions_hold_only_what_they_may() -> None:
     """No quotes, backslashes or umlauts (RFC 6749 5.2)."""
-    words: tuple[Word, ...] = get_args(Word)
+    words: tuple[TokenError, ...] = get_args(TokenError)
 
-    assert all(DESCRIPTION.fullmatch(text) for text in BOUNCES.values())
+    assert all(DESCRIPTION.fullmatch(text) for text in REDIRECT_ERRORS.values())
     assert DESCRIPTION.fullmatch(bad_grant("code").description)
     assert {400, 401, 500, 503} == {Refused(word, "x").status for word in words}
 

@@ -129,7 +129,7 @@ def refusal(who: str, message: str, *, status: int = 400) -> web.Response:
     return page("refusal.html", status=status, who=who, message=message)
 
 
-class Stage:
+class SandboxContext:
     """The parts that everything in one sandbox shares. Raises OSError where the file is not a sandbox database."""
 
     def __init__(self, database: Path, *, faults: Faults, clock: Clock, broker_public_url: str) -> None:

@@ -11,10 +11,10 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 from yarl import URL
 
+from broker.sandbox.context import SandboxContext, bearer, page, refusal, to
 from broker.sandbox.exchange import Exchange, Refusal, Refused
 from broker.sandbox.faults import AnswerFault, Mode, Provider, Switches
 from broker.sandbox.issued import Consent, Grant, Holder, Pair, fingerprint
-from broker.sandbox.stage import Stage, bearer, page, refusal, to
 from broker.sandbox.store import Client
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
@@ -31,7 +31,7 @@ PASSED_ON = (
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class AuthorizationRequest:
     """A valid authorization request."""
 
     client: Client
@@ -42,7 +42,7 @@ class Ask:
     tenant: str | None
 
 
-class Party(ABC):
+class SandboxProvider(ABC):
     """A provider that the sandbox plays. The subclasses hold what differs between Kit and Kustomer."""
 
     name: ClassVar[Provider]
@@ -51,13 +51,13 @@ class Party(ABC):
     complaints: ClassVar[tuple[str, str, str, str]]
     """The error texts for an access token that is missing, invalid, revoked or expired."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, context: SandboxContext) -> None:
+        self.context = context
 
     @property
     def switches(self) -> Switches:
         """The provider's current switches."""
-        return self.stage.faults.switches(self.name)
+        return self.context.faults.switches(self.name)
 
     @abstractmethod
     def read_holder(self, form: Mapping[str, str], org: str | None) -> Holder:
@@ -100,7 +100,7 @@ class Party(ABC):
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Show the consent page."""
         ask = self._read(request.query)
-        if not isinstance(ask, Ask):
+        if not isinstance(ask, AuthorizationRequest):
             return ask
         org = request.match_info.get("org")
         if (refused := self.not_installed(org)) is not None:
@@ -120,7 +120,7 @@ class Party(ABC):
         """Handle a click on Allow or Deny."""
         form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
         ask = self._read(form)
-        if not isinstance(ask, Ask):
+        if not isinstance(ask, AuthorizationRequest):
             return ask
         if form.get("decision") != "allow":
             return _refused(ask.redirect_uri, ask.state, "access_denied")
@@ -136,12 +136,12 @@ class Party(ABC):
         consent = Consent(
             self.name, client_id, ask.redirect_uri, ask.challenge, ask.scope, ask.tenant, holder
         )
-        code = self.stage.issued.new_code(consent, self.stage.clock.now())
+        code = self.context.issued.new_code(consent, self.context.clock.now())
         return _back(ask.redirect_uri, {"code": code}, ask.state)
 
-    def _read(self, params: Mapping[str, str]) -> Ask | web.Response:
+    def _read(self, params: Mapping[str, str]) -> AuthorizationRequest | web.Response:
         """Return the request, or the answer to a wrong one. RFC 6749, 4.1.2.1 says which are never redirected."""
-        clients = self.stage.clients
+        clients = self.context.clients
         client = clients.find(self.name, params.get("client_id", ""))
         if client is None:
             return refusal(self.title, "Client authentication failed due to unknown client.")
@@ -158,11 +158,11 @@ class Party(ABC):
             return _refused(redirect_uri, state, "invalid_request")
         if self.name == "kit" and scope != "public":
             return _refused(redirect_uri, state, "invalid_scope")
-        return Ask(client, redirect_uri, state, scope, challenge, params.get("tenant_name"))
+        return AuthorizationRequest(client, redirect_uri, state, scope, challenge, params.get("tenant_name"))
 
-    def whose(self, request: web.Request) -> Grant | str:
+    def grant_of(self, request: web.Request) -> Grant | str:
         """Return the grant of the request's access token, or an error text. The access token is recorded as used."""
-        issued, presented = self.stage.issued, bearer(request)
+        issued, presented = self.context.issued, bearer(request)
         missing, invalid, revoked, expired = self.complaints
         token = issued.access_token(presented) if presented else None
         if token is None:
@@ -172,10 +172,10 @@ class Party(ABC):
             complaint = invalid
         elif token.revoked:
             complaint = revoked
-        elif self.stage.clock.now() >= token.expires_at:
+        elif self.context.clock.now() >= token.expires_at:
             complaint = expired
-        with self.stage.store.transaction():
-            self.stage.record.used(self.name, token.sha256, 401 if complaint else 200)
+        with self.context.store.transaction():
+            self.context.record.used(self.name, token.sha256, 401 if complaint else 200)
             if not complaint and token.parent is not None and self.switches.rotation is Mode.ON_USE:
                 # Mode D: a token's predecessors are revoked at its first use at a resource (Doorkeeper).
                 issued.revoke_refresh(token.parent, and_access=True)
@@ -183,20 +183,20 @@ class Party(ABC):
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Handle `POST …/oauth/token`, with the fault that is set for it."""
-        stage, clock = self.stage, self.stage.clock
-        fault = stage.faults.take(self.name)
+        context, clock = self.context, self.context.clock
+        fault = context.faults.take(self.name)
         params = self.read_params(await request.read())
         is_refresh = params is not None and params.get("grant_type") == "refresh_token"
         token = params and params.get("refresh_token" if is_refresh else "code")
         kind = "refresh" if is_refresh else "code"
-        n = stage.record.begin(self.name, kind, fingerprint(token) if token else None)
+        n = context.record.begin(self.name, kind, fingerprint(token) if token else None)
         try:
             if fault.latency:
                 await clock.sleep(fault.latency)
             response = self._settle(n, params, fault, request.match_info.get("org"))
             if fault.latency_after:
                 await clock.sleep(fault.latency_after)
-            stage.record.end(n)
+            context.record.end(n)
             if fault.drop is not None:
                 return hang_up(request, web.Response())
             if fault.replaces_answer:
@@ -216,21 +216,21 @@ class Party(ABC):
                 await response.prepare(request)
                 await response.write_eof()
             if request.transport is not None and not request.transport.is_closing():
-                stage.record.answered(n)
+                context.record.answered(n)
             return response
         finally:
-            stage.record.end(n)
+            context.record.end(n)
 
     def _settle(
         self, n: int, params: Mapping[str, str] | None, fault: AnswerFault, org: str | None
     ) -> web.Response:
         """Handle the request and record it in one transaction. Return the true answer, whatever is sent then."""
-        record, now = self.stage.record, self.stage.clock.now()
+        record, now = self.context.record, self.context.clock.now()
         if fault.spares_token or params is None:
             record.handled(n, "fault" if fault.spares_token else "invalid_request")
             return self.refused(Refusal.MALFORMED)
-        with self.stage.store.transaction():
-            issued, clients = self.stage.issued, self.stage.clients
+        with self.context.store.transaction():
+            issued, clients = self.context.issued, self.context.clients
             match Exchange(self.name, params, self.switches, clients, issued, now, org).outcome():
                 case Refused(why, missing, grant_id):
                     record.handled(n, why, grant_id=grant_id)

@@ -72,7 +72,7 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def stated_lives(
+def stated_lifetimes(
     answer: Mapping[str, Any], token: str | None, issued_at: float
 ) -> Iterator[tuple[str, float]]:
     """Yield every lifetime that the answer states: the member's name, and seconds from `issued_at`."""
@@ -88,12 +88,12 @@ def stated_lives(
             seconds = seconds_until(told, issued_at, is_end=is_end)
             if seconds is not None:
                 yield name, seconds
-    claimed = None if token is None else _claimed_life(token, issued_at)
+    claimed = None if token is None else _claimed_lifetime(token, issued_at)
     if claimed is not None:
         yield "exp", claimed
 
 
-def refresh_life(answer: Mapping[str, Any], issued_at: float) -> float | None:
+def refresh_lifetime(answer: Mapping[str, Any], issued_at: float) -> float | None:
     """Return the stated lifetime of the refresh token in seconds, or None. Zero means no end at some providers."""
     named = {plain_name(name): value for name, value in answer.items()}
     for name in REFRESH_STATED:
@@ -213,7 +213,7 @@ def _us_date(text: str) -> datetime:
     return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
 
 
-def _claimed_life(token: str, issued_at: float) -> float | None:
+def _claimed_lifetime(token: str, issued_at: float) -> float | None:
     """Return the lifetime that a JWT states, or None. Zero or less is ignored: the clocks may differ."""
     parts = token.split(".")
     if len(parts) != 3 or len(token) > 65536:
