@@ -107,7 +107,7 @@ class DescriptionRoutes:
         self._operations = [
             _declared(route.method, route.resource.canonical, route.handler)
             for route in application.router.routes()
-            if route.resource is not None and route.method != "HEAD"
+            if route.resource is not None and route.method not in ("HEAD", "*")
         ]
 
     @own_shape(

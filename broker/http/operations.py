@@ -86,7 +86,7 @@ def routes_of(*services: object) -> list[web.RouteDef]:
     return [
         web.route(
             one.method,
-            one.path,
+            one.path.replace("{path}", "{path:.*}"),
             getattr(service, name),
             **({"allow_head": one.has_head} if one.method == "GET" else {}),
         )

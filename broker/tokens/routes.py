@@ -1,6 +1,8 @@
 """The HTTP routes of tokens: they read the request, call the service and write the answer, and decide nothing."""
 
+import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -16,6 +18,13 @@ from broker.tokens.policy import is_valid
 from broker.tokens.service import Handout, TokenService
 
 PATH = "/token/{account}"
+AUTHORIZE = "/authorize-request/{account}"
+REJECTED = "X-Rejected-Generation"
+AUTHORIZED: schema.JSON = schema.nothing("The token, to be copied onto the request")
+AUTHORIZED["204"]["headers"] = {
+    "Authorization": {"description": "`Bearer …`", "schema": schema.TEXT},
+    "ETag": {"description": "The generation, in quotes", "schema": schema.TEXT},
+}
 TOKEN = answers_shape("The token", "Token")
 TOKEN["200"]["headers"] = {"ETag": {"description": "The generation, in quotes", "schema": schema.TEXT}}
 TOKEN["200"]["content"]["text/plain"] = {"schema": schema.TEXT, "example": "kit-access-token\n"}
@@ -30,8 +39,19 @@ NO_TOKEN = (
 )
 
 
+_authorizes = partial(
+    Operation,
+    summary="A token in a header, for a proxy that asks before it sends a request on; also with a path behind it",
+    answers=AUTHORIZED,
+    permission=Permission.TOKEN,
+    headers={REJECTED: ("The ETag of a token that the provider answered 401 to; it is renewed", schema.TEXT)},
+    problems=NO_TOKEN,
+    has_head=False,
+)
+
+
 class TokenRoutes:
-    """`GET /token/{account}` and `POST /token/{account}/refresh`."""
+    """`GET /token/{account}`, `POST /token/{account}/refresh` and the same for reverse proxies."""
 
     def __init__(
         self,
@@ -116,6 +136,26 @@ class TokenRoutes:
         else:
             handout = await self._service.force(caller, name, request_id=request_id)
         return self._answer(request, handout)
+
+    @_authorizes("GET", AUTHORIZE)
+    @_authorizes("*", AUTHORIZE + "/{path}")
+    async def authorize(self, request: web.Request) -> web.StreamResponse:
+        """Answer a proxy that asks for each request: nginx's auth_request, Caddy, Traefik; Envoy.
+
+        Envoy repeats the method of the request that it asks about, and its path behind the configured prefix.
+        """
+        caller, name, request_id = request[CALLER], request.match_info["account"], request[REQUEST_ID]
+        rejected = request.headers.get(REJECTED, "").strip('"')
+        if not rejected:
+            handout = await self._service.get(caller, name, min_ttl=0.0, request_id=request_id)
+        elif re.fullmatch(r"\d{1,12}", rejected, re.ASCII):
+            handout = await self._service.rejected(caller, name, int(rejected), request_id=request_id)
+        else:
+            raise InvalidRequest(f"{REJECTED} is the ETag of the token that the provider rejected")
+        bearer = f"Bearer {handout.access_token.reveal()}"
+        return web.Response(
+            status=204, headers={"Authorization": bearer, "ETag": f'"{handout.account.generation}"'}
+        )
 
     def _answer(self, request: web.Request, handout: Handout) -> web.StreamResponse:
         account, token, expires_at = handout.account, handout.access_token, handout.expires_at

@@ -28,11 +28,12 @@ async def read(house: House, listener: str, path: str) -> Answer:
 
 
 def routes(house: House, listener: str) -> set[tuple[str, str]]:
+    """Without those of any method, for which OpenAPI has no word."""
     application: web.Application = getattr(house.broker.listeners, listener)
     return {
         (route.method, route.resource.canonical)
         for route in application.router.routes()
-        if route.resource is not None and route.method != "HEAD"
+        if route.resource is not None and route.method not in ("HEAD", "*")
     }
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from broker.sandbox import visitor
 from tests.certificates import Authority
+from tests.house import House
 from tests.missing import needs
 from tests.ports import free_port
 from tests.process import Process, new_process
@@ -22,6 +24,7 @@ from tests.until import moment
 
 pytestmark = pytest.mark.slow
 
+CALLING = (Path(__file__).parent.parent.parent / "docs/calling.md").read_text()
 PAGE = (Path(__file__).parent.parent.parent / "docs/install.md").read_text()
 VISITOR = "127.0.0.7"
 """On loopback, and neither the proxy's address nor a trusted one."""
@@ -196,3 +199,64 @@ async def test_events_come_through_at_once(proxied: Proxied) -> None:
 
         assert "text/event-stream" == stream.content_type
         assert not stream.content.at_eof()
+
+
+class Api:
+    """An API that answers 401 to the tokens in `refused`, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, bytes]] = []
+        self.tokens: list[str] = []
+        self.refused = set[str]()
+
+    async def answer(self, request: web.Request) -> web.Response:
+        token = request.headers["Authorization"]
+        self.tokens.append(token)
+        self.seen.append((request.method, request.path_qs, await request.read()))
+        return web.Response(status=401 if token in self.refused else 200, text="answered")
+
+
+async def started(api: Api) -> tuple[web.AppRunner, str]:
+    """The API's address, besides what ends it."""
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", api.answer)
+    runner, port = web.AppRunner(application), free_port()
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    return runner, f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("kind", ["nginx", "caddy"])
+async def test_service_without_code_has_the_token_put_on_its_requests(house: House, kind: str) -> None:
+    """With nginx a 401 of the API renews the token, and the request is sent once more, whole."""
+    account, api, port = await house.connect(), Api(), free_port()
+    runner, at = await started(api)
+    [block] = re.findall(rf"```{kind}\n((?:(?!```).)*authorize-request.*?)```", CALLING, re.DOTALL)
+    for old, new in (
+        ("127.0.0.1:9000", f"127.0.0.1:{port}"),
+        ("https://api.kit.com", at),
+        ("127.0.0.1:8080", f"127.0.0.1:{house.internal_port}"),
+        ("Bearer KEY", f"Bearer {house.key}"),
+    ):
+        assert old in block
+        block = block.replace(old, new)
+    here = f"http://127.0.0.1:{port}"
+    command = command_line(kind, house.folder, block)
+    async with proxy(command, house.folder, [port]), aiohttp.ClientSession() as session:
+        plain = await session.get(here + "/v4/account?x=1", headers={"Authorization": "mine"})
+        # A token that is refused within its first minute is not renewed.
+        house.clock.advance(120)
+        api.refused.update(api.tokens)
+        again = await session.post(here + "/v4/tags", data=b"body", headers={"X-Rejected-Generation": "7"})
+        await house.post("/accounts/acme/freeze")
+        house.clock.advance(account.life)
+        frozen = await session.get(here + "/v4/account")
+    await runner.cleanup()
+
+    assert ("mine" not in api.tokens) and all(token.startswith("Bearer ") for token in api.tokens)
+    sent = {"nginx": 2, "caddy": 1}[kind]
+    assert [("GET", "/v4/account?x=1", b""), *[("POST", "/v4/tags", b"body")] * sent] == api.seen
+    assert {"nginx": [200, 200, 500], "caddy": [200, 401, 409]}[kind] == [
+        one.status for one in (plain, again, frozen)
+    ]
+    assert sent == len(set(api.tokens))
