@@ -49,8 +49,7 @@ uninstall: ## remove what `make install` laid; configuration, keys and data stay
 deb: dist ## build dist/token-broker_VERSION_ARCH.deb for Debian 12
 	@PYTHON="$(PYTHON)" bash packaging/deb
 
-# The container image localhost/token-broker, with podman; FROM= names another base than that of the Containerfile.
-image: dist
+image: dist ## build the container image localhost/token-broker with podman (FROM=IMAGE: another base)
 	@podman build --format docker $(if $(FROM),--build-arg BASE=$(FROM)) --tag localhost/token-broker \
 	  --file packaging/container/Containerfile .
 
