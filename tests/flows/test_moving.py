@@ -119,7 +119,7 @@ BROKEN = {
     "no object": ('{"name": "a"}\n["SECRET"]', 0o600, "line 2 is not a JSON object"),
     "repeated member": ('{"name": "a", "name": "SECRET"}', 0o600, "line 1 is not a JSON object"),
     "list of texts": ('["SECRET"]', 0o600, "entry 1 is not a JSON object"),
-    "nothing": ("\n", 0o600, "holds no account"),
+    "nothing": ("\n", 0o600, "There is no account in"),
     "open to others": ('{"refresh_token": "SECRET"}', 0o644, "chmod 600"),
 }
 
@@ -235,7 +235,7 @@ async def test_killed_broker_loses_no_import(process: Process) -> None:
     again, out, err_again = await process.run("accounts", "import", str(file))
 
     assert 1 == code
-    assert f"of {count} were done; type it again, what is there is skipped." in err
+    assert f"of {count} were imported. Repeat the command: it skips these." in err
     judged = await process.judge()
     assert (0, count) == (again, len([line for line in out.splitlines() if line.startswith("old-")])), (
         err_again
