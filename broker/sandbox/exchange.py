@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import assert_never
 
 from broker.sandbox.faults import Mode, Provider, Switches
 from broker.sandbox.issued import Grant, Issued, Pair, RefreshToken, Verdict, base64url, judge
@@ -123,20 +122,17 @@ class Exchange:
             return Refused(Refusal.NOT_INSTALLED, grant_id=grant.id)
         if self.org not in (None, grant.holder.org):
             return refused
-        match verdict := judge(token, self.switches, self.now):
+        pair: Pair | None = None
+        match judge(token, self.switches, self.now):
             case Verdict.GOOD:
-                return grant, self._rotate(grant, token, presented)
+                pair = self._rotate(grant, token, presented)
             case Verdict.AGAIN:
                 pair = self._again(grant, token)
-                return refused if pair is None else (grant, pair)
             case Verdict.REPLAY:
-                if self.switches.rotation is Mode.FAMILY:
-                    issued.revoke_grant(grant.id)
-                return refused
+                issued.revoke_grant(grant.id)
             case Verdict.DEAD:
-                return refused
-            case _:
-                assert_never(verdict)
+                pass
+        return refused if pair is None else (grant, pair)
 
     def _rotate(self, grant: Grant, token: RefreshToken, presented: str) -> Pair:
         issued, mode, life, now = self.issued, self.switches.rotation, self.switches.life, self.now

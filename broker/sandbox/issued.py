@@ -41,9 +41,9 @@ class Verdict(StrEnum):
     AGAIN = "again"
     """The token was used before, and its grace time has not passed."""
     REPLAY = "replay"
-    """The token was used before, and reuse is forbidden."""
+    """The token was used before, so the whole grant is revoked (mode F)."""
     DEAD = "dead"
-    """The token is revoked or expired."""
+    """The token is revoked, expired, or was used before."""
 
 
 def judge(token: RefreshToken, switches: Switches, now: float) -> Verdict:
@@ -61,7 +61,7 @@ def judge(token: RefreshToken, switches: Switches, now: float) -> Verdict:
         case Mode.GRACE_SAME | Mode.GRACE_SIBLING | Mode.GRACE_LATEST:
             return Verdict.AGAIN if now < token.superseded_at + switches.grace else Verdict.DEAD
         case Mode.STRICT | Mode.FAMILY:
-            return Verdict.REPLAY
+            return Verdict.DEAD
 
 
 def is_live(token: RefreshToken, switches: Switches, now: float) -> bool:
