@@ -90,6 +90,28 @@ def refresh_account(context: CommandContext, account: str) -> None:
     context.say(f"Renewed {account}: generation {answer['generation']}, {valid}.", shown)
 
 
+@accounts.command("test", example="broker accounts test acme")
+@account_argument
+def test_account(context: CommandContext, account: str) -> None:
+    """Ask the provider of ACCOUNT whether it accepts the token, and for which account it is.
+
+    The token is renewed first if it has expired. The exit code is 1 unless the provider names the right account.
+    """
+    found = context.broker.ask("POST", f"/accounts/{account}/test")
+    whose = " ".join(filter(None, (found["external_id"], found["label"] and f"({found['label']})")))
+    sentences = {
+        "accepted": f"The provider accepts the token of {account}: it is for {whose}.",
+        "another_account": f"The token of {account} is for another account at the provider: {whose}.",
+        "rejected": f"The provider rejects the token of {account}: {found['detail']}.",
+        "unknown": f"The provider does not say whether it accepts the token of {account}: {found['detail']}.",
+    }
+    if found["result"] != "accepted":
+        if context.as_json:
+            show_json(found)
+        raise Failed(sentences[found["result"]])
+    context.say(sentences["accepted"], found)
+
+
 @accounts.command("rename", example="broker accounts rename kit-12345 acme")
 @account_argument
 @click.argument("new_name", type=arguments.account)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import assert_never
 
 from aiohttp import web
 
@@ -10,9 +11,10 @@ from broker.clock import Clock
 from broker.errors import InvalidRequest
 from broker.http import schema
 from broker.http.bodies import answers_shape
-from broker.http.edge import CALLER, REQUEST_ID
+from broker.http.edge import CALLER, REQUEST_ID, answer
 from broker.http.operations import Operation, query_number, read_object
 from broker.model import Caller, Permission
+from broker.providers.outcomes import Identified, IdentityLater, IdentityUnknown
 from broker.tokens.cache import token_parts
 from broker.tokens.policy import is_valid
 from broker.tokens.service import Handout, TokenService
@@ -28,6 +30,19 @@ AUTHORIZED["204"]["headers"] = {
 TOKEN = answers_shape("The token", "Token")
 TOKEN["200"]["headers"] = {"ETag": {"description": "The generation, in quotes", "schema": schema.TEXT}}
 TOKEN["200"]["content"]["text/plain"] = {"schema": schema.TEXT, "example": "kit-access-token\n"}
+TESTED = schema.answers_json(
+    "What the provider said",
+    schema.record(
+        {
+            "account": schema.NAME,
+            "result": {"type": "string", "enum": ["accepted", "another_account", "rejected", "unknown"]},
+            "external_id": schema.TEXT_OR_NULL,
+            "label": schema.TEXT_OR_NULL,
+            "detail": schema.TEXT_OR_NULL,
+        }
+    ),
+    {"account": "acme", "result": "accepted", "external_id": "1", "label": "Acme", "detail": None},
+)
 NO_TOKEN = (
     "unknown_account",
     "needs_reauthorization",
@@ -136,6 +151,33 @@ class TokenRoutes:
         else:
             handout = await self._service.force(caller, name, request_id=request_id)
         return self._answer(request, handout)
+
+    @Operation(
+        "POST",
+        "/accounts/{account}/test",
+        "Ask the provider's identity endpoint with the account's token",
+        TESTED,
+        permission=Permission.MANAGE,
+        problems=NO_TOKEN,
+    )
+    async def test(self, request: web.Request) -> web.StreamResponse:
+        """Answer with the account that the provider named, or why it named none."""
+        account, outcome = await self._service.test(
+            request[CALLER], request.match_info["account"], request_id=request[REQUEST_ID]
+        )
+        found: dict[str, object] = {"external_id": None, "label": None, "detail": None}
+        match outcome:
+            case Identified(identity):
+                is_ours = account.external_id in (None, identity.external_id)
+                result = "accepted" if is_ours else "another_account"
+                found |= {"external_id": identity.external_id, "label": identity.label}
+            case IdentityUnknown(why, status):
+                result, found["detail"] = "rejected" if status == 401 else "unknown", why
+            case IdentityLater(why):
+                result, found["detail"] = "unknown", why
+            case _:
+                assert_never(outcome)
+        return answer({"account": account.name, "result": result, **found})
 
     @_authorizes("GET", AUTHORIZE)
     @_authorizes("*", AUTHORIZE + "/{path}")

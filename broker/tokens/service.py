@@ -15,9 +15,11 @@ from broker.errors import (
     ProviderUnavailable,
     RateLimited,
     StorageUnavailable,
+    no_provider,
     require_account_name,
 )
 from broker.model import Account, Caller, Permission, Reason, Secret, window_opens
+from broker.providers.outcomes import IdentityOutcome
 from broker.store.renewals import RefreshStore
 from broker.tokens.cache import Decrypted, TokenCache
 from broker.tokens.flight import FlightEnd, Flights, NotRenewed, Renewed, Waiters
@@ -161,6 +163,16 @@ class TokenService:
         if not self._flights.is_running(account.ref) and now < window_opens(account, self._settings.ahead):
             await self._allow_rejection(account, now)
         return await self._renewed(caller, account, request_id)
+
+    async def test(self, caller: Caller, name: str, *, request_id: str) -> tuple[Account, IdentityOutcome]:
+        """Ask the provider for which account the token is. Raises what `get` raises. Needs the permission `manage`."""
+        await self._authorize(caller, Permission.MANAGE, name, request_id)
+        handout = await self._hand_out(caller, await self._read(name, or_kept=True), 0.0, request_id)
+        account = handout.account
+        provider = self._context.providers.get(account.provider)
+        if provider is None:
+            raise InvalidRequest(no_provider(account.provider, self._context.providers))
+        return account, await provider.identify(handout.access_token, org=account.org)
 
     async def force(self, caller: Caller, name: str, *, request_id: str) -> Handout:
         """Renew the account whatever the token's age, at most once a minute. Needs the permission `refresh`."""
