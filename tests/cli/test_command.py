@@ -48,6 +48,7 @@ FIRST_DELIVERY = [
     "accounts-refresh",
     "accounts-rename",
     "accounts-freeze",
+    "accounts-test",
     "accounts-unfreeze",
     "accounts-remove",
     "accounts-restore",

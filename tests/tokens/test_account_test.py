@@ -13,8 +13,16 @@ from tests.house import House
     ("faults", "result", "sentence"),
     [
         ({}, "accepted", "The provider accepts the token of acme: it is for 42 (Jane"),
-        ({"identity_status": 401}, "rejected", "rejects the token of acme: the identity endpoint answered 401."),
-        ({"identity_status": 404}, "unknown", "does not say whether it accepts the token of acme: the identity"),
+        (
+            {"identity_status": 401},
+            "rejected",
+            "rejects the token of acme: the identity endpoint answered 401.",
+        ),
+        (
+            {"identity_status": 404},
+            "unknown",
+            "does not say whether it accepts the token of acme: the identity",
+        ),
         ({"identity_status": 503}, "unknown", "the identity endpoint answered 503."),
         ({"identity_without_id": True}, "unknown", "answered 200 without an id."),
     ],
