@@ -357,6 +357,9 @@ def test_schedule_of_retries_is_as_shown(wait: float) -> None:
 def test_every_command_is_named_with_its_help() -> None:
     """And none that is not there."""
     known = {name: (command.get_short_help_str(90),) for name, command in commands(broker)}
+    titles = {one.title.strip("`") for one in pages.sections()}
+
+    assert set() == {title for title in titles if title.startswith("broker ")} - known.keys()
 
     assert_explained(
         "command",

@@ -12,7 +12,7 @@ from tests.foreign import issued_elsewhere, write_lines
 from tests.house import House
 from tests.pages import section
 
-RECIPE = section("Leaving a home-grown table or another broker")
+RECIPE = section("From your own table or another broker")
 
 
 def example_lines() -> list[dict[str, Any]]:

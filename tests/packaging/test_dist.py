@@ -17,7 +17,7 @@ from broker import __version__
 from broker.cli import setup
 from broker.config import ConfigError, load
 from tests.packaging.building import ROOT, build
-from tests.pages import names, tables
+from tests.pages import sections
 from tests.process import new_process
 from tests.test_supply_chain import RUN, pinned
 
@@ -162,7 +162,7 @@ def test_manual_page_has_every_command() -> None:
         [sys.executable, "packaging/manual.py", __version__], cwd=ROOT, capture_output=True, check=True
     )
     page = made.stdout.decode().replace("\\-", "-")
-    commands = [name for name in names(*tables("command")) if name.startswith("broker ")]
+    commands = [one.title for one in sections() if one.title.startswith("broker ")]
 
     assert len(commands) > 30
     assert [] == [command for command in commands if f'.SS "{command}' not in page]

@@ -235,7 +235,7 @@ def test_systemd_finds_little_exposed(tmp_path: Path, analyze: str) -> None:
 
     [exposure] = re.findall(r"exposure level for token-broker\.service: ([0-9.]+)", said)
     assert float(exposure) <= EXPOSURE
-    assert any(f"gives it {exposure} " in text for text in DOCS.values())
+    assert any(f"rates it {exposure} " in text for text in DOCS.values())
 
 
 def test_the_documentation_says_what_the_units_say(tmp_path: Path) -> None:
