@@ -119,16 +119,16 @@ class LoginService:
     @own_shape(
         "GET",
         "/login/complete",
-        "Where the company's app sends the person back",
+        "Continue after the company's own app has signed the user in",
         {
             **schema.redirect("On to the provider", "302"),
-            **schema.redirect("Back to where the person came from"),
+            **schema.redirect("Back to where the user came from"),
             **schema.WRONG,
         },
         query={
-            "login_challenge": ("As it was given", schema.TEXT),
-            "login_response": ("A JWT that says who it is", schema.TEXT),
-            "login_error": ("The person said no", schema.TEXT),
+            "login_challenge": ("The challenge that the broker sent along", schema.TEXT),
+            "login_response": ("A JWT that says who the user is", schema.TEXT),
+            "login_error": ("The user declined to sign in", schema.TEXT),
         },
         has_head=False,
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from endpoints import api, table
 from manual import commands
 
 from broker.cli import broker
@@ -46,12 +47,6 @@ TABLES: Mapping[str, tuple[type, ...]] = {
 }
 """The tables of config.toml, and the classes whose fields are their keys."""
 FORMS = {"path": "a path", "flag": "true or false", "text": "a string", "texts": "a list of strings"}
-
-
-def table(*rows: tuple[str, ...]) -> str:
-    """Return a Markdown table; the first row is its head."""
-    head, *lines = ("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
-    return "\n".join((head, "|---" * len(rows[0]) + "|", *lines)) + "\n"
 
 
 def toml(value: object) -> str:
@@ -158,7 +153,7 @@ def cli() -> dict[str, str]:
     return {"commands": "\n\n".join(sections) + "\n", "contents": table(*rows)}
 
 
-PAGES: Mapping[str, Callable[[], dict[str, str]]] = {"configuration": configuration, "cli": cli}
+PAGES: Mapping[str, Callable[[], dict[str, str]]] = {"configuration": configuration, "cli": cli, "api": api}
 """The pages with generated parts: the name of the page in docs/, and the function that returns its parts by name."""
 
 

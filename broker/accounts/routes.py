@@ -42,7 +42,7 @@ class AccountRoutes:
     @Operation(
         "GET",
         "/accounts",
-        "The accounts that the caller may see",
+        "List the accounts that the caller may see, a page at a time",
         schema.answers_json(
             "A page of accounts",
             schema.record(
@@ -83,9 +83,9 @@ class AccountRoutes:
     @Operation(
         "POST",
         "/accounts",
-        "Take over a grant of another system, which must not renew it any more",
+        "Import a grant from another system, which must no longer renew it",
         answers_shape(
-            "The account; stored, and renewed once unless `verify` is false", "Account", status="201"
+            "The account. It is stored, and renewed once unless `verify` is false", "Account", status="201"
         ),
         permission=Permission.MANAGE,
         body=schema.json_body(
@@ -127,7 +127,7 @@ class AccountRoutes:
     @Operation(
         "GET",
         "/accounts/{account}",
-        "One account, why it is as it is and what to do; never a token",
+        "Show one account with its status, the reason and what to do; never a token",
         ACCOUNT,
         permission=Permission.ACCOUNTS,
         problems=("unknown_account",),
@@ -139,7 +139,7 @@ class AccountRoutes:
     @Operation(
         "PATCH",
         "/accounts/{account}",
-        "Change `label`, `subject` or `name`",
+        "Change `label`, `subject` or `name`: all that are given, or nothing. `null` empties the first two",
         ACCOUNT,
         permission=Permission.MANAGE,
         body=schema.json_body(
@@ -160,12 +160,12 @@ class AccountRoutes:
     @Operation(
         "DELETE",
         "/accounts/{account}",
-        "Remove it; `restore` undoes that for 30 days",
-        schema.nothing("It is removed"),
+        "Remove the account. `restore` undoes that for 30 days",
+        schema.nothing("The account is removed"),
         permission=Permission.MANAGE,
         query={
-            "revoke": ("1: at the provider too; at Kit that uninstalls the app", FLAG),
-            "purge": ("1: at once and for good", FLAG),
+            "revoke": ("1: revoke the grant at the provider too; at Kit that uninstalls the app", FLAG),
+            "purge": ("1: delete the account immediately; it cannot be restored", FLAG),
         },
         problems=("unknown_account", "conflict"),
     )
@@ -176,12 +176,12 @@ class AccountRoutes:
         await self._service.remove(caller, name, purge=purge, revoke=revoke, request_id=request[REQUEST_ID])
         return web.Response(status=204)
 
-    @_change("freeze", "Renew it no more until it is unfrozen")
+    @_change("freeze", "Freeze the account: it is not renewed until it is unfrozen")
     async def freeze(self, request: web.Request) -> web.StreamResponse:
         """Freeze an account."""
         return self._answer(await self._service.freeze(*_who(request), request_id=request[REQUEST_ID]))
 
-    @_change("unfreeze", "Renew it again")
+    @_change("unfreeze", "Unfreeze the account: it is renewed again")
     async def unfreeze(self, request: web.Request) -> web.StreamResponse:
         """Unfreeze an account."""
         return self._answer(await self._service.unfreeze(*_who(request), request_id=request[REQUEST_ID]))

@@ -1,4 +1,4 @@
-"""`broker audit verify`: verifies the audit for an operator; the key of its chains never leaves the broker."""
+"""Verifies the audit for `broker audit verify`, in the broker, because the key of its chains never leaves it."""
 
 from aiohttp import web
 
@@ -41,20 +41,18 @@ class AuditService:
 
     @Operation("GET", "/audit/verify", permission=Permission.ADMIN)
     async def _verify_files(self, request: web.Request) -> web.StreamResponse:
-        report = await self.own_files(request[CALLER], request_id=request[REQUEST_ID])
-        return answer(report.json())
+        """Verify the broker's own audit files."""
+        return answer((await self.own_files(request[CALLER], request_id=request[REQUEST_ID])).json())
 
     @Operation(
         "POST",
         "/audit/verify",
         permission=Permission.ADMIN,
-        query={
-            "part": ("1: neither the beginning nor the end is the audit's", schema.COUNT | {"maximum": 1})
-        },
+        query={"part": ("1: the lines are an excerpt of the audit", schema.COUNT | {"maximum": 1})},
     )
     async def _verify_lines(self, request: web.Request) -> web.StreamResponse:
-        """Verify lines of any length that come from elsewhere."""
-        # Read first: what is refused as malformed is no look at the audit.
+        """Verify the lines in the body, which may be of any number and length."""
+        # The query is read first, because a malformed question is not audited.
         is_part = query_number(request, "part") == 1
         await self._context.authorizer.require_look(
             request[CALLER], "audit.verify", request_id=request[REQUEST_ID]

@@ -1,4 +1,4 @@
-"""Providers, events and metrics, as operators see them, and the counts of accounts that they share."""
+"""Shows operators the providers, the events and the metrics, and counts the accounts for them."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,24 +16,24 @@ from broker.store.accounts import AccountStore
 from broker.tokens.permit import Permit
 
 SPAN = 6 * 3600.0
-"""In which the ends of access tokens are counted together."""
+"""Seconds. Access tokens that expire in the same span of this length are counted together."""
 USED_WITHIN = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """The accounts that are not removed, at one moment; of a large store, within some seconds."""
+    """Counts of the accounts that are not removed. Reading them from a large store takes some seconds."""
 
     counts: Mapping[tuple[str, Status], int]
     """By provider and status."""
     ends: Mapping[int, int]
-    """How many access tokens end in the n-th `SPAN` of the epoch, of accounts that are not dead."""
+    """Access tokens that expire in the n-th `SPAN` of the epoch, of accounts that can be renewed."""
     first_expiries: Mapping[str, float]
-    """By provider, when the first token ends of those that were used in the last 24 hours and are not dead."""
+    """By provider, the first expiry in epoch seconds, of accounts that can be renewed and were used in 24 hours."""
 
 
 async def read_statistics(store: AccountStore, now: float) -> Statistics:
-    """Read all of it, in pages; raises StorageUnavailable."""
+    """Count the accounts of a store, page by page; raises StorageUnavailable."""
     counts: Counter[tuple[str, Status]] = Counter()
     ends: Counter[int] = Counter()
     first: dict[str, float] = {}
@@ -48,7 +48,7 @@ async def read_statistics(store: AccountStore, now: float) -> Statistics:
 
 
 class Overview:
-    """Providers, events, metrics and counts, across all accounts."""
+    """The use cases that look at all accounts: list providers, close a breaker, list events, count expiries."""
 
     def __init__(self, context: Context, permit: Permit, census: Census) -> None:
         async def read() -> Statistics:
@@ -58,23 +58,24 @@ class Overview:
         self._statistics = RecentResult(read, context.steady)
         self._rows_by_key = RecentResult(census.totals, context.steady)
         sandbox = context.settings.sandbox
-        # Kit's own pages are at Kit, or in the sandbox that plays it.
+        # In a sandbox Kit's pages are the sandbox's.
         self._kit = f"http://{sandbox.listen}/kit" if sandbox.enabled else KIT
         self._shown: set[tuple[str, Status]] = set()
-        """Series that a scrape has seen: those stay, at nought."""
+        """Series that a scrape has seen: they stay at 0 when the last account goes."""
 
     async def close(self) -> None:
-        """Cancel the queries that are under way."""
+        """Cancel the running queries."""
         await self._statistics.close()
         await self._rows_by_key.close()
 
     async def providers(self, caller: Caller, *, request_id: str) -> list[dict[str, Any]]:
+        """Return each provider with its breaker and the number of its accounts by status."""
         await self._context.authorizer.require_look(caller, "providers.list", request_id=request_id)
         counts = (await self._statistics.get()).counts
         return [self._json(name, counts) for name in sorted(self._context.providers)]
 
     async def resume(self, caller: Caller, name: str, *, request_id: str) -> dict[str, Any]:
-        """Close a provider's breakers by hand."""
+        """Close a provider's breakers, so that its accounts are renewed again; raises NotFound."""
         await self._context.authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         if name not in self._context.providers:
             raise NotFound(no_provider(name, self._context.providers))
@@ -86,7 +87,7 @@ class Overview:
     async def events(
         self, caller: Caller, *, after: int | None, limit: int, account: str | None, request_id: str
     ) -> list[Event]:
-        """Return the events behind `after`, or the last ones."""
+        """Return at most `limit` events: those after the id `after`, or the last ones if it is None."""
         await self._context.authorizer.require(
             caller, Permission.ACCOUNTS, account, request_id=request_id, action="events"
         )
@@ -95,36 +96,36 @@ class Overview:
         return await self._context.stores.events.events(after, limit, account)
 
     async def ends(self, caller: Caller, *, count: int, request_id: str) -> tuple[float, list[int]]:
-        """Return a start time, and how many access tokens end in each of `count` spans of `SPAN` seconds from then."""
+        """Return a start time, and the number of access tokens that expire in each of the next `count` spans."""
         await self._context.authorizer.require_look(caller, "accounts.expiries", request_id=request_id)
         first = int(self._context.steady.now() // SPAN)
         ends = (await self._statistics.get()).ends
         return first * SPAN, [ends.get(span, 0) for span in range(first, first + count)]
 
     async def metrics_text(self) -> bytes:
-        """Return all metrics; those that are counted in the store are as old as `RecentResult` says."""
-        now = self._context.steady.now()
+        """Return all metrics in Prometheus' text format. Counts from the store may be some seconds old."""
+        metrics, now = self._context.metrics, self._context.steady.now()
         statistics = await self._statistics.get()
         for provider, status in self._shown - set(statistics.counts):
-            self._context.metrics.accounts.labels(provider, status).set(0)
+            metrics.accounts.labels(provider, status).set(0)
         for (provider, status), count in statistics.counts.items():
-            self._context.metrics.accounts.labels(provider, status).set(count)
+            metrics.accounts.labels(provider, status).set(count)
         self._shown |= set(statistics.counts)
         # An alert must not stay for an account that nobody uses any more.
-        self._context.metrics.seconds_to_first_expiry.clear()
+        metrics.seconds_to_first_expiry.clear()
         for provider, at in statistics.first_expiries.items():
-            self._context.metrics.seconds_to_first_expiry.labels(provider).set(at - now)
+            metrics.seconds_to_first_expiry.labels(provider).set(at - now)
         oldest = await self._context.stores.accounts.oldest_intent_at()
-        self._context.metrics.oldest_intent_seconds.set(0 if oldest is None else max(0.0, now - oldest))
+        metrics.oldest_intent_seconds.set(0 if oldest is None else max(0.0, now - oldest))
         for name in self._context.providers:
-            self._context.metrics.provider_open.labels(name)
-        self._context.metrics.rows_by_key.clear()
+            metrics.provider_open.labels(name)
+        metrics.rows_by_key.clear()
         for kid, count in (await self._rows_by_key.get()).items():
-            self._context.metrics.rows_by_key.labels(kid).set(count)
-        return self._context.metrics.text()
+            metrics.rows_by_key.labels(kid).set(count)
+        return metrics.text()
 
     def open_breakers(self) -> dict[str, tuple[Reason, float | None]]:
-        """Return the providers whose breaker is open, the reason, and since when; an operator has to close it."""
+        """Return the reason and the start time of each open breaker that an operator has to close, by provider."""
         found = dict[str, tuple[Reason, float | None]]()
         for name in sorted(self._context.providers):
             breaker = self._permit.breaker(name)
@@ -135,7 +136,6 @@ class Overview:
         return found
 
     def _json(self, name: str, counts: Mapping[tuple[str, Status], int]) -> dict[str, Any]:
-        """Return a provider as the admin socket shows it: what it is, and why it is not asked, if so."""
         provider = self._context.providers[name]
         settings, paused_until = provider.settings, self._permit.breaker(name).paused_until
         reason, since = self.open_breakers().get(name, (None, None))

@@ -1,4 +1,4 @@
-"""The HTTP of operators: health and metrics on the internal listener, everything else on the admin socket."""
+"""The routes of operators: health and metrics on the internal listener, the others on the admin socket."""
 
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
@@ -24,17 +24,17 @@ from broker.model import Caller, Permission
 
 EVENTS = 100
 RELOAD: web.AppKey[Callable[[], dict[str, Any]]] = web.AppKey("reload")
-"""Takes over the configuration file; only the process that was started with one can."""
+"""Reads the configuration file again. `broker serve` sets it, because only that was started with a file."""
 
 
 def operator(uid: int) -> Caller:
-    """Return the caller that stands for a local user."""
+    """Return the caller for a local user, who may do everything."""
     return Caller(f"uid:{uid}", ("*",), frozenset(Permission), credential=f"uid {uid}")
 
 
 @web.middleware
 async def by_peer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Make the peer's uid the caller (SO_PEERCRED)."""
+    """Authenticate by the uid of the process at the other end of the socket (SO_PEERCRED)."""
     uid = peer_uid(request.transport)
     if uid is None:
         raise Unauthenticated
@@ -43,18 +43,20 @@ async def by_peer(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 class AliveRoute:
-    """`/healthz`, which anybody may ask, also on the public listener."""
+    """`/healthz`, without authentication, on the internal and the public listener."""
 
     @own_shape(
         "GET",
         "/healthz",
-        "The event loop is alive",
+        "Say that the event loop runs, for load balancers",
         schema.answers_json(
-            "It is", schema.record({"status": {"type": "string", "const": "ok"}}), {"status": "ok"}
+            "The event loop runs",
+            schema.record({"status": {"type": "string", "const": "ok"}}),
+            {"status": "ok"},
         ),
     )
     async def alive(self, _: web.Request) -> web.StreamResponse:
-        """Say that the event loop is alive, and nothing else."""
+        """Answer without touching anything but the event loop."""
         return answer({"status": "ok"})
 
 
@@ -65,7 +67,7 @@ def _readiness(status: str, description: str, word: str) -> dict[str, schema.JSO
 
 
 class HealthRoutes:
-    """`/readyz` and `/metrics`; neither calls a provider."""
+    """`/readyz` and `/metrics`. Neither calls a provider."""
 
     def __init__(
         self,
@@ -79,13 +81,14 @@ class HealthRoutes:
     @own_shape(
         "GET",
         "/readyz",
-        "Living tokens can be served",
+        "Say whether tokens can be served, and what is wrong",
         {
-            **_readiness("200", "They can; `degraded` says what is wrong", "ok"),
-            **_readiness("503", "Starting or stopping", "stopping"),
+            **_readiness("200", "Tokens are served. If `status` is `degraded`, `problems` says why", "ok"),
+            **_readiness("503", "The broker is starting or stopping", "stopping"),
         },
     )
     async def ready(self, _: web.Request) -> web.StreamResponse:
+        """Answer from memory, so that a hanging store does not make the broker unready."""
         health = self._context.health
         if health.starting or health.stopping:
             return answer(
@@ -96,12 +99,12 @@ class HealthRoutes:
     @Operation(
         "GET",
         "/metrics",
-        "Prometheus; permission `admin`, or an address in `metrics_from`",
+        "Return the metrics for Prometheus. Needs the permission `admin`, or an address in `metrics_from`",
         schema.answers_text("The metrics", "text/plain"),
         problems=("unauthenticated", "forbidden"),
     )
     async def metrics(self, request: web.Request) -> web.StreamResponse:
-        """Open to `metrics_from`; anybody else needs permission `admin`."""
+        """Authenticate only requests from outside `metrics_from`."""
         networks, client = self._context.settings.server.metrics_from, request.get(CLIENT)
         if client is None or not any(ip_address(client) in network for network in networks):
             await self._authenticate(request)
@@ -111,7 +114,7 @@ class HealthRoutes:
 
 
 class AdminRoutes:
-    """The routes that only the admin socket has."""
+    """The routes of the admin socket that need several services."""
 
     def __init__(
         self,
@@ -129,6 +132,7 @@ class AdminRoutes:
 
     @Operation("GET", "/callers", permission=Permission.ADMIN)
     async def callers(self, request: web.Request) -> web.StreamResponse:
+        """List the callers and their keys, never a key itself."""
         check_query(request)
         records = await self._callers.callers(request[CALLER], request_id=request[REQUEST_ID])
         return answer({"callers": [caller_json(record) for record in records]})
@@ -140,15 +144,16 @@ class AdminRoutes:
         body=schema.json_body(
             {
                 "name": schema.TEXT,
-                "accounts": schema.TEXTS,
-                "permissions": schema.TEXTS,
-                "expires_in": {"type": ["number", "null"]},
+                "accounts": schema.TEXTS | {"description": "Globs over account names"},
+                "permissions": schema.TEXTS | {"description": "`token` if there are none"},
+                "expires_in": {"type": ["number", "null"], "description": "Seconds for which the key works"},
             },
             None,
             "permissions",
         ),
     )
     async def add_caller(self, request: web.Request) -> web.StreamResponse:
+        """Add a caller and return its key, which is shown only this once."""
         body = await read_object(request)
         record, key = await self._callers.add(
             request[CALLER],
@@ -164,9 +169,12 @@ class AdminRoutes:
         "POST",
         "/callers/{name}/rotate",
         permission=Permission.ADMIN,
-        body=schema.json_body({"now": schema.FLAG_OR_NULL}),
+        body=schema.json_body(
+            {"now": schema.FLAG_OR_NULL | {"description": "true: the older of two keys ends now"}}
+        ),
     )
     async def rotate_caller(self, request: web.Request) -> web.StreamResponse:
+        """Add a second key to a caller and return it. The old key works for 24 more hours."""
         body = await read_object(request)
         record, key = await self._callers.rotate(
             request[CALLER],
@@ -178,6 +186,7 @@ class AdminRoutes:
 
     @Operation("DELETE", "/callers/{name}", permission=Permission.ADMIN)
     async def remove_caller(self, request: web.Request) -> web.StreamResponse:
+        """Remove a caller; its keys stop working."""
         await self._callers.remove(
             request[CALLER], request.match_info["name"], request_id=request[REQUEST_ID]
         )
@@ -185,12 +194,14 @@ class AdminRoutes:
 
     @Operation("GET", "/providers", permission=Permission.ADMIN)
     async def providers(self, request: web.Request) -> web.StreamResponse:
+        """List the providers with their breakers, pauses and accounts by status."""
         check_query(request)
         views = await self._overview.providers(request[CALLER], request_id=request[REQUEST_ID])
         return answer({"providers": views})
 
     @Operation("POST", "/providers/{name}/resume", permission=Permission.ADMIN)
     async def resume_provider(self, request: web.Request) -> web.StreamResponse:
+        """Close a provider's breaker, so that its accounts are renewed again."""
         name = request.match_info["name"]
         view = await self._overview.resume(request[CALLER], name, request_id=request[REQUEST_ID])
         return answer(view)
@@ -200,13 +211,13 @@ class AdminRoutes:
         "/events",
         permission=Permission.ACCOUNTS,
         query={
-            "after": ("Behind this event", schema.COUNT | {"maximum": 2**53}),
+            "after": ("Only events after the one with this id", schema.COUNT | {"maximum": 2**53}),
             "limit": ("How many at most", schema.LIMIT),
-            "account": ("Of this account alone", schema.NAME),
+            "account": ("Only events of this account", schema.NAME),
         },
     )
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Return the last events, or those behind `after`; as server-sent events they never end."""
+        """Return the last events, or those after `after`; as a stream if `Accept` has `text/event-stream`."""
         check_query(request)
         after, account = query_number(request, "after"), request.query.get("account")
         events = await self._overview.events(
@@ -219,12 +230,13 @@ class AdminRoutes:
         if "text/event-stream" not in request.headers.get("Accept", ""):
             return answer({"events": [event_json(event) for event in events]})
         if after is None:
-            # The last ones come first.
+            # The stream begins with the last events.
             after = events[0].id - 1 if events else 0
         return await self._streams.follow(request, last_id=after, account=account)
 
     @Operation("GET", "/check", permission=Permission.ADMIN)
     async def check(self, request: web.Request) -> web.StreamResponse:
+        """Run the checks that `broker check` prints."""
         await _require_look(self._context, request, "check")
         of = self._opened()
         checks = [*check_configuration(of), *await check_broker(of)]
@@ -232,12 +244,14 @@ class AdminRoutes:
 
     @Operation("POST", "/adopt", permission=Permission.ADMIN)
     async def adopt(self, request: web.Request) -> web.StreamResponse:
+        """Renew from this copy of the store from now on; `adopted` is false if it is not a copy."""
         copied_at = rfc3339(await self._adoption.copied_at())
         doubtful = await self._adoption.adopt(request[CALLER], request_id=request[REQUEST_ID])
         return answer({"adopted": doubtful is not None, "accounts": doubtful or [], "copied_at": copied_at})
 
     @Operation("POST", "/reload", permission=Permission.ADMIN)
     async def reload(self, request: web.Request) -> web.StreamResponse:
+        """Read the configuration file again. `problems` says why not, `needs_restart` which keys need a restart."""
         await self._context.authorizer.require(
             request[CALLER], Permission.ADMIN, None, request_id=request[REQUEST_ID], action="reload"
         )
@@ -245,6 +259,7 @@ class AdminRoutes:
 
     @Operation("GET", "/version", permission=Permission.ADMIN)
     async def version(self, request: web.Request) -> web.StreamResponse:
+        """Return the version and the time of the start."""
         await _require_look(self._context, request, "version")
         return answer({"version": __version__, "started_at": rfc3339(self._started_at)})
 

@@ -139,7 +139,7 @@ class EventRoutes:
     @Operation(
         "GET",
         "/events",
-        "What happens to connections, as server-sent events that go on until you leave",
+        "Stream what happens to the caller's accounts, as server-sent events, from now on",
         {
             "200": {
                 "description": "The stream",
@@ -147,8 +147,13 @@ class EventRoutes:
             }
         },
         permission=Permission.ACCOUNTS,
-        query={"account": ("Of this account alone", schema.NAME)},
-        headers={"Last-Event-ID": ("Go on behind this one", {"type": "string", "pattern": "^[0-9]{1,15}$"})},
+        query={"account": ("Only events of this account", schema.NAME)},
+        headers={
+            "Last-Event-ID": (
+                "The id of the last event that the client has; the stream goes on after it",
+                {"type": "string", "pattern": "^[0-9]{1,15}$"},
+            )
+        },
     )
     async def follow(self, request: web.Request) -> web.StreamResponse:
         check_query(request)

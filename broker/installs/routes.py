@@ -77,7 +77,7 @@ class InstallApi:
     @Operation(
         "POST",
         "/installs",
-        "A link that connects one account, once, within an hour",
+        "Make a link that connects one account. It works once, within an hour; only `provider` is required",
         schema.answers_json(
             "The link",
             schema.record({"install_url": {"type": "string", "format": "uri"}, "expires_at": schema.MOMENT}),
@@ -95,7 +95,8 @@ class InstallApi:
                 "org": schema.TEXT_OR_NULL,
                 "return_to": schema.TEXT_OR_NULL
                 | {"description": "https, or http on loopback; no user, no fragment"},
-                "replace": schema.FLAG_OR_NULL | {"description": "Take another identity than before"},
+                "replace": schema.FLAG_OR_NULL
+                | {"description": "Accept another identity than the account had"},
             },
             {"provider": "kit", "account": "acme"},
         ),
@@ -128,14 +129,14 @@ class InstallRoutes:
     @own_shape(
         "GET",
         "/install/{provider}",
-        "Begin an install: by a link's ticket, or from Kit",
+        "Begin an install: with the `ticket` of an install link, or without one from Kit",
         {
             **schema.redirect("To the provider, or to sign in", "302"),
             **schema.answers_page("By invitation only", "403"),
             **schema.WRONG,
         },
         query={
-            "ticket": ("From an install link", schema.TEXT),
+            "ticket": ("The ticket of an install link", schema.TEXT),
             "redirect": ("Where Kit wants the user to return", schema.TEXT),
         },
         has_head=False,

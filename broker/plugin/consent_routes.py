@@ -55,7 +55,7 @@ class ConsentRoutes:
     @own_shape(
         "GET",
         "/plugin/authorize",
-        "A client asks a person for access",
+        "Ask the user whether a client gets access",
         {
             **schema.answers_page("The question", "200"),
             **schema.redirect("To sign in, or back with an error"),
@@ -106,7 +106,7 @@ class ConsentRoutes:
     @own_shape(
         "POST",
         "/plugin/authorize",
-        "The person's answer",
+        "Take the user's answer",
         {
             **schema.answers_page("The question again", "200", "403", "413"),
             **schema.redirect("Back to the client"),

@@ -64,7 +64,7 @@ def _token(path: str) -> Operation:
     return own_shape(
         "POST",
         path,
-        "A code or a refresh token becomes tokens",
+        "Exchange a code or a refresh token for tokens; JSON or a form, whatever the content type",
         {**answers_shape("The tokens", "Issued"), **REFUSED},
         body=schema.form_or_json(
             {
@@ -133,7 +133,7 @@ class ClientRoutes:
         "POST",
         "/plugin/revoke",
         "End a grant by one of its tokens (RFC 7009)",
-        {**schema.answers_json("It is worth nothing now", {"type": "object"}, {}), **REFUSED},
+        {**schema.answers_json("The token is no longer valid", {"type": "object"}, {}), **REFUSED},
         body=schema.form_or_json(
             {"type": "object", "properties": {"token": schema.TEXT, **CREDENTIALS}, "required": ["token"]},
             {"token": "tbr_example", "client_id": "kit-plugin", "client_secret": "…"},
@@ -153,7 +153,7 @@ class ClientRoutes:
     @own_shape(
         "GET",
         "/.well-known/oauth-authorization-server",
-        "What the server says of itself (RFC 8414)",
+        "Return the metadata of the authorization server (RFC 8414)",
         schema.answers_json("The metadata", {"type": "object"}, {"issuer": "https://broker.example.com"}),
     )
     async def metadata(self, _: web.Request) -> web.StreamResponse:
@@ -172,8 +172,8 @@ class PluginApi:
     @Operation(
         "POST",
         "/plugin/introspect",
-        "Whose access token it is (RFC 7662)",
-        answers_shape("Who, or that it is not active", "Introspection"),
+        "Say whose access token it is (RFC 7662)",
+        answers_shape("The token's user and client, or that it is not active", "Introspection"),
         permission=Permission.PLUGIN,
         body=schema.form_or_json(
             {
@@ -210,9 +210,9 @@ class PluginApi:
     @Operation(
         "POST",
         "/plugin/connect-codes",
-        "A code with which a person says who they are",
+        "Make a code with which a user proves who they are",
         schema.answers_json(
-            "The code, for ten minutes",
+            "The code; it is valid for ten minutes",
             *schema.shape(
                 {
                     "connect_code": (schema.TEXT, "7Q2M-0XKA-9DTR"),
@@ -247,13 +247,13 @@ class GrantRoutes:
         "/plugin/grants",
         permission=Permission.PLUGIN,
         query={
-            "subject": ("Of this person", schema.TEXT),
+            "subject": ("Only grants of this user", schema.TEXT),
             "cursor": ("`next_cursor` of the page before", schema.TEXT),
             "limit": ("How many at most", schema.LIMIT),
         },
     )
     async def grants(self, request: web.Request) -> web.StreamResponse:
-        """List the current grants, a page at a time."""
+        """List the grants that users gave to clients, a page at a time; `next_cursor` is null on the last one."""
         check_query(request)
         limit = query_number(request, "limit") or PAGE
         found = await self._service.grants(
@@ -268,7 +268,7 @@ class GrantRoutes:
 
     @Operation("DELETE", "/plugin/grants/{grant}", permission=Permission.PLUGIN)
     async def end(self, request: web.Request) -> web.StreamResponse:
-        """End a grant."""
+        """End a grant of a client."""
         await self._service.end(request[CALLER], request.match_info["grant"], request_id=request[REQUEST_ID])
         return web.Response(status=204)
 

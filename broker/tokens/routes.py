@@ -85,8 +85,8 @@ class TokenRoutes:
     @Operation(
         "GET",
         PATH,
-        "A valid access token",
-        {**TOKEN, **schema.nothing("The token that you have is still current", status="304")},
+        "Return a valid access token of the account",
+        {**TOKEN, **schema.nothing("The token of that `If-None-Match` is still current", status="304")},
         permission=Permission.TOKEN,
         query={
             "min_ttl": (
@@ -94,13 +94,14 @@ class TokenRoutes:
                 {**schema.COUNT, "maximum": schema.YEAR},
             ),
             "wait": (
-                "Wait so many seconds for another generation or status; needs `If-None-Match`",
+                "Wait up to so many seconds until there is another generation or status, the grant ends, or the broker"
+                " stops; needs `If-None-Match`",
                 {**schema.COUNT, "maximum": 60},
             ),
         },
         headers={
             "Accept": ("`text/plain` gives the bare token", schema.TEXT),
-            "If-None-Match": ("The ETag that you have", schema.TEXT),
+            "If-None-Match": ("The ETag of the token that the caller has", schema.TEXT),
         },
         problems=NO_TOKEN,
         has_head=False,
@@ -126,12 +127,16 @@ class TokenRoutes:
     @Operation(
         "POST",
         "/token/{account}/refresh",
-        "Renew it; `rejected_generation` says that the provider answered 401 to that one",
+        "Renew the token. With `rejected_generation` the permission `token` is enough; without it the broker renews"
+        " whatever the state is, once a minute",
         TOKEN,
         # TOKEN is enough with the generation of a token that the provider rejected.
         permission=Permission.REFRESH,
         body=schema.json_body(
-            {"rejected_generation": {"type": ["integer", "null"], "minimum": 0}},
+            {
+                "rejected_generation": {"type": ["integer", "null"], "minimum": 0}
+                | {"description": "The generation of the token that the provider answered 401 to"}
+            },
             {"rejected_generation": 17},
             required=False,
         ),

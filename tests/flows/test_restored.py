@@ -44,7 +44,7 @@ async def test_restored_store_serves_and_renews_nothing(house: House, tmp_path: 
     assert (200, 404) == (living.status, gone.status)
     assert [(503, "storage_unavailable")] * 2 == [(one.status, one.json["code"]) for one in (forced, still)]
     assert 0 == await house.refreshes()
-    assert ["problem: the store is a copy or an old backup: it serves living tokens and renews nothing"] == (
+    assert ["problem: the store is a copy or an old backup: valid tokens are served, nothing is renewed"] == (
         await _told(house)
     )
 
@@ -71,10 +71,10 @@ async def test_adoption_names_whose_renewal_was_due_since_the_backup(house: Hous
     again = await _told(house)
 
     assert 200 == used_up.status
-    assert "these may need their person again: due" in before[0]
+    assert "these may need re-authorization: due" in before[0]
     assert made_at == copied_at
     assert ["due"] == doubtful
-    assert ["warning: not renewed since the adoption, and may need their person again: due"] == after == again
+    assert ["warning: not renewed since the adoption, and may need re-authorization: due"] == after == again
     assert await house.broker.adoption.copied_at() is None
 
 

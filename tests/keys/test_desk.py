@@ -40,7 +40,7 @@ async def test_key_is_replaced_from_new_to_drop(house: House) -> None:
     renewed = await house.post("/token/acme/refresh")
     between = await _listed(house)
     with pytest.raises(
-        Conflict, match=r"^1 in accounts.sealed_access.* are still sealed with key"
+        Conflict, match=r"^1 in accounts.sealed_access.* are still encrypted with key"
     ) as refused:
         await desk.drop(OPERATOR, old, **WHO)
     await _rewrapped(house)
@@ -68,8 +68,8 @@ async def test_drop_says_what_is_in_its_way(house: House) -> None:
     said = {kid: await _refusal(house, kid) for kid in (second, index, active, "ab" * 8)}
 
     assert "is the active one" in said[second]
-    assert "never dropped" in said[index]
-    assert "dropped already" in said[active]
+    assert "never removed" in said[index]
+    assert "removed already" in said[active]
     assert "There is no key 'abababababababab'; `broker keys list` shows them." in said["ab" * 8]
 
 
@@ -96,8 +96,8 @@ async def test_spool_keeps_a_key(house: House) -> None:
     path.unlink()
     dropped = await desk.drop(OPERATOR, old, **WHO)
 
-    assert spooled.startswith(f"1 in spool is still sealed with key {old}")
-    assert broken.startswith("1 in spool is of which nobody can say")
+    assert spooled.startswith(f"1 in spool is still encrypted with key {old}")
+    assert broken.startswith("1 in spool is encrypted with a key that nobody knows")
     assert "retired" == dropped["state"]
 
 
