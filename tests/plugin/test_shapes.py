@@ -32,36 +32,39 @@ async def test_tokens_hold_256_random_bits(stand: Stand) -> None:
     assert 43 == len(await stand.person.code())
 
 
-async def test_sealed_pair_opens_with_its_own_token_alone() -> None:
-    """Neither another token nor its hash, which the store holds, opens it; nor does a damaged record."""
+async def test_pair_is_decrypted_with_its_own_token_alone() -> None:
+    """Neither another token nor its hash, which the store holds, decrypts it; a damaged record is refused."""
     old, tokens = Secret("tbp_" + "o" * 43), new_tokens()
 
-    sealed = encrypt_for_replay(old, tokens)
+    encrypted = encrypt_for_replay(old, tokens)
 
-    opened = decrypt_for_replay(old, sealed)
-    assert isinstance(opened, Tokens)
-    assert (tokens.access, tokens.refresh) == (opened.access, opened.refresh)
-    assert decrypt_for_replay(Secret("tbp_" + "x" * 43), sealed) is None
-    assert decrypt_for_replay(Secret(oauth.hashed(old)), sealed) is None
-    assert decrypt_for_replay(old, sealed[:20] + ("A" if sealed[20] != "A" else "B") + sealed[21:]) is None
-    assert tokens.access.reveal() not in sealed
+    decrypted = decrypt_for_replay(old, encrypted)
+    assert isinstance(decrypted, Tokens)
+    assert (tokens.access, tokens.refresh) == (decrypted.access, decrypted.refresh)
+    assert decrypt_for_replay(Secret("tbp_" + "x" * 43), encrypted) is None
+    assert decrypt_for_replay(Secret(oauth.hashed(old)), encrypted) is None
+    assert (
+        decrypt_for_replay(old, encrypted[:20] + ("A" if encrypted[20] != "A" else "B") + encrypted[21:])
+        is None
+    )
+    assert tokens.access.reveal() not in encrypted
 
 
-async def test_key_of_the_seal_comes_from_the_old_token() -> None:
-    """HKDF-SHA256, frozen: a pair that was sealed by an older program opens, and nothing in the store is its key."""
+async def test_encryption_key_comes_from_the_old_token() -> None:
+    """HKDF-SHA256, frozen: a pair encrypted by an older program is decrypted; nothing in the store is its key."""
     old = "tbp_" + "o" * 43
     key = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"tb/plugin-pair/1").derive(old.encode())
     raw = b"n" * 12 + AESGCM(key).encrypt(
         b"n" * 12, b'["tbp_a", "tbp_r"]', hashlib.sha256(old.encode()).hexdigest().encode()
     )
 
-    opened = decrypt_for_replay(Secret(old), base64.urlsafe_b64encode(raw).decode())
+    decrypted = decrypt_for_replay(Secret(old), base64.urlsafe_b64encode(raw).decode())
 
-    assert opened is not None
-    assert ("tbp_a", "tbp_r") == (opened.access.reveal(), opened.refresh.reveal())
+    assert decrypted is not None
+    assert ("tbp_a", "tbp_r") == (decrypted.access.reveal(), decrypted.refresh.reveal())
 
 
-async def test_same_pair_is_sealed_differently_each_time() -> None:
+async def test_same_pair_is_encrypted_differently_each_time() -> None:
     """Equal records would tell that something is equal."""
     old, tokens = Secret("o"), new_tokens()
 
