@@ -1,17 +1,35 @@
 """`broker accounts`, `token` and `install-link`: connections, their tokens, and links that make new ones."""
 
+import json
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
 import click
 
 from broker.cli import arguments
-from broker.cli.admin_socket import Object
+from broker.cli.admin_socket import AdminSocket, Object
 from broker.cli.arguments import account_argument, account_option, provider_argument, removed_argument
 from broker.cli.command import Command, CommandContext, Group, confirm, yes
 from broker.cli.output import FOLDED, WHOLE, Cell, Failed, one_line, show_facts, show_json
+from broker.files import write_own
 from broker.model import Status
 from broker.times import both, moment, relative, span
 
 KNOWN = {"ACCOUNT": FOLDED, "PROVIDER": FOLDED, "STATUS": WHOLE}
 DEPRECATED = frozenset({"expires_at"})
+TOKEN_FORMATS: Mapping[str, Callable[[Object], str]] = {
+    "token": lambda answer: answer["access_token"],
+    "json": lambda answer: json.dumps(answer, indent=2),
+    "header": lambda answer: f"Authorization: Bearer {answer['access_token']}",
+    # Quoted for a shell, which systemd's EnvironmentFile= reads too.
+    "env": lambda answer: f"ACCESS_TOKEN={shlex.quote(answer['access_token'])}",
+}
+WATCH_WAIT = 60
+"""Seconds that the broker holds a request until the token changes."""
+WATCH_PAUSE = 1.0
+WATCH_RETRY = 5.0
 
 
 @click.group("accounts", cls=Group)
@@ -190,23 +208,67 @@ def restore_account(context: CommandContext, account: str) -> None:
 @click.option(
     "--format",
     "shape",
-    type=click.Choice(["token", "json", "header"], case_sensitive=False),
+    type=click.Choice([*TOKEN_FORMATS], case_sensitive=False),
     help="What to print. Default: token.",
 )
-def token(context: CommandContext, account: str, min_ttl: int | None, shape: str | None) -> None:
+@click.option("--to", type=click.Path(path_type=Path), metavar="FILE", help="Write it to FILE instead.")
+@click.option("--watch", is_flag=True, help="Keep running, and write FILE again whenever the token changes.")
+def token(
+    context: CommandContext,
+    *,
+    account: str,
+    min_ttl: int | None,
+    shape: str | None,
+    to: Path | None,
+    watch: bool,
+) -> None:
     """Print a valid access token of ACCOUNT, and nothing else.
 
-    Pass it on through a pipe, never as an argument, because every user of the machine can list arguments.
+    Pass it on through a pipe, never as an argument, because every user of the machine can list arguments. FILE is
+    replaced whole; only the owner of its folder can read it.
     """
     if context.as_json and shape not in (None, "json"):
         raise click.UsageError(f"--json and --format {shape} contradict each other: leave one of them out")
-    answer = context.broker.ask("GET", f"/token/{account}", query={"min_ttl": min_ttl})
-    if warning := answer.get("warning"):
-        click.echo(one_line(f"Warning: {warning}"), err=True)
-    if context.as_json or shape == "json":
-        show_json(answer)
-    else:
-        click.echo(f"{'Authorization: Bearer ' if shape == 'header' else ''}{answer['access_token']}")
+    if watch and to is None:
+        raise click.UsageError("--watch needs --to FILE")
+    shown = TOKEN_FORMATS["json" if context.as_json else shape or "token"]
+    query: dict[str, object] = {"min_ttl": min_ttl}
+    answer = context.broker.ask("GET", f"/token/{account}", query=query)
+    while True:
+        if warning := answer.get("warning"):
+            click.echo(one_line(f"Warning: {warning}"), err=True)
+        if to is None:
+            click.echo(shown(answer))
+            return
+        _write_token(to, shown(answer))
+        if not watch:
+            return
+        answer = _next_token(context.broker, account, answer, query)
+
+
+def _write_token(file: Path, text: str) -> None:
+    try:
+        write_own(file, f"{text}\n".encode())
+    except OSError as exc:
+        raise Failed(f"{file} cannot be written: {exc.strerror or exc}.") from None
+
+
+def _next_token(broker: AdminSocket, account: str, last: Object, query: Mapping[str, object]) -> Object:
+    """Wait until another token than the last is answered; what keeps it away is printed once."""
+    told = None
+    while True:
+        try:
+            known = f'"{last["generation"]}"'
+            answer = broker.ask("GET", f"/token/{account}", query={**query, "wait": WATCH_WAIT}, known=known)
+        except Failed as exc:
+            if told != (told := exc.message):
+                click.echo(one_line(f"{told} The file keeps the last token."), err=True)
+            time.sleep(WATCH_RETRY)
+            continue
+        if answer and answer["access_token"] != last["access_token"]:
+            return answer
+        # Without a wait in the broker, as near the token's end, this must not become a busy loop.
+        time.sleep(WATCH_PAUSE)
 
 
 @click.command("install-link", cls=Command, example="broker install-link kit --account acme")

@@ -44,10 +44,14 @@ class AdminSocket:
         query: Mapping[str, object | None] | None = None,
         body: Mapping[str, object] | Iterable[bytes] | None = None,
         patience: float | None = PATIENCE,
+        known: str | None = None,
     ) -> Object:
-        """Return the answer's JSON object, empty if it has no body. Members of `query` that are None are left out."""
-        with self._answer(method, target, query=query, body=body, total=patience) as response:
-            return self._accepted(response)
+        """Return the answer's JSON object, empty if it has no body. Members of `query` that are None are left out.
+
+        It is empty too where nothing has changed since the answer with the ETag `known`.
+        """
+        with self._answer(method, target, query=query, body=body, total=patience, known=known) as response:
+            return {} if response.status == 304 else self._accepted(response)
 
     def ask_all(self, target: str, member: str, query: Mapping[str, object | None]) -> Object:
         """Return a listing with the objects of all its pages in `member`."""
@@ -93,6 +97,7 @@ class AdminSocket:
         query: Mapping[str, object | None] | None = None,
         body: Mapping[str, object] | Iterable[bytes] | None = None,
         accept: str = "*/*",
+        known: str | None = None,
         total: float | None = None,
         silence: float | None = None,
     ) -> Iterator[HTTPResponse]:
@@ -101,7 +106,7 @@ class AdminSocket:
         `total` limits the seconds of the whole answer, `silence` those between two parts of it.
         """
         given = urlencode({name: value for name, value in (query or {}).items() if value is not None})
-        headers = {"Accept": accept}
+        headers = {"Accept": accept, **({} if known is None else {"If-None-Match": known})}
         if isinstance(body, Mapping):
             headers["Content-Type"], body = "application/json", [json.dumps(body).encode()]
         connection = _Connection(self._path, total, silence)

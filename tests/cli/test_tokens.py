@@ -1,8 +1,16 @@
 """`broker token` and `broker install-link` print one value and nothing else."""
 
+import asyncio
 import json
+import stat
+import sys
+from pathlib import Path
 
 import pytest
+
+from tests.commanding import commands_at
+from tests.house import House
+from tests.until import moment
 
 from .conftest import Run
 from .stub import ACCESS_TOKEN, LINK, Asked, Stub, account, provider
@@ -14,6 +22,7 @@ from .stub import ACCESS_TOKEN, LINK, Asked, Stub, account, provider
         ([], f"{ACCESS_TOKEN}\n"),
         (["--format", "token"], f"{ACCESS_TOKEN}\n"),
         (["--format", "header"], f"Authorization: Bearer {ACCESS_TOKEN}\n"),
+        (["--format", "env"], f"ACCESS_TOKEN={ACCESS_TOKEN}\n"),
     ],
 )
 async def test_a_token_is_printed_alone_and_unwrapped(
@@ -117,3 +126,61 @@ async def test_a_link_for_an_unknown_provider_fails(run: Run) -> None:
     result = await run("install-link", "kit")
 
     assert (1, "There is no provider 'kit'; there are: none.\n") == (result.exit_code, result.stderr)
+
+
+async def test_a_token_in_a_file_is_for_its_owner_alone(run: Run, stub: Stub, tmp_path: Path) -> None:
+    """It replaces what was there, whole, and nothing is printed."""
+    stub.accounts, file = {"acme": account("acme")}, tmp_path / "token"
+    file.write_text("old")
+
+    result = await run("token", "acme", "--format", "header", "--to", str(file))
+
+    assert (0, "", "") == (result.exit_code, result.stdout, result.stderr)
+    assert f"Authorization: Bearer {ACCESS_TOKEN}\n" == file.read_text()
+    assert (0o600, [file]) == (stat.S_IMODE(file.stat().st_mode), list(tmp_path.glob("token*")))
+
+
+async def test_a_file_that_cannot_be_written_is_named(run: Run, stub: Stub, tmp_path: Path) -> None:
+    """A folder in its place, a folder that is missing; and nothing is watched without a file."""
+    stub.accounts = {"acme": account("acme")}
+    (tmp_path / "folder").mkdir()
+
+    results = [
+        await run("token", "acme", "--watch", "--to", str(tmp_path / "folder")),
+        await run("token", "acme", "--watch", "--to", str(tmp_path / "missing" / "token")),
+        await run("token", "acme", "--watch"),
+    ]
+
+    assert [1, 1, 2] == [one.exit_code for one in results]
+    assert f"{tmp_path}/folder cannot be written" in results[0].stderr
+    assert f"{tmp_path}/missing/token cannot be written: No such file" in results[1].stderr
+    assert "--watch needs --to FILE" in results[2].stderr
+
+
+async def test_a_watched_file_follows_the_token(house: House, tmp_path: Path) -> None:
+    """It is written again as soon as the token is renewed; what keeps the next one away is said once."""
+    await house.connect()
+    file, config = tmp_path / "token", house.folder / "config.toml"
+    async with commands_at(house):
+        watching = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "broker", "token", "acme", "--config", str(config)),
+            *("--format", "env", "--watch", "--to", str(file)),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert watching.stderr
+        while not file.exists():
+            await moment()
+        first = file.read_text()
+        house.clock.advance(3600)
+        await house.post("/token/acme/refresh")
+        while file.read_text() == first:
+            await moment()
+        second, token = file.read_text(), (await house.get("/token/acme")).json["access_token"]
+        await house.post("/accounts/acme/freeze")
+        house.clock.advance(172_800)
+        said = await watching.stderr.readline()
+        watching.terminate()
+        await watching.wait()
+
+    assert f"ACCESS_TOKEN={token}\n" == second == file.read_text()
+    assert b"The file keeps the last token." in said
