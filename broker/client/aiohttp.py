@@ -1,4 +1,4 @@
-"""`broker_auth` for aiohttp: the token on every request, and once more with a new one after a 401."""
+"""`broker_auth` for aiohttp: adds the token to every request, and repeats it once with a new one after a 401."""
 
 from contextvars import ContextVar
 
@@ -11,30 +11,30 @@ from .clients import Broker, replacement_async
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 ANYWHERE = URL()
-"""Where a redirect leads that we cannot read."""
+"""The target of a redirect that cannot be parsed."""
 
 
 def broker_auth(broker: Broker, account: str) -> aiohttp.ClientMiddlewareType:
-    """`aiohttp.ClientSession(middlewares=[broker_auth(Broker(…), "acme")])`.
+    """Return a middleware, as in `aiohttp.ClientSession(middlewares=[broker_auth(Broker(…), "acme")])`.
 
-    A request whose body is a stream is not repeated, since it is gone; its 401 is reported all the same.
+    A request whose body is a stream is not repeated, because the stream is used up; its 401 is reported nevertheless.
     """
-    strayed: ContextVar[URL | None] = ContextVar("strayed", default=None)
-    """The origin that the last answer in this context leads to, if that is beyond the first one's."""
+    redirected_to: ContextVar[URL | None] = ContextVar("redirected_to", default=None)
+    """The foreign origin to which the last answer in this context redirects; it must not get the token."""
 
     async def middleware(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        # aiohttp calls once for each hop, and does not say which are redirects.
-        has_strayed = strayed.get() in (request.url.origin(), ANYWHERE)
-        strayed.set(None)
-        if has_strayed:
+        # aiohttp calls this for each hop, and does not say which of them are redirects.
+        is_foreign = redirected_to.get() in (request.url.origin(), ANYWHERE)
+        redirected_to.set(None)
+        if is_foreign:
             response = await handler(request)
         else:
             response = await _authenticated(broker, account, request, handler)
         leads_to = _target(response)
-        if leads_to is not None and (has_strayed or leads_to != request.url.origin()):
-            strayed.set(leads_to)
+        if leads_to is not None and (is_foreign or leads_to != request.url.origin()):
+            redirected_to.set(leads_to)
         return response
 
     return middleware
@@ -58,7 +58,7 @@ async def _authenticated(
 
 
 def _target(response: aiohttp.ClientResponse) -> URL | None:
-    """The origin that a redirect leads to."""
+    """Return the origin that a redirect leads to, or None if the answer is not one."""
     location = response.headers.get(hdrs.LOCATION) or response.headers.get(hdrs.URI)
     if response.status not in REDIRECTS or not location:
         return None

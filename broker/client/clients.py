@@ -1,4 +1,4 @@
-"""`Broker` for programs on asyncio and `SyncBroker` for programs with threads, or with one: both drive a Core."""
+"""The clients: `Broker` for programs on asyncio and `SyncBroker` for all others. Both drive a Core."""
 
 import asyncio
 import http.client
@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from concurrent.futures import Future
 from threading import Lock
 from typing import Generic, Self, TypeVar
@@ -21,11 +21,11 @@ Flight = TypeVar("Flight")
 log = logging.getLogger(__package__)
 MOST_BYTES = 1024 * 1024
 TOO_LARGE = "the broker's answer is larger than 1 MiB"
-NOT_RENEWED = "the API's 401 stands, since there is no newer token: %s"
+NOT_RENEWED = "the API answered 401, and there is no newer token: %s"
 
 
 class _Client(Generic[Flight]):
-    """What both clients are made of."""
+    """The parts that both clients have."""
 
     def __init__(
         self,
@@ -38,21 +38,17 @@ class _Client(Generic[Flight]):
         tls: ssl.SSLContext | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`url`: http, https or `unix:/path`. Key: `key`, `key_file` (read again each time), else `$BROKER_KEY`.
+        """`url` is http, https or `unix:/path`. The key is `key`, `key_file` (read each time), else `$BROKER_KEY`.
 
-        `patience`: seconds one call goes on asking when no token is left. `while_away`: seconds for which a
-        valid token is used past its `expires_in` when the broker cannot be reached.
+        `patience`: seconds for which one call keeps asking when there is no valid token. `while_away`: seconds for
+        which a valid token is used past its `expires_in` when the broker cannot be reached.
         """
         self._base, self._socket = read_address(url)
         self._tls, self._clock = tls, clock or Clock()
-        self._core = Core(
-            keys=KeySource(key, key_file),
-            patience=patience,
-            while_away=while_away,
-            now=self._clock.monotonic,
-        )
+        keys, now = KeySource(key, key_file), self._clock.monotonic
+        self._core = Core(keys=keys, patience=patience, while_away=while_away, now=now)
         self._flights: dict[Hashable, Flight] = {}
-        """The talks under way, by what they ask."""
+        """The talks under way, by their question."""
         self._lock = Lock()
 
     def __repr__(self) -> str:
@@ -66,30 +62,29 @@ def _away(error: Exception, ask: Ask) -> BrokerAway:
 
 
 class Broker(_Client["asyncio.Task[Token]"]):
-    """Tokens by account name, cached for as long as the broker allows; one for the whole program."""
+    """A client of the broker for asyncio, with a cache of tokens. Make one for the whole program."""
 
     async def token(self, account: str, *, min_ttl: float = 0.0) -> Token:
-        """The account's token, to be used at once and asked for again next time; raises BrokerError.
+        """Return a valid token of the account; raises BrokerError. Use it immediately and ask again next time.
 
-        `min_ttl`: at least that many seconds of real life; where that cannot be had, its `warning` says so.
+        `min_ttl`: at least that many seconds before it expires; if that is impossible, its `warning` says so.
         """
-        at_hand = self._core.at_hand(account, min_ttl)
-        if at_hand is not None:
-            return at_hand
-        return await self._shared(("get", account, min_ttl), lambda: self._core.get(account, min_ttl))
+        return self._core.cached(account, min_ttl) or await self._shared(
+            ("get", account, min_ttl), self._core.get(account, min_ttl)
+        )
 
     async def rejected(self, token: Token) -> Token:
-        """The provider answered 401 to this token: the one after it; raises BrokerError.
+        """Report a token to which the provider answered 401, and return the next one; raises BrokerError.
 
-        However many say it of one token, the broker is told once.
+        Reports of one token by several tasks are one request.
         """
-        newer, report = self._core.newer(token), (token.account, token.generation)
-        if newer is not None:
-            return newer
-        return await self._shared(("rejected", *report), lambda: self._core.rejected(*report))
+        report = (token.account, token.generation)
+        return self._core.newer(token) or await self._shared(
+            ("rejected", *report), self._core.rejected(*report)
+        )
 
     async def aclose(self) -> None:
-        """End what is under way."""
+        """Cancel the requests under way."""
         flights = list(self._flights.values())
         for flight in flights:
             flight.cancel()
@@ -101,12 +96,12 @@ class Broker(_Client["asyncio.Task[Token]"]):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _shared(self, what: Hashable, begin: Callable[[], Talk]) -> Token:
-        """One talk for all who ask the same; who gives up waiting ends only its own wait."""
+    async def _shared(self, what: Hashable, talk: Talk) -> Token:
+        """Drive one talk for all tasks that ask the same; a cancelled task ends only its own wait."""
         flight = self._flights.get(what)
-        # A program may run one loop after another; what belonged to an ended one never ends.
+        # A program may run one loop after another, and a task of an ended loop never ends.
         if flight is None or flight.get_loop() is not asyncio.get_running_loop():
-            flight = asyncio.create_task(self._drive(begin()))
+            flight = asyncio.create_task(self._drive(talk))
             self._flights[what] = flight
             flight.add_done_callback(lambda ended: self._ended(what, ended))
         return await asyncio.shield(flight)
@@ -133,7 +128,7 @@ class Broker(_Client["asyncio.Task[Token]"]):
                 heard = None
 
     async def _send(self, ask: Ask) -> Reply | BrokerAway:
-        """One request on a connection of its own, so that nothing is left open and nothing stale is met."""
+        """Send a request on a new connection, so that nothing stays open and no stale connection is used."""
         import aiohttp  # noqa: PLC0415 - programs with threads need the standard library alone
 
         connector: aiohttp.BaseConnector
@@ -141,48 +136,41 @@ class Broker(_Client["asyncio.Task[Token]"]):
             connector = aiohttp.UnixConnector(self._socket)
         else:
             connector = aiohttp.TCPConnector(ssl=self._tls or True, force_close=True)
+        url, timeout = self._base + ask.path, aiohttp.ClientTimeout(total=ask.timeout)
+        body, headers = ask.body or None, ask.headers
         try:
             async with (
-                aiohttp.ClientSession(
-                    connector=connector, timeout=aiohttp.ClientTimeout(total=ask.timeout), trust_env=False
-                ) as session,
+                aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session,
                 session.request(
-                    ask.method,
-                    self._base + ask.path,
-                    data=ask.body or None,
-                    headers=ask.headers,
-                    allow_redirects=False,
+                    ask.method, url, data=body, headers=headers, allow_redirects=False
                 ) as response,
             ):
-                body = bytearray()
+                read = bytearray()
                 async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > MOST_BYTES:
+                    read += chunk
+                    if len(read) > MOST_BYTES:
                         return BrokerAway(TOO_LARGE)
-                return Reply(response.status, response.headers.get("Retry-After"), bytes(body))
+                return Reply(response.status, response.headers.get("Retry-After"), bytes(read))
         except (aiohttp.ClientError, OSError) as exc:
             return _away(exc, ask)
 
 
 class SyncBroker(_Client["Future[Token]"]):
-    """Tokens by account name, cached for as long as the broker allows; one for all threads."""
+    """A client of the broker for threads, with a cache of tokens. Make one for the whole program."""
 
     def token(self, account: str, *, min_ttl: float = 0.0) -> Token:
-        """As `Broker.token`."""
-        at_hand = self._core.at_hand(account, min_ttl)
-        if at_hand is not None:
-            return at_hand
-        return self._shared(("get", account, min_ttl), lambda: self._core.get(account, min_ttl))
+        """Return a valid token of the account, as `Broker.token` does."""
+        return self._core.cached(account, min_ttl) or self._shared(
+            ("get", account, min_ttl), self._core.get(account, min_ttl)
+        )
 
     def rejected(self, token: Token) -> Token:
-        """As `Broker.rejected`."""
-        newer, report = self._core.newer(token), (token.account, token.generation)
-        if newer is not None:
-            return newer
-        return self._shared(("rejected", *report), lambda: self._core.rejected(*report))
+        """Report a rejected token and return the next one, as `Broker.rejected` does."""
+        report = (token.account, token.generation)
+        return self._core.newer(token) or self._shared(("rejected", *report), self._core.rejected(*report))
 
     def close(self) -> None:
-        """For `with` and symmetry: nothing stays open between calls."""
+        """Do nothing, because no connection stays open between calls."""
 
     def __enter__(self) -> Self:
         return self
@@ -190,8 +178,8 @@ class SyncBroker(_Client["Future[Token]"]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _shared(self, what: Hashable, begin: Callable[[], Talk]) -> Token:
-        """One talk for all threads that ask the same: the first holds it, the others wait for what it hears."""
+    def _shared(self, what: Hashable, talk: Talk) -> Token:
+        """Drive one talk for all threads that ask the same: the first one drives it, the others wait for its result."""
         with self._lock:
             under_way = self._flights.get(what)
             flight: Future[Token] = under_way or Future()
@@ -200,7 +188,7 @@ class SyncBroker(_Client["Future[Token]"]):
             return under_way.result()
         try:
             try:
-                token = self._drive(begin())
+                token = self._drive(talk)
             finally:
                 with self._lock:
                     del self._flights[what]
@@ -225,7 +213,7 @@ class SyncBroker(_Client["Future[Token]"]):
                 heard = None
 
     def _send(self, ask: Ask) -> Reply | BrokerAway:
-        """One request on a connection of its own, so that nothing is left open and nothing stale is met."""
+        """Send a request on a new connection, so that nothing stays open and no stale connection is used."""
         parts = urlsplit(self._base)
         connection: http.client.HTTPConnection
         if self._socket is not None:
@@ -267,7 +255,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def replacement(broker: SyncBroker, token: Token) -> Token | None:
-    """Report a token that an API answered 401 to; None, and a line in the log, where there is no newer one."""
+    """Report a token to which an API answered 401; return the next one, or None with a warning in the log."""
     try:
         return broker.rejected(token)
     except BrokerError as exc:
@@ -276,7 +264,7 @@ def replacement(broker: SyncBroker, token: Token) -> Token | None:
 
 
 async def replacement_async(broker: Broker, token: Token) -> Token | None:
-    """As `replacement`."""
+    """Return the next token as `replacement` does."""
     try:
         return await broker.rejected(token)
     except BrokerError as exc:

@@ -1,4 +1,4 @@
-"""What a client is made from: where the broker is, the key that a program shows it, and the time."""
+"""The parts of a client: the broker's address, the key that authenticates the program, and the clock."""
 
 import asyncio
 import codecs
@@ -14,11 +14,11 @@ from .errors import KeyUnreadable
 ENVIRONMENT = "BROKER_KEY"
 USABLE = re.compile(r"[\x21-\x7e]{1,4096}", re.ASCII)
 Key = str | Callable[[], str]
-"""The key itself, or a function that gives it: a JWT that the program signs anew each time."""
+"""The key itself, or a function that returns it, such as one that signs a new JWT each time."""
 
 
 def read_address(url: str) -> tuple[str, str | None]:
-    """Return what paths are put behind, and the path of the Unix socket if it is one; raises ValueError."""
+    """Return the base of all URLs, and the path of the Unix socket if it is one; raises ValueError."""
     if url.startswith("unix:"):
         path = url.removeprefix("unix:")
         if not path:
@@ -27,17 +27,17 @@ def read_address(url: str) -> tuple[str, str | None]:
     parts = urlsplit(url)
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ValueError("the broker's URL holds no user, query or fragment; the key goes into key=")
-    # Its port is read here, too, since that is where a wrong one is told.
+    # Reading the port raises ValueError if it is wrong.
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError("the broker's URL is http://host:port, https://host:port or unix:/path")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", None
 
 
 class KeySource:
-    """Gives the key each time the broker is asked, so that a replaced file is taken at once."""
+    """The source of the key, which is read for each request, so that a replaced file takes effect immediately."""
 
     def __init__(self, key: Key | None, file: str | os.PathLike[str] | None) -> None:
-        """First that is given: `key`, `file`, `BROKER_KEY`; none: a Unix socket tells the broker our uid."""
+        """Take `key`, else `file`, else `$BROKER_KEY`; without any the broker sees our uid on a Unix socket."""
         if key is not None and file is not None:
             raise ValueError("give key or key_file, not both")
         self._key, self._file = key, Path(file) if file is not None else None
@@ -45,9 +45,9 @@ class KeySource:
             _usable(key, "key")
 
     def read(self) -> str | None:
-        """Raises KeyUnreadable, which never quotes it."""
+        """Return the key, or None if there is none; raises KeyUnreadable, which never quotes it."""
         if callable(self._key):
-            return _usable(self._key(), "what the key function gave")
+            return _usable(self._key(), "the result of the key function")
         if self._key is not None:
             return self._key
         if self._file is None:
@@ -72,7 +72,7 @@ class Clock:
     """The machine's clock."""
 
     def monotonic(self) -> float:
-        """Where there is such a clock it goes on while the machine is suspended: tokens do not live longer for it."""
+        """Return seconds of a clock that counts while the machine is suspended, because tokens expire meanwhile."""
         boot_time = getattr(time, "CLOCK_BOOTTIME", None)
         return time.monotonic() if boot_time is None else time.clock_gettime(boot_time)  # noqa: TID251 - the client's own clock
 

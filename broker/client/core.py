@@ -1,4 +1,4 @@
-"""What both clients decide, without I/O: whether to ask, what to send, how long to pause, and what came of it."""
+"""The decisions of both clients, without I/O: whether to ask, what to send, how long to pause, how to read answers."""
 
 import json
 import logging
@@ -27,29 +27,29 @@ from .tokens import Memory, Token
 log = logging.getLogger(__package__)
 
 TIMEOUT = 15.0
-"""Seconds for one answer; the broker itself waits ten for a renewal."""
+"""Seconds for one answer; the broker itself waits ten seconds for a renewal."""
 TIMEOUT_WITH_TOKEN = 3.0
-"""With a valid token in memory nobody waits long for an answer."""
+"""Seconds for one answer while a valid token is cached."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 ABOUT_ITSELF = (BrokerAway, KeyUnreadable, Overloaded, StorageUnavailable, AuditUnavailable, Internal)
-"""Errors on the way to the broker or of its own, which say nothing of the account."""
+"""Errors on the way to the broker or inside it, which say nothing about the account."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Send this, on a connection of its own, following no redirect: a key must not end up elsewhere."""
+    """A request, to be sent on a new connection; no redirect is followed, so that the key is not sent elsewhere."""
 
     method: str
     path: str
     headers: dict[str, str] = field(repr=False)
     body: bytes
     timeout: float
-    """Seconds, for all of it."""
+    """Seconds for the whole exchange."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What was answered."""
+    """The answer to an Ask."""
 
     status: int
     retry_after: str | None
@@ -57,11 +57,11 @@ class Reply:
 
 
 Talk = Generator[Ask | float, Reply | BrokerAway | None, Token]
-"""Asks and pauses (seconds); an Ask is answered with a Reply, or with BrokerAway where none came."""
+"""A generator of requests and pauses (in seconds) that returns a token; a Reply or BrokerAway answers an Ask."""
 
 
 class Core:
-    """Questions as talks; whoever does the I/O drives them."""
+    """The questions to the broker as talks, which a client drives with its I/O."""
 
     def __init__(
         self, *, keys: KeySource, patience: float, while_away: float, now: Callable[[], float]
@@ -71,22 +71,22 @@ class Core:
         self._keys, self._patience, self._now = keys, patience, now
         self._memory = Memory(while_away=while_away)
         self._failures, self._ask_again_at = 0, 0.0
-        """How often the broker was away in a row, and until when it is spared."""
+        """The failures in a row, and the time until which a cached token is used without asking."""
         self._told = set[str]()
-        """Accounts about which the log has its line."""
+        """The accounts for which the log has a warning."""
         self._unrenewable: dict[str, tuple[int, float, RateLimited]] = {}
-        """The generation of an account that the broker will not renew, until when, and its refusal."""
+        """The generation of an account that the broker refuses to renew, until when, and its error."""
 
-    def at_hand(self, account: str, min_ttl: float) -> Token | None:
-        """A token that needs no asking: a fresh one, or a valid one in the pauses of an outage."""
+    def cached(self, account: str, min_ttl: float) -> Token | None:
+        """Return a cached token: a fresh one, or a valid one during a pause of an outage."""
         now = self._now()
         fresh = self._memory.fresh(account, now, min_ttl)
         if fresh is not None or now >= self._ask_again_at:
             return fresh
-        return self._memory.living(account, now)
+        return self._memory.valid(account, now)
 
     def newer(self, token: Token) -> Token | None:
-        """A fresh token that came after one that was rejected; raises RateLimited while there cannot be one."""
+        """Return a fresh token that is newer than a rejected one; raises RateLimited while there cannot be one."""
         generation, until, error = self._unrenewable.get(token.account, (None, 0.0, None))
         if error is not None and generation == token.generation and self._now() < until:
             raise error
@@ -94,48 +94,44 @@ class Core:
         return fresh if fresh is not None and fresh.generation > token.generation else None
 
     def get(self, account: str, min_ttl: float) -> Talk:
-        """A token from the broker; while it is away, one that is still valid."""
-        living = self._memory.living(account, self._now())
+        """Ask for a token; while the broker is away, return a cached one that is still valid."""
+        valid = self._memory.valid(account, self._now())
         query = f"?min_ttl={int(min_ttl)}" if min_ttl else ""
         try:
-            return (yield from self._ask(account, living, "GET", query))
+            return (yield from self._ask(account, valid, "GET", query))
         except ABOUT_ITSELF as exc:
-            living = self._memory.living(account, self._now())
-            if living is None:
+            valid = self._memory.valid(account, self._now())
+            if valid is None:
                 raise
             if account not in self._told:
                 self._told.add(account)
-                log.warning(
-                    "the broker is away; going on with the last token of %s, generation %d: %s",
-                    account,
-                    living.generation,
-                    exc,
-                )
-            return living
+                told = "the broker is away; going on with the last token of %s, generation %d: %s"
+                log.warning(told, account, valid.generation, exc)
+            return valid
         except BrokerError:
             self._memory.forget(account)
             raise
 
     def rejected(self, account: str, generation: int) -> Talk:
-        """A token after one that the provider's API refused."""
+        """Report a token that the provider's API rejected, and return the next one."""
         body = json.dumps({"rejected_generation": generation}).encode()
         try:
             return (yield from self._ask(account, None, "POST", "/refresh", body))
         except RateLimited as exc:
-            # The provider refuses whatever is fresh, so asking at every request would change nothing.
+            # The provider rejects fresh tokens too, so another report for each request would not help.
             self._unrenewable[account] = (generation, self._now() + (exc.retry_after or 1.0), exc)
             raise
         except BrokerError:
             self._memory.forget(account, generation)
             raise
 
-    def _ask(self, account: str, living: Token | None, method: str, end: str, body: bytes = b"") -> Talk:
-        """Ask until there is a token, a final refusal, or no patience left; raises BrokerError.
+    def _ask(self, account: str, valid: Token | None, method: str, end: str, body: bytes = b"") -> Talk:
+        """Ask until there is a token, a final error, or no patience left; raises BrokerError.
 
-        Each question can be repeated without harm: a report names the generation that it is about.
+        Each request can be repeated without harm, because a report names the generation it is about.
         """
         path = f"/token/{quote(account, safe='')}{end}"
-        timeout = TIMEOUT if living is None else TIMEOUT_WITH_TOKEN
+        timeout = TIMEOUT if valid is None else TIMEOUT_WITH_TOKEN
         try:
             deadline, attempt, key = self._now() + self._patience, 0, self._keys.read()
             while True:
@@ -150,10 +146,10 @@ class Core:
                     break
                 shown, key = key, self._keys.read()
                 if isinstance(result, Unauthenticated) and key != shown:
-                    # The file was replaced while the old key was on its way.
+                    # The file was replaced while the request with the old key was under way.
                     continue
                 wait = pause_after(result, attempt)
-                is_final = living is not None and isinstance(result, ABOUT_ITSELF)
+                is_final = valid is not None and isinstance(result, ABOUT_ITSELF)
                 if wait is None or is_final or self._now() + wait > deadline:
                     raise result
                 yield wait
@@ -172,14 +168,17 @@ class Core:
 
 
 def pause_after(error: BrokerError, attempt: int) -> float | None:
-    """Seconds until the next attempt: what the broker asks for, else doubling, with jitter; None: it is final."""
+    """Return the seconds until the next attempt, or None if the error is final.
+
+    They are what the broker asks for, else they double with each attempt; both with jitter.
+    """
     if error.status != 503 and not isinstance(error, BrokerAway):
         return None
     backoff: float = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
-    jitter = random.uniform(0.5, 1.0)  # noqa: S311 - it spreads callers, it hides nothing
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311 - it spreads callers and protects nothing
     if error.retry_after is None:
         return backoff * jitter
-    # Never earlier than asked, but not everybody in the same instant.
+    # Never earlier than asked, and not all callers in the same instant.
     return error.retry_after + min(1.0, backoff) * jitter / 2
 
 
@@ -196,9 +195,9 @@ def _read(heard: Reply | BrokerAway | None) -> Token | BrokerError:
         try:
             return Token.read(payload)
         except ValueError as exc:
-            return BrokerAway(f"something that is no broker answers: {exc}", status=200)
+            return BrokerAway(f"something that is not a broker answers: {exc}", status=200)
     try:
-        # The broker writes seconds, and a date that a proxy may write is left alone.
+        # The broker writes seconds; a date, which a proxy may write, is ignored.
         retry_after: float | None = float(heard.retry_after or "")
     except ValueError:
         retry_after = None
@@ -206,7 +205,7 @@ def _read(heard: Reply | BrokerAway | None) -> Token | BrokerError:
         retry_after = None
     kind = BY_CODE.get(str(payload.get("code")))
     if kind is None:
-        told = f"something that is no broker answers {heard.status}"
+        told = f"something that is not a broker answers {heard.status}"
         return BrokerAway(told, status=heard.status, retry_after=retry_after)
     detail = str(payload.get("detail") or payload.get("title") or heard.status)
     return kind(detail, status=heard.status, retry_after=retry_after, members=payload)

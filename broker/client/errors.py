@@ -1,4 +1,4 @@
-"""What may go wrong for a caller: a class for each code of the broker, and two for what happens on the way to it."""
+"""The errors of the client: a class for each error code of the broker, and two for failures on the way to it."""
 
 import re
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 
 class BrokerError(Exception):
-    """No token; the message says why and holds no secret."""
+    """There is no token. The message says why and holds no secret."""
 
     code: ClassVar[str] = "unknown"
 
     def __init_subclass__(cls) -> None:
-        """Each class of ours is named as its code is written."""
+        """Derive the code of a class from its name; a program may derive from these classes."""
         if BrokerError in cls.__bases__:
             cls.code = re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
@@ -26,15 +26,15 @@ class BrokerError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.status = status
-        """The answer's HTTP status; 0: there was none."""
+        """The HTTP status of the answer; 0 if there was none."""
         self.retry_after = retry_after
-        """Seconds until asking again makes sense."""
+        """The seconds after which another attempt makes sense."""
         self.members: Mapping[str, Any] = members or {}
-        """The whole problem document (RFC 9457), `reason` and `reconnect_url` among it."""
+        """The whole problem document (RFC 9457), with `reason` and `reconnect_url`."""
         self.reason = _text(self.members.get("reason"))
-        """The broker's closer reason, such as `revoked_or_expired`."""
+        """A more specific reason, such as `revoked_or_expired`."""
         self.request_id = _text(self.members.get("request_id"))
-        """What to quote to whoever runs the broker."""
+        """The id of the request in the broker's log."""
 
     def __str__(self) -> str:
         quoted = f" (request {self.request_id})" if self.request_id else ""
@@ -42,15 +42,15 @@ class BrokerError(Exception):
 
 
 class BrokerAway(BrokerError):
-    """The broker cannot be reached, or something that is no broker answers."""
+    """The broker cannot be reached, or something else answers in its place."""
 
 
 class KeyUnreadable(BrokerError):
-    """The key cannot be had from where it should be; nothing was sent."""
+    """The key cannot be read; nothing was sent."""
 
 
 class Internal(BrokerError):
-    """An error of the broker's own; quote the `request_id`."""
+    """The broker has an internal error; its log names the `request_id`."""
 
 
 class InvalidRequest(BrokerError):
@@ -62,7 +62,7 @@ class Unauthenticated(BrokerError):
 
 
 class Forbidden(BrokerError):
-    """Outside the key's accounts or permissions, whether or not the account exists."""
+    """The account or action is outside the key's permissions; the account may not exist."""
 
 
 class NotFound(BrokerError):
@@ -74,29 +74,29 @@ class UnknownAccount(BrokerError):
 
 
 class MethodNotAllowed(BrokerError):
-    """The route does not know the method."""
+    """The route does not support the method."""
 
 
 class Conflict(BrokerError):
-    """Conflicts with what is there."""
+    """The request conflicts with the present state."""
 
 
 class NeedsReauthorization(BrokerError):
-    """The grant is dead: a person has to connect the account again."""
+    """The grant is revoked or expired: its user has to connect the account again."""
 
     @property
     def reconnect_url(self) -> str | None:
-        """Where an operator makes the link for that."""
+        """The dashboard page where an operator makes the link for that."""
         return _text(self.members.get("reconnect_url"))
 
     @property
     def since(self) -> str | None:
-        """RFC 3339."""
+        """The time since when, RFC 3339."""
         return _text(self.members.get("since"))
 
 
 class Frozen(BrokerError):
-    """An operator froze the account, and no living token is left."""
+    """An operator froze the account, and no valid token is left."""
 
 
 class TooLarge(BrokerError):
@@ -104,42 +104,41 @@ class TooLarge(BrokerError):
 
 
 class RateLimited(BrokerError):
-    """Another renewal would change nothing just now."""
+    """There were too many requests, or another renewal would not help now."""
 
 
 class ProviderRejectedClient(BrokerError):
-    """The provider refuses the broker's own client id or secret: a matter for whoever runs it."""
+    """The provider refuses the broker's client id or secret; its operator has to correct them."""
 
 
 class TokenUnusable(BrokerError):
-    """The provider sent a token that no header can carry."""
+    """The provider sent a token that does not fit into a header."""
 
 
 class ProviderUnavailable(BrokerError):
-    """The provider cannot be reached just now."""
+    """The provider cannot be reached now."""
 
 
 class RefreshUncertain(BrokerError):
-    """A renewal's outcome is unknown and is being settled."""
+    """The outcome of a renewal is unknown; the broker is finding out."""
 
 
 class StorageUnavailable(BrokerError):
-    """The broker's store cannot be written just now."""
+    """The broker's store cannot be written now."""
 
 
 class AuditUnavailable(BrokerError):
-    """The broker's audit cannot be written just now."""
+    """The broker's audit cannot be written now."""
 
 
 class Overloaded(BrokerError):
-    """Too busy, or restarting."""
+    """The broker is too busy, or restarting."""
 
 
-OWN = (BrokerAway, KeyUnreadable)
-"""Those that never come from the broker."""
 BY_CODE: Mapping[str, type[BrokerError]] = {
-    kind.code: kind for kind in BrokerError.__subclasses__() if kind not in OWN
+    kind.code: kind for kind in BrokerError.__subclasses__() if kind not in (BrokerAway, KeyUnreadable)
 }
+"""The errors that the broker answers with, by code."""
 
 
 def _text(value: object) -> str | None:

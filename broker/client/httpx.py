@@ -1,4 +1,4 @@
-"""`BrokerAuth` for httpx: the token on every request, and once more with a new one after a 401."""
+"""`BrokerAuth` for httpx: adds the token to every request, and repeats it once with a new one after a 401."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
@@ -10,9 +10,9 @@ from .tokens import Token
 
 
 class BrokerAuth(httpx.Auth):
-    """`httpx.AsyncClient(auth=BrokerAuth(Broker(…), "acme"))`; `httpx.Client` takes a `SyncBroker`.
+    """Authentication, as in `httpx.AsyncClient(auth=BrokerAuth(Broker(…), "acme"))`; `httpx.Client` has a `SyncBroker`.
 
-    A request whose body is a stream is not repeated, since it is gone; its 401 is reported all the same.
+    A request whose body is a stream is not repeated, because the stream is used up; its 401 is reported nevertheless.
     """
 
     def __init__(self, broker: Broker | SyncBroker, account: str) -> None:
@@ -51,5 +51,5 @@ def _with(request: httpx.Request, token: Token) -> httpx.Request:
 
 
 def _is_rejection(response: httpx.Response, token: Token) -> bool:
-    """A redirect to another origin took the header off; that one's 401 says nothing of our token."""
+    """Return whether the API rejected this token; a redirect to another origin removed it from the request."""
     return response.status_code == 401 and response.request.headers.get("Authorization") == token.header

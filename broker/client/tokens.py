@@ -1,19 +1,19 @@
-"""A token as a caller holds it, and the memory of them: how long each may be used, with and without the broker."""
+"""A token as a program uses it, and the cache of tokens: how long each may be used, with and without the broker."""
 
 from datetime import datetime
 from threading import Lock
 from typing import Any, NamedTuple, Self
 
 USE_NOW = 1
-"""With this `expires_in` a renewal is under way: used at once, never kept."""
+"""With this `expires_in` a renewal is under way: use the token immediately, never cache it."""
 MARGIN = 1.0
-"""Seconds before its end at which a token is given up: the broker tells times in whole seconds."""
+"""Seconds before its end at which a token is no longer used, because the broker states whole seconds."""
 
 
 class Token(str):
-    """An access token: text that goes into a header, with what the broker says of it.
+    """An access token: a str that goes into a header, with the members of the broker's answer.
 
-    As text it is the secret itself; its `repr`, and so a traceback or a dict in a log, is not.
+    The str is the secret. Its `repr`, which a traceback or a logged dict shows, does not hold it.
     """
 
     account: str
@@ -21,19 +21,19 @@ class Token(str):
     token_type: str
     scope: str | None
     expires_in: int
-    """Seconds for which it may be kept, counted from the broker's answer."""
+    """Seconds for which it may be cached, from the broker's answer on."""
     expires_at: str
-    """The same as a moment, RFC 3339."""
+    """The end of that time, RFC 3339."""
     provider_expires_at: str | None
-    """When the provider lets it die, RFC 3339; never for caching."""
+    """The time when the token expires at the provider, RFC 3339; not for caching."""
     generation: int
-    """Counts up with each renewal; names this very token in a report that the provider rejected it."""
+    """The number of this token; it increases with each renewal, and a report of a rejected token names it."""
     warning: str | None
-    """Why it could not be renewed just now."""
+    """The reason why it could not be renewed now."""
 
     @classmethod
     def read(cls, payload: dict[str, Any]) -> Self:
-        """From the broker's JSON; raises ValueError where that is something else."""
+        """Return the token in the broker's JSON answer; raises ValueError if it is not one."""
         access_token, generation = payload.get("access_token"), payload.get("generation")
         expires_in = payload.get("expires_in")
         if not isinstance(access_token, str) or not access_token or not isinstance(generation, int):
@@ -55,7 +55,7 @@ class Token(str):
 
     @property
     def header(self) -> str:
-        """The value of `Authorization`."""
+        """The value of the header `Authorization`."""
         return f"Bearer {self}"
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class Token(str):
 
 
 class Kept(NamedTuple):
-    """A token, in our own monotonic seconds: the machines' clocks need not agree."""
+    """A cached token, with times of the local monotonic clock, because the machines' clocks may differ."""
 
     token: Token
     fresh_until: float
@@ -71,7 +71,7 @@ class Kept(NamedTuple):
 
 
 class Memory:
-    """What is kept for each account; safe between threads."""
+    """A cache of one token for each account; safe between threads."""
 
     def __init__(self, *, while_away: float) -> None:
         self._while_away = while_away
@@ -79,24 +79,24 @@ class Memory:
         self._lock = Lock()
 
     def fresh(self, account: str, now: float, min_ttl: float = 0.0) -> Token | None:
-        """A token that needs no asking."""
+        """Return a token that may be used without asking the broker, or None."""
         kept = self._kept.get(account)
         if kept is None or now >= kept.fresh_until or now + min_ttl > kept.ends_at:
             return None
         return kept.token
 
-    def living(self, account: str, now: float) -> Token | None:
-        """A token that the provider still takes, for as long as is allowed without the broker."""
+    def valid(self, account: str, now: float) -> Token | None:
+        """Return a token that is valid at the provider and may be used while the broker is away, or None."""
         kept = self._kept.get(account)
         if kept is None or now >= min(kept.ends_at - MARGIN, kept.fresh_until + self._while_away):
             return None
         return kept.token
 
     def keep(self, account: str, token: Token, asked_at: float) -> None:
-        """Remember an answer to what was asked at `asked_at`; an older generation never replaces a newer."""
+        """Cache the token of a request that was sent at `asked_at`, unless a newer generation is cached."""
         fresh_for = token.expires_in if token.expires_in > USE_NOW else 0
         try:
-            # From `expires_at` to the provider's own end, both by the broker's clock.
+            # The time from `expires_at` to the end at the provider, both by the broker's clock.
             end = datetime.fromisoformat(token.provider_expires_at or token.expires_at)
             beyond = max(0.0, (end - datetime.fromisoformat(token.expires_at)).total_seconds())
         except (ValueError, TypeError):
@@ -108,7 +108,7 @@ class Memory:
                 self._kept[account] = kept
 
     def forget(self, account: str, generation: int | None = None) -> None:
-        """Hold nothing of the account any more; nothing of that generation, where one is given."""
+        """Drop the account's token; with `generation` only if it is that one."""
         with self._lock:
             kept = self._kept.get(account)
             if kept is not None and generation in (None, kept.token.generation):

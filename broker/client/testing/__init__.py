@@ -1,4 +1,4 @@
-"""For the tests of programs that call the broker: `FakeBroker`, a broker on a real socket, told what goes wrong."""
+"""`FakeBroker`, for the tests of programs that call the broker: a broker on a real socket, with faults on request."""
 
 import json
 import re
@@ -46,7 +46,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "audit_unavailable": (503, "The audit cannot be written just now"),
     "overloaded": (503, "Too busy or stopping"),
 }
-"""Status and title of every code."""
+"""The status and title of every error code."""
 MEMBERS: Mapping[str, Mapping[str, object]] = {
     "needs_reauthorization": {
         "reason": "revoked_or_expired",
@@ -55,12 +55,12 @@ MEMBERS: Mapping[str, Mapping[str, object]] = {
     },
     "rate_limited": {"reason": "rejected_by_provider"},
 }
-"""What some say besides."""
+"""Further members that some errors have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request."""
+    """A request to the fake broker."""
 
     method: str
     target: str
@@ -70,7 +70,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back."""
+    """An answer of the fake broker."""
 
     status: int
     headers: dict[str, str]
@@ -79,7 +79,7 @@ class Answer:
 
 @dataclass(eq=False)
 class Problem(Exception):
-    """One error answer; neither frozen nor equal by value, because it is raised."""
+    """An error answer. It is neither frozen nor equal by value, because it is raised."""
 
     code: str
     detail: str | None = None
@@ -88,10 +88,10 @@ class Problem(Exception):
 
     def __post_init__(self) -> None:
         if self.code not in PROBLEMS:
-            raise ValueError(f"{self.code!r} is no code of the broker; one of: {', '.join(PROBLEMS)}")
+            raise ValueError(f"{self.code!r} is not a code of the broker; one of: {', '.join(PROBLEMS)}")
 
     def answer(self, request_id: str) -> Answer:
-        """RFC 9457."""
+        """Return the problem document (RFC 9457) as an answer."""
         status, title = PROBLEMS[self.code]
         headers = {"Content-Type": "application/problem+json"}
         if status == 401:
@@ -114,21 +114,21 @@ class Problem(Exception):
 
 @dataclass(slots=True)
 class FakeAccount:
-    """One connection, with the rules of the real broker; its tokens are told apart by their generation."""
+    """An account with the rules of the real broker; the generation is part of each token."""
 
     name: str
     provider: str
     life: float
-    """Seconds for which a token is issued."""
+    """The lifetime of a token in seconds."""
     ahead: float
-    """Seconds before its end in which it is renewed."""
+    """The seconds before its expiry in which it is renewed."""
     issued_at: float
     """Epoch seconds."""
     generation: int = 1
-    dead: bool = False
-    """The provider takes the present token no more."""
+    rejected: bool = False
+    """The provider rejects the present token."""
     refusal: Problem | None = None
-    """What every ask is answered with."""
+    """The answer to every request, if it is set."""
     rejections: list[float] = field(default_factory=list)
 
     @property
@@ -143,28 +143,27 @@ class FakeAccount:
     def window_opens(self) -> float:
         return self.ends_at - min(self.ahead, self.life / 3)
 
-    def is_living(self, now: float) -> bool:
-        return not self.dead and now < self.ends_at
+    def is_valid(self, now: float) -> bool:
+        return not self.rejected and now < self.ends_at
 
     def is_young(self, now: float) -> bool:
-        """Too fresh to be renewed for a caller."""
+        """Return whether the token is too new to be renewed for a caller."""
         return now - self.issued_at < min(YOUNG, self.life / 4)
 
     def renew(self, now: float) -> None:
-        """The next generation."""
+        """Make the token of the next generation."""
         self.generation += 1
-        self.issued_at, self.dead = now, False
+        self.issued_at, self.rejected = now, False
 
     def hand_out(self, now: float, min_ttl: float = 0.0) -> dict[str, object]:
-        """The answer of `GET /token/{account}`; raises Problem."""
+        """Return the answer of `GET /token/{account}`; raises Problem."""
         if min_ttl > self.life / 2:
-            raise Problem(
-                "invalid_request", f"min_ttl may be half of the token's life at most, {self.life // 2:g} here"
-            )
+            told = f"min_ttl may be half of the token's life at most, {self.life // 2:g} here"
+            raise Problem("invalid_request", told)
         if self.refusal is not None:
             raise self.refusal
         is_short = self.ends_at - now < min_ttl and not self.is_young(now)
-        if not self.is_living(now) or is_short:
+        if not self.is_valid(now) or is_short:
             self.renew(now)
         fresh_for = max(1, int(self.window_opens - now))
         answer = {
@@ -179,23 +178,21 @@ class FakeAccount:
             "generation": self.generation,
         }
         if now >= self.window_opens:
-            # As its renewal runs: the next one who asks gets the new token.
+            # Its renewal is under way: the next request gets the new token.
             self.renew(now)
         return answer
 
     def report(self, generation: int, now: float) -> dict[str, object]:
-        """The answer to “the provider answered 401 to that generation”; raises Problem."""
+        """Return the answer to a report that the provider rejected that generation; raises Problem."""
         if self.refusal is not None:
             raise self.refusal
         if generation == self.generation:
-            if self.is_living(now) and now < self.window_opens:
+            if self.is_valid(now) and now < self.window_opens:
                 self.rejections = [at for at in self.rejections if now - at <= REJECTIONS_WITHIN]
-                if len(self.rejections) >= REJECTIONS_MOST:
-                    raise Problem(
-                        "rate_limited", "the provider rejects a token that is fresh", REJECTIONS_WITHIN
-                    )
-                if self.is_young(now):
-                    raise Problem("rate_limited", "the provider rejects a token that is fresh", YOUNG)
+                is_refused = len(self.rejections) >= REJECTIONS_MOST
+                if is_refused or self.is_young(now):
+                    seconds = REJECTIONS_WITHIN if is_refused else YOUNG
+                    raise Problem("rate_limited", "the provider rejects a token that is fresh", seconds)
                 self.rejections.append(now)
             self.renew(now)
         return self.hand_out(now)
@@ -206,10 +203,10 @@ def _rfc3339(at: float) -> str:
 
 
 class FakeBroker:
-    """Answers `GET /token/{account}` and `POST /token/{account}/refresh` as the broker does, in a thread of its own.
+    """A server that answers `GET /token/{account}` and `POST /token/{account}/refresh` as the broker does.
 
-    Every valid account name gives a token. Tokens are a minute old when they are issued, so that a report of a
-    rejected one renews it at once.
+    It runs in a thread and has a token for every valid account name. Tokens are a minute old when they are issued, so
+    that a report of a rejected one renews it immediately.
     """
 
     def __init__(
@@ -220,13 +217,13 @@ class FakeBroker:
         ahead: float = 900.0,
         now: Callable[[], float] = time.time,  # noqa: TID251 - a fake of the other side, with its own clock
     ) -> None:
-        """`life`: seconds a token is issued for; `ahead`: how long before its end it is renewed."""
+        """`life` is the lifetime of a token in seconds, `ahead` the seconds before its expiry when it is renewed."""
         self.key = key
-        """What callers must show."""
+        """The key that callers must present."""
         self.asked: list[str] = []
-        """Every request so far, as `GET /token/acme`."""
+        """All requests so far, as in `GET /token/acme`."""
         self.reported: list[tuple[str, int]] = []
-        """Account and generation of every rejected token that was reported."""
+        """The account and generation of each rejected token that was reported."""
         self._life, self._ahead, self._now = life, ahead, now
         self._accounts: dict[str, FakeAccount] = {}
         self._lock, self._stopped, self._delay = RLock(), Event(), 0.0
@@ -234,11 +231,11 @@ class FakeBroker:
 
     @property
     def url(self) -> str:
-        """What goes into `Broker(url, key=…)`."""
+        """The address for `Broker(url, key=…)`."""
         return self._server.url
 
     def start(self) -> None:
-        """Listen on a free port of loopback."""
+        """Start listening on a free port of loopback."""
         self._stopped.clear()
         self._server.start()
 
@@ -254,9 +251,9 @@ class FakeBroker:
         self.stop()
 
     def expire(self, account: str) -> None:
-        """The provider takes the present token no more; the next ask, or a report, brings a new one."""
+        """Let the provider reject the present token; the next request, or a report, gets a new one."""
         with self._lock:
-            self._account(account).dead = True
+            self._account(account).rejected = True
 
     def refuse(
         self,
@@ -267,23 +264,23 @@ class FakeBroker:
         retry_after: float | None = None,
         **members: object,
     ) -> None:
-        """Answer every ask for the account with this error until `relent`; ValueError: there is no such code."""
+        """Answer every request for the account with this error until `relent`; raises ValueError if it is unknown."""
         problem = Problem(code, detail, retry_after, members)
         with self._lock:
             self._account(account).refusal = problem
 
     def relent(self, account: str) -> None:
-        """Give tokens of the account again."""
+        """Issue tokens of the account again."""
         with self._lock:
             self._account(account).refusal = None
 
     def slow(self, seconds: float) -> None:
-        """Take so long for every answer; 0: be quick again."""
+        """Delay every answer by so many seconds."""
         self._delay = seconds
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """`with fake_broker.away():` connections are refused; then it is back at the same address."""
+        """Refuse connections in a `with` block, and listen at the same address again after it."""
         self._server.stop()
         try:
             yield
@@ -291,19 +288,19 @@ class FakeBroker:
             self._server.start()
 
     def accepts(self, authorization: str | None) -> bool:
-        """Whether a provider's API would take this header: for the API that your test plays."""
+        """Return whether a provider's API would accept this header, for a fake API in your test."""
         with self._lock:
             now = self._now()
-            living = [one for one in self._accounts.values() if one.is_living(now)]
-            return authorization in {f"Bearer {one.access_token}" for one in living}
+            valid = [one for one in self._accounts.values() if one.is_valid(now)]
+            return authorization in {f"Bearer {one.access_token}" for one in valid}
 
     def access_token(self, account: str) -> str:
-        """The present token."""
+        """Return the present token of the account."""
         with self._lock:
             return self._account(account).access_token
 
     def generation(self, account: str) -> int:
-        """The present generation."""
+        """Return the generation of that token."""
         with self._lock:
             return self._account(account).generation
 
@@ -314,7 +311,7 @@ class FakeBroker:
         return self._accounts[name]
 
     def _answer(self, call: Call) -> Answer:
-        """Called in a thread of each connection."""
+        """Answer a request, in the thread of its connection."""
         self.asked.append(f"{call.method} {call.target}")
         if self._delay:
             self._stopped.wait(self._delay)
@@ -356,9 +353,8 @@ class FakeBroker:
     def _named(self, quoted: str) -> FakeAccount:
         name = unquote(quoted)
         if NAME.fullmatch(name) is None:
-            raise Problem(
-                "invalid_request", "an account's name is lower-case letters, digits and . _ -, at most 128"
-            )
+            told = "an account's name is lower-case letters, digits and . _ -, at most 128"
+            raise Problem("invalid_request", told)
         return self._account(name)
 
 
@@ -388,7 +384,7 @@ def _token_answer(call: Call, payload: Mapping[str, object]) -> Answer:
 
 
 class Server:
-    """Answers by a function; keeps its port when it is stopped and started again."""
+    """A server that answers with a function, and keeps its port when it is stopped and started again."""
 
     def __init__(self, answer: Callable[[Call], Answer]) -> None:
         self._answer, self._port = answer, 0
@@ -396,7 +392,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Raises RuntimeError before the first start."""
+        """The address; raises RuntimeError before the first start."""
         if not self._port:
             raise RuntimeError("the FakeBroker is not started: use `with FakeBroker() as fake:` or start()")
         return f"http://127.0.0.1:{self._port}"
@@ -418,7 +414,7 @@ class Server:
             do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names that http.server calls
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of http.server
-                """Silence: a test's output is its own."""
+                """Log nothing, because the output belongs to the test."""
 
         listening = _Listening(("127.0.0.1", self._port), Handler)
         self._port = listening.server_address[1]
@@ -441,4 +437,4 @@ class _Listening(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hung up is no news."""
+        """Ignore clients that hung up."""

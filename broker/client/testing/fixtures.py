@@ -1,4 +1,4 @@
-"""The fixture `fake_broker`, for pytest: name this module in `pytest_plugins` of the topmost conftest.py."""
+"""The pytest fixture `fake_broker`: name this module in `pytest_plugins` of the topmost conftest.py."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,6 @@ from . import FakeBroker
 
 @pytest.fixture
 def fake_broker() -> Iterator[FakeBroker]:
-    """A broker of the test's own, listening on loopback; any account name gives a token."""
+    """Yield a FakeBroker of the test's own, listening on loopback; every account name has a token."""
     with FakeBroker() as fake:
         yield fake
