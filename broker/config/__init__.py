@@ -1,4 +1,4 @@
-"""config.toml, the environment and credentials become frozen settings: `load`."""
+"""Reads config.toml, environment variables and credentials into frozen settings."""
 
 from broker.config.loading import admin_socket_of, load, locate, reloadable, store_of, store_path_of
 from broker.config.secrets import environment, wipe_variables

@@ -1,4 +1,4 @@
-"""Reads `[callers.*]`, who calls us, and `[plugin]`, the clients that sign in to us."""
+"""Reads `[callers.*]` and `[plugin]`: the callers of the broker, and the clients that sign in to it."""
 
 from collections.abc import Mapping
 
@@ -31,12 +31,12 @@ ISSUED = ("issuer", "jwks_url", "subject", "audience")
 WAYS = "one of: public_key; issuer with jwks_url and subject; uid"
 MOST_UID = 2**32 - 2
 OVERFLOW_UID = 65534
-"""What the kernel shows for every user that it cannot name, as from another user namespace."""
+"""The uid that the kernel shows for users that it cannot map, as from another user namespace."""
 VISIBLE_ONLY = "visible ASCII characters, at most 255"
 
 
 def read_callers(tables: Mapping[str, Table], server: ServerSettings) -> dict[str, CallerSettings]:
-    """Every caller that is right; whatever is wrong is noted in its table's problems."""
+    """Return the valid callers; mistakes become problems of their tables."""
     found: dict[str, CallerSettings] = {}
     for name, table in tables.items():
         caller = _caller(name, table, server)
@@ -109,7 +109,7 @@ def _uid(table: Table, server: ServerSettings) -> PeerUid | None:
 
 
 def _collides(table: Table, caller: CallerSettings, other: CallerSettings) -> bool:
-    """Whether the other caller could be meant by the same proof."""
+    """Return whether one credential could be that of both callers, and report it."""
     name = f"callers.{other.name}"
     match caller.proof, other.proof:
         case PeerUid(uid), PeerUid(same) if uid == same:
@@ -128,7 +128,7 @@ def _collides(table: Table, caller: CallerSettings, other: CallerSettings) -> bo
 
 
 def read_plugin(table: Table) -> PluginSettings | None:
-    """None where it is off."""
+    """Return the OAuth server for plugins, or None if it is off."""
     clients: dict[str, PluginClient] = {}
     for name, inner in table.tables("clients").items():
         client = _plugin_client(name, inner)

@@ -1,4 +1,4 @@
-"""Finds and reads config.toml, whole; every mistake is told at once."""
+"""Finds and reads config.toml, and reports all mistakes together."""
 
 import re
 import tomllib
@@ -28,28 +28,28 @@ from broker.files import read_regular
 
 USUAL_PATH = Path("/etc/token-broker/config.toml")
 RELOADED = ("providers", "callers", "alerts", "log")
-"""What SIGHUP takes over."""
+"""The tables that a reload takes over."""
 DISGUISED = re.compile(
     "[\u0085\u00a0\u00ab\u00bb\u1680\u2000-\u200f\u2018-\u201f\u2028-\u202f\u205f-\u2064\u3000\ufeff\uff02\uff07\uff1d]"
 )
 FORBIDDEN = re.compile(r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""What TOML allows nowhere, not even in a comment."""
+"""Characters that TOML allows nowhere, not even in a comment."""
 HOME = re.compile(r"(sqlite:)?~[^/]*(/|$)")
 PATHS = frozenset({"url", "path", "file", "cert", "key", "admin_socket", "command", "ca_file"})
-"""Keys that hold paths, or begin with one."""
+"""The keys whose value is a path, or begins with one."""
 NO_KEYS = ("path", "variables", "warnings")
 
 
 def locate(option: str | None, environ: Mapping[str, str]) -> Path:
-    """`--config`, else `$BROKER_CONFIG`, else /etc; never the current folder."""
+    """Return the path of the file: `--config`, else `$BROKER_CONFIG`, else the one in /etc."""
     given = option or environ.get("BROKER_CONFIG")
     return Path(given).absolute() if given else USUAL_PATH
 
 
 def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> Settings:
-    """The settings in the file at `path`; raises ConfigError.
+    """Return the settings in the file at `path`; raises ConfigError.
 
-    `port` moves the loopback listeners: internal there, public and sandbox on the two behind it.
+    With `port` the listeners are on loopback: internal on this port, public and the sandbox on the next two.
     """
     data, problems = _moved(_toml(path), port), list[str]()
     secrets = SecretReader(folder=path.absolute().parent, environ=environ)
@@ -94,7 +94,7 @@ def load(path: Path, *, environ: Mapping[str, str], port: int | None = None) -> 
 
 
 def admin_socket_of(path: Path, environ: Mapping[str, str]) -> Path:
-    """Where the running broker's admin socket is: all that the command line needs to know; raises ConfigError."""
+    """Return the path of the admin socket, without reading the other settings; raises ConfigError."""
     given = environ.get("BROKER_ADMIN_SOCKET")
     if given:
         return Path(given)
@@ -106,10 +106,10 @@ def admin_socket_of(path: Path, environ: Mapping[str, str]) -> Path:
 
 
 def store_of(path: Path, environ: Mapping[str, str]) -> StoreSettings:
-    """The store: all that one needs to know who looks after it as a whole; raises ConfigError."""
+    """Return the settings of the store, without reading the others; raises ConfigError."""
     data, problems = _toml(path), list[str]()
     secrets = SecretReader(folder=path.absolute().parent, environ=environ)
-    # What is wrong with the server is no matter here; only the replica's usual name is made of it.
+    # Mistakes in [server] do not matter here; only the replica's default name depends on it.
     server = read_server(Table(data, problems=[], secrets=secrets).table("server"))
     store = read_store(Table(data, problems=problems, secrets=secrets).table("store"), server)
     if problems:
@@ -118,7 +118,7 @@ def store_of(path: Path, environ: Mapping[str, str]) -> StoreSettings:
 
 
 def store_path_of(path: Path, environ: Mapping[str, str]) -> Path:
-    """Where the SQLite store lies; raises ConfigError."""
+    """Return the path of the SQLite store; raises ConfigError."""
     store = store_of(path, environ)
     if store.postgres is not None:
         raise ConfigError(["the store is a PostgreSQL database; use pg_dump and pg_restore for it"])
@@ -126,9 +126,9 @@ def store_path_of(path: Path, environ: Mapping[str, str]) -> Path:
 
 
 def reloadable(old: Settings, new: Settings) -> tuple[Settings, tuple[str, ...]]:
-    """What SIGHUP leads to: the new settings where they may change, and the full names of keys that may not."""
+    """Return the settings after a reload, and the full names of the changed keys that need a restart."""
     same_sandbox = (old.sandbox.enabled, old.sandbox.listen) == (new.sandbox.enabled, new.sandbox.listen)
-    # The sandbox supplies providers: those of another one would meet the one that still runs.
+    # The sandbox supplies providers, which must fit the sandbox that still runs.
     reloaded = [name for name in RELOADED if same_sandbox or name != "providers"]
     taken = replace(old, **{name: getattr(new, name) for name in reloaded})
     kept = list[str]()
@@ -188,7 +188,7 @@ def _home_paths(value: object, key: str) -> Iterator[str]:
 
 
 def _text(raw: bytes) -> str:
-    """The text that TOML can be; raises ValueError, which names the line and says what to do."""
+    """Return the text of a TOML file; raises ValueError, which names the line and what to do."""
     # ASCII is half NUL in UTF-16, and three quarters in UTF-32.
     is_wide = len(raw) <= 4 * raw.count(0) < 4 * len(raw)
     wide = ValueError("is not UTF-8 text: line 1 is UTF-16 or UTF-32 without a mark; save it as UTF-8")
@@ -216,7 +216,7 @@ def _text(raw: bytes) -> str:
 
 
 def _disguised(text: str) -> str:
-    """What word processors, chats and web pages put in place of quotes and blanks, where a file is not TOML."""
+    """Return a hint at a character that a word processor put in the place of a quote or a blank, else \"\"."""
     for number, line in enumerate(text.split("\n"), 1):
         if found := DISGUISED.search(line.partition("#")[0]):
             return f"; line {number} holds U+{ord(found[0]):04X} in place of a quote, a blank or a line end"
@@ -231,6 +231,6 @@ def _moved(data: dict[str, Any], port: int | None) -> dict[str, Any]:
         "server": {"internal": f"127.0.0.1:{port}", "public": public, "public_url": f"http://{public}"},
         "sandbox": {"listen": f"127.0.0.1:{port + 2}"},
     }
-    # What is no table is left for its reader to complain of.
+    # A value that is not a table is reported where it is read.
     tables = {name: table for name in moved if isinstance(table := data.get(name, {}), dict)}
     return {**data, **{name: {**table, **moved[name]} for name, table in tables.items()}}

@@ -1,4 +1,4 @@
-"""Reads `[providers.*]`: what depends on a provider's type, and on several of its keys."""
+"""Reads `[providers.*]`: the keys that depend on the provider's type or on each other."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -23,23 +23,23 @@ USUAL: Mapping[Kind, tuple[tuple[str, ...], Rotation, float, tuple[str, ...]]] =
     "kustomer": (("global", "org"), Rotation.STRICT, 86400.0, KUSTOMER_SCOPES),
     "oauth2": ((), Rotation.FAMILY, 3600.0, ()),
 }
-"""What a type decides: its endpoint sets, and where the file does not say the rotation, the life and the scopes."""
+"""The endpoint sets of each type, and its defaults of rotation, lifetime and scopes."""
 OURS = {
     *("client_id", "redirect_uri", "response_type", "state", "scope"),
     *("code_challenge", "code_challenge_method"),
 }
-"""Parameters of the authorization request that the broker sets itself."""
+"""The parameters of the authorization request that the broker sets itself."""
 NEVER_ALONE = {
     *("unauthorized_client", "invalid_client", "invalid_request"),
     *("access_denied", "server_error", "temporarily_unavailable"),
 }
-"""Errors that say nothing about one grant; beside an exact description they may."""
+"""Errors that say nothing about one grant, unless they come with an exact description."""
 NEVER_ALONE_WITHOUT = 'that error with its exact description: { error = "…", description = "…" }'
 SCOPES = matching(SCOPE, "scopes without spaces, quotes and backslashes, each on its own")
 
 
 def read_provider(name: str, table: Table, network: NetworkSettings) -> ProviderSettings | None:
-    """The provider, or None where even its type is unknown; whatever is wrong is noted in the table's problems."""
+    """Return the provider, or None if its type is unknown; mistakes become problems of the table."""
     network = read_network(table, network)
     if not NAME.fullmatch(name):
         table.wrong(
@@ -62,7 +62,7 @@ def read_provider(name: str, table: Table, network: NetworkSettings) -> Provider
     for entry in table.each("previous_clients"):
         previous.append(_client(entry))
         entry.done()
-    # Keys that another type has are left unread, so that a stray one is told as unknown.
+    # Keys of another type are not read, so that they are reported as unknown.
     absent = {} if kind == "kit" else {"app_id": None, "open_install": False}
     settings = table.section(
         ProviderSettings,
@@ -101,7 +101,6 @@ def _client_id_problem(text: str) -> str | None:
 
 
 def _dead_errors(table: Table) -> tuple[DeadError, ...]:
-    """Words, or tables of an error and the description that has to stand beside it."""
     value: Any = table.raw("dead_errors", [])
     errors = []
     for one in value if isinstance(value, list) else [value]:

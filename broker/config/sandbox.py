@@ -1,4 +1,4 @@
-"""What `[sandbox] enabled` supplies to the configuration, and the names both sides of the sandbox know."""
+"""The tables that `[sandbox] enabled` adds to the configuration, and the ids that broker and sandbox share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,22 +17,18 @@ PLUGIN_CLIENT_ID = "sandbox-kit-plugin"
 PLUGIN_CLIENT_SECRET = "sandbox-kit-plugin-secret"  # noqa: S105 - opens nothing but the sandbox
 
 LOGIN_PRIVATE_SEED = b"token-broker sandbox login key!!"
-"""Ed25519 seed of the sandbox's company app. Public on purpose: there, anybody may sign in as anybody."""
+"""The Ed25519 seed of the sandbox's sign-in app. It is public on purpose: there anybody may sign in as anybody."""
 SANDBOXED = frozenset(
     {
         *("authorize_url", "token_url", "revoke_url", "api_url", "identity_url", "issuer"),
         *("client_id", "client_secret", "previous_clients"),
     }
 )
-"""Always the sandbox's own, so that no grant crosses between it and the real providers."""
+"""Keys that are always the sandbox's own, so that no grant crosses between it and the real providers."""
 
 
 def supplied_tables(listen: TcpListen, login_public_pem: str) -> dict[str, Any]:
-    """The tables that the sandbox supplies, as they would stand in config.toml.
-
-    `providers`: of these, URLs and client ids always win over the file's; other given keys of the file win.
-    `login`, and of `plugin` each client: used where the file has none.
-    """
+    """Return the tables that the sandbox supplies, as config.toml would have them."""
     base = f"http://{listen}"
     registered: Mapping[str, dict[str, Any]] = {
         "kit": {
@@ -65,7 +61,11 @@ def supplied_tables(listen: TcpListen, login_public_pem: str) -> dict[str, Any]:
 
 
 def with_sandbox(data: Mapping[str, Any], listen: TcpListen) -> dict[str, Any]:
-    """The file's tables with those that the sandbox supplies; what is no table is left for its reader to tell."""
+    """Return the tables of the file with those of the sandbox.
+
+    The SANDBOXED keys of a provider replace the file's. All other keys, `login` and each client of `plugin` are used
+    only if the file has none. A value that is not a table is reported where it is read.
+    """
     public = Ed25519PrivateKey.from_private_bytes(LOGIN_PRIVATE_SEED).public_key()
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     supplied = supplied_tables(listen, pem)

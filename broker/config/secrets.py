@@ -1,4 +1,4 @@
-"""Where secrets come from: the environment, files, systemd's credentials. The only place that reads the environment."""
+"""Reads secrets from the environment, files and systemd's credentials. Only this module reads the environment."""
 
 import codecs
 import ctypes
@@ -17,23 +17,23 @@ CREDENTIAL = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
 
 
 class SecretMissing(Exception):
-    """A secret cannot be had; the message says what was found and what to do, never the secret."""
+    """A secret cannot be read; the message says what was found and what is expected, never the secret."""
 
 
 def environment() -> Mapping[str, str]:
-    """A copy of the environment as it is now."""
+    """Return a copy of the present environment."""
     return dict(os.environ)  # noqa: TID251 - this is the one place
 
 
 def wipe_variables(names: Iterable[str]) -> None:
-    """Take variables out: children do not inherit them, and `/proc/PID/environ` no longer shows their values.
+    """Remove variables, so that children do not inherit them and `/proc/PID/environ` does not show their values.
 
-    What was there before is not undone: the parent's own copy, `docker inspect`, `systemctl show`.
+    Copies elsewhere remain: in the parent process, `docker inspect`, `systemctl show`.
     """
     wanted = {os.fsencode(name) for name in names}
-    # Where there is no `environ` to be had, taking them out must do.
+    # A platform without `environ` can only remove them.
     with suppress(ValueError):
-        # Zeros over the values where the kernel put them, which is what `/proc/PID/environ` shows (proc(5)).
+        # Overwrite the values where the kernel put them, because `/proc/PID/environ` shows that (proc(5)).
         entries = ctypes.POINTER(ctypes.c_void_p).in_dll(ctypes.CDLL(None), "environ")
         index = 0
         while address := entries[index]:
@@ -46,8 +46,8 @@ def wipe_variables(names: Iterable[str]) -> None:
 
 
 def text_of(raw: bytes) -> str:
-    """The text of a file, without the byte order mark that some editors write; raises UnicodeError."""
-    # First, because a mark of UTF-32 begins as one of UTF-16 does.
+    """Return the text of a file without a byte order mark; raises UnicodeError."""
+    # UTF-32 first, because its mark begins like that of UTF-16.
     if raw.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return raw.decode("utf-32")
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -56,16 +56,16 @@ def text_of(raw: bytes) -> str:
 
 
 def is_read_only(path: Path) -> bool:
-    """Whether the file lies on a mount where nobody can change its mode, as Kubernetes and Docker mount secrets."""
+    """Return whether the file is on a read-only mount, as Kubernetes and Docker mount secrets."""
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def mode_problem(
     path: Path, is_read_only: Callable[[Path], bool] = is_read_only
 ) -> tuple[Exposure, bool] | None:
-    """How a file that holds a secret is open to others, and whether to refuse it for that; None: it is not.
+    """Return the exposure of a file with a secret to others, and whether to refuse it; None if it is protected.
 
-    Its group may read it: that is how a secret is shared with a service (Kubernetes makes 0400 into 0440).
+    Its group may read it, because a secret is shared with a service like that (Kubernetes makes 0400 into 0440).
     """
     exposed = exposure(path)
     if exposed is None or not exposed.mode & 0o027:
@@ -74,7 +74,7 @@ def mode_problem(
 
 
 class SecretReader:
-    """Reads secrets from where the configuration says they are."""
+    """Reads the secrets that the values of a configuration name."""
 
     def __init__(
         self,
@@ -85,14 +85,14 @@ class SecretReader:
     ) -> None:
         self.folder, self.environ, self._is_read_only = folder, environ, is_read_only
         self.variables: set[str] = set()
-        """Those of the environment that held a secret."""
+        """The environment variables that a secret was read from."""
         self.warnings: list[str] = []
 
     def read(self, value: object, *, private: bool = True, ascii_only: bool = False) -> Secret:
-        """The secret; raises SecretMissing. `private`: on one line, and a file of it must not be open to others.
+        """Return the secret that a value is or names; raises SecretMissing.
 
-        Whatever its source, a byte order mark before it and line ends around it are left out, and what else editors
-        and shells leave is refused. `ascii_only`: as RFC 6749 appendix A.2 has it.
+        A byte order mark before it and line ends around it are removed. A `private` one is on one line, without the
+        traces of editors and shells, and others must not be able to read its file. `ascii_only`: RFC 6749 appendix A.2.
         """
         match value:
             case str() if value:
@@ -106,7 +106,7 @@ class SecretReader:
                 where = f"the credential {name}"
                 text = self._from_file(self.credential(name), private=False)
             case _:
-                raise SecretMissing(f"a value that is no secret; expected {FORMS}")
+                raise SecretMissing(f"a value that is not a secret; expected {FORMS}")
         text = text.removeprefix("\ufeff").strip("\r\n")
         if not text:
             raise SecretMissing(f"{where}, which is empty; expected one that holds it")
@@ -115,7 +115,7 @@ class SecretReader:
         return Secret(text)
 
     def credential(self, name: str) -> Path:
-        """Where systemd put a credential; raises SecretMissing."""
+        """Return the path of a credential of systemd; raises SecretMissing."""
         if not CREDENTIAL.fullmatch(name) or name.startswith("."):
             raise SecretMissing("a credential's name with odd characters; expected letters, digits and . _ -")
         folder = self.environ.get("CREDENTIALS_DIRECTORY")
@@ -123,7 +123,7 @@ class SecretReader:
             found = f'{{ credential = "{name}" }} without $CREDENTIALS_DIRECTORY'
             raise SecretMissing(f"{found}; expected to run under systemd with LoadCredential=")
         path = Path(folder) / name
-        # Where a link leads, so that an error names the file that is to be mended.
+        # The target of a link, so that an error names the file to correct.
         return path.parent / path.readlink() if path.is_symlink() else path
 
     def _from_environment(self, name: str) -> str:
@@ -154,7 +154,7 @@ class SecretReader:
 
 
 def _oddity(text: str, *, ascii_only: bool) -> str | None:
-    """What about a secret comes of an editor or a shell, and what was expected; never the secret."""
+    """Return what is odd about a secret and what is expected, never the secret; None if nothing is."""
     if text[0] == text[-1] and text[0] in "\"'`" and len(text) > 1:
         return "in quotes; expected the secret without them"
     if text != text.strip():

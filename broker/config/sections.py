@@ -1,4 +1,4 @@
-"""Reads every table but providers and callers: what needs more than the declarations in `settings`."""
+"""Reads all tables but providers, callers and plugin: the keys that need more than their declarations in `settings`."""
 
 import base64
 import binascii
@@ -51,7 +51,7 @@ from broker.model import Secret
 
 MOST_TIMEOUT = 600.0
 POSTGRES = re.compile(r"postgres(ql)?://.+", re.DOTALL)
-WEBHOOK_SECRET = "whsec_"  # noqa: S105 - what one begins with
+WEBHOOK_SECRET = "whsec_"  # noqa: S105 - the prefix of one
 VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 OTHER_PROXIES = frozenset({"https", "socks", "socks4", "socks4a", "socks5", "socks5h"})
 PROXY_URL = re.compile(
@@ -62,6 +62,7 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def read_server(table: Table) -> ServerSettings:
+    """Return the settings of `[server]`."""
     internal = _listens(table, "internal", "127.0.0.1:8080")
     public = _listens(table, "public", "127.0.0.1:8081")
     plaintext, tls = table.flag("internal_plaintext", False), _tls(table, "internal_tls")
@@ -72,12 +73,11 @@ def read_server(table: Table) -> ServerSettings:
             quoted(str(open_listens[0])),
             "loopback, or server.internal_tls, or server.internal_plaintext = true if something else encrypts it",
         )
-    # A proxy in front of the listener needs an `internal_url` of its own.
     first = next((one for one in internal if isinstance(one, TcpListen)), TcpListen("127.0.0.1", 8080))
     proxies = _networks(table, "trusted_proxies")
     if any(network.prefixlen == 0 for network in proxies):
-        # Whoever trusts everybody lets everybody choose the address that limits, logs and audit know them by.
-        table.wrong("trusted_proxies", "a network that holds everybody", "the addresses of your own proxies")
+        # Then every client could choose the address that limits, log and audit see.
+        table.wrong("trusted_proxies", "a network of all addresses", "the addresses of your own proxies")
     return table.section(
         ServerSettings,
         internal=internal,
@@ -138,6 +138,7 @@ def _networks(table: Table, key: str) -> tuple[IPNetwork, ...]:
 
 
 def read_store(table: Table, server: ServerSettings) -> StoreSettings:
+    """Return the settings of `[store]`."""
     value = table.raw("url", "sqlite:var/broker.db")
     secret = table.resolve("url", value) if isinstance(value, dict) else None
     url = secret.reveal() if secret else value if isinstance(value, str) else ""
@@ -152,7 +153,7 @@ def read_store(table: Table, server: ServerSettings) -> StoreSettings:
     if postgres is None and not rest.isprintable():
         table.wrong("url", "a path with odd characters", "printable ones")
         rest = ""
-    # The machine, and what tells two brokers on it apart.
+    # The machine and the port, which two brokers on it cannot share.
     first = server.internal[0] if server.internal else None
     usual = f"{socket.gethostname()}:{first.port if isinstance(first, TcpListen) else first}"
     replica = table.text(
@@ -173,12 +174,12 @@ def read_store(table: Table, server: ServerSettings) -> StoreSettings:
 
 
 def read_masters(table: Table) -> tuple[MasterKey, MasterKey | None]:
-    """The master key, and the one that it takes the place of."""
+    """Return the master key of `[keys]`, and the former one that it replaces."""
     usual = "var/master.key"
     master, previous = _master(table, "master", {"file": usual}), _master(table, "previous", None)
     table.done()
     if previous is not None and previous == master:
-        table.wrong("previous", "the same as keys.master", "the one that keys.master takes the place of")
+        table.wrong("previous", "the same as keys.master", "the one that keys.master replaces")
     return master or FileKey(table.folder / usual), previous
 
 
@@ -203,6 +204,7 @@ def _master(table: Table, key: str, usual: object) -> MasterKey | None:
 
 
 def read_refresh(table: Table) -> RefreshSettings:
+    """Return the settings of `[refresh]`."""
     settings = table.section(RefreshSettings)
     if settings.timeout > MOST_TIMEOUT:
         table.wrong("timeout", f"{settings.timeout:g} s", "at most 10m: nobody else can renew meanwhile")
@@ -210,6 +212,7 @@ def read_refresh(table: Table) -> RefreshSettings:
 
 
 def read_login(table: Table) -> LoginSettings | None:
+    """Return the settings of `[login]`, or None if its key cannot be read."""
     url = table.text("url", check=page_problem, shown=shown)
     key = table.raw("key")
     if key is None:
@@ -222,6 +225,7 @@ def read_login(table: Table) -> LoginSettings | None:
 
 
 def read_audit(table: Table, store: Path) -> AuditSettings:
+    """Return the settings of `[audit]`; a file is next to the store by default."""
     under_systemd = "JOURNAL_STREAM" in table.environ or "INVOCATION_ID" in table.environ
     path: Path | None = None
     match table.raw("to", "journald" if under_systemd else {"path": str(store.with_name("audit.jsonl"))}):
@@ -235,6 +239,7 @@ def read_audit(table: Table, store: Path) -> AuditSettings:
 
 
 def read_sandbox(table: Table) -> SandboxSettings:
+    """Return the settings of `[sandbox]`."""
     listens = _listens(table, "listen", "127.0.0.1:8089")
     listen = listens[0] if listens and isinstance(listens[0], TcpListen) else None
     if listen is None or len(listens) != 1:
@@ -243,6 +248,7 @@ def read_sandbox(table: Table) -> SandboxSettings:
 
 
 def read_alerts(table: Table) -> AlertSettings:
+    """Return the settings of `[alerts]`."""
     url = table.text("webhook_url", None, page_problem, shown)
     given = table.secrets("webhook_secret", ascii_only=False)
     command: tuple[str, ...] = ()
@@ -251,7 +257,7 @@ def read_alerts(table: Table) -> AlertSettings:
         if not command or not command[0] or any("\0" in word for word in command):
             table.wrong("command", "an empty program, or a NUL", COMMAND)
         elif "/" in command[0]:
-            # As for every path in the file; a bare name is looked up in the usual folders.
+            # Relative to the file, like every path in it; a bare name is looked up in $PATH.
             command = (str(table.folder / command[0]), *command[1:])
     if table.has("webhook_url") and not table.has("webhook_secret"):
         table.wrong("webhook_secret", "nothing", "the secret that signs what webhook_url is sent")
@@ -264,19 +270,19 @@ def read_alerts(table: Table) -> AlertSettings:
 
 
 def _webhook_key(table: Table, text: str) -> bytes | None:
-    """The bytes to sign with: base64 behind `whsec_` as Standard Webhooks has it, else the text itself."""
+    """Return the bytes to sign with: base64 after `whsec_` (Standard Webhooks), else the text itself."""
     if not text.startswith(WEBHOOK_SECRET):
         return text.encode()
     key = b""
     with suppress(binascii.Error):
         key = base64.b64decode(text.removeprefix(WEBHOOK_SECRET), validate=True)
     if not key:
-        table.wrong("webhook_secret", "whsec_ before what is no base64", "whsec_<base64>, or plain text")
+        table.wrong("webhook_secret", "whsec_ and no valid base64 after it", "whsec_<base64>, or plain text")
     return key or None
 
 
 def read_network(table: Table, usual: NetworkSettings | None = None) -> NetworkSettings:
-    """`[network]`, or the same keys of a provider; what it leaves out is as in `usual`."""
+    """Return the settings of `[network]`, or of the same keys of a provider; `usual` has their defaults."""
     usual = usual or NetworkSettings()
     proxy, no_proxy, ca = usual.proxy, usual.no_proxy, usual.ca
     if table.has("proxy"):
@@ -315,7 +321,7 @@ def _proxy(table: Table) -> tuple[Secret | None, tuple[str, ...]]:
 
 
 def _proxy_problem(url: str) -> str | None:
-    """What is wrong with a proxy's address; nothing of it but a known scheme, because it may hold a password."""
+    """Return what is wrong with a proxy's address, without showing it, because it may have a password."""
     scheme = url.partition("://")[0].lower()
     if scheme in OTHER_PROXIES:
         return f"{'an' if scheme == 'https' else 'a'} {scheme} proxy"

@@ -1,4 +1,4 @@
-"""Reads TOML tables key by key; whatever is wrong becomes a problem, and reading goes on."""
+"""Reads TOML tables key by key. Each mistake becomes a problem, and reading continues."""
 
 import difflib
 import json
@@ -15,21 +15,21 @@ from broker.model import Secret
 T = TypeVar("T")
 K = TypeVar("K")
 Check = Callable[[str], str | None]
-"""Says what was expected in place of a text, or None where it is right."""
+"""A function that returns what is expected in place of a text, or None if the text is valid."""
 MOST_SHOWN = 80
 MOST_NUMBER = 10.0**12
-"""Numbers from here on are not written out: TOML allows any length, str() does not."""
+"""Numbers from here on are not printed, because TOML allows more digits than str()."""
 TWO_SECRETS = f"{FORMS}, or a list of at most 2"
 REQUIRED: Any = object()
-"""The default of a key that must be there."""
+"""The default of a required key."""
 PLAIN = re.compile(r"[A-Za-z0-9_.\[\]-]*", re.ASCII)
-"""What a key may hold to be told as it stands."""
+"""The keys that are printed without quotes."""
 KINDS = {str: "a string", int: "a number", float: "a number", bool: "true or false"}
 KINDS |= {list: "a list", dict: "a table"}
 
 
 class ConfigError(Exception):
-    """The configuration is not valid; `problems` has one line for each mistake. No line holds a secret."""
+    """The configuration is invalid; `problems` has one line for each mistake, without secrets."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -54,7 +54,7 @@ def form(text: str, default: str = "none", *, name: str = "") -> Mapping[str, An
 
 
 class Table:
-    """A table being read. `done()` complains of every key that nobody asked for."""
+    """A table of the file that is being read. `done` reports every key that was not read."""
 
     def __init__(
         self, data: Mapping[str, Any], *, problems: list[str], secrets: SecretReader, name: str = ""
@@ -64,7 +64,7 @@ class Table:
         self._known: list[str] = []
 
     def key(self, key: str) -> str:
-        """The key's full name."""
+        """Return the full name of a key."""
         part = key if PLAIN.fullmatch(key) else quoted(key)
         return ".".join(one for one in (self._name, part) if one)
 
@@ -72,10 +72,11 @@ class Table:
         return key in self._data
 
     def wrong(self, key: str, found: str, expected: str) -> None:
+        """Report a mistake in the value of a key."""
         self._problems.append(f"{self.key(key)}: found {found}; expected {expected}")
 
     def section(self, kind: type[T], **given: object) -> T:
-        """The settings that this table is, each field as its `key` declares; what declares none is `given`."""
+        """Return the table as settings: each field is read as its `key` declares, all others are `given`."""
         read = {
             field.name: field.metadata["read"](self, field.name)
             for field in fields(kind)  # type: ignore[arg-type]
@@ -91,7 +92,7 @@ class Table:
         check: Check | None = None,
         shown: Callable[[str], str] = str,
     ) -> str | T:
-        """A text; `shown` leaves out what may be secret in a wrong one."""
+        """Return a text; `shown` removes what may be secret from a wrong one."""
         value = self._typed(key, str, default, "a string")
         given = self._data.get(key)
         if check is not None and isinstance(given, str) and (expected := check(given)):
@@ -100,7 +101,7 @@ class Table:
         return value
 
     def url(self, key: str, default: str, check: Check) -> str:
-        """An address of our own, without a slash at its end."""
+        """Return an address of the broker itself, without a slash at its end."""
         return self.text(
             key, default, lambda url: check(url.rstrip("/")), lambda url: shown(url.rstrip("/"))
         ).rstrip("/")
@@ -127,7 +128,7 @@ class Table:
         return value
 
     def duration(self, key: str, default: str, *, least: float = 0.0, most: float | None = None) -> float:
-        """Seconds."""
+        """Return a duration in seconds."""
         value = self.raw(key, default)
         seconds = parse_duration(value) if isinstance(value, str) else None
         if seconds is None:
@@ -154,18 +155,18 @@ class Table:
     def resolve(
         self, key: str, value: object, *, private: bool = True, ascii_only: bool = False
     ) -> Secret | None:
-        """A secret given as a value."""
+        """Return the secret that a value names, or None with a problem."""
         try:
             return self.sources.read(value, private=private, ascii_only=ascii_only)
         except SecretMissing as exc:
-            # The value itself is never shown: a secret in the wrong place is still one.
+            # The value itself is never shown, because it may be a secret in the wrong place.
             self._problems.append(f"{self.key(key)}: found {exc}")
             return None
 
     def secrets(
         self, key: str, expected: str = TWO_SECRETS, *, private: bool = True, ascii_only: bool = True
     ) -> tuple[Secret, ...]:
-        """One secret, or two while it is being replaced; none where the key is absent."""
+        """Return one secret, two while it is being replaced, or none if the key is absent."""
         value = self.raw(key)
         values = value if isinstance(value, list) else [] if value is None else [value]
         if isinstance(value, list) and not 1 <= len(value) <= 2:
@@ -175,12 +176,12 @@ class Table:
         return tuple(secret for secret in found if secret is not None)
 
     def raw(self, key: str, default: object = None) -> Any:
-        """The value as it stands in the file."""
+        """Return the value as it is in the file."""
         self._known.append(key)
         return self._data.get(key, default)
 
     def table(self, key: str) -> "Table":
-        """A table below this one; an empty one where it is absent."""
+        """Return a table below this one; an empty one if it is absent."""
         value = self.raw(key, {})
         if not isinstance(value, dict):
             self.wrong(key, kind_of(value), "a table")
@@ -188,13 +189,13 @@ class Table:
         return Table(value, name=self.key(key), problems=self._problems, secrets=self.sources)
 
     def tables(self, key: str) -> dict[str, "Table"]:
-        """The tables below a table of tables; what is none is told, and left out."""
+        """Return the tables in a table of tables; other values become problems."""
         outer = self.table(key)
         found = {name: outer.table(name) for name in outer._data}
         return {name: table for name, table in found.items() if isinstance(outer._data[name], dict)}
 
     def each(self, key: str) -> list["Table"]:
-        """A list of tables."""
+        """Return the tables in a list of tables."""
         value = self.raw(key, [])
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             self.wrong(key, kind_of(value), "a list of tables")
@@ -205,11 +206,11 @@ class Table:
         ]
 
     def knows(self, *keys: str) -> None:
-        """Take note of keys that are read only where something else asks for them."""
+        """Accept keys that are read only under a condition."""
         self._known += keys
 
     def done(self) -> None:
-        """Every key that was not asked for is unknown."""
+        """Report every key that was not read as unknown."""
         for key in self._data:
             if key not in self._known:
                 near = difflib.get_close_matches(key, self._known, n=1)
@@ -229,23 +230,23 @@ class Table:
 
 
 def quoted(text: str) -> str:
-    """As TOML writes it, on one line whatever it holds, cut where it is long."""
+    """Return the text as a TOML string on one line, shortened if it is long."""
     cut = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
     return json.dumps(cut, ensure_ascii=not cut.isprintable())
 
 
 def as_written(value: object) -> str:
-    """A text or a number as it stands in the file; of anything else its kind only."""
+    """Return a text or a number as it is in the file; for other values only their kind."""
     if isinstance(value, str):
         return quoted(value)
     return str(value) if is_number(value) and abs(value) < MOST_NUMBER else kind_of(value)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """TOML's numbers; Python counts true and false among them."""
+    """Return whether a value is a number in TOML; Python counts true and false as numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def kind_of(value: object) -> str:
-    """A value of the wrong type: its kind only, since it may be a secret in the wrong place."""
+    """Return the kind of a value of the wrong type; the value may be a secret in the wrong place."""
     return KINDS.get(type(value), type(value).__name__)
