@@ -185,7 +185,7 @@ def audit() -> None:
     example="broker audit verify\n"
     "journalctl -u token-broker TOKEN_BROKER_AUDIT=1 -o cat | broker audit verify -",
 )
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.argument("files", nargs=-1, type=arguments.file_or_stdin)
 @click.option("--part", is_flag=True, help="FILES are an excerpt, without the beginning and the end.")
 def verify(context: CommandContext, files: tuple[Path, ...], part: bool) -> None:
     """Verify the audit's chains and name the first bad line.

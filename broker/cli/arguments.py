@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -65,6 +66,12 @@ page = _type(
     "an address: https, or http on loopback",
     lambda text: None if page_problem(text) else text.rstrip("/"),
 )
+path = click.Path(path_type=Path)
+file = click.Path(path_type=Path, dir_okay=False)
+folder = click.Path(path_type=Path, file_okay=False)
+file_or_stdin = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+defaulted = partial(click.option, show_default=True)
+"""An option whose default is shown in the help."""
 address = _type("address", "host:port, as in 127.0.0.1:8089", _read_address)
 
 

@@ -11,7 +11,7 @@ import click
 
 from broker.cli import arguments
 from broker.cli.admin_socket import Object
-from broker.cli.arguments import provider_argument
+from broker.cli.arguments import defaulted, provider_argument
 from broker.cli.command import CommandContext, Group
 from broker.cli.output import FOLDED, WHOLE, Cell, Failed, plain, show_facts, show_json
 from broker.files import write_own
@@ -59,11 +59,11 @@ def resume_provider(context: CommandContext, provider: str) -> None:
     context.say(f"Provider {provider} is resumed.", found)
 
 
-api_url = click.option(
+app_version = defaulted("--app-version", "version", default="0.0.1", type=arguments.version)
+api_url = defaulted(
     "--api-url",
     type=arguments.page,
     default=KUSTOMER_API,
-    show_default=True,
     metavar="URL",
     help="The API's address: of another region, of your organisation, or of the sandbox.",
 )
@@ -91,15 +91,12 @@ def kustomer() -> None:
     metavar="URL",
     help="Your public_url with /callback/kustomer; repeatable.",
 )
-@click.option(
-    "--title", default="Token broker", show_default=True, help="The app's name on the consent page."
-)
-@click.option("--app-version", "version", default="0.0.1", show_default=True, type=arguments.version)
-@click.option(
+@defaulted("--title", default="Token broker", help="The app's name on the consent page.")
+@app_version
+@defaulted(
     "--visibility",
     type=click.Choice(["private", "public"]),
     default="private",
-    show_default=True,
     help="A private app works only for your own organisation.",
 )
 @api_url
@@ -128,15 +125,15 @@ def register_app(
     "create-secret", example="broker kustomer create-secret tokenbroker_5f0c --secret-file kustomer-secret"
 )
 @click.argument("app", type=arguments.kustomer_app)
-@click.option("--app-version", "number", default="0.0.1", show_default=True, type=arguments.version)
+@app_version
 @click.option(
     "--secret-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=arguments.file,
     help="Write it to this file (0600), for client_secret = { file = … }. Default: print it.",
 )
 @api_url
 def create_secret(
-    context: CommandContext, *, app: str, number: str, secret_file: Path | None, api_url: str
+    context: CommandContext, *, app: str, version: str, secret_file: Path | None, api_url: str
 ) -> None:
     """Make a new client secret for APP, the full name that register-app printed.
 
@@ -146,7 +143,7 @@ def create_secret(
     status, answer = asyncio.run(_post(f"{apps}/{app}/secret", key, {}))
     if status == 404:
         # Kustomer's newer documents write the version behind the name.
-        status, answer = asyncio.run(_post(f"{apps}/{app}-{number}/secret", key, {}))
+        status, answer = asyncio.run(_post(f"{apps}/{app}-{version}/secret", key, {}))
     found = _attributes(status, answer)
     secret = found.get("clientSecret")
     if not isinstance(secret, str) or not secret:

@@ -11,6 +11,7 @@ from click.shell_completion import get_completion_class
 from broker import __version__
 from broker.cli import arguments
 from broker.cli.admin_socket import NoBroker, NotStarted, Object
+from broker.cli.arguments import defaulted
 from broker.cli.command import Command, CommandContext, Group
 from broker.cli.output import FOLDED, WHOLE, Cell, Failed, counted, plain, show_json
 from broker.config import ConfigError, store_of
@@ -217,26 +218,10 @@ def dashboard(context: CommandContext, *, sessions: bool, sign_out: bool) -> Non
 
 
 @click.command("sandbox", cls=Command, example="broker sandbox --listen 127.0.0.1:8089")
-@click.option(
-    "--listen",
-    type=arguments.address,
-    default="127.0.0.1:8089",
-    show_default=True,
-    help="The address to listen on.",
-)
-@click.option(
-    "--database",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("var/sandbox.db"),
-    show_default=True,
-    help="The file for the tokens it issues.",
-)
-@click.option(
-    "--broker-url",
-    default="http://127.0.0.1:8081",
-    show_default=True,
-    metavar="URL",
-    help="The public_url of the broker to which it sends browsers back.",
+@defaulted("--listen", type=arguments.address, default="127.0.0.1:8089", help="The address to listen on.")
+@defaulted("--database", type=arguments.file, default="var/sandbox.db", help="The file of its issued tokens.")
+@defaulted(
+    "--broker-url", default="http://127.0.0.1:8081", metavar="URL", help="The public_url of the broker."
 )
 def sandbox(context: CommandContext, listen: TcpListen, database: Path, broker_url: str) -> None:
     """Play Kit and Kustomer, for trying things out.
@@ -253,9 +238,9 @@ def sandbox(context: CommandContext, listen: TcpListen, database: Path, broker_u
         asyncio.run(run_alone(listen, database, broker_url, ready=ready))
     except OSError as exc:
         # Only an error about its file names one.
-        what, option = (
-            (f"open {exc.filename}", "database") if exc.filename else (f"listen on {listen}", "listen")
-        )
+        what, option = f"listen on {listen}", "listen"
+        if exc.filename:
+            what, option = f"open {exc.filename}", "database"
         why = f"The sandbox cannot {what}: {exc.strerror or exc}"
         raise Failed(f"{why}. Choose another with --{option}.") from None
 
@@ -267,17 +252,12 @@ def systemd() -> None:
 
 @systemd.command("install", example="sudo broker systemd install")
 @click.option(
-    "--root",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("/"),
-    metavar="DIR",
-    help="Write the units below this folder, as packages do. Default: /.",
+    "--root", type=arguments.folder, default="/", metavar="DIR", help="Write below DIR. Default: /."
 )
 @click.option(
     "--exec",
     "command",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
+    type=arguments.path,
     help="The program that the service runs. Default: this one; with --root /usr/local/bin/broker.",
 )
 def install_unit(context: CommandContext, root: Path, command: Path | None) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from broker.cli import arguments
 from broker.cli.command import Command, CommandContext, Group
 from broker.cli.output import Failed, show_json
 from broker.config import ConfigError, Settings, load
@@ -156,7 +157,7 @@ def entries(answers: Answers) -> Iterator[str]:
 @click.option(
     "--secrets",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=arguments.folder,
     metavar="DIR",
     help="Keep secrets as files in DIR. Default: systemd's credentials, /etc/credstore.",
 )
@@ -231,7 +232,7 @@ def config() -> None:
 
 
 @config.command("check", example="broker config check /etc/token-broker/config.toml")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.argument("file", type=arguments.file, required=False)
 def check_config(context: CommandContext, file: Path | None) -> None:
     """List all mistakes in the configuration FILE, and change nothing.
 

@@ -21,7 +21,7 @@ KEY_COLUMNS = dict.fromkeys(("KEY", "FOR", "STATE", "RECORDS", "MADE", "MASTER")
 
 
 @click.command("backup", cls=Command, example="broker backup /backup/broker-2026-11-22.db")
-@click.argument("dest", type=click.Path(path_type=Path))
+@click.argument("dest", type=arguments.path)
 @click.option(
     "--keep",
     type=click.IntRange(min=1),
@@ -64,7 +64,7 @@ def backup(context: CommandContext, dest: Path, keep: int | None) -> None:
 
 
 @click.command("restore", cls=Command, example="broker restore /backup/broker-2026-11-22.db")
-@click.argument("src", type=click.Path(path_type=Path))
+@click.argument("src", type=arguments.path)
 @click.option(
     "--yes", "-y", is_flag=True, help="Replace a store that holds accounts; it is kept next to the new one."
 )

@@ -33,7 +33,7 @@ WRONG = {"stored": "stored but not proved", "failed": "failed"}
     cls=Command,
     example="broker accounts import grants.jsonl\nold-table-to-json | broker accounts import -",
 )
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.argument("file", type=arguments.file_or_stdin)
 @yes
 def import_accounts(context: CommandContext, file: Path, yes: bool) -> None:
     """Import the grants in FILE from another system.
@@ -137,7 +137,7 @@ def _import_one(broker: AdminSocket, line: int, grant: Object) -> Object:
     shell_complete=arguments.complete_accounts,
     help="The accounts to export; repeatable. Default: all.",
 )
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=arguments.path)
 @yes
 def export_accounts(context: CommandContext, globs: tuple[str, ...], *, file: Path, yes: bool) -> None:
     """Write the refresh tokens of accounts to the new FILE, for another system.

@@ -29,6 +29,8 @@ from broker.model import Permission, Secret
 
 @dataclass(frozen=True, slots=True)
 class TcpListen:
+    """An address to listen on."""
+
     host: str
     port: int
 
@@ -38,6 +40,8 @@ class TcpListen:
 
 @dataclass(frozen=True, slots=True)
 class UnixListen:
+    """A Unix socket to listen on."""
+
     path: Path
     mode: int
     group: str | None
@@ -51,6 +55,8 @@ Listen = TcpListen | UnixListen
 
 @dataclass(frozen=True, slots=True)
 class Tls:
+    """The files of a certificate and its private key."""
+
     cert: Path
     key: Path
 
@@ -67,8 +73,7 @@ DEAD_ERROR = 'words, or tables { error = "…", description = "…" }'
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     internal: tuple[Listen, ...] = field(metadata=form(LISTEN, '"127.0.0.1:8080"'))
-    """The addresses for services. One beyond loopback needs `internal_tls` or `internal_plaintext`. A Unix socket has
-    mode 0660 unless given; callers with a `uid` need one."""
+    """The addresses for services. One beyond loopback needs `internal_tls` or `internal_plaintext`."""
     public: tuple[Listen, ...] = field(metadata=form(LISTEN, '"127.0.0.1:8081"'))
     """The addresses for browsers, usually behind a reverse proxy."""
     public_url: str = field(metadata=key(Table.url, "http://127.0.0.1:8081", origin_problem))
@@ -113,16 +118,16 @@ class StoreSettings:
 
 @dataclass(frozen=True, slots=True)
 class FileKey:
-    """The master key in a file; a missing one is created 0600, for an empty store only."""
+    """A master key in a file; a missing one is created 0600, for an empty store only."""
 
     path: Path
     created: bool = True
-    """False for systemd credentials, which are never created here."""
+    """False for a credential of systemd, which the broker never creates."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommandKey:
-    """The master key on the standard output of a command."""
+    """A master key that a command prints."""
 
     argv: tuple[str, ...]
 
@@ -145,15 +150,15 @@ class RefreshSettings:
 
 
 class Rotation(StrEnum):
-    """How a provider treats a refresh token once it has been used."""
+    """What a provider does with a used refresh token."""
 
     NONE = "none"
     ON_USE = "on-use"
-    """The old one lives until the new access token is first used (Doorkeeper's default)."""
+    """It is valid until the new access token is first used (Doorkeeper's default)."""
     GRACE = "grace"
     STRICT = "strict"
     FAMILY = "family"
-    """A replay revokes the whole grant."""
+    """Its reuse revokes the whole grant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +177,7 @@ class NetworkSettings:
 
     @property
     def route(self) -> str:
-        """The proxy's address as it may be shown; empty: none is configured."""
+        """The proxy's address without its password; empty if none is configured."""
         shown = "" if self.proxy is None else self.proxy.reveal().rpartition("@")[2].removeprefix("http://")
         return shown and f"http://{shown}"
 
@@ -189,11 +194,11 @@ class OAuthClient:
 
 @dataclass(frozen=True, slots=True)
 class DeadError:
-    """An error of a token endpoint that says that the grant is dead, exactly."""
+    """An error of a token endpoint that means that the grant is revoked or expired."""
 
     error: str
     description: str = ""
-    """The description that has to stand beside the error; empty: any."""
+    """The description that must come with the error; empty if any may."""
 
 
 Kind = Literal["kit", "kustomer", "oauth2"]
@@ -254,8 +259,7 @@ class ProviderSettings:
     """The encoding of token requests."""
     default_expires_in: float = field(metadata=form("a duration or a number of seconds", "by type"))
     """A token's lifetime where the provider does not state it. A configured one counts as stated."""
-    default_is_stated: bool = field(compare=False)
-    # `default_expires_in` is in the file, and not just the default of the type.
+    default_is_stated: bool = field(compare=False)  # the file has `default_expires_in`
     token_pointer: str | None = field(metadata=key(Table.text, None, pointer_problem("/data")))
     """The JSON pointer to the object with the tokens, or to the access token; without it they are searched."""
     token_type: Literal["Bearer"] | None = field(metadata=key(Table.choice, ("Bearer",), None))
@@ -272,7 +276,7 @@ class ProviderSettings:
 
 @dataclass(frozen=True, slots=True)
 class LoginSettings:
-    """The company's own app, which signs people in and sends them back."""
+    """The company's own app, which signs users in and sends them back."""
 
     url: str = field(metadata=form("an https address", "required"))
     """The page of your app that signs people in; it gets `login_challenge`."""
@@ -282,7 +286,7 @@ class LoginSettings:
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A caller's own key; it alone fixes the algorithm."""
+    """The public key of a caller, which alone determines the algorithm."""
 
     pem: str
     algorithm: OwnAlgorithm
@@ -323,7 +327,7 @@ Proof = OwnJwt | IssuedJwt | PeerUid
 
 @dataclass(frozen=True, slots=True)
 class CallerSettings:
-    """A caller that the file names; those with keys are in the store."""
+    """A caller in the configuration; callers with keys are in the store."""
 
     name: str
     accounts: tuple[str, ...] = field(metadata=form("a list of globs", "[]"))
@@ -335,7 +339,7 @@ class CallerSettings:
 
 @dataclass(frozen=True, slots=True)
 class PluginClient:
-    """One client that signs in to us, as Kit does for its plugins."""
+    """A client that signs in to the broker, as Kit does for its plugins."""
 
     name: str
     title: str = field(metadata=form("at most 80 characters", "the table's name", name="name"))
@@ -408,8 +412,7 @@ class LogSettings:
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
     enabled: bool = field(metadata=key(Table.flag, False))
-    """Play Kit, Kustomer and your app, next to the broker. It supplies the providers `kit` and `kustomer` and, where
-    the file has none, `[login]` and `[plugin.clients.kit]`."""
+    """Play Kit, Kustomer and your app, next to the broker."""
     listen: TcpListen = field(metadata=form('"host:port"', '"127.0.0.1:8089"'))
     """The address of the sandbox."""
     demo: bool = field(metadata=key(Table.flag, False))
@@ -432,15 +435,15 @@ class Settings:
     providers: Mapping[str, ProviderSettings]
     login: LoginSettings | None
     plugin: PluginSettings | None
-    """None: there is no OAuth server for plugins."""
+    """None if there is no OAuth server for plugins."""
     callers: Mapping[str, CallerSettings]
     audit: AuditSettings
     alerts: AlertSettings
     log: LogSettings
     sandbox: SandboxSettings
     network: NetworkSettings = NetworkSettings()
-    """For everything that goes out but to a provider, which may have its own."""
+    """For all outgoing requests, except those to a provider with keys of its own."""
     variables: frozenset[str] = frozenset()
-    """The environment variables that secrets were read from."""
+    """The environment variables from which secrets were read."""
     warnings: tuple[str, ...] = ()
-    """What is taken, and should be mended."""
+    """Sentences about values that are accepted but should be corrected."""

@@ -69,6 +69,7 @@ class Table:
         return ".".join(one for one in (self._name, part) if one)
 
     def has(self, key: str) -> bool:
+        """Return whether the file has the key."""
         return key in self._data
 
     def wrong(self, key: str, found: str, expected: str) -> None:
@@ -107,12 +108,15 @@ class Table:
         ).rstrip("/")
 
     def path(self, key: str, default: str) -> Path:
+        """Return an absolute path; a relative one is below the folder of the file."""
         return self.folder / self.text(key, default)
 
     def flag(self, key: str, default: bool) -> bool:
+        """Return true or false."""
         return self._typed(key, bool, default, "true or false")
 
     def integer(self, key: str, default: T = REQUIRED, *, least: int = 0) -> int | T:
+        """Return a whole number of at least `least`."""
         value = self._typed(key, int, default, "a whole number")
         if isinstance(value, int) and value < least:
             self.wrong(key, str(value), f"a whole number of at least {least}")
@@ -120,6 +124,7 @@ class Table:
         return value
 
     def choice(self, key: str, choices: Sequence[str], default: T) -> str | T:
+        """Return one of the choices."""
         expected = " or ".join(f'"{choice}"' for choice in choices)
         value = self._typed(key, str, default, expected)
         if isinstance(value, str) and value not in choices:
@@ -143,6 +148,7 @@ class Table:
         return parse_duration(default) or 0.0
 
     def texts(self, key: str, default: Iterable[str] = (), check: Check | None = None) -> tuple[str, ...]:
+        """Return a list of texts."""
         value = self.raw(key, list(default))
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             self.wrong(key, kind_of(value), "a list of strings")

@@ -1,1 +1,1 @@
-"""systemd: the interface to the process, the units that the broker runs as, and the alert rules."""
+"""systemd: its protocol for processes, the units of the broker, and the alert rules for Prometheus."""

@@ -1,4 +1,4 @@
-"""The process: sockets and readiness between it and systemd, signs of life, what others may see of it."""
+"""The process under systemd: passed sockets, notifications, the watchdog, and hardening."""
 
 import ctypes
 import os
@@ -11,24 +11,25 @@ from contextlib import suppress
 from broker.errors import StartRefused
 
 PATIENCE = 1.0
+"""Seconds that a notification may wait for a supervisor that does not read."""
 PR_SET_DUMPABLE = 4
 FIRST = 3
-"""SD_LISTEN_FDS_START."""
+"""The first passed file descriptor, SD_LISTEN_FDS_START."""
 
 
 class Notifier:
-    """One datagram per message to `$NOTIFY_SOCKET`; silent where there is none, or nobody listens."""
+    """Sends notifications to `$NOTIFY_SOCKET` (sd_notify(3)); it does nothing if there is none."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        # An abstract socket is written with `@` and addressed with NUL (unix(7)).
+        # The name of an abstract socket begins with `@` here, and with NUL as an address (unix(7)).
         address = re.sub("^@", "\0", environ.get("NOTIFY_SOCKET", ""))
         self._address = address if address.startswith(("/", "\0")) else None
         span = environ.get("WATCHDOG_USEC", "")
-        # Where it is meant for this process (sd_watchdog_enabled(3)).
+        # The variable may be meant for another process (sd_watchdog_enabled(3)).
         ours = self._address and environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         microseconds = int(span) if ours and span.isdecimal() else 0
         self.watchdog_every = microseconds / 3_000_000 if microseconds else None
-        """Seconds between two signs of life, a third of what systemd waits for; None: it waits for none."""
+        """Seconds between two watchdog messages, a third of systemd's limit; None if systemd expects none."""
 
     def ready(self, status: str) -> None:
         """Report that the start, or a reload, is complete."""
@@ -36,6 +37,7 @@ class Notifier:
         self._send("READY=1", "STATUS=" + " ".join(status.split()))
 
     def stopping(self) -> None:
+        """Report that the process is stopping."""
         self._send("STOPPING=1")
 
     def reloading(self) -> None:
@@ -44,17 +46,17 @@ class Notifier:
         self._send("RELOADING=1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """Ask for so many seconds more, from now on, for the start or stop under way."""
+        """Ask for so many more seconds, from now on, for the start or stop under way."""
         self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1_000_000)}")
 
     def watchdog(self) -> None:
-        """Send a sign of life, unless it would have to wait: the next one is near."""
+        """Send a watchdog message, unless that would block; the next one follows soon."""
         self._send("WATCHDOG=1", patience=0)
 
     def _send(self, *lines: str, patience: float = PATIENCE) -> None:
         if self._address is None:
             return
-        # A supervisor that is gone or stuck must not take tokens with it.
+        # A supervisor that is gone or stuck must not disturb the broker.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.settimeout(patience)
             sender.connect(self._address)
@@ -62,9 +64,9 @@ class Notifier:
 
 
 def passed_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
-    """Return the sockets that systemd holds open over our restarts (sd_listen_fds(3)).
+    """Return the sockets that systemd keeps open during restarts (sd_listen_fds(3)).
 
-    Raises StartRefused for one that does not listen.
+    Raises StartRefused if one of them does not listen.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
@@ -77,7 +79,7 @@ def passed_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
 def _taken(number: int) -> socket.socket:
     try:
         passed = socket.socket(fileno=number)
-        # Or every command that the broker runs would hold the address as well.
+        # Otherwise every command that the broker runs would keep the address in use.
         passed.set_inheritable(False)
         if passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             return passed
@@ -86,15 +88,15 @@ def _taken(number: int) -> socket.socket:
     except OSError as exc:
         why = exc.strerror or "no socket"
     raise StartRefused(
-        f"systemd passes file descriptor {number}, which is of no use ({why}); the .socket unit may have"
+        f"systemd passes file descriptor {number}, which cannot be used ({why}); the .socket unit may have"
         " ListenStream= only, and Accept=no"
     )
 
 
 def harden() -> None:
-    """Forbid core dumps, tracing, and `/proc/PID/environ` to all but root (prctl(2), proc(5)); less without Linux.
+    """Forbid core dumps and tracing, and hide `/proc/PID/environ` from all but root (prctl(2), proc(5)).
 
-    Asked of the kernel before any secret is read.
+    It must be called before any secret is read. Without Linux it forbids core dumps only.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # A core handler behind a pipe ignores the limit, but not this.

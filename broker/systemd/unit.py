@@ -1,4 +1,4 @@
-"""The units that the broker runs as: installs them, and asks systemd for their state and credentials."""
+"""The units of the broker: installs them, and asks systemd for their state and credentials."""
 
 import os
 import re
@@ -37,21 +37,21 @@ NEXT_STEPS = (
 )
 SHOWN = ("LoadState", "ActiveState", "SubState", "NRestarts", "ExecMainCode", "ExecMainStatus", "ExecStart")
 ENDS = {"1": "exited with status", "2": "was killed by signal", "3": "dumped core after signal"}
-"""The ways in which a process ends, by their CLD_ codes (sigaction(2))."""
+"""The ways in which a process ends, by CLD_ code (sigaction(2))."""
 CREDENTIAL = re.compile(r"^(LoadCredential(?:Encrypted)?)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 CONFIG = re.compile(r"--config[ =](\S+)")
 STORES = tuple(Path(folder) for folder in ("/etc/credstore", "/run/credstore", "/usr/lib/credstore"))
 LOGS = "/var/log/token-broker"
 WITHIN = 10.0
 Run = Callable[..., bytes | None]
-"""Runs a command of systemd; its output, or None where it fails or systemd does not run here."""
+"""A function that runs a command of systemd and returns its output, or None if it fails."""
 
 
 def install(root: Path, command: Path | None = None) -> list[str]:
-    """Write the units under `root` and return lines: what was written, and what to do next. Raises OSError.
+    """Write the units below `root`, and return lines about what was written and what to do next; raises OSError.
 
-    They start `command`; by default the broker that runs this, or `/usr/local/bin/broker` below another root, since
-    the machine that builds a package is not the one that runs it. Another unit of that name is kept beside it as .bak.
+    They run `command`: by default this program, or `/usr/local/bin/broker` below another root, because a package is
+    built on another machine than the one that runs it. A different unit of that name is kept as .bak.
     """
     folder = root / FOLDER
     if command is None and root.resolve() != Path("/"):
@@ -61,10 +61,7 @@ def install(root: Path, command: Path | None = None) -> list[str]:
 
 
 def unit_text(executable: Path | None = None, *, name: str = SERVICE, command: Path | None = None) -> str:
-    """Return a unit, the service by default.
-
-    It runs `command`, or the broker of the Python at `executable`, by default the running one.
-    """
+    """Return the text of a unit that runs `command`, or else the broker of the Python at `executable`."""
     python = executable or Path(sys.executable)
     script = command or python.with_name("broker")
     start = _quoted(script) if command or script.exists() else f"{_quoted(python)} -m broker"
@@ -72,7 +69,7 @@ def unit_text(executable: Path | None = None, *, name: str = SERVICE, command: P
 
 
 def alert_rules() -> str:
-    """Return the alert rules as Prometheus reads them."""
+    """Return the alert rules for Prometheus as YAML."""
     return _packaged(RULES)
 
 
@@ -81,14 +78,14 @@ def _packaged(name: str) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """Quote the first word of ExecStart= (systemd.service(5), "Command lines"), where `%` begins a specifier."""
+    """Quote the program of ExecStart= (systemd.service(5), "Command lines"), where `%` begins a specifier."""
     text = str(path).replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"' if text != str(path) or any(letter.isspace() for letter in text) else text
 
 
 def _lay(path: Path, text: str) -> list[str]:
     if path.exists() and path.read_text(errors="replace") == text:
-        return [f"{path} is already as it should be."]
+        return [f"{path} is up to date."]
     lines = []
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
@@ -97,14 +94,14 @@ def _lay(path: Path, text: str) -> list[str]:
             number += 1
             kept = path.with_name(f"{path.name}.bak{number}")
         path.rename(kept)
-        lines.append(f"Kept the old unit as {kept}.")
+        lines.append(f"Kept the former unit as {kept}.")
     path.write_text(text)
     path.chmod(0o644)
     return [*lines, f"Wrote {path}."]
 
 
 def run_command(*words: str) -> bytes | None:
-    """Run a command of systemd, if that runs this machine (sd_booted(3))."""
+    """Run a command if systemd runs this machine (sd_booted(3)); return its output, or None."""
     if not Path("/run/systemd/system").is_dir():
         return None
     with suppress(OSError, subprocess.SubprocessError):
@@ -114,17 +111,17 @@ def run_command(*words: str) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """The service as `systemctl show` has it."""
+    """The state of the service in `systemctl show`."""
 
     active: str
     """`active`, `inactive`, `activating (auto-restart)` and so on."""
     restarts: int
     last_end: str | None
-    """The way in which the last process failed; None if it did not, or while one runs."""
+    """How the last process failed; None if it did not, or while one runs."""
 
 
 def service_state(config: Path, run: Run = run_command) -> ServiceState | None:
-    """Return the state of token-broker.service, or None where no such unit runs with this configuration."""
+    """Return the state of token-broker.service, or None if no such unit uses this configuration."""
     shown = run("systemctl", "show", SERVICE, f"--property={','.join(SHOWN)}") or b""
     values = dict(line.split("=", 1) for line in shown.decode(errors="replace").splitlines() if "=" in line)
     started_with = CONFIG.search(values.get("ExecStart", ""))
@@ -142,9 +139,9 @@ def service_state(config: Path, run: Run = run_command) -> ServiceState | None:
 
 @contextmanager
 def service_variables(run: Run = run_command) -> Iterator[Mapping[str, str]]:
-    """Yield the variables that systemd sets for the service, for a command that takes its place.
+    """Yield the variables that systemd sets for the service, for a command that does its work while it is stopped.
 
-    The folder of credentials holds links only: to the files, or to the memory where an encrypted one was decrypted.
+    The folder of credentials has links only: to the files, or to memory with a decrypted credential.
     """
     unit = run("systemctl", "cat", SERVICE) or b""
     handles = list[int]()
@@ -166,13 +163,11 @@ def service_variables(run: Run = run_command) -> Iterator[Mapping[str, str]]:
 
 
 def _credentials(unit: str) -> dict[str, tuple[str, bool]]:
-    """Return the source of each credential, and whether it is encrypted (systemd.exec(5)).
-
-    The last line counts, and an empty one resets.
-    """
+    """Return the source of each credential of a unit, and whether it is encrypted (systemd.exec(5))."""
     found = dict[str, tuple[str, bool]]()
     for key, value in CREDENTIAL.findall(unit):
         if not value:
+            # An empty line resets those before it.
             found.clear()
             continue
         name, _, source = value.partition(":")
@@ -181,7 +176,7 @@ def _credentials(unit: str) -> dict[str, tuple[str, bool]]:
 
 
 def _found(source: str, *, encrypted: bool) -> Path:
-    """Return the place where systemd finds it; the first place if there is none, which an error then names."""
+    """Return the path where systemd finds a credential, or the first candidate, which an error then names."""
     stores = [store.with_name("credstore.encrypted") for store in STORES] if encrypted else []
     places = [store / source for store in (*stores, *STORES)]
     for place in places:

@@ -219,3 +219,19 @@ def test_show_has_every_key_and_no_secret(tmp_path: Path) -> None:
     assert ("900s", 7) == (data["refresh"]["ahead"], data["providers"]["kit"]["app_id"])
     assert ("***", "***") == (data["store"]["url"], data["network"]["proxy"])
     assert {"plugin.clients.kit.client_secret", "alerts.webhook_secret", "log.level"} <= set(keys)
+
+
+def test_show_has_sockets_and_callers_as_the_file_has_them(tmp_path: Path) -> None:
+    """A Unix listener is a table with its mode; a caller's proof has the names of its keys."""
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[server]\ninternal = { path = "api.sock", group = "services" }\n[callers.nightly]\nuid = 1001\n'
+        '[callers.billing]\nissuer = "i"\nsubject = "s"\njwks_url = "https://i.example.com/keys"\n'
+    )
+    data = tomllib.loads(run(path, "config", "show").stdout)
+
+    assert [{"path": f"{tmp_path}/api.sock", "mode": "0660", "group": "services"}] == data["server"][
+        "internal"
+    ]
+    assert {"accounts", "permissions", "uid"} == set(data["callers"]["nightly"])
+    assert ("i", "s") == (data["callers"]["billing"]["issuer"], data["callers"]["billing"]["subject"])

@@ -428,7 +428,7 @@ def test_nobody_expands_the_home_folder(tmp_path: Path, text: str, key: str) -> 
         ("[network]\nproxy = 'http://p'", "network.proxy", "http://host:port"),
         ("[network]\nproxy = 'p:3128'", "network.proxy", "http://host:port"),
         (f"[network]\nproxy = 'http://u:{CANARY}@p:x'", "network.proxy", "http://host:port"),
-        ("[network]\nproxy = true", "network.proxy", "no secret"),
+        ("[network]\nproxy = true", "network.proxy", "not a secret"),
         ("[network]\nno_proxy = 'x'", "network.no_proxy", "a list"),
         ("[network]\nno_proxy = ['a b']", "network.no_proxy", "names"),
         ("[network]\nca_file = 'none.pem'", "network.ca_file", "cannot be read"),

@@ -88,7 +88,7 @@ def test_sandbox_supplies_kit_where_the_file_has_none(tmp_path: Path) -> None:
         ('"kit-plugin"', '""', 'plugin.clients.kit.client_id: found ""'),
         ('"kit-plugin"', '"a\\nb"', "plugin.clients.kit.client_id: found"),
         ('client_secret = "s3cret"\n', "", "plugin.clients.kit.client_secret: found nothing"),
-        ('"s3cret"', '""', "plugin.clients.kit.client_secret: found a value that is no secret"),
+        ('"s3cret"', '""', "plugin.clients.kit.client_secret: found a value that is not a secret"),
         (
             '"s3cret"',
             '"s3cr€t"',

@@ -80,9 +80,9 @@ def test_what_does_not_listen_stops_the_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as mute:
         said = told(server, mute, {"LISTEN_FDS": "2"})
 
-    assert "file descriptor 4, which is of no use (it does not listen)" in said
+    assert "file descriptor 4, which cannot be used (it does not listen)" in said
 
 
 def test_what_is_no_socket_stops_the_start(servers: tuple[socket.socket, socket.socket]) -> None:
     """Such as one more than there is."""
-    assert "file descriptor 5, which is of no use" in told(*servers, {"LISTEN_FDS": "3"})
+    assert "file descriptor 5, which cannot be used" in told(*servers, {"LISTEN_FDS": "3"})

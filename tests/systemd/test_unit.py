@@ -185,7 +185,7 @@ def test_installing_again_changes_nothing(tmp_path: Path) -> None:
 
     lines = install(tmp_path, OURS)
 
-    assert [f"{tmp_path / one} is already as it should be." for one in UNITS] == lines[:4]
+    assert [f"{tmp_path / one} is up to date." for one in UNITS] == lines[:4]
     assert {tmp_path / one for one in UNITS} == set((tmp_path / FOLDER).iterdir())
 
 
@@ -199,8 +199,8 @@ def test_a_different_unit_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     unit.write_text("# second\n")
     second = install(tmp_path, OURS)
 
-    assert f"Kept the old unit as {unit}.bak." == first[0]
-    assert f"Kept the old unit as {unit}.bak2." == second[0]
+    assert f"Kept the former unit as {unit}.bak." == first[0]
+    assert f"Kept the former unit as {unit}.bak2." == second[0]
     assert ("# first\n", "# second\n", unit_text()) == (
         Path(f"{unit}.bak").read_text(),
         Path(f"{unit}.bak2").read_text(),
