@@ -30,7 +30,7 @@ from broker.model import (
     Secret,
 )
 from broker.model.plugin import FORGIVEN_FOR
-from broker.plugin.clients import Refused, as_caller, bad_grant
+from broker.plugin.clients import Parameters, Refused, as_caller, bad_grant, required
 
 log = structlog.get_logger()
 NOTED_EVERY = 300.0
@@ -165,21 +165,14 @@ class GrantService:
         self._context, self._settings = context, settings
         self._store, self._clock = context.stores.plugin, context.steady
 
-    async def redeem(
-        self,
-        client: PluginClient,
-        code: Secret,
-        *,
-        redirect_uri: str | None,
-        verifier: Secret | None,
-        request_id: str,
-    ) -> Issued:
+    async def redeem(self, client: PluginClient, parameters: Parameters, *, request_id: str) -> Issued:
         """Exchange a code for the tokens of a new grant. A second time it ends that grant. Raises Refused."""
+        redirect_uri, verifier = parameters.get("redirect_uri"), parameters.get("code_verifier")
         found = judge_code(
-            await self._store.code(oauth.hashed(code)),
+            await self._store.code(oauth.hashed(required(parameters, "code"))),
             client,
             redirect_uri=redirect_uri,
-            verifier=verifier,
+            verifier=None if verifier is None else Secret(verifier),
             now=self._clock.now(),
         )
         if isinstance(found, Replayed):
@@ -212,10 +205,9 @@ class GrantService:
             raise bad_grant("code")
         return _issued(tokens, pair)
 
-    async def renew(
-        self, client: PluginClient, token: Secret, *, scope: str | None, request_id: str
-    ) -> Issued:
+    async def renew(self, client: PluginClient, parameters: Parameters, *, request_id: str) -> Issued:
         """Exchange a refresh token for the next pair. For a short time it returns the same pair. Raises Refused."""
+        token, scope = required(parameters, "refresh_token"), parameters.get("scope")
         for _ in range(2):
             now, pair = self._clock.now(), await self._store.by_refresh_token(oauth.hashed(token))
             match judge_refresh_token(pair, client, now=now):

@@ -11,7 +11,7 @@ from broker.http import schema
 from broker.http.bodies import answers_shape, plugin_grant_json, rfc3339
 from broker.http.edge import CALLER, REQUEST_ID, answer
 from broker.http.operations import Operation, check_query, own_shape, query_number, read_body, read_object
-from broker.model import Permission, Secret
+from broker.model import Permission
 from broker.plugin.clients import Clients, Refused, read_parameters, required
 from broker.plugin.consent import ConsentService
 from broker.plugin.grants import GrantService
@@ -100,22 +100,12 @@ class ClientRoutes:
                 raise Refused(
                     "unsupported_grant_type", "The grant_type is authorization_code or refresh_token."
                 )
-            is_renewal, request_id = grant_type == "refresh_token", request[REQUEST_ID]
+            is_renewal = grant_type == "refresh_token"
             client = self._clients.authenticate(
                 request.headers.getall("Authorization", []), parameters, renewing=is_renewal
             )
-            if is_renewal:
-                scope, token = parameters.get("scope"), required(parameters, "refresh_token")
-                issued = await self._service.renew(client, token, scope=scope, request_id=request_id)
-            else:
-                verifier = parameters.get("code_verifier")
-                issued = await self._service.redeem(
-                    client,
-                    required(parameters, "code"),
-                    redirect_uri=parameters.get("redirect_uri"),
-                    verifier=Secret(verifier) if verifier is not None else None,
-                    request_id=request_id,
-                )
+            exchange = self._service.renew if is_renewal else self._service.redeem
+            issued = await exchange(client, parameters, request_id=request[REQUEST_ID])
         except Refused as exc:
             return refused(exc)
         # RFC 6749 5.1, and `created_at`, which Kit reads.

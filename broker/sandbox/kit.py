@@ -7,7 +7,7 @@ from aiohttp import web
 from broker.config.sandbox import KIT_APP_ID
 from broker.sandbox.context import page
 from broker.sandbox.exchange import Refusal, secret_fits
-from broker.sandbox.issued import Grant, Holder, Pair
+from broker.sandbox.issued import Holder
 from broker.sandbox.provider import SandboxProvider
 
 CLIENT_REFUSED = (
@@ -142,17 +142,6 @@ class Kit(SandboxProvider):
         if not account.isascii() or not account.isdecimal():
             raise ValueError("A Kit account id is a number.")
         return Holder(str(int(account)), form.get("name") or GREETING, form.get("email") or EMAIL)
-
-    def tokens(self, grant: Grant, pair: Pair, expires_in: int) -> dict[str, object]:
-        """Return the JSON of Kit's token answer."""
-        return {
-            "access_token": pair.access.value,
-            "token_type": "Bearer",
-            "expires_in": expires_in,
-            **({} if pair.refresh is None else {"refresh_token": pair.refresh}),
-            "scope": grant.scope,
-            "created_at": int(pair.access.created_at),
-        }
 
     def refused(self, why: Refusal, missing: str = "") -> web.Response:
         """Answer with Doorkeeper's text and header for the refusal."""

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from broker.sandbox.context import SandboxContext, bearer
 from broker.sandbox.exchange import Refusal
-from broker.sandbox.issued import Grant, Holder, Pair, kustomer_id
+from broker.sandbox.issued import Holder, kustomer_id
 from broker.sandbox.provider import SandboxProvider
 from broker.sandbox.store import Client
 
@@ -171,16 +171,6 @@ class Kustomer(SandboxProvider):
             raise ValueError("An org's name has lower-case letters, digits and hyphens only.")
         label = form.get("name") or f"Agent of {org}"
         return Holder(kustomer_id("org", org), label, f"agent@{org}.example", org)
-
-    def tokens(self, grant: Grant, pair: Pair, expires_in: int) -> dict[str, object]:
-        """Return the JSON of Kustomer's token answer."""
-        return {
-            "scope": grant.scope,
-            "token_type": "bearer",
-            "access_token": pair.access.value,
-            "expires_in": expires_in,
-            **({} if pair.refresh is None else {"refresh_token": pair.refresh}),
-        }
 
     def refused(self, why: Refusal, missing: str = "") -> web.Response:
         """Answer with Kustomer's error; `invalid_client_shape` selects the form of NOT_INSTALLED."""

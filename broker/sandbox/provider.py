@@ -14,7 +14,7 @@ from yarl import URL
 from broker.sandbox.context import SandboxContext, bearer, page, refusal, to
 from broker.sandbox.exchange import Exchange, Refusal, Refused
 from broker.sandbox.faults import AnswerFault, Mode, Provider, Switches
-from broker.sandbox.issued import Consent, Grant, Holder, Pair, fingerprint
+from broker.sandbox.issued import Consent, Grant, Holder, fingerprint
 from broker.sandbox.store import Client
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
@@ -62,10 +62,6 @@ class SandboxProvider(ABC):
     @abstractmethod
     def read_holder(self, form: Mapping[str, str], org: str | None) -> Holder:
         """Return the account chosen on the consent page; `org` is from the path. Raises ValueError with a sentence."""
-
-    @abstractmethod
-    def tokens(self, grant: Grant, pair: Pair, expires_in: int) -> dict[str, object]:
-        """Return the JSON of an answer with tokens."""
 
     @abstractmethod
     def refused(self, why: Refusal, missing: str = "") -> web.Response:
@@ -238,8 +234,15 @@ class SandboxProvider(ABC):
                 case grant, pair:
                     refresh = fingerprint(pair.refresh) if pair.refresh else None
                     record.handled(n, "issued", grant.id, refresh, pair.access.sha256)
-                    expires_in = max(0, int(pair.access.expires_at - now))
-                    members = {**self.tokens(grant, pair, expires_in), **fault.members}
+                    members = {
+                        "access_token": pair.access.value,
+                        "token_type": "Bearer" if self.name == "kit" else "bearer",
+                        "expires_in": max(0, int(pair.access.expires_at - now)),
+                        **({} if pair.refresh is None else {"refresh_token": pair.refresh}),
+                        "scope": grant.scope,
+                        **({"created_at": int(pair.access.created_at)} if self.name == "kit" else {}),
+                        **fault.members,
+                    }
                     gone = {name for name, value in fault.members.items() if value is None}
                     return web.json_response({name: members[name] for name in members if name not in gone})
 

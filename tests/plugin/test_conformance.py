@@ -79,7 +79,7 @@ RULES: tuple[tuple[str, str, str, str], ...] = (
     ("catalogue", "any registered address for the code", TOKENS, "test_kit_may_redeem_with_any_address_of_its_own"),
     ("catalogue", "no secret at renewal, but a wrong one is wrong", TOKENS, "test_client_that_must_prove_itself_must_at_renewal_too"),
     ("catalogue", "only hashes in the store", CONSENT, "test_store_holds_no_secret_in_clear"),
-    ("catalogue", "the sealed pair opens with the old token alone", SHAPES, "test_sealed_pair_opens_with_its_own_token_alone"),
+    ("catalogue", "the sealed pair opens with the old token alone", SHAPES, "test_pair_is_decrypted_with_its_own_token_alone"),
     ("catalogue", "consent: a token, the origin", CONSENT, "test_answer_from_another_site_does_not_count"),
     ("catalogue", "JSON under a form's name", TOKENS, "test_both_grants_at_both_addresses_in_every_dress"),
     ("catalogue", "audited; nothing issued without", ENDINGS, "test_everything_issued_and_ended_is_audited"),
