@@ -1,4 +1,4 @@
-"""The command `broker`, also as `python -m broker`."""
+"""The command `broker`, also `python -m broker`."""
 
 import io
 import os
@@ -10,10 +10,19 @@ from broker.cli import broker
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; exits 0 done, 1 failed, 2 wrong usage."""
-    _open_standard_files()
+    """Run the command line. The exit code is 0 if done, 1 if failed, 2 for wrong usage."""
+    for number in range(3):
+        # A closed standard file is opened on /dev/null; else the next file or socket would take its number.
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    # Python has None for those that it found closed.
+    sys.stdin = sys.stdin or open(0, closefd=False, encoding="utf-8")  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        # Whatever the locale, a letter that it does not have is no reason to fail.
+        # A character that the locale does not have is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -22,32 +31,14 @@ def main(args: Sequence[str] | None = None) -> None:
         finally:
             sys.stdout.flush()
     except OSError as exc:
-        _fail(exc)
-
-
-def _open_standard_files() -> None:
-    """What is closed leads nowhere: else the next file or socket would be taken for standard output."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    # Python has none where it found them closed.
-    sys.stdin = sys.stdin or open(0, closefd=False, encoding="utf-8")  # noqa: SIM115
-    sys.stdout = sys.stdout or open(1, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
-
-
-def _fail(exc: OSError) -> None:
-    """Say what could not be written, where that can be said."""
-    what = exc.filename or "Standard output"
-    with suppress(OSError):
-        sys.stderr.write(f"{what} cannot be written: {exc.strerror or type(exc).__name__}.\n")
-        sys.stderr.flush()
-    with suppress(OSError, ValueError):
-        # Python would try to write the rest at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(1)
+        what = exc.filename or "Standard output"
+        with suppress(OSError):
+            sys.stderr.write(f"{what} cannot be written: {exc.strerror or type(exc).__name__}.\n")
+            sys.stderr.flush()
+        with suppress(OSError, ValueError):
+            # Python would try to write the rest at its end, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 if __name__ == "__main__":

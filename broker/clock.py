@@ -1,4 +1,4 @@
-"""The only place that asks the time, so that tests can pass it in."""
+"""Clocks. Only this module reads the system's time, so that tests can pass in their own."""
 
 import asyncio
 import time
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 
 class Clock(Protocol):
-    """Wall time for what is stored and shown; monotonic time for deadlines inside this process."""
+    """A clock: wall time for what is stored and shown, monotonic time for deadlines within this process."""
 
     def now(self) -> float:
-        """Wall clock, epoch seconds."""
+        """Return the wall-clock time in epoch seconds."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never jump and go on counting while the machine is suspended."""
+        """Return seconds that never jump and count on while the machine is suspended."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -24,7 +24,7 @@ class Clock(Protocol):
         ...
 
     def alarm(self, seconds: float) -> "asyncio.Future[None]":
-        """Done after `seconds` of monotonic time; whoever needs it no more cancels it."""
+        """Return a future that completes after `seconds` of monotonic time. Cancel it if it is not needed any more."""
         ...
 
 
@@ -32,84 +32,77 @@ class SystemClock:
     """The machine's clock."""
 
     def now(self) -> float:
+        """Return the machine's wall-clock time in epoch seconds."""
         return time.time()  # noqa: TID251 - this is the one place
 
     def monotonic(self) -> float:
-        # CLOCK_BOOTTIME counts suspended time too: a laptop lid must not lengthen a token's life.
+        """Return the seconds since boot, with the time in suspension: a laptop lid must not lengthen a token's life."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     async def sleep(self, seconds: float) -> None:
+        """Wait for `seconds`."""
         await asyncio.sleep(seconds)
 
     def alarm(self, seconds: float) -> "asyncio.Future[None]":
+        """Return a future that completes after `seconds`."""
         loop = asyncio.get_running_loop()
-        rings: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(seconds, _ring, rings)
-        rings.add_done_callback(lambda _: timer.cancel())
-        return rings
+        alarm: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(seconds, _complete, alarm)
+        alarm.add_done_callback(lambda _: timer.cancel())
+        return alarm
 
 
 class SteadyClock:
-    """Wall time that jumps only when it is told to: what has really passed since the start, added to the start's time.
+    """A wall clock that jumps only when it is set: the start's time plus the monotonic time since then.
 
-    A jump of the machine's clock therefore starts no storm (R12); `tokens.timekeeping` decides what follows from it.
+    A jump of the machine's clock therefore starts no storm of renewals (R12). `Timekeeper` decides whether this
+    clock follows it.
     """
 
     def __init__(self, clock: Clock, *, now: float | None = None) -> None:
-        self._clock = clock
+        self.monotonic, self.sleep, self.alarm = clock.monotonic, clock.sleep, clock.alarm
         self.started_at = clock.now() if now is None else now
-        """When this run began, as far as is known now."""
+        """When this process started, by the present setting of the clock."""
         self._earliest_start = self.started_at
         self._monotonic_at_start = clock.monotonic()
 
     def now(self) -> float:
+        """Return the wall-clock time in epoch seconds."""
         return self.started_at + self._elapsed()
 
     def cautious(self) -> float:
-        """The earliest time that this run has taken for the present. Data is deleted by it: a clock that is ahead
-        for a while must delete nothing early."""
+        """Return the present by the earliest setting that this clock has had.
+
+        Data is deleted by this time, so that a clock that is ahead for a while deletes nothing early.
+        """
         return self._earliest_start + self._elapsed()
 
     def set(self, now: float) -> None:
-        """Take `now` for the present."""
+        """Set the clock to `now`."""
         self.started_at = now - self._elapsed()
         self.distrust(now)
 
     def distrust(self, now: float) -> None:
-        """Let `cautious` be `now` at most."""
+        """Make `cautious` return at most `now`."""
         self._earliest_start = min(self._earliest_start, now - self._elapsed())
 
-    def monotonic(self) -> float:
-        return self._clock.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await self._clock.sleep(seconds)
-
-    def alarm(self, seconds: float) -> "asyncio.Future[None]":
-        return self._clock.alarm(seconds)
-
-    @property
-    def jump(self) -> float:
-        """How far the machine's clock is ahead of this one, seconds."""
-        return self._clock.now() - self.now()
-
     def _elapsed(self) -> float:
-        return self._clock.monotonic() - self._monotonic_at_start
+        return self.monotonic() - self._monotonic_at_start
 
 
-def _ring(alarm: "asyncio.Future[None]") -> None:
-    if not alarm.done():
-        alarm.set_result(None)
+def _complete(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 SLICES = 8
 
 
 async def while_awake(seconds: float, work: Awaitable[T]) -> T:
-    """What `work` returns; raises TimeoutError after so many seconds in which this process was at hand.
+    """Return the result of `work`. Raises TimeoutError after `seconds` in which this process was running.
 
-    A process that was stopped, or too busy to look, finds its timer run out and the answer in its socket in the same
-    moment. So the time is counted in slices, and one pause, however long, uses up one of them.
+    A process that was stopped, or too busy, finds that its timer has expired and that the answer is in its socket at
+    the same time. So the time is counted in slices, and a pause of any length uses up only one of them.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -123,16 +116,16 @@ async def while_awake(seconds: float, work: Awaitable[T]) -> T:
 
 
 async def within(clock: Clock, seconds: float, *waited: "asyncio.Future[Any]") -> bool:
-    """Wait until one of `waited` is done, `seconds` at most; whether one is. None of them is cancelled."""
+    """Wait at most `seconds` until one of the futures is done. Return whether one is; none of them is cancelled."""
     if any(one.done() for one in waited):
         return True
     alarm = clock.alarm(max(0.0, seconds))
     woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def wake(_: object) -> None:
-        _ring(woken)
+        _complete(woken)
 
-    # `asyncio.wait` does this as well, and much besides: a crowd that waits for one renewal would feel it.
+    # `asyncio.wait` would do, but it is slow when many requests wait for one renewal.
     for one in (*waited, alarm):
         one.add_done_callback(wake)
     try:

@@ -1,4 +1,4 @@
-"""The context: everything that the services stand on, opened once for each process."""
+"""The context: everything that the services need, opened once for each process."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ from broker.store.incarnation import Ownership
 
 
 def audit_key(keyring: Keyring) -> KeyOf:
-    """Return what derives the key of each chain of this store's audit."""
+    """Return the function that derives the key of each chain of this store's audit."""
     return lambda chain: keyring.derive("audit chain", chain.encode())
 
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """What services take as their first argument and read through, so that a reload is seen by all of them.
+    """The shared parts of the process, passed to each service as its first argument.
 
-    `app` opens it. A service keeps the context, not its parts; a local field is fine for what is read on each token
-    request. `settings` and the content of `providers` change with a reload: never copy them.
+    `app` opens it. `settings` and the content of `providers` change with a reload, so a service reads them through the
+    context and never copies them.
     """
 
     settings: Settings
@@ -40,7 +40,7 @@ class Context:
     steady: SteadyClock
     """The clock for expiry times and deadlines (R12); brokers that share a database agree on it."""
     reference: Callable[[], Awaitable[float]]
-    """The time that `steady` follows: the machine's, or that of a database which several brokers share."""
+    """Returns the time that `steady` follows: the machine's, or that of a database which several brokers share."""
     health: Health
     metrics: Metrics
     stores: Stores
@@ -52,10 +52,11 @@ class Context:
     authorizer: Authorizer
     providers: Providers
     http: ProviderClient
-    """Requests that go to no provider: JWKS, the check of our own public address."""
+    """The client for requests that go to no provider: JWKS, and the check of our own public address."""
 
     @property
     def keyring(self) -> Keyring:
+        """The data keys as they are loaded now."""
         return self.ring.keyring
 
     async def last_ref(self, name: str, row: Account | None) -> Ref:
@@ -79,7 +80,7 @@ class Context:
 
     @property
     def is_shared(self) -> bool:
-        """Whether other brokers may use the same database."""
+        """True if other brokers may use the same database."""
         return self.stores.database.dialect.shared
 
     def use(self, settings: Settings) -> None:

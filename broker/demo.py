@@ -1,4 +1,4 @@
-"""The demonstration: accounts connected through the real install flow, and one line to paste."""
+"""The demonstration: connects accounts through the real install flow and prints a command to paste."""
 
 import shutil
 import sys
@@ -21,7 +21,7 @@ REQUEST = "demo"
 
 
 async def show_demo(broker: Broker, settings: Settings) -> None:
-    """Connect the demo accounts and print the banner, to standard output only because it holds a key."""
+    """Connect the demo accounts and print the banner, to standard output only, because it contains a key."""
     if not (settings.sandbox.enabled and settings.sandbox.demo):
         return
     try:
@@ -64,13 +64,10 @@ async def _link(broker: Broker, provider: str, account: str | None) -> str:
 
 
 def _banner(settings: Settings, key: Secret, links: list[str], sign_in: Secret, *, has_curl: bool) -> str:
-    listen = next(iter(sorted(settings.server.internal, key=lambda one: isinstance(one, UnixListen))))
-    scheme = "https" if settings.server.internal_tls else "http"
-    where = (
-        f"--unix-socket {listen.path} http://broker"
-        if isinstance(listen, UnixListen)
-        else f"{scheme}://{listen}"
-    )
+    listen = min(settings.server.internal, key=lambda one: isinstance(one, UnixListen))
+    where = f"{'https' if settings.server.internal_tls else 'http'}://{listen}"
+    if isinstance(listen, UnixListen):
+        where = f"--unix-socket {listen.path} http://broker"
     kit, kustomer = links
     command = typed(settings.path)
     instead = (
@@ -83,7 +80,7 @@ def _banner(settings: Settings, key: Secret, links: list[str], sign_in: Secret, 
 """
     )
     return f"""
-  token-broker is running, with a sandbox that plays Kit and Kustomer. Nothing here is real.
+  token-broker is running, with a sandbox that stands in for Kit and Kustomer. Nothing here is real.
 
   The dashboard, for a minute:       {settings.server.internal_url}/dashboard/sign-in?link={sign_in.reveal()}
   A new link to it, at any time:     {command} dashboard

@@ -1,7 +1,7 @@
-"""Files of the broker's own: opened without following links, private from the start, and replaced whole.
+"""The broker's own files: opened without following links, private from the start, and replaced as a whole.
 
-Root runs commands in a folder that the service's user may change. Root must therefore follow no link there, and give
-away only what it has just made.
+Root runs commands in a folder that the service's user may change. So root must not follow links there, and may change
+the owner only of files that it has just created.
 """
 
 import errno
@@ -17,11 +17,11 @@ FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 """Not blocking: opening a FIFO would wait until its other end is opened."""
 SMALL = 1024 * 1024
 UNUSABLE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
-NOT_OURS = "it is no regular file of one name; move it away"
+NOT_OURS = "it is no regular file with a single name; move it away"
 
 
 class Exposure(NamedTuple):
-    """A mode that lets others in, and the command that mends it."""
+    """A file mode that lets other users in, and the command that corrects it."""
 
     mode: int
     command: str
@@ -31,7 +31,7 @@ class Exposure(NamedTuple):
 
 
 def exposure(path: Path, handle: int | None = None) -> Exposure | None:
-    """Return how a file or folder is open to others, None if it is not; raises OSError."""
+    """Return how a file or folder is open to other users, or None if it is not. Raises OSError."""
     found = path.stat() if handle is None else os.fstat(handle)
     mode = stat.S_IMODE(found.st_mode)
     wanted = "700" if stat.S_ISDIR(found.st_mode) else "600"
@@ -39,7 +39,7 @@ def exposure(path: Path, handle: int | None = None) -> Exposure | None:
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open a regular file; what O_CREAT makes is 0600 and belongs to its folder's owner. Raises OSError."""
+    """Open a regular file. One that O_CREAT creates has mode 0600 and its folder's owner. Raises OSError."""
     folder = os.open(path.parent, os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return _open_below(folder, path, flags)
@@ -57,26 +57,26 @@ def read_own(path: Path, most: int = SMALL) -> bytes:
 
 
 def read_regular(path: Path) -> bytes:
-    """Return the content of a regular file, also through links; raises OSError, and waits for no pipe or device."""
+    """Return the content of a regular file, following links. Raises OSError; never waits for a pipe or device."""
     if not stat.S_ISREG(mode := path.stat().st_mode):
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
         raise OSError(errno.EINVAL, f"it is {kind}, no regular file", str(path))
-    # Not blocking, because another may have taken its place meanwhile.
+    # Not blocking, because another file may have replaced it meanwhile.
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - a handle
         return file.read()
 
 
 def write_own(path: Path, content: bytes) -> None:
-    """Put `content` durably in the place of `path`, all of it or nothing; raises OSError."""
+    """Replace the file with `content`, durably, as a whole or not at all. Raises OSError."""
     with replacing(path) as file:
         file.write(content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that becomes `path`, durably, when everything went well; raises OSError."""
+    """Yield a file that replaces `path`, durably, if the block succeeds. Raises OSError."""
     folder = os.open(path.parent, os.O_DIRECTORY | os.O_CLOEXEC)
     unfinished = f"{path.name}.part"
     try:
@@ -100,7 +100,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def new_file(dest: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """A file that becomes `dest`, durably, when everything went well; raises OSError, FileExistsError too."""
+    """Yield a path and its file, which becomes `dest`, durably, if the block succeeds. Raises FileExistsError."""
     unfinished = dest.with_name(f".{dest.name}.part-{secrets.token_hex(4)}")
     handle = os.open(unfinished, FLAGS | os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
@@ -108,7 +108,7 @@ def new_file(dest: Path) -> Iterator[tuple[Path, IO[bytes]]]:
             yield unfinished, file
             file.flush()
             os.fsync(handle)
-        # Not a rename, which would overwrite what has come meanwhile.
+        # Not a rename, which would replace a file that was created meanwhile.
         os.link(unfinished, dest)
     finally:
         unfinished.unlink()
@@ -116,7 +116,7 @@ def new_file(dest: Path) -> Iterator[tuple[Path, IO[bytes]]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable (fsync)."""
     handle = os.open(folder, os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -125,7 +125,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_foreign(folder: Path) -> bool:
-    """Whether this is root, in a folder that another user may change."""
+    """Return whether this process is root and the folder belongs to another user."""
     return os.geteuid() == 0 and folder.stat().st_uid != 0
 
 
@@ -136,7 +136,7 @@ def _open_below(folder: int, path: Path, flags: int) -> int:
             with suppress(FileNotFoundError):
                 handle = os.open(path.name, flags & ~os.O_CREAT | FLAGS, dir_fd=folder)
         if handle is None:
-            # Exclusively: only what was just made may be given away.
+            # Exclusively, because only a file that was just created may get another owner.
             made = flags & os.O_CREAT
             exclusively = os.O_EXCL if made else 0
             handle = os.open(path.name, flags | FLAGS | exclusively, 0o600, dir_fd=folder)
@@ -146,12 +146,12 @@ def _open_below(folder: int, path: Path, flags: int) -> int:
         raise
     try:
         found, owner = os.fstat(handle), os.fstat(folder)
-        # A second name of somebody else's file is no better than a symbolic link to it.
+        # A hard link to another user's file is as bad as a symbolic link to it.
         foreign = found.st_nlink > 1 and found.st_uid != owner.st_uid
         if not stat.S_ISREG(found.st_mode) or foreign:
             raise OSError(errno.EINVAL, NOT_OURS, str(path))
         if made and os.geteuid() == 0 and owner.st_uid != 0:
-            # What root has made belongs to the service.
+            # A file that root created has to belong to the service.
             os.fchown(handle, owner.st_uid, owner.st_gid)
     except BaseException:
         os.close(handle)

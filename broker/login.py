@@ -1,4 +1,4 @@
-"""What the public pages share: cookies, kept requests, limits for unknown users, and the sign-in at `[login]`."""
+"""The shared parts of the public pages: cookies, limits for unknown users, and the sign-in at the company's app."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,31 +27,31 @@ PARAMETERS = frozenset({"login_challenge", "login_response", "login_error"})
 COOKIES_OFF = Page(
     title="Cookies are off",
     tone="bad",
-    lines=("We need one cookie to know that it is still you. It is gone within the hour.",),
-    hint="Allow cookies for this site, then begin again where you came from, or open the link again.",
+    lines=("We need one cookie to know that it is still you. It expires within the hour.",),
+    hint="Allow cookies for this site, then start again from the link or page where you began.",
     status=400,
 )
 OTHER_BROWSER = Page(
     title="This began in another browser",
     tone="bad",
     lines=("For safety it ends in the browser it began in.",),
-    hint="Open the link again, or begin again where you came from, and stay in that browser.",
+    hint="Start again from the link or page where you began, and stay in that browser.",
     status=400,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Browser:
-    """What a request says about the browser that sent it."""
+    """The browser that sent a request: its cookies and address."""
 
     secret: Secret | None
-    """The value of its cookie."""
+    """The value of the browser's cookie; None if it has none."""
     cookies: Mapping[str, str] = field(repr=False)
     site: str
-    """What its address counts as."""
+    """The network of its address, by which requests are limited."""
 
     def check(self, stored_hash: str | None = None) -> Secret:
-        """Return the browser's secret. Raises ShownError without one, or if another has begun what was stored."""
+        """Return the browser's secret. Raises ShownError if it has none, or if `stored_hash` is another browser's."""
         if self.secret is None:
             raise ShownError(COOKIES_OFF)
         if stored_hash is not None and not is_same_browser(self.secret, stored_hash):
@@ -60,7 +60,7 @@ class Browser:
 
 
 class Browsers:
-    """The public pages' common parts."""
+    """The cookies, pages and limits that all public routes use."""
 
     def __init__(self, context: Context) -> None:
         self.public_url = context.settings.server.public_url
@@ -68,22 +68,24 @@ class Browsers:
         self.pages = Pages(sandbox=context.settings.sandbox.enabled, https=https)
         self.cookie = BrowserCookie(https=https)
         self.person = BrowserCookie(https=https, name=PERSON, life=PERSON_LIFE)
-        """Who allowed a plugin access minutes ago, for the install that follows."""
+        """The cookie of a user who allowed a plugin access minutes ago, for the install that follows."""
         self.kept = KeptRequests(
             keyring=context.keyring, catch_up=context.ring.catch_up, clock=context.steady, https=https
         )
         self.unknown_users = UnknownUserLimits(context.clock)
 
     def of(self, request: web.Request) -> Browser:
+        """Return the browser that sent the request."""
         return Browser(self.cookie.read(request), request.cookies, site_of(request.get(CLIENT)))
 
     def show(self, request: web.Request, page: Page) -> web.Response:
+        """Return the response with the page."""
         return self.pages.message(page, request_id=request[REQUEST_ID])
 
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """The user at the browser, and the request that the sign-in interrupted."""
+    """A user who has signed in, and the request that the sign-in interrupted."""
 
     subject: str
     purpose: str
@@ -95,7 +97,7 @@ Continue = Callable[[web.Request, SignedIn], Awaitable[web.StreamResponse]]
 
 
 class LoginService:
-    """The `[login]` hand-off: a challenge that is good once, for ten minutes, in one browser."""
+    """The sign-in at the company's app (`[login]`): a challenge that is valid once, for ten minutes, in one browser."""
 
     def __init__(self, context: Context, settings: LoginSettings, browsers: Browsers) -> None:
         self._settings, self._store, self._clock = settings, context.stores.installs, context.clock
@@ -103,10 +105,10 @@ class LoginService:
         key = load_key(settings.key_pem)
         self._key = VerifyingKey("EdDSA" if isinstance(key, Ed25519PublicKey) else "ES256", key, None)
         self.purposes: dict[str, Continue] = {}
-        """What continues, by the purpose that `begin` was given."""
+        """The functions that continue a request, by the purpose that was given to `begin`."""
 
     def begin(self, purpose: str, payload: str) -> tuple[str, Kept] | None:
-        """Return where to send the browser, and what it keeps meanwhile; None where that is too long.
+        """Return the sign-in URL and the cookie that keeps the request meanwhile, or None if that is too long.
 
         `payload` comes back with the user. Nothing is stored, because the user is not known yet.
         """
@@ -133,7 +135,7 @@ class LoginService:
         has_head=False,
     )
     async def returned(self, request: web.Request) -> web.StreamResponse:
-        """The company's app sent the browser back."""
+        """Continue the request of a user whom the company's app has sent back."""
         try:
             parameters = oauth.known_parameters(request.rel_url.raw_query_string, PARAMETERS)
         except ValueError:
@@ -144,8 +146,8 @@ class LoginService:
         return await self.purposes[user.purpose](request, user)
 
     async def complete(self, challenge: Secret, response: str | None, cookies: Mapping[str, str]) -> SignedIn:
-        """Return who has signed in; None as `response` means that the user did not. Raises ShownError."""
-        subject = self._subject_of(response, challenge) if response is not None else None
+        """Return who has signed in. `response` is the app's JWT, or None if the user did not. Raises ShownError."""
+        subject = None if response is None else self._subject_of(response, challenge)
         kept = await self._kept.find(PURPOSE, challenge, cookies)
         if kept is None:
             raise _failed("this sign-in began in another browser, or more than ten minutes ago")
@@ -157,7 +159,7 @@ class LoginService:
         return SignedIn(subject, purpose, payload)
 
     def _subject_of(self, response: str, challenge: Secret) -> str:
-        """Return who signed in. Raises ShownError."""
+        """Return the user that a JWT of the company's app names. Raises ShownError."""
         answer = "the answer of the sign-in page"
         try:
             jwt = read_unverified(response, needs_issuer=False)
@@ -184,7 +186,7 @@ def _failed(why: str) -> ShownError:
             title="You are not signed in",
             tone="bad",
             lines=(f"Nothing was connected: {why}.",),
-            hint="Go back to where you came from and begin again.",
+            hint="Start again from the link or page where you began.",
             status=400,
         )
     )

@@ -1,4 +1,4 @@
-"""The process: signals, listeners, background tasks, and a stop that loses nothing (R11)."""
+"""The process of `broker serve`: signals, listeners, background tasks, and a stop that loses no token (R11)."""
 
 import asyncio
 import gc
@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ from broker.tokens.schedule import Timings, Watch, unwatched
 log = structlog.get_logger()
 EXTEND_EVERY = 5.0
 COLLECT_AFTER = (10_000, 10, 10)
-"""The thresholds of the garbage collector. By default it runs so often that it looks through many renewals in flight
-again and again."""
+"""The thresholds of the garbage collector. By default it runs so often that it scans many running renewals again and
+again."""
 REFUSED = "The broker does not start:"
 STARTING = "The broker is starting; ask again in a moment."
 READY = "serving tokens"
@@ -49,7 +49,7 @@ def run(
     timings: Timings | None = None,
     watch: Watch = unwatched,
 ) -> int:
-    """Run `broker serve` until SIGTERM or SIGINT and return the exit code. `timings` and `watch` are for proofs."""
+    """Run the broker until SIGTERM or SIGINT and return the exit code. `timings` and `watch` are for proofs."""
     harden()
     logs.configure(UNTIL_CONFIGURED, environ=environ)
     logs.take_crashes()
@@ -65,7 +65,13 @@ def run(
         service = Service(
             settings, sockets, environ=environ, port=port, timings=timings or Timings(), watch=watch
         )
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        # uvloop is optional, because some platforms do not have it.
+        loop_factory = None
+        with suppress(ImportError):
+            import uvloop  # noqa: PLC0415 - as above
+
+            loop_factory = uvloop.new_event_loop
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(service.run())
         return 0
     except ConfigError as exc:
@@ -76,7 +82,7 @@ def run(
     except BaseException as exc:
         log.error("broker.crashed", exc_info=exc)
         _answer_waiting(sockets, config_path, environ, "it crashed; see its log")
-        # The store's threads would keep a process alive that serves nobody, and nobody would restart it.
+        # The store's threads would keep the process alive although it serves nobody, so it would not be restarted.
         os._exit(1)
     _answer_waiting(sockets, config_path, environ, why)
     mark = logs.mark("error") if logs.goes_to_journal(environ) else ""
@@ -86,7 +92,7 @@ def run(
 
 
 class Service:
-    """One run of the broker, from its sockets to its last renewal."""
+    """One run of the broker, from opening its sockets to its last renewal."""
 
     def __init__(
         self,
@@ -105,6 +111,7 @@ class Service:
         self._tls: list[ServerTls] = []
 
     async def run(self) -> None:
+        """Start the broker, serve until a signal arrives, and stop. Raises StartRefused."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -134,7 +141,7 @@ class Service:
         log.info("broker.stopped")
 
     async def _serve(self, broker: Broker) -> None:
-        """Report readiness, renew in the background, wait for the signal, and finish what is under way."""
+        """Report readiness, renew in the background, wait for the signal, and finish the renewals under way."""
         background = asyncio.create_task(broker.background.run(), name="background")
         recovery = asyncio.create_task(broker.tokens.recovery.renew(broker.left_open), name="recovery")
         alerts = asyncio.create_task(broker.alerts.run(), name="alerts")
@@ -149,7 +156,7 @@ class Service:
         broker.stop_waiting()
         for task in (demo, recovery, background):
             await until_cancelled(task)
-        # Every renewal and install ends as if nobody were stopping; valid tokens are served meanwhile.
+        # Renewals and installs under way end as usual; valid tokens are served meanwhile.
         async with _meanwhile(self._extend_timeout()):
             await broker.tokens.flights.drain()
             await broker.installs.service.exchanges.drain()
@@ -163,7 +170,7 @@ class Service:
         broker.listeners.stop()
 
     async def _send_watchdog(self) -> None:
-        """Send signs of life from a task like any other: if the event loop hangs, systemd restarts the broker."""
+        """Notify systemd's watchdog from an ordinary task, so that systemd restarts a broker whose event loop hangs."""
         while self._notifier.watchdog_every is not None:
             self._notifier.watchdog()
             await asyncio.sleep(self._notifier.watchdog_every)
@@ -175,7 +182,7 @@ class Service:
             await asyncio.sleep(EXTEND_EVERY)
 
     async def _answer_early_operators(self) -> None:
-        """Answer operators who have waited for long, such as for a migration; a usual start keeps them waiting."""
+        """Answer operators who wait at the admin socket while a start takes long, for instance for a migration."""
         while True:
             await asyncio.sleep(self._timings.tell_starting)
             self._sockets.answer_waiting(self._settings.server.admin_socket, _not_started(STARTING))
@@ -202,7 +209,7 @@ class Service:
         closing.push_async_callback(sandbox.stop)
 
     async def _listen(self, broker: Broker, closing: AsyncExitStack) -> None:
-        """Take every address before any of them answers, so that nobody is served by a start that is refused."""
+        """Open every listening socket before any of them answers, because another address may refuse the start."""
         server, listeners, sites = self._settings.server, broker.listeners, list[web.BaseSite]()
 
         def reload() -> dict[str, Any]:
@@ -223,17 +230,17 @@ class Service:
             self._tls += [tls] if tls else []
             for listen in listens:
                 # A Unix socket does not leave the machine, and no certificate names it.
-                held = self._sockets.listening(listen, key=key)
+                socket = self._sockets.listening(listen, key=key)
                 if tls and not isinstance(listen, UnixListen):
-                    sites.append(TlsSite(runner, held, tls.context))
+                    sites.append(TlsSite(runner, socket, tls.context))
                 else:
-                    sites.append(web.SockSite(runner, held))
+                    sites.append(web.SockSite(runner, socket))
         self._sockets.refuse_unclaimed()
         for site in sites:
             await site.start()
 
     def _reload(self, broker: Broker) -> tuple[Sequence[str], Sequence[str]]:
-        """Take over what may change while running; return the file's problems and the keys that need a restart.
+        """Load the configuration again; return the file's problems, and the changed keys that need a restart.
 
         A file with problems changes nothing. SIGHUP and `broker reload` call this.
         """
@@ -263,7 +270,7 @@ class Service:
 
 @asynccontextmanager
 async def _meanwhile(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Run `work` until the block ends."""
+    """Run `work` as a task until the block ends."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -271,22 +278,14 @@ async def _meanwhile(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
         await until_cancelled(task)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # noqa: PLC0415 - optional: there is none on some platforms
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
 def _answer_waiting(sockets: Sockets, config: Path, environ: Mapping[str, str], why: str) -> None:
-    """Tell operators who wait at the admin socket, which systemd keeps open over restarts, why nobody answers."""
+    """Tell operators who wait at the admin socket, which systemd keeps open during restarts, why the start failed."""
     with suppress(ConfigError):
         sockets.answer_waiting(admin_socket_of(config, environ), _not_started(f"{REFUSED} {why}"))
 
 
 def _not_started(why: str) -> bytes:
-    """Return a whole HTTP answer, for a moment when there is no server."""
+    """Return a complete HTTP answer as bytes, because no server is running that could make one."""
     body = json.dumps({"code": "not_started", "status": 503, "detail": why}).encode()
     head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Length: {len(body)}\r\nConnection: close"
     return f"{head}\r\nContent-Type: application/problem+json\r\n\r\n".encode() + body

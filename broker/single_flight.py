@@ -1,4 +1,4 @@
-"""Calls that all who ask at the same time share, and results that take long to read and are kept for a while."""
+"""Calls that concurrent callers share, and results of slow reads that are reused for a while."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
@@ -11,31 +11,31 @@ T = TypeVar("T")
 
 FRESH_FOR = 1.0
 REST = 30.0
-"""Wait at least so many times the duration of the last reading before the next. On a large store it takes seconds."""
+"""Wait at least so many times the duration of the last read before the next. On a large store it takes seconds."""
 LONGEST_REST = 60.0
 PATIENCE = 0.25
-"""Seconds for which a reading is waited for if an earlier result is known."""
+"""Seconds to wait for a new result if an earlier one is known."""
 TOO_OLD = 120.0
-"""Older results are shown to nobody, however long the reading takes."""
+"""Seconds after which a result is not returned any more, however long the next read takes."""
 
 
 class SingleFlight(Generic[K, T]):
-    """At most one call at a time for each key. Await it through `asyncio.shield`: other callers share it."""
+    """At most one running call for each key. Await it through `asyncio.shield`, because other callers share it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._calls: dict[K, asyncio.Task[T]] = {}
 
     def __contains__(self, key: K) -> bool:
-        """Whether a call is under way."""
+        """Return whether a call is under way for the key."""
         return key in self._calls
 
     def __len__(self) -> int:
-        """How many calls are under way."""
+        """Return how many calls are under way."""
         return len(self._calls)
 
     def join(self, key: K, call: Callable[[], Coroutine[Any, Any, T]]) -> "asyncio.Task[T]":
-        """Return the call under way for the key, or begin one."""
+        """Return the call that is under way for the key, or start one."""
         if (running := self._calls.get(key)) is not None:
             return running
         task = self._calls[key] = asyncio.create_task(call(), name=self._name)
@@ -43,7 +43,7 @@ class SingleFlight(Generic[K, T]):
         def ended(task: "asyncio.Task[T]") -> None:
             if self._calls.get(key) is task:
                 del self._calls[key]
-            # Where nobody waits for it, nobody retrieves its error.
+            # If nobody waits for it, nobody else retrieves its exception.
             if not task.cancelled():
                 task.exception()
 
@@ -51,7 +51,7 @@ class SingleFlight(Generic[K, T]):
         return task
 
     def forget(self) -> None:
-        """Let nobody join the calls that are under way; they go on for those who wait already."""
+        """Let nobody join the calls that are under way. They continue for the callers that wait already."""
         self._calls = {}
 
     async def drain(self) -> None:
@@ -68,7 +68,7 @@ class SingleFlight(Generic[K, T]):
 
 
 class RecentResult(Generic[T]):
-    """The result of a `read` not long ago."""
+    """The recent result of `read`, a slow function that many requests need."""
 
     def __init__(self, read: Callable[[], Awaitable[T]], clock: Clock) -> None:
         self._read, self._clock = read, clock
@@ -78,7 +78,7 @@ class RecentResult(Generic[T]):
         self._good_for = 0.0
 
     async def get(self) -> T:
-        """Return a result that is at most a second old; of a large store a minute, and two while it is read.
+        """Return a result that is at most a second old, or a minute if reading takes long, or two while it is read.
 
         Raises what `read` raises.
         """
@@ -91,7 +91,7 @@ class RecentResult(Generic[T]):
         return known
 
     async def close(self) -> None:
-        """Cancel a reading that is under way."""
+        """Cancel a read that is under way."""
         await self._flight.close()
 
     async def _read_and_keep(self) -> T:

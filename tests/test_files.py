@@ -79,7 +79,7 @@ def test_what_is_no_file_of_ours_is_not_opened(
     """At once, with a word about the file, and what it leads to stays as it was."""
     trap(folder / "name", victim)
 
-    with pytest.raises(OSError, match="it is no regular file of one name; move it away"):
+    with pytest.raises(OSError, match="it is no regular file with a single name; move it away"):
         touch(folder / "name")
 
     assert _is_untouched(victim)

@@ -13,7 +13,6 @@ from broker.oauth import (
     is_usable,
     new_secret,
     scope_set,
-    scope_text,
     single_parameters,
     with_query,
 )
@@ -99,7 +98,6 @@ def test_scopes_are_a_set() -> None:
     """Order, repetition and white space mean nothing (RFC 6749 3.3)."""
     assert scope_set("a b") == scope_set(" b  a\ta ")
     assert frozenset() == scope_set("")
-    assert "a b" == scope_text(["a", "b"])
 
 
 def test_answer_of_kit_is_read() -> None:

@@ -30,7 +30,6 @@ from broker.model import (
     is_glob,
     window_opens,
 )
-from broker.providers.oauth2 import OAuth2Provider
 from broker.sandbox.issued import PREFIXES
 from broker.store.account_queries import AccountQuery
 from broker.store.imports import Added, GrantHeld, NameTaken
@@ -74,22 +73,6 @@ class GrantTransfer:
         Raises InvalidRequest, Conflict, StorageUnavailable. A name that is taken is refused before anything is sent. If
         the renewal fails, the account stays and its status says why.
         """
-        provider = self._check(grant)
-        await self._context.authorizer.require(
-            caller,
-            Permission.MANAGE,
-            grant.name,
-            request_id=request_id,
-            action="accounts.import",
-            detail=grant.provider,
-        )
-        # Only after the authorization, because the answer tells about other grants.
-        self._refuse_mixed_up(grant.provider, grant.refresh_token)
-        account = await self._store(caller, grant, provider.client_id)
-        log.info("account.imported", account=account.name, provider=account.provider)
-        return await self._verify(account) if grant.verify else (account, None)
-
-    def _check(self, grant: ForeignGrant) -> OAuth2Provider:
         require_account_name(grant.name)
         provider = self._context.providers.get(grant.provider)
         if provider is None:
@@ -105,7 +88,19 @@ class GrantTransfer:
             raise InvalidRequest("expires_in needs an access_token")
         if grant.access_token is not None and not oauth.is_usable(grant.access_token, "Bearer"):
             raise InvalidRequest("access_token contains characters that a header cannot carry")
-        return provider
+        await self._context.authorizer.require(
+            caller,
+            Permission.MANAGE,
+            grant.name,
+            request_id=request_id,
+            action="accounts.import",
+            detail=grant.provider,
+        )
+        # Only after the authorization, because the answer tells about other grants.
+        self._refuse_mixed_up(grant.provider, grant.refresh_token)
+        account = await self._store(caller, grant, provider.client_id)
+        log.info("account.imported", account=account.name, provider=account.provider)
+        return await self._verify(account) if grant.verify else (account, None)
 
     def _refuse_mixed_up(self, name: str, token: Secret) -> None:
         """Raise InvalidRequest for a sandbox's token at a real provider, and for a real one at a sandbox."""

@@ -72,9 +72,22 @@ class AccountRoutes:
     )
     async def find(self, request: web.Request) -> web.StreamResponse:
         """Answer with a page of accounts."""
+        check_query(request)
+        status, within = request.query.get("status"), query_number(request, "expiring_within")
+        if status is not None and status not in set(Status):
+            raise InvalidRequest(f"status is one of: {', '.join(Status)}")
+        query = AccountQuery(
+            provider=request.query.get("provider"),
+            status=Status.stored(status) if status else None,
+            subject=request.query.get("subject"),
+            expiring_before=None if within is None else self._clock.now() + within,
+            removed=_flag(request, "removed"),
+            after=request.query.get("cursor", ""),
+            limit=query_number(request, "limit") or PAGE,
+        )
         accounts, cursor = await self._service.find(
             request[CALLER],
-            self._query(request),
+            query,
             request_id=request[REQUEST_ID],
             is_gone=lambda: request.transport is None,
         )
@@ -191,22 +204,6 @@ class AccountRoutes:
         """Restore a removed account."""
         return self._answer(await self._service.restore(*_who(request), request_id=request[REQUEST_ID]))
 
-    def _query(self, request: web.Request) -> AccountQuery:
-        check_query(request)
-        status = request.query.get("status")
-        if status is not None and status not in set(Status):
-            raise InvalidRequest(f"status is one of: {', '.join(Status)}")
-        within = query_number(request, "expiring_within")
-        return AccountQuery(
-            provider=request.query.get("provider"),
-            status=Status.stored(status) if status else None,
-            subject=request.query.get("subject"),
-            expiring_before=None if within is None else self._clock.now() + within,
-            removed=_flag(request, "removed"),
-            after=request.query.get("cursor", ""),
-            limit=query_number(request, "limit") or PAGE,
-        )
-
     def _answer(self, account: Account) -> web.StreamResponse:
         return answer(self._json(account))
 
@@ -245,26 +242,15 @@ class ExportRoutes:
             except BrokerError as exc:
                 exported = exc.detail
             if isinstance(exported, str):
-                line: dict[str, Any] = {"left_out": name, "why": exported}
-            else:
-                line = _grant_json(*exported)
-            await response.write(_line(line))
+                await response.write(_line({"left_out": name, "why": exported}))
+                continue
+            account, token = exported
+            # In the form that an import accepts.
+            grant = {"name": name, "provider": account.provider, "refresh_token": token.reveal()}
+            optional = {"org": account.org, "scope": account.scope or None}
+            grant |= {member: value for member, value in optional.items() if value is not None}
+            await response.write(_line({"grant": grant, "client_id": account.client_id}))
         return response
-
-
-def _grant_json(account: Account, refresh_token: Secret) -> dict[str, Any]:
-    """Return the grant as an import accepts it."""
-    grant = {
-        "name": account.name,
-        "provider": account.provider,
-        "refresh_token": refresh_token.reveal(),
-        "org": account.org,
-        "scope": account.scope or None,
-    }
-    return {
-        "grant": {name: value for name, value in grant.items() if value is not None},
-        "client_id": account.client_id,
-    }
 
 
 def _line(value: dict[str, Any]) -> bytes:

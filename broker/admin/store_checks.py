@@ -19,7 +19,7 @@ from broker.providers.outcomes import NotSent
 from broker.store.accounts import AccountStore
 from broker.store.health import LEAST_FREE
 from broker.store.keys import UNKNOWN
-from broker.tokens.timekeeping import WORTH_TELLING, skew_text
+from broker.tokens.background import WORTH_TELLING, skew_text
 
 MIB = 1024 * 1024
 ROOMY = 256 * MIB
@@ -183,7 +183,7 @@ async def audit(of: Opened) -> AsyncIterator[Check]:
 
 async def health(of: Opened) -> AsyncIterator[Check]:
     """Report the problems of the running broker that no other check reports."""
-    for key, sentence in of.context.health.standing.items():
+    for key, sentence in of.context.health.by_key.items():
         if of.is_running and key not in TOLD_ELSEWHERE:
             yield Check("broker", "problem", sentence, "see the log")
 

@@ -28,7 +28,7 @@ from broker.plugin.grants import GrantService
 from broker.plugin.routes import ClientRoutes, GrantRoutes, PluginApi
 from broker.store.retained import INSTALL, Retained
 from broker.store.spool import grants_spool, renewals_spool
-from broker.tokens.background import Background
+from broker.tokens.background import Background, Timekeeper
 from broker.tokens.cache import TokenCache
 from broker.tokens.flight import Flights, Waiters
 from broker.tokens.permit import Permit
@@ -36,7 +36,6 @@ from broker.tokens.recovery import Leases, Recovery, RetainedCommits
 from broker.tokens.refresh import Refresher
 from broker.tokens.schedule import Timings, Watch
 from broker.tokens.service import TokenService
-from broker.tokens.timekeeping import Timekeeper
 
 EVENTS_KEPT = 90 * 86400.0
 INSTALLS_KEPT = 3600.0
@@ -189,14 +188,13 @@ class TokenServices:
         # First the cache, then those who wake up to read what is new.
         changes.listen(self.cache.forget, self.cache.forget_all)
         changes.listen(self.waiters.changed, self.waiters.all_changed)
-        self.leases = Leases(context, permit=self.permit, timings=timings)
+        self.leases = Leases(context, self.permit)
         refresher = Refresher(
             context,
             permit=self.permit,
             retained=self.retained,
             leases=self.leases,
             waiters=self.waiters,
-            timings=timings,
             watch=watch,
         )
         self.flights = Flights(refresher.renew, clock=context.clock)
@@ -206,7 +204,6 @@ class TokenServices:
             permit=self.permit,
             flights=self.flights,
             leases=self.leases,
-            timings=timings,
         )
         self.service = TokenService(
             context, cache=self.cache, flights=self.flights, permit=self.permit, waiters=self.waiters

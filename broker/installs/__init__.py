@@ -1,1 +1,1 @@
-"""Connecting an account in a browser: `InstallService`."""
+"""Installs: connecting an account in a browser."""

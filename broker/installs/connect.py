@@ -40,7 +40,7 @@ Problem = Literal["other_name", "other_subject", "other_identity", "no_name", "l
 
 @dataclass(frozen=True, slots=True)
 class IdentityConflict:
-    """Why a grant must not become any account's."""
+    """The reason why a grant must not be given to any account."""
 
     problem: Problem
     name: str | None
@@ -152,7 +152,7 @@ class Connector:
                     caller, "accounts.connect", name, install.provider, request_id=install.state_hash[:16]
                 )
                 return account
-        raise Conflict("the account is being connected by several people at once; try again")
+        raise Conflict("several users are connecting this account at the same time; try again")
 
     async def account(self, name: str) -> Account | None:
         """Return the account of that name, unless it was removed."""
@@ -186,7 +186,7 @@ class Connector:
     async def identify(self, grant: PendingGrant, identity: Identity | None, note: str | None) -> None:
         """Store the late identity of an account that was connected without one, or freeze it as a duplicate.
 
-        `note`: a detail for the event of the connection, which is told only if there is one.
+        `note`: a detail for the event of the connection, which is stored only if there is one.
         """
         install, now = grant.install, self._clock.now()
         account = await self.account(install.outcome_account or "")

@@ -59,7 +59,7 @@ class AuthorizationResponse:
 
 @dataclass(frozen=True, slots=True)
 class InstallResult:
-    """How an install ended, for its page, the log and the event."""
+    """The result of an install, for its page, the log and the event."""
 
     install: PendingInstall
     outcome: InstallOutcome

@@ -57,7 +57,7 @@ FAILURES = {
     "provider": (
         "The provider did not answer as it should",
         "Nothing was connected. An earlier connection of this account still works.",
-        "Wait a moment, then open the link again.",
+        "Wait a moment, then start again from the link or page where you began.",
     ),
 }
 UNUSABLE = {
@@ -102,14 +102,14 @@ UNUSABLE = {
 HINTS = {
     "replaced": "Open the newer link.",
     "unfinished": "Load this page again in a minute. If it says the same, open the link again.",
-    "issuer": "Begin again. If it happens again, tell whoever runs this service: the log names the issuer.",
+    "issuer": "Start again. If it happens again, tell whoever runs this service: the log names the issuer.",
 }
 
 
 def unusable(why: str) -> ShownError:
     """Return the error page of a link or a callback that cannot be used; `why` is a key of `UNUSABLE`."""
     title, line, status = UNUSABLE[why]
-    hint = HINTS.get(why, "Ask for a new link, or begin again where you came from.")
+    hint = HINTS.get(why, "Ask for a new link, or start again from the page where you began.")
     return ShownError(_bad(title, line, hint, status=status))
 
 
@@ -122,7 +122,8 @@ def provider_error(error: str, description: str) -> ShownError:
             "The provider reports an error",
             *lines,
             "It did not say which install this is about. Nothing was connected.",
-            "Open the same link again. If it happens again, tell whoever runs this service what is said here.",
+            "Start again from the link or page where you began. If it happens again, tell whoever runs this service"
+            " what is said here.",
             status=400,
         )
     )
@@ -146,7 +147,7 @@ def result_page(result: InstallResult, provider_label: str, back: Action | None)
             return Page("Connected", tone, tuple(lines), back, "You can close this page.")
         case InstallOutcome.REFUSED:
             line = f"{provider_label} was not connected. Nothing was changed."
-            hint = "Changed your mind? Open the same link again."
+            hint = "Changed your mind? Start again from the link or page where you began."
             return Page("You declined access", "wait", (line,), back, hint)
         case InstallOutcome.IDENTITY_PENDING:
             what = "storing the connection" if why == "storage" else "checking which account this is"
@@ -159,7 +160,7 @@ def result_page(result: InstallResult, provider_label: str, back: Action | None)
             return _bad(
                 "The provider reports an error",
                 f"{provider_label} answered with the error {said}. Nothing was connected.",
-                "Begin again. If it happens again, tell whoever runs this service.",
+                "Start again. If it happens again, tell whoever runs this service.",
                 status=502,
                 action=back,
             )

@@ -1,4 +1,4 @@
-"""The vocabulary: frozen values that all packages share and that import nothing of ours; this module exports them."""
+"""The frozen values that all packages share. They import nothing else of the broker; this module exports them."""
 
 from broker.model.account import ENDLESS, Account, Intent, Reason, Ref, Status, Trouble, is_account_name
 from broker.model.callers import (

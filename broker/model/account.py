@@ -1,4 +1,4 @@
-"""One connection to a provider, and what its life can come to."""
+"""One connection to a provider: its tokens, its status and the reasons for it."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -9,41 +9,41 @@ from broker.model.choice import Cause, Labelled
 ACCOUNT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}", re.ASCII)
 
 ENDLESS = 100 * 366 * 86400.0
-"""The life of a token whose end nobody stated and that cannot be renewed: it is good until the provider rejects it."""
+"""The lifetime in seconds that a token gets whose expiry nobody stated: it is valid until the provider rejects it."""
 
 
 def is_account_name(text: str) -> bool:
-    """Whether `text` may name an account: lower-case ASCII, digits, `. _ -`, at most 128."""
+    """Return whether `text` may be an account's name: lower-case ASCII letters, digits, `. _ -`, at most 128."""
     return ACCOUNT_NAME.fullmatch(text) is not None
 
 
 class Reason(Cause):
-    """Why an account is not simply active. The values are part of the API."""
+    """The reason why an account is not active, with a sentence and what to do. The values are part of the API."""
 
     REVOKED_OR_EXPIRED = (
         "revoked_or_expired",
         "The provider says that the grant was revoked or has expired.",
-        "Send the person an install link (broker install-link) and have them connect again.",
+        "Send the user an install link (broker install-link) and have them connect again.",
     )
     LOST_ROTATION = (
         "lost_rotation",
-        "The provider issued a new refresh token whose answer never reached us; the old one is dead.",
-        "Send the person an install link (broker install-link) and have them connect again.",
+        "The provider issued a new refresh token whose answer never reached us; the old one no longer works.",
+        "Send the user an install link (broker install-link) and have them connect again.",
     )
     NO_REFRESH_TOKEN = (
         "no_refresh_token",
-        "The provider gave no refresh token, and the access token's life is over.",
-        "Ask for offline_access in the provider's scopes, then have the person connect again.",
+        "The provider gave no refresh token, and the access token has expired.",
+        "Ask for offline_access in the provider's scopes, then have the user connect again.",
     )
     GRANT_AGES = (
         "grant_ages",
         "The provider ends this grant on a fixed day, whatever is renewed until then.",
-        "Send the person an install link (broker install-link), to connect again before that day.",
+        "Send the user an install link (broker install-link), to connect again before that day.",
     )
     GRANT_IDLES = (
         "grant_idles",
         "The provider ends grants that are not renewed for long, and this one is not renewed.",
-        "Unfreeze it, set refresh.idle_renewal, or mend what keeps it from being renewed.",
+        "Unfreeze it, set refresh.idle_renewal, or correct what keeps it from being renewed.",
     )
     PROVIDER_UNAVAILABLE = (
         "provider_unavailable",
@@ -103,12 +103,12 @@ class Reason(Cause):
     STORAGE = (
         "storage_unavailable",
         "The store cannot be written.",
-        "Free disk space, or mend the disk; then it goes on by itself.",
+        "Free disk space, or repair the disk; renewals then continue by themselves.",
     )
     RECORD_DAMAGED = (
         "record_damaged",
         "The stored tokens cannot be decrypted: their record is damaged, or its key is missing.",
-        "Look at the disk. Restore a backup with the missing key, or have the person connect again.",
+        "Look at the disk. Restore a backup with the missing key, or have the user connect again.",
     )
     TOKEN_UNUSABLE = (
         "token_unusable",
@@ -141,60 +141,60 @@ class Reason(Cause):
         "If no other broker runs on the original, type `broker adopt`.",
     )
 
-    def told(self, detail: str | None) -> str:
-        """What happened, with the error where it is about one."""
+    def describe(self, detail: str | None) -> str:
+        """Return what happened, with the provider's error if the reason is about one."""
         if self is Reason.UNKNOWN_ERROR and detail:
             return f"{self.happened.removesuffix('.')}: {detail}."
         return self.happened
 
 
 class Status(Labelled):
-    """What an account is, first that applies from the top."""
+    """The status of an account: the first from the top that applies."""
 
-    NEEDS_REAUTHORIZATION = "needs_reauthorization", "needs a person", "bad"
+    NEEDS_REAUTHORIZATION = "needs_reauthorization", "needs re-authorization", "bad"
     FROZEN = "frozen", "frozen", "calm"
-    UNCERTAIN = "uncertain", "being settled", "wait"
+    UNCERTAIN = "uncertain", "outcome unknown", "wait"
     REFRESH_FAILING = "refresh_failing", "renewal failing", "wait"
     ACTIVE = "active", "active", "good"
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """The durable note “about to send this generation's refresh token”; it is the lease as well (R3)."""
+    """The durable record that this generation's refresh token is about to be sent. It is also the lease (R3)."""
 
     id: str
     generation: int
     at: float
     owner: str | None
-    """Who wrote it, `boot@replica`; None: the attempt ended without a known outcome, and the lease is nobody's."""
+    """The process that wrote it, `boot@replica`; None: the attempt ended with an unknown outcome, the lease is free."""
     until: float
-    """When the lease runs out, epoch seconds by the store's clock."""
+    """When the lease expires, epoch seconds by the store's clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is known about failed renewals of the current generation."""
+    """The record of failed renewals of the current generation."""
 
     reason: Reason | None = None
     since: float | None = None
     attempts: int = 0
     """Failures in a row, for the backoff."""
     not_before: float | None = None
-    """No attempt before this moment, epoch seconds."""
+    """The earliest time of the next attempt, epoch seconds."""
     ambiguous: int = 0
     """Attempts on this generation whose outcome is unknown."""
     refusals: int = 0
     """Refusals on this generation."""
     first_refused_at: float | None = None
     unusual: bool = False
-    """One of them was not `invalid_grant` in a 4xx, so that it takes more of them."""
+    """One of the refusals was not `invalid_grant` in a 4xx, so more of them are needed to end the grant."""
     detail: str | None = None
-    """What was answered last, or what failed, in words; nothing of it is secret."""
+    """The provider's last answer or the failure, in words; it contains no secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """One generation of one grant of one account: what every change of a token is conditioned on."""
+    """One generation of one grant of one account. Every change of a token is conditional on it."""
 
     name: str
     epoch: int
@@ -203,30 +203,30 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One connection to a provider, as stored. Tokens are sealed; `tokens` opens them."""
+    """One connection to a provider as it is stored, with encrypted tokens."""
 
     name: str
     provider: str
     epoch: int
-    """Rises with each new grant from a person; a late answer of an older epoch is dropped."""
+    """Rises with each new grant that a user gives. A late answer of an older epoch is dropped."""
     generation: int
-    """Rises by one with each stored token set and never goes back for a name."""
+    """Rises by one with each stored token set, and never goes back for a name."""
     client_id: str
-    """The OAuth client that minted the grant; it is renewed with that client only."""
+    """The OAuth client that obtained the grant, which is renewed only with that client."""
     sealed_access: str | None
     sealed_refresh: str | None
     token_type: str
     scope: str
     issued_at: float
     expires_at: float
-    """The provider's expiry by our clock."""
+    """When the access token expires, by our clock."""
     refreshed_at: float
     created_at: float
     external_id: str | None = None
-    """Who this is at the provider: Kit's account id, Kustomer's org id."""
+    """The identity at the provider: Kit's account id, Kustomer's org id."""
     label: str | None = None
     subject: str | None = None
-    """Who this is at the company."""
+    """The user's id in the company's own app."""
     org: str | None = None
     last_used_at: float | None = None
     frozen: Reason | None = None
@@ -237,24 +237,25 @@ class Account:
     intent: Intent | None = None
     trouble: Trouble = field(default_factory=Trouble)
     unusable: bool = False
-    """The access token holds characters that no header can carry: stored, never served."""
+    """The access token cannot be sent in a Bearer header. It is stored but never handed out."""
     grant_ends_at: float | None = None
-    """Until when the provider lets the refresh token live, where it says so; epoch seconds."""
+    """When the refresh token expires, if the provider says so; epoch seconds."""
     grant_ages: bool = False
-    """That day is fixed: a renewal did not move it."""
+    """Renewals do not move `grant_ends_at`."""
 
     @property
     def life(self) -> float:
-        """The access token's issued life in seconds, at least one."""
+        """The lifetime of the access token in seconds, at least one."""
         return max(1.0, self.expires_at - self.issued_at)
 
     @property
     def is_endless(self) -> bool:
-        """Whether nobody stated an end of the access token."""
+        """True if the provider stated no expiry of the access token."""
         return self.expires_at - self.issued_at >= ENDLESS / 2
 
     @property
     def status(self) -> Status:
+        """The status that is shown for the account."""
         if self.dead:
             return Status.NEEDS_REAUTHORIZATION
         if self.frozen:
@@ -267,19 +268,23 @@ class Account:
         return Status.REFRESH_FAILING
 
     @property
-    def ref(self) -> "Ref":
+    def ref(self) -> Ref:
+        """The generation of the grant that this account holds."""
         return Ref(self.name, self.epoch, self.generation)
 
     @property
     def reason(self) -> Reason | None:
+        """The reason for the status; None if all is well."""
         without = Reason.NO_REFRESH_TOKEN if self.sealed_refresh is None and not self.is_endless else None
         return self.dead or self.frozen or self.trouble.reason or without
 
     @property
     def since(self) -> float | None:
+        """The time since which the account has this status, epoch seconds; None if all is well."""
         if self.dead:
             return self.dead_since
         return self.frozen_since if self.frozen else self.trouble.since
 
     def with_trouble(self, trouble: Trouble) -> Self:
+        """Return the account with another trouble."""
         return replace(self, trouble=trouble)

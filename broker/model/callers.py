@@ -1,4 +1,4 @@
-"""Who is asking, and what they may touch."""
+"""Callers: their permissions, the accounts that they may use, and their API keys."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ GLOB = re.compile(r"[a-z0-9._*?\[\]!-]{1,128}", re.ASCII)
 
 
 class Permission(Choice):
-    """What a caller may do; deny by default."""
+    """A permission of a caller; without it the request is denied."""
 
     TOKEN = "token"
     REFRESH = "refresh"
@@ -22,7 +22,7 @@ class Permission(Choice):
 
 
 class CallerKind(Labelled):
-    """How a caller proves who it is."""
+    """The way in which a caller authenticates."""
 
     KEYS = "keys", "keys of the broker"
     PUBLIC_KEY = "public_key", "signs its own JWTs"
@@ -32,20 +32,20 @@ class CallerKind(Labelled):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking, and what they may touch."""
+    """An authenticated caller, its permissions, and the accounts that it may use."""
 
     name: str
     accounts: tuple[str, ...]
     """Globs over account names (fnmatchcase)."""
     permissions: frozenset[Permission]
     credential: str
-    """Which key, JWT or uid, for the audit: never the secret itself."""
+    """Names the key, JWT or uid in the audit; never the secret itself."""
     address: str | None = None
-    """Where this request came from, for the audit; None on a Unix socket."""
+    """The address of the request, for the audit; None on a Unix socket."""
 
     def at(self, address: str | None) -> "Caller":
-        """The same caller, asking from there."""
-        # Not by `replace`: every request comes by here, and that takes three times as long.
+        """Return the caller with the address of a request."""
+        # Every request calls this, and `replace` takes three times as long.
         return Caller(self.name, self.accounts, self.permissions, self.credential, address)
 
 
@@ -63,13 +63,13 @@ class CallerKey:
 
 @dataclass(frozen=True, slots=True)
 class CallerRecord:
-    """A caller as it is known: with keys, as stored, or named in the configuration."""
+    """A caller as operators see it: one with stored keys, or one that the configuration declares."""
 
     name: str
     accounts: tuple[str, ...]
     permissions: frozenset[Permission]
     created_at: float | None
-    """None where the configuration names it."""
+    """None for a caller that the configuration declares."""
     keys: tuple[CallerKey, ...] = ()
     kind: CallerKind = CallerKind.KEYS
     last_used_at: float | None = None
@@ -78,9 +78,10 @@ class CallerRecord:
 
 
 def is_caller_name(text: str) -> bool:
+    """Return whether `text` may be a caller's name: lower-case ASCII letters, digits, `. _ -`, at most 64."""
     return NAME.fullmatch(text) is not None
 
 
 def is_glob(text: str) -> bool:
-    """Whether it is a glob over account names."""
+    """Return whether `text` is a glob over account names."""
     return GLOB.fullmatch(text) is not None

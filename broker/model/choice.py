@@ -1,4 +1,4 @@
-"""Closed choices that are shown to people: the words stand in the member, so that none can be without."""
+"""Enumerations whose members carry the words that users see, so that no member can lack them."""
 
 from enum import StrEnum
 from typing import Literal, Self
@@ -7,11 +7,11 @@ Tone = Literal["good", "wait", "bad", "calm"]
 
 
 class Choice(StrEnum):
-    """A closed choice that is stored, and that a later version may have added to."""
+    """A string enumeration that is stored, and to which a later version may have added members."""
 
     @classmethod
     def stored(cls, value: str) -> Self:
-        """Return the member with this value; one that only a later version knows is shown by its name."""
+        """Return the member with this value. One that only a later version knows is made up, and shown by its value."""
         try:
             return cls(value)
         except ValueError:
@@ -25,7 +25,7 @@ class Choice(StrEnum):
 
 
 class Labelled(Choice):
-    """A choice whose members are a label and a tone on a page."""
+    """An enumeration whose members have a label and a tone (a colour) for pages."""
 
     label: str
     tone: Tone
@@ -41,9 +41,9 @@ class Labelled(Choice):
 
 
 class Cause(Choice):
-    """A choice whose members say what happened and what to do about it.
+    """An enumeration whose members say what happened and what to do about it.
 
-    `ACCOUNT` and `PROVIDER` in the text stand for the names; a command is quoted with backticks.
+    `ACCOUNT` and `PROVIDER` in the text are replaced by names; a command is quoted with backticks.
     """
 
     happened: str
@@ -56,7 +56,7 @@ class Cause(Choice):
         return member
 
     def advice(self, account: str | None, provider: str | None) -> str | None:
-        """Return what to do, about this account of this provider."""
+        """Return what to do, with the names of the account and the provider filled in."""
         text = self.what_to_do
         if text is not None and account is not None:
             text = text.replace("ACCOUNT", account)

@@ -1,4 +1,4 @@
-"""What people and programs hear of."""
+"""Events: what changed, why, and what to do about it."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,15 +8,15 @@ from broker.model.choice import Cause, Labelled
 
 
 class EventKind(Labelled):
-    """Transitions that people and programs hear of. In a good one, the reason says what is over."""
+    """A kind of event. In a kind with the tone `good`, the reason says what is over."""
 
     CONNECTED = "connected", "Connected", "good"
     RENEWED = "renewed", "Renewed", "good"
     INSTALL_FAILED = "install_failed", "Install failed", "wait"
     REFRESH_FAILING = "refresh_failing", "Renewal failing", "wait"
     RECOVERED = "recovered", "Recovered", "good"
-    NEEDS_REAUTHORIZATION = "needs_reauthorization", "Needs a person", "bad"
-    REAUTHORIZATION_DUE = "reauthorization_due", "Will need a person", "wait"
+    NEEDS_REAUTHORIZATION = "needs_reauthorization", "Needs re-authorization", "bad"
+    REAUTHORIZATION_DUE = "reauthorization_due", "Will need re-authorization", "wait"
     FROZEN = "frozen", "Frozen", "calm"
     UNFROZEN = "unfrozen", "Unfrozen", "good"
     DISCONNECTED = "disconnected", "Removed", "calm"
@@ -29,17 +29,17 @@ class EventKind(Labelled):
 
 
 class Incident(Cause):
-    """The reasons of events that are no account's."""
+    """The reasons of events that concern no single account."""
 
     COMMIT_RETAINED = (
         "commit_retained",
         "A renewed token cannot be stored.",
-        "Free disk space or mend the disk, and do not restart: a renewed token is in memory only.",
+        "Free disk space or repair the disk, and do not restart: a renewed token is in memory only.",
     )
     AUDIT_WAITING = (
         "audit_waiting",
         "The audit cannot be written.",
-        "Free disk space, or see to the journal; then it goes on by itself.",
+        "Free disk space, or repair the journal; it then continues by itself.",
     )
     UNINSTALLED = "uninstalled", "The client revoked the grant.", None
     TOKEN_REPLAYED = (
@@ -57,7 +57,7 @@ class Incident(Cause):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something changed, once."""
+    """One change, as it is stored and delivered to users and programs."""
 
     at: float
     kind: EventKind
@@ -66,15 +66,15 @@ class Event:
     reason: str | None = None
     generation: int | None = None
     id: int = 0
-    """Given by the store."""
+    """Assigned by the store."""
     subject: str | None = None
-    """Whose plugin was connected or disconnected; such a person may have no account here."""
+    """The user whose plugin was connected or disconnected, who may have no account here."""
     due_at: float | None = None
-    """When the grant will end, where that is foretold; epoch seconds."""
+    """When the grant will end, if that is known; epoch seconds."""
     detail: str | None = None
-    """What was answered, or what failed below HTTP, in words; nothing of it is secret."""
+    """The provider's answer or the failure of the connection, in words; it contains no secret."""
     actor: str | None = None
-    """Who did it: the name of an operator or a caller; None: it happened by itself."""
+    """The operator or caller who did it; None: it happened by itself."""
 
     @classmethod
     def of(
@@ -93,7 +93,7 @@ class Event:
 
     @property
     def cause(self) -> Cause | None:
-        """Why it happened, in words; one that is unknown here is shown by its name."""
+        """The reason with its words; one that only a later version knows is shown by its value."""
         if self.reason is None:
             return None
         known = Reason.stored if self.reason in set(Reason) else Incident.stored
@@ -101,6 +101,7 @@ class Event:
 
     @property
     def what_to_do(self) -> str | None:
+        """The advice for an operator; None if there is nothing to do."""
         if self.cause is None or self.kind.tone == "good":
             return None
         return self.cause.advice(self.account, self.provider)

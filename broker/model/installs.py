@@ -1,4 +1,4 @@
-"""Connecting an account: permission, the trip, the grant that waits for its identity."""
+"""Connecting an account: the link's ticket, the authorization session, and the grant that waits for its identity."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ from broker.model.choice import Choice
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Permission to connect one account, spent by a successful callback; the link holds its secret."""
+    """The permission to connect one account, used up by a successful callback. The install link carries its secret."""
 
     hash: str
     provider: str
     account: str | None
-    """None: the account is named after the provider's id."""
+    """None: the account's name is derived from its id at the provider."""
     org: str | None
     return_to: str | None
     replace: bool
-    """Whether another identity may take the place of the one stored."""
+    """True if another identity may replace the stored one."""
     subject: str | None
     created_by: str
     expires_at: float
@@ -24,7 +24,7 @@ class Ticket:
 
 
 class InstallOutcome(Choice):
-    """How an attempt to connect ended; a second visit shows it again."""
+    """The outcome of an install. It is stored, so that a reloaded page shows it again."""
 
     CONNECTED = "connected"
     REFUSED = "refused"
@@ -42,7 +42,7 @@ class InstallOutcome(Choice):
 
 @dataclass(frozen=True, slots=True)
 class PendingInstall:
-    """One trip to a provider and back: good once, for ten minutes, for one browser."""
+    """One authorization session at a provider: valid once, for ten minutes, in one browser."""
 
     state_hash: str
     provider: str
@@ -67,7 +67,7 @@ class PendingInstall:
 
 @dataclass(frozen=True, slots=True)
 class PendingGrant:
-    """A grant that lies sealed with its install until it is known whose it is."""
+    """A grant that is stored, encrypted, with its install until its identity is known."""
 
     install: PendingInstall
     sealed_access: str | None
@@ -77,18 +77,18 @@ class PendingGrant:
     issued_at: float
     expires_at: float
     next_at: float | None
-    """When the identity is asked for again; None: it never is."""
+    """When the identity is asked for again; None: never."""
     grant_ends_at: float | None = None
-    """When the refresh token ends, where the provider says so."""
+    """When the refresh token expires, if the provider says so."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingLogin:
-    """Somebody was sent to the company's app to sign in; good once, for ten minutes, for one browser."""
+    """A sign-in at the company's app that is under way: valid once, for ten minutes, in one browser."""
 
     challenge_hash: str
     browser_hash: str
     purpose: str
     payload: str
-    """JSON for whoever asked for the sign-in."""
+    """JSON for the request that needed the sign-in."""
     expires_at: float

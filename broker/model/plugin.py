@@ -1,39 +1,39 @@
-"""Clients that sign in to us, and what we gave them: of every secret only a hash."""
+"""The records of the OAuth server for plugins. Of every secret only a hash is stored."""
 
 from dataclasses import dataclass
 
 FORGIVEN_FOR = 60.0
-"""Seconds for which a replaced refresh token gives its successor again, unless that was used."""
+"""Seconds for which a replaced refresh token still returns its successor, unless the successor was used."""
 
 
 @dataclass(frozen=True, slots=True)
 class PluginConsent:
-    """A person is being asked whether a client may act for them; good once, for ten minutes, in one browser."""
+    """A consent page that was shown to a user: valid once, for ten minutes, in one browser."""
 
     hash: str
     browser_hash: str
     client: str
-    """The name of its table in the configuration."""
+    """The name of the client's table in the configuration."""
     redirect_uri: str
     redirect_uri_given: bool
-    """Whether the client named it, and so has to name it again with the code (RFC 6749 4.1.3)."""
+    """True if the client sent it, and so has to send it again with the code (RFC 6749 4.1.3)."""
     state: str | None
     scope: str
     challenge: str | None
     """S256 code challenge (RFC 7636)."""
     subject: str | None
-    """None: whoever types a connect code is the one it was made for."""
+    """None: unknown until the user types a connect code."""
     expires_at: float
     tries: int = 0
-    """Wrong connect codes typed here."""
+    """How many wrong connect codes were typed on the page."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectCode:
-    """Says who a person is, where no app of the company can; good once."""
+    """A code that identifies a user if the company has no app to sign in to. Valid once."""
 
     handle: str
-    """Its first characters, by which it is found; wrong tries are counted against it."""
+    """The first characters, by which the code is found; wrong tries are counted for it."""
     digest: str
     subject: str
     created_by: str
@@ -52,24 +52,24 @@ class PluginCode:
     challenge: str | None
     expires_at: float
     grant_id: str | None = None
-    """What it was redeemed for."""
+    """The grant for which the code was redeemed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RememberedPerson:
-    """Who has just said yes in this browser, for the install that follows within minutes."""
+    """A user who has just given consent in this browser, for the install that follows within minutes."""
 
     hash: str
     browser_hash: str
     subject: str
     code_hash: str
-    """The plugin half of the same install."""
+    """The authorization code of the plugin in the same install."""
     expires_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class PluginGrant:
-    """What a person allowed a client, over all its renewals."""
+    """The grant that a user gave to a client, with all its renewals."""
 
     id: str
     client: str
@@ -78,7 +78,7 @@ class PluginGrant:
     created_at: float
     last_used_at: float
     expires_at: float
-    """When its refresh token dies of idleness."""
+    """When its refresh token expires if it is not used."""
     code_hash: str
     account: str | None = None
     """The account that was connected in the same install."""
@@ -93,22 +93,22 @@ class PluginPair:
     access_hash: str
     grant_id: str
     scope: str
-    """The access token's; the refresh token keeps the grant's (RFC 6749 6)."""
+    """The scope of the access token; the refresh token keeps the grant's (RFC 6749 6)."""
     created_at: float
     access_expires_at: float
     refresh_expires_at: float
     used_at: float | None = None
-    """When either of them was first presented."""
+    """When either token was first presented."""
     replaced_at: float | None = None
     replaced_by: str | None = None
-    """The refresh hash of its successor."""
+    """The refresh hash of the pair that replaced this one."""
     sealed_next: str | None = None
-    """The successor in full, under a key that only this pair's refresh token gives."""
+    """The successor's tokens, encrypted with a key that is derived from this pair's refresh token."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundPair:
-    """A pair with its grant, and when its successor was first presented."""
+    """A token pair with its grant, and when its successor was first presented."""
 
     pair: PluginPair
     grant: PluginGrant

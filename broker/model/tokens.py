@@ -1,4 +1,4 @@
-"""What providers give: secrets, token sets, their successors, spares, identities."""
+"""Values that providers issue: secrets, token sets and their successors, spare refresh tokens, identities."""
 
 import hmac
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from broker.model.account import Account, Ref
 
 
 class Secret:
-    """A string that does not print, pickle, copy or compare in variable time; `reveal()` is the only way out.
+    """A string that cannot be printed, pickled or copied, and is compared in constant time.
 
-    It has no hash either: that would be a fingerprint, and sets and dicts compare in variable time.
+    `reveal()` is the only way to read it. It has no hash, because sets and dicts compare in variable time.
     """
 
     __slots__ = ("_value",)
@@ -20,7 +20,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The secret itself. Call it only where the bytes leave for where they belong."""
+        """Return the secret. Call it only where the bytes are sent or stored."""
         return self._value
 
     def __repr__(self) -> str:
@@ -49,24 +49,24 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class TokenSet:
-    """What a provider's token endpoint gave, parsed. Times are epoch seconds by our own clock."""
+    """The parsed answer of a provider's token endpoint. Times are epoch seconds by our own clock."""
 
     access_token: Secret | None
     refresh_token: Secret | None
-    """None: the provider sent none, so the one we hold goes on."""
+    """None: the provider sent none, so the old one stays valid."""
     token_type: str
     scope: str | None
-    """None: the provider did not say, so what was asked for holds."""
+    """None: the provider did not say, so the requested scope was granted."""
     issued_at: float
     expires_at: float
     flags: tuple[str, ...] = ()
-    """What was odd about the answer, for log and audit: `expires_in_missing`, `token_unusable`, …"""
+    """Oddities of the answer, for the log and the audit: `expires_in_missing`, `token_unusable`, …"""
     refresh_expires_at: float | None = None
-    """When the refresh token ends, where the provider says so (`refresh_token_expires_in`)."""
+    """When the refresh token expires, if the provider says so (`refresh_token_expires_in`)."""
 
     @property
     def life(self) -> float:
-        """The access token's issued life in seconds, at least one."""
+        """The lifetime of the access token in seconds, at least one."""
         return max(1.0, self.expires_at - self.issued_at)
 
 
@@ -77,7 +77,7 @@ def window_opens(token: Account | TokenSet, ahead: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Successor:
-    """The token set that follows `parent`, sealed for generation `parent.generation + 1`."""
+    """The token set that follows `parent`, encrypted for generation `parent.generation + 1`."""
 
     parent: Ref
     sealed_access: str | None
@@ -88,7 +88,7 @@ class Successor:
     expires_at: float
     refreshed_at: float
     next_at: float | None
-    """When the background should look at the account again."""
+    """When the background looks at the account again."""
     unusable: bool
     grant_ends_at: float | None = None
     grant_ages: bool = False
@@ -96,22 +96,22 @@ class Successor:
 
 @dataclass(frozen=True, slots=True)
 class Spare:
-    """A refresh token that was received but is not the current one."""
+    """A refresh token that was received but is not the current one. It is tried before a grant is given up."""
 
     id: str
     account: str
     epoch: int
     generation: int
-    """Of the token that was sent when this one came back."""
+    """The generation of the token that was sent when this one was received."""
     sealed: str
     received_at: float
     refusals: int = 0
-    """`invalid_grant` answers to it."""
+    """How often the provider refused it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a grant belongs to at the provider."""
+    """The identity at the provider to which a grant belongs."""
 
     external_id: str
     label: str | None = None

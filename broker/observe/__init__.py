@@ -1,1 +1,1 @@
-"""Watching: logs, metrics, health."""
+"""Logs, metrics and health."""

@@ -1,6 +1,6 @@
-"""The current problems of the broker, in words that an operator can act on."""
+"""The broker's current problems, in words that an operator can act on."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -8,7 +8,7 @@ log = structlog.get_logger()
 
 
 class Health:
-    """The current problems. The part that finds one raises it, and clears it when it is over."""
+    """The current problems. The part that finds a problem raises it, and clears it when it is over."""
 
     def __init__(self) -> None:
         self._problems: dict[str, str] = {}
@@ -17,7 +17,7 @@ class Health:
         self.stopping = False
 
     def raise_problem(self, key: str, sentence: str) -> None:
-        """Note a problem under a fixed word; listeners are notified once."""
+        """Record a problem under a fixed key. Listeners are notified once."""
         fresh = key not in self._problems
         self._problems[key] = sentence
         if fresh:
@@ -25,12 +25,13 @@ class Health:
             self._tell(key, True)
 
     def clear(self, key: str) -> None:
+        """Record that a problem is over, if there was one."""
         if self._problems.pop(key, None) is not None:
             log.info("broker.recovered", problem=key)
             self._tell(key, False)
 
     def set_back(self, names: Collection[str]) -> None:
-        """Note that the rows of these accounts are older than what this process has seen; none: it is over."""
+        """Record which accounts have rows older than what this process has seen. No names: the problem is over."""
         if not names:
             self.clear("store_set_back")
             return
@@ -41,18 +42,19 @@ class Health:
         )
 
     def listen(self, listener: Callable[[str, bool], None]) -> None:
-        """Call `listener(key, standing)` when a problem begins or ends."""
+        """Call `listener(key, has_begun)` when a problem begins or ends."""
         self._listeners.append(listener)
 
     @property
     def problems(self) -> list[str]:
+        """The sentences of the current problems."""
         return list(self._problems.values())
 
     @property
-    def standing(self) -> Mapping[str, str]:
-        """The sentences by the fixed word of each problem."""
+    def by_key(self) -> dict[str, str]:
+        """The sentences of the current problems by their fixed keys."""
         return dict(self._problems)
 
-    def _tell(self, key: str, standing: bool) -> None:
+    def _tell(self, key: str, has_begun: bool) -> None:
         for listener in self._listeners:
-            listener(key, standing)
+            listener(key, has_begun)

@@ -1,4 +1,4 @@
-"""Logs as events: a dotted past-tense name, values as fields, one line, never a secret."""
+"""Logging: each line is an event with a dotted name and fields, and never contains a secret."""
 
 import asyncio
 import io
@@ -30,14 +30,14 @@ ENCODER = json.JSONEncoder()
 PLAIN = frozenset({type(None), bool, int, float})
 MAX_FIELD = 500
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}
-"""Those of syslog(3), by the names of structlog's methods."""
+"""The priorities of syslog(3) by the names of structlog's methods."""
 FRAMES = 8
-OF_ONE, OF_ALL = 20, 100
-"""Lines a second of requests without a credential, of one address and of all: anybody can send such requests."""
+MOST_PER_ADDRESS, MOST = 20, 100
+"""Lines a second for requests without a credential, which anybody can send: of one address, and of all."""
 CREDENTIAL = re.compile(
     r"\b(?:tb[a-z]{1,2}_[A-Za-z0-9_-]{16,}|(?i:bearer) +[\x21-\x7e]+|eyJ[\w-]+\.[\w-]+\.[\w-]*)", re.ASCII
 )
-"""Texts that look like an API key, an Authorization or a JWT: the second defence, behind `Secret`."""
+"""Matches texts that look like an API key, a Bearer header or a JWT: a second defence after `Secret`."""
 AT_ONCE = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
@@ -51,16 +51,16 @@ def goes_to_journal(environ: Mapping[str, str], stream: TextIO = sys.stderr) -> 
 
 
 def mark(level: str) -> str:
-    """Return the prefix that gives a line its priority in the journal (sd-daemon(3))."""
+    """Return the prefix that gives a log line its priority in the journal (sd-daemon(3))."""
     return f"<{PRIORITIES[level]}>"
 
 
 def configure(
     settings: LogSettings, stream: TextIO = sys.stderr, *, environ: Mapping[str, str] | None = None
 ) -> None:
-    """Send structlog and the standard library's logs to `stream`, as JSON or for a person.
+    """Send structlog's and the standard library's logs to `stream`, as JSON or in a form for a terminal.
 
-    Where `environ` says that the stream is the journal's, each line carries its priority.
+    If `environ` says that the stream is the journal, each line carries its priority.
     """
     marked = goes_to_journal(environ or {}, stream)
     console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
@@ -91,7 +91,7 @@ def configure(
 
 
 class _LoggerFactory(structlog.WriteLoggerFactory):
-    """Remembers the stream, for the one line that structlog does not make."""
+    """structlog's factory, with what `log_answer` needs to write its line without structlog."""
 
     def __init__(self, stream: TextIO, *, takes_json: bool, marked: bool) -> None:
         self.stream, self.takes_json = LogStream(stream, mark=mark("warning") if marked else ""), takes_json
@@ -102,12 +102,10 @@ class _LoggerFactory(structlog.WriteLoggerFactory):
 
 
 class LogStream:
-    """A stream for log lines that neither fails nor holds up the process: tokens matter more.
+    """A stream for log lines that never fails and never blocks, because tokens matter more than logs.
 
-    It writes whole lines. What the other end will not take is lost and counted; a line says so when it takes again.
-
-    Under systemd standard error is a socket to the journal: a journal that hangs would hang whoever writes to it, and
-    one that is gone is an error.
+    It writes whole lines. Lines that cannot be written are counted, and a later line says how many were lost. Under
+    systemd standard error is a socket to the journal, which would block its writers if it hangs.
     """
 
     def __init__(self, stream: TextIO, *, mark: str = "") -> None:
@@ -120,13 +118,14 @@ class LogStream:
         self._waiting: list[str] = []
 
     def write(self, line: str) -> int:
+        """Write a line, after those that wait."""
         if self._waiting:
             self._write_waiting()
         self._write(line, 1)
         return len(line)
 
     def write_soon(self, line: str) -> None:
-        """Write it at the end of the event loop's turn, together with all others of that turn."""
+        """Write a line at the end of this turn of the event loop, together with the others of that turn."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._write_waiting)
         self._waiting.append(line)
@@ -144,6 +143,7 @@ class LogStream:
         self._lost += count if self._lost else self._put(lines, count)
 
     def flush(self) -> None:
+        """Flush the stream and ignore its errors."""
         with suppress(OSError, ValueError):
             self._stream.flush()
 
@@ -154,7 +154,7 @@ class LogStream:
                 self._stream.write(lines)
                 return 0
             whole = lines.encode(errors="backslashreplace")
-            # A line of which only a part went out must not be continued by the next.
+            # The next line must not continue one of which only a part was written.
             whole = b"\n" + whole if self._torn else whole
             connection = socket.socket(fileno=self._socket)
             try:
@@ -168,10 +168,10 @@ class LogStream:
 
 
 class AnonymousRequests:
-    """Decides which requests without a credential get a log line; the others are counted, and told once a second."""
+    """Limits the log lines of requests without a credential. The others are counted, and reported once a second."""
 
     def __init__(self, *, every: float = 1.0) -> None:
-        self._every, self._telling = every, False
+        self._every, self._is_due = every, False
         self._begin()
 
     def _begin(self) -> None:
@@ -180,32 +180,27 @@ class AnonymousRequests:
         self._requests = 0
 
     def is_logged(self, event: str, client: str | None) -> bool:
-        """Return whether this request gets its line."""
-        if not self._telling:
-            self._telling = True
-            asyncio.get_running_loop().call_later(self._every, self._tell)
-        if self._lines.total() < OF_ALL and self._lines[event, client] < OF_ONE:
+        """Return whether this request gets a log line."""
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_later(self._every, self._report)
+        if self._lines.total() < MOST and self._lines[event, client] < MOST_PER_ADDRESS:
             self._lines[event, client] += 1
             return True
         self._requests += 1
-        # More addresses are not counted apart: they cost memory, and there are too many to look at.
-        if client in self._left_out or len(self._left_out) < OF_ALL:
+        # More addresses are not counted separately, because that would cost memory.
+        if client in self._left_out or len(self._left_out) < MOST:
             self._left_out[client] += 1
         return False
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         left_out, requests = self._left_out, self._requests
-        self._telling = False
+        self._is_due = False
         self._begin()
         if requests:
             [(client, most)] = left_out.most_common(1)
-            structlog.get_logger().warning(
-                "requests.not_logged",
-                requests=requests,
-                addresses=len(left_out),
-                client=client,
-                of_client=most,
-            )
+            counts = {"requests": requests, "addresses": len(left_out)}
+            structlog.get_logger().warning("requests.not_logged", **counts, client=client, of_client=most)
 
 
 def log_answer(  # noqa: PLR0917 - named ones take longer
@@ -220,8 +215,8 @@ def log_answer(  # noqa: PLR0917 - named ones take longer
 ) -> None:
     """Log `request.answered` at level info.
 
-    Most lines are this one, and to make it the usual way takes as long as to answer a hot token. So its JSON is put
-    together here, with the same care for each text, and it is written with the others of the event loop's turn.
+    Most lines are this one, and structlog takes as long for it as the broker for a cached token. So its JSON is built
+    here, with the same redaction of each text, and written together with the others of the event loop's turn.
     """
     factory = structlog.get_config()["logger_factory"]
     if caller is None and not _is_logged(factory, "request.answered", client):
@@ -249,7 +244,7 @@ def log_answer(  # noqa: PLR0917 - named ones take longer
 
 
 def log_malformed(client: str | None, status: int | None, error: object) -> None:
-    """Log `request.malformed` at level warning; nothing of what was sent is logged."""
+    """Log `request.malformed` at level warning, without anything that was sent."""
     if _is_logged(structlog.get_config()["logger_factory"], "request.malformed", client):
         structlog.get_logger().warning("request.malformed", status=status, error=type(error).__name__)
 
@@ -259,7 +254,7 @@ def _is_logged(factory: object, event: str, client: str | None) -> bool:
 
 
 def take_crashes() -> None:
-    """Log uncaught errors as events with their class and place; Python would print their text."""
+    """Log uncaught exceptions as events with their class and place, because Python would print their text."""
 
     def crashed(event: str, exc: BaseException | None) -> None:
         structlog.get_logger().error(event, exc_info=exc)
@@ -270,7 +265,7 @@ def take_crashes() -> None:
 
 
 class _Handler(logging.Handler):
-    """Other libraries' records: logger, and class and place of an error; their texts quote requests and SQL."""
+    """Logs the records of other libraries without their texts, which quote requests and SQL."""
 
     def emit(self, record: logging.LogRecord) -> None:
         exc = record.exc_info[1] if record.exc_info else None
@@ -279,7 +274,7 @@ class _Handler(logging.Handler):
 
 
 def _name_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace an exception by its class and place, because its text could hold a body or a header."""
+    """Replace an exception by its class and place, because its text may contain a body or a header."""
     exc = event.pop("exc_info", None)
     if exc is True:
         exc = sys.exc_info()[1]
@@ -304,7 +299,6 @@ def _what(listener: str, route: str | None, method: str, status: int) -> str:
 
 @lru_cache(maxsize=4096)
 def _who(client: str | None, caller: str | None) -> str:
-    # The same callers come from the same addresses again and again.
     return f', "client": {_quoted(client)}, "caller": {_quoted(caller)}'
 
 
@@ -313,12 +307,12 @@ def _quoted(text: str | None) -> str:
 
 
 def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    # Looked at by exact type first: every request has a line, and nearly all its values are of these.
+    # By exact type first, which is fast: nearly all values are of these types.
     return {key: value if type(value) in PLAIN else _shown(value) for key, value in event.items()}
 
 
 def _shown(value: object) -> object:
-    """Return texts and numbers as they are, and the class of anything else, because a repr shows what it holds."""
+    """Return texts redacted, numbers as they are, and the class of anything else, whose repr may contain secrets."""
     match value:
         case str():
             return _text(value)
@@ -336,7 +330,7 @@ def _shown(value: object) -> object:
 
 def _text(value: str) -> str:
     """Return the text on one line, without credentials and control characters."""
-    # One of these is in everything that looks like a credential, and in little else.
+    # Everything that looks like a credential contains one of these, and little else does.
     suspicious = "_" in value or "earer" in value.lower() or "eyJ" in value
     text = CREDENTIAL.sub("***", value) if suspicious else value
     if not text.isprintable():

@@ -1,4 +1,4 @@
-"""Every metric, in one list. Labels come from closed sets; an account or a caller is never one."""
+"""All metrics. Labels come from closed sets; accounts and callers are never labels."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ SLOW = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 90)
 
 
 class TokenRequests(Collector):
-    """Token requests by answer, and the time that they took.
+    """The counter of token requests by outcome, and the histogram of their duration.
 
-    They are counted in plain numbers: a hot token is answered in less time than the library takes to count it.
+    They are kept in plain numbers, because a cached token is answered in less time than the library takes to count it.
     """
 
     def __init__(self, buckets: Sequence[float]) -> None:
@@ -33,18 +33,20 @@ class TokenRequests(Collector):
         self._seconds = 0.0
 
     def count(self, provider: str, outcome: str) -> None:
-        """Count one more that was answered so."""
+        """Count a request with its outcome."""
         self._answers[provider, outcome] = self._answers.get((provider, outcome), 0) + 1
 
     def observe(self, seconds: float) -> None:
-        """Count one more that took so long."""
+        """Record the duration of a request."""
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self._seconds += seconds
 
     def describe(self) -> Sequence[CounterMetricFamily | HistogramMetricFamily]:
+        """Return the metrics without values, for the registry."""
         return self._families()
 
     def collect(self) -> Sequence[CounterMetricFamily | HistogramMetricFamily]:
+        """Return the metrics with their current values."""
         answers, times = self._families()
         for answer, count in sorted(self._answers.items()):
             answers.add_metric(answer, count)
@@ -61,10 +63,10 @@ class TokenRequests(Collector):
 
 
 class Metrics:
-    """The broker's metrics, in a registry of their own."""
+    """The broker's metrics in their own registry. Each attribute is one metric of the documentation."""
 
     def __init__(self) -> None:
-        # A second series for each counter, which nobody asked for and no list of ours names.
+        # Else each counter has a second series with its creation time.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library gives it no types
         self.registry = CollectorRegistry()
         self.token_requests = TokenRequests(FAST)

@@ -131,7 +131,7 @@ def read_authorization_request(raw_query: str, clients: Clients) -> Authorizatio
     wanted = set(client.scopes) if asked is None else set(re.split(r"[ ,]+", asked.strip(" ,"))) - {""}
     if not wanted <= set(client.scopes):
         return ErrorRedirect(redirect_uri, state, "invalid_scope")
-    scope = oauth.scope_text(one for one in client.scopes if one in wanted)
+    scope = " ".join(one for one in client.scopes if one in wanted)
     return AuthorizationRequest(client.name, redirect_uri, given is not None, state, scope, challenge)
 
 

@@ -229,7 +229,7 @@ class GrantService:
                     if not wanted <= oauth.scope_set(granted):
                         # A renewal may ask for less, never for more (RFC 6749 6).
                         raise Refused("invalid_scope", "A renewal gets no more than was granted.")
-                    narrowed = oauth.scope_text(one for one in granted.split() if one in wanted)
+                    narrowed = " ".join(one for one in granted.split() if one in wanted)
                     tokens = new_tokens()
                     new = self._pair(tokens, grant.id, granted if scope is None else narrowed, now)
                     await self._announce(client, "plugin.renew", grant, tokens, request_id)

@@ -89,7 +89,7 @@ class OAuth2Provider:
             "client_id": self.client_id,
             "redirect_uri": redirect_uri,
             "state": state.reveal(),
-            **({"scope": oauth.scope_text(self.settings.scopes)} if self.settings.scopes else {}),
+            **({"scope": " ".join(self.settings.scopes)} if self.settings.scopes else {}),
             **self.settings.authorize_params,
         }
         if self.settings.type == "kit" and account:

@@ -134,9 +134,7 @@ class InstallStore(Store):
                 grants.append(_to_grant(row))
             except (TypeError, ValueError):
                 # It stays, and those behind it go on.
-                log.error(
-                    "install.row_damaged", install=str(row[0])[:16], next="have the person connect again"
-                )
+                log.error("install.row_damaged", install=str(row[0])[:16], next="have the user connect again")
                 await self.retry_grant(row[0], None)
         await self._keys.learn(chain.from_iterable((one.sealed_access, one.sealed_refresh) for one in grants))
         return grants

@@ -1,1 +1,1 @@
-"""Handing out tokens and renewing them: `TokenService`."""
+"""Access tokens: handing them out and renewing them."""

@@ -88,7 +88,16 @@ class TokenCache:
         if unchanged:
             self._entries.pop(name, None)
             if name in self._seen:
-                self._compare(name, account)
+                # A failover of the database can lose the last commits of the old server.
+                epoch, generation = self._seen[name]
+                if account is not None and account.epoch == epoch and account.generation < generation:
+                    if name not in self._set_back:
+                        log.error("store.set_back", account=name, store=account.generation, seen=generation)
+                    self._set_back.add(name)
+                else:
+                    del self._seen[name]
+                    self._set_back.discard(name)
+                self._report_set_back(self._set_back)
         if account is None or account.removed_at is not None:
             raise no_account(name, removed=account is not None)
         decrypted = self.decrypted(account)
@@ -151,18 +160,6 @@ class TokenCache:
         if len(self._entries) > self._limit:
             for oldest in [*islice(self._entries, 1 + self._limit // AT_ONCE)]:
                 del self._entries[oldest]
-
-    def _compare(self, name: str, account: Account | None) -> None:
-        """Compare a row with what was cached before: a failover can lose the last commits of the old server."""
-        epoch, generation = self._seen[name]
-        if account is not None and account.epoch == epoch and account.generation < generation:
-            if name not in self._set_back:
-                log.error("store.set_back", account=name, store=account.generation, seen=generation)
-            self._set_back.add(name)
-        else:
-            del self._seen[name]
-            self._set_back.discard(name)
-        self._report_set_back(self._set_back)
 
 
 def _version(entry: Entry) -> tuple[int, int]:

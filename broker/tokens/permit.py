@@ -154,7 +154,7 @@ class Permit:
         timings: Timings,
         store_is_ready: Callable[[], bool],
     ) -> None:
-        self._providers, self._timings, self._store_is_ready = providers, timings, store_is_ready
+        self._providers, self.timings, self._store_is_ready = providers, timings, store_is_ready
         self._breakers: dict[str, ProviderBreaker] = {}
         self._rejected: dict[str, int] = {}
         self.stopping = False
@@ -163,7 +163,7 @@ class Permit:
 
     def breaker(self, provider: str) -> ProviderBreaker:
         """Return the provider's circuit breaker."""
-        return self._breakers.setdefault(provider, ProviderBreaker(self._timings))
+        return self._breakers.setdefault(provider, ProviderBreaker(self.timings))
 
     def mass_refusing(self, now: float) -> list[str]:
         """Return the providers that refuse so many grants at once that their refusals are not believed."""
@@ -205,7 +205,7 @@ class Permit:
         if account.intent is None or not_before is None or not is_pausing(not_before, now):
             return None
         # The time of the last attempt is not stored; a whole quarantine from now on is certainly long enough.
-        wait = quarantine(timed_out=True, grace=self.grace(account), timings=self._timings)
+        wait = quarantine(timed_out=True, grace=self.grace(account), timings=self.timings)
         return min(not_before, now + wait)
 
     def note_rejection(self, account: Account) -> None:

@@ -33,7 +33,7 @@ LONGEST_PAUSE = 2 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Why no renewal may start now (R1)."""
+    """The reason why no renewal may start now (R1)."""
 
     reason: Reason | None
     """None: the broker is stopping or busy."""
@@ -157,7 +157,7 @@ def describe(hold: Hold) -> str:
     """Return a sentence that says why nothing is renewed."""
     if hold.reason is None:
         return "The broker is busy with other renewals." if hold.is_busy else "The broker is restarting."
-    return f"Not renewed: {hold.reason.told(hold.detail)}"
+    return f"Not renewed: {hold.reason.describe(hold.detail)}"
 
 
 def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
@@ -187,7 +187,7 @@ def refusal(account: Account, hold: Hold, now: float) -> BrokerError:
         case Reason.CLIENT_REFUSED | Reason.CLIENT_NOT_CONFIGURED | Reason.APP_NOT_INSTALLED:
             return ProviderRejectedClient(hold.reason.happened, reason=hold.reason, retry_after=wait or 60)
         case Reason.UNCERTAIN | Reason.UNREADABLE | Reason.UNKNOWN_ERROR | Reason.REFUSED_ONCE:
-            return RefreshUncertain(hold.reason.told(hold.detail), retry_after=wait or 5)
+            return RefreshUncertain(hold.reason.describe(hold.detail), retry_after=wait or 5)
         case _:
             return ProviderUnavailable(hold.reason.happened, reason=hold.reason, retry_after=wait or 5)
 

@@ -36,12 +36,12 @@ class LeaseLost(Exception):
 class Leases:
     """The leases of this process. They are asked before a renewal begins; the store's conditions decide (R3)."""
 
-    def __init__(self, context: Context, *, permit: Permit, timings: Timings) -> None:
-        self._context, self._permit, self._timings = context, permit, timings
+    def __init__(self, context: Context, permit: Permit) -> None:
+        self._context, self._permit, self._timings = context, permit, permit.timings
         self._store, self._clock = context.stores.accounts, context.steady
         self.owner = f"{secrets.token_hex(BOOT_WIDTH // 2)}@{context.replica}"
         """`boot@replica`, which is written into the leases of this process."""
-        self._length = context.settings.refresh.timeout + timings.lease_extra
+        self._length = context.settings.refresh.timeout + permit.timings.lease_extra
 
     async def announce(self, account: Account) -> Intent:
         """R3: write the intent, which is the lease; raises LeaseLost."""
@@ -142,11 +142,10 @@ class Recovery:
         permit: Permit,
         flights: Flights,
         leases: Leases,
-        timings: Timings,
     ) -> None:
         self._store, self._clock = context.stores.accounts, context.steady
         self._retained, self._permit, self._flights = retained, permit, flights
-        self._timings, self._owner = timings, leases.owner
+        self._timings, self._owner = permit.timings, leases.owner
         self._replica = context.replica if context.is_shared else None
         """The replica whose earlier leases are taken over; None: all leases, because nobody shares the store."""
         self._is_late = False

@@ -49,7 +49,7 @@ from broker.tokens.flight import FlightEnd, NotRenewed, Renewed, Waiters
 from broker.tokens.permit import Permit
 from broker.tokens.policy import Hold, grant_end
 from broker.tokens.recovery import LeaseLost, Leases, RetainedCommits
-from broker.tokens.schedule import Step, Timings, Watch, confirm_after, death_needs, quarantine
+from broker.tokens.schedule import Step, Watch, confirm_after, death_needs, quarantine
 from broker.tokens.setbacks import Setbacks, intent_of, since_trouble
 
 log = structlog.get_logger()
@@ -83,17 +83,16 @@ class Refresher:
         retained: RetainedCommits,
         leases: Leases,
         waiters: Waiters,
-        timings: Timings,
         watch: Watch,
     ) -> None:
         self._store, self._clock = context.stores.accounts, context.steady
         self._encryption, self._metrics = context.encryption, context.metrics
         self._providers, self._settings = context.providers, context.settings.refresh
         self._permit, self._retained, self._leases, self._waiters = permit, retained, leases, waiters
-        self._timings, self._watch = timings, watch
+        self._timings, self._watch = permit.timings, watch
         self._sending: set[str] = set()
         """Accounts with a POST outstanding. Two of one account would violate I4."""
-        self._setbacks = Setbacks(context, permit=permit, timings=timings, watch=watch)
+        self._setbacks = Setbacks(context, permit, watch)
 
     async def renew(self, wanted: Ref) -> FlightEnd:
         """Renew the grant from generation `wanted.generation`, unless it has a newer generation already.

@@ -25,6 +25,7 @@ from broker.tokens.cache import Decrypted, TokenCache
 from broker.tokens.flight import FlightEnd, Flights, NotRenewed, Renewed, Waiters
 from broker.tokens.permit import Permit
 from broker.tokens.policy import (
+    Decision,
     Hold,
     Refuse,
     Serve,
@@ -112,7 +113,7 @@ class TokenService:
             if min_ttl > decrypted.account.life / 2:
                 most = int(decrypted.account.life / 2)
                 raise InvalidRequest(f"min_ttl may be at most half of the token's lifetime, {most} here")
-            return await self._hand_out(caller, decrypted, min_ttl, request_id)
+            return await self._hand_out(caller, decrypted, request_id, min_ttl=min_ttl)
         finally:
             self._context.metrics.token_requests.observe(time.perf_counter() - began)
 
@@ -124,30 +125,27 @@ class TokenService:
         await self._authorize(caller, Permission.TOKEN, name, request_id)
         if self._polls >= MOST_POLLS:
             raise Overloaded("too many requests wait for a change already; ask without wait", retry_after=5)
+        deadline, first = self._clock.monotonic() + seconds, None
         self._polls += 1
         try:
-            await self._wait(name, known, self._clock.monotonic() + seconds)
+            while not self._waiters.stopping:
+                change = self._waiters.change_of(name)
+                account, now = (await self._read(name, or_kept=True)).account, self._clock.now()
+                if first is None:
+                    first = account
+                    if str(first.generation) != known:
+                        return
+                    # Inside the window a plain request would start a renewal, so this one does too.
+                    if now >= window_opens(first, self._settings.ahead) and not self._permit.hold(first, now):
+                        self._flights.begin_spaced(first.ref)
+                if (account.ref, account.status) != (first.ref, first.status) or not is_valid(account, now):
+                    return
+                left = min(deadline - self._clock.monotonic(), account.expires_at - 1 - now)
+                if left <= 0:
+                    return
+                await within(self._context.clock, left, change)
         finally:
             self._polls -= 1
-
-    async def _wait(self, name: str, known: str, deadline: float) -> None:
-        first: Account | None = None
-        while not self._waiters.stopping:
-            change = self._waiters.change_of(name)
-            account, now = (await self._read(name, or_kept=True)).account, self._clock.now()
-            if first is None:
-                first = account
-                if str(first.generation) != known:
-                    return
-                # Inside the window a plain request would start a renewal, so this one does too.
-                if now >= window_opens(first, self._settings.ahead) and self._permit.hold(first, now) is None:
-                    self._flights.begin_spaced(first.ref)
-            if (account.ref, account.status) != (first.ref, first.status) or not is_valid(account, now):
-                return
-            left = min(deadline - self._clock.monotonic(), account.expires_at - 1 - now)
-            if left <= 0:
-                return
-            await within(self._context.clock, left, change)
 
     async def rejected(self, caller: Caller, name: str, generation: int, *, request_id: str) -> Handout:
         """Return a newer token, because the provider answered 401 to that generation.
@@ -157,17 +155,18 @@ class TokenService:
         await self._authorize(caller, Permission.TOKEN, name, request_id)
         decrypted = await self._read(name, or_kept=True)
         if generation != decrypted.account.generation:
-            return await self._hand_out(caller, decrypted, 0.0, request_id)
-        account, now = (await self._read(name)).account, self._clock.now()
+            return await self._hand_out(caller, decrypted, request_id)
+        decrypted = await self._read(name)
+        account, now = decrypted.account, self._clock.now()
         self._permit.note_rejection(account)
         if not self._flights.is_running(account.ref) and now < window_opens(account, self._settings.ahead):
             await self._allow_rejection(account, now)
-        return await self._renewed(caller, account, request_id)
+        return await self._hand_out(caller, decrypted, request_id, newer_than=account.generation)
 
     async def test(self, caller: Caller, name: str, *, request_id: str) -> tuple[Account, IdentityOutcome]:
         """Ask the provider for which account the token is. Raises what `get` raises. Needs the permission `manage`."""
         await self._authorize(caller, Permission.MANAGE, name, request_id)
-        handout = await self._hand_out(caller, await self._read(name, or_kept=True), 0.0, request_id)
+        handout = await self._hand_out(caller, await self._read(name, or_kept=True), request_id)
         account = handout.account
         provider = self._context.providers.get(account.provider)
         if provider is None:
@@ -177,14 +176,15 @@ class TokenService:
     async def force(self, caller: Caller, name: str, *, request_id: str) -> Handout:
         """Renew the account whatever the token's age, at most once a minute. Needs the permission `refresh`."""
         await self._authorize(caller, Permission.REFRESH, name, request_id)
-        account, now = (await self._read(name)).account, self._clock.monotonic()
+        decrypted, now = await self._read(name), self._clock.monotonic()
         last = self._forced.get(name)
         if last is not None and now - last < FORCED_EVERY:
             raise RateLimited(
                 "a renewal was forced less than a minute ago", retry_after=last + FORCED_EVERY - now
             )
         self._forced[name] = now
-        return await self._renewed(caller, account, request_id)
+        generation = decrypted.account.generation
+        return await self._hand_out(caller, decrypted, request_id, newer_than=generation)
 
     async def override(self, caller: Caller, name: str, *, request_id: str) -> Handout:
         """Renew the account for an operator, also one that needs re-authorization or waits (R8).
@@ -192,7 +192,8 @@ class TokenService:
         The quarantine of an attempt with an unknown outcome still holds.
         """
         await self._authorize(caller, Permission.REFRESH, name, request_id)
-        account = (await self._read(name)).account
+        decrypted = await self._read(name)
+        account = decrypted.account
         if not account.frozen and not self._flights.is_running(account.ref):
             now = self._clock.now()
             soonest = self._permit.soonest(account, now)
@@ -204,8 +205,9 @@ class TokenService:
                 at=now,
             )
             self._permit.note_rejection(account)
-            account = (await self._read(name)).account
-        return await self._renewed(caller, account, request_id)
+            decrypted = await self._read(name)
+        generation = decrypted.account.generation
+        return await self._hand_out(caller, decrypted, request_id, newer_than=generation)
 
     def hold(self, account: Account) -> Hold | None:
         """Return why the account may not be renewed now, or None if it may."""
@@ -233,26 +235,31 @@ class TokenService:
             return kept
 
     async def _hand_out(
-        self, caller: Caller, decrypted: Decrypted, min_ttl: float, request_id: str
+        self,
+        caller: Caller,
+        decrypted: Decrypted,
+        request_id: str,
+        *,
+        min_ttl: float = 0.0,
+        newer_than: int | None = None,
     ) -> Handout:
-        """Decide, wait for renewals within the patience, and hand out the token."""
+        """Decide, wait for renewals within the patience, and hand out the token.
+
+        `newer_than`: renew the account first, because a token of this generation is not wanted.
+        """
         ahead = self._settings.ahead
         deadline = self._clock.monotonic() + self._settings.patience
         ended: FlightEnd | None = None
         renewals = 0
         while True:
             account, now = decrypted.account, self._clock.now()
-            hold = self._permit.hold(account, now)
-            if hold is None and isinstance(ended, NotRenewed):
-                hold = ended.hold
-            elif hold is None and self._flights.is_full_for(account.ref):
-                hold = Hold(None, now + 1, is_busy=True)
-            elif hold is None and renewals >= MOST_RENEWALS:
-                # The provider issues tokens that are already expired; it must not be asked for ever.
-                hold = Hold(Reason.PROVIDER_DECLINED, now + 1)
-            left = deadline - self._clock.monotonic()
-            paced = self._settings.background
-            match decide(account, now=now, ahead=ahead, min_ttl=min_ttl, hold=hold, paced=paced):
+            hold = self._hold_after(account, now, ended, renewals)
+            left, paced = deadline - self._clock.monotonic(), self._settings.background
+            if account.generation == newer_than:
+                decision: Decision = Refuse(refusal(account, hold, now)) if hold else Wait()
+            else:
+                decision = decide(account, now=now, ahead=ahead, min_ttl=min_ttl, hold=hold, paced=paced)
+            match decision:
                 case Serve() as serve:
                     final = unchecked(serve, now) if decrypted.unchecked else serve
                     return await self._serve(caller, decrypted, final, request_id)
@@ -260,25 +267,36 @@ class TokenService:
                     self._flights.begin_spaced(account.ref)
                     return await self._serve(caller, decrypted, Serve(1, now + 1), request_id)
                 case Wait():
-                    ended = await self._renew(account, left)
+                    ended = await self._flights.join(account.ref, left)
+                    ended = ended or NotRenewed(Hold(Reason.PROVIDER_UNAVAILABLE, self._clock.now() + 1))
                     renewals += 1
+                    if isinstance(ended, Renewed):
+                        # Also if there was nothing to renew, as for a token without a stated expiry.
+                        newer_than = None
                 case Refuse(error):
                     if not await self._settles_within(hold, left):
                         raise self._counted(account, error)
                     ended = None
                 case unexpected:
                     assert_never(unexpected)
-            decrypted = await self._after(ended, account.name)
+            row = ended.account if isinstance(ended, Renewed) else None
+            if row is not None and row.removed_at is None:
+                decrypted = self._cache.decrypted(row)
+            else:
+                decrypted = await self._read(account.name, or_kept=True)
 
-    async def _renew(self, account: Account, patience: float) -> FlightEnd:
-        ended = await self._flights.join(account.ref, patience)
-        return ended or NotRenewed(Hold(Reason.PROVIDER_UNAVAILABLE, self._clock.now() + 1))
-
-    async def _after(self, ended: FlightEnd | None, name: str) -> Decrypted:
-        """Return the account after a renewal. The row is read again unless that renewal has committed it."""
-        if isinstance(ended, Renewed) and ended.account is not None and ended.account.removed_at is None:
-            return self._cache.decrypted(ended.account)
-        return await self._read(name, or_kept=True)
+    def _hold_after(
+        self, account: Account, now: float, ended: FlightEnd | None, renewals: int
+    ) -> Hold | None:
+        """Return why no renewal may start, given how the last one ended and how many this request has awaited."""
+        if hold := self._permit.hold(account, now):
+            return hold
+        if isinstance(ended, NotRenewed):
+            return ended.hold
+        if self._flights.is_full_for(account.ref):
+            return Hold(None, now + 1, is_busy=True)
+        # A provider that issues tokens which are already expired must not be asked for ever.
+        return Hold(Reason.PROVIDER_DECLINED, now + 1) if renewals >= MOST_RENEWALS else None
 
     async def _settles_within(self, hold: Hold | None, patience: float) -> bool:
         """Wait for the next attempt and return True if it starts within the patience and is likely to succeed."""
@@ -289,24 +307,6 @@ class TokenService:
             return False
         await self._clock.sleep(wait)
         return True
-
-    async def _renewed(self, caller: Caller, account: Account, request_id: str) -> Handout:
-        """Return a token newer than `account`'s. Raises the error that says why there is none."""
-        deadline = self._clock.monotonic() + self._settings.patience
-        while True:
-            now, ended = self._clock.now(), None
-            hold = self._permit.hold(account, now)
-            if hold is None and self._flights.is_full_for(account.ref):
-                hold = Hold(None, now + 1, is_busy=True)
-            if hold is None:
-                ended = await self._renew(account, deadline - self._clock.monotonic())
-                hold = ended.hold if isinstance(ended, NotRenewed) else None
-            decrypted = await self._after(ended, account.name)
-            if decrypted.account.generation != account.generation or hold is None:
-                return await self._hand_out(caller, decrypted, 0.0, request_id)
-            if not await self._settles_within(hold, deadline - self._clock.monotonic()):
-                raise self._counted(account, refusal(decrypted.account, hold, self._clock.now()))
-            account = decrypted.account
 
     async def _serve(self, caller: Caller, decrypted: Decrypted, serve: Serve, request_id: str) -> Handout:
         now = self._clock.now()

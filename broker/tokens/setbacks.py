@@ -15,7 +15,6 @@ from broker.tokens.permit import Permit
 from broker.tokens.policy import Hold, is_valid
 from broker.tokens.schedule import (
     Step,
-    Timings,
     Watch,
     backoff,
     quarantine,
@@ -33,9 +32,9 @@ DAMAGED_AGAIN = 60.0
 class Setbacks:
     """Records how an attempt ended without a new token, and when the next one may start."""
 
-    def __init__(self, context: Context, *, permit: Permit, timings: Timings, watch: Watch) -> None:
+    def __init__(self, context: Context, permit: Permit, watch: Watch) -> None:
         self._store, self._clock = context.stores.accounts, context.steady
-        self._permit, self._timings, self._watch = permit, timings, watch
+        self._permit, self._timings, self._watch = permit, permit.timings, watch
 
     async def uncertain(self, account: Account, outcome: Ambiguous) -> FlightEnd:
         """R7: the outcome is unknown. Keep the intent, and send the same token again after the quarantine."""

@@ -12,7 +12,7 @@ NOBODY = None
 ID_29, ID_31 = Identity("29"), Identity("31")
 
 
-def trip(name: str | None, *, instead: bool = False, subject: str | None = None) -> PendingInstall:
+def session(name: str | None, *, instead: bool = False, subject: str | None = None) -> PendingInstall:
     return replace(install(), account=name, replace=instead, subject=subject)
 
 
@@ -27,16 +27,18 @@ def conflict(problem: str, name: str | None) -> IdentityConflict:
 @pytest.mark.parametrize(
     ("case", "identity", "known", "named", "expected"),
     [
-        pytest.param(trip("acme"), ID_29, NOBODY, NOBODY, "acme", id="a free name takes it"),
-        pytest.param(trip(None), ID_29, NOBODY, NOBODY, "kit-29", id="unnamed: after the id"),
+        pytest.param(session("acme"), ID_29, NOBODY, NOBODY, "acme", id="a free name takes it"),
+        pytest.param(session(None), ID_29, NOBODY, NOBODY, "kit-29", id="unnamed: after the id"),
         pytest.param(
-            trip(None), NOBODY, NOBODY, NOBODY, conflict("no_name", None), id="neither a name nor an id"
+            session(None), NOBODY, NOBODY, NOBODY, conflict("no_name", None), id="neither a name nor an id"
         ),
-        pytest.param(trip("acme"), NOBODY, NOBODY, NOBODY, "acme", id="named without an id"),
-        pytest.param(trip("acme"), ID_29, row("acme", "29"), row("acme", "29"), "acme", id="the same again"),
-        pytest.param(trip(None), ID_29, row("acme", "29"), NOBODY, "acme", id="known: under its own name"),
+        pytest.param(session("acme"), NOBODY, NOBODY, NOBODY, "acme", id="named without an id"),
         pytest.param(
-            trip("other"),
+            session("acme"), ID_29, row("acme", "29"), row("acme", "29"), "acme", id="the same again"
+        ),
+        pytest.param(session(None), ID_29, row("acme", "29"), NOBODY, "acme", id="known: under its own name"),
+        pytest.param(
+            session("other"),
             ID_29,
             row("acme", "29"),
             NOBODY,
@@ -44,7 +46,7 @@ def conflict(problem: str, name: str | None) -> IdentityConflict:
             id="known under another name than the ticket's",
         ),
         pytest.param(
-            trip("other", instead=True),
+            session("other", instead=True),
             ID_29,
             row("acme", "29"),
             NOBODY,
@@ -52,7 +54,7 @@ def conflict(problem: str, name: str | None) -> IdentityConflict:
             id="replace is about identities, not about names",
         ),
         pytest.param(
-            trip("other", instead=True),
+            session("other", instead=True),
             ID_29,
             row("acme", "29"),
             row("other", "31"),
@@ -60,25 +62,29 @@ def conflict(problem: str, name: str | None) -> IdentityConflict:
             id="replace does not give one identity two names",
         ),
         pytest.param(
-            trip("acme"),
+            session("acme"),
             ID_31,
             NOBODY,
             row("acme", "29"),
             conflict("other_identity", "acme"),
             id="another identity over an account",
         ),
-        pytest.param(trip("acme", instead=True), ID_31, NOBODY, row("acme", "29"), "acme", id="with replace"),
         pytest.param(
-            trip("acme"),
+            session("acme", instead=True), ID_31, NOBODY, row("acme", "29"), "acme", id="with replace"
+        ),
+        pytest.param(
+            session("acme"),
             NOBODY,
             NOBODY,
             row("acme", "29"),
             conflict("other_identity", "acme"),
             id="an unknown identity over a known one",
         ),
-        pytest.param(trip("acme"), ID_29, NOBODY, row("acme", None), "acme", id="over one without identity"),
         pytest.param(
-            trip("acme"),
+            session("acme"), ID_29, NOBODY, row("acme", None), "acme", id="over one without identity"
+        ),
+        pytest.param(
+            session("acme"),
             ID_29,
             NOBODY,
             row("acme", "29", provider="kustomer"),
@@ -86,7 +92,7 @@ def conflict(problem: str, name: str | None) -> IdentityConflict:
             id="the same id at another provider",
         ),
         pytest.param(
-            trip(None),
+            session(None),
             ID_29,
             NOBODY,
             row("kit-29", "31"),
@@ -94,7 +100,7 @@ def conflict(problem: str, name: str | None) -> IdentityConflict:
             id="the derived name is somebody else's",
         ),
         pytest.param(
-            trip(None, subject="ann"),
+            session(None, subject="ann"),
             ID_29,
             row("acme", "29", subject="bob"),
             NOBODY,
@@ -102,7 +108,7 @@ def conflict(problem: str, name: str | None) -> IdentityConflict:
             id="known, and another person's",
         ),
         pytest.param(
-            trip("acme", subject="ann"),
+            session("acme", subject="ann"),
             ID_29,
             NOBODY,
             row("acme", None, subject="bob"),
@@ -110,16 +116,18 @@ def conflict(problem: str, name: str | None) -> IdentityConflict:
             id="named, and another person's",
         ),
         pytest.param(
-            trip(None, subject="ann"),
+            session(None, subject="ann"),
             ID_29,
             row("acme", "29", subject="ann"),
             NOBODY,
             "acme",
             id="the same person",
         ),
-        pytest.param(trip(None, subject="ann"), ID_29, row("acme", "29"), NOBODY, "acme", id="nobody's yet"),
         pytest.param(
-            trip(None),
+            session(None, subject="ann"), ID_29, row("acme", "29"), NOBODY, "acme", id="nobody's yet"
+        ),
+        pytest.param(
+            session(None),
             ID_29,
             row("acme", "29", subject="bob"),
             NOBODY,

@@ -10,9 +10,9 @@ from broker.context import Context
 from broker.errors import ProviderUnavailable
 from broker.http.edge import problem
 from broker.observe.health import Health
+from broker.tokens.background import Timekeeper
 from broker.tokens.permit import Permit
 from broker.tokens.schedule import Timings
-from broker.tokens.timekeeping import Timekeeper
 from tests.fakes.clock import FakeClock
 from tests.house import House
 
@@ -183,8 +183,8 @@ async def test_machine_whose_clock_is_not_the_databases(house: House, ahead: flo
     await timekeeper.check()
 
     assert machine.now() - ahead == clock.now()
-    assert (told or "") in health.standing.get("clock_skew", "")
-    assert (told is None) is ("clock_skew" not in health.standing)
+    assert (told or "") in health.by_key.get("clock_skew", "")
+    assert (told is None) is ("clock_skew" not in health.by_key)
     assert before == replace(await house.account(), last_used_at=before.last_used_at)
 
 
