@@ -46,6 +46,7 @@ class Kit(SandboxProvider):
 
     name, title = "kit", "Kit"
     default_scope = "public"
+    answer_members = ("access_token", "token_type", "expires_in", "refresh_token", "scope", "created_at")
     complaints = (
         "Authentication Failed",
         "The access token is invalid",

@@ -34,6 +34,7 @@ class Kustomer(SandboxProvider):
 
     name, title = "kustomer", "Kustomer"
     default_scope = ""
+    answer_members = ("scope", "token_type", "access_token", "expires_in", "refresh_token")
     complaints = ("Missing authorization", "Invalid token", "Invalid token", "Expired token")
 
     def __init__(self, context: SandboxContext) -> None:

@@ -48,6 +48,8 @@ class SandboxProvider(ABC):
     name: ClassVar[Provider]
     title: ClassVar[str]
     default_scope: ClassVar[str]
+    answer_members: ClassVar[tuple[str, ...]]
+    """The members of an answer with tokens, in the vendor's order."""
     complaints: ClassVar[tuple[str, str, str, str]]
     """The error texts for an access token that is missing, invalid, revoked or expired."""
 
@@ -234,17 +236,16 @@ class SandboxProvider(ABC):
                 case grant, pair:
                     refresh = fingerprint(pair.refresh) if pair.refresh else None
                     record.handled(n, "issued", grant.id, refresh, pair.access.sha256)
-                    members = {
+                    values: dict[str, object] = {
                         "access_token": pair.access.value,
                         "token_type": "Bearer" if self.name == "kit" else "bearer",
                         "expires_in": max(0, int(pair.access.expires_at - now)),
-                        **({} if pair.refresh is None else {"refresh_token": pair.refresh}),
+                        "refresh_token": pair.refresh,
                         "scope": grant.scope,
-                        **({"created_at": int(pair.access.created_at)} if self.name == "kit" else {}),
-                        **fault.members,
+                        "created_at": int(pair.access.created_at),
                     }
-                    gone = {name for name, value in fault.members.items() if value is None}
-                    return web.json_response({name: members[name] for name in members if name not in gone})
+                    members = {**{name: values[name] for name in self.answer_members}, **fault.members}
+                    return web.json_response({name: one for name, one in members.items() if one is not None})
 
 
 def _refused(redirect_uri: str, state: str | None, error: str) -> web.Response:
