@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import secrets
 import sys
@@ -20,7 +21,7 @@ from broker.cli.output import Failed, show_json
 from broker.config import ConfigError, Settings, load
 from broker.config.loading import keys_of
 from broker.config.settings import CommandKey, DeadError, FileKey, OAuthClient, PublicKey, Tls, UnixListen
-from broker.files import new_file, read_regular
+from broker.files import new_file, read_regular, replacing
 from broker.model import Secret
 
 CREDSTORE = Path("/etc/credstore")
@@ -109,6 +110,8 @@ def write_secrets(answers: Answers, client_secrets: Mapping[str, str]) -> Iterat
     }
     for name in answers.secret_names:
         path = answers.path_of(name)
+        if path.is_symlink() and not path.exists():
+            raise Failed(f"{path} is a link to a file that does not exist. Remove it and repeat the command.")
         if path.exists():
             yield f"Kept {path}."
         elif name not in values:
@@ -176,7 +179,7 @@ def init(
     It asks for each answer that no option gives. Nothing is overwritten, except the example that the package installed.
     """
     path = context.config_path
-    if path.exists() and read_regular(path).decode(errors="replace") != example():
+    if path.is_symlink() or (path.exists() and read_regular(path).decode(errors="replace") != example()):
         raise Failed(
             f"{path} exists, and nothing is overwritten. Edit it, or move it away and repeat the command."
         )
@@ -185,7 +188,10 @@ def init(
     def ask(option: str, value: object, question: str) -> str:
         if value is None and not may_ask:
             raise click.UsageError(f"{question} There is no terminal to ask on: answer with {option}")
-        return str(click.prompt(question, err=True, prompt_suffix=" ") if value is None else value)
+        answer = str(click.prompt(question, err=True, prompt_suffix=" ") if value is None else value)
+        if answer.encode(errors="replace").decode() != answer:
+            raise click.UsageError(f"The answer to {option} is not UTF-8.")
+        return answer
 
     url = ask("--public-url", public_url, "Which address do browsers use (https://…)?").rstrip("/")
     chosen = providers or [name for name in APPS if any(given[f"{name}_{key}"] for key in APPS[name])]
@@ -214,10 +220,9 @@ def init(
     try:
         lines = list(write_secrets(answers, told))
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.new")
-        unfinished.write_text(configuration(answers))
-        unfinished.chmod(0o644)
-        unfinished.replace(path)
+        with replacing(path) as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(configuration(answers).encode())
     except OSError as exc:
         raise Failed(f"{exc.filename or path} cannot be written: {exc.strerror}; are you root?") from None
     start = "systemctl enable --now token-broker" if folder is None else "broker serve"

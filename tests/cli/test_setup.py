@@ -105,6 +105,41 @@ def test_bad_answer_writes_nothing(path: Path, url: str) -> None:
     assert not path.parent.exists()
 
 
+@pytest.mark.parametrize("name", ["config.toml", "secrets/master-key"])
+def test_init_replaces_no_link(path: Path, name: str) -> None:
+    """Neither the link nor what it leads to is somebody else's to change, even where that is not there yet."""
+    link = path.parent / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(path.parent / "elsewhere")
+    refused = init(path, *KIT)
+
+    assert 1 == refused.exit_code
+    assert str(link) in refused.stderr
+    assert link.is_symlink()
+    assert not (path.parent / "elsewhere").exists()
+
+
+def test_init_writes_through_no_link(path: Path) -> None:
+    """A name that a half-written configuration has may lead elsewhere."""
+    path.parent.mkdir()
+    for name in ("config.toml.new", "config.toml.part"):
+        (path.parent / name).symlink_to(path.parent / "elsewhere")
+    made = init(path, *KIT)
+
+    assert 0 == made.exit_code
+    assert not path.is_symlink()
+    assert not (path.parent / "elsewhere").exists()
+
+
+def test_answer_that_is_not_utf8_is_named(path: Path) -> None:
+    """As the command line hands on a byte that is no text."""
+    refused = init(path, *KIT[:2], "--kustomer-client-id", "a\udcff")
+
+    assert 2 == refused.exit_code
+    assert "--kustomer-client-id is not UTF-8" in refused.stderr
+    assert not path.parent.exists()
+
+
 def test_answers_are_data(path: Path) -> None:
     """A quote, a backslash or a group reference in an id is part of the id."""
     odd = 'a"b\\1\\g<0>c'
