@@ -1,6 +1,8 @@
 """The Debian package on a booted machine: from nothing to a token, on to the next version, and away again."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,8 @@ from tests.missing import missing, needs
 from tests.systemd.machine import SOURCE, Machine, booted, require_machine
 from tests.systemd.service import CONFIG, KIT_SECRET, SANDBOX, STORE, Service, type_in, with_sandbox
 
-pytestmark = pytest.mark.slow
+# A build of everything, which takes minutes where the machine is busy.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PYTHON = Path("/usr/bin/python3")
 """The distribution's, for which the package is built."""
@@ -79,7 +82,6 @@ def _machine() -> Iterator[Machine]:
             # The first names users of this machine, which that one does not have; the second forbids to start services.
             machine.run("rm", "-f", "/var/lib/dpkg/statoverride", "/usr/sbin/policy-rc.d")
             machine.write("/etc/systemd/system/sandbox.service", SANDBOX)
-            machine.run("systemctl", "start", "sandbox")
             yield machine
 
 
@@ -96,12 +98,43 @@ def broker(machine: Machine, *words: str) -> str:
 
 def configure(machine: Machine) -> None:
     """As an operator does, with the sandbox as Kit."""
+    machine.run("systemctl", "start", "sandbox")
     type_in(machine, f"/usr/bin/broker init --non-interactive {INIT}")
     type_in(
         machine, "umask 077; cat > /etc/credstore/token-broker.kit-client-secret", stdin=f"{KIT_SECRET}\n"
     )
     path = machine.root / CONFIG.lstrip("/")
     path.write_text(with_sandbox(path.read_text()))
+
+
+def test_page_leads_from_a_bare_server_to_a_token(machine: Machine) -> None:
+    """With at most ten commands, typed one after the other as they are written; then nothing but the key is left."""
+    page = (SOURCE / "docs/install.md").read_text()
+    first, after, *_ = re.findall(r"^```\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    [package] = re.findall(r"\./(\S+\.deb)", first)
+    machine.run("ln", "-s", f"/root/{__version__}.deb", f"/root/{package}")
+    answer = type_in(machine, f"cd /root; export DEBIAN_FRONTEND=noninteractive\n{first}").splitlines()[-1]
+    type_in(machine, after)
+    left = [path for path in (*DATA, CONFIG) if (machine.root / path.lstrip("/")).exists()]
+    again = install(machine, __version__)
+    machine.run("dpkg", "--remove", "token-broker")
+    reinstalled = install(machine, __version__)
+    purge(machine)
+
+    assert len(first.splitlines()) <= 10
+    assert {"demo-kit", "kit"} == {json.loads(answer)[name] for name in ("account", "provider")}
+    assert ["/etc/credstore"] == left
+    assert "inactive" == machine.shown("ActiveState")["ActiveState"], "a stopped service stays so"
+    assert again.startswith("0\n") and reinstalled.startswith("0\n"), again + reinstalled
+    assert "not started. Next: broker init" in reinstalled
+
+
+def purge(machine: Machine) -> None:
+    """With everything, as somebody who says yes."""
+    answer = "echo token-broker token-broker/delete-data boolean true | debconf-set-selections"
+    type_in(machine, f"{answer}; DEBIAN_FRONTEND=noninteractive dpkg --purge token-broker")
+    left = [path for path in (*DATA, "/etc/token-broker") if (machine.root / path.lstrip("/")).exists()]
+    assert [] == left
 
 
 def test_whole_life_of_a_package(machine: Machine) -> None:
@@ -170,9 +203,4 @@ def test_lost_machine_is_brought_back(machine: Machine) -> None:
     assert adopted.startswith("Adopted")
     assert 200 == service.ask("/token/acme")["status"]
 
-    machine.run(
-        "sh", "-c", "echo token-broker token-broker/delete-data boolean true | debconf-set-selections"
-    )
-    machine.run("sh", "-c", "DEBIAN_FRONTEND=noninteractive dpkg --purge token-broker")
-    left = [path for path in (*DATA, "/etc/token-broker") if (machine.root / path.lstrip("/")).exists()]
-    assert [] == left
+    purge(machine)
