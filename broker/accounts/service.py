@@ -216,7 +216,7 @@ class AccountService:
             await self._purge(name)
             await note(BY_AGE, "accounts.purge", name, "removed 30 days ago", request_id="")
         if not self._scrubbed:
-            self._scrubbed = await self._store.scrub()
+            self._scrubbed = await self._context.stores.database.scrub()
 
     def next_renewal_at(self, account: Account) -> float | None:
         """Return when the broker will renew the account by itself, as far as is known now; None: never."""
@@ -275,7 +275,7 @@ class AccountService:
         await self._store.purge(name, self._context.name_hash(name))
         for forget in self._forget_besides:
             await forget(name)
-        self._scrubbed = await self._store.scrub()
+        self._scrubbed = await self._context.stores.database.scrub()
 
     async def _require(
         self,

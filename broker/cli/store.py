@@ -83,12 +83,11 @@ def restore(context: CommandContext, src: Path, *, yes: bool, force: bool) -> No
 
     now, store = context.clock.now(), store_path_of(context.config_path, context.environ)
     try:
-        restored = put_in_place(src, store, force=yes or force, at=now)
+        found, kept = put_in_place(src, store, force=yes or force, at=now)
     except (NotAStore, StartRefused) as exc:
         raise Failed(f"Nothing was restored: {exc}") from None
     except OSError as exc:
         raise Failed(f"Nothing was restored: {exc.filename or src}: {exc.strerror}") from None
-    found, kept = restored.found, restored.kept and str(restored.kept)
     age = f", made {span(now - found.made_at)} ago" if found.made_at is not None else ""
     told = [f"Restored {counted(found.accounts, 'account')}{age}, into {store}."]
     if kept:
@@ -96,7 +95,12 @@ def restore(context: CommandContext, src: Path, *, yes: bool, force: bool) -> No
     start = " with: systemctl start token-broker.socket token-broker.service" if context.service else ""
     told.append(f"It needs the master key {' and '.join(found.masters)}.")
     told.append(f"Start the broker{start}. It issues valid tokens and renews nothing until `broker adopt`.")
-    value = {"store": str(store), "accounts": found.accounts, "kept": kept, "masters": list(found.masters)}
+    value = {
+        "store": str(store),
+        "accounts": found.accounts,
+        "kept": kept and str(kept),
+        "masters": list(found.masters),
+    }
     context.say("\n".join(told), value)
 
 

@@ -52,7 +52,7 @@ class CallerStore(Store):
     async def add_key(self, transaction: Transaction, key: CallerKey, *, expire_others_at: float) -> bool:
         """Give a caller another key; its others work until `expire_others_at` at the longest, at most one of them.
         False: no such caller."""
-        await transaction.alone(f"caller {key.caller}")
+        await transaction.lock(f"caller {key.caller}")
         if not await transaction.fetch("SELECT 1 FROM callers WHERE name = $1", key.caller):
             return False
         await transaction.execute(DROP_OLDER, key.caller)
@@ -75,7 +75,7 @@ class CallerStore(Store):
 
     @in_transaction
     async def remove_caller(self, transaction: Transaction, name: str) -> bool:
-        await transaction.alone(f"caller {name}")
+        await transaction.lock(f"caller {name}")
         await transaction.execute("DELETE FROM caller_keys WHERE caller = $1", name)
         return await transaction.execute("DELETE FROM callers WHERE name = $1", name) == 1
 

@@ -1,7 +1,6 @@
-"""The interface of a database, on which the stores are written once, and the notification of changed accounts.
+"""The database interface that all stores use, and the notification of changed accounts.
 
-SQL is written as both databases read it: `$1, $2` for parameters, `ON CONFLICT`; what cannot be said alike is in
-`Dialect`.
+SQL is written so that both databases accept it (`$1, $2` for parameters, `ON CONFLICT`). `Dialect` holds the rest.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -19,27 +18,26 @@ S = TypeVar("S", bound="Store")
 Row = Sequence[Any]
 SET_META = """
 INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
-"""What a store says of itself, by key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The few words in which databases differ."""
+    """The SQL in which the two databases differ."""
 
     shared: bool
-    """Whether other brokers may work on the same database."""
+    """Whether other brokers may use the same database."""
     clock: str | None
-    """The database's own clock, epoch seconds, by which leases are counted; None: the caller's."""
+    """The database's own clock in epoch seconds, used for leases. None: use the caller's clock."""
     unlocked: str
-    """Behind a SELECT: take these rows, and leave out those that somebody else has taken."""
+    """Appended to a SELECT: lock these rows, and leave out rows that another transaction has locked."""
     floor: str
-    """A number without its fraction, for numbers that are not negative."""
+    """Round a non-negative number down."""
     text: str
-    """The type of a column of text that is compared byte by byte."""
+    """The type of a text column that is compared byte by byte."""
 
     def now(self, parameter: str) -> str:
-        """The time that leases are counted by; `parameter` holds the caller's own."""
-        # The database has to be told a type for every parameter, so each appears.
+        """Return the SQL for the current time of leases; `parameter` holds the caller's time."""
+        # PostgreSQL must be able to infer the type of every parameter, so each one has to appear.
         return (
             parameter if self.clock is None else f"({self.clock} + 0 * CAST({parameter} AS DOUBLE PRECISION))"
         )
@@ -49,28 +47,22 @@ class Transaction(Protocol):
     """Statements that become durable together, or not at all."""
 
     async def execute(self, sql: str, *values: object) -> int:
-        """Run one statement; the number of rows it changed."""
-        ...
+        """Run one statement and return the number of rows that it changed."""
 
     async def execute_all(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """Run one statement once for each of these rows of values."""
-        ...
 
     async def fetch(self, sql: str, *values: object) -> list[Row]:
-        """Run one statement; its rows."""
-        ...
+        """Run one statement and return its rows."""
 
-    async def alone(self, what: str) -> None:
-        """Wait until no other transaction is at `what`; from here to the end none will be."""
-        ...
+    async def lock(self, what: str) -> None:
+        """Take the exclusive lock named `what` until the end of the transaction."""
 
-    async def beside(self, what: str) -> None:
-        """Wait until nobody is `alone` at `what`; from here to the end nobody will be."""
-        ...
+    async def lock_shared(self, what: str) -> None:
+        """Take the lock named `what`, shared with others that take it so, until the end of the transaction."""
 
-    async def tell(self, name: str) -> None:
-        """Once this is durable, notify the subscribers here and in other brokers of a change of that account."""
-        ...
+    async def notify(self, name: str) -> None:
+        """Once this is durable, notify the subscribers in all brokers that the account `name` has changed."""
 
 
 Work = Callable[[Transaction], Awaitable[T]]
@@ -80,55 +72,55 @@ class Database(Protocol):
     """One durable store. Every method raises StorageUnavailable when it cannot do its work."""
 
     @property
-    def dialect(self) -> Dialect: ...
+    def dialect(self) -> Dialect:
+        """The SQL of this database."""
 
     @property
-    def changes(self) -> "Changes": ...
+    def changes(self) -> "Changes":
+        """The notifications of changed accounts."""
 
     def starting(self) -> AbstractAsyncContextManager[None]:
-        """While this lasts, no other broker starts on the database: for the schema and the first keys."""
-        ...
+        """Keep other brokers from starting on this database while the schema and the first keys are made."""
 
     async def read(self, sql: str, *values: object) -> list[Row]:
-        """Rows as the last finished write left them."""
-        ...
+        """Return rows as the last finished write left them."""
 
     async def write(self, work: Work[T]) -> T:
         """Run `work` in a transaction of its own and return its result once it is durable.
 
-        `work` must do nothing but talk to its transaction: it may share a commit with others, and it may be run
-        again where the database undid it for another's sake. What two of them must not do at once stands in
-        their statements' conditions, or behind `alone`. When it raises, its changes are undone and the error
-        reaches the caller. A caller that is cancelled cancels only its own waiting.
+        `work` must only use its transaction: it may share a commit with other work, and it is run again if the
+        database undid it because of a conflict. Its statements' conditions, or `lock`, must prevent what two of
+        them must not do at the same time. When it raises, its changes are undone and the caller gets the error.
+        Cancelling the caller cancels only its waiting.
         """
-        ...
 
     async def scrub(self) -> bool:
-        """Take what was deleted out of the store's files too. False: somebody reads just now; ask again."""
-        ...
+        """Remove deleted data from the store's files too. False: a reader prevents it at the moment; retry."""
 
     async def close(self) -> None:
-        """Finish what was written and let go of the store."""
-        ...
+        """Finish the pending writes and close the store."""
 
 
 LATEST = 253402300799
-"""Epoch seconds, the end of the year 9999: every number that is stored lies between 0 and this, or is damaged."""
+"""The end of the year 9999 in epoch seconds. Every stored number is between 0 and this, or it is damaged."""
 
 
 def number(value: Any) -> Any:
-    """A stored number; 0 where it is damaged, so that whatever ends at that time has ended."""
+    """Return a stored number, or 0 if it is damaged, so that whatever ends at that time has ended."""
     return value if isinstance(value, int | float) and 0 <= value <= LATEST else 0
 
 
 def text(value: Any) -> Any:
-    """A stored text as far as it can be read; SQLite stores anything in any column."""
+    """Return a stored text as far as it can be decoded; SQLite stores any bytes in any column."""
     return value.decode("ascii", "backslashreplace") if isinstance(value, bytes) else value
 
 
 def last_of(rows: Sequence[Row]) -> str:
-    """The greatest of the texts at the rows' ends. One that is damaged sorts elsewhere as a text: its row may come
-    again on the next page, so the end of a table is a page that is not full."""
+    """Return the greatest of the texts in the last column.
+
+    A damaged text sorts differently as text, so its row may be on the next page again: only a page that is not full
+    is the end of a table.
+    """
     return max((str(text(row[-1])) for row in rows), default="")
 
 
@@ -138,21 +130,22 @@ class Table(Generic[T]):
     def __init__(self, name: str, kind: type[T], /, **renamed: str) -> None:
         self.name, self._kind = name, kind
         self.columns = ", ".join(renamed.get(field, field) for field in get_type_hints(kind))
-        """With commas."""
+        """The names of the columns, separated by commas."""
         self.select = f"SELECT {self.columns} FROM {name}"
         self.insert = insert_sql(name, self.columns)
         self._readers = [_reader(hint) for hint in get_type_hints(kind).values()]
 
     def of(self, alias: str) -> str:
-        """The columns of the table under another name in a statement."""
+        """Return the columns, each qualified with the table's alias in a statement."""
         return f"{alias}.{self.columns.replace(', ', f', {alias}.')}"
 
     def read(self, row: Row) -> T:
-        """The dataclass of a row; flags and choices are made of what is stored."""
+        """Return the dataclass of a row, with flags and choices converted from what is stored."""
         pairs = zip(self._readers, row, strict=True)
         return self._kind(*(value if value is None else read(value) for read, value in pairs))
 
     async def add(self, transaction: Transaction, value: T) -> int:
+        """Insert a row and return the number of rows inserted."""
         return await transaction.execute(self.insert, *values_of(value))
 
 
@@ -173,16 +166,13 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def _rows(self, table: Table[T], which: str, *values: object) -> list[T]:
-        """The rows of a table for which this holds, in the order that it says."""
-        return [table.read(row) for row in await self._database.read(f"{table.select} {which}", *values)]
+    async def _rows(self, table: Table[T], where: str, *values: object) -> list[T]:
+        return [table.read(row) for row in await self._database.read(f"{table.select} {where}", *values)]
 
-    async def _row(self, table: Table[T], which: str, *values: object) -> T | None:
-        """The first of such rows."""
-        return next(iter(await self._rows(table, which, *values)), None)
+    async def _row(self, table: Table[T], where: str, *values: object) -> T | None:
+        return next(iter(await self._rows(table, where, *values)), None)
 
     async def _execute(self, sql: str, *values: object) -> int:
-        """Run one statement in a transaction of its own; the number of rows that it changed."""
         return await execute(self._database, sql, *values)
 
 
@@ -199,12 +189,12 @@ def in_transaction(
 
 
 async def execute(database: Database, sql: str, *values: object) -> int:
-    """Run one statement in a transaction of its own; the number of rows that it changed."""
+    """Run one statement in a transaction of its own and return the number of rows that it changed."""
     return await database.write(lambda transaction: transaction.execute(sql, *values))
 
 
 async def execute_all(database: Database, sql: str, rows: Sequence[Sequence[object]]) -> None:
-    """Run one statement for each of these rows, all in a transaction of their own."""
+    """Run one statement for each of these rows of values, all in one transaction."""
     await database.write(lambda transaction: transaction.execute_all(sql, rows))
 
 
@@ -214,19 +204,18 @@ def placeholders(count: int) -> str:
 
 
 def insert_sql(table: str, columns: str) -> str:
-    """Return the statement that inserts one row; `columns` with commas."""
+    """Return the statement that inserts one row; `columns` are separated by commas."""
     return f"INSERT INTO {table} ({columns}) VALUES ({placeholders(columns.count(',') + 1)})"
 
 
 def purge_sql(table: str, key: str, ended: str) -> str:
-    """Return the statement that forgets at most $2 rows of a table, which ended before $1."""
+    """Return the statement that deletes at most $2 rows for which `ended`, a condition on the time $1, holds."""
     return f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {ended} LIMIT $2)"
 
 
 def values_of(value: Any) -> tuple[object, ...]:
-    """The values of a dataclass in the order of its fields, as the databases store them: a flag is a number."""
-    found = _getter(value.__class__)(value)
-    return tuple(int(one) if isinstance(one, bool) else one for one in found)
+    """Return the values of a dataclass in the order of its fields, with flags as numbers."""
+    return tuple(int(one) if isinstance(one, bool) else one for one in _getter(value.__class__)(value))
 
 
 @cache
@@ -235,25 +224,26 @@ def _getter(kind: type) -> Callable[[Any], tuple[object, ...]]:
 
 
 class Changes:
-    """Notifies subscribers (caches, long polls) when the row of an account changed here or in another broker."""
+    """Notifies subscribers (caches, long polls) when an account's row changes, in this broker or in another."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[str], None]] = []
         self._forgetful: list[Callable[[], None]] = []
         self.are_heard: Callable[[], bool] = lambda: True
-        """Whether changes by other brokers on the database are heard just now."""
+        """Whether notifications from other brokers arrive at the moment."""
 
     def listen(self, listener: Callable[[str], None], missed: Callable[[], None] | None = None) -> None:
-        """`missed` is called when anything may have changed unheard."""
+        """Call `listener` with the name of each changed account, and `missed` when notifications may be lost."""
         self._listeners.append(listener)
         if missed is not None:
             self._forgetful.append(missed)
 
     def publish(self, name: str) -> None:
+        """Notify the subscribers that an account has changed."""
         for listener in self._listeners:
             listener(name)
 
     def missed(self) -> None:
-        """Changes by others were not heard for a while; from now on they are."""
+        """Tell the subscribers that changes by other brokers may have been missed until now."""
         for forget in self._forgetful:
             forget()

@@ -87,7 +87,7 @@ class ImportStore(Store):
             # A new grant ends whatever a removed one left behind.
             await transaction.execute("DELETE FROM spares WHERE account = $1", account.name)
             await insert_events(transaction, events)
-            await transaction.tell(account.name)
+            await transaction.notify(account.name)
             return Added()
 
         return await self._keys.write([account], work)
@@ -102,7 +102,7 @@ class ImportStore(Store):
     ) -> bool:
         """Freeze the account while it stands at `ref` and no renewal of it is under way anywhere, nor its outcome
         unknown. One statement: a renewal that comes later is refused by the frozen row."""
-        await transaction.tell(ref.name)
+        await transaction.notify(ref.name)
         values = (ref.name, ref.epoch, ref.generation, reason, at)
         if not await transaction.execute(FREEZE_IDLE, *values):
             return False

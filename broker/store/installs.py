@@ -72,7 +72,7 @@ class InstallStore(Store):
     async def add_ticket(self, transaction: Transaction, ticket: Ticket) -> None:
         """One live ticket an account: an older one of the same account is forgotten."""
         if ticket.account is not None:
-            await transaction.alone(f"tickets of {ticket.account}")
+            await transaction.lock(f"tickets of {ticket.account}")
             await transaction.execute(DROP_OTHERS, ticket.provider, ticket.account)
         await TICKETS.add(transaction, ticket)
 

@@ -85,7 +85,7 @@ class KeyStore(Store):
     @in_transaction
     async def add_first_keys(self, transaction: Transaction, keys: Sequence[WrappedKey]) -> bool:
         """Store the first keys. False if the store holds keys or anything sealed already."""
-        await transaction.alone("first keys")
+        await transaction.lock("first keys")
         if await transaction.fetch(SEALED_ANYTHING):
             return False
         for key in keys:
@@ -95,7 +95,7 @@ class KeyStore(Store):
     @in_transaction
     async def add_key(self, transaction: Transaction, key: WrappedKey) -> None:
         """Store a key and make it the active one of its purpose."""
-        await transaction.alone(KEYS_CHANGE)
+        await transaction.lock(KEYS_CHANGE)
         await transaction.execute("UPDATE keys SET active = 0 WHERE purpose = $1", key.purpose)
         await KEYS.add(transaction, key)
 
@@ -167,7 +167,7 @@ class RecordKeys:
         kids = {kid for record in records if (kid := kid_at_front(record))}
 
         async def checked(transaction: Transaction) -> T:
-            await transaction.beside(KEYS_CHANGE)
+            await transaction.lock_shared(KEYS_CHANGE)
             keys = {kid: bool(active) for kid, active in await transaction.fetch(STATES, Purpose.DATA)}
             # An id that the store never had was no key's: the text only looks like a record.
             if late := [kid for kid in kids if not keys.get(kid, True)]:

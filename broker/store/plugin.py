@@ -138,7 +138,7 @@ class PluginStore(Store):
         """The connect code, unspent; None counts a wrong try against it and against the question, and the fifth
         ends either."""
         # Guesses at one code count one after the other, wherever they come in.
-        await transaction.alone(f"connect code {handle}")
+        await transaction.lock(f"connect code {handle}")
         for row in await transaction.fetch(f"{CONNECT_CODES.select} {OPEN_CODE}", handle, now):
             if (code := CONNECT_CODES.read(row)).digest == digest:
                 return code
@@ -248,7 +248,7 @@ async def join_account(
 ) -> None:
     """Note at the grant that the user, taken in this browser, gave in the same install that its account is connected,
     and end the grants of earlier installs of the same account for the same client."""
-    await transaction.alone(f"install of {subject}")
+    await transaction.lock(f"install of {subject}")
     for grant_id, person_hash in await transaction.fetch(INSTALLED_WITH, browser_hash, subject):
         # Forgotten now, so that the next install in this browser is not taken for the same one.
         await transaction.execute("DELETE FROM plugin_people WHERE hash = $1", person_hash)

@@ -82,13 +82,13 @@ class _Transaction:
     async def fetch(self, sql: str, *values: object) -> list[Row]:
         return [tuple(row) for row in await self._connection.fetch(sql, *values)]
 
-    async def alone(self, what: str) -> None:
+    async def lock(self, what: str) -> None:
         await self._connection.execute(ALONE, what)
 
-    async def beside(self, what: str) -> None:
+    async def lock_shared(self, what: str) -> None:
         await self._connection.execute(BESIDE, what)
 
-    async def tell(self, name: str) -> None:
+    async def notify(self, name: str) -> None:
         self.changed[name] = None
         await self._connection.execute(TELL, f"{self._sender} {name}")
 

@@ -1,9 +1,8 @@
-"""The accounts as renewals need them: intent, commit, settlement, spares, due renewals."""
+"""Stores accounts for renewals: intents, commits, settled attempts, spare refresh tokens and due renewals."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
 
@@ -38,7 +37,7 @@ from broker.store.rows import (
 log = structlog.get_logger()
 TOUCHED_AT_ONCE = 256
 BOOT_WIDTH = 16
-"""Characters of a boot's id, with which a lease's owner begins: `boot@replica`."""
+"""The length of the boot id at the start of a lease's owner, which is `boot@replica`."""
 
 SPARES = Table("spares", Spare)
 ADD_SPARE = f"{SPARES.insert} ON CONFLICT (id) DO NOTHING"
@@ -104,7 +103,7 @@ BY_ATTEMPT = (
     "last_used_at",
 )
 MOST_AHEAD = 2 * 3600.0
-"""Seconds by which an attempt is noted ahead at most."""
+"""The longest time in seconds by which the next attempt is planned ahead."""
 _SHIFTED = ", ".join(
     f"{column} = CASE WHEN {column} BETWEEN $2 AND $4 THEN {column} + $1 ELSE {column} END"
     for column in BY_ATTEMPT
@@ -130,7 +129,7 @@ UPDATE accounts
        next_at = CASE WHEN next_at IS NOT NULL AND next_at > $3 THEN $3 ELSE next_at END
  WHERE name = $1 AND (last_used_at IS NULL OR last_used_at < $2)"""
 
-# A name that was removed meanwhile gets no row.
+# A name that was purged in the meantime gets no row.
 USED_BY = """
 INSERT INTO uses (account, caller, last_used_at)
 SELECT name, CAST($2 AS TEXT), CAST($3 AS DOUBLE PRECISION) FROM accounts WHERE name = $1
@@ -139,27 +138,27 @@ ON CONFLICT (account, caller) DO UPDATE SET last_used_at = excluded.last_used_at
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The successor is durable and current."""
+    """The new token set is durable and current."""
 
     account: Account | None = field(default=None, compare=False)
-    """Its row. None: the row is damaged, which must not undo the commit; whoever reads the row finds it."""
+    """The row. None if it is damaged, which must not undo the commit; the next reader of the row handles it."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationMoved:
-    """Another renewal of the same grant won; ours was not written."""
+    """Another renewal of the same grant was committed first; ours was not stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpochMoved:
-    """The person connected again, or the name was purged; ours belongs to a grant that is gone."""
+    """The account was connected again or purged; our token set belongs to a grant that is gone."""
 
 
 CommitOutcome = Committed | GenerationMoved | EpochMoved
 
 
 class RefreshStore(Store):
-    """The accounts, as the use cases that renew tokens need them."""
+    """Stores accounts for the use cases that renew tokens."""
 
     def __init__(self, database: Database, *, keys: RecordKeys) -> None:
         super().__init__(database)
@@ -167,21 +166,40 @@ class RefreshStore(Store):
         self._reads = GatheredReads(self._read, shared=database.dialect.shared)
 
     async def get(self, name: str) -> Account | None:
-        """The row of that name, removed ones included."""
+        """Return the account of that name, also a removed one."""
         return await self._reads.account(name)
 
     async def begin(self, ref: Ref, intent: Intent) -> bool:
-        """R3: write the intent, which is the lease. False unless the row stands at `ref`, is neither dead, frozen
-        nor removed, and no other process holds a lease that has not run out."""
+        """R3: write the intent, which is also the lease of the renewal.
+
+        Returns False unless the row is at `ref`, the account does not need re-authorization and is neither frozen nor
+        removed, and no other process holds an unexpired lease.
+        """
         sql = BEGIN.format(now=self._database.dialect.now("$5"))
         values = (*_key(ref), intent.id, intent.at, intent.owner, intent.until - intent.at)
         return await self._update(ref.name, sql, *values)
 
     async def commit(self, successor: Successor, events: Sequence[Event]) -> CommitOutcome:
-        """R6: make the successor current: generation + 1, intent, lease and trouble cleared, death undone.
+        """R6: make the new token set current: generation + 1, with intent, lease, trouble and death cleared.
 
-        Conditioned on the parent alone, not on the lease; removed rows take it too."""
-        return await self._keys.write([successor], partial(_commit, events))
+        Conditioned on the parent alone and not on the lease, and done for removed accounts too.
+        """
+        parent = successor.parent
+
+        async def work(transaction: Transaction, successor: Successor) -> CommitOutcome:
+            # Also if another broker was first: our cached account is older than its change.
+            await transaction.notify(parent.name)
+            values = (*_key(parent), *values_of(successor)[1:])
+            changed = await transaction.fetch(f"{COMMIT} RETURNING {COLUMNS}", *values)
+            if changed:
+                await insert_events(transaction, events)
+                with suppress(Exception):
+                    return Committed(to_account(changed[0]))
+                return Committed()
+            rows = await transaction.fetch("SELECT epoch FROM accounts WHERE name = $1", parent.name)
+            return GenerationMoved() if rows and rows[0][0] == parent.epoch else EpochMoved()
+
+        return await self._keys.write([successor], work)
 
     @in_transaction
     async def settle(
@@ -198,13 +216,14 @@ class RefreshStore(Store):
         intent: str | None = None,
         free_after: float | None = None,
     ) -> bool:
-        """Note how an attempt on `ref` ended without a new token. `dead` ends the account.
+        """Store the result of an attempt on `ref` that gave no new token; `dead` is why re-authorization is needed.
 
-        `intent` is the one that must stand there, "" for none: somebody else's attempt is not settled with ours.
-        `free_after`: where the intent is kept, its lease is nobody's from now on, and may be had after so many
-        seconds (R7's quarantine)."""
-        # Also where another broker was faster: what is kept in memory is older than its change.
-        await transaction.tell(ref.name)
+        `intent` is the id that the row must have, "" for none, so that nobody settles another broker's attempt.
+        `free_after`: if the intent is kept, its lease has no owner and expires after so many seconds (R7's
+        quarantine).
+        """
+        # Also if another broker was first: our cached account is older than its change.
+        await transaction.notify(ref.name)
         values = (*_key(ref), *values_of(trouble), dead, at, next_at, intent)
         if not await transaction.execute(SETTLE, *values):
             return False
@@ -217,58 +236,58 @@ class RefreshStore(Store):
         return True
 
     async def take_over(self, owner: str, at: float, *, replica: str | None = None) -> list[Account]:
-        """R10: make the leases of earlier boots ours; the accounts whose renewal they left open, newest first.
+        """R10: take over the leases of earlier boots; return the accounts with an open renewal, newest first.
 
-        Each of these counts as one ambiguous attempt. `replica`: of that one's earlier boots alone; without it
-        all are, which is for a store that this process owns alone."""
-        return await self._learnt(await self._take_over(owner, at, replica))
+        Each of these renewals counts as one attempt with unknown outcome. `replica` limits this to earlier boots of
+        that replica. Without it every lease is taken over, for a store that this process owns alone.
+        """
 
-    @in_transaction
-    async def _take_over(
-        self, transaction: Transaction, owner: str, at: float, replica: str | None
-    ) -> list[Account]:
-        await transaction.execute(TAKE_OVER, owner, Reason.UNCERTAIN, at, replica)
-        opened = [to_account(row) for row in await transaction.fetch(OPEN_INTENTS, owner)]
-        return [one for one in opened if not is_damaged(one)]
+        async def work(transaction: Transaction) -> list[Account]:
+            await transaction.execute(TAKE_OVER, owner, Reason.UNCERTAIN, at, replica)
+            opened = [to_account(row) for row in await transaction.fetch(OPEN_INTENTS, owner)]
+            return [one for one in opened if not is_damaged(one)]
+
+        return await self._learnt(await self._database.write(work))
 
     async def orphaned(self, ref: Ref, intent: str, owner: str, *, at: float, not_before: float) -> bool:
-        """Count an attempt whose outcome nobody noted as ambiguous, and free its lease: one of `owner`, or one whose
-        lease has run out. False where it is another's and has not, or something else stands there."""
+        """Count an attempt that nobody settled as one with unknown outcome, and free its lease.
+
+        Returns False if the row has another intent, or its lease belongs neither to `owner` nor has expired.
+        """
         sql = ORPHANED.format(now=self._database.dialect.now("$5"))
         return await self._update(ref.name, sql, *_key(ref), intent, at, not_before, owner)
 
     async def due(self, now: float, limit: int, *, claim_until: float | None = None) -> list[Account]:
-        """Accounts whose `next_at` has come, the earliest first; by index, never a scan. With `claim_until` they
-        are due again only then: of several brokers each looks after other accounts."""
+        """Return the accounts whose `next_at` has passed, earliest first; an index finds them.
+
+        With `claim_until` they are due again only at that time, so that several brokers get different accounts.
+        """
         if claim_until is None:
             return await self._read(DUE, now, limit)
-        return await self._learnt(await self._claim_due(now, limit, claim_until))
 
-    @in_transaction
-    async def _claim_due(
-        self, transaction: Transaction, now: float, limit: int, until: float
-    ) -> list[Account]:
-        sql = f"{DUE} {self._database.dialect.unlocked}"
-        due = list[Account]()
-        for row in await transaction.fetch(sql, now, limit):
-            account = to_account(row)
-            if is_damaged(account):
-                await _note_damaged(transaction, row, account, now)
-            else:
-                await transaction.execute(CLAIM, account.name, until)
-                due.append(account)
-        return due
+        async def work(transaction: Transaction) -> list[Account]:
+            due = list[Account]()
+            for row in await transaction.fetch(f"{DUE} {self._database.dialect.unlocked}", now, limit):
+                account = to_account(row)
+                if is_damaged(account):
+                    await _note_damaged(transaction, row, account, now)
+                else:
+                    await transaction.execute(CLAIM, account.name, claim_until)
+                    due.append(account)
+            return due
+
+        return await self._learnt(await self._database.write(work))
 
     async def next_due_at(self) -> float | None:
-        """The earliest `next_at` of all."""
+        """Return the earliest `next_at` of all accounts."""
         return await self._time(NEXT_DUE)
 
     async def oldest_intent_at(self) -> float | None:
-        """When the oldest renewal without an outcome was begun."""
+        """Return when the oldest renewal with an unknown outcome began."""
         return await self._time(OLDEST_INTENT)
 
     async def damaged(self, limit: int) -> list[str]:
-        """Accounts whose row is damaged, or whose refresh token could not be decrypted when it was needed, by name."""
+        """Return the names of accounts whose row is damaged or whose refresh token could not be decrypted."""
         sql = f"""SELECT name FROM accounts
                    WHERE (removed_at IS NULL OR removed_at = dead_since)
                      AND ('{Reason.RECORD_DAMAGED}' IN (dead, trouble) OR {DAMAGED_SQL})
@@ -276,61 +295,67 @@ class RefreshStore(Store):
         return [str(text(name)) for (name,) in await self._database.read(sql, limit)]
 
     async def schedule(self, ref: Ref, next_at: float | None) -> None:
-        """Set when the background looks at the account again."""
+        """Set when the background examines the account next."""
         await self._execute(SCHEDULE, *_key(ref), next_at)
 
     @in_transaction
     async def shift_times(self, transaction: Transaction, by: float, *, since: float, until: float) -> None:
-        """The clock was set by `by` seconds: move what was noted from `since` to `until` along with it."""
+        """Move the times noted from `since` to `until` by `by` seconds, after the clock was set by that much."""
         await transaction.execute(SHIFT_ATTEMPTS, by, since, until, until + MOST_AHEAD)
         await transaction.execute(SHIFT_TOKENS, by, since, until)
 
     async def make_due(self, now: float, *, issued_after: float, paused_until: float) -> None:
-        """Let the background look now at accounts whose token was issued later than that, or that wait for longer
-        than that: their times were noted by a wrong clock."""
+        """Make accounts due whose times a wrong clock noted.
+
+        These have a token issued after `issued_after`, or wait until later than `paused_until`.
+        """
         await self._execute(MAKE_DUE, now, issued_after, paused_until)
 
     async def newest_at(self) -> float | None:
-        """When the store was last written to, as far as renewals and events say; None: never."""
+        """Return the time of the newest renewal or event in the store; None if there is none."""
         return await self._time(NEWEST)
 
     async def touch(
         self, uses: Mapping[str, tuple[float, float]], callers: Mapping[tuple[str, str], float]
     ) -> None:
-        """Note by name when accounts were last handed out, and bring their next look forward to the second
-        number: what is used is renewed when its window opens, not only before it would die of idleness.
-        `callers`: when each (account, caller) was last served."""
+        """Store when accounts were last used, and when each (account, caller) was last served.
+
+        `uses` has the time of use by account name, and the time to which its next examination is brought forward: a
+        used token is renewed when its renewal window opens, and not only before its grant expires from disuse.
+        """
         touched = ((name, *times) for name, times in uses.items())
         used_by = ((*key, used_at) for key, used_at in callers.items())
         for sql, rows in ((TOUCH, touched), (USED_BY, used_by)):
-            # A crowd of accounts in one transaction would hold up every renewal behind it.
+            # Too many rows in one transaction would delay every renewal behind it.
             while some := list(islice(rows, TOUCHED_AT_ONCE)):
-                # In one order, so that two brokers never wait for each other.
+                # Sorted, so that two brokers never deadlock.
                 await execute_all(self._database, sql, sorted(some, key=itemgetter(0, 1)))
 
     async def is_only_account(self, provider: str) -> bool:
-        """Whether the provider has one account at most, removed ones left out."""
+        """Return whether the provider has at most one account, not counting removed ones."""
         sql = "SELECT 1 FROM accounts WHERE provider = $1 AND removed_at IS NULL LIMIT 2"
         return len(await self._database.read(sql, provider)) < 2
 
     async def add_spare(self, spare: Spare) -> None:
-        """Keep a refresh token that is not current; it reopens a dead account. Adding the same id twice keeps one."""
+        """Store a refresh token that is not current; adding the same id again changes nothing.
+
+        An account that needs re-authorization becomes due, to try this token.
+        """
         await self._keys.write([spare], insert_spare)
 
     async def spares(self, name: str, epoch: int) -> list[Spare]:
-        """Spares of that grant, newest first."""
-        spares = await self._rows(
-            SPARES, "WHERE account = $1 AND epoch = $2 ORDER BY received_at DESC", name, epoch
-        )
+        """Return the spare refresh tokens of that grant, newest first."""
+        where = "WHERE account = $1 AND epoch = $2 ORDER BY received_at DESC"
+        spares = await self._rows(SPARES, where, name, epoch)
         await self._keys.learn(spare.sealed for spare in spares)
         return spares
 
     async def refuse_spare(self, spare_id: str) -> None:
-        """Note that the provider refused it."""
+        """Count that the provider refused the spare."""
         await self._execute("UPDATE spares SET refusals = refusals + 1 WHERE id = $1", spare_id)
 
     async def drop_spare(self, spare_id: str) -> None:
-        """Forget a spare that was tried or whose grant is gone."""
+        """Delete a spare that was tried or whose grant is gone."""
         await self._execute("DELETE FROM spares WHERE id = $1", spare_id)
 
     async def _time(self, sql: str) -> float | None:
@@ -338,16 +363,15 @@ class RefreshStore(Store):
         return None if at is None else float(at)
 
     async def _read(self, sql: str, *values: object) -> list[Account]:
-        """The accounts of a statement that reads `COLUMNS`."""
         accounts = [to_account(row) for row in await self._database.read(sql, *values)]
         for account in filter(is_damaged, accounts):
-            # So that the background notes it, with an event.
+            # Makes it due, so that the background notes the damage with an event.
             with suppress(StorageUnavailable):
                 await self._execute(FOUND_DAMAGED, account.name)
         return await self._learnt(accounts)
 
     async def _learnt(self, accounts: list[Account]) -> list[Account]:
-        """The same accounts, once the keys of their tokens are known as far as the store has them."""
+        """Return the same accounts once the keys of their tokens are loaded, if the store has them."""
         await self._keys.learn(
             chain.from_iterable((one.sealed_access, one.sealed_refresh) for one in accounts)
         )
@@ -355,18 +379,13 @@ class RefreshStore(Store):
 
     @in_transaction
     async def _update(
-        self,
-        transaction: Transaction,
-        name: str,
-        sql: str,
-        *values: object,
-        events: Sequence[Event] = (),
+        self, transaction: Transaction, name: str, sql: str, *values: object, events: Sequence[Event] = ()
     ) -> bool:
-        """One statement on one account, and its events; whether it changed the row."""
+        """Run one statement on one account; if it changed the row, add the events and notify the subscribers."""
         if not await transaction.execute(sql, *values):
             return False
         await insert_events(transaction, events)
-        await transaction.tell(name)
+        await transaction.notify(name)
         return True
 
 
@@ -374,43 +393,30 @@ def _key(ref: Ref) -> tuple[str, int, int]:
     return ref.name, ref.epoch, ref.generation
 
 
-async def _commit(events: Sequence[Event], transaction: Transaction, successor: Successor) -> CommitOutcome:
-    # Also where another broker was faster: what is kept in memory is older than its change.
-    await transaction.tell(successor.parent.name)
-    values = (*_key(successor.parent), *values_of(successor)[1:])
-    changed = await transaction.fetch(f"{COMMIT} RETURNING {COLUMNS}", *values)
-    if changed:
-        await insert_events(transaction, events)
-        with suppress(Exception):
-            return Committed(to_account(changed[0]))
-        return Committed()
-    rows = await transaction.fetch("SELECT epoch FROM accounts WHERE name = $1", successor.parent.name)
-    return GenerationMoved() if rows and rows[0][0] == successor.parent.epoch else EpochMoved()
-
-
 async def insert_spare(transaction: Transaction, spare: Spare) -> None:
+    """Store a spare within the caller's transaction; see `RefreshStore.add_spare`."""
     await transaction.execute(ADD_SPARE, *values_of(spare))
     await transaction.execute(REOPEN, spare.account, spare.epoch, spare.received_at)
-    await transaction.tell(spare.account)
+    await transaction.notify(spare.account)
 
 
 async def _note_damaged(transaction: Transaction, row: Row, account: Account, at: float) -> None:
-    """Let the row hold what its columns can, so that it may be connected again; with an event."""
+    """Replace the damaged values of a row by valid ones, so that the account can be connected again; add an event."""
     lost = damaged_columns(row)
-    # Numbers that are lost leave room for later ones.
+    # Lost numbers became LATEST; the current time leaves room for later ones.
     epoch, generation = (int(at) if one == LATEST else one for one in (account.epoch, account.generation))
     account = replace(account, epoch=epoch, generation=generation, dead_since=at)
     if "name" in lost:
-        # Nobody can ask for it, and its person could not connect again while it stands.
+        # Nobody can request it by its name, and while it exists its user could not connect again.
         account = replace(account, removed_at=at)
     values = changed_values(account, lost)
     sets = ", ".join(f"{column} = ${number}" for number, column in enumerate(values, 2))
-    # The name as well may be damaged, a text or not.
+    # The stored name may be damaged too, as text or as bytes.
     sql = f"UPDATE accounts SET {sets}, next_at = NULL WHERE name IN ($1, CAST($1 AS TEXT))"
     await transaction.execute(sql, row[0], *values.values())
-    told = f"damaged: {', '.join(lost)}"
+    detail = f"damaged: {', '.join(lost)}"
     kind, reason = EventKind.NEEDS_REAUTHORIZATION, Reason.RECORD_DAMAGED
-    event = Event(at, kind, account.name, account.provider, reason, generation, detail=told)
+    event = Event(at, kind, account.name, account.provider, reason, generation, detail=detail)
     await insert_events(transaction, [event])
-    await transaction.tell(account.name)
-    log.error("account.needs_reauthorization", account=account.name, reason=reason, why=told)
+    await transaction.notify(account.name)
+    log.error("account.needs_reauthorization", account=account.name, reason=reason, why=detail)

@@ -1,4 +1,4 @@
-"""How an account is stored in its row, and reads of many rows in one statement."""
+"""Converts accounts to rows and back, and reads many accounts in one statement."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -11,7 +11,7 @@ from broker.errors import StorageUnavailable
 from broker.model import Account, Intent, Reason, Status, Trouble
 from broker.store.database import LATEST, Row, placeholders, text, values_of
 
-# In the order of the fields, so that a row becomes an account without looking at names.
+# In the order of the fields, so that a row is converted by position.
 _OWN = tuple(field.name for field in fields(Account) if field.name not in {"intent", "trouble"})
 _INTENT = ("intent_id", "intent_generation", "intent_at", "lease_owner", "lease_until")
 _TROUBLE = ("trouble", "trouble_since", *(field.name for field in fields(Trouble)[2:]))
@@ -42,9 +42,9 @@ TROUBLED_SQL = "dead IS NOT NULL OR frozen IS NOT NULL OR ambiguous > 0 OR troub
 """The condition of the indexes of accounts that are not simply active."""
 
 MOST_NAMES = 64
-"""Names in one statement."""
+"""The largest number of names in one statement."""
 SIZES = (1, 4, 16, MOST_NAMES)
-"""Of statements, so that the database has few to prepare."""
+"""Numbers of names for which there are statements: few, so that the database prepares few."""
 BY_NAMES = {size: f"SELECT {COLUMNS} FROM accounts WHERE name IN ({placeholders(size)})" for size in SIZES}
 """`name` is the first column."""
 
@@ -57,11 +57,29 @@ _NO_TROUBLE = values_of(_UNTROUBLED)
 
 
 def to_account(row: Row) -> Account:
-    """The account of one row of `COLUMNS`; a damaged row is an account that needs a person."""
-    if not _is_whole(row):
-        row = _readable(row)
-    # By position: this is most of what reading an account costs.
+    """Convert a row of `COLUMNS`; a damaged row becomes an account that needs re-authorization."""
+    # SQLite stores anything in any column, both databases store infinity, and disks fail.
+    is_whole = _fit(tuple(map(type, row)))
+    if is_whole:
+        numbers = [*filter(None, _numbers(row))]
+        # The sum finds NaN, which has no order. A sum is rarely greater than LATEST; then each number is checked.
+        is_whole = min(numbers, default=0) >= 0 and (
+            sum(numbers) <= LATEST or all(0 <= number <= LATEST for number in numbers)
+        )
+    if not is_whole:
+        readable = {column: _legal(column, value) for column, value in zip(_ALL, row, strict=True)}
+        if not readable["issued_at"] or not readable["expires_at"]:
+            # A token whose times are not known counts as expired.
+            readable |= {"issued_at": 0.0, "expires_at": 0.0}
+        readable |= dict.fromkeys(_INTENT) | {"dead": Reason.RECORD_DAMAGED, "dead_since": None}
+        row = list(readable.values())
+    # By position: this is most of the time that reading an account takes.
     frozen, frozen_since, dead, dead_since, removed_at, unusable, grant_ends_at, grant_ages = row[18:26]
+    trouble = _UNTROUBLED
+    if tuple(row[31:]) != _NO_TROUBLE:
+        reason, *others = row[31:]
+        others[6] = bool(others[6])
+        trouble = Trouble(None if reason is None else Reason.stored(reason), *others)
     values = (
         *row[:18],
         None if frozen is None else Reason.stored(frozen),
@@ -70,7 +88,7 @@ def to_account(row: Row) -> Account:
         dead_since,
         removed_at,
         None if row[26] is None else Intent(*row[26:31]),
-        _to_trouble(row[31:]),
+        trouble,
         bool(unusable),
         grant_ends_at,
         bool(grant_ages),
@@ -79,33 +97,25 @@ def to_account(row: Row) -> Account:
 
 
 def is_damaged(account: Account) -> bool:
-    """Whether its row holds what its columns cannot; until that is noted, nobody knows since when."""
+    """Return whether the account's row is damaged and that is not noted yet, so that it has no `dead_since`."""
     return account.dead is Reason.RECORD_DAMAGED and account.dead_since is None
 
 
 def damaged_columns(row: Row) -> list[str]:
-    """The columns of a damaged row that hold what they cannot."""
+    """Return the columns of a damaged row that have an invalid value."""
     return [column for column, value in zip(_ALL, row, strict=True) if _legal(column, value) != value]
 
 
 def changed_values(account: Account, columns: Collection[str]) -> dict[str, object]:
-    """The values of these columns and of those that end an account; a record that is damaged is forgotten."""
+    """Return the values to store for these damaged columns, and for the columns that end a renewal or an account.
+
+    A damaged encrypted token is deleted.
+    """
     changed = {*columns, *_INTENT, "dead", "dead_since", "removed_at"}
     values = {
         column: value for column, value in zip(_ALL, to_values(account), strict=True) if column in changed
     }
     return values | dict.fromkeys(changed & {"sealed_access", "sealed_refresh"})
-
-
-def _is_whole(row: Row) -> bool:
-    # SQLite stores anything in any column, both databases store infinity, and disks rot.
-    if not _fit(tuple(map(type, row))):
-        return False
-    numbers = [*filter(None, _numbers(row))]
-    # The sum is for NaN, which is in no order. Few sums are so great, and each number decides then.
-    return min(numbers, default=0) >= 0 and (
-        sum(numbers) <= LATEST or all(0 <= number <= LATEST for number in numbers)
-    )
 
 
 @lru_cache(1024)
@@ -124,60 +134,43 @@ def _types(column: str) -> tuple[type, ...]:
 
 
 def _legal(column: str, value: Any) -> object:
-    """The value itself, if the column may hold it, or the nearest that it may hold."""
+    """Return the value if it is valid in the column, or else a valid replacement."""
     if value is None or column not in _COUNTS | _TIMES:
         return text(value)
     if type(value) in _types(column) and 0 <= value <= LATEST:
         return value
     if column in {"epoch", "generation"}:
-        # Later than every one that was given: a lower one would look like an old copy of the store.
+        # Higher than every real one, because a lower one would look like an old copy of the store.
         return LATEST
     return 0 if column in _COUNTS else 0.0 if column in _NEEDED_TIMES else None
 
 
-def _readable(row: Row) -> Row:
-    """The row of an account that needs a person; a token whose end is not known has ended."""
-    values = {column: _legal(column, value) for column, value in zip(_ALL, row, strict=True)}
-    if not values["issued_at"] or not values["expires_at"]:
-        values |= {"issued_at": 0.0, "expires_at": 0.0}
-    values |= dict.fromkeys(_INTENT) | {"dead": Reason.RECORD_DAMAGED, "dead_since": None}
-    return list(values.values())
-
-
-def _to_trouble(values: Row) -> Trouble:
-    if tuple(values) == _NO_TROUBLE:
-        return _UNTROUBLED
-    reason, *others = values
-    others[6] = bool(others[6])
-    return Trouble(None if reason is None else Reason.stored(reason), *others)
-
-
 def to_values(account: Account) -> tuple[object, ...]:
-    """The values of `COLUMNS` for an account."""
+    """Return the values of `COLUMNS` for an account."""
     own = (int(value) if isinstance(value, bool) else value for value in _own_values(account))
     intent = (None,) * len(_INTENT) if account.intent is None else values_of(account.intent)
     return (*own, *intent, *values_of(account.trouble))
 
 
 class GatheredReads:
-    """Reads accounts: together what is asked for in one turn of the loop, or while a read is under way."""
+    """Reads accounts, combining requests that arrive in one turn of the event loop or during another read."""
 
     def __init__(self, read: Callable[..., Awaitable[list[Account]]], *, shared: bool) -> None:
         self._read = read
-        """Reads the accounts of a statement and its values."""
+        """Reads accounts, given a statement and its values."""
         self._shared = shared
-        """Whether the database answers several reads at once: there nobody waits behind one that is under way."""
+        """Whether the database does several reads at the same time, so that no request waits for another read."""
         self._asked: dict[str, list[asyncio.Future[Account | None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_taken_care_of = False
-        """Whether a task will yet come back for what is asked."""
+        self._is_scheduled = False
+        """Whether a task is about to read the accounts in `_asked`."""
 
     async def account(self, name: str) -> Account | None:
-        """The account of that name as it is from now on; None where there is none. Raises StorageUnavailable."""
+        """Read the account of that name; None if there is none. Raises StorageUnavailable."""
         asked: asyncio.Future[Account | None] = asyncio.get_running_loop().create_future()
         self._asked.setdefault(name, []).append(asked)
-        if not self._is_taken_care_of:
-            self._is_taken_care_of = True
+        if not self._is_scheduled:
+            self._is_scheduled = True
             task = asyncio.create_task(self._read_all(), name="store-reader")
             self._tasks.add(task)
             task.add_done_callback(self._ended)
@@ -187,15 +180,15 @@ class GatheredReads:
         while self._asked:
             names = list(self._asked)[:MOST_NAMES]
             asked = {name: self._asked.pop(name) for name in names}
-            self._is_taken_care_of = not self._shared or bool(self._asked)
+            self._is_scheduled = not self._shared or bool(self._asked)
             await self._answer(asked)
-        self._is_taken_care_of = False
+        self._is_scheduled = False
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if task.cancelled():
-            # So a loop that breaks down ends every task: nobody may wait for a read that never comes.
-            self._is_taken_care_of = False
+            # A loop that breaks down cancels every task, and no caller may wait for ever.
+            self._is_scheduled = False
             left, self._asked = self._asked, {}
             _refuse(left, _closed())
 
@@ -208,7 +201,7 @@ class GatheredReads:
             if len(asked) == 1 or isinstance(exc, StorageUnavailable):
                 _refuse(asked, exc)
                 return
-            # One name is at fault; who asked for another must not hear of it.
+            # One name is at fault; requests for the others must not get its error.
             for name, futures in asked.items():
                 await self._answer({name: futures})
         except asyncio.CancelledError:
@@ -218,7 +211,7 @@ class GatheredReads:
             found = {account.name: account for account in rows}
             for name, futures in asked.items():
                 for future in futures:
-                    # Who asked may have given up.
+                    # The caller may have given up.
                     if not future.done():
                         future.set_result(found.get(name))
 
@@ -228,7 +221,7 @@ def _refuse(asked: "_Asked", exc: Exception) -> None:
         for future in futures:
             if not future.done():
                 future.set_exception(exc)
-                # Who asked may give up before it hears of this.
+                # Marks it as retrieved, in case the caller gives up first.
                 future.exception()
 
 

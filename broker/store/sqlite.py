@@ -1,6 +1,6 @@
-"""SQLite as a database: one task hands the one writer its batches; reads have a connection of their own.
+"""SQLite as a database: one task passes batches of work to the one writer, and a second connection reads.
 
-Before 3.51.3 SQLite can corrupt a WAL when two connections write or checkpoint at once, so exactly one does.
+Before 3.51.3 SQLite can corrupt a WAL if two connections write or checkpoint at the same time, so only one does.
 """
 
 import asyncio
@@ -30,22 +30,20 @@ log = structlog.get_logger()
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"})
 NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMOPEN", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMMAP"})
 SHARED = 256 * 1024
-"""Bytes that have to be free before the shared memory beside a file is tried again."""
+"""Bytes that must be free before the shared memory is tried again."""
 SHARE_EVERY = 1.0
 BATCH = 64
-BESIDE = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a file."""
-DIALECT = Dialect(shared=False, clock=None, unlocked="", floor="CAST({} AS BIGINT)", text="TEXT")
-
+SIDE_FILES = ("-wal", "-shm", "-journal")
+"""Suffixes of the files that SQLite keeps next to a database."""
 
 _Waiting = tuple[Work[Any] | None, "asyncio.Future[Any]"]
-"""Work, or None for an emptying of the log, and who waits for it."""
+"""Work, or None for emptying the log, and the future of its result."""
 
 
 class SqliteDatabase:
     """A `Database` in one file; `open()` makes it."""
 
-    dialect = DIALECT
+    dialect = Dialect(shared=False, clock=None, unlocked="", floor="CAST({} AS BIGINT)", text="TEXT")
 
     def __init__(
         self,
@@ -66,9 +64,9 @@ class SqliteDatabase:
 
     @classmethod
     async def open(cls, path: Path, *, observe: Callable[[bool, float], None] = lambda _, __: None) -> Self:
-        """Open or create the store at `path`; raises StartRefused with a sentence that says what to do.
+        """Open or create the store at `path`; raises StartRefused, whose message says what to do.
 
-        `observe` hears after each commit whether it succeeded, and how many seconds it took.
+        `observe` is called after each commit with its success and its duration in seconds.
         """
         folder = path.parent
         if not folder.exists():
@@ -83,22 +81,23 @@ class SqliteDatabase:
             try:
                 writer = await _writer(path, thread)
                 undo.push_async_callback(asyncio.get_running_loop().run_in_executor, thread, writer.close)
-                # Where the disk has no room for what connections share, there is one.
+                # Without disk space for shared memory there is only the writing connection.
                 reader = None if writer.is_alone else await undo.enter_async_context(_reading(path))
             except sqlite3.Error as exc:
                 raise StartRefused(f"the store {path} cannot be opened: {exc}") from None
             for file in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
-                if file.exists():
-                    _refuse_open_modes(file)
+                if file.exists() and (exposed := exposure(file)):
+                    raise StartRefused(f"{file} is {exposed}")
             closing = undo.pop_all()
         return cls(path=path, thread=thread, writer=writer, reader=reader, observe=observe, closing=closing)
 
     @asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
-        # The lock beside the file keeps every other broker away for as long as this one lives.
+        """Do nothing: the lock file keeps other brokers away for as long as the store is open."""
         yield
 
     async def read(self, sql: str, *values: object) -> list[Row]:
+        """Return rows; see `Database.read`."""
         self._refuse_when_closing()
         try:
             if self._reader is None:
@@ -108,14 +107,16 @@ class SqliteDatabase:
             raise StorageUnavailable(f"the store cannot be read ({kind_of(exc)})", retry_after=1) from exc
 
     async def write(self, work: Work[T]) -> T:
+        """Run `work` in a transaction; see `Database.write`."""
         result: T = await self._queued(work)
         return result
 
     async def scrub(self) -> bool:
-        # secure_delete has overwritten it in the pages; the log still holds the pages as they were.
+        """Empty the log: `secure_delete` has overwritten the pages, but the log still has their old content."""
         return bool(await self._queued(None))
 
     async def close(self) -> None:
+        """Finish the queued writes, then close the connections and release the lock."""
         self._closing = True
         self._queue.put_nowait(None)
         await asyncio.wait([self._task])
@@ -128,39 +129,35 @@ class SqliteDatabase:
         return await done
 
     def _refuse_when_closing(self) -> None:
-        # Nobody would ever answer a write that is queued behind the end.
+        # A write that is queued after the end would never be done.
         if self._closing:
             raise _closed()
 
     async def _do(self, job: Callable[..., T], *values: Any) -> T:
-        """Let the writer's thread do it."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, job, *values)
 
     async def _write_all(self) -> None:
+        closing = False
         try:
-            await self._write_until_closed()
+            while not closing:
+                batch = [await self._next()]
+                while len(batch) < BATCH and not self._queue.empty():
+                    batch.append(self._queue.get_nowait())
+                closing = None in batch
+                waiting = [one for one in batch if one is not None]
+                if writes := [(work, done) for work, done in waiting if work is not None]:
+                    await self._commit([work for work, _ in writes], [done for _, done in writes])
+                if self._reader is None:
+                    await self._share()
+                for work, done in waiting:
+                    if work is None:
+                        _answer(done, await self._do(self._writer.truncate_log), None)
         finally:
-            # Where the process breaks down, every task is cancelled: nobody may wait for a write that never comes.
+            # If the process breaks down, every task is cancelled, and no caller may wait for ever.
             self._closing = True
             while not self._queue.empty():
-                if waiting := self._queue.get_nowait():
-                    _answer(waiting[1], None, _closed())
-
-    async def _write_until_closed(self) -> None:
-        closing = False
-        while not closing:
-            batch = [await self._next()]
-            while len(batch) < BATCH and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            closing = None in batch
-            waiting = [one for one in batch if one is not None]
-            if writes := [(work, done) for work, done in waiting if work is not None]:
-                await self._commit([work for work, _ in writes], [done for _, done in writes])
-            if self._reader is None:
-                await self._share()
-            for work, done in waiting:
-                if work is None:
-                    _answer(done, await self._do(self._writer.truncate_log), None)
+                if left := self._queue.get_nowait():
+                    _answer(left[1], None, _closed())
 
     async def _next(self) -> _Waiting | None:
         while self._reader is None:
@@ -171,21 +168,21 @@ class SqliteDatabase:
         return await self._queue.get()
 
     async def _commit(self, works: list[Work[Any]], waiting: list["asyncio.Future[Any]"]) -> None:
-        """Do the batch in one transaction; nobody hears of success before the commit is durable."""
+        """Do the batch in one transaction, and answer its callers once the commit is durable."""
         try:
-            ended = await self._do(self._writer.commit, works)
+            batch = await self._do(self._writer.commit, works)
         except BaseException:
             for done in waiting:
                 _answer(done, None, _closed())
             raise
-        self._observe(ended.is_stored, ended.seconds)
-        for name in ended.changed:
+        self._observe(batch.is_stored, batch.seconds)
+        for name in batch.changed:
             self.changes.publish(name)
-        for done, one in zip(waiting, ended.each, strict=True):
+        for done, one in zip(waiting, batch.outcomes, strict=True):
             _answer(done, *one)
 
     async def _share(self) -> None:
-        """Let other connections read as soon as there is room; a backup needs one."""
+        """Allow reading connections as soon as there is disk space; a backup needs one."""
         with suppress(sqlite3.Error, OSError):
             room = os.statvfs(self._path.parent)
             if room.f_bavail * room.f_frsize >= SHARED and await self._do(self._writer.share):
@@ -228,7 +225,6 @@ def _answer(done: "asyncio.Future[Any]", result: object, error: Exception | None
 
 
 def _make(path: Path) -> None:
-    """Make an empty file for a new store; raises StartRefused."""
     try:
         if not path.exists():
             os.close(open_own(path, os.O_CREAT | os.O_RDWR))
@@ -238,17 +234,27 @@ def _make(path: Path) -> None:
 
 
 def refuse_unfit(folder: Path) -> None:
-    """Raises StartRefused where no store may lie in `folder`: it is open to others, or not on a local file system."""
-    _refuse_open_modes(folder)
-    if (kind := _file_system(folder)) in NETWORK_FILE_SYSTEMS:
+    """Raise StartRefused if `folder` is accessible to other users or not on a local file system."""
+    if exposed := exposure(folder):
+        raise StartRefused(f"{folder} is {exposed}")
+    best, kind, place = "", "", str(folder.resolve())
+    with suppress(OSError), Path("/proc/mounts").open() as table:
+        for line in table:
+            _, mount, fs_type, *_ = line.split()
+            inside = place == mount or place.startswith(mount.rstrip("/") + "/")
+            if inside and len(mount) >= len(best):
+                best, kind = mount, fs_type
+    if kind in NETWORK_FILE_SYSTEMS:
         raise StartRefused(f"the store's folder {folder} lies on {kind}; SQLite needs a local file system")
 
 
 def refuse_links(path: Path) -> None:
-    """Raises StartRefused where SQLite, which follows links, would lead root out of a folder of another user, and
-    where it would wait for ever for the other end of a pipe."""
+    """Raise StartRefused if a file of the store is a link in another user's folder, or not a regular file.
+
+    SQLite follows links, which could lead root out of that folder, and it would block on a pipe.
+    """
     foreign = is_foreign(path.parent)
-    for file in (path, *(path.with_name(path.name + end) for end in BESIDE)):
+    for file in (path, *(path.with_name(path.name + end) for end in SIDE_FILES)):
         try:
             if foreign:
                 os.close(open_own(file, os.O_RDONLY))
@@ -261,13 +267,8 @@ def refuse_links(path: Path) -> None:
             raise StartRefused(f"{file} cannot be opened{as_root}: {exc.strerror}") from None
 
 
-def _refuse_open_modes(path: Path) -> None:
-    if exposed := exposure(path):
-        raise StartRefused(f"{path} is {exposed}")
-
-
 def take_lock(path: Path, flags: int = os.O_CREAT | os.O_RDWR) -> int:
-    """The lock of the store at `path`, which closing the handle lets go; raises StartRefused."""
+    """Lock the store at `path` and return a handle, whose closing unlocks it; raises StartRefused."""
     lock = path.with_name(path.name + ".lock")
     try:
         handle = open_own(lock, flags)
@@ -285,8 +286,10 @@ def take_lock(path: Path, flags: int = os.O_CREAT | os.O_RDWR) -> int:
 
 
 def lock_holder(path: Path) -> int | None:
-    """The process that holds the lock of the store at `path`, from the kernel's table; taking it would disturb a
-    start."""
+    """Return the process that holds the lock of the store at `path`, as the kernel's table of locks says.
+
+    Trying to take the lock could make a broker that starts at the moment fail.
+    """
     with suppress(OSError):
         found = path.with_name(path.name + ".lock").stat()
         file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
@@ -295,15 +298,3 @@ def lock_holder(path: Path) -> int | None:
             if (kind, locked) == ("FLOCK", file):
                 return int(process)
     return None
-
-
-def _file_system(folder: Path) -> str:
-    """The type of the file system that holds `folder`, from the kernel's table of mounts."""
-    best, kind, place = "", "", str(folder.resolve())
-    with suppress(OSError), Path("/proc/mounts").open() as table:
-        for line in table:
-            _, mount, fs_type, *_ = line.split()
-            inside = place == mount or place.startswith(mount.rstrip("/") + "/")
-            if inside and len(mount) >= len(best):
-                best, kind = mount, fs_type
-    return kind

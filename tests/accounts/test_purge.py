@@ -178,7 +178,7 @@ async def test_pages_that_were_split_and_merged_keep_nothing(tmp_path: Path) -> 
     before = found(folder, JANE)
 
     await stores.accounts.purge(JANE["name"], "hash-jane")
-    scrubbed = await stores.accounts.scrub()
+    scrubbed = await stores.database.scrub()
     after = found(folder, JANE)
     await database.close()
 

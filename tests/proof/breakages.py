@@ -203,7 +203,7 @@ BREAKAGES = (
     Breakage(
         "due accounts are not claimed",
         RENEWALS,
-        "await transaction.execute(CLAIM, account.name, until)",
+        "await transaction.execute(CLAIM, account.name, claim_until)",
         "await transaction.fetch(NEXT_DUE)",
         "tests/store/test_postgres.py::test_due_accounts_are_shared_out",
     ),

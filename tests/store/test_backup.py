@@ -115,7 +115,7 @@ def test_backup_leaves_room_for_renewals(small: Path) -> None:
         async with SqliteBackup(small / "broker.db").copy(NOW):
             pytest.fail("it was made")
 
-    with pytest.raises(StorageUnavailable, match="needs 64 MiB beside the store"):
+    with pytest.raises(StorageUnavailable, match="needs 64 MiB of free space"):
         asyncio.run(copy())
 
     assert ["broker.db"] == [one.name for one in small.iterdir()]
@@ -127,7 +127,7 @@ async def test_backup_is_refused_while_one_connection_holds_the_store(path: Path
     alone = Writer(path, alone=True)
     alone.commit([lambda one: one.execute("CREATE TABLE late (id TEXT)")])
 
-    with pytest.raises(StorageUnavailable, match=r"broker\.db is held by one connection"):
+    with pytest.raises(StorageUnavailable, match=r"broker\.db is locked by one connection"):
         async with SqliteBackup(path).copy(NOW):
             pytest.fail("it was made")
     alone.close()
@@ -148,11 +148,11 @@ async def test_restored_store_holds_what_the_backup_held(path: Path, tmp_path: P
     """In an empty place, with the modes of a store; and it opens."""
     await closed_with(tmp_path / "source" / "broker.db", "acme", "globex")
 
-    restored = restore(tmp_path / "source" / "broker.db", path, force=False, at=NOW)
+    found, kept = restore(tmp_path / "source" / "broker.db", path, force=False, at=NOW)
     database = await SqliteDatabase.open(path)
     await database.close()
 
-    assert (2, None) == (restored.found.accounts, restored.kept)
+    assert (2, None) == (found.accounts, kept)
     assert ["acme", "globex"] == names_in(path)
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
     assert str(query(path, "SELECT value FROM meta WHERE key = 'incarnation'")).startswith("restored-")
@@ -178,14 +178,14 @@ async def test_store_with_accounts_is_replaced_by_force_only(path: Path, tmp_pat
     unchanged = names_in(path)
     path.write_bytes(whole)
     path.with_name("broker.db-wal").write_bytes(log)
-    restored = restore(tmp_path / "source" / "broker.db", path, force=True, at=NOW)
+    _, kept = restore(tmp_path / "source" / "broker.db", path, force=True, at=NOW)
     logs = [one for one in path.parent.iterdir() if one.name.endswith("-wal")]
 
     assert ["old"] == unchanged
     assert ["new"] == names_in(path)
-    assert restored.kept is not None
-    assert restored.kept.name.startswith("broker.db.replaced-20270115T080000Z-")
-    assert "in the log" == query(restored.kept, "SELECT label FROM accounts WHERE name = 'old'")
+    assert kept is not None
+    assert kept.name.startswith("broker.db.replaced-20270115T080000Z-")
+    assert "in the log" == query(kept, "SELECT label FROM accounts WHERE name = 'old'")
     # Folded in, not moved: a crash in between would have taken it from the store that was still in place.
     assert [] == logs
 
@@ -199,7 +199,7 @@ async def test_damaged_store_is_kept_as_it_is(path: Path, tmp_path: Path) -> Non
 
     with pytest.raises(NotAStore, match="With --yes"):
         restore(tmp_path / "source" / "broker.db", path, force=False, at=NOW)
-    kept = restore(tmp_path / "source" / "broker.db", path, force=True, at=NOW).kept
+    _, kept = restore(tmp_path / "source" / "broker.db", path, force=True, at=NOW)
 
     assert kept is not None
     assert b"no store at all" * 100 == kept.read_bytes()
@@ -282,7 +282,7 @@ async def test_time_that_is_no_moment_is_none(path: Path, tmp_path: Path, writte
     with closing(sqlite3.connect(source)) as connection, connection:
         connection.execute("INSERT INTO meta VALUES ('backup_at', ?)", (written,))
 
-    assert (1, None) == ((found := restore(source, path, force=False, at=NOW).found).accounts, found.made_at)
+    assert (1, None) == ((found := restore(source, path, force=False, at=NOW)[0]).accounts, found.made_at)
 
 
 @pytest.mark.parametrize(

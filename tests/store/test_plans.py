@@ -72,14 +72,14 @@ class _Noting:
         self._asked.append((sql, len(values)))
         return await self._transaction.fetch(sql, *values)
 
-    async def alone(self, what: str) -> None:
-        await self._transaction.alone(what)
+    async def lock(self, what: str) -> None:
+        await self._transaction.lock(what)
 
-    async def beside(self, what: str) -> None:
-        await self._transaction.beside(what)
+    async def lock_shared(self, what: str) -> None:
+        await self._transaction.lock_shared(what)
 
-    async def tell(self, name: str) -> None:
-        await self._transaction.tell(name)
+    async def notify(self, name: str) -> None:
+        await self._transaction.notify(name)
 
 
 @pytest.fixture(name="recording")
