@@ -7,7 +7,6 @@ leaves.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import assert_never
 from urllib.parse import urlsplit
 
 import structlog
@@ -32,7 +31,7 @@ from broker.model import (
 )
 from broker.sandbox.issued import PREFIXES
 from broker.store.account_queries import AccountQuery
-from broker.store.imports import Added, GrantHeld, NameTaken
+from broker.store.imports import GrantHeld
 from broker.tokens.flight import Flights, Renewed
 from broker.tokens.policy import Hold, describe
 from broker.tokens.service import SOON
@@ -124,25 +123,21 @@ class GrantTransfer:
                 raise await self._taken(row, grant)
             account = self._account(grant, client_id, await self._context.last_ref(grant.name, row))
             connected = Event.of(account, EventKind.CONNECTED, self._context.steady.now())
-            outcome = await self._imports.add(
-                account,
-                expected=row.ref if row else None,
-                next_at=window_opens(account, self._context.settings.refresh.ahead),
-                grant_hash=grant_hash,
-                events=[connected],
-            )
-            match outcome:
-                case Added():
-                    return account
-                case GrantHeld(holder):
-                    under = f"as {holder}" if covers(caller, holder) else "under another name"
-                    raise Conflict(
-                        f"this grant is connected already, {under}; two accounts would invalidate each other's tokens"
-                    )
-                case NameTaken():
-                    continue
-                case _:
-                    assert_never(outcome)
+            try:
+                is_added = await self._imports.add(
+                    account,
+                    expected=row.ref if row else None,
+                    next_at=window_opens(account, self._context.settings.refresh.ahead),
+                    grant_hash=grant_hash,
+                    events=[connected],
+                )
+            except GrantHeld as held:
+                under = f"as {held}" if covers(caller, str(held)) else "under another name"
+                raise Conflict(
+                    f"this grant is connected already, {under}; two accounts would invalidate each other's tokens"
+                ) from None
+            if is_added:
+                return account
         raise Conflict("another request is using this name just now; list the accounts, and try again")
 
     async def _taken(self, row: Account, grant: ForeignGrant) -> Conflict:

@@ -99,11 +99,10 @@ class Dispatcher:
         if hook is None:
             await self._store.forget_hook(self._name)
         else:
-            state = await self._store.open_hook(self._name, hook.target)
-            is_paused = state.paused_at is not None and not resume
-            if state.paused_at is not None and resume:
+            self._upto, paused_at = await self._store.open_hook(self._name, hook.target)
+            if paused_at is not None and resume:
                 await self._store.pause_hook(self._name, None)
-            self._upto, self._paused = state.upto, is_paused
+            self._paused = is_paused = paused_at is not None and not resume
         self._report(GONE if is_paused else None)
         if hook is self._hook:
             self._unopened = False

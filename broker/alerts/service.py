@@ -14,7 +14,7 @@ from broker.config.settings import AlertSettings, RefreshSettings
 from broker.context import Context
 from broker.errors import StorageUnavailable
 from broker.model import Account, Event, EventKind, Incident, Reason, Status, window_opens
-from broker.store.events import Foretold, Span
+from broker.store.events import Span
 from broker.tokens.permit import Permit
 from broker.tokens.policy import LAST_USED_WITHIN, next_look
 
@@ -116,7 +116,7 @@ class Forecaster:
             return
         kind, generation = EventKind.REAUTHORIZATION_DUE, account.generation
         event = Event(now, kind, account.name, account.provider, end.reason, generation, due_at=end.at)
-        if await self._store.foretell(Foretold(account.name, end.at, days), event):
+        if await self._store.foretell(event, days):
             log.warning("account.end_foretold", account=account.name, reason=end.reason, days=days)
 
 

@@ -9,7 +9,7 @@ import structlog
 from broker.clock import Clock
 from broker.encryption.keyring import DecryptionFailed, KeyNotActive, Keyring, kid_at_front, kid_of
 from broker.errors import InvalidRequest
-from broker.store.keys import SEALED, UNKNOWN, RecordStore, SealedColumn, SealedRecord
+from broker.store.keys import ENCRYPTED, UNKNOWN, EncryptedColumn, EncryptedRecord, RecordStore
 
 PAGE = 200
 LOOKED_AT = 1000
@@ -71,20 +71,20 @@ class Rewrapper:
         """Go on from `cursor`, from the start without; raises InvalidRequest, StorageUnavailable."""
         number, after = _parse(cursor)
         step = Step()
-        while number < len(SEALED):
-            page = await self._records.page(SEALED[number], after, PAGE)
+        while number < len(ENCRYPTED):
+            page = await self._records.page(ENCRYPTED[number], after, PAGE)
             try:
-                step = await self._reencrypt(SEALED[number], page, step)
+                step = await self._reencrypt(ENCRYPTED[number], page, step)
             except KeyNotActive:
                 # Another key was made active meanwhile; the ring knows it by now.
                 return replace(step, cursor=_cursor(number, after))
             number, after = (number, page[-1].key) if len(page) == PAGE else (number + 1, "")
             if step.looked_at >= LOOKED_AT:
                 break
-        return replace(step, cursor=None if number == len(SEALED) else _cursor(number, after))
+        return replace(step, cursor=None if number == len(ENCRYPTED) else _cursor(number, after))
 
-    async def _reencrypt(self, column: SealedColumn, page: Sequence[SealedRecord], step: Step) -> Step:
-        reencrypted: list[tuple[SealedRecord, str]] = []
+    async def _reencrypt(self, column: EncryptedColumn, page: Sequence[EncryptedRecord], step: Step) -> Step:
+        reencrypted: list[tuple[EncryptedRecord, str]] = []
         unreadable = list(step.unreadable)
         changed = 0
         for record in page:
@@ -102,14 +102,14 @@ class Rewrapper:
 
 
 def _cursor(number: int, after: str) -> str:
-    return f"{SEALED[number].name}:{after}"
+    return f"{ENCRYPTED[number].name}:{after}"
 
 
 def _parse(cursor: str | None) -> tuple[int, str]:
     if cursor is None:
         return 0, ""
     name, _, after = cursor.partition(":")
-    for number, column in enumerate(SEALED):
+    for number, column in enumerate(ENCRYPTED):
         if column.name == name:
             return number, after
     raise InvalidRequest("cursor is what an earlier answer gave")

@@ -1,9 +1,8 @@
-"""The store: accounts, installs, callers, events and keys, made durable; `Stores` holds them all.
+"""Durable storage of accounts, installs, callers, events and keys; `Stores` groups the store classes.
 
-Every method raises StorageUnavailable while the store cannot do its work. A write that returned is durable. Writes
-conditioned on a `Ref` change something only while the row is still at that epoch and generation, and say whether they
-did; nothing ever overwrites another generation. Ciphertext is opaque here. `tests/store` runs one suite over every
-database.
+Every method raises StorageUnavailable while the store cannot do its work. A write that has returned is durable. A
+write conditioned on a `Ref` changes a row only if it is still at that epoch and generation, and returns whether it
+did; nothing ever overwrites another generation. Tokens arrive here encrypted.
 """
 
 from collections.abc import Awaitable, Callable
@@ -20,9 +19,9 @@ from broker.store.plugin import PluginStore
 
 
 class Stores:
-    """Every store on one open, migrated database.
+    """All stores on one open, migrated database.
 
-    `catch_up` reads the keys in the store into `keyring`, after another process has added one.
+    `catch_up` loads the keys in the store into `keyring`, after another process has added one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Callers with keys; of a key only the hash is stored."""
+"""Stores callers and the hashes of their keys."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 KEYS = Table("caller_keys", CallerKey)
 CALLER = "name, accounts, permissions, created_at"
 INSERT_CALLER = f"{insert_sql('callers', CALLER)} ON CONFLICT (name) DO NOTHING"
-# Two active keys at most: the newest of the old ones stays for a while.
+# A caller has at most two active keys: the newest of the old ones stays valid for a while.
 DROP_OLDER = """
 DELETE FROM caller_keys WHERE caller = $1 AND id NOT IN (
   SELECT id FROM caller_keys WHERE caller = $1 ORDER BY created_at DESC, id LIMIT 1)"""
@@ -33,15 +33,15 @@ EXPIRE = (
     "UPDATE caller_keys SET expires_at = $2 WHERE caller = $1 AND (expires_at IS NULL OR expires_at > $2)"
 )
 USED = "caller used: "
-"""Before the name of a caller that the configuration names: it has no row of its own."""
+"""Prefix of the metadata of a caller from the configuration, which has no row of its own."""
 
 
 class CallerStore(Store):
-    """Callers with keys."""
+    """Stores callers and their keys, and when they were last used."""
 
     @in_transaction
     async def add_caller(self, transaction: Transaction, caller: CallerRecord, key: CallerKey) -> bool:
-        """False: the name is taken."""
+        """Store a caller with its first key. False: the name is taken."""
         accounts, permissions = json.dumps(caller.accounts), json.dumps(sorted(caller.permissions))
         values = (caller.name, accounts, permissions, caller.created_at)
         if not await transaction.execute(INSERT_CALLER, *values):
@@ -50,8 +50,10 @@ class CallerStore(Store):
 
     @in_transaction
     async def add_key(self, transaction: Transaction, key: CallerKey, *, expire_others_at: float) -> bool:
-        """Give a caller another key; its others work until `expire_others_at` at the longest, at most one of them.
-        False: no such caller."""
+        """Add a key to a caller. False: there is no such caller.
+
+        Of the older keys only the newest stays, and it expires at `expire_others_at` at the latest.
+        """
         await transaction.lock(f"caller {key.caller}")
         if not await transaction.fetch("SELECT 1 FROM callers WHERE name = $1", key.caller):
             return False
@@ -60,14 +62,15 @@ class CallerStore(Store):
         return await KEYS.add(transaction, key) == 1
 
     async def callers(self) -> list[CallerRecord]:
+        """Return all callers with their keys, by name."""
         keys: dict[str, list[CallerKey]] = {}
         for key in await self._rows(KEYS, "ORDER BY created_at"):
             keys.setdefault(key.caller, []).append(key)
         rows = await self._database.read(f"SELECT {CALLER} FROM callers ORDER BY name")
-        callers = map(_to_caller, rows)
-        return [replace(caller, keys=tuple(keys.get(caller.name, ()))) for caller in callers]
+        return [replace(one, keys=tuple(keys.get(one.name, ()))) for one in map(_to_caller, rows)]
 
     async def by_key(self, key_id: str) -> tuple[CallerRecord, CallerKey] | None:
+        """Return the key with that id and its caller, without the caller's other keys."""
         sql = f"""SELECT c.name, c.accounts, c.permissions, c.created_at, {KEYS.of("k")}
                     FROM caller_keys k JOIN callers c ON c.name = k.caller WHERE k.id = $1"""
         rows = await self._database.read(sql, key_id)
@@ -75,23 +78,25 @@ class CallerStore(Store):
 
     @in_transaction
     async def remove_caller(self, transaction: Transaction, name: str) -> bool:
+        """Delete a caller with its keys. False: there is no such caller."""
         await transaction.lock(f"caller {name}")
         await transaction.execute("DELETE FROM caller_keys WHERE caller = $1", name)
         return await transaction.execute("DELETE FROM callers WHERE name = $1", name) == 1
 
     async def touch_keys(self, uses: Mapping[str, float]) -> None:
-        """Note when keys were last used, by their ids."""
+        """Store when keys were last used, by their ids."""
         if uses:
             sql = "UPDATE caller_keys SET last_used_at = $2 WHERE id = $1"
             await execute_all(self._database, sql, sorted(uses.items()))
 
     async def touch_callers(self, uses: Mapping[str, float]) -> None:
-        """Note when callers that the configuration names were last used, by their names."""
+        """Store when callers from the configuration were last used, by their names."""
         if uses:
             rows = [(USED + name, repr(at)) for name, at in sorted(uses.items())]
             await execute_all(self._database, SET_META, rows)
 
     async def caller_uses(self) -> dict[str, float]:
+        """Return when callers from the configuration were last used, by their names."""
         sql = f"SELECT key, value FROM meta WHERE SUBSTR(key, 1, {len(USED)}) = $1"
         rows = await self._database.read(sql, USED)
         return {key.removeprefix(USED): used for key, at in rows if (used := moment(at)) is not None}
@@ -107,6 +112,6 @@ def _to_caller(row: Row) -> CallerRecord:
             return CallerRecord(name, tuple(map(str, accounts)), allowed, created_at)
     except (ValueError, TypeError, RecursionError):
         pass
-    # A damaged row gives no rights, and keeps nobody from seeing the others.
+    # A damaged row gives no permissions, and does not hide the other callers.
     log.error("caller.record_damaged", caller=name, next="remove the caller and add it again")
     return CallerRecord(name, (), frozenset(), created_at)

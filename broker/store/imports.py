@@ -1,4 +1,4 @@
-"""Grants that come from another system, and those that go to one."""
+"""Stores grants that are imported from another system or exported to one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,42 +23,26 @@ UPDATE accounts SET frozen = $4, frozen_since = COALESCE(frozen_since, $5), next
    AND intent_id IS NULL AND ambiguous = 0 AND dead IS NULL AND removed_at IS NULL"""
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
-    """The imported grant is durable, under its name."""
-
-
-@dataclass(frozen=True, slots=True)
-class NameTaken:
-    """The row of that name is not the one that was expected, or no longer removed."""
-
-
-@dataclass(frozen=True, slots=True)
-class GrantHeld:
-    """The same grant was imported under another name; two accounts of one grant would kill it."""
-
-    by: str
-
-
-AddOutcome = Added | NameTaken | GrantHeld
+class GrantHeld(Exception):
+    """The same grant was imported under another name, which is the message; two accounts of one grant would end it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportRecord:
-    """What an account was imported with."""
+    """The grant that an account was imported with."""
 
     epoch: int
     generation: int
-    """The account's, before the first renewal here."""
+    """The account's generation before its first renewal here."""
     grant_hash: str
-    """Keyed hash of the refresh token in the import."""
+    """Keyed hash of the imported refresh token."""
 
 
 IMPORTS = Table("imports", ImportRecord)
 
 
 class ImportStore(Store):
-    """The accounts, as the use cases that import and export grants need them."""
+    """Stores accounts for the use cases that import and export grants."""
 
     def __init__(self, database: Database, *, keys: RecordKeys) -> None:
         super().__init__(database)
@@ -72,39 +56,43 @@ class ImportStore(Store):
         next_at: float | None,
         grant_hash: str,
         events: Sequence[Event],
-    ) -> AddOutcome:
-        """Make `account` the row of its name, and remember its grant, in one transaction. `expected` is the removed
-        row that it replaces, None where there was none."""
+    ) -> bool:
+        """Store `account` as the row of its name and remember its grant, in one transaction.
 
-        async def work(transaction: Transaction, account: Account) -> AddOutcome:
+        `expected` is the removed row that it replaces, None if there was none. Returns False if the row has changed
+        since or is not removed any more. Raises GrantHeld.
+        """
+
+        async def work(transaction: Transaction, account: Account) -> bool:
             if held := await transaction.fetch(HOLDER, grant_hash, account.name):
-                return GrantHeld(str(held[0][0]))
+                raise GrantHeld(str(held[0][0]))
             if not await put_account(
                 transaction, account, next_at, expected=expected, replace_sql=REMOVED_ONLY
             ):
-                return NameTaken()
+                return False
             await transaction.execute(REMEMBER, account.name, account.epoch, account.generation, grant_hash)
-            # A new grant ends whatever a removed one left behind.
+            # A new grant makes the spares of a removed one useless.
             await transaction.execute("DELETE FROM spares WHERE account = $1", account.name)
             await insert_events(transaction, events)
             await transaction.notify(account.name)
-            return Added()
+            return True
 
         return await self._keys.write([account], work)
 
     async def record(self, name: str) -> ImportRecord | None:
-        """What the account of that name was imported with, maybe in an earlier epoch."""
+        """Return the grant that the account was last imported with, perhaps in an earlier epoch."""
         return await self._row(IMPORTS, "WHERE account = $1", name)
 
     @in_transaction
     async def freeze_idle(
         self, transaction: Transaction, ref: Ref, reason: Reason, at: float, events: Sequence[Event] = ()
     ) -> bool:
-        """Freeze the account while it stands at `ref` and no renewal of it is under way anywhere, nor its outcome
-        unknown. One statement: a renewal that comes later is refused by the frozen row."""
+        """Freeze the account if it is at `ref`, no renewal of it runs anywhere and none has an unknown outcome.
+
+        This is one statement, so that a later renewal finds the account frozen. Returns whether it was frozen.
+        """
         await transaction.notify(ref.name)
-        values = (ref.name, ref.epoch, ref.generation, reason, at)
-        if not await transaction.execute(FREEZE_IDLE, *values):
+        if not await transaction.execute(FREEZE_IDLE, ref.name, ref.epoch, ref.generation, reason, at):
             return False
         await insert_events(transaction, events)
         return True

@@ -1,9 +1,9 @@
-"""R13: one owner of the data. A copied or restored store is noticed, and renews nothing until it is adopted.
+"""R13: recognizes a copied or restored store, which renews nothing until it is adopted.
 
-A PostgreSQL database is known by its server's identity and its own number. A SQLite store holds the incarnation of
-its last start and what tells its file and its sidecar from any copy: inode and birth time. The sidecar beside it lists
-the incarnation, and so does a witness outside the folder where systemd gives a place for one. A witness that is missing
-proves nothing; one that contradicts the store proves a copy. A snapshot of the whole disk is not noticed.
+A PostgreSQL database is identified by its server's id and its own number. A SQLite store contains the incarnation of
+its last start, and the inode and birth time of its file and of its sidecar, which no copy shares. The sidecar next to
+it lists the incarnation, and so does a witness outside the folder if systemd provides a place for one. A missing
+witness proves nothing; one that contradicts the store proves a copy. A snapshot of the whole disk is not recognized.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from broker.store.keys import KeyStore
 
 META = "incarnation"
 FILES = "incarnation_files"
-"""The same incarnation, and the identities of the two files; older programs know nothing of it."""
+"""The same incarnation, and the identities of the two files; older programs ignore it."""
 STATX_BTIME = 0x800
 STATX_SIZE = 256
 MASK, BIRTH = struct.Struct("=I"), struct.Struct("=qI")
@@ -31,23 +31,25 @@ AT_FDCWD = -100
 
 
 class ServerIdentity:
-    """Which database of which server this store says it lies in, against where it does."""
+    """Recognizes a copied PostgreSQL database by the server id and database number that it stores."""
 
     def __init__(self, *, store: KeyStore, identity: Callable[[], Awaitable[str]]) -> None:
         self._store, self._identity = store, identity
 
     async def is_copy(self) -> bool:
+        """Return whether the store was copied or restored from another database; a new one was not."""
         written = await self._store.meta(META)
         if written is None:
             return not await self._store.has_no_accounts()
         return written != await self._identity()
 
     async def begin(self) -> None:
+        """Store this database's identity, at each start of an original store and when a copy is adopted."""
         await self._store.set_meta(META, await self._identity())
 
 
 class Incarnation:
-    """Who this store says it is, against what the files beside it and outside its folder say."""
+    """Recognizes a copied SQLite store by its incarnation, which files outside the store list too."""
 
     def __init__(self, *, store: KeyStore, path: Path, outside: Path | None = None) -> None:
         self._store, self._path = store, path
@@ -55,7 +57,7 @@ class Incarnation:
         self._witness = witness_of(path, outside)
 
     async def is_copy(self) -> bool:
-        """Whether the store was copied or restored from somewhere; a new one was not."""
+        """Return whether the store was copied or restored from elsewhere; a new one was not."""
         written = await self._store.meta(META)
         if written is None:
             return not await self._store.has_no_accounts()
@@ -63,7 +65,7 @@ class Incarnation:
         listed, witness = _listed(self._sidecar), _listed(self._witness)
         if incarnation not in listed or inode != str(self._path.stat().st_ino):
             return True
-        # An older program, which writes no witness, has listed the one before itself.
+        # An older program writes no witness, but lists the previous incarnation in the sidecar.
         if witness and not set(witness) & set(listed):
             return True
         files: object = None
@@ -71,20 +73,20 @@ class Incarnation:
             files = json.loads(await self._store.meta(FILES) or "{}")
         if not isinstance(files, dict) or files.get("of") != incarnation:
             return False
-        # Whether the store or its sidecar is another file than the one that the store names.
+        # A copy if the store or its sidecar is another file than the one whose identity is stored.
         found = {"store": self._path} | ({"sidecar": self._sidecar} if listed == [incarnation] else {})
         return any(_contradict(files.get(name), _identity(path)) for name, path in found.items())
 
     async def begin(self) -> None:
-        """Write a new incarnation: at each start of an owned store, and when a copy is adopted.
+        """Write a new incarnation, at each start of an original store and when a copy is adopted.
 
-        Until the store holds it the files list the one before as well, so that a crash anywhere leaves an original.
-        Raises StorageUnavailable, and then the one before holds.
+        Until the store has it the files list the previous one too, so that a crash at any point leaves an original.
+        Raises StorageUnavailable, and then the previous one stays valid.
         """
         before = (await self._store.meta(META) or "").partition(":")[0]
         incarnation = secrets.token_hex(16)
         both, alone = [*filter(None, [before]), incarnation], [incarnation]
-        # What is written in the place of this file would be a file that the store does not know.
+        # The final sidecar, whose identity is stored before it is renamed to its place.
         settled = self._sidecar.with_name(self._sidecar.name + ".next")
         try:
             self._write_witness(both)
@@ -105,29 +107,29 @@ class Incarnation:
         try:
             write_own(self._witness, json.dumps(incarnations).encode())
         except OSError:
-            # An old one would contradict the store at the next start; without a place nothing is witnessed.
+            # An old witness would contradict the store at the next start.
             with suppress(FileNotFoundError, NotADirectoryError):
                 self._witness.unlink()
 
 
 Ownership = ServerIdentity | Incarnation
-"""Whether the store is the original, and how it becomes that: at each start, and when a copy is adopted."""
+"""Tells whether the store is the original, and makes it the original when a copy is adopted."""
 
 
 def sidecar_of(store: Path) -> Path:
-    """The file beside a store that lists its incarnation."""
+    """Return the path of the file next to a store that lists its incarnation."""
     return store.with_name(store.name + ".incarnation")
 
 
 def witness_of(store: Path, outside: Path | None) -> Path | None:
-    """The same in a folder of its own, one file for each store."""
+    """Return the path of the store's file in the folder for witnesses, or None if there is no such folder."""
     if outside is None:
         return None
     return outside / f"incarnation-{sha256(os.fsencode(store.absolute())).hexdigest()[:16]}"
 
 
 def refuse_vanished(store: Path, *, outside: Path | None, others: Sequence[Path] = ()) -> None:
-    """Raises StartRefused where no store is, and one of its files, or of `others`, tells of one."""
+    """Raise StartRefused if the store is missing, but one of its other files, or one of `others`, shows it existed."""
     try:
         if store.stat().st_size:
             return
@@ -146,7 +148,7 @@ def refuse_vanished(store: Path, *, outside: Path | None, others: Sequence[Path]
 
 
 def birth_of(path: Path) -> str | None:
-    """Return when the file was made, to the nanosecond; None where the file system or the system does not say."""
+    """Return when the file was created, in seconds with nanoseconds; None if the system does not know."""
     buffer = ctypes.create_string_buffer(STATX_SIZE)
     try:
         failed = ctypes.CDLL(None).statx(AT_FDCWD, os.fsencode(path), 0, STATX_BTIME, buffer)
@@ -166,13 +168,13 @@ def _identity(path: Path) -> list[str | None]:
 
 
 def _contradict(named: object, found: Sequence[str | None]) -> bool:
-    """Whether two identities are of different files; what either does not know proves nothing."""
+    """Return whether two identities are of different files; a part that is unknown proves nothing."""
     pairs = zip(named, found, strict=False) if isinstance(named, list) else ()
     return any(a is not None and b is not None and a != b for a, b in pairs)
 
 
 def _listed(path: Path | None) -> list[str]:
-    """What a sidecar or witness lists; nothing where it is missing or damaged."""
+    """Return the incarnations in a sidecar or witness; none if it is missing or damaged."""
     with suppress(OSError, ValueError, RecursionError):
         listed = json.loads(read_own(path)) if path else []
         if isinstance(listed, list):

@@ -1,7 +1,7 @@
-"""Tickets, trips to a provider, grants that wait for their identity, and sign-ins under way."""
+"""Stores install links (tickets), authorization sessions, grants that wait for their identity, and sign-ins."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from itertools import chain
 
 import structlog
@@ -24,10 +24,9 @@ log = structlog.get_logger()
 TICKETS = Table("tickets", Ticket, replace="allow_replace")
 INSTALLS = Table("installs", PendingInstall, replace="allow_replace")
 LOGINS = Table("logins", PendingLogin)
-ADD = INSTALLS.insert
-CLAIM_INSTALL = f"{ADD} ON CONFLICT (state_hash) DO NOTHING"
+CLAIM_INSTALL = f"{INSTALLS.insert} ON CONFLICT (state_hash) DO NOTHING"
 OPEN_AT_ONCE = 32
-"""Installs of one link that may be under way; more would let whoever has the link fill the store."""
+"""The number of open installs of one link; without a limit, anyone who has the link could fill the store."""
 GRANT = "sealed_access, sealed_refresh, grant_meta, next_at"
 TAKE = "UPDATE installs SET taken_at = $2 WHERE state_hash = $1 AND taken_at IS NULL"
 HELD = f"""
@@ -41,7 +40,7 @@ UPDATE installs SET outcome = $2, outcome_account = $3, sealed_verifier = NULL,
        sealed_access = NULL, sealed_refresh = NULL, grant_meta = NULL, next_at = NULL
  WHERE state_hash = $1"""
 RETRY = "UPDATE installs SET next_at = $2 WHERE state_hash = $1"
-# A grant that waits for its identity spends its ticket when it connects, which may be long after.
+# A grant that waits for its identity spends its ticket when it connects, which may be much later.
 WAITED_FOR = "SELECT ticket_hash FROM installs WHERE ticket_hash IS NOT NULL AND grant_meta IS NOT NULL"
 PURGES = (
     purge_sql("installs", "state_hash", "expires_at < $1 AND grant_meta IS NULL"),
@@ -54,7 +53,7 @@ TOO_MANY = f"""
 DELETE FROM installs WHERE state_hash IN (
   SELECT state_hash FROM installs WHERE ticket_hash = $1 AND taken_at IS NULL
    ORDER BY created_at DESC LIMIT 1000 OFFSET {OPEN_AT_ONCE - 1})"""
-# A grant that waits for its identity is as good as connected.
+# A grant that waits for its identity is shown as such.
 SHOWN = f"CASE WHEN grant_meta IS NOT NULL THEN COALESCE(outcome, '{InstallOutcome.IDENTITY_PENDING}') ELSE outcome END"
 SHOW = INSTALLS.select.replace(" outcome,", f" {SHOWN},") + " WHERE state_hash = $1"
 DROP_OTHERS = f"DELETE FROM tickets WHERE provider = $1 AND account = $2 AND hash NOT IN ({WAITED_FOR})"
@@ -62,7 +61,7 @@ OF_PURPOSE = "WHERE purpose = $1 AND (CAST($2 AS TEXT) IS NULL OR challenge_hash
 
 
 class InstallStore(Store):
-    """Tickets, trips to a provider, grants that wait for their identity, sign-ins under way."""
+    """Stores install links (tickets), authorization sessions, grants that wait for their identity, and sign-ins."""
 
     def __init__(self, database: Database, *, keys: RecordKeys) -> None:
         super().__init__(database)
@@ -70,85 +69,83 @@ class InstallStore(Store):
 
     @in_transaction
     async def add_ticket(self, transaction: Transaction, ticket: Ticket) -> None:
-        """One live ticket an account: an older one of the same account is forgotten."""
+        """Store a ticket. It replaces earlier tickets of the same account, so that only one is valid."""
         if ticket.account is not None:
             await transaction.lock(f"tickets of {ticket.account}")
             await transaction.execute(DROP_OTHERS, ticket.provider, ticket.account)
         await TICKETS.add(transaction, ticket)
 
     async def ticket(self, ticket_hash: str) -> Ticket | None:
+        """Return the ticket with that hash."""
         return await self._row(TICKETS, "WHERE hash = $1", ticket_hash)
 
     async def begin_install(self, install: PendingInstall) -> None:
-        """Store an install. Of one ticket only the newest 32 that have not come back are kept."""
+        """Store an install. Only the newest 32 installs of one ticket whose user has not returned are kept."""
 
         async def work(transaction: Transaction, install: PendingInstall) -> None:
             if install.ticket_hash is not None:
                 await transaction.execute(TOO_MANY, install.ticket_hash)
-            await transaction.execute(ADD, *values_of(install))
+            await INSTALLS.add(transaction, install)
 
         await self._keys.write([install], work)
 
     async def claim_install(self, install: PendingInstall) -> bool:
-        """Store an install that a browser kept so far, with its state taken. False: that was done before."""
+        """Store an install that a cookie has held so far, with its state taken. False: that was done before."""
 
-        async def work(transaction: Transaction, install: PendingInstall) -> int:
-            return await transaction.execute(CLAIM_INSTALL, *values_of(install))
+        def work(transaction: Transaction, install: PendingInstall) -> Awaitable[int]:
+            return transaction.execute(CLAIM_INSTALL, *values_of(install))
 
         return await self._keys.write([install], work) == 1
 
     async def install(self, state_hash: str) -> PendingInstall | None:
-        """The install; one whose grant waits for its identity has the outcome IDENTITY_PENDING."""
+        """Return the install; its outcome is IDENTITY_PENDING if its grant waits for its identity."""
         found = [INSTALLS.read(row) for row in await self._database.read(SHOW, state_hash)]
         await self._keys.learn(one.sealed_verifier for one in found)
         return next(iter(found), None)
 
     async def take_install(self, state_hash: str, at: float) -> bool:
-        """Take the state, once: True for exactly one caller, also under a race and after a restart."""
+        """Take the state; True for exactly one caller, also under a race and after a restart."""
         return await self._execute(TAKE, state_hash, at) == 1
 
     async def hold_grant(self, grant: PendingGrant) -> None:
-        """Seal a new grant durably with its install, before anything else is asked."""
-        meta = json.dumps(
-            [grant.token_type, grant.scope, grant.issued_at, grant.expires_at, grant.grant_ends_at]
-        )
+        """Store the encrypted tokens of a new grant with its install, before its identity is requested."""
+        times = grant.issued_at, grant.expires_at, grant.grant_ends_at
+        meta = json.dumps([grant.token_type, grant.scope, *times])
 
-        async def work(transaction: Transaction, grant: PendingGrant) -> None:
-            await transaction.execute(
-                HOLD, grant.install.state_hash, grant.sealed_access, grant.sealed_refresh, meta, grant.next_at
-            )
+        def work(transaction: Transaction, grant: PendingGrant) -> Awaitable[int]:
+            records = grant.sealed_access, grant.sealed_refresh
+            return transaction.execute(HOLD, grant.install.state_hash, *records, meta, grant.next_at)
 
         await self._keys.write([grant], work)
 
     async def held_grants(
         self, due_before: float, limit: int, *, claim_until: float | None = None
     ) -> list[PendingGrant]:
-        """Grants whose identity is to be asked for again; `claim_until` as for `due`."""
+        """Return the grants whose identity is due to be requested again; `claim_until` as for `due`."""
+
+        async def claim(transaction: Transaction) -> list[Row]:
+            rows = await transaction.fetch(f"{HELD} {self._database.dialect.unlocked}", due_before, limit)
+            for row in rows:
+                await transaction.execute(RETRY, row[0], claim_until)
+            return rows
+
         if claim_until is None:
             rows = await self._database.read(HELD, due_before, limit)
         else:
-            rows = await self._claim_held(due_before, limit, claim_until)
+            rows = await self._database.write(claim)
         grants = []
         for row in rows:
             try:
                 grants.append(_to_grant(row))
             except (TypeError, ValueError):
-                # It stays, and those behind it go on.
+                # The row stays, without a next attempt, so that it does not block those behind it.
                 log.error("install.row_damaged", install=str(row[0])[:16], next="have the user connect again")
                 await self.retry_grant(row[0], None)
         await self._keys.learn(chain.from_iterable((one.sealed_access, one.sealed_refresh) for one in grants))
         return grants
 
-    @in_transaction
-    async def _claim_held(
-        self, transaction: Transaction, due_before: float, limit: int, until: float
-    ) -> list[Row]:
-        rows = await transaction.fetch(f"{HELD} {self._database.dialect.unlocked}", due_before, limit)
-        for row in rows:
-            await transaction.execute(RETRY, row[0], until)
-        return rows
-
     async def retry_grant(self, state_hash: str, next_at: float | None) -> None:
+        """Set when the grant's identity is requested next; None: never."""
         await self._execute(RETRY, state_hash, next_at)
 
     @in_transaction
@@ -161,44 +158,45 @@ class InstallStore(Store):
         account: str | None,
         events: Sequence[Event] = (),
     ) -> None:
-        """Note how an install ended that connected nothing, forget its grant, and append the events."""
+        """Store the outcome of an install that connected no account, delete its grant, and add the events."""
         await transaction.execute(FINISH, state_hash, outcome, account)
         await insert_events(transaction, events)
 
     async def begin_login(self, login: PendingLogin) -> None:
+        """Store a sign-in that has begun."""
         await self._execute(LOGINS.insert, *values_of(login))
 
     @in_transaction
     async def take_login(
         self, transaction: Transaction, challenge_hash: str, now: float
     ) -> PendingLogin | None:
-        """Take a sign-in, once, while it has not expired."""
+        """Delete a sign-in and return it, unless it has expired."""
         sql = f"DELETE FROM logins WHERE challenge_hash = $1 RETURNING {LOGINS.columns}"
         found = [LOGINS.read(row) for row in await transaction.fetch(sql, challenge_hash)]
         return next((login for login in found if login.expires_at > now), None)
 
     async def logins(self, purpose: str, challenge_hash: str | None = None) -> list[PendingLogin]:
-        """Those of one purpose, all or the one with that hash, also expired ones; they stay."""
+        """Return the sign-ins of one purpose, all or the one with that hash, including expired ones."""
         return await self._rows(LOGINS, OF_PURPOSE, purpose, challenge_hash)
 
     async def end_logins(self, purpose: str, challenge_hash: str | None = None) -> int:
-        """Forget them; how many they were."""
+        """Delete the sign-ins that `logins` would return, and return how many there were."""
         return await self._execute(f"DELETE FROM logins {OF_PURPOSE}", purpose, challenge_hash)
 
     async def claim(self, hash_: str, expires_at: float) -> bool:
-        """Use up, once, something that a browser kept for us: True for exactly one caller until it is purged."""
+        """Use up the content of a cookie; True for exactly one caller, until the claim is purged."""
         return await self._execute(CLAIM, hash_, expires_at) == 1
 
     @in_transaction
     async def purge_expired(self, transaction: Transaction, before: float, limit: int) -> int:
-        """Forget what ended before; at most `limit` of each kind. How many it were."""
+        """Delete at most `limit` rows of each kind that expired before then, and return how many."""
         return sum([await transaction.execute(sql, before, limit) for sql in PURGES])
 
 
 def _to_grant(row: Row) -> PendingGrant:
     *install, access, refresh, meta, next_at = row
     pending = INSTALLS.read(install)
-    # Rows of an older version have no fifth.
+    # Rows of an older version have no fifth member.
     token_type, scope, issued_at, expires_at, ends_at = [*json.loads(meta), None][:5]
     if not all(isinstance(one, float | int) for one in (issued_at, expires_at, pending.created_at)):
         raise TypeError("no time")

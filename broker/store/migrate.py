@@ -1,4 +1,4 @@
-"""The schema, brought up to date by numbered files that never change once released, and the move to PostgreSQL."""
+"""Migrates the schema with numbered files that never change once released, and moves a store to PostgreSQL."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,18 +17,18 @@ log = structlog.get_logger()
 
 
 def migrations() -> dict[int, str]:
-    """The SQL of every migration by its number."""
+    """Return the SQL of every migration by its number."""
     folder = files("broker.store") / "migrations"
     found = {int(file.name[:4]): file.read_text() for file in folder.iterdir() if file.name.endswith(".sql")}
     return dict(sorted(found.items()))
 
 
 async def migrate(database: Database, known: Mapping[int, str] | None = None) -> int:
-    """Run what is missing, each migration in a transaction of its own, for a new store all in one; the schema's number.
+    """Run the missing migrations and return the number of the schema.
 
-    Raises StartRefused where a newer program has been here. Brokers that share a database are replaced one by one:
-    there a newer schema is taken, since migrations only ever add what an older program can do without. `known` is for
-    tests: the migrations of an older program.
+    Raises StartRefused if a newer program has written the store. Brokers on a shared database are upgraded one by one,
+    so there a newer schema is accepted: migrations only add what an older program can ignore. `known` is for tests: the
+    migrations of an older program.
     """
     await execute(database, "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)")
     [(version,)] = await database.read("SELECT COALESCE(MAX(version), 0) FROM schema_version")
@@ -47,7 +47,7 @@ async def migrate(database: Database, known: Mapping[int, str] | None = None) ->
         )
     text = database.dialect.text
     missing = [(number, re.sub(r"\bTEXT\b", text, sql)) for number, sql in known.items() if number > version]
-    # A new store has nothing to lose, and each transaction is a wait for the disk.
+    # A new store has nothing to lose, and each transaction waits for the disk.
     for together in [missing] if version == 0 else [[one] for one in missing]:
         await database.write(partial(_apply, together))
     if 0 < version < max(known):
@@ -66,31 +66,32 @@ async def _apply(some: Sequence[tuple[int, str]], transaction: Transaction) -> N
 MOVED_TO = "moved_to"
 UNFINISHED = "unfinished_copy"
 STAYS = (INCARNATION, FILES, MOVED_TO, UNFINISHED)
-"""What a store says of itself alone."""
+"""Metadata that is only true of the store itself, and is not copied."""
 SEEDED = ("event_ids",)
-"""Tables that the migrations themselves put a row into."""
+"""Tables into which the migrations insert a row."""
 AT_ONCE = 500
 COLUMNS = "SELECT name FROM pragma_table_info($1) ORDER BY cid"
 
 
 async def refuse_moved(keys: KeyStore) -> None:
-    """Raises StartRefused where the store has moved away, or was not moved here whole."""
+    """Raise StartRefused if the store was moved to another database, or not completely copied into this one."""
     if await keys.meta(MOVED_TO):
         raise StartRefused(
             "this store was moved to PostgreSQL, which renews its accounts now; name that database in store.url"
         )
     if await keys.meta(UNFINISHED):
         raise StartRefused(
-            "the database holds half a store: a copy was not finished; make the database anew,"
+            "the database holds half a store: a copy was not finished; create the database again,"
             " then type `broker migrate --copy-from` again"
         )
 
 
 async def move(source: Database, target: Database, *, where: str) -> Mapping[str, int]:
-    """Copy everything and mark the source moved to `where`; rows by table. Raises StartRefused.
+    """Copy all rows and mark the source as moved to `where`; return the number of rows by table.
 
-    Until the last step nothing starts on the target, and from the one before it nothing on the source. Broken off
-    before that, the target is to be made anew; broken off after it, the same call ends what was begun.
+    Until the last step no broker starts on the target; from the step before it on, none starts on the source. After an
+    interruption before that step the target has to be created again; after it, the same call finishes the move. Raises
+    StartRefused.
     """
     old, new = KeyStore(source), KeyStore(target)
     moved = await old.meta(MOVED_TO)
@@ -103,7 +104,15 @@ async def move(source: Database, target: Database, *, where: str) -> Mapping[str
                 )
         await new.set_meta(UNFINISHED, "yes")
         for table in tables():
-            await _copy(source, target, table)
+            names = ", ".join([str(name) for (name,) in await source.read(COLUMNS, table)])
+            page = f"SELECT rowid, {names} FROM {table} WHERE rowid > $1 ORDER BY rowid LIMIT {AT_ONCE}"
+            if table in SEEDED:
+                await execute(target, f"DELETE FROM {table}")
+            after = 0
+            while rows := await source.read(page, after):
+                after = rows[-1][0]
+                wanted = [values for _, *values in rows if table != "meta" or values[0] not in STAYS]
+                await execute_all(target, insert_sql(table, names), wanted)
     elif moved != where or not await new.meta(UNFINISHED):
         raise StartRefused("the source was moved already")
     counts, copied = await _counts(source), await _counts(target)
@@ -118,21 +127,8 @@ async def move(source: Database, target: Database, *, where: str) -> Mapping[str
 
 
 def tables() -> tuple[str, ...]:
-    """All that the migrations make."""
+    """Return the names of all tables that the migrations create."""
     return tuple(name for sql in migrations().values() for name in re.findall(r"CREATE TABLE (\w+)", sql))
-
-
-async def _copy(source: Database, target: Database, table: str) -> None:
-    names = ", ".join([str(name) for (name,) in await source.read(COLUMNS, table)])
-    insert = insert_sql(table, names)
-    page = f"SELECT rowid, {names} FROM {table} WHERE rowid > $1 ORDER BY rowid LIMIT {AT_ONCE}"
-    if table in SEEDED:
-        await execute(target, f"DELETE FROM {table}")
-    after = 0
-    while rows := await source.read(page, after):
-        after = rows[-1][0]
-        wanted = [values for _, *values in rows if table != "meta" or values[0] not in STAYS]
-        await execute_all(target, insert, wanted)
 
 
 async def _counts(database: Database) -> Mapping[str, int]:

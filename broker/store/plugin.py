@@ -1,4 +1,4 @@
-"""What clients that sign in to us were given: consents, codes, grants and pairs of tokens."""
+"""Stores what the authorization server for plugins issues: consents, codes, grants and token pairs."""
 
 from collections.abc import Sequence
 
@@ -52,12 +52,12 @@ SELECT o.id FROM plugin_grants g
   JOIN plugin_grants o ON o.subject = g.subject AND o.client = g.client AND o.account = g.account
  WHERE g.id = $1 AND o.id <> g.id AND o.revoked_at IS NULL"""
 CODES_KEPT = 86400.0
-"""A code that was redeemed is remembered, so that its replay is known for what it is."""
+"""Seconds for which a redeemed code is kept, so that its replay is recognized."""
 PAIRS_KEPT = 30 * 86400.0
-"""A replaced refresh token is remembered, so that its reuse is known for what it is."""
+"""Seconds for which a replaced refresh token is kept, so that its reuse is recognized."""
 GRANTS_KEPT = 90 * 86400.0
 PEOPLE_KEPT = 3600.0
-"""Who has begun the second half of an install may take a while to end it."""
+"""Seconds for which a user in the second half of an install has time to finish it."""
 
 UNSEAL = """
 UPDATE plugin_pairs SET sealed_next = NULL WHERE refresh_hash IN (
@@ -71,8 +71,8 @@ STEPS = (
     (purge_sql("plugin_codes", "hash", "expires_at < $1"), CODES_KEPT),
     (purge_sql("plugin_pairs", "refresh_hash", REPLACED), PAIRS_KEPT),
 )
-"""Statements, and how many seconds rows are kept beyond their end."""
-DEAD = """
+"""Statements that purge, and for how many seconds each kind of row is kept after its end."""
+ENDED = """
 SELECT id FROM (SELECT id FROM plugin_grants WHERE expires_at < $1 ORDER BY expires_at, id LIMIT $3) AS expired
 UNION SELECT id FROM (
   SELECT id FROM plugin_grants WHERE revoked_at IS NOT NULL AND revoked_at < $2
@@ -81,28 +81,29 @@ ORDER BY id LIMIT $3"""
 
 
 class PluginStore(Store):
-    """What clients that sign in to us were given. Everything that may be had once is taken by one statement."""
+    """Stores consents, codes, grants and token pairs. One statement takes each thing that can be used only once."""
 
     async def begin_consent(self, consent: PluginConsent) -> None:
+        """Store a consent that the user is asked for."""
         await self._execute(CONSENTS.insert, *values_of(consent))
 
     @in_transaction
     async def claim_consent(self, transaction: Transaction, consent: PluginConsent) -> bool:
-        """Store a question that a browser kept so far. False: that was done before, whatever became of it."""
+        """Store a consent that a cookie has held so far. False: that was done before, even if it was answered since."""
         if not await transaction.execute(CLAIM, consent.hash, consent.expires_at):
             return False
         return await CONSENTS.add(transaction, consent) == 1
 
     async def is_claimed(self, consent_hash: str) -> bool:
-        """Whether `claim_consent` has stored the question, even if it was answered since."""
+        """Return whether `claim_consent` has stored the consent, even if it was answered since."""
         return bool(await self._database.read("SELECT 1 FROM claims WHERE hash = $1", consent_hash))
 
     async def consent(self, consent_hash: str, now: float) -> PluginConsent | None:
-        """A question that is still open."""
+        """Return the consent if it is not answered and has not expired."""
         return await self._row(CONSENTS, "WHERE hash = $1 AND expires_at > $2", consent_hash, now)
 
     async def deny(self, consent_hash: str, now: float) -> bool:
-        """Close the question. False: it was closed already."""
+        """Delete the consent. False: it was answered already."""
         return await self._execute(TAKE_CONSENT, consent_hash, now) == 1
 
     @in_transaction
@@ -116,8 +117,10 @@ class PluginStore(Store):
         connect_code: str | None,
         now: float,
     ) -> bool:
-        """Close the question, spend the connect code of that handle, and store what came of it, all in one.
-        False: the question was closed already, or the connect code is spent; then nothing was issued."""
+        """Delete the consent, spend the connect code with that handle, and store the authorization code.
+
+        Returns False if the consent was answered already or the connect code is spent; then no code is issued.
+        """
         if not await transaction.execute(TAKE_CONSENT, consent_hash, now):
             return False
         sql = f"DELETE FROM plugin_connect_codes {OPEN_CODE}"
@@ -128,16 +131,18 @@ class PluginStore(Store):
         return True
 
     async def add_connect_code(self, code: ConnectCode) -> bool:
-        """False: the handle is taken."""
+        """Store a connect code. False: the handle is taken."""
         return await self._execute(ADD_CONNECT_CODE, *values_of(code), 0) == 1
 
     @in_transaction
     async def try_connect_code(
         self, transaction: Transaction, consent_hash: str, handle: str, digest: str, now: float
     ) -> ConnectCode | None:
-        """The connect code, unspent; None counts a wrong try against it and against the question, and the fifth
-        ends either."""
-        # Guesses at one code count one after the other, wherever they come in.
+        """Return the connect code without spending it, or None if the digest is wrong.
+
+        A wrong try counts against the connect code and the consent; the fifth ends either.
+        """
+        # Tries of one code are counted one after the other, in all brokers.
         await transaction.lock(f"connect code {handle}")
         for row in await transaction.fetch(f"{CONNECT_CODES.select} {OPEN_CODE}", handle, now):
             if (code := CONNECT_CODES.read(row)).digest == digest:
@@ -151,13 +156,14 @@ class PluginStore(Store):
         return None
 
     async def code(self, code_hash: str) -> PluginCode | None:
+        """Return the authorization code with that hash, also a redeemed one."""
         return await self._row(CODES, "WHERE hash = $1", code_hash)
 
     @in_transaction
     async def redeem(
         self, transaction: Transaction, grant: PluginGrant, pair: PluginPair, events: Sequence[Event]
     ) -> bool:
-        """Spend the grant's code and store what it gave. False: it was spent already, or is too old."""
+        """Spend the grant's code and store the grant and its tokens. False: the code is spent or has expired."""
         if not await transaction.execute(REDEEM, grant.code_hash, grant.id, grant.created_at):
             return False
         await GRANTS.add(transaction, grant)
@@ -166,17 +172,21 @@ class PluginStore(Store):
         return True
 
     async def by_refresh_token(self, refresh_hash: str) -> FoundPair | None:
+        """Return the token pair with that refresh token, also a replaced one, and its grant."""
         return await self._find("p.refresh_hash", refresh_hash)
 
     async def by_access_token(self, access_hash: str) -> FoundPair | None:
+        """Return the token pair with that access token, and its grant."""
         return await self._find("p.access_hash", access_hash)
 
     @in_transaction
     async def rotate(self, transaction: Transaction, old: str, pair: PluginPair, sealed: str) -> bool:
-        """Let `pair` follow the one of the refresh hash `old`, with the new tokens `sealed` for a replay.
-        False: it has a successor already, or the grant was revoked."""
+        """Replace the pair with the refresh token hash `old` by `pair`. False: it is replaced, or the grant revoked.
+
+        `sealed` are the new tokens, encrypted, to answer a repeated request with.
+        """
         grant, at = pair.grant_id, pair.created_at
-        # The grant first: one that was revoked meanwhile must not get tokens again.
+        # The grant first: a grant that was revoked in the meantime must not get tokens again.
         if not await transaction.execute(TOUCH, grant, at, pair.refresh_expires_at):
             return False
         if not await transaction.execute(ROTATE, old, at, pair.refresh_hash, sealed):
@@ -185,8 +195,8 @@ class PluginStore(Store):
 
     @in_transaction
     async def note_use(self, transaction: Transaction, pair: PluginPair, at: float) -> None:
-        """One of the pair's tokens was presented."""
-        # The grant first, as everywhere, so that nobody waits for each other.
+        """Store that one of the pair's tokens was used."""
+        # The grant first, as everywhere, so that transactions do not deadlock.
         await transaction.execute(TOUCH, pair.grant_id, at, at)
         sql = "UPDATE plugin_pairs SET used_at = $2 WHERE refresh_hash = $1 AND used_at IS NULL"
         await transaction.execute(sql, pair.refresh_hash, at)
@@ -195,7 +205,7 @@ class PluginStore(Store):
     async def revoke(
         self, transaction: Transaction, grant_id: str, at: float, events: Sequence[Event]
     ) -> bool:
-        """End a grant and forget its tokens. False: it had ended already."""
+        """Revoke a grant and delete its tokens. False: it was revoked already."""
         if not await transaction.execute(REVOKE, grant_id, at):
             return False
         await transaction.execute(FORGET_PAIRS, grant_id)
@@ -203,18 +213,19 @@ class PluginStore(Store):
         return True
 
     async def grant(self, grant_id: str) -> PluginGrant | None:
+        """Return the grant with that id."""
         return await self._row(GRANTS, "WHERE id = $1", grant_id)
 
     async def grants(self, *, subject: str | None, now: float, after: str, limit: int) -> list[PluginGrant]:
-        """Living grants in the order of their ids."""
+        """Return valid grants in the order of their ids, of one user or of all."""
         which = """WHERE id > $1 AND revoked_at IS NULL AND expires_at > $2
                      AND (CAST($3 AS TEXT) IS NULL OR subject = $3) ORDER BY id LIMIT $4"""
         return await self._rows(GRANTS, which, after, now, subject, limit)
 
     async def take_person(self, person_hash: str, now: float) -> str | None:
-        """The person's subject, once and in time."""
+        """Return the remembered user's subject, only once and before it expires."""
         sql = "SELECT subject FROM plugin_people WHERE hash = $1"
-        # First a look: whoever makes such a cookie up does not make the broker write.
+        # Read first, so that a made-up cookie does not cause a write.
         if not (rows := await self._database.read(sql, person_hash)):
             return None
         sql = (
@@ -223,18 +234,18 @@ class PluginStore(Store):
         return str(rows[0][0]) if await self._execute(sql, person_hash, now) else None
 
     async def purge(self, now: float, limit: int) -> int:
-        """Forget at most `limit` rows of each kind that nobody needs any more, and as many dead grants; how many.
+        """Delete at most `limit` rows of each kind that are not needed any more, and return how many.
 
-        Each kind in a transaction of its own, so that nobody waits for the whole.
+        Each kind is deleted in a transaction of its own, so that no writer waits for all of them.
         """
-        gone = [await self._execute(sql, now - kept, limit) for sql, kept in STEPS]
-        return sum(gone) + await self._forget_dead(now, limit)
 
-    @in_transaction
-    async def _forget_dead(self, transaction: Transaction, now: float, limit: int) -> int:
-        values = now, now - GRANTS_KEPT, limit
-        await transaction.execute(f"DELETE FROM plugin_pairs WHERE grant_id IN ({DEAD})", *values)
-        return await transaction.execute(f"DELETE FROM plugin_grants WHERE id IN ({DEAD})", *values)
+        async def delete_grants(transaction: Transaction) -> int:
+            values = now, now - GRANTS_KEPT, limit
+            await transaction.execute(f"DELETE FROM plugin_pairs WHERE grant_id IN ({ENDED})", *values)
+            return await transaction.execute(f"DELETE FROM plugin_grants WHERE id IN ({ENDED})", *values)
+
+        gone = [await self._execute(sql, now - kept, limit) for sql, kept in STEPS]
+        return sum(gone) + await self._database.write(delete_grants)
 
     async def _find(self, column: str, token_hash: str) -> FoundPair | None:
         for row in await self._database.read(f"{FIND} WHERE {column} = $1", token_hash):
@@ -246,11 +257,14 @@ class PluginStore(Store):
 async def join_account(
     transaction: Transaction, browser_hash: str, subject: str, account: str, at: float
 ) -> None:
-    """Note at the grant that the user, taken in this browser, gave in the same install that its account is connected,
-    and end the grants of earlier installs of the same account for the same client."""
+    """Store the connected account at the plugin's grant of the same install, and revoke the grants it replaces.
+
+    The grant is that of the user `subject` in the same browser. It replaces the grants of earlier installs of the same
+    account for the same client.
+    """
     await transaction.lock(f"install of {subject}")
     for grant_id, person_hash in await transaction.fetch(INSTALLED_WITH, browser_hash, subject):
-        # Forgotten now, so that the next install in this browser is not taken for the same one.
+        # Deleted now, so that the next install in this browser is not mistaken for this one.
         await transaction.execute("DELETE FROM plugin_people WHERE hash = $1", person_hash)
         await transaction.execute("UPDATE plugin_grants SET account = $2 WHERE id = $1", grant_id, account)
         for (older,) in await transaction.fetch(OLDER, grant_id):

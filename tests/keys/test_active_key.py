@@ -14,8 +14,7 @@ from broker.encryption.keyring import KeyNotActive, kid_of
 from broker.errors import StorageUnavailable
 from broker.model import Secret, Spare, Successor
 from broker.store.database import Table
-from broker.store.imports import Added
-from broker.store.keys import SEALED, KeyStore
+from broker.store.keys import ENCRYPTED, KeyStore
 from broker.store.renewals import Committed
 from tests.keys.conftest import Sealed
 from tests.store.rows import FIRST
@@ -56,9 +55,7 @@ async def _claim_install(here: Sealed) -> None:
 
 async def _import(here: Sealed) -> None:
     one = here.account("globex")
-    assert Added() == await here.stores.imports.add(
-        one, expected=None, next_at=None, grant_hash="h", events=[]
-    )
+    assert await here.stores.imports.add(one, expected=None, next_at=None, grant_hash="h", events=[])
 
 
 async def _hold_grant(here: Sealed) -> None:
@@ -112,15 +109,15 @@ async def _everything_opens(here: Sealed) -> bool:
 
 async def _require_refused(here: Sealed, late: Successor) -> None:
     """As a replacement, which the store itself does not encrypt anew."""
-    [current] = await here.stores.records.page(SEALED[0], "", 9)
+    [current] = await here.stores.records.page(ENCRYPTED[0], "", 9)
     assert late.sealed_access is not None
     with pytest.raises(KeyNotActive):
-        await here.stores.records.replace(SEALED[0], [(current, late.sealed_access)])
+        await here.stores.records.replace(ENCRYPTED[0], [(current, late.sealed_access)])
 
 
 def writers(source: str, constants: dict[str, object]) -> dict[str, bool]:
     """The methods of a store module that store a record, and whether they write through the keys."""
-    columns = [(one.table, one.column) for one in SEALED]
+    columns = [(one.table, one.column) for one in ENCRYPTED]
 
     def stores_one(sql: object) -> bool:
         return isinstance(sql, str) and any(

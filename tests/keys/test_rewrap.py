@@ -8,7 +8,7 @@ from broker.encryption.keyring import kid_of
 from broker.errors import InvalidRequest
 from broker.keys.rewrap import LOOKED_AT, PAGE, Step
 from broker.model import Ref, Secret
-from broker.store.keys import SEALED
+from broker.store.keys import ENCRYPTED
 from broker.store.renewals import Committed
 from tests.keys.conftest import Sealed
 
@@ -30,7 +30,9 @@ async def test_everything_sealed_moves(sealed: Sealed) -> None:
     [step] = await _all(sealed)
 
     after = await sealed.stores.records.counts()
-    assert {column.name: {old} for column in SEALED} == {name: set(counts) for name, counts in before.items()}
+    assert {column.name: {old} for column in ENCRYPTED} == {
+        name: set(counts) for name, counts in before.items()
+    }
     assert {name: {new: counts[old]} for name, counts in before.items()} == after
     assert (9, 9, ()) == (step.looked_at, step.reencrypted, step.unreadable)
     assert await sealed.opens()
@@ -111,7 +113,7 @@ async def test_strange_cursor_is_refused(sealed: Sealed, cursor: str) -> None:
 async def test_row_that_changed_since_it_was_read_is_left(sealed: Sealed) -> None:
     """Compare and set: a renewal between reading and writing wins, whichever key it was sealed with."""
     await sealed.connect()
-    column = SEALED[1]
+    column = ENCRYPTED[1]
     [read] = await sealed.stores.records.page(column, "", 9)
     await sealed.stores.accounts.commit(sealed.successor(Ref("acme", 1, 1)), [])
     newer = await sealed.stores.accounts.get("acme")

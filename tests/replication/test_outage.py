@@ -51,7 +51,7 @@ async def test_living_token_is_served_from_memory(one: Replicas, cable: Cable) -
     await until_status(one, "ok")
     back = await one[0].get("/token/acme")
 
-    assert ["the database cannot be reached; renewals wait, living tokens are served"] == problems
+    assert ["the database cannot be reached; renewals wait, valid tokens are served"] == problems
     assert (200, before.json["access_token"]) == (away.status, away.json["access_token"])
     assert (5, True) == (away.json["expires_in"], "warning" in away.json)
     assert 503 == stranger.status

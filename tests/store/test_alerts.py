@@ -4,7 +4,6 @@ import asyncio
 
 from broker.model import Event, EventKind
 from broker.store import Stores
-from broker.store.events import Foretold
 
 RENEWED = frozenset({EventKind.RENEWED})
 
@@ -52,7 +51,7 @@ async def test_hook_begins_where_the_events_are(stores: Stores) -> None:
 
     again = await stores.alerts.open_hook("webhook", "here")
 
-    assert (2, 2) == (first.upto, again.upto)
+    assert (2, 2) == (first[0], again[0])
 
 
 async def test_pause_is_lifted_by_another_target_only(stores: Stores) -> None:
@@ -63,7 +62,7 @@ async def test_pause_is_lifted_by_another_target_only(stores: Stores) -> None:
     same = await stores.alerts.open_hook("webhook", "here")
     other = await stores.alerts.open_hook("webhook", "there")
 
-    assert (5.0, None) == (same.paused_at, other.paused_at)
+    assert (5.0, None) == (same[1], other[1])
 
 
 async def test_events_become_deliveries_once(stores: Stores) -> None:
@@ -142,11 +141,12 @@ async def test_standing_trouble_and_its_event_are_one(stores: Stores) -> None:
 
 async def test_end_is_foretold_once_for_each_threshold(stores: Stores) -> None:
     """Until that end is past and forgotten."""
-    ends = [Foretold("acme", 100.0, 30), Foretold("acme", 100.0, 7), Foretold("acme", 200.0, 30)]
+    ends = [(100.0, 30), (100.0, 7), (200.0, 30)]
+    due = [(Event(1.0, EventKind.REAUTHORIZATION_DUE, "acme", "kit", due_at=at), days) for at, days in ends]
 
-    told = [await stores.alerts.foretell(one, event()) for one in (*ends, *ends)]
+    told = [await stores.alerts.foretell(*one) for one in (*due, *due)]
     await stores.alerts.forget_foretold(150.0)
-    again = [await stores.alerts.foretell(one, event()) for one in ends]
+    again = [await stores.alerts.foretell(*one) for one in due]
 
     assert [True] * 3 + [False] * 3 == told
     assert [True, True, False] == again

@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from broker.store.keys import SEALED
+from broker.store.keys import ENCRYPTED
 from broker.store.migrate import migrations
 
 WITHOUT_OUR_KEYS = {"plugin_pairs.sealed_next"}
@@ -22,7 +22,7 @@ def test_every_sealed_column_of_the_schema_is_on_the_list() -> None:
     }
     connection.close()
 
-    listed = [column.name for column in SEALED]
+    listed = [column.name for column in ENCRYPTED]
 
     assert sorted(sealed - WITHOUT_OUR_KEYS) == sorted(listed)
 
@@ -38,8 +38,8 @@ def test_rows_are_walked_by_their_key() -> None:
             for _, name, _, _, _, place in connection.execute(f"PRAGMA table_info({column.table})")
             if place
         ]
-        for column in SEALED
+        for column in ENCRYPTED
     }
     connection.close()
 
-    assert {column.name: [column.key] for column in SEALED} == keys
+    assert {column.name: [column.key] for column in ENCRYPTED} == keys

@@ -9,14 +9,14 @@ from broker.model import InstallOutcome, PendingGrant, PendingInstall, Ref
 from broker.store.spool import grants_spool, renewals_spool
 from tests.store.rows import successor
 
-SEALED = replace(successor(Ref("acme", 3, 7)), sealed_access=None, unusable=True, next_at=None)
+ENCRYPTED = replace(successor(Ref("acme", 3, 7)), sealed_access=None, unusable=True, next_at=None)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     """Every field, also by another process with the same folders."""
-    path = renewals_spool([tmp_path / "spool"]).write(SEALED)
+    path = renewals_spool([tmp_path / "spool"]).write(ENCRYPTED)
 
-    assert [(path, SEALED)] == renewals_spool([tmp_path / "spool"]).read()
+    assert [(path, ENCRYPTED)] == renewals_spool([tmp_path / "spool"]).read()
 
 
 def test_grants_of_installs_lie_beside_renewals(tmp_path: Path) -> None:
@@ -28,14 +28,14 @@ def test_grants_of_installs_lie_beside_renewals(tmp_path: Path) -> None:
     grant = PendingGrant(install, "access", "refresh", "Bearer", "public", 1.0, 2.0, 50.0)
     renewals, grants = renewals_spool([tmp_path]), grants_spool([tmp_path])
 
-    renewed, held = renewals.write(SEALED), grants.write(grant)
+    renewed, held = renewals.write(ENCRYPTED), grants.write(grant)
 
-    assert ([(renewed, SEALED)], [(held, grant)]) == (renewals.read(), grants.read())
+    assert ([(renewed, ENCRYPTED)], [(held, grant)]) == (renewals.read(), grants.read())
 
 
 def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     """Folder 0700, file 0600, and nothing unfinished stays behind."""
-    path = renewals_spool([tmp_path / "spool"]).write(SEALED)
+    path = renewals_spool([tmp_path / "spool"]).write(ENCRYPTED)
 
     assert path is not None
     assert (0o700, 0o600) == (
@@ -50,25 +50,25 @@ def test_second_folder_takes_what_the_first_does_not(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     spool = renewals_spool([tmp_path / "file" / "spool", tmp_path / "runtime"])
 
-    path = spool.write(SEALED)
+    path = spool.write(ENCRYPTED)
 
     assert path is not None
     assert tmp_path / "runtime" == path.parent
-    assert [(path, SEALED)] == spool.read()
+    assert [(path, ENCRYPTED)] == spool.read()
 
 
 def test_nowhere_to_write_is_no_error(tmp_path: Path) -> None:
     """The token set is in memory still, and is tried again."""
     (tmp_path / "file").write_text("")
 
-    assert renewals_spool([tmp_path / "file" / "spool"]).write(SEALED) is None
-    assert renewals_spool([]).write(SEALED) is None
+    assert renewals_spool([tmp_path / "file" / "spool"]).write(ENCRYPTED) is None
+    assert renewals_spool([]).write(ENCRYPTED) is None
 
 
 def test_files_that_are_not_whole_are_left_alone(tmp_path: Path) -> None:
     """Cut, foreign, of another shape, unfinished: they neither stop the start nor vanish."""
     spool = renewals_spool([tmp_path])
-    path = spool.write(SEALED)
+    path = spool.write(ENCRYPTED)
     assert path is not None
     whole = path.read_bytes()
     others = {
@@ -85,32 +85,32 @@ def test_files_that_are_not_whole_are_left_alone(tmp_path: Path) -> None:
     for name, content in others.items():
         (tmp_path / name).write_bytes(content)
 
-    assert [(path, SEALED)] == spool.read()
+    assert [(path, ENCRYPTED)] == spool.read()
     assert {path.name, *others} == {file.name for file in tmp_path.iterdir()}
 
 
 def test_what_was_committed_is_removed_once(tmp_path: Path) -> None:
     """Removing it again, after a crash in between, harms nothing."""
     spool = renewals_spool([tmp_path])
-    kept, gone = spool.write(SEALED), spool.write(successor())
+    kept, gone = spool.write(ENCRYPTED), spool.write(successor())
     assert kept is not None
     assert gone is not None
 
     spool.remove(gone)
     spool.remove(gone)
 
-    assert [(kept, SEALED)] == spool.read()
+    assert [(kept, ENCRYPTED)] == spool.read()
 
 
 def test_what_is_no_file_is_passed_by(tmp_path: Path) -> None:
     """A FIFO would make the start wait for ever; a link may lead anywhere."""
     spool = renewals_spool([tmp_path])
-    path = spool.write(SEALED)
+    path = spool.write(ENCRYPTED)
     assert path is not None
     os.mkfifo(tmp_path / "fifo.tokens")
     (tmp_path / "link.tokens").symlink_to(path)
     (tmp_path / "folder.tokens").mkdir()
 
-    assert [(path, SEALED)] == spool.read()
+    assert [(path, ENCRYPTED)] == spool.read()
     assert 4 == len(spool)
     assert 3 == spool.records().count("")
