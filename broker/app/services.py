@@ -26,8 +26,7 @@ from broker.plugin.clients import Clients
 from broker.plugin.consent import ConsentService
 from broker.plugin.grants import GrantService
 from broker.plugin.routes import ClientRoutes, GrantRoutes, PluginApi
-from broker.store.retained import INSTALL, Retained
-from broker.store.spool import grants_spool, renewals_spool
+from broker.store.retained import INSTALL, Retained, grants_spool, renewals_spool
 from broker.tokens.background import Background, Timekeeper
 from broker.tokens.cache import TokenCache
 from broker.tokens.flight import Flights, Waiters

@@ -1,4 +1,4 @@
-"""PostgreSQL as a database for several brokers side by side: a pool of connections, and the line that stays."""
+"""PostgreSQL as a database for several brokers: a pool of connections, and one permanent connection (the line)."""
 
 import asyncio
 import time
@@ -29,13 +29,13 @@ from broker.store.postgres_connection import (
 T = TypeVar("T")
 
 POOL = 10
-"""Connections at most, besides the line."""
+"""The largest number of connections in the pool."""
 WITHIN = 10.0
-"""Seconds for a transaction or a statement, its waiting for a connection included."""
+"""Seconds for a transaction or a statement, including the wait for a connection."""
 STARTING_WITHIN = 600.0
-"""A migration may take its time."""
+"""Seconds for a transaction at the start, such as a migration."""
 TRIES = 5
-"""Of a transaction that the database undid because it and another were in each other's way."""
+"""How often a transaction is tried that the database undid because of a conflict with another."""
 DIALECT = Dialect(
     shared=True,
     clock="CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)",
@@ -44,24 +44,24 @@ DIALECT = Dialect(
     text='TEXT COLLATE "C"',
 )
 SHARED_SESSIONS = ("42P05", "26000")
-"""What a prepared statement meets where a pooler shares a session: one of that name is there, or is not."""
+"""SQLSTATEs of a session shared by a pooler: the prepared statement exists already, or does not exist."""
 POOLED = (
     "store.url leads through a pooler that shares sessions (PgBouncer in transaction or statement mode);"
     " the broker needs a session for its locks and notifications: set pool_mode = session, or connect directly"
 )
 log = structlog.get_logger()
 WAITS_SILENTLY = 3.0
-"""Seconds that a start waits for another's before it says so."""
+"""Seconds after which a start logs that it waits for another broker to start."""
 START_LOCK = "SELECT pg_advisory_lock(hashtextextended('token-broker start', 0))"
-ALONE = "SELECT pg_advisory_xact_lock(hashtextextended('token-broker ' || $1, 0))"
-BESIDE = "SELECT pg_advisory_xact_lock_shared(hashtextextended('token-broker ' || $1, 0))"
-TELL = f"SELECT pg_notify('{CHANNEL}', $1)"
+LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('token-broker ' || $1, 0))"
+LOCK_SHARED = "SELECT pg_advisory_xact_lock_shared(hashtextextended('token-broker ' || $1, 0))"
+NOTIFY = f"SELECT pg_notify('{CHANNEL}', $1)"
 IDENTITY = """
 SELECT (SELECT system_identifier FROM pg_control_system())::text || ':' || oid::text
   FROM pg_database WHERE datname = current_database()"""
 OWN_MISTAKES = ("22", "23", "42")
-"""SQLSTATE classes of what a statement did wrong by itself; every other error is the database's."""
-IN_EACH_OTHERS_WAY = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+"""SQLSTATE classes of errors in a statement itself; every other error counts as an outage of the database."""
+CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
 class _Transaction:
@@ -72,7 +72,7 @@ class _Transaction:
         self.changed: dict[str, None] = {}
 
     async def execute(self, sql: str, *values: object) -> int:
-        # The server says "UPDATE 1", "INSERT 0 1", "CREATE TABLE".
+        # The server answers "UPDATE 1", "INSERT 0 1", "CREATE TABLE".
         count = (await self._connection.execute(sql, *values)).rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
 
@@ -83,18 +83,18 @@ class _Transaction:
         return [tuple(row) for row in await self._connection.fetch(sql, *values)]
 
     async def lock(self, what: str) -> None:
-        await self._connection.execute(ALONE, what)
+        await self._connection.execute(LOCK, what)
 
     async def lock_shared(self, what: str) -> None:
-        await self._connection.execute(BESIDE, what)
+        await self._connection.execute(LOCK_SHARED, what)
 
     async def notify(self, name: str) -> None:
         self.changed[name] = None
-        await self._connection.execute(TELL, f"{self._sender} {name}")
+        await self._connection.execute(NOTIFY, f"{self._sender} {name}")
 
 
 class PostgresDatabase:
-    """A `Database` on a server; `open()` makes it."""
+    """A `Database` on a PostgreSQL server; `open()` makes it."""
 
     dialect = DIALECT
 
@@ -111,7 +111,7 @@ class PostgresDatabase:
         self.changes.are_heard = lambda: line.hears
         line.heard, line.changed = self.changes.publish, self._turned
         self.turned: Callable[[bool], None] = lambda _: None
-        """Told when the database can be reached again, and when it cannot be any more."""
+        """Called with True when the database can be reached again, with False when it cannot any more."""
         self._within = WITHIN
         self._closing = False
         self._running: set[asyncio.Task[Any]] = set()
@@ -121,16 +121,16 @@ class PostgresDatabase:
     async def open(
         cls, url: Secret, *, replica: str, observe: Callable[[bool, float], None] = lambda _, __: None
     ) -> Self:
-        """Connect; raises StartRefused with a sentence that says what to do.
+        """Connect; raises StartRefused, whose message says what to do.
 
-        `observe` hears after each commit whether it succeeded, and how many seconds it took.
+        `observe` is called after each commit with its success and its duration in seconds.
         """
         async with AsyncExitStack() as undo:
             try:
                 address = read_address(url)
                 pool = await asyncpg.create_pool(
                     address.dsn.reveal(),
-                    # One that is kept ready would be complained of in the log while the server is away.
+                    # Keeping connections ready would log errors while the server is away.
                     min_size=0,
                     max_size=POOL,
                     init=partial(prepare, address),
@@ -139,7 +139,7 @@ class PostgresDatabase:
                     statement_cache_size=512,
                 )
                 undo.push_async_callback(pool.close)
-                # Before anything is locked, since a lock would stay in a shared session.
+                # Before anything is locked, because a lock would stay in a shared session.
                 await _check_server(pool)
                 line = Line(partial(connect, address), replica=replica)
                 await line.begin()
@@ -152,18 +152,24 @@ class PostgresDatabase:
         return cls(address=address, pool=pool, line=line, observe=observe)
 
     async def identity(self) -> str:
-        """Which database of which server this is; a copy elsewhere has another."""
+        """Return the ids of the server and the database; a copy has another id."""
         [(identity,)] = await self.read(IDENTITY)
         return str(identity)
 
     @asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
+        """Hold the lock that lets only one broker at a time start; raises StartRefused."""
         try:
             connection = await connect(self._address)
         except LOST as exc:
             raise StartRefused(_refusal(exc)) from None
         self._within = STARTING_WITHIN
-        waiting = asyncio.get_running_loop().call_later(WAITS_SILENTLY, _tell_waiting)
+        detail = (
+            "another broker on this database is starting, and holds the lock for that; this one goes on when it"
+            " has started or ended. See pg_locks for the advisory lock, if it hangs"
+        )
+        loop = asyncio.get_running_loop()
+        waiting = loop.call_later(WAITS_SILENTLY, partial(log.warning, "start.waits", detail=detail))
         try:
             await connection.execute(START_LOCK)
             waiting.cancel()
@@ -174,16 +180,24 @@ class PostgresDatabase:
             connection.terminate()
 
     async def read(self, sql: str, *values: object) -> list[Row]:
-        return await self._shielded(self._read(sql, values))
+        """Return rows; see `Database.read`."""
+
+        async def fetch() -> list[Row]:
+            async with self._connection() as connection:
+                return [tuple(row) for row in await connection.fetch(sql, *values)]
+
+        return await self._shielded(fetch())
 
     async def write(self, work: Work[T]) -> T:
+        """Run `work` in a transaction; see `Database.write`."""
         return await self._shielded(self._write(work))
 
     async def scrub(self) -> bool:
-        # Dead rows go when the server vacuums, and its log when that is archived or overwritten: not ours to force.
+        """Do nothing: the server removes deleted rows when it vacuums, and reuses or archives its own log."""
         return True
 
     async def close(self) -> None:
+        """Finish the running statements and close all connections."""
         self._closing = True
         if self._running:
             await asyncio.wait(self._running)
@@ -194,36 +208,31 @@ class PostgresDatabase:
             self._pool.terminate()
 
     async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
-        """A caller that is cancelled cancels only its own waiting; a cancelled statement would cost a connection."""
+        """Run `work` to its end even if the caller is cancelled: a cancelled statement would cost a connection."""
         if self._closing:
             work.close()
             raise StorageUnavailable("the store is closed", retry_after=1)
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        # The caller may have hung up; the error was its own.
+        # Marks the error as retrieved, in case the caller has gone.
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         return await asyncio.shield(task)
 
-    async def _read(self, sql: str, values: tuple[object, ...]) -> list[Row]:
-        async with self._connection() as connection:
-            return [tuple(row) for row in await connection.fetch(sql, *values)]
-
     async def _write(self, work: Work[T]) -> T:
         began = time.perf_counter()
-        try:
-            result = await self._tried(work)
-        except StorageUnavailable:
-            self._observe(False, time.perf_counter() - began)
-            raise
-        self._observe(True, time.perf_counter() - began)
-        return result
-
-    async def _tried(self, work: Work[T]) -> T:
         for _ in range(TRIES):
-            with suppress(*IN_EACH_OTHERS_WAY):
+            try:
                 async with self._connection() as connection:
-                    return await self._commit(connection, work)
+                    result = await self._commit(connection, work)
+            except CONFLICTS:
+                continue
+            except StorageUnavailable:
+                self._observe(False, time.perf_counter() - began)
+                raise
+            self._observe(True, time.perf_counter() - began)
+            return result
+        self._observe(False, time.perf_counter() - began)
         raise StorageUnavailable("the database is too busy", retry_after=1)
 
     async def _commit(self, connection: Connection, work: Work[T]) -> T:
@@ -232,7 +241,7 @@ class PostgresDatabase:
         try:
             result = await work(transaction)
         except Exception:
-            # A connection that is gone has rolled back by itself.
+            # A lost connection has rolled back by itself.
             with suppress(*LOST):
                 await connection.execute("ROLLBACK")
             raise
@@ -243,9 +252,9 @@ class PostgresDatabase:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
-        """A connection of the pool, for a while; what goes wrong on it becomes StorageUnavailable."""
+        """Borrow a connection from the pool; its errors become StorageUnavailable."""
         if not self.line.is_up:
-            # Nobody waits for a server of which it is known that it does not answer.
+            # Do not wait for a server that is known not to answer.
             raise StorageUnavailable("the database cannot be reached", retry_after=1)
         connection: Any = None
         try:
@@ -253,15 +262,20 @@ class PostgresDatabase:
                 connection = await self._pool.acquire()
                 self._in_use.add(connection)
                 yield connection
-        except (*IN_EACH_OTHERS_WAY, BrokerError):
+        except (*CONFLICTS, BrokerError):
             raise
         except LOST as exc:
             if connection is not None and not isinstance(exc, asyncpg.PostgresError):
                 _end(connection)
-            raise _told(exc) from exc
+            raise _translated(exc) from exc
         except AttributeError as exc:
-            # asyncpg has no protocol any more once it is terminated, and a statement that was to begin trips over that.
-            if not _is_closed(connection):
+            # A terminated asyncpg connection has no protocol object, and a statement that begins then fails on that.
+            try:
+                is_closed = connection is not None and connection.is_closed()
+            except asyncpg.InterfaceError:
+                # The pool has already taken the connection back.
+                is_closed = True
+            if not is_closed:
                 raise
             raise StorageUnavailable("the database cannot be reached", retry_after=1) from exc
         finally:
@@ -272,7 +286,7 @@ class PostgresDatabase:
 
     def _turned(self, up: bool) -> None:
         if not up:
-            # Nobody goes on waiting for its answers.
+            # Ends the statements that wait for an answer.
             for connection in self._in_use:
                 _end(connection)
         self.turned(up)
@@ -280,22 +294,14 @@ class PostgresDatabase:
             self.changes.missed()
 
 
-def _is_closed(connection: Any) -> bool:
-    try:
-        return connection is not None and bool(connection.is_closed())
-    except asyncpg.InterfaceError:
-        # The pool has taken it away.
-        return True
-
-
 def _end(connection: Any) -> None:
-    # The pool lets go of a connection by itself when that has broken, and then it cannot even be ended.
+    # The pool releases a broken connection by itself; terminating it fails then.
     with suppress(asyncpg.InterfaceError):
         connection.terminate()
 
 
-def _told(exc: BaseException) -> BaseException:
-    """What the stores' users are told of an error: their own mistakes as they are, the rest as an outage."""
+def _translated(exc: BaseException) -> BaseException:
+    """Return the error to raise to the stores' users: errors in a statement as they are, all others as an outage."""
     if isinstance(exc, asyncpg.CharacterNotInRepertoireError):
         return InvalidRequest("a text holds a character that cannot be stored (NUL)")
     state = getattr(exc, "sqlstate", None) or ""
@@ -305,7 +311,7 @@ def _told(exc: BaseException) -> BaseException:
 
 
 def _why(exc: BaseException) -> str:
-    """In few words, and without the address: that may hold a password."""
+    """Describe an error briefly, without the address, which may contain a password."""
     if isinstance(exc, asyncpg.PostgresError):
         return f"{exc.sqlstate} {exc}".splitlines()[0]
     if isinstance(exc, TimeoutError):
@@ -314,19 +320,19 @@ def _why(exc: BaseException) -> str:
 
 
 def _refusal(exc: BaseException) -> str:
-    """Why a start cannot use the database, in a sentence."""
+    """Return the message for a start that cannot use the database."""
     if getattr(exc, "sqlstate", None) in SHARED_SESSIONS or "pooling mode" in str(exc):
         return POOLED
     return f"the database in store.url cannot be used: {_why(exc)}"
 
 
 async def _check_server(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-    """Raises StartRefused where the server, or what leads to it, cannot hold a store."""
+    """Raise StartRefused if the server, or a pooler in front of it, cannot be used for a store."""
     session = "SELECT pg_backend_pid()"
     async with pool.acquire() as one, pool.acquire() as other:
         first = await one.fetchval(session)
         async with other.transaction():
-            # While this transaction holds one session, the first connection would be given another.
+            # During this transaction a pooler would give the first connection another session.
             if first == await other.fetchval(session) or first != await one.fetchval(session):
                 raise StartRefused(POOLED)
     if await pool.fetchval("SELECT pg_is_in_recovery()"):
@@ -336,11 +342,3 @@ async def _check_server(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         raise StartRefused(
             f"the database in store.url is encoded in {encoding}; make one with ENCODING 'UTF8'"
         )
-
-
-def _tell_waiting() -> None:
-    log.warning(
-        "start.waits",
-        detail="another broker on this database is starting, and holds the lock for that; this one goes on when it"
-        " has started or ended. See pg_locks for the advisory lock, if it hangs",
-    )

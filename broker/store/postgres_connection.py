@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: the address as libpq means it, how a session begins, and the connection that stays."""
+"""Connects to PostgreSQL: reads the address as libpq does, prepares sessions, and keeps the permanent connection."""
 
 import asyncio
 import re
@@ -23,27 +23,27 @@ else:
     Connection = asyncpg.Connection  # it is generic to type checkers alone
 
 LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
-"""What a connection that is no good any more may raise; asyncpg's own errors are three families."""
+"""Errors that a broken connection may raise; those of asyncpg have three base classes."""
 CONNECT_WITHIN = 5.0
 SESSION = {
     "application_name": "token-broker",
-    # A broker whose machine has vanished must not hold its name and its locks for hours.
+    # A broker whose machine is lost must not keep its name and its locks for hours.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "3",
     "tcp_keepalives_count": "3",
     "idle_in_transaction_session_timeout": "15000",
 }
 SET = "SELECT set_config($1, $2, false)"
-"""Sent after connecting: a pooler refuses settings that come with the connection (PgBouncer: 08P01)."""
-OF_THE_DRIVER = frozenset(
+"""Sent after connecting, because a pooler refuses settings in the startup message (PgBouncer: 08P01)."""
+DRIVER = frozenset(
     {
         *("host", "port", "dbname", "database", "user", "password", "passfile", "service", "krbsrvname"),
         *("gsslib", "sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation"),
         *("ssl_min_protocol_version", "ssl_max_protocol_version", "target_session_attrs"),
     }
 )
-"""Parameters of an address (libpq's) that asyncpg reads itself."""
-MEANT_ALREADY = {
+"""libpq parameters of an address that asyncpg reads itself."""
+DEFAULTS = {
     "channel_binding": ("prefer", "disable"),
     "gssencmode": ("prefer", "disable", "allow"),
     "client_encoding": ("utf8", "utf-8", "auto"),
@@ -52,50 +52,50 @@ MEANT_ALREADY = {
     "sslsni": ("1",),
     "load_balance_hosts": ("disable",),
 }
-"""Parameters with the values that ask for what is done anyway."""
+"""Parameters, with the values that ask for what the broker does anyway."""
 REFUSED = frozenset(
     {
-        *MEANT_ALREADY,
+        *DEFAULTS,
         *("hostaddr", "requiressl", "keepalives_idle", "keepalives_interval", "keepalives_count"),
         *("tcp_user_timeout", "replication", "require_auth", "requirepeer", "sslcertmode", "sslcrldir"),
         *("sslkeylogfile", "gssdelegation", "scram_client_key", "scram_server_key"),
         *("min_protocol_version", "max_protocol_version"),
     }
 )
-"""What libpq knows and cannot be done here; whatever it does not know is taken for a setting of the server."""
+"""libpq parameters that the broker does not support; all unknown names are passed to the server as settings."""
 OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_][A-Za-z0-9_.-]*)=((?:\\.|\S)*)\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address with what the driver cannot do with it taken out."""
+    """An address without the parameters that the driver does not support."""
 
     dsn: Secret
     settings: Mapping[str, str]
-    """Set in each session."""
+    """Settings of each session."""
     timeout: float
-    """Seconds to connect."""
+    """Seconds within which to connect."""
 
 
 def read_address(url: Secret) -> Address:
-    """Read the parameters of an address as libpq means them; raises StartRefused with the one that cannot be kept."""
+    """Read the parameters of an address as libpq does; raises StartRefused with the one that is not supported."""
     dsn, _, query = url.reveal().partition("?")
     kept: list[tuple[str, str]] = []
     settings, timeout = dict(SESSION), CONNECT_WITHIN
     if not all("=" in field for field in query.split("&") if field):
-        # Nothing of it is shown: it may be the rest of a password.
+        # Its text is not shown, because it may be a part of a password.
         raise StartRefused("store.url: a parameter has no value; a ? in a password is written %3F")
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name in OF_THE_DRIVER:
+        if name in DRIVER:
             kept.append((name, value))
-        elif value.lower() in MEANT_ALREADY.get(name, ()):
+        elif value.lower() in DEFAULTS.get(name, ()):
             continue
         elif name in REFUSED:
             raise StartRefused(f"store.url asks for {name}, which the broker cannot do; remove it there")
         elif name == "connect_timeout":
             if not (value.isascii() and value.isdigit()):
                 raise StartRefused("store.url: connect_timeout is a whole number of seconds")
-            # As libpq has it: 0 is no limit of one's own, and less than two seconds is two.
+            # As in libpq: 0 means the default, and less than two seconds means two.
             timeout = float(min(60, max(2, int(value)))) if int(value) else CONNECT_WITHIN
         elif name == "options":
             settings |= _options(value)
@@ -105,7 +105,7 @@ def read_address(url: Secret) -> Address:
 
 
 def _options(text: str) -> dict[str, str]:
-    """The settings in `options=-c name=value`; raises StartRefused for what else the server could be told there."""
+    """Return the settings in `options=-c name=value`; raises StartRefused for any other option."""
     rest = text.strip()
     found: dict[str, str] = {}
     while rest:
@@ -118,14 +118,15 @@ def _options(text: str) -> dict[str, str]:
 
 
 class Plain(Connection):
-    """A connection that is given back as it is: nothing here changes a session, so nothing is to be reset."""
+    """A connection that is not reset when it is returned to the pool, because the broker never changes a session."""
 
     def get_reset_query(self) -> str:
+        """Return an empty query instead of asyncpg's `RESET ALL` and others."""
         return ""
 
 
 async def connect(address: Address) -> Connection:
-    """A connection of its own, set up; raises one of LOST, StartRefused."""
+    """Open a connection outside the pool and prepare it; raises one of LOST, StartRefused."""
     connection = await asyncpg.connect(address.dsn.reveal(), connection_class=Plain, timeout=address.timeout)
     try:
         await prepare(address, connection)
@@ -136,7 +137,7 @@ async def connect(address: Address) -> Connection:
 
 
 async def prepare(address: Address, connection: Connection) -> None:
-    """Set up a new session; raises StartRefused where it would lose commits."""
+    """Prepare a new session; raises StartRefused if it would lose commits."""
     for name, value in address.settings.items():
         await connection.execute(SET, name, value)
     if await connection.fetchval("SHOW synchronous_commit") == "off":
@@ -151,34 +152,34 @@ PULSE_EVERY = 0.5
 PULSE_WITHIN = 2.0
 RETRY_FIRST, RETRY_MOST = 0.05, 1.0
 NAME_AGAIN = (0.1, 0.2, 0.5, 1.0, 1.0, 0.0)
-"""Seconds in which a start waits for the session of an earlier run of the same name to end."""
+"""Waits in seconds until the session of an earlier run of the same name has ended."""
 TAKE_NAME = "SELECT pg_try_advisory_lock(hashtextextended('token-broker replica ' || $1, 0))"
 
 
 class Line:
-    """The one connection that stays: it holds the replica's name, hears what others change, feels the pulse.
+    """The permanent connection: it holds the replica's name, receives notifications, and checks the server.
 
-    While it is down nothing is renewed and nothing is served from memory unchecked; it comes back by itself.
+    While it is down nothing is renewed, and nothing is served from memory unchecked. It reconnects by itself.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], *, replica: str) -> None:
         self._connect, self._replica = connect, replica
         self.sender = secrets.token_hex(8)
-        """Tells our own notifications from others'."""
+        """Distinguishes our own notifications from those of other brokers."""
         self._connection: Connection | None = None
         self._ended = asyncio.Event()
         """Set when the server has closed the connection."""
         self.is_named = False
-        """Whether this broker, and no other, has its name: without it nothing is renewed."""
+        """Whether this broker, and no other, has its name; without it nothing is renewed."""
         self._pulse_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
         self.heard: Callable[[str], None] = lambda _: None
-        """Told the name of each account that another broker has changed."""
+        """Called with the name of each account that another broker has changed."""
         self.changed: Callable[[bool], None] = lambda _: None
-        """Told when the line has come up (True) or gone down."""
+        """Called with True when the line has connected, with False when it is lost."""
 
     async def begin(self) -> None:
-        """Connect and take the replica's name; raises StartRefused where another broker has it."""
+        """Connect and take the replica's name; raises StartRefused if another broker has it."""
         connection = await self._open()
         for wait in NAME_AGAIN:
             if await self._take_name(connection):
@@ -194,6 +195,7 @@ class Line:
         self._task = asyncio.create_task(self._keep(), name="database line")
 
     async def close(self) -> None:
+        """Stop reconnecting and close the connection."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -203,11 +205,12 @@ class Line:
 
     @property
     def is_up(self) -> bool:
+        """Whether the line is connected."""
         return self._connection is not None
 
     @property
     def hears(self) -> bool:
-        """Whether everything that others changed until a moment ago has been heard."""
+        """Whether all notifications from other brokers have been received until a moment ago."""
         return self.is_up and _now() - self._pulse_at < PULSE_EVERY + PULSE_WITHIN
 
     async def _keep(self) -> None:
@@ -221,22 +224,22 @@ class Line:
                 await asyncio.sleep(wait)
                 await self._take_name(await self._open())
                 log.info("database.back")
-                # Only now: until whoever listens knows, what it remembers from before counts as unheard.
+                # Only now: until the subscribers know, their caches count as out of date.
                 self.changed(True)
                 self._pulse_at = _now()
-            except Exception as exc:  # noqa: BLE001 - whatever it was, the line is to come back
+            except Exception as exc:  # noqa: BLE001 - the line reconnects after any error
                 wait = 0.0 if connection is not None else min(max(RETRY_FIRST, 2 * wait), RETRY_MOST)
                 self._drop(exc)
 
     async def _pulse(self, connection: Connection) -> None:
-        """Feel it once, as soon as it is time or the server has hung up."""
+        """Wait until the next check is due or the server has closed the connection; then check it."""
         if connection.is_closed():
             raise ConnectionError("the server has closed the connection")
         with suppress(TimeoutError):
             async with asyncio.timeout(PULSE_EVERY):
                 await self._ended.wait()
             return
-        # Of a server that has not answered, not of a broker that could not look: everybody would be refused.
+        # Time in which this machine was suspended does not count, or every request after that would be refused.
         await while_awake(
             PULSE_WITHIN, connection.execute("SELECT 1") if self.is_named else self._take_name(connection)
         )

@@ -14,8 +14,7 @@ from broker.encryption.tokens import LATE
 from broker.errors import StorageUnavailable
 from broker.model import Account, Event, Intent, Spare, Successor
 from broker.store.renewals import BOOT_WIDTH, Committed, EpochMoved, GenerationMoved
-from broker.store.retained import COMMIT, Retained
-from broker.store.spool import Spool
+from broker.store.retained import COMMIT, Retained, Spool
 from broker.tokens.flight import Flights
 from broker.tokens.permit import Permit
 from broker.tokens.schedule import Step, Timings, Watch, quarantine

@@ -10,7 +10,7 @@ from broker.sandbox import visitor
 from broker.store.database import Transaction
 from broker.store.events import insert_events
 from broker.store.migrate import migrate
-from broker.store.spool import grants_spool, renewals_spool
+from broker.store.retained import grants_spool, renewals_spool
 from broker.store.sqlite import SqliteDatabase
 from broker.tokens.cache import Decrypted
 from tests.house import OPERATOR, House

@@ -14,7 +14,7 @@ import pytest
 from broker.encryption.tokens import after
 from broker.errors import StartRefused
 from broker.model import EventKind, Secret, Successor
-from broker.store.spool import renewals_spool
+from broker.store.retained import renewals_spool
 from tests.commanding import as_operator, commands_at
 from tests.house import House
 

@@ -33,7 +33,7 @@ from broker.providers.classify import classify
 from broker.providers.client import Answer, Lost, Reply
 from broker.providers.dead_errors import dead_errors_of
 from broker.providers.outcomes import Ambiguous, Declined, Granted, Paused, Refused
-from broker.store.spool import grants_spool, renewals_spool
+from broker.store.retained import grants_spool, renewals_spool
 from tests.fuzz.harness import Target
 from tests.fuzz.inputs import (
     CANARY,

@@ -12,7 +12,7 @@ from broker.encryption.keyring import kid_at_front, kid_of
 from broker.encryption.tokens import REFRESH, after, token_place
 from broker.errors import BrokerError, Conflict, NotFound
 from broker.model import Secret, Successor
-from broker.store.spool import renewals_spool
+from broker.store.retained import renewals_spool
 from tests.house import OPERATOR, House
 from tests.store.rows import FIRST, successor
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from broker.model import Account, Secret, Spare
 from broker.sandbox.faults import Mode
 from broker.sandbox.issued import REFRESH_ROWS, RefreshToken, fingerprint, is_live
+from broker.store.retained import renewals_spool
 from broker.store.rows import COLUMNS, to_account
-from broker.store.spool import renewals_spool
 from tests.lifetimes.world import World, read_only
 
 GRANT = "SELECT grant_id FROM refresh_tokens WHERE sha256 = ?"

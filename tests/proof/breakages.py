@@ -224,7 +224,7 @@ BREAKAGES = (
     Breakage(
         "another broker's news are not told",
         "broker/store/postgres.py",
-        'await self._connection.execute(TELL, f"{self._sender} {name}")',
+        'await self._connection.execute(NOTIFY, f"{self._sender} {name}")',
         "pass",
         "tests/replication/test_renewal.py::test_token_renewed_by_one_is_served_by_the_other",
     ),

@@ -14,7 +14,7 @@ from broker.store import Stores
 from broker.store.backup import copy_whole, examine
 from broker.store.migrate import migrate, migrations
 from broker.store.renewals import Committed
-from broker.store.spool import renewals_spool
+from broker.store.retained import renewals_spool
 from broker.store.sqlite import SqliteDatabase
 from tests.missing import missing
 from tests.store.rows import FIRST, connect, intent, plain_stores, successor

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from broker.model import InstallOutcome, PendingGrant, PendingInstall, Ref
-from broker.store.spool import grants_spool, renewals_spool
+from broker.store.retained import grants_spool, renewals_spool
 from tests.store.rows import successor
 
 ENCRYPTED = replace(successor(Ref("acme", 3, 7)), sealed_access=None, unusable=True, next_at=None)
