@@ -176,7 +176,8 @@ async def audit(of: Opened) -> AsyncIterator[Check]:
     if backlog is None:
         yield Check("audit", "ok", f"written to {where}")
         return
-    waiting = f"{_counted(backlog.records, 'record')} waiting, the oldest for {backlog.seconds:.0f} s"
+    records, seconds = backlog
+    waiting = f"{_counted(records, 'record')} waiting, the oldest for {seconds:.0f} s"
     told = f"{where} cannot be written: {waiting}; changes are refused"
     yield Check("audit", "problem", told, "free disk space" if path else "look after systemd-journald")
 

@@ -1,4 +1,4 @@
-"""Brings events to one hook: durable, in order for each account, tried again until taken or too old."""
+"""Delivers events to one hook: durably, in order for each account, retried until accepted or too old."""
 
 import asyncio
 import json
@@ -16,37 +16,37 @@ from broker.model import EventKind
 from broker.store.events import Delivery
 
 RETRIES = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
-"""Seconds after the first failure, the second, …; then every hour."""
+"""Seconds to wait after the first failure, the second and so on; then an hour each."""
 KEPT = 3 * 86400.0
-"""An alert is given up so long after its event."""
+"""Seconds after its event at which an alert is given up."""
 log = structlog.get_logger()
 UNTOLD = frozenset({EventKind.RENEWED})
 LOOK_EVERY = 1.0
 AT_ONCE = 8
 PAGE = 200
 MOST_WAITING = 1000
-"""With so many on their way no more are taken from the events, which wait in their own table."""
+"""With this many pending deliveries no more are made; the events wait in their own table."""
 LEASE = 60.0
-"""Longer than any attempt; one that a crash cut off is made again after this."""
+"""Seconds after which an attempt that a crash interrupted is made again; longer than any attempt."""
 FAILING = 3
-"""Failures in a row until `/readyz` names it."""
-GONE = "the {} for alerts said 410 Gone and is told nothing; change its address, or reload"
+"""Number of consecutive failures after which `/readyz` reports the hook."""
+GONE = "the {} for alerts answered 410 Gone and is paused; change its address, or reload"
 
 
 def heads(deliveries: Iterable[Delivery], now: float) -> list[Delivery]:
-    """What may be tried now: the first of each account, so that an account's story is told in its order."""
+    """Select the deliveries to attempt now: the oldest of each account, so that its events arrive in order."""
     seen: set[str | None] = set()
     first = []
     for delivery in deliveries:
         if delivery.event.account not in seen:
             seen.add(delivery.event.account)
             first.append(delivery)
-    # One that is further ahead than any pause was noted by a wrong clock.
+    # A time further ahead than the longest wait was noted by a wrong clock.
     return [delivery for delivery in first if not 0 < delivery.next_at - now <= RETRIES[-1]]
 
 
 class Dispatcher:
-    """The loop of one hook. A slow or dead receiver holds up nothing but its own alerts."""
+    """The delivery loop of one hook. A slow or broken receiver delays only its own alerts."""
 
     def __init__(self, name: str, context: Context) -> None:
         self._name, self._store, self._events = name, context.stores.alerts, context.stores.events
@@ -58,16 +58,16 @@ class Dispatcher:
         self._failures = 0
 
     def use(self, hook: Command | Webhook | None, *, resume: bool = False) -> None:
-        """Tell `hook` from now on, None: nobody; `resume` lifts a pause, since an operator has seen to it."""
+        """Deliver to `hook` from now on, or to nobody; `resume` ends a pause, because an operator asked for it."""
         self._hook, self._unopened, self._resume = hook, True, resume
 
     def hurry(self) -> None:
-        """The broker stops: end the attempts under way that would take long."""
+        """End running attempts that would take long, because the broker stops."""
         if self._hook is not None:
             self._hook.hurry()
 
     async def run(self, stopped: "asyncio.Future[Any]") -> None:
-        """Go round until `stopped`; a round that fails is logged, and the next one comes."""
+        """Repeat `round` until `stopped`; a failed round is logged."""
         while not stopped.done():
             busy = False
             try:
@@ -80,14 +80,18 @@ class Dispatcher:
                 await within(self._clock, LOOK_EVERY, stopped)
 
     async def round(self) -> bool:
-        """Take new events and make every attempt that is due; whether there may be more at once."""
+        """Take new events and make every attempt that is due; return whether there may be more immediately."""
         if self._unopened:
             await self._open()
         hook = self._hook
         if hook is None or self._paused:
             return False
         waiting = await self._store.deliveries(self._name)
-        if len(waiting) < MOST_WAITING and await self._take_new():
+        if len(waiting) < MOST_WAITING and (await self._events.event_bounds())[0] > self._upto:
+            at = self._clock.now()
+            self._upto = await self._store.spread(
+                self._name, upto=self._upto, without=UNTOLD, limit=PAGE, at=at
+            )
             waiting = await self._store.deliveries(self._name)
         due = heads(waiting, self._clock.now())[:AT_ONCE]
         await asyncio.gather(*(self._attempt(hook, delivery) for delivery in due))
@@ -107,15 +111,6 @@ class Dispatcher:
         if hook is self._hook:
             self._unopened = False
 
-    async def _take_new(self) -> bool:
-        last, _ = await self._events.event_bounds()
-        if last <= self._upto:
-            return False
-        self._upto = await self._store.spread(
-            self._name, upto=self._upto, without=UNTOLD, limit=PAGE, at=self._clock.now()
-        )
-        return True
-
     async def _attempt(self, hook: Command | Webhook, delivery: Delivery) -> None:
         event, now = delivery.event, self._clock.now()
         if now - event.at > KEPT:
@@ -124,7 +119,7 @@ class Dispatcher:
             return
         if not await self._store.claim(self._name, delivery, now + LEASE):
             return
-        # The time is in its id, because a restored store gives numbers again.
+        # Its id has the time too, because a restored store assigns event ids again.
         body = json.dumps(event_json(event), separators=(",", ":"), ensure_ascii=False)
         failed = await hook.deliver(Alert(f"evt_{event.id}_{int(event.at)}", body.encode()))
         if failed is None:
@@ -142,16 +137,16 @@ class Dispatcher:
         else:
             wait = RETRIES[min(delivery.attempts + 1, len(RETRIES)) - 1]
             if failed.retry_after is not None:
-                # A receiver's wish is heard up to an hour.
+                # A receiver may ask for a pause of up to an hour.
                 wait = max(wait, min(failed.retry_after, RETRIES[-1]))
             await self._store.postpone(self._name, event.id, self._clock.now() + wait)
             log.warning("alert.failed", hook=self._name, id=event.id, why=failed.why, again_in=wait)
             self._failures += 1
             if self._failures >= FAILING:
-                self._report("the {} for alerts does not take them; see the log")
+                self._report("the {} for alerts does not accept them; see the log")
 
     def _report(self, problem: str | None) -> None:
-        """What `/readyz` says of the hook, None: nothing."""
+        """Set or clear the hook's problem in `/readyz`."""
         if problem is None:
             self._health.clear(f"alerts_{self._name}")
         else:

@@ -1,4 +1,4 @@
-"""`GET /events`: server-sent events with `Last-Event-ID`, for services and for operators."""
+"""Streams events to callers and operators: `GET /events`, server-sent events with `Last-Event-ID`."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ ID = re.compile(r"\d{1,15}", re.ASCII)
 
 
 class Feed:
-    """Asks the store once for all streams whether there is anything new."""
+    """Reads events for all streams, and asks the store only once for all of them whether there are new ones."""
 
     def __init__(self, *, events: EventStore, clock: Clock) -> None:
         self._events, self._clock = events, clock
@@ -41,16 +41,18 @@ class Feed:
         self._last, self._fresh_until = 0, float("-inf")
 
     async def beginning(self, last_id: int | None) -> tuple[int, bool]:
-        """Where to begin behind `last_id`, None: with what happens from now on; and whether some events behind it are
-        not there any more. Raises StorageUnavailable."""
+        """Return the id after which to start, and whether events between it and `last_id` are gone.
+
+        Without `last_id` the stream starts with future events. Raises StorageUnavailable.
+        """
         last, purged = await self._events.event_bounds()
         if last_id is None:
             return last, False
-        # Numbers that were never given: the store is an older one than the client knew.
+        # An id that was never assigned: the store is older than the one the client knew.
         return (last, True) if last_id > last else (max(last_id, purged), last_id < purged)
 
     async def page(self, after: int, account: str | None) -> tuple[list[Event], int, bool]:
-        """Events behind `after`, of one account or of all; where to go on, and whether there are no more for now.
+        """Return events after an id, of one account or of all, the next id, and whether there are no more for now.
 
         Raises StorageUnavailable.
         """
@@ -67,16 +69,16 @@ class Feed:
         return events, newest if is_full else max(last, newest), not is_full
 
 
-def may_hear(caller: Caller, event: Event) -> bool:
-    """Whether an event is for that caller: its accounts, and what concerns the broker as a whole."""
+def may_see(caller: Caller, event: Event) -> bool:
+    """Return whether the caller may see an event: those of its accounts, and those about the broker as a whole."""
     if event.account is not None:
         return covers(caller, event.account)
-    # A person without an account here is nobody's but whose globs cover all.
+    # An event of a user without an account is only for callers of all accounts.
     return event.subject is None or "*" in caller.accounts
 
 
 class Streams:
-    """Streams of events; each holds one page at a time, so a slow reader costs no memory."""
+    """Streams of events. Each keeps only one page in memory, also for a slow reader."""
 
     def __init__(
         self, feed: Feed, clock: Clock, *, still: Callable[[web.Request], Awaitable[Caller]]
@@ -85,24 +87,24 @@ class Streams:
         self._streams = EventStreams(clock, every=LOOK_EVERY, most=MOST_STREAMS, most_of_one=MOST_OF_ONE)
         self.stop = self._streams.stop
         self._still = still
-        """Returns the caller as the credential is now; raises if it has expired or was revoked."""
+        """Authenticates the request again; raises if its credential has expired or was revoked."""
 
     async def follow(
         self, request: web.Request, *, last_id: int | None, account: str | None
     ) -> web.StreamResponse:
-        """Answer with a stream, until the reader goes, the caller loses the right, or the broker stops."""
+        """Answer with a stream, until the client leaves, the caller loses its permission, or the broker stops."""
 
         async def begin() -> tuple[str, Tell]:
             after, has_gap = await self._feed.beginning(last_id)
             first = f"id: {after}\n\n"
             if has_gap:
-                # The client should look at its accounts anew.
+                # The client has missed events and should read its accounts again.
                 gap = {"event": "gap", "after": last_id, "resumed_after": after}
                 first = _message(after, "gap", gap)
 
             async def tell(stream: EventStream) -> bool:
                 nonlocal after
-                # One who may see nothing of a long history must not be looked for in it after hanging up.
+                # Stop a search through a long history when the client leaves.
                 while stream.is_open:
                     caller = await self._still(request)
                     if not may(caller, Permission.ACCOUNTS, account):
@@ -114,10 +116,10 @@ class Streams:
                     text = "".join(
                         _message(event.id, event.kind, event_json(event))
                         for event in events
-                        if may_hear(caller, event)
+                        if may_see(caller, event)
                     )
                     if not text and self._clock.monotonic() - stream.written_at >= KEEP_ALIVE:
-                        # The number moves on too, past what was not for this caller.
+                        # Also advances the client's id past events that were not for it.
                         text = f": alive\nid: {after}\n\n"
                     if text:
                         await stream.write(text)
@@ -131,7 +133,7 @@ class Streams:
 
 
 class EventRoutes:
-    """The route for services."""
+    """The route for callers."""
 
     def __init__(self, *, streams: Streams, authorizer: Authorizer) -> None:
         self._streams, self._authorizer = streams, authorizer
@@ -156,6 +158,7 @@ class EventRoutes:
         },
     )
     async def follow(self, request: web.Request) -> web.StreamResponse:
+        """Stream the events that the caller may see."""
         check_query(request)
         account = request.query.get("account")
         if account is not None and not is_account_name(account):
@@ -168,7 +171,7 @@ class EventRoutes:
 
 
 def last_event_id(request: web.Request) -> int | None:
-    """The number of the last event that the client has; raises InvalidRequest."""
+    """Return the id of the last event that the client has received; raises InvalidRequest."""
     text = request.headers.get("Last-Event-ID", "")
     if text and not ID.fullmatch(text):
         raise InvalidRequest("Last-Event-ID is the id of an event, a whole number")

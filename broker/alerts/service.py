@@ -1,8 +1,7 @@
-"""Everything that tells: the loops of the hooks, the watch over standing troubles, the forecast of ends."""
+"""Alerts: the delivery loops of the hooks, events about the broker's own problems, and forecasts of grants that end."""
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -22,43 +21,37 @@ log = structlog.get_logger()
 
 DAY = 86400.0
 THRESHOLDS = (1, 7, 30)
-"""Days before the end, the nearest first."""
+"""Days before the end at which it is announced, the nearest first."""
 IDLE_LIVES: Mapping[str, float] = {"kustomer": 14 * DAY}
-"""By the provider's type, after how long without a renewal a grant is said to die. Kit is not known to have such."""
+"""By provider type, the time without renewal after which a grant expires. Kit documents no such time."""
 FORECAST_EVERY = 3600.0
 PAGE = 200
 FAILING_FOR = DAY
-"""Renewals that fail for so long are not counted on."""
+"""Seconds of failing renewals after which no successful one is expected."""
 FORGOTTEN_AFTER = 30 * DAY
 TOLD: frozenset[str] = frozenset({Incident.COMMIT_RETAINED, Incident.AUDIT_WAITING, Reason.COPIED_STORE})
 WATCH_EVERY = 1.0
 STOP_WITHIN = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """When a grant will die, and of what."""
-
-    at: float
-    reason: Reason
-
-
-def end_of(account: Account, *, now: float, refresh: RefreshSettings, idle_life: float | None) -> End | None:
-    """The end that is to be expected, as far as it is known; None: none."""
+def end_of(
+    account: Account, *, now: float, refresh: RefreshSettings, idle_life: float | None
+) -> tuple[float, Reason] | None:
+    """Return when and why the account's grant will end, or None if no end is expected."""
     if account.sealed_refresh is None:
-        return End(account.expires_at, Reason.NO_REFRESH_TOKEN)
+        return (account.expires_at, Reason.NO_REFRESH_TOKEN)
     if account.grant_ends_at is not None and account.grant_ages:
-        return End(account.grant_ends_at, Reason.GRANT_AGES)
+        return (account.grant_ends_at, Reason.GRANT_AGES)
     idle = account.grant_ends_at
     if idle is None and idle_life is not None:
         idle = account.refreshed_at + idle_life
     if idle is None or _is_renewed_before(account, idle, now=now, refresh=refresh):
         return None
-    return End(idle, Reason.GRANT_IDLES)
+    return (idle, Reason.GRANT_IDLES)
 
 
 def _is_renewed_before(account: Account, end: float, *, now: float, refresh: RefreshSettings) -> bool:
-    """Whether a renewal, which would move the end, is to be expected in time."""
+    """Return whether a renewal, which postpones the end, is expected before it."""
     since = account.trouble.since
     is_failing = account.status in (Status.UNCERTAIN, Status.REFRESH_FAILING)
     if account.frozen or (is_failing and since is not None and now - since >= FAILING_FOR):
@@ -74,15 +67,15 @@ def _is_renewed_before(account: Account, end: float, *, now: float, refresh: Ref
 
 
 def threshold(end: float, now: float) -> int | None:
-    """The nearest threshold that is reached, in days; None: none yet, or all is over."""
+    """Return the nearest threshold that is reached, in days; None if none is reached yet or the end has passed."""
     left = end - now
     return next((days for days in THRESHOLDS if 0 < left <= days * DAY), None)
 
 
 class Forecaster:
-    """Foretells the end of grants that die of age or of idleness, where that is known: 30, 7 and 1 day before.
+    """Announces the end of grants that expire from age or disuse, 30, 7 and 1 day before, if the end is known.
 
-    It looks through the accounts once an hour; each threshold of each end is told once.
+    It examines the accounts once an hour, and announces each end once for each threshold.
     """
 
     def __init__(self, context: Context) -> None:
@@ -90,40 +83,38 @@ class Forecaster:
         self._next_at = float("-inf")
 
     async def flush(self) -> None:
-        """Look, if it is time."""
+        """Examine the accounts if an hour has passed."""
         if self._clock.monotonic() < self._next_at:
             return
         await self.look()
         self._next_at = self._clock.monotonic() + FORECAST_EVERY
 
     async def look(self) -> None:
-        """Foretell whatever is to be foretold now."""
-        now = self._clock.now()
-        providers = self._context.settings.providers
-        lives = {name: IDLE_LIVES[one.type] for name, one in providers.items() if one.type in IDLE_LIVES}
+        """Announce every end that is due for an announcement now."""
+        now, settings = self._clock.now(), self._context.settings
+        lives = {
+            name: IDLE_LIVES[one.type] for name, one in settings.providers.items() if one.type in IDLE_LIVES
+        }
         ends = now, now + max(THRESHOLDS) * DAY
-        # Since when an account must lie unrenewed to be near its end of idleness, and not past it.
+        # Accounts whose last renewal is in this span are near the end from disuse, and not past it.
         idle_since: Mapping[str, Span] = {name: (now - life, now - life / 2) for name, life in lives.items()}
         async for page in self._store.mortal(ends, idle_since, PAGE):
             for account in page:
-                await self._look_at(account, now, lives.get(account.provider))
+                idle_life = lives.get(account.provider)
+                found = end_of(account, now=now, refresh=settings.refresh, idle_life=idle_life)
+                if found is None or (days := threshold(found[0], now)) is None:
+                    continue
+                kind, (end, reason), generation = EventKind.REAUTHORIZATION_DUE, found, account.generation
+                event = Event(now, kind, account.name, account.provider, reason, generation, due_at=end)
+                if await self._store.foretell(event, days):
+                    log.warning("account.end_foretold", account=account.name, reason=reason, days=days)
         await self._store.forget_foretold(now - FORGOTTEN_AFTER)
-
-    async def _look_at(self, account: Account, now: float, idle_life: float | None) -> None:
-        end = end_of(account, now=now, refresh=self._context.settings.refresh, idle_life=idle_life)
-        days = None if end is None else threshold(end.at, now)
-        if end is None or days is None:
-            return
-        kind, generation = EventKind.REAUTHORIZATION_DUE, account.generation
-        event = Event(now, kind, account.name, account.provider, end.reason, generation, due_at=end.at)
-        if await self._store.foretell(event, days):
-            log.warning("account.end_foretold", account=account.name, reason=end.reason, days=days)
 
 
 class StandingTroubles:
-    """Turns standing problems of the broker itself into `broker_degraded` and `broker_recovered`.
+    """Makes events `broker_degraded` and `broker_recovered` of problems of the broker itself.
 
-    On transitions only, over restarts too; they wait in memory until the store takes them.
+    They are made on transitions only, also across restarts, and wait in memory until they can be stored.
     """
 
     def __init__(self, context: Context, permit: Permit) -> None:
@@ -135,21 +126,21 @@ class StandingTroubles:
         context.health.listen(self._heard)
 
     async def flush(self) -> None:
-        """Store what has happened since, in its order."""
+        """Store the new events in their order."""
         refused = set(self._permit.mass_refusing(self._clock.now()))
         before = {provider for reason, provider in self._standing if reason == Reason.MASS_REFUSAL}
         for provider in sorted(refused ^ before):
             self._turn(Reason.MASS_REFUSAL, provider, provider in refused)
         try:
             if not self._has_looked_back:
-                # What an earlier start told of and this one does not find is over.
+                # A problem that an earlier start reported and this one does not find is over.
                 for reason, provider in sorted(await self._store.standing(self._replica) - self._standing):
                     self._waiting.insert(0, self._turned(reason, provider, False))
                 self._has_looked_back = True
             while self._waiting:
                 event = self._waiting[0]
-                stands = event.kind is EventKind.BROKER_DEGRADED
-                await self._store.note_standing(self._replica, event, stands=stands)
+                is_degraded = event.kind is EventKind.BROKER_DEGRADED
+                await self._store.note_standing(self._replica, event, stands=is_degraded)
                 self._waiting.pop(0)
         except StorageUnavailable:
             return
@@ -168,7 +159,7 @@ class StandingTroubles:
 
 
 class Alerts:
-    """Runs beside the broker's other work, and holds none of it up."""
+    """Delivers alerts in the background, without delaying other work of the broker."""
 
     def __init__(self, context: Context, permit: Permit) -> None:
         self._context, self._client = context, WebhookClient(context.settings.network)
@@ -178,9 +169,9 @@ class Alerts:
         self.use(context.settings.alerts)
 
     def use(self, settings: AlertSettings, *, resume: bool = False) -> None:
-        """Send alerts where these settings say; `resume` ends the pause of a hook that was given up."""
+        """Deliver alerts as these settings say; `resume` ends the pause of a hook that answered 410."""
         webhook, command = settings.webhook, settings.command
-        # The machine's clock: receivers compare the timestamp with their own.
+        # The machine's clock, because receivers compare the timestamp with their own.
         sender = Webhook(webhook, client=self._client, clock=self._context.clock) if webhook else None
         self.webhook.use(sender, resume=resume)
         self.command.use(Command(command, clock=self._context.steady) if command else None, resume=resume)
@@ -190,7 +181,7 @@ class Alerts:
         await self._client.close()
 
     async def run(self) -> None:
-        """Until `stop`, or until cancelled."""
+        """Run until `stop` is called or the task is cancelled."""
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -200,7 +191,7 @@ class Alerts:
             stopped.cancel()
 
     async def stop(self, running: "asyncio.Task[None]") -> None:
-        """End `running`: attempts under way may end, for a few seconds, so that none is made twice."""
+        """End the task `running`; attempts in progress get a few seconds to end, so that none is made twice."""
         self._stopping.set()
         for hook in (self.webhook, self.command):
             hook.hurry()

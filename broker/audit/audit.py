@@ -1,4 +1,4 @@
-"""The audit: a record is written before what it allows happens; what cannot be written waits in memory for a while."""
+"""The audit: a record is written before the action that it allows; a record that cannot be written waits in memory."""
 
 import asyncio
 import json
@@ -41,9 +41,9 @@ LONGEST_WAIT = 60.0
 BATCH = 1_000
 LOOK_EVERY = 1.0
 STALLED_AFTER = 2
-"""Looks, a second apart, at one write that does not end: then it counts as failed; it may still succeed.
+"""Checks, a second apart, after which one write counts as failed, although it may still succeed.
 
-Looks and not the clock: after a suspension the clock has moved on, and the write has had no time yet.
+Checks are counted and not seconds, because after a suspension the clock has advanced, but the write has had no time.
 """
 STORE_EVERY = 15.0
 DELETE_EVERY = 3600.0
@@ -53,12 +53,12 @@ META = "audit_head"
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A record on its way to the sink."""
+    """A record that is not written yet."""
 
     body: str
     stakes: Stakes
     done: "asyncio.Future[None] | None"
-    """The future that its caller awaits; None once the record waits in memory."""
+    """The future that the caller awaits; None once the record waits in memory."""
     since: float = 0.0
     """When it began to wait in memory, monotonic."""
 
@@ -67,23 +67,14 @@ class _Entry:
             self.done.set_result(None)
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """Records that cannot be written at the moment."""
-
-    records: int
-    seconds: float
-    """The time for which the oldest of them has waited."""
-
-
 class Audit:
     """The audit of one broker, from its start to its end.
 
-    Records are written in order; those that come while a write is under way share the next one. Once a second what
-    failed is tried again. The head of the chain goes into the store, and old files are deleted.
+    Records are written in order; records that arrive during a write share the next one. Failed writes are retried once
+    a second. The head of the chain is stored regularly, and old files are deleted.
 
-    One thread writes, and alone may block on the sink. It is a daemon: a disk that hangs must not keep the process from
-    ending.
+    Only one thread uses the sink, which may block. It is a daemon thread, so that a disk that hangs does not keep the
+    process from ending.
     """
 
     def __init__(
@@ -105,7 +96,7 @@ class Audit:
         self._meta = f"{META} {replica}"
         self._stored: Head | None = None
         self.settled_head: Head | None = None
-        """The head of a while ago, which must have come wherever lines are read from."""
+        """The head at the last but one storing; its line has reached every place that lines are read from."""
         self._times = Times()
         self._pending: deque[_Entry] = deque()
         self._writing: list[_Entry] | None = None
@@ -116,9 +107,9 @@ class Audit:
         self._upkeep: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
-        """Start the chain behind the head that an earlier start left; raises StartRefused.
+        """Start a chain that continues after the head of an earlier start; raises StartRefused.
 
-        If the sink cannot be written at the moment, the chain starts when it can.
+        If the sink cannot be written at the moment, the chain starts later.
         """
         self._stored = self.settled_head = await self.stored_head()
         self._thread.start()
@@ -130,7 +121,7 @@ class Audit:
         self._upkeep = asyncio.create_task(self._keep_up(), name="audit upkeep")
 
     async def close(self) -> None:
-        """Write what waits, once more if need be, end the chain, and store its head."""
+        """Write the waiting records, end the chain, and store its head."""
         if self._upkeep is None:
             return
         self._upkeep.cancel()
@@ -139,7 +130,7 @@ class Audit:
             async with asyncio.timeout(CLOSE_WITHIN):
                 await self._idle.wait()
                 self._pending.append(_Entry(stop_body(self.now()), Stakes.DONE, None))
-                # Write until nothing is left, or no more goes in.
+                # Write until nothing is left, or nothing more can be written.
                 while left := self._waiting:
                     self._hand_over()
                     await self._idle.wait()
@@ -147,26 +138,25 @@ class Audit:
                         break
         if self._waiting:
             log.error("audit.records_lost", records=self._waiting)
-        # Or the thread is left where it hangs.
         self._jobs.put(self._sink.close)
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join, CLOSE_WITHIN)
         await self._store_head()
 
     def record(self, record: AuditRecord, stakes: Stakes = Stakes.READ) -> Awaitable[None]:
-        """Write a record. Done once it is written, or once it waits in memory if it may.
+        """Write a record; the result completes once it is written, or waits in memory if `stakes` allow that.
 
-        Raises AuditUnavailable, and then what the record allows must not happen.
+        Raises AuditUnavailable, and then the action that the record allows must not happen.
         """
         return self.put(record_body(record, self.now()), stakes)
 
     def now(self) -> str:
-        """The time as lines tell it."""
+        """Return the current time in the format of the lines."""
         return self._times.text(self._clock.now())
 
     def put(self, body: str, stakes: Stakes) -> Awaitable[None]:
-        """Write a line whose body is made already; raises as `record` does."""
-        # No coroutines: every hot token comes by here, and each would be resumed once more.
+        """Write a line from its body; completes and raises as `record` does."""
+        # No coroutine, because every cached token passes here and would have to resume it.
         if self._failing:
             now, oldest = self._clock.monotonic(), self._oldest()
             too_old = oldest is not None and now - oldest.since >= LONGEST_WAIT
@@ -174,29 +164,29 @@ class Audit:
             if stakes is Stakes.CHANGE or (stakes is Stakes.READ and is_full):
                 raise _unavailable()
             self._pending.append(_Entry(body, stakes, None, now))
-            return _at_once()
+            return _nothing()
         loop = asyncio.get_running_loop()
         done = loop.create_future()
         self._pending.append(_Entry(body, stakes, done))
         if self._writing is None and not self._scheduled:
-            # At the end of this turn, so that all of a turn share a write.
+            # At the end of this turn of the loop, so that all records of a turn share a write.
             self._scheduled = True
             loop.call_soon(self._hand_over)
         return done
 
     @property
     def is_writing(self) -> bool:
-        """Whether the thread is at a write, which takes as long as the disk does."""
+        """Whether the thread is writing."""
         return self._writing is not None
 
     @property
-    def backlog(self) -> Backlog | None:
-        """The records that cannot be written at the moment; None while all are."""
+    def backlog(self) -> tuple[int, float] | None:
+        """The number of waiting records and the age of the oldest in seconds; None if writing works."""
         if not self._failing:
             return None
         oldest = self._oldest()
         waited = 0.0 if oldest is None else max(0.0, self._clock.monotonic() - oldest.since)
-        return Backlog(self._waiting, waited)
+        return self._waiting, waited
 
     @property
     def head(self) -> Head:
@@ -204,24 +194,24 @@ class Audit:
         return self._chain.head
 
     async def snapshot(self) -> tuple[list[AuditFile], Head]:
-        """Return the files as they are between two writes, and the head there."""
+        """Return the files as they are between two writes, and the head at that time."""
         files = self._files
         return await self.in_thread(lambda: ([] if files is None else files.snapshot(), self.head))
 
     async def stored_head(self) -> Head | None:
-        """Return the head in the store: what is missing behind it was taken away."""
+        """Return the head in the store; if lines up to it are missing, they were removed."""
         text = await self._store.meta(self._meta)
         if text is None:
             return None
         with suppress(ValueError, KeyError, TypeError, RecursionError):
             members = json.loads(text)
             return Head(str(members["chain"]), int(members["n"]), str(members["mac"]))
-        # Tokens go on; whether lines are missing at the end cannot be known until the next head is stored.
+        # Only the check for missing lines at the end is lost, until the next head is stored.
         log.error("audit.head_damaged", meta=self._meta)
         return None
 
     def in_thread(self, work: Callable[[], T]) -> "asyncio.Future[T]":
-        """Do `work` in the thread, between two writes; its result."""
+        """Do `work` in the thread, between two writes; the future has its result."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -234,7 +224,7 @@ class Audit:
                 finish = partial(future.set_result, work())
             except BaseException as exc:  # noqa: BLE001 - it is raised where it was asked for
                 finish = partial(future.set_exception, exc)
-            # A loop that is closed has nobody left who waits.
+            # If the loop is closed, nobody waits any more.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(settle, finish)
 
@@ -242,7 +232,7 @@ class Audit:
         return future
 
     def look_after(self) -> None:
-        """Try again what failed, and give up on a write that hangs; called once a second."""
+        """Retry failed writes, and give up on a write that hangs; called once a second."""
         if self._writing is not None:
             self._looks += 1
             if self._looks >= STALLED_AFTER:
@@ -251,7 +241,7 @@ class Audit:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        """Give what is pending to the thread."""
+        """Let the thread write the pending records."""
         self._scheduled = False
         if self._writing is not None:
             return
@@ -262,12 +252,12 @@ class Audit:
         self.in_thread(lambda: self._write(bodies)).add_done_callback(self._written)
 
     def _write(self, bodies: list[str]) -> tuple[int, OSError | None]:
-        """Write bodies as lines: how many are written, and why the others are not. In the thread."""
+        """Write bodies as lines, in the thread; return how many are written, and the error of the others."""
         now, first = self._clock.now(), list[str]()
         try:
             begins_file = self._sink.begins_file(now)
             if self.head.n < 0:
-                # The heads before: of the sink, and of the store where that knows of more or of another chain.
+                # The chain follows the last head of the sink, and that of the store if it is newer or of another chain.
                 last, stored = self._sink.last(), self._stored
                 if last and stored and last.chain == stored.chain and last.n >= stored.n:
                     stored = None
@@ -308,7 +298,7 @@ class Audit:
             log.info("audit.recovered")
 
     def _fail(self, error: OSError) -> None:
-        """Let records wait from here on: readers go on, changes are refused, records of past actions are kept."""
+        """From now on let records wait in memory and refuse changes."""
         if not self._failing:
             self._failing = True
             log.error("audit.failed", error=error.strerror or str(error))
@@ -326,7 +316,7 @@ class Audit:
         )
 
     def _release(self, entry: _Entry, now: float) -> bool:
-        """Answer the caller of the entry; False where it was refused and must not be written."""
+        """Answer the entry's caller; return False if it was refused, so that the record must not be written."""
         if entry.done is None:
             return True
         refused = entry.stakes is Stakes.CHANGE or len(self._pending) >= MOST_WAITING
@@ -334,7 +324,7 @@ class Audit:
             entry.resolve()
         elif not entry.done.done():
             entry.done.set_exception(_unavailable())
-            # The caller may have hung up.
+            # Marks the error as retrieved, in case the caller has gone.
             entry.done.exception()
         entry.done, entry.since = None, now
         return not refused
@@ -347,7 +337,6 @@ class Audit:
         return len(self._pending) + len(self._writing or ())
 
     async def _keep_up(self) -> None:
-        """Do the regular work until cancelled."""
         next_store = next_delete = self._clock.monotonic()
         while True:
             try:
@@ -373,7 +362,7 @@ class Audit:
             self._stored = head
 
     async def _delete_old(self) -> None:
-        """Delete files that ended longer ago than `keep`, each after a line that says so."""
+        """Delete files that ended longer ago than `keep`, each after a line that records it."""
         if self._files is None:
             return
         now = self._clock.now()
@@ -390,8 +379,8 @@ class Audit:
             log.info("audit.file_deleted", file=old.path.name)
 
 
-async def _at_once() -> None:
-    """Return at once: nothing is waited for."""
+async def _nothing() -> None:
+    """Return immediately."""
 
 
 def _unavailable() -> AuditUnavailable:

@@ -1,8 +1,8 @@
-"""The lines of the audit: what they say, and the chain that each continues with its number and an HMAC. Pure.
+"""The lines of the audit, and the chain that links each line to the one before with a number and an HMAC.
 
 A line is `{"audit":1,"chain":"<16 hex>","n":<number>,…,"mac":"<32 hex>"}`. The mac is HMAC-SHA256, cut to 128 bits
-(RFC 2104, 5), over the mac of the line before and the line up to its own `,"mac"`. Each start has a chain and a key
-of its own, derived from the index key of the ring.
+(RFC 2104, 5), over the mac of the line before and the line up to its own `,"mac"`. Each start of the broker has a chain
+and a key of its own, which is derived from the index key of the keyring.
 """
 
 import hmac
@@ -18,7 +18,7 @@ from broker.model import Caller
 from broker.times import SecondText, to_second
 
 KeyOf = Callable[[str], bytes]
-"""The key of a chain, by the chain's id."""
+"""Returns the key of a chain, given the chain's id."""
 
 LINE = re.compile(
     rb'(\{"audit":1,"chain":"([0-9a-f]{16})","n":(0|[1-9]\d{0,17}),".*),"mac":"([0-9a-f]{32})"\}'
@@ -66,13 +66,14 @@ class Macs:
         self._keyed = hmac.new(key, digestmod="sha256")
 
     def of(self, previous: str, text: bytes) -> str:
+        """Return the mac of a line, given the mac of the line before."""
         mac = self._keyed.copy()
         mac.update(previous.encode() + text)
         return mac.hexdigest()[:MAC_LENGTH]
 
 
 class Chain:
-    """The chain of one start; `head` is its last line that was written."""
+    """The chain of one start; `head` is its last written line."""
 
     def __init__(self, key_of: KeyOf) -> None:
         chain = secrets.token_hex(8)
@@ -80,7 +81,7 @@ class Chain:
         self.head = Head(chain, -1, "")
 
     def lines(self, bodies: Sequence[str]) -> list[bytes]:
-        """Return the next lines. They count only once `advance` says that they are written."""
+        """Return the next lines. They become part of the chain when `advance` is called with them."""
         chain, n, mac = self.head.chain, self.head.n, self.head.mac
         lines = []
         for body in bodies:
@@ -99,7 +100,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One decision. No secret, only names and fingerprints."""
+    """One authorization decision, without secrets: only names and fingerprints."""
 
     caller: Caller
     action: str
@@ -110,7 +111,7 @@ class AuditRecord:
 
 
 class Stakes(Enum):
-    """The consequence for a request whose record cannot be written at the moment."""
+    """What happens to a request whose record cannot be written at the moment."""
 
     READ = auto()
     """The record may wait in memory for a while, so that valid tokens are still served."""
@@ -121,18 +122,19 @@ class Stakes(Enum):
 
 
 class Times:
-    """Moments as RFC 3339 with milliseconds."""
+    """Formats times as RFC 3339 with milliseconds."""
 
     def __init__(self) -> None:
         self._seconds = SecondText(to_second)
 
     def text(self, at: float) -> str:
+        """Format epoch seconds."""
         return f"{self._seconds.of(at)}.{int(at % 1 * 1000):03d}Z"
 
 
 def record_body(record: AuditRecord, at: str) -> str:
-    """Return the members of a record's line, without its place in the chain."""
-    # Written by hand: json.dumps costs more than the rest of a line together.
+    """Return the members of a record's line that follow its number in the chain."""
+    # Not with json.dumps, which would take more time than the rest of the line.
     quoted = encode_basestring_ascii
     account = "" if record.account is None else f',"account":{quoted(record.account)}'
     body = (
@@ -157,7 +159,7 @@ def token_body(
     fingerprint: str,
     client: str | None,
 ) -> str:
-    """Return the same for a token that is about to be handed out, as nearly every line says."""
+    """Return the same for an access token that is about to be issued, the most frequent record."""
     quoted = encode_basestring_ascii
     body = (
         f'"at":"{at}","caller":{quoted(caller.name)},"credential":{quoted(caller.credential)}'
@@ -168,7 +170,7 @@ def token_body(
 
 
 def start_body(at: str, replica: str, follows: Sequence[Head]) -> str:
-    """The first line of every chain: whose it is, and the heads it follows."""
+    """Return the body of a chain's first line: the replica, and the heads of earlier chains that it follows."""
     heads = ",".join(head.json() for head in follows)
     return (
         f'"at":"{at}","action":"audit.start","replica":{encode_basestring_ascii(replica)},"follows":[{heads}]'
@@ -176,15 +178,15 @@ def start_body(at: str, replica: str, follows: Sequence[Head]) -> str:
 
 
 def continued_body(at: str, previous: str) -> str:
-    """The first line of a file that goes on with a chain, so that it can be verified without the file before."""
+    """Return the body of a file's first line if a chain continues in it, so that it can be verified by itself."""
     return f'"at":"{at}","action":"audit.continued","previous":"{previous}"'
 
 
 def expired_body(at: str, file: str, last: Head) -> str:
-    """A file that was as old as `audit.keep` says is about to be deleted; `last` was its end."""
+    """Return the body of the line before a file older than `audit.keep` is deleted; `last` is its last line."""
     return f'"at":"{at}","action":"audit.expired","file":{encode_basestring_ascii(file)},"last":{last.json()}'
 
 
 def stop_body(at: str) -> str:
-    """The last line of a start that was stopped cleanly."""
+    """Return the body of a chain's last line after a clean stop."""
     return f'"at":"{at}","action":"audit.stop"'

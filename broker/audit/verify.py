@@ -1,4 +1,4 @@
-"""Verifies the chains of the audit's lines, from files or a stream, and reads what they say of accounts."""
+"""Verifies the chains of audit lines from files or a stream, and reads the last generation of each account."""
 
 import asyncio
 import hmac
@@ -24,7 +24,7 @@ HANDED_OUT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of a line, as people find it."""
+    """The file and number of a line; the file is empty for a stream."""
 
     file: str
     number: int
@@ -35,15 +35,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem, and the line from which on it was found; None: behind the last one."""
+    """A problem, and the line at which it was found; None if it is after the last one."""
 
     place: Place | None
     what: str
     order: int
-
-    def json(self) -> dict[str, Any]:
-        place = self.place
-        return {"file": place and place.file, "line": place and place.number, "what": self.what}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +53,21 @@ class Report:
     problems: Sequence[Problem]
     """The problems in the order of the lines."""
     notes: Sequence[str]
-    """Things that could not be verified, and why that may be in order."""
+    """What could not be verified, although nothing may be wrong."""
 
     def json(self) -> dict[str, Any]:
+        """Return the report as it is shown, with at most twenty problems and notes."""
+        shown = [(one.place, one.what) for one in self.problems[:MOST_TOLD]]
         return {
             "whole": not self.problems,
             "lines": self.lines,
             "chains": self.chains,
             "begins_at": self.begins_at,
             "ends_at": self.ends_at,
-            "problems": [problem.json() for problem in self.problems[:MOST_TOLD]],
+            "problems": [
+                {"file": place and place.file, "line": place and place.number, "what": what}
+                for place, what in shown
+            ],
             "more_problems": max(0, len(self.problems) - MOST_TOLD),
             "notes": list(self.notes[:MOST_TOLD]),
         }
@@ -74,27 +75,27 @@ class Report:
 
 @dataclass(slots=True)
 class _State:
-    """A chain, as far as it was followed."""
+    """A chain up to the last line that was read."""
 
     macs: Macs
     head: Head
     followed: bool = False
-    """Whether another start has named its head, so that nothing may come any more."""
+    """Whether a later start has named its head, so that no more lines may follow."""
 
 
 @dataclass(slots=True)
 class Verifier:
-    """Feed it every line in order, then ask for the report."""
+    """Verifies lines that are fed to it in order, and then returns a report."""
 
     key_of: KeyOf
     whole: bool = True
-    """Whether the lines should begin at the beginning, but for what was deleted by age."""
+    """Whether all lines should be there, except those in files deleted because of their age."""
     mixed: bool = False
-    """Whether lines of others may stand between, as in the journal."""
+    """Whether other lines may be in between, as in the journal."""
     _chains: dict[str, _State] = field(default_factory=dict)
     _problems: list[Problem] = field(default_factory=list)
     _missing: list[tuple[Place, int, Head]] = field(default_factory=list)
-    """Before which lines something is missing, their numbers, and the last missing line as its successor names it."""
+    """Lines before which others are missing, their numbers, and the head of the last missing line."""
     _expired: set[tuple[str, int]] = field(default_factory=set)
     _notes: list[str] = field(default_factory=list)
     _lines: int = 0
@@ -102,7 +103,7 @@ class Verifier:
     _last: Line | None = None
 
     def feed(self, place: Place, raw: bytes) -> None:
-        """The next line."""
+        """Verify the next line."""
         line = parse_line(raw)
         if line is None:
             if not self.mixed:
@@ -117,7 +118,7 @@ class Verifier:
             self._continue_chain(place, line, state)
 
     def finish(self, heads: Sequence[Head]) -> Report:
-        """Return the report. `heads` are lines that the broker knows to have written."""
+        """Return the report; `heads` are lines that the broker is known to have written."""
         for place, order, head in self._missing:
             if (head.chain, head.n) in self._expired:
                 self._notes.append(f"what was before {place} was deleted by age")
@@ -143,7 +144,7 @@ class Verifier:
         )
 
     def _begin_chain(self, place: Place, line: Line) -> None:
-        """Read the first line of a chain, or the first that is there."""
+        """Verify the first line of a chain, or the first one present."""
         state = _State(Macs(self.key_of(line.head.chain)), line.head)
         self._chains[line.head.chain] = state
         members = _members(line)
@@ -155,12 +156,12 @@ class Verifier:
                 self._notes.append(
                     f"{place} is the first of its chain that is there, so it cannot be verified itself"
                 )
-        elif not self._is_right(state, previous, line):
+        elif not hmac.compare_digest(state.macs.of(previous, line.text), line.head.mac):
             self._wrong(place, "was changed")
         elif line.head.n > 0:
             self._missing.append((place, self._lines, Head(line.head.chain, line.head.n - 1, previous)))
         else:
-            # A start names the heads before it: they must have been reached.
+            # A start names the heads that it follows, and these must have been reached.
             for named in members.get("follows", ()):
                 head = Head(**named)
                 before = self._chains.get(head.chain)
@@ -173,7 +174,6 @@ class Verifier:
                 before.followed = True
 
     def _continue_chain(self, place: Place, line: Line, state: _State) -> None:
-        """Read the next line of a chain."""
         expected = state.head.n + 1
         if line.head.n < expected:
             self._wrong(place, "is there twice, or in the wrong order")
@@ -182,17 +182,14 @@ class Verifier:
             self._wrong(place, "comes after the start that follows its chain")
         if line.head.n > expected:
             self._wrong(place, f"has lost {_counted(line.head.n - expected)} before it")
-        elif not self._is_right(state, state.head.mac, line):
+        elif not hmac.compare_digest(state.macs.of(state.head.mac, line.text), line.head.mac):
             self._wrong(place, "was changed")
         elif b'"action":"audit.expired"' in line.text:
-            # Parsing every line would cost more than verifying it.
+            # Checked as text, because parsing every line would take longer than verifying it.
             last = _members(line).get("last")
             if isinstance(last, dict):
                 self._expired.add((last["chain"], last["n"]))
         state.head = line.head
-
-    def _is_right(self, state: _State, previous: str, line: Line) -> bool:
-        return hmac.compare_digest(state.macs.of(previous, line.text), line.head.mac)
 
     def _wrong(self, place: Place, what: str) -> None:
         self._problems.append(Problem(place, what, self._lines))
@@ -207,7 +204,7 @@ def _members(line: Line) -> dict[str, Any]:
 
 
 def _at(line: Line | None) -> str | None:
-    """The moment of a line: the member that every line begins with."""
+    """Return the time of a line."""
     if line is None:
         return None
     return line.text.partition(b'"at":"')[2].partition(b'"')[0].decode(errors="replace")
@@ -218,19 +215,19 @@ def _counted(lines: int) -> str:
 
 
 async def read_files(verifier: Verifier, files: Sequence[AuditFile]) -> None:
-    """Read every line of the files, a block at a time, so that tokens are served between; raises OSError."""
+    """Verify every line of the files, reading them in a thread; raises OSError."""
+
+    async def blocks_of(file: AuditFile) -> AsyncIterator[bytes]:
+        blocks = file.blocks()
+        while block := await asyncio.to_thread(next, blocks, b""):
+            yield block
+
     for file in files:
-        await read_stream(verifier, _blocks(file), file.name)
-
-
-async def _blocks(file: AuditFile) -> AsyncIterator[bytes]:
-    blocks = file.blocks()
-    while block := await asyncio.to_thread(next, blocks, b""):
-        yield block
+        await read_stream(verifier, blocks_of(file), file.name)
 
 
 async def read_stream(verifier: Verifier, blocks: AsyncIterator[bytes], file: str = "") -> None:
-    """Read every line of a stream, or of one file; what lacks its newline at the end is a line too."""
+    """Verify every line of a stream or of one file; a last line without a newline counts too."""
     number, rest = 0, b""
 
     def feed(block: bytes) -> None:
@@ -247,10 +244,10 @@ async def read_stream(verifier: Verifier, blocks: AsyncIterator[bytes], file: st
 
 
 def last_generations(files: Sequence[Path], key_of: KeyOf, *, after: str) -> Mapping[str, int]:
-    """Return the generation of which the audit last handed out a token, of the accounts that it named last.
+    """Return the generation of the last issued token of the accounts that the audit named last.
 
-    Only lines that verify count, and only those later than `after` and than the last adoption. `files`: newest first.
-    Raises OSError.
+    Only verified lines count that are later than `after` and than the last adoption. `files` are newest first. Raises
+    OSError.
     """
     found: dict[str, int] = {}
     left = READ_BACK

@@ -1,11 +1,11 @@
-"""Encrypts secrets into records that name their key and can be decrypted only for their own place.
+"""Encrypts secrets into records, each with the id of its key and bound to its place in the store.
 
 The format is frozen (test vectors in `tests/test_keyring.py`); a record is URL-safe base64 without padding of
 
     "TB1" | kid, 8 bytes | nonce, 12 random bytes | AES-256-GCM(key, nonce, plaintext, associated data)
 
 with the associated data `"tb1\\0"`, then table, name and field, each behind its length (4 bytes, big-endian),
-then epoch and generation (8 bytes each). Data keys are random and lie wrapped in the store:
+then epoch and generation (8 bytes each). Data keys are random and stored wrapped:
 AES-256-GCM under HKDF-SHA256(master, info "tb/kek/1"), associated data `"tb1-dek\\0" | kid | purpose`.
 Random 96-bit nonces allow 2**32 records a key (NIST SP 800-38D, 8.3).
 """
@@ -41,18 +41,18 @@ FRONT = 15
 
 
 class DecryptionFailed(Conflict):
-    """A record cannot be decrypted: another place, another key, or damaged bytes."""
+    """A record cannot be decrypted: it is from another place, the key is wrong, or it is damaged."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(f"a stored secret cannot be decrypted ({detail}); `broker check` says what to do")
 
 
 class UnknownKey(DecryptionFailed):
-    """A record was encrypted with a key that the ring does not hold."""
+    """A record was encrypted with a key that the keyring does not have."""
 
 
 class KeyNotActive(Exception):
-    """A record was to be stored under a key that takes no new records. Encrypt it again, then store it."""
+    """A record was to be stored, but its key is not active any more. Encrypt it again, then store it."""
 
 
 class WrongMaster(Exception):
@@ -70,6 +70,7 @@ class Place:
     field: str
 
     def associated_data(self) -> bytes:
+        """Return the associated data of AES-GCM for this place."""
         table, name, field = self.table.encode(), self.name.encode(), self.field.encode()
         return b"".join(
             (
@@ -115,6 +116,7 @@ class WrappedKey:
 
     @property
     def state(self) -> KeyState:
+        """The state that the stored fields amount to."""
         if not self.wrapped:
             return KeyState.FORGOTTEN
         if self.retired_at is not None:
@@ -128,27 +130,28 @@ class Master:
     def __init__(self, material: bytes) -> None:
         self._kek = AESGCM(_derive(material, b"tb/kek/1"))
         self.id = _derive(material, b"tb/master-id/1")[:4].hex()
-        """Tells two masters apart without giving either away."""
+        """Identifies the master key without revealing it."""
 
     def wrap(self, key: bytes, *, kid: str, purpose: Purpose, created_at: float) -> WrappedKey:
+        """Wrap a key as an active one."""
         nonce = os.urandom(NONCE_BYTES)
         wrapped = _encode(nonce + self._kek.encrypt(nonce, key, _wrap_data(kid, purpose)))
         return WrappedKey(kid, purpose, wrapped, self.id, active=True, created_at=created_at)
 
     def wrap_again(self, key: WrappedKey, raw: bytes) -> WrappedKey:
-        """`key`, which is `raw`, under this master."""
+        """Wrap the key again with this master; `raw` is the unwrapped key."""
         anew = self.wrap(raw, kid=key.kid, purpose=key.purpose, created_at=key.created_at)
         return replace(key, wrapped=anew.wrapped, master_id=self.id)
 
     def unwrap(self, key: WrappedKey) -> bytes:
-        """The key itself; raises WrongMaster."""
+        """Return the unwrapped key; raises WrongMaster."""
         try:
             raw = _decode(key.wrapped)
             return self._kek.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _wrap_data(key.kid, key.purpose))
         except (InvalidTag, DecryptionFailed, ValueError):
             if key.master_id == self.id:
                 raise WrongMaster(
-                    f"key {key.kid} was wrapped by the master key given ({self.id}) and yet does not open:"
+                    f"key {key.kid} was wrapped by the given master key ({self.id}), but cannot be unwrapped:"
                     " the store is damaged; restore it from a backup"
                 ) from None
             raise WrongMaster(
@@ -158,7 +161,7 @@ class Master:
 
 
 def parse_master(raw: bytes) -> Master:
-    """A master key from its file: 32 bytes as base64 or hex text, or raw; raises ValueError."""
+    """Parse the content of a master key file: 32 bytes, raw or as base64 or hex text; raises ValueError."""
     text = raw.removeprefix(codecs.BOM_UTF8).strip()
     if len(raw) == KEY_BYTES:
         return Master(raw)
@@ -174,55 +177,56 @@ def parse_master(raw: bytes) -> Master:
 
 
 def new_master_text() -> str:
-    """A new master key as the text of its file."""
+    """Return a new master key as the content of its file."""
     return base64.b64encode(os.urandom(KEY_BYTES)).decode() + "\n"
 
 
 def new_kid() -> str:
-    """A fresh key id, 16 hex characters."""
+    """Return a random key id, 16 hex characters."""
     return os.urandom(KID_BYTES).hex()
 
 
 def new_key() -> bytes:
-    """A fresh random key."""
+    """Return a random key."""
     return os.urandom(KEY_BYTES)
 
 
 class Keyring:
-    """Data keys by id; new records are encrypted with the active one."""
+    """The data keys, one of which is active and encrypts new records, and the index key for keyed hashes."""
 
     def __init__(self, *, active: str, keys: Mapping[str, bytes], index_key: bytes) -> None:
         self._ciphers: dict[str, AESGCM] = {}
         self._apart: dict[str, bytes] = {}
-        """The secrets that the keys of `encrypt_apart` are derived from, by data key."""
+        """The secrets from which the keys of `encrypt_apart` are derived, by data key id."""
         self._hold(keys)
         self._active = active
         self._index_key = index_key
         self._keyed: dict[str, hmac.HMAC] = {}
-        """One for each purpose, of which there are few."""
+        """Prepared HMACs by purpose, of which there are few."""
 
     @property
     def active(self) -> str:
+        """The id of the active data key."""
         return self._active
 
     @property
     def kids(self) -> Sequence[str]:
-        """The ids of all data keys held."""
+        """The ids of all data keys."""
         return tuple(self._ciphers)
 
     def holds(self, kid: str) -> bool:
-        """Whether records of that key can be decrypted here."""
+        """Return whether records of that key can be decrypted."""
         return kid in self._ciphers
 
     def take(self, keys: Mapping[str, bytes], *, active: str) -> None:
-        """Hold these keys too, and encrypt with `active` from now on."""
+        """Add these keys, and encrypt with `active` from now on; raises UnknownKey."""
         self._hold(keys)
         if active not in self._ciphers:
-            raise UnknownKey(f"key {active} is not in the ring")
+            raise UnknownKey(f"key {active} is not in the keyring")
         self._active = active
 
     def encrypt(self, place: Place, secret: Secret) -> str:
-        """Encrypt a secret; return a record that can be decrypted only for `place`."""
+        """Encrypt a secret with the active key; return a record that can be decrypted only for `place`."""
         nonce = os.urandom(NONCE_BYTES)
         header = MAGIC + bytes.fromhex(self._active)
         plaintext = secret.reveal().encode()
@@ -236,19 +240,19 @@ class Keyring:
         kid = _kid_of(raw)
         cipher = self._ciphers.get(kid)
         if cipher is None:
-            raise UnknownKey(f"sealed with key {kid}, which is not in the ring")
+            raise UnknownKey(f"encrypted with key {kid}, which is not in the keyring")
         nonce, sealed = raw[HEADER_BYTES : HEADER_BYTES + NONCE_BYTES], raw[HEADER_BYTES + NONCE_BYTES :]
         try:
             return Secret(cipher.decrypt(nonce, sealed, place.associated_data()).decode())
         except (InvalidTag, ValueError):
             raise DecryptionFailed(
-                f"a record of {place.table}.{place.field} does not open in its place"
+                f"a record of {place.table}.{place.field} cannot be decrypted for its place"
             ) from None
 
     def encrypt_apart(self, name: str, plaintext: bytes) -> bytes:
-        """Encrypt under a key that is derived for `name` alone, for data outside the store.
+        """Encrypt data that is kept outside the store, with a key derived for `name`.
 
-        Unknown people may make the broker do this often. They do not use up the nonces of the data key.
+        Anonymous requests can cause this any number of times, so it must not use up the nonces of the data key.
         """
         nonce = os.urandom(NONCE_BYTES)
         sealed = AESGCM(self._key_apart(self._active, name)).encrypt(nonce, plaintext, None)
@@ -258,14 +262,14 @@ class Keyring:
         """Decrypt what `encrypt_apart` made for `name`; raises DecryptionFailed, UnknownKey."""
         kid, nonce = sealed[:KID_BYTES].hex(), sealed[KID_BYTES : KID_BYTES + NONCE_BYTES]
         if kid not in self._apart:
-            raise UnknownKey(f"sealed with key {kid}, which is not in the ring")
+            raise UnknownKey(f"encrypted with key {kid}, which is not in the keyring")
         try:
             return AESGCM(self._key_apart(kid, name)).decrypt(nonce, sealed[KID_BYTES + NONCE_BYTES :], None)
         except (InvalidTag, ValueError):
-            raise DecryptionFailed("this was sealed for another name, or is damaged") from None
+            raise DecryptionFailed("this was encrypted for another name, or is damaged") from None
 
     def reencrypt(self, place: Place, record: str) -> str:
-        """Encrypt the secret of a record with the active key; raises DecryptionFailed, UnknownKey."""
+        """Encrypt the secret of a record again, with the active key; raises DecryptionFailed, UnknownKey."""
         return self.encrypt(place, self.decrypt(place, record))
 
     def _hold(self, keys: Mapping[str, bytes]) -> None:
@@ -278,14 +282,14 @@ class Keyring:
         return hmac.digest(self._apart[kid], name.encode(), hashlib.sha256)
 
     def fingerprint(self, purpose: str, text: str) -> str:
-        """Return a keyed hash, 16 hex characters: equal for equal texts, and nothing else can be learnt from it."""
+        """Return a keyed hash of 16 hex characters, which reveals only whether two texts are equal."""
         return self.derive(purpose, text.encode())[:8].hex()
 
     def derive(self, purpose: str, data: bytes) -> bytes:
-        """Return the HMAC-SHA256 of `data` under a key that serves `purpose` alone."""
+        """Return the HMAC-SHA256 of `data` with a key derived for `purpose`."""
         keyed = self._keyed.get(purpose)
         if keyed is None:
-            # Copied for each use: to prepare a key costs as much as to use it.
+            # Prepared once and copied for each use, because preparing it takes as long as using it.
             key = hmac.digest(self._index_key, purpose.encode(), hashlib.sha256)
             keyed = self._keyed[purpose] = hmac.new(key, digestmod=hashlib.sha256)
         mac = keyed.copy()
@@ -300,18 +304,18 @@ def kid_of(record: str) -> str:
 
 def _kid_of(raw: bytes) -> str:
     if raw[: len(MAGIC)] != MAGIC or len(raw) < HEADER_BYTES + NONCE_BYTES + 16:
-        raise DecryptionFailed("not a sealed record of this format")
+        raise DecryptionFailed("not an encrypted record of this format")
     return raw[len(MAGIC) : HEADER_BYTES].hex()
 
 
 def kid_at_front(text: str) -> str | None:
-    """Return the id of the key of the record whose first FRONT characters are in `text`; None: no record."""
+    """Return the key id of the record that starts with `text`, or None if it is no record; needs FRONT characters."""
     return _kid_at_front(text[:FRONT]) if text.startswith(MAGIC_TEXT) and len(text) >= FRONT else None
 
 
 @lru_cache(maxsize=1024)
 def _kid_at_front(front: str) -> str | None:
-    # Every value that goes in or out of the store is looked at, and there are four fronts for each key.
+    # Cached, because every value read or written is examined; there are only four fronts for each key.
     try:
         # 15 characters are 11 bytes and two bits of the nonce; a 16th makes them whole.
         return _decode(front + "A")[len(MAGIC) : HEADER_BYTES].hex()
@@ -335,4 +339,4 @@ def _decode(text: str) -> bytes:
     try:
         return base64.urlsafe_b64decode(text + "==="[: -len(text) % 4])
     except (ValueError, binascii.Error):
-        raise DecryptionFailed("not a sealed record of this format") from None
+        raise DecryptionFailed("not an encrypted record of this format") from None

@@ -1,4 +1,4 @@
-"""Encrypts and decrypts token sets for their place in the store."""
+"""Encrypts and decrypts tokens for their place in the store."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spa
 VERIFIER = "verifier"
 ACCESS, REFRESH = "access_token", "refresh_token"
 LATE = "late:"
-"""The prefix of the id of a spare that was encrypted as a successor and came too late."""
+"""Prefix of the id of a spare refresh token that was encrypted as a successor but arrived too late to be one."""
 
 Encrypted = Account | Successor | Spare | PendingInstall | PendingGrant
 """The values that hold encrypted records."""
@@ -18,7 +18,7 @@ E = TypeVar("E", bound=Encrypted)
 
 
 class TokenEncryption:
-    """Access and refresh tokens, bound to (table, name, epoch, generation, field)."""
+    """Encrypts and decrypts access and refresh tokens, each bound to its place in the store."""
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
@@ -26,26 +26,27 @@ class TokenEncryption:
     def encrypt(
         self, ref: Ref, access: Secret | None, refresh: Secret | None
     ) -> tuple[str | None, str | None]:
-        """Encrypt both tokens for that generation of that account."""
+        """Encrypt both tokens for that generation of the account."""
         return self._encrypt(ref, ACCESS, access), self._encrypt(ref, REFRESH, refresh)
 
     def access_token(self, holder: Account | Successor) -> Secret | None:
-        """Raises DecryptionFailed."""
+        """Decrypt the access token; raises DecryptionFailed."""
         return self._decrypt(holder, ACCESS, holder.sealed_access)
 
     def refresh_token(self, holder: Account | Successor) -> Secret | None:
-        """Raises DecryptionFailed."""
+        """Decrypt the refresh token; raises DecryptionFailed."""
         return self._decrypt(holder, REFRESH, holder.sealed_refresh)
 
     def fingerprint(self, token: Secret | None) -> str:
-        """Return what the audit says in place of a token; empty if there is none."""
+        """Return the keyed hash that the audit has in place of a token; empty without a token."""
         return "" if token is None else self._keyring.fingerprint("audit token", token.reveal())
 
     def encrypt_spare(self, parent: Ref, id_: str, token: Secret) -> str:
+        """Encrypt a spare refresh token of the generation `parent`."""
         return self._keyring.encrypt(spare_place(parent, id_), token)
 
     def spare_token(self, spare: Spare) -> Secret:
-        """Raises DecryptionFailed."""
+        """Decrypt a spare refresh token; raises DecryptionFailed."""
         parent = Ref(spare.account, spare.epoch, spare.generation)
         return self._keyring.decrypt(spare_place(parent, spare.id), spare.sealed)
 
@@ -54,7 +55,7 @@ class TokenEncryption:
         return None if secret is None else self._keyring.encrypt(pending_place(state_hash, field), secret)
 
     def decrypt_pending(self, state_hash: str, field: str, record: str | None) -> Secret | None:
-        """Raises DecryptionFailed."""
+        """Decrypt a secret of a pending install; raises DecryptionFailed."""
         return None if record is None else self._keyring.decrypt(pending_place(state_hash, field), record)
 
     def _encrypt(self, ref: Ref, field: str, token: Secret | None) -> str | None:
@@ -63,17 +64,15 @@ class TokenEncryption:
     def _decrypt(self, holder: Account | Successor, field: str, record: str | None) -> Secret | None:
         if record is None:
             return None
-        ref = holder.ref if isinstance(holder, Account) else after(holder.parent)
-        return self._keyring.decrypt(token_place(ref, field), record)
+        return self._keyring.decrypt(token_place(_ref_of(holder), field), record)
 
 
 def records_in(value: Encrypted) -> Mapping[str, tuple[Place, str]]:
-    """The encrypted records that a value holds, and their places, by the field."""
+    """Return the encrypted records in a value, and their places, by field."""
     match value:
-        case Account():
-            places = _places_of_tokens(value.ref)
-        case Successor():
-            places = _places_of_tokens(after(value.parent))
+        case Account() | Successor():
+            ref = _ref_of(value)
+            places = {"sealed_access": token_place(ref, ACCESS), "sealed_refresh": token_place(ref, REFRESH)}
         case Spare():
             places = {"sealed": spare_place(Ref(value.account, value.epoch, value.generation), value.id)}
         case PendingInstall():
@@ -91,17 +90,17 @@ def records_in(value: Encrypted) -> Mapping[str, tuple[Place, str]]:
 
 
 def encrypted_anew(value: E, keyring: Keyring) -> E:
-    """Return the same value with its secrets encrypted with the active key; raises DecryptionFailed."""
+    """Return the value with its secrets encrypted again, with the active key; raises DecryptionFailed."""
     fields: dict[str, Any] = {field: keyring.reencrypt(*where) for field, where in records_in(value).items()}
     return replace(value, **fields)
 
 
-def _places_of_tokens(ref: Ref) -> dict[str, Place]:
-    return {"sealed_access": token_place(ref, ACCESS), "sealed_refresh": token_place(ref, REFRESH)}
+def _ref_of(holder: Account | Successor) -> Ref:
+    return holder.ref if isinstance(holder, Account) else after(holder.parent)
 
 
 def after(parent: Ref) -> Ref:
-    """Return the next generation."""
+    """Return the generation that follows `parent`."""
     return replace(parent, generation=parent.generation + 1)
 
 
@@ -111,7 +110,7 @@ def token_place(ref: Ref, field: str) -> Place:
 
 
 def spare_place(parent: Ref, id_: str) -> Place:
-    """Return the place of a spare refresh token. One that came too late has the place where it would be current."""
+    """Return the place of a spare refresh token. One that arrived too late keeps its place as a successor."""
     if id_.startswith(LATE):
         return token_place(after(parent), REFRESH)
     return Place("spares", parent.name, parent.epoch, parent.generation, f"{REFRESH}:{id_}")

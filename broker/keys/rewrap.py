@@ -1,4 +1,4 @@
-"""Counts encrypted records by their key, and encrypts those of older keys again, a little at a time."""
+"""Counts encrypted records by their key, and re-encrypts those of older keys in small batches."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,11 +13,11 @@ from broker.store.keys import ENCRYPTED, UNKNOWN, EncryptedColumn, EncryptedReco
 
 PAGE = 200
 LOOKED_AT = 1000
-"""Records that one step looks at, at least."""
+"""The least number of records that one step examines."""
 BATCH = 32
-"""Records in one transaction: some milliseconds for which a renewal waits."""
+"""Records in one transaction, for which a renewal waits some milliseconds."""
 PAUSE = 0.02
-"""Seconds between two batches, for everybody else's writes."""
+"""Seconds between two batches, in which others can write."""
 
 log = structlog.get_logger()
 ByKey = Mapping[str, Mapping[str, int]]
@@ -33,7 +33,7 @@ class Census:
         self._records, self._elsewhere, self._keyring = records, elsewhere, keyring
 
     async def take(self) -> ByKey:
-        """Count all of it; raises StorageUnavailable."""
+        """Count all records; raises StorageUnavailable."""
         places = dict(await self._records.counts())
         for where, records in self._elsewhere().items():
             places[where] = Counter(kid_at_front(record) or UNKNOWN for record in records)
@@ -44,44 +44,51 @@ class Census:
         return found
 
     async def totals(self) -> Mapping[str, int]:
-        """Return the sums by key id, also for keys without a record; raises StorageUnavailable."""
+        """Return the totals by key id, including keys without records; raises StorageUnavailable."""
         totals = {kid: sum(places.values()) for kid, places in (await self.take()).items()}
         return dict.fromkeys(self._keyring.kids, 0) | totals
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The result of a step."""
+    """The result of one step of re-encryption."""
 
     looked_at: int = 0
     reencrypted: int = 0
     unreadable: tuple[str, ...] = ()
     """The places of records that cannot be decrypted."""
     cursor: str | None = None
-    """The place to go on from; None at the end."""
+    """The place from which to continue; None at the end."""
 
 
 class Rewrapper:
-    """Walks all columns, row by row, and replaces what has not changed since it was read."""
+    """Re-encrypts the records of all columns, unless a row has changed since it was read."""
 
     def __init__(self, *, records: RecordStore, keyring: Keyring, clock: Clock, pause: float = PAUSE) -> None:
         self._records, self._keyring, self._clock, self._pause = records, keyring, clock, pause
 
     async def step(self, cursor: str | None) -> Step:
-        """Go on from `cursor`, from the start without; raises InvalidRequest, StorageUnavailable."""
-        number, after = _parse(cursor)
+        """Continue from `cursor`, or begin if it is None; raises InvalidRequest, StorageUnavailable."""
+        number, after = 0, ""
+        if cursor is not None:
+            name, _, after = cursor.partition(":")
+            names = [column.name for column in ENCRYPTED]
+            if name not in names:
+                raise InvalidRequest("cursor is not from an earlier answer")
+            number = names.index(name)
         step = Step()
         while number < len(ENCRYPTED):
             page = await self._records.page(ENCRYPTED[number], after, PAGE)
             try:
                 step = await self._reencrypt(ENCRYPTED[number], page, step)
             except KeyNotActive:
-                # Another key was made active meanwhile; the ring knows it by now.
-                return replace(step, cursor=_cursor(number, after))
+                # Another key was made active in the meantime; the keyring has it by now.
+                break
             number, after = (number, page[-1].key) if len(page) == PAGE else (number + 1, "")
             if step.looked_at >= LOOKED_AT:
                 break
-        return replace(step, cursor=None if number == len(ENCRYPTED) else _cursor(number, after))
+        is_end = number == len(ENCRYPTED)
+        return replace(step, cursor=None if is_end else f"{ENCRYPTED[number].name}:{after}")
 
     async def _reencrypt(self, column: EncryptedColumn, page: Sequence[EncryptedRecord], step: Step) -> Step:
         reencrypted: list[tuple[EncryptedRecord, str]] = []
@@ -99,17 +106,3 @@ class Rewrapper:
             changed += await self._records.replace(column, batch)
             await self._clock.sleep(self._pause if len(reencrypted) > BATCH else 0)
         return Step(step.looked_at + len(page), step.reencrypted + changed, tuple(unreadable))
-
-
-def _cursor(number: int, after: str) -> str:
-    return f"{ENCRYPTED[number].name}:{after}"
-
-
-def _parse(cursor: str | None) -> tuple[int, str]:
-    if cursor is None:
-        return 0, ""
-    name, _, after = cursor.partition(":")
-    for number, column in enumerate(ENCRYPTED):
-        if column.name == name:
-            return number, after
-    raise InvalidRequest("cursor is what an earlier answer gave")

@@ -1,4 +1,4 @@
-"""The keyring of a store: read with its master key at the start, kept up to date while the broker runs."""
+"""Reads the keyring of a store with its master key, and keeps it up to date while the broker runs."""
 
 import asyncio
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ COMMAND_TIMEOUT = 10.0
 
 
 class StoredKeyring:
-    """The keyring of a store. It takes over new keys, those of this process and of others."""
+    """The keyring of a store, which takes over new keys of this and other processes."""
 
     def __init__(self, *, store: KeyStore, masters: Sequence[Master], keyring: Keyring, clock: Clock) -> None:
         self._store, self._masters, self._clock = store, masters, clock
         self.keyring = keyring
 
     async def catch_up(self) -> None:
-        """Take over what the store holds now; raises StorageUnavailable."""
+        """Take over the keys that the store has now; raises StorageUnavailable."""
         found: dict[str, bytes] = {}
         active = self.keyring.active
         for key in await self._store.keys():
@@ -52,10 +52,10 @@ class StoredKeyring:
         self.keyring.take(found, active=active)
 
     async def add_key(self) -> WrappedKey:
-        """Make a new data key the active one, for every process on this store."""
+        """Make a new data key and activate it for every process on this store."""
         raw = new_key()
         key = self._masters[0].wrap(raw, kid=new_kid(), purpose=Purpose.DATA, created_at=self._clock.now())
-        # Durable first: what is sealed with a key that was never stored is lost.
+        # Stored first, because a record encrypted with a key that was never stored is lost.
         await self._store.add_key(key)
         self.keyring.take({key.kid: raw}, active=key.kid)
         log.warning("key.added", kid=key.kid)
@@ -65,10 +65,10 @@ class StoredKeyring:
 async def open_ring(
     store: KeyStore, source: MasterKey, clock: Clock, *, previous: MasterKey | None = None
 ) -> StoredKeyring:
-    """Return the keyring of this store; raises StartRefused with a sentence that says which key is wrong.
+    """Return the keyring of this store; raises StartRefused, whose message names the wrong key.
 
-    A missing master key file is created for an empty store, and never over one that holds anything. Keys that
-    `previous` wrapped are wrapped anew.
+    A missing master key file is created only for an empty store. Keys that `previous` wrapped are wrapped again with
+    the current master key.
     """
     empty = await store.is_empty()
     master = await read_master(source, key="keys.master", may_create=empty)
@@ -77,7 +77,15 @@ async def open_ring(
         first = [master.wrap(new_key(), kid=new_kid(), purpose=one, created_at=at) for one in Purpose]
         await store.add_first_keys(first)
     stored = await store.keys()
-    masters = (master, *await _previous(previous, master, stored))
+    masters = [master]
+    if previous is not None:
+        try:
+            masters.append(await read_master(previous, key="keys.previous"))
+        except StartRefused as exc:
+            if any(key.master_id != master.id for key in stored if key.wrapped):
+                raise
+            # All keys are wrapped again, so the old master key may be gone.
+            log.warning("keys.previous_not_needed", why=str(exc))
     raw: dict[str, bytes] = {}
     for key in stored:
         try:
@@ -100,23 +108,8 @@ async def open_ring(
     return StoredKeyring(store=store, masters=masters, keyring=keyring, clock=clock)
 
 
-async def _previous(
-    source: MasterKey | None, master: Master, keys: Sequence[WrappedKey]
-) -> tuple[Master, ...]:
-    if source is None:
-        return ()
-    try:
-        return (await read_master(source, key="keys.previous"),)
-    except StartRefused as exc:
-        if any(key.master_id != master.id for key in keys if key.wrapped):
-            raise
-        # The replacement is over; who has already put the old key away is not kept from starting.
-        log.warning("keys.previous_not_needed", why=str(exc))
-        return ()
-
-
 def _unwrapped(masters: Sequence[Master], key: WrappedKey) -> bytes:
-    """Unwrap a key with the master that wrapped it; raises WrongMaster, which names all that were tried."""
+    """Unwrap a key with the master that wrapped it; raises WrongMaster, whose message names all that were tried."""
     for master in masters:
         if master.id == key.master_id:
             return master.unwrap(key)
@@ -131,7 +124,7 @@ def _unwrapped(masters: Sequence[Master], key: WrappedKey) -> bytes:
 async def read_master(
     source: MasterKey, *, key: str, may_create: bool = False, timeout: float = COMMAND_TIMEOUT
 ) -> Master:
-    """Read the master key that the configuration names at `key`; raises StartRefused with what to do."""
+    """Read the master key that the configuration has at `key`; raises StartRefused, whose message says what to do."""
     raw = await (
         _run(source, key, timeout)
         if isinstance(source, CommandKey)
@@ -148,12 +141,12 @@ def _read(source: FileKey, key: str, may_create: bool) -> bytes:
     if not path.exists():
         if not (may_create and source.created):
             raise StartRefused(
-                f"{key}: the master key {path} is missing and the store holds what it sealed;"
-                " put the key back (a new one would open nothing)"
+                f"{key}: the master key {path} is missing, and the store has keys that it encrypted;"
+                " put the key back (a new one could not decrypt them)"
                 if not may_create
                 else f"{key}: the master key {path} is missing; systemd should have put it there (LoadCredential=)"
             )
-        # Durable before anything is encrypted under it: a store whose key a power cut took is lost.
+        # Durable before it is used, because a store is lost if a power cut takes its key.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_own(path, new_master_text().encode())
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.alerts.service import End, end_of, threshold
+from broker.alerts.service import end_of, threshold
 from broker.config.settings import RefreshSettings
 from broker.model import Account, EventKind, Reason, Secret, TokenSet, Trouble
 from broker.tokens.policy import grant_end
@@ -40,27 +40,31 @@ FAILING = Trouble(Reason.PROVIDER_UNAVAILABLE, since=NOW)
     ("account", "after_days", "refresh", "idle_days", "expected"),
     [
         (ACME, 1, REFRESH, None, None),
-        (FIXED, 1, REFRESH, None, End(NOW + 100 * DAY, Reason.GRANT_AGES)),
-        (replace(ACME, sealed_refresh=None), 0, REFRESH, 14, End(NOW + DAY, Reason.NO_REFRESH_TOKEN)),
+        (FIXED, 1, REFRESH, None, (NOW + 100 * DAY, Reason.GRANT_AGES)),
+        (replace(ACME, sealed_refresh=None), 0, REFRESH, 14, (NOW + DAY, Reason.NO_REFRESH_TOKEN)),
         # It slides: renewals move it, so it comes only where none is to be expected.
         (SLIDING, 1, REFRESH, None, None),
         (SLIDING, 13, REFRESH, None, None),
-        (SLIDING, 1, NO_IDLE, None, End(NOW + 14 * DAY, Reason.GRANT_IDLES)),
-        (SLIDING, 1, ASKED, None, End(NOW + 14 * DAY, Reason.GRANT_IDLES)),
-        (SLIDING, 1, replace(REFRESH, idle_renewal=20 * DAY), None, End(NOW + 14 * DAY, Reason.GRANT_IDLES)),
+        (SLIDING, 1, NO_IDLE, None, (NOW + 14 * DAY, Reason.GRANT_IDLES)),
+        (SLIDING, 1, ASKED, None, (NOW + 14 * DAY, Reason.GRANT_IDLES)),
+        (SLIDING, 1, replace(REFRESH, idle_renewal=20 * DAY), None, (NOW + 14 * DAY, Reason.GRANT_IDLES)),
         (replace(SLIDING, last_used_at=NOW + DAY), 1.5, NO_IDLE, None, None),
         (replace(SLIDING, last_used_at=NOW + DAY), 1.5, ASKED, None, None),
-        (replace(SLIDING, last_used_at=NOW), 3, ASKED, None, End(NOW + 14 * DAY, Reason.GRANT_IDLES)),
-        (replace(SLIDING, frozen=Reason.OPERATOR), 1, REFRESH, None, End(NOW + 14 * DAY, Reason.GRANT_IDLES)),
+        (replace(SLIDING, last_used_at=NOW), 3, ASKED, None, (NOW + 14 * DAY, Reason.GRANT_IDLES)),
+        (replace(SLIDING, frozen=Reason.OPERATOR), 1, REFRESH, None, (NOW + 14 * DAY, Reason.GRANT_IDLES)),
         (replace(SLIDING, trouble=FAILING), 0.5, REFRESH, None, None),
-        (replace(SLIDING, trouble=FAILING), 1.5, REFRESH, None, End(NOW + 14 * DAY, Reason.GRANT_IDLES)),
+        (replace(SLIDING, trouble=FAILING), 1.5, REFRESH, None, (NOW + 14 * DAY, Reason.GRANT_IDLES)),
         # A provider of which it is known how long a grant lives unused.
         (ACME, 8, REFRESH, 14, None),
-        (ACME, 8, NO_IDLE, 14, End(NOW + 14 * DAY, Reason.GRANT_IDLES)),
+        (ACME, 8, NO_IDLE, 14, (NOW + 14 * DAY, Reason.GRANT_IDLES)),
     ],
 )
 def test_end_is_what_is_to_be_expected(
-    account: Account, after_days: float, refresh: RefreshSettings, idle_days: int | None, expected: End | None
+    account: Account,
+    after_days: float,
+    refresh: RefreshSettings,
+    idle_days: int | None,
+    expected: tuple[float, Reason] | None,
 ) -> None:
     """Of age on its day; of idleness where nothing renews it in time; else none."""
     life = None if idle_days is None else idle_days * DAY
