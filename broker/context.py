@@ -10,7 +10,7 @@ from broker.clock import Clock, SteadyClock
 from broker.config.settings import Settings
 from broker.encryption.keyring import Keyring
 from broker.encryption.tokens import TokenEncryption
-from broker.keys.ring import StoredKeyring
+from broker.keys import StoredKeyring
 from broker.model import Account, Ref
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from prometheus_client.metrics import MetricWrapperBase
 
 from broker import errors
-from broker.alerts.dispatch import KEPT, RETRIES
+from broker.alerts.hooks import KEPT, RETRIES
 from broker.app.listeners import OPERATORS, OTHER_FILES, SERVICES, STRANGERS
 from broker.cli import broker
 from broker.config import ConfigError, Settings, load

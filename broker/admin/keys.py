@@ -13,7 +13,7 @@ from broker.http import schema
 from broker.http.bodies import rfc3339
 from broker.http.edge import CALLER, REQUEST_ID, answer
 from broker.http.operations import Operation, check_query, read_object
-from broker.keys.rewrap import ByKey, Census, Elsewhere, Rewrapper
+from broker.keys import ByKey, Census, Elsewhere, Rewrapper
 from broker.model import Caller, Permission
 from broker.store.keys import UNKNOWN
 

@@ -8,7 +8,7 @@ from typing import Any
 from broker.context import Context
 from broker.errors import NotFound, no_provider
 from broker.http.bodies import rfc3339
-from broker.keys.rewrap import Census
+from broker.keys import Census
 from broker.model import Caller, Event, Permission, Reason, Status
 from broker.providers.kinds import INSTALL_PAGE, KIT
 from broker.single_flight import RecentResult

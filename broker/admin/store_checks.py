@@ -12,7 +12,7 @@ from broker.config.settings import Settings
 from broker.context import Context
 from broker.encryption.keyring import Purpose, WrappedKey
 from broker.errors import StorageUnavailable
-from broker.keys.rewrap import ByKey, Census
+from broker.keys import ByKey, Census
 from broker.providers.client import Answer
 from broker.providers.oauth2 import OAuth2Provider
 from broker.providers.outcomes import NotSent

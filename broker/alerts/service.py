@@ -6,8 +6,7 @@ from typing import Any
 
 import structlog
 
-from broker.alerts.dispatch import Dispatcher
-from broker.alerts.hooks import Command, Webhook, WebhookClient
+from broker.alerts.hooks import Command, Dispatcher, Webhook, WebhookClient
 from broker.clock import within
 from broker.config.settings import AlertSettings, RefreshSettings
 from broker.context import Context

@@ -14,7 +14,7 @@ from broker.config.settings import Settings, StoreSettings
 from broker.context import Context, audit_key
 from broker.encryption.tokens import TokenEncryption
 from broker.errors import StartRefused, StorageUnavailable
-from broker.keys.ring import open_ring
+from broker.keys import open_ring
 from broker.observe.health import Health
 from broker.observe.metrics import Metrics
 from broker.providers.client import ProviderClient

@@ -71,16 +71,9 @@ class Place:
 
     def associated_data(self) -> bytes:
         """Return the associated data of AES-GCM for this place."""
-        table, name, field = self.table.encode(), self.name.encode(), self.field.encode()
-        return b"".join(
-            (
-                b"tb1\0",
-                *(len(table).to_bytes(4, "big"), table),
-                *(len(name).to_bytes(4, "big"), name),
-                *(len(field).to_bytes(4, "big"), field),
-                *(self.epoch.to_bytes(8, "big"), self.generation.to_bytes(8, "big")),
-            )
-        )
+        texts = self.table.encode(), self.name.encode(), self.field.encode()
+        prefixed = b"".join(len(text).to_bytes(4, "big") + text for text in texts)
+        return b"tb1\0" + prefixed + self.epoch.to_bytes(8, "big") + self.generation.to_bytes(8, "big")
 
 
 class Purpose(Labelled):

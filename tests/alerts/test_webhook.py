@@ -11,8 +11,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 
-from broker.alerts.dispatch import Dispatcher
-from broker.alerts.hooks import Alert, WebhookClient, signed_headers
+from broker.alerts.hooks import Alert, Dispatcher, WebhookClient, signed_headers
 from broker.alerts.hooks import Webhook as Ours
 from broker.clock import within
 from broker.model import EventKind

@@ -19,7 +19,7 @@ from broker.clock import SystemClock
 from broker.config.settings import FileKey
 from broker.encryption.keyring import kid_of
 from broker.encryption.tokens import TokenEncryption
-from broker.keys.ring import open_ring
+from broker.keys import open_ring
 from broker.model import Account, Ref, Secret
 from broker.store import Stores
 from broker.store.keys import KeyStore

@@ -8,8 +8,7 @@ import pytest
 
 from broker.config.settings import FileKey
 from broker.encryption.tokens import LATE, VERIFIER, TokenEncryption, after
-from broker.keys.rewrap import Rewrapper
-from broker.keys.ring import StoredKeyring, open_ring
+from broker.keys import Rewrapper, StoredKeyring, open_ring
 from broker.model import Account, PendingGrant, PendingInstall, Ref, Secret, Spare, Successor
 from broker.store import Stores
 from broker.store.keys import KeyStore

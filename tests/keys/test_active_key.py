@@ -263,7 +263,7 @@ async def test_key_under_a_strange_master_ends_in_a_clear_error(sealed: Sealed) 
         )
     )
 
-    with pytest.raises(StorageUnavailable, match="cannot be opened here"):
+    with pytest.raises(StorageUnavailable, match="cannot be unwrapped here"):
         await sealed.stores.accounts.commit(sealed.successor(FIRST), [])
 
     assert 3 == len(await keys.keys())

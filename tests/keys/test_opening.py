@@ -10,7 +10,7 @@ import pytest
 from broker.config.settings import CommandKey, FileKey
 from broker.encryption.keyring import Master, Place, Purpose, new_master_text
 from broker.errors import StartRefused
-from broker.keys.ring import open_ring, read_master
+from broker.keys import open_ring, read_master
 from broker.model import Secret
 from broker.store import Stores
 from tests.fakes.clock import FakeClock
@@ -178,7 +178,7 @@ async def test_damaged_key_is_told_from_a_wrong_master(stores: Stores, tmp_path:
         lambda one: one.execute("UPDATE keys SET wrapped = $2 WHERE kid = $1", kid, "x" * 80)
     )
 
-    with pytest.raises(StartRefused, match=f"key {kid} was wrapped by the master key given .* damaged"):
+    with pytest.raises(StartRefused, match=f"key {kid} was wrapped by the given master key .* damaged"):
         await open_ring(stores.keys, source, CLOCK)
 
 

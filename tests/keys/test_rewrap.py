@@ -6,7 +6,7 @@ import pytest
 
 from broker.encryption.keyring import kid_of
 from broker.errors import InvalidRequest
-from broker.keys.rewrap import LOOKED_AT, PAGE, Step
+from broker.keys import LOOKED_AT, PAGE, Step
 from broker.model import Ref, Secret
 from broker.store.keys import ENCRYPTED
 from broker.store.renewals import Committed

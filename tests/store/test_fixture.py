@@ -13,7 +13,7 @@ import pytest
 from broker.admin.store_checks import shared_identities
 from broker.config.settings import FileKey
 from broker.encryption.tokens import TokenEncryption
-from broker.keys.ring import open_ring
+from broker.keys import open_ring
 from broker.model import Account, Secret
 from broker.store import Stores
 from broker.store.database import Database, Transaction
