@@ -1,4 +1,4 @@
-"""The dashboard's HTTP, on the internal listener. It has a login of its own: no route here asks for a caller."""
+"""The routes of the dashboard, on the internal listener. Operators sign in to it; its routes need no caller."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,17 +29,17 @@ from broker.store.account_queries import AccountQuery
 
 LOOK_EVERY = 1.0
 TICK_EVERY = 15
-"""Looks between two signs of life; times such as “in 3 min” are drawn anew with each."""
+"""Polls between two messages without news, with which the page updates times such as “in 3 min”."""
 MOST_OPEN = 100
 SignedIn = Callable[["DashboardRoutes", web.Request, Session], Awaitable[web.StreamResponse]]
 Handler = Callable[["DashboardRoutes", web.Request], Awaitable[web.StreamResponse]]
 PAGE = schema.answers_page("The page", "200")
 SIGNED_OUT = schema.answers_page(
-    "What is wrong, or how to sign in", "400", "403", "404", "409", "500", "502", "503"
+    "An error, or how to sign in", "400", "403", "404", "409", "500", "502", "503"
 )
 NO_QUERY: schema.Parameters = MappingProxyType({})
 OWN_FORM = schema.form(schema.record({"form": {**schema.TEXT, "description": "From the page itself"}}))
-NOBODY = "Nobody is signed in in this browser."
+NOBODY = "You are not signed in in this browser."
 MOST_FIELDS = 8
 SEARCH_MOST = 100
 SHOWN = 12
@@ -48,32 +48,23 @@ SESSION_ID = re.compile(rf"[0-9a-f]{{{SHOWN}}}", re.ASCII)
 PAGE_LINK = re.compile(r'( (?:href|action)=")/(?!static/)')
 
 
-def _page(
+def _signed_in(
+    method: str,
     path: str,
     summary: str,
     answers: Mapping[str, schema.JSON] = PAGE,
     *,
     query: schema.Parameters = NO_QUERY,
 ) -> Callable[[SignedIn], Handler]:
-    """Declare a page for whoever is signed in; anybody else is told how to."""
+    """Declare a page, or with POST a form, for the operator who is signed in; others are told how to sign in."""
+    is_form = method == "POST"
 
     def declare(handler: SignedIn) -> Handler:
-        @own_shape("GET", path, summary, {**answers, **SIGNED_OUT}, query=query)
+        body = OWN_FORM if is_form else None
+
+        @own_shape(method, path, summary, {**answers, **SIGNED_OUT}, query=query, body=body)
         async def page(routes: "DashboardRoutes", request: web.Request) -> web.StreamResponse:
-            return await routes.signed_in(handler, request)
-
-        return page
-
-    return declare
-
-
-def _form(path: str, summary: str, answers: Mapping[str, schema.JSON]) -> Callable[[SignedIn], Handler]:
-    """Declare a form of our own pages, sent by this browser's session and from this origin."""
-
-    def declare(handler: SignedIn) -> Handler:
-        @own_shape("POST", path, summary, {**answers, **SIGNED_OUT}, body=OWN_FORM)
-        async def page(routes: "DashboardRoutes", request: web.Request) -> web.StreamResponse:
-            return await routes.signed_in(handler, request, is_form=True)
+            return await routes.signed_in(handler, request, is_form=is_form)
 
         return page
 
@@ -81,7 +72,7 @@ def _form(path: str, summary: str, answers: Mapping[str, schema.JSON]) -> Callab
 
 
 class DashboardRoutes:
-    """`/` and everything below `/dashboard/`."""
+    """The pages at `/` and below `/dashboard/`."""
 
     def __init__(
         self,
@@ -95,11 +86,11 @@ class DashboardRoutes:
         self._context, self._service, self._sessions, self._pages = context, service, sessions, pages
         self._origin = context.settings.server.internal_url
         self._command = command
-        """What to type for a link."""
+        """The command that prints a sign-in link."""
         self._streams = EventStreams(context.clock, every=LOOK_EVERY, most=MOST_OPEN, most_of_one=MOST_OPEN)
         self.stop = self._streams.stop
 
-    @_page("/", "What is broken, whom it concerns, what to do")
+    @_signed_in("GET", "/", "Show what is broken, which accounts it concerns and what to do")
     async def start(self, request: web.Request, session: Session) -> web.StreamResponse:
         start = await self._service.start(session.actor, request[REQUEST_ID])
         return self._render(request, session, "start.html", start=start)
@@ -107,13 +98,13 @@ class DashboardRoutes:
     @own_shape(
         "GET",
         "/dashboard/sign-in",
-        "Spends the link that `broker dashboard` prints",
+        "Sign in with the link that `broker dashboard` prints",
         {**schema.redirect("To the first page"), **SIGNED_OUT},
-        query={"link": ("From the link", schema.TEXT)},
+        query={"link": ("The secret of the link; it works once", schema.TEXT)},
         has_head=False,
     )
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
-        """Spend the one-time link, and go to the first page."""
+        """Sign the browser in with a one-time link, and redirect to the first page."""
         response = self._go("/")
         base = await self._sessions.sign_in(Secret(request.query.get("link", "")), response)
         if base is not None:
@@ -122,9 +113,10 @@ class DashboardRoutes:
         used = "This link has been used, or is older than a minute."
         return self._signed_out(request, used if "link" in request.query else "You are signed out.")
 
-    @_form(
+    @_signed_in(
+        "POST",
         "/dashboard/sign-out",
-        "Ends the session in this browser",
+        "End the session in this browser, or all sessions of this operator",
         schema.answers_page("Signed out", "200", "413"),
     )
     async def sign_out(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -136,21 +128,23 @@ class DashboardRoutes:
                     await self._sessions.end(one.id)
         return response
 
-    @_page(
+    @_signed_in(
+        "GET",
         "/dashboard/accounts",
-        "Search, and pages of fifty",
+        "Search the accounts, fifty a page",
         query={
-            "status": ("Of this status", schema.TEXT),
-            "provider": ("Of this provider", schema.TEXT),
-            "search": ("In names and labels", schema.TEXT),
-            "after": ("From this name on", schema.TEXT),
+            "status": ("Only accounts with this status", schema.TEXT),
+            "provider": ("Only accounts of this provider", schema.TEXT),
+            "search": ("A part of a name, label, subject or id", schema.TEXT),
+            "removed": ("1: removed accounts that can be restored, instead", schema.TEXT),
+            "after": ("Only accounts after this name", schema.TEXT),
         },
     )
     async def accounts(self, request: web.Request, session: Session) -> web.StreamResponse:
         listing = await self._service.accounts(session.actor, _query(request), request[REQUEST_ID])
         return self._render(request, session, "accounts.html", **listing)
 
-    @_page("/dashboard/accounts/{account}", "One account, its history and who uses it")
+    @_signed_in("GET", "/dashboard/accounts/{account}", "Show one account, its history and its callers")
     async def account(self, request: web.Request, session: Session) -> web.StreamResponse:
         name = request.match_info["account"]
         if not is_account_name(name):
@@ -158,57 +152,61 @@ class DashboardRoutes:
         shown = await self._service.account(session.actor, name, request[REQUEST_ID])
         return self._render(request, session, "account.html", **shown)
 
-    @_form(
+    @_signed_in(
+        "POST",
         "/dashboard/accounts/{account}/{action}",
-        "Renew, freeze, unfreeze, remove, restore, reconnect",
-        schema.redirect("The page that says what was done") | schema.answers_page("Too large", "413"),
+        "Renew, freeze, unfreeze, remove or restore an account, or make a link to reconnect it",
+        schema.redirect("To the page that says what was done") | schema.answers_page("Too large", "413"),
     )
     async def act(self, request: web.Request, session: Session) -> web.StreamResponse:
-        """Do what was confirmed, and go to the page that says so: reloading it does nothing again."""
+        """Perform an action and redirect to the page that reports it, so that a reload does not repeat the action."""
         name, action = request.match_info["account"], request.match_info["action"]
         done = await self._service.act(session.actor, name, action, request_id=request[REQUEST_ID])
         response = self._go("/dashboard/accounts?removed=1" if done.gone else f"/dashboard/accounts/{name}")
         self._sessions.keep(done, request, session, response)
         return response
 
-    @_page("/dashboard/providers", "Breakers and pauses")
+    @_signed_in("GET", "/dashboard/providers", "Show the providers, their breakers and pauses")
     async def providers(self, request: web.Request, session: Session) -> web.StreamResponse:
-        providers = await self._service.providers(session.actor, request[REQUEST_ID])
+        providers = await self._service.overview.providers(session.actor, request_id=request[REQUEST_ID])
         return self._render(request, session, "providers.html", providers=providers, status_of=Status.stored)
 
-    @_form(
+    @_signed_in(
+        "POST",
         "/dashboard/providers/{provider}/resume",
-        "Close a breaker",
+        "Close the breaker of a provider",
         schema.redirect("Back to the providers") | schema.answers_page("Too large", "413"),
     )
     async def resume(self, request: web.Request, session: Session) -> web.StreamResponse:
-        await self._service.resume(
-            session.actor, request.match_info["provider"], request_id=request[REQUEST_ID]
-        )
+        provider = request.match_info["provider"]
+        await self._service.overview.resume(session.actor, provider, request_id=request[REQUEST_ID])
         return self._go("/dashboard/providers")
 
-    @_page("/dashboard/callers", "The services, their rights and last use")
+    @_signed_in("GET", "/dashboard/callers", "Show the callers, their permissions and last use")
     async def callers(self, request: web.Request, session: Session) -> web.StreamResponse:
         callers = await self._service.callers(session.actor, request[REQUEST_ID])
         return self._render(request, session, "callers.html", callers=callers)
 
-    @_page("/dashboard/keys", "The data keys, how much is sealed with each, what to do")
+    @_signed_in(
+        "GET", "/dashboard/keys", "Show the data keys, how much is encrypted with each and what to do"
+    )
     async def keys(self, request: web.Request, session: Session) -> web.StreamResponse:
         keys = await self._service.keys(session.actor, request[REQUEST_ID])
         return self._render(request, session, "keys.html", keys=keys)
 
-    @_page("/dashboard/activity", "What happened, the latest first")
+    @_signed_in("GET", "/dashboard/activity", "Show the last events, the latest first")
     async def activity(self, request: web.Request, session: Session) -> web.StreamResponse:
         recent = await self._service.activity(session.actor, request[REQUEST_ID])
         return self._render(request, session, "activity.html", recent=recent)
 
-    @_page(
+    @_signed_in(
+        "GET",
         "/dashboard/live",
-        "Server-sent events: something has changed",
+        "Send an event to the page whenever something has changed",
         schema.answers_text("The stream", "text/event-stream"),
     )
     async def live(self, request: web.Request, session: Session) -> web.StreamResponse:
-        """Tell the page's script that something has changed: it fetches the page again, so nothing is drawn twice."""
+        """Notify the page's script, which then fetches the whole page again: there is one way to render it."""
         newest, looks = 0, 0
 
         async def begin() -> tuple[str, Tell]:
@@ -239,7 +237,7 @@ class DashboardRoutes:
     async def signed_in(
         self, handler: SignedIn, request: web.Request, *, is_form: bool = False
     ) -> web.StreamResponse:
-        """Let the handler answer the signed-in operator; a form must be of that session's own pages."""
+        """Call the handler if an operator is signed in. A form must come from a page of that session."""
         session = await self._sessions.read(request)
         if session is None:
             return self._signed_out(request, NOBODY)
@@ -253,12 +251,12 @@ class DashboardRoutes:
         return _below(request.get(BASE, ""), await handler(self, request, session))
 
     def error(self, error: BrokerError, request: web.Request) -> web.StreamResponse:
-        """Return an error as a page, with the navigation if an operator is signed in."""
+        """Render an error as a page, with the navigation if an operator is signed in."""
         session, page = self._sessions.remembered(request), error_page(error)
         if session is not None:
             shown = self._render(request, session, "error.html", status=page.status, page=page)
             return _below(request.get(BASE, ""), shown)
-        # A browser that is not signed in does not learn which pages exist.
+        # Somebody who is not signed in must not learn which pages exist.
         if error.status == 404:
             return self._signed_out(request, NOBODY)
         return self._pages.message(page, request_id=request[REQUEST_ID])
@@ -297,14 +295,14 @@ class DashboardRoutes:
 
 
 class LinkRoute:
-    """Sign-in links and sessions over the admin socket, which only operators may open."""
+    """The routes of the admin socket for sign-in links and dashboard sessions."""
 
     def __init__(self, context: Context, sessions: Sessions) -> None:
         self._context, self._sessions = context, sessions
 
     @Operation("GET", "/dashboard-sessions", permission=Permission.ADMIN)
     async def sessions(self, request: web.Request) -> web.StreamResponse:
-        """List the signed-in browsers; never a cookie."""
+        """List the browsers that are signed in to the dashboard, with the operator and the end of each session."""
         await self._require(request, "dashboard.sessions")
         found = await self._sessions.sessions()
         return answer({"sessions": [_session_json(session) for session in found]})
@@ -313,10 +311,10 @@ class LinkRoute:
         "DELETE",
         "/dashboard-sessions",
         permission=Permission.ADMIN,
-        query={"id": ("Of this session alone", schema.TEXT)},
+        query={"id": ("Only the session with this id", schema.TEXT)},
     )
     async def end(self, request: web.Request) -> web.StreamResponse:
-        """Sign out everybody, or the one browser of `id`."""
+        """Sign all browsers out of the dashboard, or only the one of `id`."""
         id_ = request.query.get("id")
         if id_ is not None and not SESSION_ID.fullmatch(id_):
             raise InvalidRequest("id is that of a session, as GET /dashboard-sessions shows it")
@@ -326,11 +324,12 @@ class LinkRoute:
         return answer({"ended": ended})
 
     async def _require(self, request: web.Request, action: str) -> None:
-        """Let an operator in also to see why the audit cannot be written, and out."""
+        """Permit it even while the audit cannot be written, so that operators can find out why."""
         await self._context.authorizer.require_look(request[CALLER], action, request_id=request[REQUEST_ID])
 
     @Operation("POST", "/dashboard-links", permission=Permission.ADMIN)
     async def create(self, request: web.Request) -> web.StreamResponse:
+        """Make a link that signs one browser in to the dashboard. It works once, within a minute."""
         await self._require(request, "dashboard.link")
         expires_at = rfc3339(self._context.clock.now() + LINK_LIFE)
         link = await self._sessions.new_link(request[CALLER])
@@ -348,7 +347,7 @@ def _session_json(session: Session) -> dict[str, str | None]:
 
 
 def _below(base: str, response: web.StreamResponse) -> web.StreamResponse:
-    """Return the response with `base` before the path of every link to a page of the dashboard."""
+    """Prefix the path of every link to a dashboard page with `base`."""
     if base and response.headers.get("Location", "").startswith("/"):
         response.headers["Location"] = base + response.headers["Location"]
     if base and isinstance(response, web.Response) and response.content_type == "text/html":
@@ -357,7 +356,7 @@ def _below(base: str, response: web.StreamResponse) -> web.StreamResponse:
 
 
 def _query(request: web.Request) -> AccountQuery:
-    """Return the query of the search form, without values that the form cannot have sent."""
+    """Return the query of the search form; values that the form cannot have sent are dropped."""
     status, search = request.query.get("status", ""), request.query.get("search", "").strip()
     return AccountQuery(
         status=Status.stored(status) if status in set(Status) else None,

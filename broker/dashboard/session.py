@@ -1,8 +1,8 @@
-"""Signing in without passwords: a one-time link from the command line, then twelve hours in one browser.
+"""Signs operators in to the dashboard: a one-time link from the command line, then twelve hours in one browser.
 
-The cookie is a random text of which the store keeps the hash, so a session can be ended and cannot be made from the
-keys. A browser sends cookies to every port of a host, whoever listens there. Where TLS does not keep others away, the
-pages lie below a random path that only this browser knows, and the cookie is sent below that path alone.
+The cookie is a random text whose hash is in the store, so sessions can be ended, and nobody can make one from the
+encryption keys. A browser sends a cookie to every port of a host, whatever program listens there. So without TLS the
+pages are below a random path that only this browser knows, and the cookie is sent only below that path.
 """
 
 import hmac
@@ -27,40 +27,40 @@ LINK_LIFE = 60.0
 SESSION_LIFE = 12 * 3600
 COOKIE = "broker_dashboard"
 DONE, DONE_LIFE = "_done", 60
-"""The cookie for what was done, beside that of the session."""
+"""The suffix and the lifetime of a second cookie, which has the result of the last action."""
 ALGORITHM = "HS256"
 REMEMBERED = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One signed-in browser."""
+    """One browser that is signed in."""
 
     actor: Caller
     id: str
-    """The hash of its cookie."""
+    """The hash of the session's cookie."""
     expires_at: float
 
 
 class Sessions:
-    """Makes one-time links and recognizes browsers by their cookies, as every replica does."""
+    """Makes sign-in links, and finds the session of a request's cookie; all replicas share the sessions."""
 
     def __init__(self, context: Context, url: str) -> None:
         self._store, self._keyring, self._clock = context.stores.installs, context.keyring, context.clock
         address = urlsplit(url)
         self._https = address.scheme == "https"
         port = address.port or (443 if self._https else 80)
-        # Brokers on other ports of this host have cookies of their own.
+        # Several brokers on one host must not overwrite each other's cookie.
         self._cookie = f"{'__Host-' if self._https else ''}{COOKIE}_{port}"
         self._kept: dict[str, PendingLogin] = {}
-        """Links that could not be stored; a full disk is when an operator wants to look."""
+        """Links that could not be stored: an operator must be able to sign in when the disk is full."""
         self._remembered: dict[str, Session] = {}
-        """Sessions of this process, for while the store cannot be asked."""
+        """Sessions in memory, used while the store is unavailable."""
         self._unstored: set[str] = set()
-        """Those that it did not take."""
+        """Ids of sessions that could not be stored."""
 
     async def new_link(self, actor: Caller) -> Secret:
-        """Return a secret that opens the dashboard once, within a minute, in the name of `actor`."""
+        """Return the secret of a link that signs in `actor`, once, within a minute."""
         secret, now = oauth.new_secret(), self._clock.now()
         link = PendingLogin(
             challenge_hash=oauth.hashed(secret),
@@ -77,7 +77,7 @@ class Sessions:
         return secret
 
     async def sign_in(self, link: Secret, response: web.StreamResponse) -> str | None:
-        """Spend a link, set the cookie and return the BASE of its path, or None for a link that is not valid."""
+        """Use up a link, set the cookie and return the prefix of its path (BASE); None if the link is not valid."""
         login = await self._take(oauth.hashed(link))
         if login is None or login.purpose != PURPOSE:
             return None
@@ -104,12 +104,15 @@ class Sessions:
         return await self._store.take_login(link_hash, now)
 
     async def sign_out(self, request: web.Request, response: web.StreamResponse, session: Session) -> None:
-        """End the session, and make the browser forget its cookie. Raises StorageUnavailable."""
+        """End the session and delete its cookie; raises StorageUnavailable."""
         await self.end(session.id)
         self._set(response, self._cookie, "", 0, request.get(BASE, ""))
 
     async def end(self, id_: str | None = None) -> int:
-        """End that session, or all, and return their number. Raises StorageUnavailable, after ending them here."""
+        """End one session, or all, and return their number.
+
+        Raises StorageUnavailable, after the sessions in memory have ended.
+        """
         ended = [one for one in self._remembered if id_ in {None, one}]
         for one in ended:
             del self._remembered[one]
@@ -117,15 +120,15 @@ class Sessions:
         return max(len(ended), await self._store.end_logins(SIGNED_IN, id_))
 
     async def sessions(self) -> list[Session]:
-        """Return the sessions that have not ended, the newest first. Raises StorageUnavailable."""
+        """Return the sessions that have not ended, the newest first; raises StorageUnavailable."""
         stored = {one.id: one for one in map(_session, await self._store.logins(SIGNED_IN))}
-        living = [
+        current = [
             one for one in {**self._remembered, **stored}.values() if one.expires_at > self._clock.now()
         ]
-        return sorted(living, key=lambda one: -one.expires_at)
+        return sorted(current, key=lambda one: -one.expires_at)
 
     async def read(self, request: web.Request) -> Session | None:
-        """Return the browser's session, or None if nobody is signed in."""
+        """Return the browser's session from the store, else from memory; None if nobody is signed in."""
         hash_ = self._hash(request)
         if hash_ is None:
             return None
@@ -140,7 +143,7 @@ class Sessions:
         return self.remembered(request)
 
     def remembered(self, request: web.Request) -> Session | None:
-        """Return the browser's session as this process remembers it."""
+        """Return the browser's session from memory, without reading the store."""
         session = self._remembered.get(self._hash(request) or "")
         return session if session is not None and session.expires_at > self._clock.now() else None
 
@@ -157,13 +160,13 @@ class Sessions:
         self._remembered[session.id] = session
 
     def keep(self, done: Done, request: web.Request, session: Session, response: web.StreamResponse) -> None:
-        """Keep the result of an action in the browser until the next page shows it."""
+        """Store the result of an action in a signed cookie, for the next page to show."""
         claims = {**asdict(done), "exp": int(self._clock.now()) + DONE_LIFE}
         token = jwt.encode(claims, self._done_key(session), algorithm=ALGORITHM)
         self._set(response, self._cookie + DONE, token, DONE_LIFE, request.get(BASE, ""))
 
     def kept(self, request: web.Request, session: Session) -> Done | None:
-        """Return the result of an action in this session that was not shown yet."""
+        """Return the result of the last action, if no page has shown it yet."""
         try:
             claims = jwt.decode(
                 request.cookies.get(self._cookie + DONE, ""),
@@ -179,11 +182,11 @@ class Sessions:
         return Done(claims["sentence"], good=claims["good"], link=claims["link"], gone=claims["gone"])
 
     def forget_kept(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Show it once."""
+        """Delete the cookie with the result, so that it is shown once."""
         self._set(response, self._cookie + DONE, "", 0, request.get(BASE, ""))
 
     def _set(self, response: web.StreamResponse, name: str, value: str, life: int, base: str) -> None:
-        """Set a cookie below the session's path; a life of 0 deletes it."""
+        """Set a cookie for the session's path; a `life` of 0 deletes it."""
         response.set_cookie(
             name,
             value,
@@ -198,10 +201,11 @@ class Sessions:
         return self._keyring.derive("dashboard done", session.id.encode())
 
     def form_token(self, session: Session) -> str:
-        """Return the text that a form of this session must hold, so that no other site can send it."""
+        """Return the CSRF token of this session's forms."""
         return self._keyring.derive("dashboard form", session.id.encode()).hex()
 
     def is_own_form(self, session: Session, token: str) -> bool:
+        """Return whether the CSRF token of a form belongs to the session."""
         return hmac.compare_digest(self.form_token(session).encode(), token.encode())
 
 
@@ -210,5 +214,5 @@ def _session(login: PendingLogin) -> Session:
 
 
 def operator_of(name: str) -> Caller:
-    """Return the operator who made the link: may do everything, and is named in the audit."""
+    """Return the caller for the operator who made a link; it may do everything."""
     return Caller(name, ("*",), frozenset(Permission), credential="dashboard")

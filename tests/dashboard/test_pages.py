@@ -44,8 +44,8 @@ async def test_start_page_says_that_all_is_well(operator: Visitor) -> None:
     """Two connections, and what happened last."""
     page = await text(operator, "/")
 
-    assert "All connections are well" in page
-    assert "When access tokens end" in page
+    assert "All connections are healthy" in page
+    assert "Expiry of access tokens" in page
     assert "/dashboard/accounts/north" in page
 
 
@@ -59,7 +59,7 @@ async def test_start_page_does_not_call_a_frozen_account_well(operator: Visitor)
     operator.house.clock.advance(1.5)
     both = await text(operator, "/")
 
-    assert "<h1>1 connection is frozen, the others are well</h1>" in one
+    assert "<h1>1 connection is frozen, the others are healthy</h1>" in one
     assert "<h1>2 connections are frozen</h1>" in both
 
 
@@ -78,7 +78,7 @@ async def test_dead_account_comes_first_with_what_to_do(operator: Visitor) -> No
 
     page = await text(operator, "/")
 
-    assert "1 connection needs a person" in page
+    assert "1 connection needs re-authorization" in page
     assert "The provider says that the grant was revoked or has expired." in page
 
 

@@ -116,7 +116,7 @@ async def test_what_lies_in_the_place_of_a_socket_is_told(tmp_path: Path) -> Non
     right = await looked(config)
 
     assert ["server.admin_socket", "server.internal"] == [one.what for one in wrong if one.level == "problem"]
-    assert [f"{tmp_path}/admin.sock is no socket" in problems(wrong)[0], []] == [True, problems(right)]
+    assert [f"{tmp_path}/admin.sock is not a socket" in problems(wrong)[0], []] == [True, problems(right)]
 
 
 def garbage(var: Path) -> None:

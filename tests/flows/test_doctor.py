@@ -48,7 +48,16 @@ async def test_sound_broker_has_no_problem(commands: Commands) -> None:
     found = await lines(commands)
     result = await commands.run("check", on_terminal=True)
 
-    about = {"configuration", "keys", "store", "disk", "leftovers", "audit", "server.public_url", "clock"}
+    about = {
+        "configuration",
+        "keys",
+        "store",
+        "disk",
+        "unfinished work",
+        "audit",
+        "server.public_url",
+        "clock",
+    }
     about |= {"public_url from here", "provider kit", "metadata of kit", "kit app", "kustomer app", "sandbox"}
     assert about <= set(found)
     assert [] == [one for one in found.values() if one["level"] == "problem"]
@@ -134,7 +143,7 @@ async def test_metadata_is_compared_with_our_settings(tmp_path: Path) -> None:
     async with house_of(tmp_path / "other", other) as commands:
         differs = (await lines(commands))["metadata of id"]
 
-    assert ("ok", "it says of itself what the configuration says") == (same["level"], same["detail"])
+    assert ("ok", "provider metadata matches the configuration") == (same["level"], same["detail"])
     assert ("warning", True) == (differs["level"], "x.example.com" in differs["detail"])
 
 
@@ -155,7 +164,7 @@ async def test_clock_is_held_against_the_providers(tmp_path: Path, date: str, le
     assert level == clock["level"]
 
 
-async def test_leftovers_are_told(house: House) -> None:
+async def test_unfinished_work_is_told(house: House) -> None:
     """An open intent, and files that the store has not taken."""
     account = await house.connect()
     house.sandbox.faults.set("kit", drop="after", times=1)
@@ -166,10 +175,10 @@ async def test_leftovers_are_told(house: House) -> None:
         [intent, spooled] = [await lines(commands), await with_spooled(house, commands)]
 
     assert ("warning", "the oldest renewal without an outcome is 900 s old") == (
-        intent["leftovers"]["level"],
-        intent["leftovers"]["detail"],
+        intent["unfinished work"]["level"],
+        intent["unfinished work"]["detail"],
     )
-    assert "1 file in the spool" in spooled["leftovers"]["detail"]
+    assert "1 file in the spool" in spooled["unfinished work"]["detail"]
 
 
 async def with_spooled(house: House, commands: Commands) -> dict[str, dict[str, Any]]:
@@ -202,8 +211,8 @@ async def test_offline_doctor_tells_what_the_next_start_takes_up(house: House) -
     await house.open()
 
     told = {check.what: check for check in checks}
-    assert "1 file in the spool" == told["leftovers"].detail
-    assert "start the broker" in (told["leftovers"].next or "")
+    assert "1 file in the spool" == told["unfinished work"].detail
+    assert "start the broker" in (told["unfinished work"].next or "")
     assert ("ok", True) == (told["audit"].level, "can be written" in told["audit"].detail)
     assert "kit app" in told
 

@@ -110,8 +110,8 @@ def test_key_may_be_read_by_its_group(pair: Tls, mode: int) -> None:
 @pytest.mark.parametrize(
     ("good_for", "level", "words"),
     [
-        (timedelta(days=30), "ok", "good for 30 days"),
-        (timedelta(days=3), "warning", "good for 3 days"),
+        (timedelta(days=30), "ok", "valid for 30 more days"),
+        (timedelta(days=3), "warning", "valid for 3 more days"),
         (timedelta(days=-2), "problem", "has expired"),
     ],
 )

@@ -64,4 +64,4 @@ def test_replacement_of_the_master_is_to_be_finished(settings: Settings, tmp_pat
     [_, (level, next_)] = told(replacing, ACTIVE)
 
     assert "warning" == level
-    assert "take keys.previous out" in (next_ or "")
+    assert "remove keys.previous" in (next_ or "")
