@@ -15,22 +15,22 @@ from broker.tokens.schedule import Timings, Watch, unwatched
 
 
 class Broker(Services):
-    """Everything that lives as long as the process: the services, and the listeners that offer them."""
+    """The services of a running broker, and the listeners that offer them."""
 
     listeners: Listeners
     left_open: list[Account]
-    """Accounts whose renewal an earlier process left without an outcome, newest first."""
+    """Accounts whose renewal has no outcome because an earlier process ended, the newest first."""
 
     def use(self, settings: Settings) -> None:
-        """Take over what a reload may change. Services read it through the context, so they are not notified."""
+        """Apply a reloaded configuration. Most services read the settings through the context."""
         self.context.use(settings)
         self.callers.use(settings)
         self.alerts.use(settings.alerts, resume=True)
-        # A refused client may have been mended.
+        # The client's secret may have been corrected.
         self.tokens.permit.resume()
 
     def stop_waiting(self) -> None:
-        """Answer every request that waits for a change, because the broker stops."""
+        """Answer all long polls, because the broker stops."""
         self.tokens.permit.stopping = self.context.health.stopping = True
         self.tokens.waiters.stop()
 
@@ -46,9 +46,9 @@ async def open_broker(
     environ: Mapping[str, str] | None = None,
     limits: ListenerLimits | None = None,
 ) -> AsyncIterator[Broker]:
-    """Build the broker and take over what an earlier process left (R10); raises StartRefused.
+    """Open the broker and finish the work of an earlier process (R10); raises StartRefused.
 
-    What was opened is closed in reverse. `clock`, `timings`, `watch` and `limits` are for tests and proofs.
+    Everything is closed in reverse order at the end. `clock`, `timings`, `watch` and `limits` are for tests.
     """
     async with AsyncExitStack() as closing:
         try:
@@ -60,7 +60,7 @@ async def open_broker(
             await broker.adoption.begin()
             await broker.tokens.timekeeper.begin()
             if not context.is_shared:
-                # Whoever copies or keeps the file without its log has the keys, and is found out by its incarnation.
+                # The incarnation that is renewed at the stop reveals a copy that was made before.
                 await context.stores.database.scrub()
                 closing.push_async_callback(broker.adoption.renew)
             await broker.installs.late.recover()

@@ -1,4 +1,4 @@
-"""The three web applications; nothing of one answers on another."""
+"""Builds the three web applications: internal, public and admin. Each answers its own routes only."""
 
 import shlex
 import sys
@@ -40,27 +40,27 @@ from broker.tokens.hot import HotTokens
 from broker.tokens.routes import TokenRoutes
 
 OTHER_FILES = 3072
-"""Open files that internal connections leave to the other listeners, the providers and the store."""
+"""Open files that are reserved for the other listeners, the providers and the store."""
 FEWEST = 64
 SERVICES = Limits(connections=16_384)
 STRANGERS = Limits(connections=1024, per_peer=64)
 OPERATORS = Limits(connections=1024, unread=None)
-"""An operator may read a long list page by page."""
+"""`unread` is None because an operator may read a long list slowly, page by page."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerLimits:
-    """The limits of each listener; only connections of strangers are counted by address."""
+    """The limits of each listener. Only the public listener counts connections by address."""
 
     internal: Limits = SERVICES
     public: Limits = STRANGERS
     admin: Limits = OPERATORS
 
     def within(self, files: int) -> "ListenerLimits":
-        """Return the limits with no more connections than so many open files allow.
+        """Reduce the connections of each listener so that a full one leaves enough open files to the others.
 
-        A listener that is full leaves the files that the others need. The public listener and the admin socket take
-        a quarter of them at most, and the providers and the store have a quarter, or 1,024.
+        The public listener and the admin socket each take at most a quarter of `files`. The providers and the store
+        have a quarter, or 1,024.
         """
         share, room = files // 4, max(FEWEST, files - OTHER_FILES)
         return ListenerLimits(
@@ -72,7 +72,7 @@ class ListenerLimits:
 
 
 class Listeners:
-    """One application for each group of clients: services, browsers and Kit, operators."""
+    """The applications for services (internal), for browsers and Kit (public), and for operators (admin)."""
 
     def __init__(self, services: Services, environ: Mapping[str, str], limits: ListenerLimits) -> None:
         self._services = services
@@ -83,12 +83,12 @@ class Listeners:
         self.admin = self._admin(environ, limits.admin)
 
     def stop(self) -> None:
-        """End the streams of events, which would go on for ever."""
+        """End the streams of events, which have no end of their own."""
         for stop in self._stops:
             stop()
 
     def _internal(self, limits: Limits) -> web.Application:
-        """What services ask, and the dashboard."""
+        """Build the routes for services and the dashboard."""
         services, context = self._services, self._services.context
         server = context.settings.server
         authentication = Authentication(
@@ -147,11 +147,11 @@ class Listeners:
         return application
 
     def _admin(self, environ: Mapping[str, str], limits: Limits) -> web.Application:
-        """What operators ask, over the admin socket."""
+        """Build the routes of the admin socket."""
         services, context = self._services, self._services.context
 
         async def still(request: web.Request) -> Caller:
-            """Whoever opened the socket stays who that is."""
+            """Return the same caller: the user of a Unix socket does not change."""
             return request[CALLER]
 
         application = new_application(
@@ -184,7 +184,7 @@ class Listeners:
         return application
 
     def _add_shared(self, application: web.Application) -> None:
-        """Add what services and operators ask alike."""
+        """Add the routes that both the internal listener and the admin socket have."""
         services = self._services
         clock = services.context.steady
         accounts = AccountRoutes(service=services.accounts, transfer=services.transfer, clock=clock)
@@ -194,7 +194,7 @@ class Listeners:
             application.add_routes(routes_of(services.plugin.api))
 
     def _public(self, limits: Limits) -> web.Application:
-        """What browsers and Kit ask."""
+        """Build the routes for browsers, Kit and the clients of plugins."""
         context, installs, plugin = self._services.context, self._services.installs, self._services.plugin
         server = context.settings.server
         browsers, login = installs.browsers, installs.login
@@ -212,7 +212,7 @@ class Listeners:
                 trusted_proxies=server.trusted_proxies,
             ),
             https=browsers.public_url.startswith("https://"),
-            # A proxy's connections are those of everybody behind it.
+            # A trusted proxy has the connections of many clients.
             limits=replace(limits, uncapped=(*limits.uncapped, *server.trusted_proxies)),
         )
         routes = InstallRoutes(context, service=installs.service, browsers=browsers, login=login)
@@ -235,8 +235,8 @@ class Listeners:
         return Pages(sandbox=sandbox, https=url.startswith("https://"), folder=templates)
 
     def _describe(self, application: web.Application, title: str, url: str) -> None:
-        """Add the OpenAPI document and its page; last, so that it knows every route."""
-        # No script runs on its page, also not the dashboard's.
+        """Add `/openapi.json` and `/docs`. This comes last, because they describe all routes that were added."""
+        # These pages have no folder, because no script of the dashboard may run on them.
         description = DescriptionRoutes(
             title=title, server=url, providers=self._services.context.providers, pages=self._pages(url)
         )
@@ -245,7 +245,7 @@ class Listeners:
 
 
 def typed(config: Path) -> str:
-    """Return how this very program is called from any folder, ready to be pasted."""
+    """Return the shell command that runs this program with this configuration, from any folder."""
     script = Path(sys.executable).with_name("broker")
     program = [str(script)] if script.exists() else [sys.executable, "-m", "broker"]
     return shlex.join([*program, "--config", str(config.absolute())])

@@ -1,9 +1,11 @@
-"""The commands that open the store themselves because no broker runs: the same services, without listeners."""
+"""Runs commands without a running broker: they open the same services as the broker, without listeners."""
 
 import asyncio
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,20 @@ from broker.admin.checks import Check, Examined, check_configuration
 from broker.admin.keys import KeyService
 from broker.admin.routes import operator
 from broker.admin.store_checks import check_broker, clock_check
-from broker.app.offline_copy import Copy, copied
-from broker.app.opening import open_context, open_database_alone, reference_of
+from broker.app.opening import audits_of, open_context, open_database_alone, reference_of
 from broker.app.services import Services, spool_of
 from broker.audit.sinks import files_at
 from broker.audit.verify import Report, Verifier, read_files, read_stream
 from broker.clock import SystemClock
 from broker.config import ConfigError, load
-from broker.config.settings import Settings, StoreSettings
+from broker.config.settings import FileKey, Settings, StoreSettings
 from broker.context import audit_key
 from broker.errors import BrokerError, StartRefused, StorageUnavailable
+from broker.files import open_own, replacing
 from broker.observe import logs
+from broker.store.incarnation import refuse_vanished
 from broker.store.migrate import migrate, move
+from broker.store.sqlite import refuse_unfit, take_lock
 from broker.tokens.schedule import Timings, unwatched
 
 REQUEST_ID = "command-line"
@@ -33,7 +37,7 @@ REQUEST_ID = "command-line"
 async def open_services(
     settings: Settings, closing: AsyncExitStack, *, spool_folders: tuple[Path, ...] = ()
 ) -> Services:
-    """Build the services without a listener and without renewing anything; raises StartRefused."""
+    """Build the services without listeners and without renewing anything; raises StartRefused."""
     context = await open_context(settings, SystemClock(), closing)
     return Services(context, Timings(), unwatched, spool_folders=spool_folders, closing=closing)
 
@@ -44,7 +48,7 @@ def open_keys(
 ) -> Iterator[Callable[..., dict[str, Any]]]:
     """Yield a function that answers `broker keys` from the configured store, as a running broker would.
 
-    Raises what `failed` makes of a sentence.
+    `failed` makes the exception that is raised for an error message.
     """
     caller = operator(os.geteuid())
 
@@ -85,18 +89,18 @@ def open_keys(
 
 
 def migrate_store(store: StoreSettings, *, failed: Callable[[str], Exception]) -> int:
-    """Bring the store up to date and return its schema's number; raises what `failed` makes of a sentence."""
+    """Migrate the store and return the number of its schema; raises what `failed` makes of a message."""
 
-    async def bring_up_to_date() -> int:
+    async def run() -> int:
         async with AsyncExitStack() as closing:
             database = (await open_database_alone(store, closing)).database
             async with database.starting():
                 return await migrate(database)
 
     if store.postgres is None and not store.path.exists():
-        raise failed(f"There is no store {store.path}; `broker serve` makes one.")
+        raise failed(f"There is no store {store.path}. `broker serve` creates one.")
     try:
-        return asyncio.run(bring_up_to_date())
+        return asyncio.run(run())
     except (StartRefused, StorageUnavailable) as exc:
         raise failed(str(exc)) from None
 
@@ -106,12 +110,12 @@ def copy_store(
 ) -> Mapping[str, int]:
     """Move the SQLite store `source` to the configured PostgreSQL and return the number of rows by table.
 
-    Raises what `failed` makes of a sentence.
+    Raises what `failed` makes of a message.
     """
 
     async def copy() -> Mapping[str, int]:
         async with AsyncExitStack() as closing:
-            # Its lock keeps a broker from starting on it, and this from starting next to one.
+            # The lock of the old store excludes a broker on it.
             old = await open_database_alone(replace(store, path=source, postgres=None), closing)
             new = await open_database_alone(store, closing)
             async with new.database.starting():
@@ -129,7 +133,7 @@ def copy_store(
         raise failed(f"There is no store {source}.")
     if any(spool_of(source).glob("*")):
         raise failed(
-            f"token sets wait in {spool_of(source)}; start the broker on {source} once, it stores them"
+            f"{spool_of(source)} has token sets that are not stored; start the broker on {source} once to store them"
         )
     try:
         return asyncio.run(copy())
@@ -140,7 +144,7 @@ def copy_store(
 async def verify_offline(
     settings: Settings, blocks: AsyncIterator[bytes] | None, *, part: bool = False
 ) -> Report:
-    """Verify the files of the configured audit, or given lines; writes no line. Raises StartRefused, OSError."""
+    """Verify the configured audit's files, or the lines in `blocks`, without writing; raises StartRefused, OSError."""
     async with AsyncExitStack() as closing:
         context = await open_context(settings, SystemClock(), closing)
         head = None if part else await context.audit.stored_head()
@@ -155,20 +159,41 @@ async def verify_offline(
 
 
 async def check_offline(settings: Settings) -> list[Check]:
-    """Open everything as a start would, but on a copy, for `broker check`; changes nothing."""
+    """Run the checks of `broker check` on a copy of everything that a start would open; changes nothing."""
     checks = check_configuration(Examined(settings=settings, now=SystemClock().now(), environ=None))
+    found: list[Check] = []
+    originals: dict[str, str] = {}
     try:
         if settings.store.postgres is not None:
-            return [*checks, *await _check_shared(settings)]
-        with copied(settings) as copy:
-            checks += [copy.of(check) for check in await _check_copy(settings, copy)]
+            found += await _check_shared(settings)
+        else:
+            with _copied(settings, originals) as copy:
+                path = settings.store.path
+                if not path.exists():
+                    found.append(Check("store", "ok", f"{path} is made by the first start"))
+                async with AsyncExitStack() as closing:
+                    services = await open_services(copy, closing, spool_folders=(spool_of(path),))
+                    found += await check_broker(services.opened(settings, None))
     except StartRefused as exc:
-        checks.append(_would_refuse(exc))
+        found.append(
+            Check(
+                "start",
+                "problem",
+                str(exc),
+                "correct that first; `broker serve` would refuse to start as well",
+            )
+        )
+    for check in found:
+        detail, todo = check.detail, check.next
+        # The checks name the files of the copy; the operator knows the originals.
+        for own, original in originals.items():
+            detail, todo = detail.replace(own, original), todo and todo.replace(own, original)
+        checks.append(replace(check, detail=detail, next=todo))
     return checks
 
 
 async def _check_shared(settings: Settings) -> list[Check]:
-    """Check that a database which others may be using can be reached, and nothing more."""
+    """Check only that the database answers, because other brokers may be using it."""
     async with AsyncExitStack() as closing:
         database = (await open_database_alone(settings.store, closing)).database
         made = await database.read("SELECT 1 FROM information_schema.tables WHERE table_name = 'accounts'")
@@ -178,18 +203,47 @@ async def _check_shared(settings: Settings) -> list[Check]:
         return [Check("store", "ok", found), clock_check(ahead)]
 
 
-async def _check_copy(settings: Settings, copy: Copy) -> list[Check]:
-    checks, path = list[Check](), settings.store.path
-    if not path.exists():
-        checks.append(Check("store", "ok", f"{path} is made by the first start"))
+@contextmanager
+def _copied(settings: Settings, originals: dict[str, str]) -> Iterator[Settings]:
+    """Copy the store to a temporary folder, and yield settings in which the copy replaces it.
+
+    The master key and the audit, which a start could make, are replaced as well. `originals` receives the original
+    path of each copy. Raises StartRefused if a broker runs on the store.
+    """
+    store, master, audit = settings.store.path, settings.master, settings.audit.path
+    with ExitStack() as closing:
+        if store.parent.exists():
+            refuse_unfit(store.parent)
+        # A link that leads nowhere stops a start as well, so it counts as a lock.
+        if os.path.lexists(store.with_name(store.name + ".lock")):
+            closing.callback(os.close, take_lock(store, os.O_RDONLY))
+        refuse_vanished(store, outside=settings.store.outside, others=audits_of(settings))
+        folder = Path(closing.enter_context(tempfile.TemporaryDirectory()))
+        own, key, lines = folder / "store" / store.name, folder / "master.key", folder / "audit.jsonl"
+        own.parent.mkdir(mode=0o700)
+        # A broker that was killed left committed rows in the write-ahead log.
+        for suffix in ("", "-wal"):
+            if store.with_name(store.name + suffix).exists():
+                _copy(store.with_name(store.name + suffix), own.with_name(own.name + suffix))
+        originals[str(own)] = str(store)
+        if isinstance(master, FileKey):
+            originals[str(key)] = str(master.path)
+            if master.created and not master.path.exists():
+                # The first start would make a key, so one is made next to the copy.
+                master = FileKey(key)
+        if audit is not None:
+            originals[str(lines)] = str(audit)
+        yield replace(
+            settings,
+            store=replace(settings.store, path=own),
+            master=master,
+            audit=replace(settings.audit, path=audit and lines),
+        )
+
+
+def _copy(original: Path, own: Path) -> None:
     try:
-        async with AsyncExitStack() as closing:
-            services = await open_services(copy.settings, closing, spool_folders=(spool_of(path),))
-            checks += await check_broker(services.opened(settings, None))
-    except StartRefused as exc:
-        checks.append(_would_refuse(exc))
-    return checks
-
-
-def _would_refuse(why: StartRefused) -> Check:
-    return Check("start", "problem", str(why), "mend that first; `broker serve` would refuse as well")
+        with open(open_own(original, os.O_RDONLY), "rb") as reading, replacing(own) as writing:  # noqa: PTH123 - a handle
+            shutil.copyfileobj(reading, writing)
+    except OSError as exc:
+        raise StartRefused(f"the store {original} cannot be read: {exc.strerror}") from None

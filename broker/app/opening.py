@@ -1,4 +1,4 @@
-"""Opens the context: health and metrics, the database, the keys, authorization and audit, the providers."""
+"""Opens the context of the services: database, data keys, audit, authorization and providers."""
 
 import secrets
 from collections.abc import Awaitable, Callable
@@ -29,7 +29,7 @@ from broker.store.sqlite import SqliteDatabase
 
 
 async def open_context(settings: Settings, clock: Clock, closing: AsyncExitStack) -> Context:
-    """Open everything that can refuse a start; raises StartRefused. `closing` undoes it in reverse."""
+    """Open everything that can refuse a start, and close it with `closing`; raises StartRefused."""
     health, metrics = Health(), Metrics()
     folder = None if settings.store.postgres else settings.store.path.parent
     store_health = StoreHealth(folder=folder, clock=clock, health=health, metrics=metrics)
@@ -46,7 +46,7 @@ async def open_context(settings: Settings, clock: Clock, closing: AsyncExitStack
             ring = await open_ring(keys, settings.master, clock, previous=settings.previous_master)
     except StorageUnavailable as exc:
         raise StartRefused(
-            f"{exc.detail}, and this start has to: a new version or a new master key was put in, or the store is"
+            f"{exc.detail}, and this start has to write: the version or the master key is new, or the store is"
             " damaged. Free disk space, or restore a backup: broker restore BACKUP"
         ) from None
     stores = Stores(opened.database, keyring=ring.keyring, catch_up=ring.catch_up)
@@ -86,18 +86,18 @@ async def open_context(settings: Settings, clock: Clock, closing: AsyncExitStack
 
 @dataclass(frozen=True, slots=True)
 class OpenedDatabase:
-    """A database, not yet migrated, and what goes with its kind."""
+    """A database that is not migrated yet, and what depends on its kind."""
 
     database: Database
     ownership: Ownership
     identity: Callable[[], Awaitable[str]]
-    """Names this database, so that no other is taken for it."""
+    """Returns a name that no other database has."""
 
 
 async def open_database(
     settings: StoreSettings, health: StoreHealth, closing: AsyncExitStack
 ) -> OpenedDatabase:
-    """Open a SQLite file of our own, or a PostgreSQL that several brokers share; raises StartRefused."""
+    """Open the broker's own SQLite file, or a PostgreSQL database that brokers share; raises StartRefused."""
     if settings.postgres is None:
         sqlite = await SqliteDatabase.open(settings.path, observe=health.observe)
         closing.push_async_callback(sqlite.close)
@@ -128,14 +128,14 @@ async def open_database(
 
 
 async def open_database_alone(store: StoreSettings, closing: AsyncExitStack) -> OpenedDatabase:
-    """Open the database for a command, under a name that no broker has; raises StartRefused."""
+    """Open the database for a command, with a replica name that no broker has; raises StartRefused."""
     named = replace(store, replica=f"command {secrets.token_hex(8)}")
     health = StoreHealth(folder=None, clock=SystemClock(), health=Health(), metrics=Metrics())
     return await open_database(named, health, closing)
 
 
 def reference_of(database: Database, clock: Clock) -> Callable[[], Awaitable[float]]:
-    """Return what tells the time. A clock that a test passes in stands for the database's as well."""
+    """Return the function that reads the reference clock: the database's if brokers share it, else `clock`."""
     shared = database.dialect.clock if isinstance(clock, SystemClock) else None
 
     async def now() -> float:
@@ -149,7 +149,7 @@ def reference_of(database: Database, clock: Clock) -> Callable[[], Awaitable[flo
 
 
 def audits_of(settings: Settings) -> list[Path]:
-    """Return the audit's file if lines were written to it. One that cannot be read is refused where it is opened."""
+    """Return the audit's file if it has lines. An unreadable file is left out here, and refused when it is opened."""
     path = settings.audit.path
     with suppress(OSError):
         return [path] if path is not None and path.is_file() and last_head(path) else []

@@ -1,4 +1,4 @@
-"""The services of the broker, built on one context. Read `Services` as the list of what there is."""
+"""Builds all services on one context. `Services` is the list of them."""
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -42,7 +42,7 @@ PURGE_BATCH = 200
 
 
 class Services:
-    """Every service, on one context. Building them opens nothing, so an offline command builds them as well."""
+    """All services, on one context. Building them opens nothing, so offline commands build them too."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Services:
         self.background = self._background()
 
     def opened(self, settings: Settings, environ: Mapping[str, str] | None) -> Opened:
-        """Return what `broker check` examines; `environ` is None if this is no running broker."""
+        """Return the input of the checks; `environ` is None if this is not a running broker."""
         return Opened(
             settings=settings,
             now=self.context.clock.now(),
@@ -117,7 +117,7 @@ class Services:
         )
 
     def _background(self) -> Background:
-        """The loop that renews what is due, and the maintenance tasks of all services."""
+        """Build the background loop, with the maintenance tasks of all services."""
         context, tokens = self.context, self.tokens
         stores, steady = context.stores, context.steady
         return Background(
@@ -144,7 +144,7 @@ class Services:
 
 
 class Spools:
-    """The rescue spools: token sets that wait in files for the store."""
+    """The spools: files with token sets that the store did not take."""
 
     def __init__(self, folders: tuple[Path, ...]) -> None:
         self.renewals, self.grants = renewals_spool(folders), grants_spool(folders)
@@ -153,16 +153,17 @@ class Spools:
         return len(self.renewals) + len(self.grants)
 
     def records(self) -> list[str]:
+        """Return the encrypted records in the spools."""
         return [*self.renewals.records(), *self.grants.records()]
 
 
 def spool_of(store: Path) -> Path:
-    """Return the folder of the spools beside a store."""
+    """Return the folder of a store's spools."""
     return store.with_name(store.name + ".spool")
 
 
 class TokenServices:
-    """Issues and renews access tokens."""
+    """The services that issue and renew access tokens."""
 
     def __init__(
         self, context: Context, timings: Timings, watch: Watch, spools: Spools, closing: AsyncExitStack
@@ -184,7 +185,7 @@ class TokenServices:
             set_back=context.health.set_back,
         )
         self.waiters = Waiters()
-        # First the cache, then those who wake up to read what is new.
+        # The cache comes first, because the waiters read from it when they wake up.
         changes.listen(self.cache.forget, self.cache.forget_all)
         changes.listen(self.waiters.changed, self.waiters.all_changed)
         self.leases = Leases(context, self.permit)
@@ -212,7 +213,7 @@ class TokenServices:
 
 
 class InstallServices:
-    """Connects accounts."""
+    """The services that connect accounts."""
 
     def __init__(self, context: Context, spools: Spools, closing: AsyncExitStack) -> None:
         self.browsers = Browsers(context)
@@ -231,7 +232,7 @@ class InstallServices:
 
 
 class CallerServices:
-    """Authenticates callers and keeps their keys."""
+    """The services that authenticate callers and store their keys."""
 
     def __init__(self, context: Context, closing: AsyncExitStack) -> None:
         store, clock, settings = context.stores.callers, context.clock, context.settings
@@ -255,7 +256,7 @@ class CallerServices:
 
 
 class PluginServices:
-    """The OAuth server for plugins."""
+    """The services of the OAuth server for plugins."""
 
     def __init__(self, context: Context, settings: PluginSettings, browsers: Browsers) -> None:
         issuer, service = browsers.public_url, GrantService(context, settings)
