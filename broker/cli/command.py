@@ -29,6 +29,7 @@ class CommandContext:
 
     @property
     def config_path(self) -> Path:
+        """The path of the configuration file."""
         return locate(self.config, self.environ)
 
     @property

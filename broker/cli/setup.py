@@ -43,10 +43,12 @@ class Answers:
     """The folder of the secrets; None: systemd's credentials."""
 
     def path_of(self, name: str) -> Path:
+        """Return the file of a secret."""
         return CREDSTORE / f"token-broker.{name}" if self.folder is None else self.folder / name
 
     @property
     def secret_names(self) -> tuple[str, ...]:
+        """The names of the secrets: the master key, and a client secret for each provider."""
         return "master-key", *(f"{provider}-client-secret" for provider in self.apps)
 
 

@@ -77,7 +77,9 @@ class Clock:
         return time.monotonic() if boot_time is None else time.clock_gettime(boot_time)  # noqa: TID251 - the client's own clock
 
     def sleep(self, seconds: float) -> None:
+        """Block the thread."""
         time.sleep(seconds)
 
     async def sleep_async(self, seconds: float) -> None:
+        """Suspend the task."""
         await asyncio.sleep(seconds)

@@ -51,6 +51,7 @@ class Token(str):
 
     @property
     def access_token(self) -> str:
+        """The secret itself, as a plain str."""
         return str(self)
 
     @property

@@ -24,42 +24,11 @@ from broker.config.values import (
     pointer_problem,
     shown,
 )
+from broker.config.values import Listen as Listen
+from broker.config.values import TcpListen as TcpListen
+from broker.config.values import Tls as Tls
+from broker.config.values import UnixListen as UnixListen
 from broker.model import Permission, Secret
-
-
-@dataclass(frozen=True, slots=True)
-class TcpListen:
-    """An address to listen on."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class UnixListen:
-    """A Unix socket to listen on."""
-
-    path: Path
-    mode: int
-    group: str | None
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-
-Listen = TcpListen | UnixListen
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """The files of a certificate and its private key."""
-
-    cert: Path
-    key: Path
-
 
 LISTEN = '"host:port", { path = "…", mode = "0660", group = "…" }, or a list of them'
 TLS = '{ cert = "PATH", key = "PATH" }'
@@ -72,6 +41,8 @@ DEAD_ERROR = 'words, or tables { error = "…", description = "…" }'
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
+    """The table `[server]`: listeners and addresses."""
+
     internal: tuple[Listen, ...] = field(metadata=form(LISTEN, '"127.0.0.1:8080"'))
     """The addresses for services. One beyond loopback needs `internal_tls` or `internal_plaintext`."""
     public: tuple[Listen, ...] = field(metadata=form(LISTEN, '"127.0.0.1:8081"'))
@@ -102,6 +73,8 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
+    """The table `[store]`: the database."""
+
     path: Path = field(
         metadata=form('"sqlite:PATH" or "postgresql://…"', '"sqlite:var/broker.db"', name="url")
     )
@@ -137,6 +110,8 @@ MasterKey = FileKey | CommandKey
 
 @dataclass(frozen=True, slots=True)
 class RefreshSettings:
+    """The table `[refresh]`: when and how tokens are renewed."""
+
     ahead: float = field(metadata=key(Table.duration, "15m"))
     """The window before a token's expiry in which it is renewed; at most a third of its lifetime."""
     timeout: float = field(metadata=key(Table.duration, "75s", least=1))
@@ -371,6 +346,8 @@ class PluginSettings:
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
+    """The table `[audit]`: the record of who got which token."""
+
     path: Path | None = field(
         metadata=form(
             '"journald" or { path = "PATH" }', '`audit.jsonl`, or `"journald"` under systemd', name="to"
@@ -383,6 +360,8 @@ class AuditSettings:
 
 @dataclass(frozen=True, slots=True)
 class WebhookSettings:
+    """The webhook in `[alerts]`."""
+
     # A secret, because some receivers authenticate their senders by the address alone.
     url: Secret = field(metadata=form("an https address", name="webhook_url"))
     """The address that gets a POST for each event (Standard Webhooks); http only on loopback."""
@@ -392,6 +371,8 @@ class WebhookSettings:
 
 @dataclass(frozen=True, slots=True)
 class AlertSettings:
+    """The table `[alerts]`: who is notified of events."""
+
     webhook: WebhookSettings | None = field(metadata=INLINE)
     command: tuple[str, ...] = field(metadata=form(COMMAND))
     """A program that is run for each event, with the event on standard input."""
@@ -403,6 +384,8 @@ Level = Literal["debug", "info", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
+    """The table `[log]`: form and level of the log."""
+
     format: Format = field(metadata=key(Table.choice, get_args(Format), "auto"))
     """The form of the log; `auto` is `console` on a terminal, else `json`."""
     level: Level = field(metadata=key(Table.choice, get_args(Level), "info"))
@@ -411,6 +394,8 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
+    """The table `[sandbox]`: the stand-in for providers."""
+
     enabled: bool = field(metadata=key(Table.flag, False))
     """Play Kit, Kustomer and your app, next to the broker."""
     listen: TcpListen = field(metadata=form('"host:port"', '"127.0.0.1:8089"'))

@@ -3,6 +3,8 @@
 import ipaddress
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
@@ -28,6 +30,46 @@ ODD = re.compile(r"[\x00-\x20\x7f\\{}]")
 """Characters that no address may have; urlsplit drops some of them silently."""
 SOME_ORG = "some-org"
 """Replaces `{org}` while an address is checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpListen:
+    """An address to listen on."""
+
+    """An address to listen on."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixListen:
+    """A Unix socket to listen on."""
+
+    """A Unix socket to listen on."""
+
+    path: Path
+    mode: int
+    group: str | None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+Listen = TcpListen | UnixListen
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """The files of a certificate and its private key."""
+
+    """The files of a certificate and its private key."""
+
+    cert: Path
+    key: Path
 
 
 def matching(form: re.Pattern[str], expected: str) -> Callable[[str], str | None]:

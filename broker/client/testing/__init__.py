@@ -133,17 +133,21 @@ class FakeAccount:
 
     @property
     def access_token(self) -> str:
+        """The present token."""
         return f"fake-{self.provider}-{self.name}-{self.generation}"
 
     @property
     def ends_at(self) -> float:
+        """The time when the token expires, in epoch seconds."""
         return self.issued_at + self.life
 
     @property
     def window_opens(self) -> float:
+        """The time from which the token is renewed, in epoch seconds."""
         return self.ends_at - min(self.ahead, self.life / 3)
 
     def is_valid(self, now: float) -> bool:
+        """Return whether the provider accepts the token."""
         return not self.rejected and now < self.ends_at
 
     def is_young(self, now: float) -> bool:
@@ -240,6 +244,7 @@ class FakeBroker:
         self._server.start()
 
     def stop(self) -> None:
+        """Stop listening; `start` continues at the same address."""
         self._stopped.set()
         self._server.stop()
 
@@ -398,6 +403,7 @@ class Server:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
+        """Listen, at first on a free port."""
         answer = self._answer
 
         class Handler(BaseHTTPRequestHandler):
@@ -423,6 +429,7 @@ class Server:
         self._running = (listening, thread)
 
     def stop(self) -> None:
+        """Stop listening, and wait for the thread."""
         if self._running is not None:
             listening, thread = self._running
             self._running = None
