@@ -9,7 +9,8 @@ import structlog
 from broker.admin.routes import operator
 from broker.app import Broker
 from broker.app.listeners import typed
-from broker.config.settings import Settings, UnixListen
+from broker.config.settings import Settings
+from broker.config.values import UnixListen
 from broker.errors import BrokerError, NotFound
 from broker.model import Permission, Secret
 from broker.sandbox import visitor

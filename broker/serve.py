@@ -19,7 +19,8 @@ from broker.app import Broker, open_broker
 from broker.app.listeners import ListenerLimits
 from broker.clock import SystemClock
 from broker.config import ConfigError, admin_socket_of, load, reloadable, wipe_variables
-from broker.config.settings import LogSettings, Settings, UnixListen
+from broker.config.settings import LogSettings, Settings
+from broker.config.values import UnixListen
 from broker.demo import show_demo
 from broker.errors import StartRefused, StorageUnavailable
 from broker.http.server import QuietRunner, TlsSite

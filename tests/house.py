@@ -15,7 +15,7 @@ from broker.admin.routes import operator
 from broker.app import Broker, open_broker
 from broker.app.listeners import ListenerLimits
 from broker.config import Settings, load
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 from broker.http.server import QuietRunner
 from broker.model import Account
 from broker.sandbox import Sandbox, visitor

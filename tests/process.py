@@ -18,7 +18,7 @@ from multidict import CIMultiDict
 
 from broker.__main__ import main
 from broker.clock import SystemClock
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 from broker.sandbox import Sandbox, visitor
 from tests.forking import NOTHING, Main, Running, fork
 from tests.house import Answer

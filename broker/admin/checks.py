@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from broker.config import ConfigError, load
 from broker.config.secrets import mode_problem
-from broker.config.settings import FileKey, Settings, TcpListen, UnixListen
-from broker.config.values import is_loopback
+from broker.config.settings import FileKey, Settings
+from broker.config.values import TcpListen, UnixListen, is_loopback
 from broker.errors import StartRefused
 from broker.files import exposure, open_own
 from broker.http.sockets import expires_at, usable

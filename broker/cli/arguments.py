@@ -13,8 +13,7 @@ from click.shell_completion import CompletionItem
 from broker.cli.command import CommandContext
 from broker.cli.output import Failed
 from broker.config import ConfigError
-from broker.config.settings import TcpListen
-from broker.config.values import DURATION, HOST_AND_PORT, page_problem, parse_duration
+from broker.config.values import DURATION, HOST_AND_PORT, TcpListen, page_problem, parse_duration
 from broker.model import is_account_name
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from broker.cli.arguments import defaulted
 from broker.cli.command import Command, CommandContext, Group
 from broker.cli.output import FOLDED, WHOLE, Cell, Failed, counted, plain, show_json
 from broker.config import ConfigError, store_of
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 from broker.systemd.unit import ServiceState, alert_rules, install
 from broker.times import relative
 

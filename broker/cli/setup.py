@@ -20,7 +20,8 @@ from broker.cli.command import Command, CommandContext, Group
 from broker.cli.output import Failed, show_json
 from broker.config import ConfigError, Settings, load
 from broker.config.loading import keys_of
-from broker.config.settings import CommandKey, DeadError, FileKey, OAuthClient, PublicKey, Tls, UnixListen
+from broker.config.settings import CommandKey, DeadError, FileKey, OAuthClient, PublicKey
+from broker.config.values import Tls, UnixListen
 from broker.files import new_file, read_regular, replacing
 from broker.model import Secret
 

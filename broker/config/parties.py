@@ -22,7 +22,6 @@ from broker.config.settings import (
     PublicKey,
     Rotation,
     ServerSettings,
-    UnixListen,
 )
 from broker.config.table import Table, as_written, is_number, quoted
 from broker.config.values import (
@@ -32,6 +31,7 @@ from broker.config.values import (
     PEM,
     SCOPE,
     VISIBLE,
+    UnixListen,
     algorithm_of,
     claim_problem,
     matching,

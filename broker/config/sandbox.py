@@ -6,7 +6,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 
 KIT_CLIENT_ID = "sandbox-kit"
 KIT_CLIENT_SECRET = "sandbox-kit-secret"  # noqa: S105 - opens nothing but the sandbox

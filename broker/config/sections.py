@@ -22,7 +22,6 @@ from broker.config.settings import (
     AuditSettings,
     CommandKey,
     FileKey,
-    Listen,
     LoginSettings,
     MasterKey,
     NetworkSettings,
@@ -30,15 +29,16 @@ from broker.config.settings import (
     SandboxSettings,
     ServerSettings,
     StoreSettings,
-    TcpListen,
-    Tls,
-    UnixListen,
     WebhookSettings,
 )
 from broker.config.table import Table, quoted
 from broker.config.values import (
     HOST_AND_PORT,
     PEM,
+    Listen,
+    TcpListen,
+    Tls,
+    UnixListen,
     algorithm_of,
     internal_origin_problem,
     is_loopback,

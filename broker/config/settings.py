@@ -16,7 +16,10 @@ from broker.config.secrets import FORMS
 from broker.config.table import TWO_SECRETS, Table, form, key
 from broker.config.values import (
     MOST_LIFE,
+    Listen,
     OwnAlgorithm,
+    TcpListen,
+    Tls,
     claim_problem,
     endpoint_problem,
     origin_problem,
@@ -24,10 +27,6 @@ from broker.config.values import (
     pointer_problem,
     shown,
 )
-from broker.config.values import Listen as Listen
-from broker.config.values import TcpListen as TcpListen
-from broker.config.values import Tls as Tls
-from broker.config.values import UnixListen as UnixListen
 from broker.model import Permission, Secret
 
 LISTEN = '"host:port", { path = "…", mode = "0660", group = "…" }, or a list of them'

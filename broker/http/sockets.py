@@ -19,7 +19,7 @@ from typing import Never
 from cryptography import x509
 
 from broker.config.secrets import mode_problem
-from broker.config.settings import Listen, TcpListen, Tls, UnixListen
+from broker.config.values import Listen, TcpListen, Tls, UnixListen
 from broker.errors import StartRefused
 from broker.files import read_regular
 

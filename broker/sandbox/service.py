@@ -14,7 +14,7 @@ from yarl import URL
 
 from broker.clock import Clock, SystemClock
 from broker.config.sandbox import KIT_APP_ID, LOGIN_PRIVATE_SEED
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 from broker.sandbox.context import SandboxContext, bad_request, json_object, page, refusal, to
 from broker.sandbox.faults import PROVIDERS, Faults, Provider
 from broker.sandbox.kit import Kit

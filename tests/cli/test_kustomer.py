@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from broker.cli import broker as command_line
 from broker.clock import SystemClock
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 from broker.sandbox import Sandbox
 
 KEY = "api-key-canary"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.config import ConfigError, Settings, load, reloadable
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 from broker.model import Secret
 
 ROOT = Path(__file__).parent.parent.parent

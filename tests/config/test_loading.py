@@ -11,15 +11,8 @@ import pytest
 
 from broker.config import ConfigError, Settings, admin_socket_of, load, locate, reloadable
 from broker.config.secrets import SecretMissing, SecretReader
-from broker.config.settings import (
-    CommandKey,
-    DeadError,
-    FileKey,
-    NetworkSettings,
-    Rotation,
-    TcpListen,
-    UnixListen,
-)
+from broker.config.settings import CommandKey, DeadError, FileKey, NetworkSettings, Rotation
+from broker.config.values import TcpListen, UnixListen
 from broker.model import Secret
 
 CANARY = "canary-5e1f"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from broker.config.settings import Tls
+from broker.config.values import Tls
 from broker.http.edge import Limits, new_application
 from broker.http.server import QuietRunner, TlsSite
 from broker.http.sockets import usable

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.config.settings import TcpListen, UnixListen
+from broker.config.values import TcpListen, UnixListen
 from broker.errors import StartRefused
 from broker.http.sockets import Sockets
 

@@ -11,7 +11,7 @@ import pytest
 from broker.admin.checks import Check, Examined, certificates
 from broker.clock import SystemClock
 from broker.config import load
-from broker.config.settings import Tls
+from broker.config.values import Tls
 from broker.errors import StartRefused
 from broker.http.sockets import usable
 from tests.certificates import Authority

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 
 from broker.clock import SystemClock
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 from broker.sandbox import Sandbox, visitor
 from broker.sandbox.faults import Mode
 from tests.house import Answer

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from broker.clock import SystemClock
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 from broker.sandbox import Sandbox, visitor
 from tests.pages import SHELL, block_with
 from tests.ports import free_port

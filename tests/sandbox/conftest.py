@@ -6,7 +6,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 from broker.sandbox import Sandbox
 
 from .app import BROKER, App, HandClock, StartSandbox

@@ -11,7 +11,7 @@ from aiohttp import web
 from yarl import URL
 
 from broker.clock import SystemClock
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 from broker.sandbox import Sandbox
 from broker.sandbox.plugin_client import Heard, ask, metadata, token_complaint
 

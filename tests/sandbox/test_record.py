@@ -195,7 +195,7 @@ async def test_a_stop_ends_what_was_running(
 ALONE = """
 import asyncio, sys
 from pathlib import Path
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 from broker.sandbox import run_alone
 def ready(sandbox):
     print(sandbox.base_url, flush=True)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from yarl import URL
 
 from broker.config.sandbox import LOGIN_PRIVATE_SEED
-from broker.config.settings import TcpListen
+from broker.config.values import TcpListen
 from broker.sandbox import Sandbox
 from broker.sandbox.visitor import LostError, install
 
