@@ -37,7 +37,7 @@ class Reason(Cause):
     )
     GRANT_AGES = (
         "grant_ages",
-        "The provider ends this grant on a fixed day, whatever is renewed until then.",
+        "The provider ends this grant on a fixed day, which renewals do not move.",
         "Send the user an install link (broker install-link), to connect again before that day.",
     )
     GRANT_IDLES = (
@@ -57,12 +57,12 @@ class Reason(Cause):
     )
     PROVIDER_PAUSED = (
         "provider_paused",
-        "The provider asked to be left alone for a while.",
-        "Nothing; renewals go on when the provider's time is up.",
+        "The provider asked the broker to pause.",
+        "Nothing; renewals continue when the pause is over.",
     )
     CLIENT_REFUSED = (
         "provider_rejected_client",
-        "The provider refuses our client id or secret.",
+        "The provider rejects the broker's client id or secret.",
         "Check the provider's client_id and client_secret in the configuration, then reload.",
     )
     APP_NOT_INSTALLED = (
@@ -77,27 +77,27 @@ class Reason(Cause):
     )
     REFUSED_ONCE = (
         "refused_once",
-        "The provider refused the refresh token once; that is being confirmed.",
-        "Nothing; it settles within a minute or two.",
+        "The provider refused the refresh token once; the broker checks that a second time.",
+        "Nothing; the outcome is known within a minute or two.",
     )
     UNCERTAIN = (
         "answer_unknown",
-        "A renewal was sent and its answer never came; whether it was processed is being settled.",
-        "Nothing; it settles by itself. `broker accounts refresh ACCOUNT` tries at once.",
+        "A renewal was sent and its answer never came, so its outcome is unknown.",
+        "Nothing; the broker tries again by itself. `broker accounts refresh ACCOUNT` tries immediately.",
     )
     UNREADABLE = (
         "answer_unreadable",
-        "The answer to a renewal could not be read; whether it was processed is being settled.",
-        "Nothing at first; it settles by itself. If it lasts, see the detail in `broker events`.",
+        "The answer to a renewal could not be read, so its outcome is unknown.",
+        "Nothing at first; the broker tries again by itself. If it lasts, see the detail in `broker events`.",
     )
     UNKNOWN_ERROR = (
         "unknown_error",
         "The provider answers renewals with an error the broker does not know.",
-        "If it means that the grant is dead, add it to the provider's dead_errors, then reload.",
+        "If it means that the grant is revoked, add it to the provider's dead_errors, then reload.",
     )
     REJECTED = (
         "rejected_by_provider",
-        "The provider's API rejects tokens that are fresh; a lapsed plan does that.",
+        "The provider's API rejects fresh tokens, as it does when a plan has lapsed.",
         "Look at the account's plan and permissions at the provider.",
     )
     STORAGE = (
@@ -108,7 +108,7 @@ class Reason(Cause):
     RECORD_DAMAGED = (
         "record_damaged",
         "The stored tokens cannot be decrypted: their record is damaged, or its key is missing.",
-        "Look at the disk. Restore a backup with the missing key, or have the user connect again.",
+        "Check the disk. Restore a backup with the missing key, or have the user connect again.",
     )
     TOKEN_UNUSABLE = (
         "token_unusable",
@@ -117,7 +117,7 @@ class Reason(Cause):
     )
     DUPLICATE_IDENTITY = (
         "duplicate_identity",
-        "This turned out to be a connection that exists under another name.",
+        "This account has the same identity at the provider as another account.",
         "Remove this account, or the other one and unfreeze this.",
     )
     OPERATOR = (

@@ -201,7 +201,7 @@ async def test_rename_keeps_the_connection(house: House) -> None:
 
 
 async def test_rename_takes_the_spare_that_still_works_along(house: House) -> None:
-    """An answer was cut behind its refresh token: while that is being settled, the spare is all that works."""
+    """An answer was cut behind its refresh token: while its outcome is unknown, the spare is all that works."""
     await house.connect("kustomer", "desk")
     house.clock.advance(LIFE)
     house.sandbox.faults.set("kustomer", truncate=-1, times=1)

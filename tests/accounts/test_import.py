@@ -71,7 +71,7 @@ async def test_provider_that_is_away_leaves_the_grant_stored(house: House) -> No
     token = await house.get("/token/acme")
 
     assert (201, 1) == (answer.status, answer.json["generation"])
-    assert "Not renewed: The provider asked to be left alone for a while." == answer.json["warning"]
+    assert "Not renewed: The provider asked the broker to pause." == answer.json["warning"]
     assert 200 == token.status
 
 
