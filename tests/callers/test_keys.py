@@ -146,8 +146,11 @@ async def test_every_route_but_the_marked_needs_a_caller(house: House) -> None:
     for route in house.broker.listeners.internal.router.routes():
         if route.resource is not None:
             path = re.sub(r"\{\w+\}", "acme", route.resource.canonical)
-            async with house.session.request(route.method, house.internal + path) as answer:
-                statuses[route.method, path] = answer.status
+            method = route.method.replace("*", "PATCH")
+            # Slowly enough that nobody is taken for somebody who tries keys.
+            house.clock.advance(5.0)
+            async with house.session.request(method, house.internal + path) as answer:
+                statuses[method, path] = answer.status
 
     assert {200} == {status for (_, path), status in statuses.items() if path in open_routes}
     dashboard = {key: status for key, status in statuses.items() if own_login.fullmatch(key[1])}
