@@ -84,6 +84,7 @@ class Podman:
         )
         containers.write_text(
             '[containers]\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\n[engine]\nruntime = "runc"\n'
+            f'[network]\nnetwork_config_dir = "{self.folder}/networks"\n'
         )
         return {
             **os.environ,
