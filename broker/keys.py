@@ -62,7 +62,7 @@ class StoredKeyring:
                 try:
                     found[key.kid] = _unwrapped(self._masters, key)
                 except WrongMaster as exc:
-                    log.error("key.does_not_open", kid=key.kid, why=str(exc))
+                    log.error("key.unwrap_failed", kid=key.kid, why=str(exc))
                     continue
             if key.active:
                 active = key.kid
@@ -111,11 +111,11 @@ async def open_ring(
         except WrongMaster as exc:
             if key.retired_at is None:
                 raise StartRefused(f"{exc}; put the right one back, the store is untouched") from None
-            log.warning("key.retired_does_not_open", kid=key.kid, why=str(exc))
+            log.warning("key.retired_unwrap_failed", kid=key.kid, why=str(exc))
     usable = [key for key in stored if key.kid in raw]
     if old := [key for key in usable if key.master_id != master.id]:
         await store.rewrap_keys(old, [master.wrap_again(key, raw[key.kid]) for key in old])
-        log.warning("keys.wrapped_anew", master=master.id, keys=[key.kid for key in old])
+        log.warning("keys.rewrapped", master=master.id, keys=[key.kid for key in old])
     data = [key for key in usable if key.purpose is Purpose.DATA]
     active = [key.kid for key in data if key.active]
     index = [raw[key.kid] for key in usable if key.purpose is Purpose.INDEX]

@@ -3,6 +3,7 @@
 SQL is written so that both databases accept it (`$1, $2` for parameters, `ON CONFLICT`). `Dialect` holds the rest.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
@@ -10,6 +11,7 @@ from functools import cache, wraps
 from operator import attrgetter
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, get_args, get_type_hints
 
+from broker.errors import StorageUnavailable
 from broker.model import Choice
 
 P = ParamSpec("P")
@@ -196,6 +198,23 @@ async def execute(database: Database, sql: str, *values: object) -> int:
 async def execute_all(database: Database, sql: str, rows: Sequence[Sequence[object]]) -> None:
     """Run one statement for each of these rows of values, all in one transaction."""
     await database.write(lambda transaction: transaction.execute_all(sql, rows))
+
+
+def answer(future: "asyncio.Future[T]", result: T, error: Exception | None = None) -> None:
+    """Complete a future with a result or an error, unless its caller has given up."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+        # Marks the error as retrieved, in case the caller gives up before it sees it.
+        future.exception()
+
+
+def closed() -> StorageUnavailable:
+    """Return the error of a store that is closed."""
+    return StorageUnavailable("the store is closed", retry_after=1)
 
 
 def placeholders(count: int) -> str:

@@ -139,7 +139,9 @@ class InstallStore(Store):
                 grants.append(_to_grant(row))
             except (TypeError, ValueError):
                 # The row stays, without a next attempt, so that it does not block those behind it.
-                log.error("install.row_damaged", install=str(row[0])[:16], next="have the user connect again")
+                log.error(
+                    "install.record_damaged", install=str(row[0])[:16], next="have the user connect again"
+                )
                 await self.retry_grant(row[0], None)
         await self._keys.learn(chain.from_iterable((one.sealed_access, one.sealed_refresh) for one in grants))
         return grants

@@ -12,7 +12,7 @@ import structlog
 
 from broker.errors import BrokerError, InvalidRequest, StartRefused, StorageUnavailable
 from broker.model import Secret
-from broker.store.database import Changes, Dialect, Row, Work
+from broker.store.database import Changes, Dialect, Row, Work, closed
 from broker.store.postgres_connection import (
     CHANNEL,
     CONNECT_WITHIN,
@@ -211,7 +211,7 @@ class PostgresDatabase:
         """Run `work` to its end even if the caller is cancelled: a cancelled statement would cost a connection."""
         if self._closing:
             work.close()
-            raise StorageUnavailable("the store is closed", retry_after=1)
+            raise closed()
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)

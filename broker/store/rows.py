@@ -9,7 +9,7 @@ from typing import Any
 
 from broker.errors import StorageUnavailable
 from broker.model import Account, Intent, Reason, Status, Trouble
-from broker.store.database import LATEST, Row, placeholders, text, values_of
+from broker.store.database import LATEST, Row, answer, closed, placeholders, text, values_of
 
 # In the order of the fields, so that a row is converted by position.
 _OWN = tuple(field.name for field in fields(Account) if field.name not in {"intent", "trouble"})
@@ -181,7 +181,7 @@ class GatheredReads:
             names = list(self._asked)[:MOST_NAMES]
             asked = {name: self._asked.pop(name) for name in names}
             self._is_scheduled = not self._shared or bool(self._asked)
-            await self._answer(asked)
+            await self._read_names(asked)
         self._is_scheduled = False
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
@@ -190,40 +190,28 @@ class GatheredReads:
             # A loop that breaks down cancels every task, and no caller may wait for ever.
             self._is_scheduled = False
             left, self._asked = self._asked, {}
-            _refuse(left, _closed())
+            _answer(left, {}, closed())
 
-    async def _answer(self, asked: "_Asked") -> None:
+    async def _read_names(self, asked: "_Asked") -> None:
         names = list(asked)
         size = next(size for size in SIZES if size >= len(names))
         try:
             rows = await self._read(BY_NAMES[size], *names, *names[-1:] * (size - len(names)))
         except Exception as exc:  # noqa: BLE001 - it is raised where it was asked for
             if len(asked) == 1 or isinstance(exc, StorageUnavailable):
-                _refuse(asked, exc)
+                _answer(asked, {}, exc)
                 return
             # One name is at fault; requests for the others must not get its error.
             for name, futures in asked.items():
-                await self._answer({name: futures})
+                await self._read_names({name: futures})
         except asyncio.CancelledError:
-            _refuse(asked, _closed())
+            _answer(asked, {}, closed())
             raise
         else:
-            found = {account.name: account for account in rows}
-            for name, futures in asked.items():
-                for future in futures:
-                    # The caller may have given up.
-                    if not future.done():
-                        future.set_result(found.get(name))
+            _answer(asked, {account.name: account for account in rows})
 
 
-def _refuse(asked: "_Asked", exc: Exception) -> None:
-    for futures in asked.values():
+def _answer(asked: "_Asked", found: Mapping[str, Account], error: Exception | None = None) -> None:
+    for name, futures in asked.items():
         for future in futures:
-            if not future.done():
-                future.set_exception(exc)
-                # Marks it as retrieved, in case the caller gives up first.
-                future.exception()
-
-
-def _closed() -> StorageUnavailable:
-    return StorageUnavailable("the store is closed", retry_after=1)
+            answer(future, found.get(name), error)

@@ -22,7 +22,7 @@ import structlog
 
 from broker.errors import StartRefused, StorageUnavailable
 from broker.files import NOT_OURS, exposure, is_foreign, open_own, sync_folder
-from broker.store.database import Changes, Dialect, Row, Work
+from broker.store.database import Changes, Dialect, Row, Work, answer, closed
 from broker.store.writer import Writer, kind_of, named, text_or_bytes
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ class SqliteDatabase:
     def _refuse_when_closing(self) -> None:
         # A write that is queued after the end would never be done.
         if self._closing:
-            raise _closed()
+            raise closed()
 
     async def _do(self, job: Callable[..., T], *values: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job, *values)
@@ -151,13 +151,13 @@ class SqliteDatabase:
                     await self._share()
                 for work, done in waiting:
                     if work is None:
-                        _answer(done, await self._do(self._writer.truncate_log), None)
+                        answer(done, await self._do(self._writer.truncate_log), None)
         finally:
             # If the process breaks down, every task is cancelled, and no caller may wait for ever.
             self._closing = True
             while not self._queue.empty():
                 if left := self._queue.get_nowait():
-                    _answer(left[1], None, _closed())
+                    answer(left[1], None, closed())
 
     async def _next(self) -> _Waiting | None:
         while self._reader is None:
@@ -173,13 +173,13 @@ class SqliteDatabase:
             batch = await self._do(self._writer.commit, works)
         except BaseException:
             for done in waiting:
-                _answer(done, None, _closed())
+                answer(done, None, closed())
             raise
         self._observe(batch.is_stored, batch.seconds)
         for name in batch.changed:
             self.changes.publish(name)
         for done, one in zip(waiting, batch.outcomes, strict=True):
-            _answer(done, *one)
+            answer(done, *one)
 
     async def _share(self) -> None:
         """Allow reading connections as soon as there is disk space; a backup needs one."""
@@ -207,21 +207,6 @@ async def _reading(path: Path) -> AsyncIterator[aiosqlite.Connection]:
     async with aiosqlite.connect(uri, uri=True, isolation_level=None) as reader:
         reader.text_factory = text_or_bytes
         yield reader
-
-
-def _closed() -> StorageUnavailable:
-    return StorageUnavailable("the store is closed", retry_after=1)
-
-
-def _answer(done: "asyncio.Future[Any]", result: object, error: Exception | None) -> None:
-    if done.done():
-        return
-    if error is None:
-        done.set_result(result)
-    else:
-        done.set_exception(error)
-        # The caller may have hung up; the error was its own.
-        done.exception()
 
 
 def _make(path: Path) -> None:
