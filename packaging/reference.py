@@ -70,10 +70,16 @@ def form(metadata: Mapping[str, Any]) -> tuple[str, str]:
     if kind in FORMS:
         return FORMS[kind], toml(default)
     text = {"integer": "a whole number", "duration": "a duration"}[kind]
-    unit = " s" if kind == "duration" else ""
     least, most = limits.get("least"), limits.get("most")
-    text += f" of at least {least}{unit}" if least else ""
-    return text + (f" and at most {most / 86400:g}d" if most else ""), toml(default)
+    if least:
+        text += f" of at least {least if kind == 'integer' else duration(least)}"
+    return text + (f" and at most {duration(most)}" if most else ""), toml(default)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as the file would have them."""
+    size, unit = next(one for one in ((86400, "d"), (60, "m"), (1, "s")) if seconds % one[0] == 0)
+    return f"{seconds / size:g}{unit}"
 
 
 def meanings(owner: type) -> dict[str, str]:

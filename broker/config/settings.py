@@ -253,7 +253,7 @@ class LoginSettings:
     """The company's own app, which signs users in and sends them back."""
 
     url: str = field(metadata=form("an https address", "required"))
-    """The page of your app that signs people in; it gets `login_challenge`."""
+    """The page of your app that signs users in; it gets `login_challenge`."""
     key_pem: str = field(metadata=form(FORMS, "required", name="key"))
     """The public key that verifies your app's answers, PEM: Ed25519 or EC P-256."""
 
@@ -363,7 +363,7 @@ class WebhookSettings:
 
     # A secret, because some receivers authenticate their senders by the address alone.
     url: Secret = field(metadata=form("an https address", name="webhook_url"))
-    """The address that gets a POST for each event (Standard Webhooks); http only on loopback."""
+    """The address that gets a POST for each event but `renewed` (Standard Webhooks); http only on loopback."""
     keys: tuple[bytes, ...] = field(repr=False, metadata=form(TWO_SECRETS, name="webhook_secret"))
     """The secret that signs them: a text, or `whsec_<base64>`; with two there are two signatures."""
 
@@ -374,7 +374,7 @@ class AlertSettings:
 
     webhook: WebhookSettings | None = field(metadata=INLINE)
     command: tuple[str, ...] = field(metadata=form(COMMAND))
-    """A program that is run for each event, with the event on standard input."""
+    """A program that is run for each event but `renewed`, with the event on standard input."""
 
 
 Format = Literal["json", "console", "auto"]
