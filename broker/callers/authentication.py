@@ -1,4 +1,4 @@
-"""Turns the credential of a request into a caller, before anything else is looked at; verifies API keys."""
+"""Authenticates the requests of the internal listener, and verifies API keys."""
 
 import asyncio
 import hashlib
@@ -24,13 +24,13 @@ from broker.store.callers import CallerStore
 KEY = re.compile(r"tbk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})", re.ASCII)
 REMEMBERED = 10_000
 REMEMBERED_FOR = 0.9
-"""Seconds for which a key is believed unseen: one revoked by another process stops within a second."""
+"""Seconds for which a key is cached. So a key that another process revokes stops working within a second."""
 LOOK_AGAIN_AFTER = 0.6
-"""Seconds after which one that is used is looked up in parallel: nobody waits for it, and no crowd asks at once."""
+"""Seconds after which a used key is looked up again in the background, before its cache entry expires."""
 TRUSTED_FOR = 3600.0
-"""Seconds for which it is believed while the store cannot be asked: valid tokens are served meanwhile."""
+"""Seconds for which a cached key is accepted while the store is unavailable."""
 CREDENTIAL = re.compile(r"bearer +([\x21-\x7e]{1,4096})", re.ASCII | re.IGNORECASE)
-"""A scheme is compared without its case (RFC 9110 11.1)."""
+"""The case of the scheme does not matter (RFC 9110, 11.1)."""
 
 BEARER = "Bearer "
 WHAT_TO_DO = (
@@ -40,23 +40,23 @@ NO_KEY = f"No key was sent; is BROKER_KEY set?{WHAT_TO_DO}"
 SCHEME = re.compile(
     r"(basic|digest|dpop|negotiate|token|apikey|aws4-hmac-sha256) .*", re.ASCII | re.IGNORECASE
 )
-"""Only these are named in an answer: any other first word may be the key."""
+"""The schemes that an answer may name. Any other first word may be the key itself."""
 NOTHING = frozenset({"none", "null", "nil", "undefined", "nan", "true", "false", "object"})
-"""The texts that languages write for a variable without a value."""
+"""The texts that programming languages write for a variable without a value."""
 UNREPLACED = re.compile(r"\$\w+|\$?[({<].*[)}>]|%\w+%|(BROKER_)?KEY|tbk_\W*", re.ASCII)
-"""A variable, or a place for the key in an example, that nobody has filled in."""
+"""A variable or a placeholder of an example that was not replaced."""
 QUOTES = ("'", '"', "`")
 
 
 class Authenticator(Protocol):
-    """One kind of credential."""
+    """Verifies one kind of credential."""
 
     def remembered(self, credential: str) -> Caller | None:
-        """Return the caller that was authenticated with it a moment ago, None if that does not hold any more."""
+        """Return the caller cached for this credential, or None if there is none that is still valid."""
         ...
 
     async def authenticate(self, credential: Secret) -> Caller | None:
-        """Return the caller; None where this is not its kind of credential. Raises Unauthenticated."""
+        """Return the caller, or None if the credential is of another kind; raises Unauthenticated."""
         ...
 
 
@@ -69,28 +69,28 @@ class _Verified:
 
 
 def key_text(key_id: str, secret: Secret) -> Secret:
-    """Return an API key as its caller holds it. Secret scanners know it by its prefix."""
+    """Return the text of an API key. Its prefix lets secret scanners recognize it."""
     return Secret(f"tbk_{key_id}_{secret.reveal()}")
 
 
 def key_hash(key: Secret) -> str:
-    """Return the hash that is stored of a key. A key has 256 random bits, so a plain hash is enough."""
+    """Return the hash of a key for the store. A key has 256 random bits, so a plain hash is enough."""
     return hashlib.sha256(key.reveal().encode()).hexdigest()
 
 
 class KeyAuthenticator:
-    """API keys that `broker callers add` made."""
+    """Verifies the API keys that `broker callers add` makes."""
 
     def __init__(
         self, *, store: CallerStore, clock: Clock, is_overridden: Callable[[str], bool] = lambda _: False
     ) -> None:
         self._store, self._clock = store, clock
         self._is_overridden = is_overridden
-        """Whether the configuration has a caller of that name: then it alone says who that is."""
+        """Returns whether the configuration has a caller of that name; then its keys in the store do not work."""
         self._remembered: dict[str, _Verified] = {}
         self._lookups = SingleFlight[str, _Verified]("key lookup")
         self.uses: dict[str, float] = {}
-        """When keys were last used, as far as it is not stored yet."""
+        """Last-used timestamps by key id that are not written to the store yet."""
 
     def remembered(self, credential: str) -> Caller | None:
         known = self._cached(credential)
@@ -105,7 +105,7 @@ class KeyAuthenticator:
             return None
         known = self._cached(text)
         if known is None:
-            # Shielded: the lookup is for all who wait for it, and whoever asked may hang up.
+            # Shielded, because others wait for the same lookup when this client disconnects.
             known = await asyncio.shield(self._look_up(text))
         if why := self._refusal(known):
             raise Unauthenticated(why=why)
@@ -113,18 +113,18 @@ class KeyAuthenticator:
         return known.caller
 
     def forget(self) -> None:
-        """Look every key up again: callers have changed, and a lookup under way may return what was before."""
+        """Clear the cache because callers have changed. Results of running lookups are not cached."""
         self._remembered = {}
         self._lookups.forget()
 
     def _refusal(self, known: _Verified) -> str | None:
-        """Return why a key that was verified proves nothing any more, or None."""
+        """Return why a verified key is no longer valid, or None."""
         if known.key.expires_at is not None and known.key.expires_at <= self._clock.now():
             return "expired"
         return "overridden" if self._is_overridden(known.caller.name) else None
 
     def _cached(self, text: str) -> _Verified | None:
-        """Return who had this key a moment ago; one that is used is looked up again in time."""
+        """Return the cache entry of a key, and look the key up again before the entry expires."""
         known = self._remembered.get(text)
         age = 0.0 if known is None else self._clock.monotonic() - known.asked_at
         if known is None or age >= REMEMBERED_FOR:
@@ -138,7 +138,7 @@ class KeyAuthenticator:
         return self._lookups.join(text, lambda: self._verify(text, remembered))
 
     async def _verify(self, text: str, remembered: dict[str, _Verified]) -> _Verified:
-        """Ask the store; `remembered` is the memory of when it was asked."""
+        """Verify a key with the store. `remembered` is the cache at the start, which `forget` may replace."""
         asked_at = self._clock.monotonic()
         form = KEY.fullmatch(text)
         try:
@@ -160,7 +160,7 @@ class KeyAuthenticator:
 
 
 class Authentication:
-    """The authentication of the internal listener: it refuses requests without a valid credential."""
+    """The authentication of the internal listener. It refuses requests without a valid credential."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class Authentication:
         self._throttle, self._metrics, self._clock = throttle, metrics, clock
 
     def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
-        """Authenticate every request, except those for routes marked public."""
+        """Return the middleware that authenticates every request except those for public routes."""
 
         @web.middleware
         async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -187,7 +187,7 @@ class Authentication:
         return middleware
 
     def remembered(self, request: web.BaseRequest) -> Caller | None:
-        """Return the caller that sent exactly this header a moment ago; None: `admit` has to look closer."""
+        """Return the caller cached for the request's header, or None if `admit` has to verify it."""
         headers = request.headers.getall("Authorization", ())
         if len(headers) != 1 or not headers[0].startswith(BEARER) or not headers[0].isascii():
             return None
@@ -198,7 +198,7 @@ class Authentication:
         return None
 
     async def admit(self, request: web.Request) -> None:
-        """Put the caller into the request; raises RateLimited, or Unauthenticated, which says if there was a key."""
+        """Set the request's caller; raises Unauthenticated, or RateLimited after too many failures."""
         uid = peer_uid(request.transport)
         try:
             caller = await self._caller(request, uid)
@@ -215,7 +215,7 @@ class Authentication:
     async def _caller(self, request: web.Request, uid: int | None) -> Caller:
         headers = request.headers.getall("Authorization", [])
         if not headers:
-            # Only where no credential was shown at all: a bad one is refused, whoever shows it.
+            # The uid counts only without any credential: an invalid one is refused, whoever sends it.
             known = None if uid is None else self._configured.edition.by_uid.get(uid)
             if known is None:
                 raise Unauthenticated(why="missing")
@@ -236,7 +236,7 @@ class Authentication:
 
 
 def _sent_instead(header: str) -> str:
-    """Say what was sent in the place of a key, if that can be told without quoting a possible key; else nothing."""
+    """Say what was sent instead of a key, without quoting what may be a key; return "" if that is unknown."""
     if scheme := SCHEME.fullmatch(header):
         return f"The scheme {scheme[1]} is not taken here.{WHAT_TO_DO}"
     first, _, rest = header.partition(" ")

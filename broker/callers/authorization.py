@@ -1,4 +1,4 @@
-"""Authorization: the rules for what callers may do to accounts, and `Authorizer`, which applies and audits them."""
+"""Decides what callers may do to accounts; `Authorizer` applies the rules and audits each decision."""
 
 import re
 from collections.abc import Awaitable
@@ -12,7 +12,7 @@ from broker.errors import Forbidden
 from broker.model import Caller, Permission
 
 READS = frozenset({Permission.TOKEN, Permission.ACCOUNTS})
-"""Permissions that still hold for a while when the audit cannot be written; all others change something."""
+"""Permissions that still work for a while when the audit cannot be written, because they change nothing."""
 EVERY = "*"
 LONGEST = 128
 """Characters of an account's name."""
@@ -22,23 +22,23 @@ BEHIND = "~"
 
 @dataclass(frozen=True, slots=True)
 class NameRange:
-    """Names from `low` to `high`, both included, among which are all that some glob covers."""
+    """A range of names, from `low` to `high` inclusive, that contains every name a glob covers."""
 
     low: str
     high: str
     is_exact: bool
-    """Whether every name in the range is covered; else each has to be looked at."""
+    """Whether the glob covers every name in the range; if not, each name has to be compared."""
 
 
 def may(caller: Caller, permission: Permission, account: str | None) -> bool:
-    """Whether the caller has the permission and, where an account is named, a glob that covers it; deny by default."""
+    """Return whether the caller has the permission, and a glob that covers `account` unless that is None."""
     if permission not in caller.permissions:
         return False
     return account is None or covers(caller, account)
 
 
 def why_not(caller: Caller, permission: Permission, account: str | None) -> str:
-    """Say what the caller may not do; the same whether or not the account exists."""
+    """Return the message of a refusal. It does not depend on whether the account exists."""
     if permission not in caller.permissions:
         lacks = f"has no permission {str(permission)!r}"
         return f"Caller {caller.name!r} {lacks}" + (f" for account {account[:LONGEST]!r}" if account else "")
@@ -46,21 +46,22 @@ def why_not(caller: Caller, permission: Permission, account: str | None) -> str:
 
 
 def covers(caller: Caller, account: str) -> bool:
-    """Whether one of the caller's globs covers the account."""
+    """Return whether one of the caller's globs covers the account."""
     return EVERY in caller.accounts or _covered(caller.accounts, account)
 
 
 @lru_cache(maxsize=8192)
 def _covered(globs: tuple[str, ...], account: str) -> bool:
-    # Remembered for ever, because other rights are other globs.
+    # An entry never becomes wrong, because changed rights are other globs.
     return any(fnmatchcase(account, glob) for glob in globs)
 
 
 @lru_cache(maxsize=1024)
 def name_ranges(globs: tuple[str, ...]) -> tuple[NameRange, ...]:
-    """The ranges of names that the globs can cover, in order; no name is in two of them."""
+    """Return the ranges of names that the globs can cover, sorted and without overlaps."""
     ranges: list[NameRange] = []
-    # A range that holds others comes before them. Two ranges never overlap otherwise: each is all names with a prefix.
+    # Each range is a name or all names with a prefix, so two ranges are disjoint or one contains the other. The
+    # containing range is sorted first.
     for one in sorted(
         map(_range, globs), key=lambda one: (one.low, not one.high.endswith(BEHIND), not one.is_exact)
     ):
@@ -93,11 +94,10 @@ class Authorizer:
         detail: str | None = None,
         reads: bool = False,
     ) -> None:
-        """Return if the caller may; raises Forbidden, the same whether or not the account exists.
+        """Return if the caller has the permission, and audit the decision; raises Forbidden, AuditUnavailable.
 
-        `action` says what is done more closely than the permission; `reads`: nothing is changed by it. An allowed
-        read of a token is audited by `handed_out`, when it is known which token it was; everything else here.
-        Raises AuditUnavailable.
+        `action` names the action in the audit, by default it is the permission. `reads` means that it changes
+        nothing. An allowed token request is audited by `handed_out`, when its generation is known.
         """
         allowed = may(caller, permission, account)
         if allowed and permission is Permission.TOKEN:
@@ -109,7 +109,7 @@ class Authorizer:
             raise Forbidden(why_not(caller, permission, account))
 
     async def require_look(self, caller: Caller, action: str, *, request_id: str) -> None:
-        """Return if the caller is an operator, who may look also while audit records wait; raises Forbidden."""
+        """Require permission `admin` for reading; works also while audit records wait. Raises Forbidden."""
         await self.require(caller, Permission.ADMIN, None, request_id=request_id, action=action, reads=True)
 
     def handed_out(
@@ -122,7 +122,7 @@ class Authorizer:
         request_id: str,
         client: str | None,
     ) -> Awaitable[None]:
-        """Audit that this token is about to be handed out; raises AuditUnavailable, and then it must not be."""
+        """Audit that a token is about to be issued. It must not be issued if this raises AuditUnavailable."""
         body = token_body(
             caller,
             account,
@@ -137,11 +137,11 @@ class Authorizer:
     async def announce(
         self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
     ) -> None:
-        """Audit an action that is about to be done; raises AuditUnavailable, and then it must not be done."""
+        """Audit an action before it is done. It must not be done if this raises AuditUnavailable."""
         await self._audit.record(AuditRecord(caller, action, account, request_id, detail), Stakes.CHANGE)
 
     async def note(
         self, caller: Caller, action: str, account: str | None, detail: str, *, request_id: str
     ) -> None:
-        """Audit an action that was done for the caller; never refused, since it has happened."""
+        """Audit an action after it was done. The record waits if it cannot be written; nothing is raised."""
         await self._audit.record(AuditRecord(caller, action, account, request_id, detail), Stakes.DONE)

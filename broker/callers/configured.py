@@ -1,4 +1,4 @@
-"""The callers that the configuration names, and the JWTs and uids that prove them."""
+"""The callers of the configuration, and the verification of their JWTs."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -31,18 +31,18 @@ REQUIRED = ("iss", "sub", "aud", "iat", "exp")
 
 @dataclass(frozen=True, slots=True)
 class JwtRequirements:
-    """The requirements for JWTs of one `iss` and `sub`, and the caller that they prove."""
+    """The requirements for JWTs with one pair of `iss` and `sub`, and the caller that these authenticate."""
 
     caller: Caller
     audience: str
     longest: float
-    """Seconds from `iat` to `exp`, at most."""
+    """The greatest number of seconds from `iat` to `exp`."""
     keys: tuple[VerifyingKey, ...] | str
-    """Keys that the configuration holds, or the address where an issuer publishes its keys."""
+    """The caller's own public keys, or the URL of an issuer's key set (JWKS)."""
 
 
 class Edition:
-    """The callers of one reading of the file."""
+    """The callers of one version of the configuration file."""
 
     def __init__(self, settings: Mapping[str, CallerSettings], audience: str) -> None:
         self.callers: dict[str, CallerRecord] = {}
@@ -71,24 +71,25 @@ class Edition:
 
 
 class ConfiguredCallers:
-    """The callers of `[callers.*]` at present, and when each was last used."""
+    """The current callers of `[callers.*]`, and when each was last used."""
 
     def __init__(self, settings: Mapping[str, CallerSettings], *, audience: str) -> None:
         self._audience = audience
         self.edition = Edition(settings, audience)
-        """A JWT that was verified against an earlier edition has to be verified again."""
+        """Replaced by a reload; JWTs verified with an earlier edition are verified again."""
         self.uses: dict[str, float] = {}
-        """When callers were last used, as far as it is not stored yet."""
+        """Last-used timestamps by caller that are not written to the store yet."""
 
     def use(self, settings: Mapping[str, CallerSettings]) -> None:
-        """Go on with other callers: the configuration was reloaded."""
+        """Replace the callers after a reload of the configuration."""
         self.edition = Edition(settings, self._audience)
 
     def has(self, name: str) -> bool:
+        """Return whether the configuration has a caller of that name."""
         return name in self.edition.callers
 
     def records(self, uses: Mapping[str, float]) -> list[CallerRecord]:
-        """Return the callers as they are shown; `uses` says when each was last used."""
+        """Return the callers with their last use, which `uses` has by name."""
         return [replace(one, last_used_at=uses.get(name)) for name, one in self.edition.callers.items()]
 
 
@@ -97,13 +98,13 @@ class _Verified:
     caller: Caller
     edition: Edition
     issuers: tuple[str, KeySet] | None
-    """The address where the key was published, and the set it was in."""
+    """The URL of the issuer's key set, and the set that had the key; None for a caller's own key."""
     until: float
     """Wall time."""
 
 
 class JwtAuthenticator:
-    """JWTs of callers. A verified one is remembered until it expires, or its key or caller is gone."""
+    """Verifies the JWTs of callers, and caches each until it expires or its key or caller is removed."""
 
     def __init__(
         self, *, configured: ConfiguredCallers, jwks: JwksCache, clock: Clock, limit: int = REMEMBERED
@@ -112,7 +113,7 @@ class JwtAuthenticator:
         self._remembered: dict[bytes, _Verified] = {}
 
     def __len__(self) -> int:
-        """How many are remembered."""
+        """Return the number of cached JWTs."""
         return len(self._remembered)
 
     def remembered(self, credential: str) -> Caller | None:
@@ -134,7 +135,7 @@ class JwtAuthenticator:
         return self.remembered(text) or self._used(digest, await self._verify(text))
 
     def _used(self, digest: bytes, known: _Verified) -> Caller:
-        """Remember it as the last that was used, so that the first is the one to forget."""
+        """Move the JWT to the end of the cache; the least recently used one is at the front."""
         self._remembered.pop(digest, None)
         while len(self._remembered) >= self._limit:
             del self._remembered[next(iter(self._remembered))]
@@ -162,7 +163,7 @@ class JwtAuthenticator:
                 keys, issuers = [key for key in expected.keys if key.algorithm == algorithm], None
             if edition is self._configured.edition:
                 break
-            # Reloaded while the issuer's keys were fetched: what was expected may no longer be.
+            # The configuration was reloaded while the keys were fetched, so the requirements may have changed.
         signed = (key for key in keys if is_signed(text, key, audience=audience, required=REQUIRED))
         if (key := next(signed, None)) is None:
             raise Unauthenticated(why="signature" if keys else "unknown_key")

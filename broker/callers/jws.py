@@ -1,4 +1,4 @@
-"""Reads and verifies JWTs; anything odd is refused before the library sees it. Fetches the keys of issuers."""
+"""Parses and verifies JWTs, and fetches the key sets of issuers. Malformed JWTs never reach the JWT library."""
 
 import asyncio
 import json
@@ -30,21 +30,21 @@ Algorithm = Literal["EdDSA", "ES256", "RS256"]
 FORM = re.compile(r"([A-Za-z0-9_-]{1,1024})\.([A-Za-z0-9_-]{1,4096})\.([A-Za-z0-9_-]{1,1024})", re.ASCII)
 ALGORITHMS: frozenset[str] = frozenset(get_args(Algorithm))
 FORBIDDEN = frozenset({"jku", "x5u", "jwk", "x5c", "crit"})
-"""Header members (RFC 7515, section 4.1) that would let the sender choose the key, or ask for more than is checked."""
+"""Header members (RFC 7515, 4.1) that let the sender choose the key or demand checks that are not made here."""
 LATEST = 2.0**40
-"""Times beyond it are no real times."""
+"""The greatest accepted time, in epoch seconds."""
 MOST_AUDIENCES = 32
 LEEWAY = 10.0
 
 FRESH = 600.0
 STALE = 24 * 3600.0
-"""Seconds for which a set is used while its issuer cannot be asked."""
+"""Seconds for which a key set is used while its issuer does not answer."""
 UNKNOWN_KID_EVERY = 30.0
-"""Seconds until a key that the issuer did not have is looked for again."""
+"""Seconds between two fetches for the same unknown `kid`."""
 NEW_KID_EVERY = 4.0
-"""Seconds between two fetches for keys that were not looked for yet: whoever invents some delays a real one by that."""
+"""Seconds between two fetches for different unknown `kid`s. Invented ones delay a new key by no more."""
 REMEMBERED_KIDS = 64
-"""Unknown keys of one issuer."""
+"""The most unknown `kid`s that are remembered for one issuer."""
 RETRY_EVERY = 10.0
 TIMEOUT = 5.0
 MOST_KEYS = 100
@@ -55,17 +55,17 @@ ACCEPT = {"Accept": "application/jwk-set+json, application/json"}
 
 @dataclass(frozen=True, slots=True)
 class VerifyingKey:
-    """A public key and the one algorithm it is used with."""
+    """A public key, and the only algorithm that it verifies."""
 
     algorithm: Algorithm
     key: OwnKey | RSAPublicKey
     id: str | None
-    """The issuer's `kid`; of a caller's own key a few letters of its hash, for the audit."""
+    """The issuer's `kid`; for a caller's own key the first digits of its hash, for the audit."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedJwt:
-    """The members of a JWT, each of its right type (RFC 7519); none of them is verified."""
+    """The members of a JWT with their right types (RFC 7519). Nothing about them is verified."""
 
     algorithm: str
     kid: str | None
@@ -79,7 +79,7 @@ class UnverifiedJwt:
 
 
 def load_key(pem: str) -> OwnKey:
-    """Load a key of the configuration, which lets no other kind through."""
+    """Load a public key that the configuration has already validated."""
     key = load_pem_public_key(pem.encode())
     if not isinstance(key, OwnKey):
         raise TypeError("a key is Ed25519 or on a curve")
@@ -87,12 +87,15 @@ def load_key(pem: str) -> OwnKey:
 
 
 def looks_like_jwt(credential: str) -> bool:
+    """Return whether a credential has the three parts of a JWT."""
     return credential.count(".") == 2
 
 
 def read_unverified(credential: str, *, needs_issuer: bool = True) -> UnverifiedJwt:
-    """Return the members of a compact JWT. Raises Unauthenticated where one is missing, odd, or there twice, or
-    would let the sender choose the key."""
+    """Return the members of a compact JWT.
+
+    Raises Unauthenticated if a member is missing, malformed, repeated, or lets the sender choose the key.
+    """
     try:
         form = FORM.fullmatch(credential)
         if form is None:
@@ -126,9 +129,9 @@ def read_unverified(credential: str, *, needs_issuer: bool = True) -> Unverified
 
 
 def check_claims(unverified: UnverifiedJwt, *, audience: str, longest: float, now: float) -> None:
-    """Check the audience and the times, at `now` in epoch seconds. Raises Unauthenticated.
+    """Check the audience and the times at `now`, in epoch seconds; raises Unauthenticated.
 
-    `longest`: seconds from `iat` to `exp`, at most.
+    `longest` is the greatest number of seconds from `iat` to `exp`.
     """
     if audience not in unverified.audiences:
         raise Unauthenticated(why="audience")
@@ -141,14 +144,14 @@ def check_claims(unverified: UnverifiedJwt, *, audience: str, longest: float, no
 
 
 def is_signed(credential: str, key: VerifyingKey, *, audience: str, required: Sequence[str]) -> bool:
-    """Whether the key has signed the JWT, and it is for this audience. Its times are not looked at."""
+    """Return whether the key signed the JWT and the audience is right. The times are not checked."""
     try:
         jwt.decode(
             credential,
             key.key,
             algorithms=[key.algorithm],
             audience=audience,
-            # Times are compared by the clock that was passed in; `jti` is not used here.
+            # `check_claims` checks the times with the clock of the caller; `jti` is not used.
             options={
                 "require": list(required),
                 "verify_exp": False,
@@ -163,7 +166,7 @@ def is_signed(credential: str, key: VerifyingKey, *, audience: str, required: Se
 
 
 def strict_json(data: bytes) -> Any:
-    """Read JSON as RFC 8259 has it: UTF-8, no member twice, no NaN. Raises ValueError."""
+    """Parse JSON strictly (RFC 8259): UTF-8, no repeated member, no NaN; raises ValueError."""
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique_members, parse_constant=_no_number)
     except RecursionError:
@@ -182,9 +185,9 @@ def _text(members: Mapping[str, Any], name: str) -> str:
 
 
 def _time(members: Mapping[str, Any], name: str) -> float:
-    """Return epoch seconds. Raises ValueError."""
+    """Return epoch seconds; raises ValueError."""
     value = members.get(name)
-    # Compared before it becomes a float: an integer may have thousands of digits. A bool is an integer as well.
+    # Compared before the conversion, because an integer may have thousands of digits. A bool is an int too.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LATEST:
         raise ValueError(f"{name} is no time")
     return float(value)
@@ -192,12 +195,12 @@ def _time(members: Mapping[str, Any], name: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """The usable keys that an issuer published at one moment (RFC 7517)."""
+    """The usable keys of one version of an issuer's key set (RFC 7517)."""
 
     keys: tuple[VerifyingKey, ...]
 
     def fitting(self, algorithm: str, kid: str | None) -> Sequence[VerifyingKey]:
-        """Return the keys that a JWT's header points to; without a `kid` there must be no choice."""
+        """Return the keys that a JWT's header selects; without a `kid` only if there is exactly one."""
         fits = [key for key in self.keys if key.algorithm == algorithm]
         if kid is None:
             return fits if len(fits) == 1 else []
@@ -206,19 +209,21 @@ class KeySet:
 
 @dataclass(slots=True, eq=False)
 class _Cached:
-    """One issuer's set; times are monotonic."""
+    """The cache entry of one issuer; times are monotonic."""
 
     keys: KeySet | None = None
     fetched_at: float = float("-inf")
     tried_at: float = float("-inf")
     failing: bool = False
     unknown: dict[str | None, float] = field(default_factory=dict)
-    """Keys that the issuer did not have, and when it was asked for them."""
+    """When the set was last fetched for a `kid` that it did not have, by `kid`."""
 
 
 class JwksCache:
-    """The issuers' sets by their configured addresses: ten minutes fresh, a day while the issuer is away, fetched
-    once for a crowd."""
+    """A cache of the issuers' key sets by URL.
+
+    A set is used for ten minutes, and for a day while its issuer does not answer. Concurrent requests share a fetch.
+    """
 
     def __init__(self, *, http: ProviderClient, clock: Clock, timeout: float = TIMEOUT) -> None:
         self._http, self._clock, self._timeout = http, clock, timeout
@@ -226,12 +231,12 @@ class JwksCache:
         self._fetches = SingleFlight[_Cached, None]("jwks")
 
     async def keys(self, url: str, algorithm: str, kid: str | None) -> KeySet | None:
-        """Return the set to verify with; None where there is none, or none that is young enough."""
+        """Return the issuer's key set, fetched again if it is old or lacks `kid`; None if there is none."""
         cached = self._cached.setdefault(url, _Cached())
         if self._age(cached) >= FRESH:
             await self._refresh(url, cached, RETRY_EVERY if cached.failing else 0.0)
         elif cached.keys is not None and not cached.keys.fitting(algorithm, kid):
-            # Fetched again for a key that it does not hold, unless that was done a moment ago.
+            # The issuer may have added the key since the last fetch.
             now = self._clock.monotonic()
             if now - cached.unknown.get(kid, float("-inf")) >= UNKNOWN_KID_EVERY:
                 is_first = await self._refresh(url, cached, NEW_KID_EVERY)
@@ -242,22 +247,23 @@ class JwksCache:
         return cached.keys if self._age(cached) < STALE else None
 
     def is_current(self, url: str, keys: KeySet) -> bool:
-        """Whether that is still the address's set, and a fresh one."""
+        """Return whether `keys` is still the cached set of that URL and not too old."""
         cached = self._cached.get(url)
         return cached is not None and cached.keys is keys and self._age(cached) < FRESH
 
     def keep_only(self, urls: frozenset[str]) -> None:
-        """Forget the sets of issuers that are no longer configured."""
+        """Delete the sets of issuers that are no longer configured."""
         self._cached = {url: cached for url, cached in self._cached.items() if url in urls}
 
     async def close(self) -> None:
+        """Cancel the running fetches."""
         await self._fetches.close()
 
     def _age(self, cached: _Cached) -> float:
         return self._clock.monotonic() - cached.fetched_at
 
     async def _refresh(self, url: str, cached: _Cached, every: float) -> bool:
-        """Join the fetch under way, or begin one, unless the last began less than `every` s ago; whether it began."""
+        """Join the running fetch, or start one unless the last started less than `every` s ago; return if it did."""
         is_first = cached not in self._fetches
         if is_first:
             if self._clock.monotonic() - cached.tried_at < every:
@@ -265,7 +271,7 @@ class JwksCache:
             cached.tried_at = self._clock.monotonic()
         fetching = self._fetches.join(cached, lambda: self._fetch(url, cached))
         if cached.failing and self._age(cached) < STALE:
-            # Nobody waits for an issuer that was away a moment ago while its old set will do.
+            # The old set is used without waiting, because the issuer did not answer the last time.
             return is_first
         await asyncio.shield(fetching)
         return is_first
@@ -282,7 +288,7 @@ class JwksCache:
 
 
 def read_keys(reply: Reply) -> tuple[KeySet | None, str]:
-    """Return the usable keys of an answer, or None and why; a set without any is none."""
+    """Return the usable keys of an answer and "", or None and the reason if there are none."""
     if not isinstance(reply, Answer):
         return None, reply.why
     if reply.status != 200:
@@ -299,7 +305,7 @@ def read_keys(reply: Reply) -> tuple[KeySet | None, str]:
 
 
 def _read_key(jwk: object) -> VerifyingKey | None:
-    """Return a public signature key of an algorithm that issuers may use; None for anything else."""
+    """Return the key of a JWK if it verifies signatures of a supported algorithm, else None."""
     if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
         return None
     operations, kid = jwk.get("key_ops", ["verify"]), jwk.get("kid")
@@ -312,7 +318,7 @@ def _read_key(jwk: object) -> VerifyingKey | None:
         key = jwt.PyJWK(jwk, algorithm=algorithm).key
     except (jwt.PyJWTError, ValueError, TypeError, UnsupportedAlgorithm):
         return None
-    # By type: a set may hold private keys, which prove nothing.
+    # The type is checked, because a set may contain private keys, which must not be used.
     match key:
         case Ed25519PublicKey() | EllipticCurvePublicKey(curve=SECP256R1()):
             return VerifyingKey(algorithm, key, kid)

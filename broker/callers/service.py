@@ -1,4 +1,4 @@
-"""Callers with keys: add, list, rotate, remove."""
+"""Adds, lists, rotates and removes the callers that have keys in the store."""
 
 import secrets
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ MOST_LIFE = 3660 * 86400.0
 
 
 class CallerService:
-    """The use cases of `broker callers`; they need permission `admin`."""
+    """The use cases of `broker callers`. They need the permission `admin`."""
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class CallerService:
         self._authorizer, self._clock = authorizer, clock
 
     async def callers(self, caller: Caller, *, request_id: str) -> list[CallerRecord]:
+        """Return the callers of the configuration and of the store, sorted by name."""
         await self._authorizer.require(
             caller, Permission.ADMIN, None, request_id=request_id, action="callers.list", reads=True
         )
@@ -46,7 +47,7 @@ class CallerService:
         return sorted([*named, *stored], key=lambda record: (record.name, record.is_overridden))
 
     async def flush_uses(self) -> None:
-        """Store when callers and their keys were last used; what cannot be stored is kept for the next time."""
+        """Write the last-used timestamps of callers and keys to the store, or keep them if that fails."""
         for users, touch in (
             (self._keys, self._store.touch_keys),
             (self._configured, self._store.touch_callers),
@@ -67,7 +68,7 @@ class CallerService:
         expires_in: float | None,
         request_id: str,
     ) -> tuple[CallerRecord, Secret]:
-        """A new caller and its key, which is shown this once. Raises InvalidRequest, Conflict."""
+        """Add a caller and return it with its key, which is shown only now; raises InvalidRequest, Conflict."""
         await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         if not is_caller_name(name):
             raise InvalidRequest("a caller's name is lower-case letters, digits and . _ -, at most 64")
@@ -78,7 +79,7 @@ class CallerService:
             allowed = frozenset(Permission(word) for word in permissions) or frozenset({Permission.TOKEN})
         except ValueError:
             raise InvalidRequest(f"permissions are {', '.join(Permission)}") from None
-        self._refuse_configured(name, f"[callers.{name}] is in the configuration; take another name")
+        self._refuse_configured(name, "take another name")
         if expires_in is not None and not 1 <= expires_in <= MOST_LIFE:
             raise InvalidRequest(
                 "expires_in is a number of seconds, ten years at most; without it a key never ends"
@@ -93,16 +94,16 @@ class CallerService:
     async def rotate(
         self, caller: Caller, name: str, *, now: bool = False, request_id: str
     ) -> tuple[CallerRecord, Secret]:
-        """A second key; the old one works 24 hours longer. Its life is as long as the old one's was.
+        """Add a second key with the lifetime of the first, which works for 24 more hours.
 
-        Raises Conflict where two keys work already, unless the older may end `now`.
+        With `now` the older of two keys ends immediately; without it this raises Conflict if two keys work.
         """
         await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
-        self._refuse_configured(name, f"[callers.{name}] is in the configuration; change it there and reload")
+        self._refuse_configured(name, "change it there and reload")
         record = await self._find(name)
         working = [key for key in record.keys if key.expires_at is None or key.expires_at > self._clock.now()]
         if len(working) > 1 and not now:
-            # A third would end the older one, which somebody may still use.
+            # A third key would end the older one, which a service may still use.
             oldest = working[0]
             ends = f"ends at {rfc3339(oldest.expires_at)}" if oldest.expires_at else "has no end"
             raise Conflict(
@@ -118,19 +119,17 @@ class CallerService:
         return await self._find(name), text
 
     async def remove(self, caller: Caller, name: str, *, request_id: str) -> None:
-        """Forget a caller; its keys stop working at once."""
+        """Remove a caller and its keys, which stop working; raises NotFound, Conflict."""
         await self._authorizer.require(caller, Permission.ADMIN, None, request_id=request_id)
         if not await self._store.remove_caller(name):
-            self._refuse_configured(
-                name, f"[callers.{name}] is in the configuration; delete it there and reload"
-            )
+            self._refuse_configured(name, "delete it there and reload")
             raise NotFound(f"There is no caller {name[:64]!r}.")
         self._keys.forget()
         await self._authorizer.note(caller, "callers.remove", None, name, request_id=request_id)
 
-    def _refuse_configured(self, name: str, why: str) -> None:
+    def _refuse_configured(self, name: str, todo: str) -> None:
         if self._configured.has(name):
-            raise Conflict(why)
+            raise Conflict(f"[callers.{name}] is in the configuration; {todo}")
 
     async def _find(self, name: str) -> CallerRecord:
         for record in await self._store.callers():
