@@ -1,4 +1,4 @@
-"""The JSON that the API answers: what makes it, and the schemas and examples that describe it."""
+"""Converts model objects to the JSON of the API, and describes that JSON with schemas and examples."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,18 +10,18 @@ from broker.model import Account, CallerRecord, Event, PluginGrant, Reason, Stat
 
 
 def rfc3339(at: float | None) -> str | None:
-    """Epoch seconds as `2026-11-22T10:00:00Z`, rounded down to the second."""
+    """Return epoch seconds as `2026-11-22T10:00:00Z`, rounded down; None stays None."""
     return None if at is None else _second(int(at))
 
 
 @lru_cache(maxsize=4096)
 def _second(at: int) -> str:
-    """The same moments are told again and again: a token's end does not move."""
+    """Format a time. It is cached because a token's expiry is answered many times."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def account_json(account: Account, *, next_renewal_at: float | None) -> dict[str, Any]:
-    """An account as the API shows it; never a token."""
+    """Return an account as the API shows it, without its tokens."""
     reason = account.reason
     ends_at = None if account.is_endless else rfc3339(account.expires_at)
     return {
@@ -40,7 +40,7 @@ def account_json(account: Account, *, next_renewal_at: float | None) -> dict[str
         "scope": account.scope,
         "generation": account.generation,
         "provider_expires_at": ends_at,
-        # Deprecated, for one release: in `/token` the same name is the end of caching.
+        # Deprecated for one release, because in `/token` this name means the end of caching.
         "expires_at": ends_at,
         "refreshed_at": rfc3339(account.refreshed_at),
         "last_used_at": rfc3339(account.last_used_at),
@@ -52,7 +52,7 @@ def account_json(account: Account, *, next_renewal_at: float | None) -> dict[str
 
 
 def event_json(event: Event) -> dict[str, Any]:
-    """An event as the API, the webhook and the command hook show it."""
+    """Return an event as the API, the webhook and the alert command get it."""
     more = {
         "subject": event.subject,
         "due_at": rfc3339(event.due_at),
@@ -73,7 +73,7 @@ def event_json(event: Event) -> dict[str, Any]:
 
 
 def plugin_grant_json(grant: PluginGrant) -> dict[str, Any]:
-    """What a person allowed a client, as the admin socket shows it; never a token."""
+    """Return a plugin grant as the admin socket shows it, without its tokens."""
     return {
         "grant": grant.id,
         "client": grant.client,
@@ -87,7 +87,7 @@ def plugin_grant_json(grant: PluginGrant) -> dict[str, Any]:
 
 
 def caller_json(record: CallerRecord) -> dict[str, Any]:
-    """A caller as the admin socket shows it; never a key."""
+    """Return a caller as the admin socket shows it, without its keys."""
     used = (record.last_used_at, *(key.last_used_at for key in record.keys))
     return {
         "name": record.name,
@@ -118,26 +118,29 @@ SHAPES: Mapping[str, tuple[schema.JSON, schema.JSON]] = {
             "scope": (schema.TEXT_OR_NULL, "public"),
             "expires_in": (
                 schema.COUNT
-                | {
-                    "description": "Seconds for which you may keep using it without asking again. Cache by this."
-                },
+                | {"description": "Seconds for which the token may be cached; it stays valid that long."},
                 171900,
             ),
-            "expires_at": (schema.MOMENT | {"description": "The same, as a moment."}, "2026-11-22T10:00:00Z"),
+            "expires_at": (
+                schema.MOMENT | {"description": "The end of caching, as a time."},
+                "2026-11-22T10:00:00Z",
+            ),
             "provider_expires_at": (
                 schema.MOMENT_OR_NULL
                 | {
-                    "description": "The provider's own end: for the case that the broker is away, never for caching."
-                    " Null where the provider states none."
+                    "description": "The provider's own expiry, for when the broker is away, never for caching."
+                    " Null if the provider states none."
                 },
                 "2026-11-22T10:15:00Z",
             ),
             "generation": (
-                schema.COUNT
-                | {"description": "Counts up with each renewal, and never goes back for a name."},
+                schema.COUNT | {"description": "Increases with each renewal; it never decreases for a name."},
                 17,
             ),
-            "warning": (schema.TEXT | {"description": "Why it could not be renewed just now."}, None),
+            "warning": (
+                schema.TEXT | {"description": "Why the token could not be renewed at present."},
+                None,
+            ),
         },
         "warning",
     ),
@@ -145,17 +148,24 @@ SHAPES: Mapping[str, tuple[schema.JSON, schema.JSON]] = {
         {
             "account": (schema.TEXT, "acme"),
             "provider": (schema.TEXT, "kit"),
-            "status": ({"type": "string", "enum": [*map(str, Status)]}, "active"),
+            "status": (
+                {
+                    "type": "string",
+                    "enum": [*map(str, Status)],
+                    "description": "The first that applies.",
+                },
+                "active",
+            ),
             "frozen": ({"type": "boolean"}, False),
             "reason": ({"type": ["string", "null"], "enum": [*map(str, Reason), None]}, None),
-            "since": (schema.MOMENT_OR_NULL, None),
+            "since": (schema.MOMENT_OR_NULL | {"description": "When the status or the reason began."}, None),
             "detail": (
-                schema.TEXT_OR_NULL | {"description": "What the provider answered last, or what failed."},
+                schema.TEXT_OR_NULL | {"description": "The provider's last answer, or what failed."},
                 None,
             ),
-            "what_to_do": (schema.TEXT_OR_NULL, None),
-            "subject": (schema.TEXT_OR_NULL, "user-42"),
-            "external_id": (schema.TEXT_OR_NULL, "123"),
+            "what_to_do": (schema.TEXT_OR_NULL | {"description": "The next step for an operator."}, None),
+            "subject": (schema.TEXT_OR_NULL | {"description": "The user at the company."}, "user-42"),
+            "external_id": (schema.TEXT_OR_NULL | {"description": "The identity at the provider."}, "123"),
             "label": (schema.TEXT_OR_NULL, None),
             "org": (schema.TEXT_OR_NULL, None),
             "scope": (schema.TEXT_OR_NULL, "public"),
@@ -163,7 +173,10 @@ SHAPES: Mapping[str, tuple[schema.JSON, schema.JSON]] = {
             "provider_expires_at": (schema.MOMENT_OR_NULL, "2026-11-22T10:15:00Z"),
             "expires_at": (
                 schema.MOMENT_OR_NULL
-                | {"deprecated": True, "description": "`provider_expires_at`; goes with the next release."},
+                | {
+                    "deprecated": True,
+                    "description": "`provider_expires_at`; removed in the next release.",
+                },
                 "2026-11-22T10:15:00Z",
             ),
             "refreshed_at": (schema.MOMENT_OR_NULL, "2026-11-20T10:15:00Z"),
@@ -189,7 +202,7 @@ SHAPES: Mapping[str, tuple[schema.JSON, schema.JSON]] = {
     ),
     "Introspection": (
         {
-            "description": "RFC 7662; nothing but `active` where it is false.",
+            "description": "RFC 7662. If `active` is false, there is no other member.",
             "type": "object",
             "properties": {
                 "active": {"type": "boolean"},
@@ -212,9 +225,9 @@ SHAPES: Mapping[str, tuple[schema.JSON, schema.JSON]] = {
         },
     ),
 }
-"""By name: what OpenAPI calls a component, and an example of it."""
+"""The components of OpenAPI by name: a schema and an example of each."""
 
 
 def answers_shape(description: str, name: str, *, status: str = "200") -> dict[str, schema.JSON]:
-    """An answer of a named shape."""
+    """Return the declaration of an answer whose body is one of `SHAPES`."""
     return schema.answers_json(description, schema.ref(name), SHAPES[name][1], status=status)

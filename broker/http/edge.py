@@ -1,4 +1,4 @@
-"""The HTTP edge: errors become answers, requests get an id and limits; the only place that does."""
+"""The outermost layer of every listener: request ids, limits, security headers, and answers to errors."""
 
 import json
 import random
@@ -29,20 +29,20 @@ SAFE = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""The headers of every answer that has no others: nothing is stored, framed, loaded or told to other sites."""
-# Without includeSubDomains: neighbours of this host are not ours to decide about.
+"""The default headers of every answer: no caching, framing, loading of content, sniffing or referrer."""
+# Without includeSubDomains, because other hosts of the domain are not the broker's.
 HTTPS_ONLY = {"Strict-Transport-Security": "max-age=31536000"}
 HEADERS: web.AppKey[Mapping[str, str]] = web.AppKey("headers", dict)
-"""What is on every answer of an application."""
+"""The headers of every answer of an application."""
 LONGEST_RETRY = 3600
-"""Seconds that a caller is asked to wait at most, whatever a clock says."""
+"""The greatest `Retry-After` in seconds."""
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 RESERVED = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 CLIENT: web.RequestKey[str] = web.RequestKey("client", str)
-"""The client's address, seen through trusted proxies; absent on a Unix socket."""
+"""The client's address behind trusted proxies; absent on a Unix socket."""
 
 log = structlog.get_logger()
 numbers = random.Random(secrets.randbits(128))  # noqa: S311 - names requests, guards nothing, and asks the kernel once
@@ -50,54 +50,54 @@ numbers = random.Random(secrets.randbits(128))  # noqa: S311 - names requests, g
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one listener takes from its clients. Not settings of the configuration: tests alone change them."""
+    """The limits of one listener. Only tests change them; the configuration cannot."""
 
     connections: int = 1024
     per_peer: int | None = None
-    """Connections of one address, or of one IPv6 /64; None: as many as there are."""
+    """The most connections of one IPv4 address or IPv6 /64; None for no limit."""
     uncapped: tuple[Network, ...] = ()
-    """Peers that speak for many, such as a proxy: `per_peer` is not for them."""
+    """Networks of peers with many clients, such as proxies, to which `per_peer` does not apply."""
     idle: float = 30.0
-    """Seconds within which a whole header must arrive, and for which a connection may be idle."""
+    """Seconds for the header of a request to arrive, and for an idle connection to be kept."""
     handshake: float = 10.0
     """Seconds for a TLS handshake."""
     unread: float | None = 30.0
-    """Seconds for which a peer may leave unread what waits for it; None: as long as it likes."""
+    """Seconds after which a peer that does not read its answer is disconnected; None for no limit."""
     body_seconds: float = 10.0
     body: int = 16 * 1024
-    """Bytes, unpacked."""
+    """Bytes of a body after decompression."""
     line: int = 8190
     """Bytes of a request line, and of one header."""
     headers: int = 128
     talking: float = 0.2
-    """Seconds since its last request for which a kept connection is likely to bring another one; a stop waits."""
+    """Seconds after a request in which the client may send another one, for which a stop waits."""
 
 
 BASE: web.RequestKey[str] = web.RequestKey("base", str)
-"""What stood before the path that the application sees: a segment that only one browser knows."""
+"""The path prefix of a dashboard session, which was removed from the path that the application sees."""
 HAS_BASES: web.AppKey[bool] = web.AppKey("has_bases", bool)
-"""Whether the application takes requests with a BASE."""
+"""Whether the application accepts requests with a BASE."""
 LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
 Shortcut = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]]
 SHORTCUT: web.AppKey[Shortcut] = web.AppKey("shortcut")
-"""Called before the application, for every request; if it returns None, the application answers."""
+"""Called for every request before the application, which answers if this returns None."""
 
 
 def is_page(path: str) -> bool:
-    """Whether a path of the internal listener is for browsers: its errors are pages, and ask for no caller."""
+    """Return whether a path of the internal listener is for browsers, so that errors are pages."""
     return path in ("/", "/docs", "/dashboard") or path.startswith("/dashboard/")
 
 
 def answer(
     payload: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """JSON, never cached."""
+    """Return an answer with a JSON body."""
     body = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
 
 
 def problem(error: BrokerError, request_id: str) -> web.Response:
-    """An error as application/problem+json (RFC 9457)."""
+    """Return an error as application/problem+json (RFC 9457)."""
     members = {
         "type": f"urn:token-broker:error:{error.code}",
         "title": error.title,
@@ -119,7 +119,7 @@ def problem(error: BrokerError, request_id: str) -> web.Response:
 
 
 def expected_error(exc: Exception) -> BrokerError:
-    """The failure to tell; anything unforeseen becomes `internal` and only the log knows more."""
+    """Return the error to answer for an exception. An unexpected one becomes `internal` and is logged."""
     match exc:
         case BrokerError():
             return exc
@@ -128,7 +128,7 @@ def expected_error(exc: Exception) -> BrokerError:
         case web.HTTPMethodNotAllowed():
             return MethodNotAllowed(f"allowed here: {', '.join(sorted(exc.allowed_methods))}")
         case web.HTTPRequestEntityTooLarge():
-            return TooLarge("the body is larger than is taken here")
+            return TooLarge("the body is larger than this listener accepts")
         case web.HTTPException() if exc.status < 500:
             return InvalidRequest()
         case _:
@@ -146,7 +146,7 @@ def edge(
     is_stopping: Callable[[], bool],
     trusted_proxies: Sequence[Network] = (),
 ) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
-    """The outermost middleware of a listener: request id, errors by `render`, headers, one log line."""
+    """Return the outermost middleware of a listener: request id, errors rendered by `render`, one log line."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -159,12 +159,12 @@ def edge(
             response = await handler(request)
         except Exception as exc:
             if isinstance(exc, ConnectionError) and request.transport is None:
-                raise  # nobody is left to answer
+                raise  # the client has disconnected
             response = render(expected_error(exc), request)
             if isinstance(exc, web.HTTPMethodNotAllowed):
                 # RFC 9110, 15.5.6.
                 response.headers["Allow"] = ", ".join(sorted(exc.allowed_methods))
-        # What is left of a body, or was broken, must not be taken for the next request.
+        # The rest of a body must not be parsed as the next request.
         unread = request.body_exists and (
             not request.content.at_eof() or request.content.exception() is not None
         )
@@ -188,15 +188,12 @@ def edge(
 
 
 def as_problem(error: BrokerError, request: web.Request) -> web.StreamResponse:
-    """Render an error for programs."""
+    """Render an error as a problem document."""
     return problem(error, request[REQUEST_ID])
 
 
 def new_application(*middlewares: Any, https: bool = False, limits: Limits = Limits()) -> web.Application:
-    """An application with our headers and these limits, which the server below reads as well.
-
-    `https`: browsers are told to come by no other way.
-    """
+    """Return an application with the default headers and these limits; `https` adds HSTS to the headers."""
     application = web.Application(middlewares=middlewares, client_max_size=limits.body)
     application[LIMITS] = limits
     application[HEADERS] = {**SAFE, **HTTPS_ONLY} if https else SAFE
@@ -205,22 +202,22 @@ def new_application(*middlewares: Any, https: bool = False, limits: Limits = Lim
 
 
 async def _be_safe(request: web.Request, response: web.StreamResponse) -> None:
-    # Here and not at the edge, which sees a stream only when it has ended.
+    # The middleware would be too late, because it sees a stream only when that has ended.
     if REQUEST_ID in request:
         response.headers["X-Request-Id"] = request[REQUEST_ID]
-    # aiohttp's own would name versions.
+    # aiohttp's own header would name versions.
     response.headers["Server"] = SERVER
     for name, value in request.app[HEADERS].items():
         response.headers.setdefault(name, value)
 
 
 def request_id_of(request: web.BaseRequest) -> str:
-    """The id that the caller gave, where it is one; else a new one."""
+    """Return the request's X-Request-Id if it is well formed, else a new id."""
     given = request.headers.get("X-Request-Id", "")
     return given if given and SANE_ID.fullmatch(given) else f"{numbers.getrandbits(64):016x}"
 
 
 def client_of(request: web.BaseRequest, trusted_proxies: Sequence[Network]) -> str | None:
-    """The client's address; None on a Unix socket."""
+    """Return the client's address behind trusted proxies; None on a Unix socket."""
     forwarded = request.headers.getall("X-Forwarded-For", []) if trusted_proxies else ()
     return client_address(request.remote, forwarded, trusted_proxies)

@@ -1,4 +1,4 @@
-"""`/openapi.json` and `/docs` of a listener: OpenAPI 3.1 of its own routes, from their declarations."""
+"""`/openapi.json` and `/docs`: describes the routes of a listener in OpenAPI 3.1, from their declarations."""
 
 import json
 import re
@@ -22,9 +22,9 @@ KINDS: Mapping[str, type[errors.BrokerError]] = {
     if kind.__module__ == errors.__name__
 }
 EVERYWHERE = ("invalid_request", "internal", "storage_unavailable", "overloaded")
-"""What may happen to any request."""
+"""The codes that any route may answer."""
 WITH_CALLER = ("unauthenticated", "forbidden", "rate_limited", "audit_unavailable")
-"""And to any that needs a caller."""
+"""The further codes of routes that need a caller."""
 WITH_BODY = ("too_large",)
 MEMBERS: Mapping[str, schema.JSON] = {
     "needs_reauthorization": {
@@ -36,7 +36,7 @@ MEMBERS: Mapping[str, schema.JSON] = {
     "provider_unavailable": {"reason": "provider_unavailable"},
     "provider_rejected_client": {"reason": "provider_rejected_client"},
 }
-"""What some problem documents hold besides."""
+"""Examples of the further members that some problem documents have."""
 PROBLEM: schema.JSON = {
     "type": "object",
     "description": "RFC 9457; some codes have further members.",
@@ -46,7 +46,10 @@ PROBLEM: schema.JSON = {
         "status": {"type": "integer"},
         "detail": schema.TEXT,
         "code": {"type": "string", "enum": list(KINDS)},
-        "request_id": {**schema.TEXT, "description": "Quote it to whoever runs the broker."},
+        "request_id": {
+            **schema.TEXT,
+            "description": "Quote it to an operator; the log and the audit have it.",
+        },
         "reason": schema.TEXT,
         "since": schema.MOMENT_OR_NULL,
         "reconnect_url": schema.TEXT_OR_NULL,
@@ -68,8 +71,8 @@ HEADERS: Mapping[int, schema.JSON] = {
 ACTIONS = ["renew", "freeze", "unfreeze", "remove", "restore", "reconnect"]
 PATH_PARAMETERS: Mapping[str, tuple[str, schema.JSON, str]] = {
     "account": ("The account's name", schema.NAME, "acme"),
-    "action": ("Which", {"type": "string", "enum": ACTIONS}, "renew"),
-    "provider": ("As the configuration calls it", schema.ref("Provider"), "kit"),
+    "action": ("The action", {"type": "string", "enum": ACTIONS}, "renew"),
+    "provider": ("The provider's name in the configuration", schema.ref("Provider"), "kit"),
 }
 """By name: a description, a schema and an example."""
 TAGS: Mapping[str, str] = {
@@ -96,14 +99,14 @@ CALLER: schema.JSON = {
 
 
 class DescriptionRoutes:
-    """What one listener says of itself."""
+    """The routes that describe one listener."""
 
     def __init__(self, *, title: str, server: str, providers: Iterable[str], pages: Pages) -> None:
         self._title, self._server, self._providers, self._pages = title, server, providers, pages
         self._operations: list[Operation] = []
 
     def describe(self, application: web.Application) -> None:
-        """Take in the routes as they are now; raises LookupError where one is not declared."""
+        """Read the declarations of the application's routes; raises LookupError if one is not declared."""
         self._operations = [
             _declared(route.method, route.resource.canonical, route.handler)
             for route in application.router.routes()
@@ -113,15 +116,19 @@ class DescriptionRoutes:
     @own_shape(
         "GET",
         "/openapi.json",
-        "This description",
+        "Return the routes of this listener as OpenAPI 3.1",
         schema.answers_json("OpenAPI 3.1", {"type": "object"}, {"openapi": "3.1.0"}),
     )
     async def openapi(self, _: web.Request) -> web.StreamResponse:
-        # Made anew each time, because a reload may have changed the providers.
+        """Return the OpenAPI document."""
+        # Built for each request, because a reload may have changed the providers.
         return answer(document(self._title, self._server, self._providers, self._operations))
 
-    @own_shape("GET", "/docs", "This description, for people", schema.answers_page("The page", "200"))
+    @own_shape(
+        "GET", "/docs", "Show the routes of this listener as a page", schema.answers_page("The page", "200")
+    )
     async def docs(self, request: web.Request) -> web.StreamResponse:
+        """Render the document as a page."""
         groups: dict[str, list[tuple[Operation, schema.JSON]]] = {}
         for one in self._operations:
             groups.setdefault(_tag(one), []).append((one, operation_json(one)))
@@ -135,7 +142,7 @@ class DescriptionRoutes:
 
 
 def document(title: str, server: str, providers: Iterable[str], listed: Iterable[Operation]) -> schema.JSON:
-    """OpenAPI 3.1."""
+    """Return the OpenAPI document of the operations in `listed`."""
     paths: dict[str, dict[str, schema.JSON]] = {}
     codes = set[str]()
     for one in listed:
@@ -160,7 +167,7 @@ def document(title: str, server: str, providers: Iterable[str], listed: Iterable
 
 
 def operation_json(one: Operation) -> schema.JSON:
-    """The Operation Object (OpenAPI 3.1, 4.8.10)."""
+    """Return the Operation Object of a route (OpenAPI 3.1, 4.8.10)."""
     words = [word.strip("{}") for word in re.split(r"[./-]", one.path) if word]
     last = "_" if one.path.endswith("/") else ""
     described: schema.JSON = {
@@ -197,8 +204,10 @@ def _declared(method: str, path: str, handler: object) -> Operation:
     one = operation_of(handler, path)
     if one is None and path.startswith("/static/"):
         kind = next(kind for end, kind in CONTENT_TYPES.items() if path.endswith(end))
-        version = {"v": ("Its version, so that it may be kept for good", schema.TEXT)}
-        told = "A file that pages are made of"
+        version = {
+            "v": ("The version of the file; with the current one it may be cached for a year", schema.TEXT)
+        }
+        told = "Return a style sheet, script or icon of the pages"
         return own_shape("GET", path, told, schema.answers_text("The file", kind), query=version)
     if one is None:
         raise LookupError(f"{method} {path} is a route that nobody has declared")
@@ -211,7 +220,7 @@ def _tag(one: Operation) -> str:
 
 
 def _codes(one: Operation) -> list[str]:
-    """The codes of all problems that may be answered."""
+    """Return the codes of all problems that a route may answer."""
     if not one.speaks_problems:
         return []
     asked = [*one.problems, *EVERYWHERE]
@@ -221,7 +230,7 @@ def _codes(one: Operation) -> list[str]:
 
 
 def _problem_answers(one: Operation) -> dict[str, schema.JSON]:
-    """Error answers by status, an example for each code."""
+    """Return the problem answers of a route by status, with an example for each code."""
     answers: dict[str, schema.JSON] = {}
     codes = _codes(one)
     for status in sorted({KINDS[code].status for code in codes}):

@@ -16,40 +16,40 @@ from broker.http.edge import LIMITS
 from broker.model import Permission
 
 Allowed = Mapping[str, type | tuple[type, ...]]
-"""The members that a body may have, and the types that each may be of."""
+"""The permitted members of a body, each with its permitted types."""
 Route = TypeVar("Route", bound=Callable[..., Awaitable[web.StreamResponse]])
 
 LARGEST = 2**53
-"""Beyond it a number of JSON is not the one that was meant."""
+"""The greatest number that every JSON parser reads exactly."""
 LONGEST_TEXT = 4096
-"""Characters of a text in a body, where nothing else is said."""
+"""The default for the most characters of a string in a body."""
 WORD = re.compile(r"[A-Za-z_]{1,32}", re.ASCII)
-"""A name that may be quoted in an error: no secret looks like it."""
+"""A name that an error may quote, because no secret has this form."""
 TYPES: Allowed = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list}
 """JSON Schema's types in Python."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path; as a decorator it declares the handler. A handler may have several."""
+    """The declaration of a route, used as a decorator of its handler. A handler may have several."""
 
     method: str
     path: str
     summary: str = ""
-    """For OpenAPI, as are `answers` and `problems`; the admin socket has no such document."""
+    """What the route does. Without it docs/api.md shows the handler's docstring."""
     answers: Mapping[str, schema.JSON] = field(default_factory=dict)
-    """By status: what is answered when all is well, or in a shape of its own."""
+    """The Response Objects of OpenAPI by status, except problem documents."""
     permission: Permission | None = None
-    """What the caller must have; a service checks it, because only that knows the account. None: open to anybody."""
+    """The permission that a service requires of the caller; None if the route needs no caller."""
     query: schema.Parameters = field(default_factory=dict)
     headers: schema.Parameters = field(default_factory=dict)
     body: schema.JSON | None = None
     problems: tuple[str, ...] = ()
-    """Codes of problem documents, besides those that may happen anywhere."""
+    """The codes of problem documents, except those that every route may answer."""
     speaks_problems: bool = True
-    """Pages and OAuth's own endpoints tell their errors in other ways."""
+    """Whether errors are problem documents. Pages and OAuth endpoints have other formats."""
     has_head: bool = True
-    """Whether a GET may be asked as HEAD as well: not where asking changes something."""
+    """Whether a GET route answers HEAD too; not if a request changes something."""
 
     def __call__(self, handler: Route) -> Route:
         if self.permission is None:
@@ -59,7 +59,7 @@ class Operation:
 
     @property
     def allowed(self) -> Allowed:
-        """The members of the JSON body."""
+        """The permitted members of the JSON body, from its schema."""
         if self.body is None:
             return {}
         properties = self.body["content"]["application/json"]["schema"]["properties"]
@@ -68,21 +68,22 @@ class Operation:
 
 
 own_shape = partial(Operation, speaks_problems=False)
-"""An operation that tells its errors on a page or in OAuth's way."""
+"""An operation whose errors are pages or OAuth errors."""
 
 
 def public(handler: Route) -> Route:
-    """Mark a route of the internal listener that needs no caller; everything unmarked does."""
+    """Mark a handler of the internal listener as open to requests without a caller."""
     handler.__dict__["is_public"] = True
     return handler
 
 
 def is_public(handler: object) -> bool:
+    """Return whether a handler was marked with `public`."""
     return bool(getattr(handler, "is_public", False))
 
 
 def routes_of(*services: object) -> list[web.RouteDef]:
-    """The routes that methods of these objects are declared for, in the order of the declarations."""
+    """Return the routes that the methods of some objects declare, in the order of the declarations."""
     return [
         web.route(
             one.method,
@@ -97,20 +98,20 @@ def routes_of(*services: object) -> list[web.RouteDef]:
 
 
 def operation_of(handler: object, path: str) -> Operation | None:
-    """The declaration of a handler for a path, as the router writes it."""
+    """Return the declaration of a handler for a route's path template, or None."""
     operations: tuple[Operation, ...] = getattr(handler, "operations", ())
     return next((one for one in operations if one.path == path), None)
 
 
 def asked(request: web.Request) -> Operation:
-    """The declaration of what a request asks for; without one it may bring nothing."""
+    """Return the declaration of a request's route, or one that permits no parameters."""
     resource = request.match_info.route.resource
     path = "" if resource is None else resource.canonical
     return operation_of(request.match_info.handler, path) or Operation(request.method, path)
 
 
 def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The `object_pairs_hook` of a JSON reader that refuses repeated members; raises ValueError."""
+    """Build an object for `json.loads` as `object_pairs_hook`; raises ValueError if a member is repeated."""
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("a member is repeated")
@@ -118,7 +119,7 @@ def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The body, as large and as slow as the listener's limits allow; raises TooLarge, InvalidRequest."""
+    """Return the body, within the listener's limits of size and time; raises TooLarge, InvalidRequest."""
     limits = request.app[LIMITS]
     try:
         async with asyncio.timeout(limits.body_seconds):
@@ -136,10 +137,10 @@ async def read_body(request: web.Request) -> bytes:
 async def read_object(
     request: web.Request, *, longest: int = LONGEST_TEXT, keep_null: bool = False
 ) -> dict[str, Any]:
-    """A JSON object with the declared members, of the right types; an empty body is `{}`.
+    """Return the JSON object of the body after checking its members against the declaration; an empty body is `{}`.
 
-    Members that are null are left out unless `keep_null`; `longest`: characters of a text. Raises InvalidRequest,
-    TooLarge.
+    Members that are null are left out unless `keep_null`. `longest` is the most characters of a string. Raises
+    InvalidRequest, TooLarge.
     """
     return object_of(await read_body(request), asked(request).allowed, longest=longest, keep_null=keep_null)
 
@@ -147,7 +148,7 @@ async def read_object(
 def object_of(
     body: bytes, allowed: Allowed, *, longest: int = LONGEST_TEXT, keep_null: bool = False
 ) -> dict[str, Any]:
-    """What a JSON body says; raises InvalidRequest."""
+    """Parse a JSON body and check its members; raises InvalidRequest."""
     if not body.strip():
         return {}
     try:
@@ -180,7 +181,7 @@ def _check_member(name: str, member: object, allowed: Allowed, longest: int) -> 
 
 
 def check_query(request: web.Request) -> None:
-    """Refuse parameters that are not declared, or there twice: they would be ignored. Raises InvalidRequest."""
+    """Raise InvalidRequest if a query parameter is not declared or is repeated, because it would be ignored."""
     known = asked(request).query
     for name in request.query:
         if name not in known:
@@ -195,7 +196,7 @@ def _quoted(name: str) -> str:
 
 
 def query_number(request: web.Request, name: str) -> int | None:
-    """A whole number from the query, within the declared bounds; raises InvalidRequest."""
+    """Return a whole number of the query, or None if it is absent; raises InvalidRequest beyond its bounds."""
     bounds = asked(request).query[name][1]
     least, most = bounds["minimum"], bounds["maximum"]
     values = request.query.getall(name, [])

@@ -1,4 +1,4 @@
-"""The peers of connections: their addresses behind proxies, what counts as one peer, and limits by peer."""
+"""Finds the address of a client behind proxies, and limits failures and connections by peer."""
 
 import asyncio
 import re
@@ -18,19 +18,19 @@ WITH_PORT = re.compile(r"\[([^\]]+)\](?::\d{1,5})?|([0-9.]+):\d{1,5}", re.ASCII)
 CREDENTIALS = struct.Struct("iII")
 """pid, uid, gid: the kernel's struct ucred."""
 ONE_SITE = 64
-"""Bits of an IPv6 address that one customer cannot choose."""
+"""The prefix length of an IPv6 network that counts as one peer: one customer may have a whole /64."""
 LOCAL = "local"
-"""A peer on a Unix socket."""
+"""The peer of all connections on a Unix socket."""
 FAILURES = 20
 WITHIN = 60.0
 PEERS = 10_000
 
 
 def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Network]) -> str | None:
-    """Return the client's address: the peer's, unless that is a trusted proxy; None for a Unix socket, which has none.
+    """Return the address of the client, which may be behind trusted proxies; None on a Unix socket.
 
-    `forwarded` are the lines of X-Forwarded-For. Each trusted hop vouches for the one to its left, and for no more:
-    what a client wrote there itself lies further left. A hop that is no address ends the search.
+    `forwarded` are the lines of X-Forwarded-For. They are read from the right as long as the hops are trusted,
+    because a client can write the entries further left itself. An entry that is no address ends the search.
     """
     address, text = _peer(peer or "")
     if address is None or not trusted:
@@ -45,12 +45,12 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
 
 
 def peer_of(name: object) -> str:
-    """Return the peer that the other end of a connection counts as; `name` is the `peername` of its socket."""
+    """Return the peer for the `peername` of a socket."""
     return site_of(str(name[0])) if isinstance(name, tuple) else LOCAL
 
 
 def site_of(address: str | None) -> str:
-    """Return the peer that an address counts as: an IPv4 address, or an IPv6 network."""
+    """Return the peer for an address: the IPv4 address itself, or its IPv6 /64."""
     try:
         parsed = _plain(address or "")
     except ValueError:
@@ -59,13 +59,13 @@ def site_of(address: str | None) -> str:
 
 
 def peer_name(uid: int | None, address: str | None) -> str:
-    """Return what failed credentials are counted by."""
+    """Return the key under which failed credentials are counted: the uid, else the peer of the address."""
     return site_of(address) if uid is None else f"uid {uid}"
 
 
 def peer_uid(transport: asyncio.BaseTransport | None) -> int | None:
-    """Return the uid that connected to a Unix socket (SO_PEERCRED, unix(7)); None on any other."""
-    # Asked of every request: on TCP it is a tuple, and the socket's family takes longer to find out.
+    """Return the uid of the client of a Unix socket (SO_PEERCRED, unix(7)); None on other sockets."""
+    # This runs for every request, and the type of the peername is cheaper than the socket's family.
     if transport is None or isinstance(transport.get_extra_info("peername"), tuple):
         return None
     peer = transport.get_extra_info("socket")
@@ -76,7 +76,7 @@ def peer_uid(transport: asyncio.BaseTransport | None) -> int | None:
 
 
 class Throttle:
-    """The failures of the last minute, by peer; of too many peers those that failed longest ago are forgotten."""
+    """Counts recent failures by peer. If there are too many peers, the least recent ones are forgotten."""
 
     def __init__(
         self, clock: Clock, *, peers: int = PEERS, most: int = FAILURES, within: float = WITHIN
@@ -86,11 +86,11 @@ class Throttle:
         self._failures: dict[str, deque[float]] = {}
 
     def __len__(self) -> int:
-        """How many peers are remembered."""
+        """Return the number of peers with recent failures."""
         return len(self._failures)
 
     def failed(self, peer: str) -> float | None:
-        """Note a failure; return the seconds until the next may be answered in full, None while it still may."""
+        """Count a failure. Return None within the limit, else the seconds until the next one is permitted."""
         now = self._clock.monotonic()
         recent = self._failures.pop(peer, None)
         if recent is None:
@@ -105,14 +105,14 @@ class Throttle:
 
 
 class UnknownUserLimits:
-    """Limits, by address and in all, how often unknown people make the broker write or ask a provider."""
+    """Limits how often anonymous users cause writes or requests to providers, by address and in total."""
 
     def __init__(self, clock: Clock, *, most: int = 100, in_all: int = 5000, within: float = 600.0) -> None:
         self._by_site = Throttle(clock, most=most, within=within)
         self._all = Throttle(clock, most=in_all, within=within)
 
     def admit(self, site: str) -> None:
-        """Count one more. Raises RateLimited."""
+        """Count a request of a peer; raises RateLimited beyond the limit."""
         wait = self._by_site.failed(site) or self._all.failed("")
         if wait is not None:
             raise RateLimited("Too many people connect from your network at once", retry_after=wait)
@@ -120,13 +120,13 @@ class UnknownUserLimits:
 
 @lru_cache(maxsize=4096)
 def _peer(text: str) -> tuple[Address | None, str | None]:
-    """A peer's address, and how it is written: the same few ask again and again."""
+    """Return an address and its text. It is cached because the same peers connect repeatedly."""
     address = _parsed(text)
     return address, None if address is None else str(address)
 
 
 def _parsed(text: str) -> Address | None:
-    """An address, also with a port."""
+    """Parse an address with or without a port; None if it is not one."""
     form = WITH_PORT.fullmatch(text.strip())
     try:
         return _plain((form[1] or form[2]) if form else text.strip())
@@ -135,6 +135,6 @@ def _parsed(text: str) -> Address | None:
 
 
 def _plain(text: str) -> Address:
-    """An address without its zone; an IPv4 address that is mapped to IPv6 is one of IPv4 (RFC 4291, 2.5.5.2)."""
+    """Parse an address without its zone. An IPv4-mapped one becomes IPv4 (RFC 4291, 2.5.5.2)."""
     address = ip_address(text.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address

@@ -1,4 +1,4 @@
-"""Server-sent events: how many streams there may be, the loop of each, slow readers, and the stop of the broker."""
+"""Answers with server-sent events: limits the number of streams and ends them for slow readers and at a stop."""
 
 import asyncio
 from collections import Counter
@@ -10,16 +10,15 @@ from broker.clock import Clock, within
 from broker.errors import BrokerError, Overloaded
 
 SLOW = 10.0
-"""A reader that has not taken a message for so long is disconnected; it connects again with `Last-Event-ID`."""
+"""Seconds after which a reader that takes no message is disconnected. It can resume with `Last-Event-ID`."""
 
 
 class EventStream:
-    """One open stream."""
+    """One open stream of server-sent events."""
 
     def __init__(self, request: web.Request, clock: Clock) -> None:
         self.request, self._clock = request, clock
-        # The first line is a comment, written at once: it shows that the stream is open. No proxy may keep anything
-        # back (nginx) or compress it (`no-transform`).
+        # nginx must not buffer the stream (X-Accel-Buffering), and no proxy may compress it (no-transform).
         self.response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream",
@@ -31,10 +30,11 @@ class EventStream:
 
     @property
     def is_open(self) -> bool:
+        """Whether the client is still connected."""
         return self.request.transport is not None and not self.request.transport.is_closing()
 
     async def write(self, text: str) -> None:
-        """Raises ConnectionError if the reader does not read."""
+        """Write a text to the stream; raises ConnectionError if the client does not read it in time."""
         self.written_at = self._clock.monotonic()
         writing = asyncio.ensure_future(self.response.write(text.encode()))
         try:
@@ -49,17 +49,17 @@ class EventStream:
 
 
 Tell = Callable[[EventStream], Awaitable[bool]]
-"""Writes what is new; False ends the stream."""
+"""Writes new messages to the stream, and returns False to end it."""
 
 
 class EventStreams:
-    """The streams of one kind."""
+    """The open streams of one route."""
 
     def __init__(self, clock: Clock, *, every: float, most: int, most_of_one: int) -> None:
         self._clock, self._every = clock, every
         self._most, self._most_of_one = most, most_of_one
         self._open: Counter[str] = Counter()
-        """By reader, so that no reader alone takes all of them."""
+        """The number of open streams by reader, so that no single reader takes all of them."""
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -69,9 +69,9 @@ class EventStreams:
     async def follow(
         self, request: web.Request, reader: str, begin: Callable[[], Awaitable[tuple[str, Tell]]]
     ) -> web.StreamResponse:
-        """Answer with a stream until the reader goes, `Tell` returns False, or the broker stops.
+        """Answer with a stream until the client disconnects, `Tell` returns False, or the broker stops.
 
-        `begin` returns the first message and what writes the others; what it raises is answered as usual.
+        `begin` returns the first message and the function that writes the others. Its errors are answered.
         """
         if request.method == "HEAD":
             return web.Response(content_type="text/event-stream")
@@ -91,7 +91,7 @@ class EventStreams:
         except (ConnectionError, BrokerError):
             if not stream.response.prepared:
                 raise
-            # The answer has begun, so all that can be done is to end it.
+            # The answer has begun, so it can only be ended.
         finally:
             stopped.cancel()
             self._open[reader] -= 1
