@@ -530,6 +530,28 @@ def test_links_lead_somewhere(page: str, link: str) -> None:
     assert not anchor or anchor in pages.anchors(target)
 
 
+def test_readme_is_short_and_leads_to_every_page() -> None:
+    """At most 200 lines, and each page of docs/ one click away; records of decisions are listed on their own page."""
+    linked = {link.partition("#")[0] for page, link in links() if page == "README.md"}
+
+    assert len(PAGES["README.md"].splitlines()) <= 200
+    assert set() == {page for page in DOCS if page.startswith("docs/") and not is_record(page)} - linked
+
+
+def is_record(page: str) -> bool:
+    return page.startswith("docs/decisions/") and page != "docs/decisions/README.md"
+
+
+@pytest.mark.parametrize("page", [page for page in DOCS if page.startswith("docs/") and not is_record(page)])
+def test_every_page_has_a_title_and_leads_on(page: str) -> None:
+    """One title, and a last section that names the pages to read next."""
+    ranks = pages.headings(page)
+
+    assert ranks[0][0] == 1
+    assert [rank for rank, _ in ranks].count(1) == 1
+    assert ranks[-1] == (2, "See also")
+
+
 def test_every_metric_that_is_named_exists() -> None:
     """In an example of a query too."""
     known = {name for one in vars(Metrics()).values() for name, _, _ in metric_rows_of(one)}
