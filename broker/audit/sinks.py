@@ -288,7 +288,7 @@ def old_files(path: Path) -> list[OldFile]:
     found = []
     for one in path.parent.iterdir():
         if name := form.fullmatch(one.name):
-            # A name that is no date is nobody's file to delete.
+            # A file whose name has no valid date is never old enough to be deleted.
             ended_by = float("inf")
             with suppress(ValueError):
                 ended_by = datetime.strptime(name[2], "%Y-%m-%d").replace(tzinfo=UTC).timestamp() + DAY

@@ -44,7 +44,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of a verification."""
+    """The result of verifying audit lines."""
 
     lines: int
     chains: int

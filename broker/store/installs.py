@@ -90,7 +90,7 @@ class InstallStore(Store):
         await self._keys.write([install], work)
 
     async def claim_install(self, install: PendingInstall) -> bool:
-        """Store an install that a cookie has held so far, with its state taken. False: that was done before."""
+        """Store an install that a cookie has held so far, with its OAuth `state` used. False: it was used before."""
 
         def work(transaction: Transaction, install: PendingInstall) -> Awaitable[int]:
             return transaction.execute(CLAIM_INSTALL, *values_of(install))
@@ -104,7 +104,7 @@ class InstallStore(Store):
         return next(iter(found), None)
 
     async def take_install(self, state_hash: str, at: float) -> bool:
-        """Take the state; True for exactly one caller, also under a race and after a restart."""
+        """Mark the OAuth `state` as used; True for exactly one caller, also under a race and after a restart."""
         return await self._execute(TAKE, state_hash, at) == 1
 
     async def hold_grant(self, grant: PendingGrant) -> None:

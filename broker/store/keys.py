@@ -203,7 +203,7 @@ class EncryptedColumn:
 
     @property
     def name(self) -> str:
-        """The column's name with its table's."""
+        """The qualified name, `table.column`."""
         return f"{self.table}.{self.column}"
 
 

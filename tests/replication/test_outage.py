@@ -1,4 +1,4 @@
-"""The database is away: living tokens are served, nothing is renewed, and all of it comes back by itself."""
+"""The database is away: valid tokens are served, nothing is renewed, and all of it comes back by itself."""
 
 import asyncio
 from collections.abc import AsyncIterator
