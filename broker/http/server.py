@@ -1,6 +1,6 @@
-"""The HTTP server under the applications: it counts connections, and answers what is not HTTP with a constant answer.
+"""The HTTP server under the applications: it limits connections, and answers malformed HTTP with a constant error.
 
-aiohttp would quote the offending line, `Authorization` included, in its log and in the body of its 400.
+aiohttp would quote the malformed line, `Authorization` included, in its log and in the body of its 400.
 """
 
 import asyncio
@@ -27,34 +27,34 @@ from broker.observe.logs import log_malformed
 log = structlog.get_logger()
 SHUTDOWN = 5.0
 LINGER = 1.0
-"""Seconds for a peer that is refused to read why; closing at once would reset the connection."""
+"""Seconds for a refused peer to read the answer, because closing immediately would reset the connection."""
 LINGERING = 64
-"""Refused connections that may linger at a time; the others are closed without an answer."""
+"""The most refused connections that get an answer at a time; others are closed without one."""
 LOG_EVERY = 1.0
-"""Seconds; a crowd of refused connections must not fill the log."""
+"""Seconds between two log lines about refused connections, so that they do not fill the log."""
 BASED = re.compile(r"/~[0-9a-f]{32}(?=/)", re.ASCII)
 VERSIONS = (HttpVersion10, HttpVersion11)
 HEAR_OUT = 0.5
-"""Seconds that a stop gives those who are about to ask; some browsers connect and never do."""
+"""Seconds that a stop waits for a request on each new connection; some browsers connect without sending one."""
 LOOK_AGAIN = 0.01
 ACCEPT_AGAIN = 0.25
-"""Seconds until the next attempt where a connection could not be accepted, such as for want of open files."""
+"""Seconds until the next attempt after accepting a connection failed, for instance without open files."""
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class ConnectionLimiter:
-    """The open connections of a listener, in all and by peer."""
+    """Counts the open connections of a listener, in total and by peer, and refuses those beyond the limits."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._open = 0
         self.by_peer: Counter[str] = Counter()
         self.lingering = 0
-        """Refused connections that are still open."""
+        """The number of refused connections that are still open."""
         self._refused, self._logged_at = 0, float("-inf")
 
     def enter(self, peer: str) -> BrokerError | None:
-        """Count a connection; return what to answer instead where there are too many already."""
+        """Count a connection, or return the error to answer if there are too many."""
         limits = self._limits
         if self._open >= limits.connections:
             return self._refuse(
@@ -69,7 +69,7 @@ class ConnectionLimiter:
         return None
 
     def leave(self, peer: str) -> None:
-        """Count no more a connection that has ended."""
+        """Stop counting a connection that has ended."""
         self._open -= 1
         self.by_peer[peer] -= 1
         if not self.by_peer[peer]:
@@ -91,7 +91,7 @@ class ConnectionLimiter:
 
 
 class QuietRequestHandler(web.RequestHandler):
-    """One connection, if the limiter admits it."""
+    """Handles one connection, if the limiter admits it."""
 
     __slots__ = ("_asked_at", "_headers", "_limiter", "_peer", "_talking", "_unread", "_until_read")
 
@@ -110,25 +110,26 @@ class QuietRequestHandler(web.RequestHandler):
         self._until_read: asyncio.TimerHandle | None = None
         self._asked_at: float | None = None
         self._peer: str | None = None
-        """The peer that the limiter has counted."""
+        """The peer for which the limiter counts this connection; None if it does not."""
 
     def note_request(self) -> None:
+        """Remember the time of a request."""
         self._asked_at = self._loop.time()
 
     @property
     def is_about_to_ask(self) -> bool:
-        """Whether a request may be on its way that nobody else would answer."""
+        """Whether the client may be sending a request, for which a stop should wait."""
         return self._asked_at is None or self._loop.time() - self._asked_at < self._talking
 
     def enter(self, peer: str) -> BrokerError | None:
-        """Count the connection; return what to tell the peer where there are too many already."""
+        """Count the connection, or return the error to answer if there are too many."""
         refusal = self._limiter.enter(peer)
         if refusal is None:
             self._peer = peer
         return refusal
 
     def leave(self) -> None:
-        """Count the connection no more."""
+        """Stop counting the connection."""
         if self._peer is not None:
             self._limiter.leave(self._peer)
             self._peer = None
@@ -139,7 +140,7 @@ class QuietRequestHandler(web.RequestHandler):
         if refusal is None:
             super().connection_made(transport)
         else:
-            # Nothing that comes now is looked at.
+            # Nothing that the peer sends from now on is parsed.
             self._force_close = True
             # A cast, because uvloop's transports are no subclasses of asyncio's.
             self._turn_away(cast(asyncio.Transport, transport), refusal)
@@ -165,7 +166,7 @@ class QuietRequestHandler(web.RequestHandler):
 
     def log_exception(self, *_: object, exc_info: BaseException | None = None, **__: object) -> None:
         if isinstance(exc_info, web.RequestPayloadError | HttpProcessingError):
-            # The rest of a body that nobody wanted was broken; what the error says quotes it.
+            # The unread rest of a body was malformed. The error is not logged, because it quotes the body.
             log_malformed(self._peer, None, exc_info)
         else:
             log.error("request.crashed", exc_info=exc_info)
@@ -202,30 +203,30 @@ class QuietRequestHandler(web.RequestHandler):
 
 
 class QuietServer(web.Server):
-    """Makes a quiet handler for each connection."""
+    """Creates a QuietRequestHandler for each connection."""
 
     def __call__(self) -> QuietRequestHandler:
         return QuietRequestHandler(self, loop=self._loop, **self._kwargs)
 
 
 class QuietRunner(web.AppRunner):
-    """Runs one application within its limits. No access log: it would write queries with codes and states."""
+    """Runs an application within its limits, without an access log, which would contain codes and states."""
 
     __slots__ = ("handshakes", "limits")
 
     def __init__(self, application: web.Application) -> None:
         self.limits = application[LIMITS]
         self.handshakes: set[asyncio.Task[None]] = set()
-        """TLS handshakes under way."""
+        """The running TLS handshakes."""
         super().__init__(application, handle_signals=False, shutdown_timeout=SHUTDOWN)
 
     async def cleanup(self) -> None:
-        """Stop, with an answer for everybody whose connection was taken: nobody else would answer them."""
+        """Stop after answering the requests on all accepted connections."""
         for site in list(self.sites):
             await site.stop()
         with suppress(TimeoutError):
             async with asyncio.timeout(HEAR_OUT):
-                while self._someone_is_about_to_ask():  # noqa: ASYNC110 - nobody tells when the last has asked
+                while self._someone_is_about_to_ask():  # noqa: ASYNC110 - there is no event for it
                     await asyncio.sleep(LOOK_AGAIN)
         for handshake in self.handshakes:
             handshake.cancel()
@@ -256,10 +257,10 @@ class QuietRunner(web.AppRunner):
 
 
 class TlsSite(web.BaseSite):
-    """A listening socket whose connections are counted when they are accepted, before their TLS handshake.
+    """A listening socket that counts connections before their TLS handshake.
 
-    The event loop's own TLS server tells nobody of a connection until its handshake is over, so a peer that never
-    begins one would be within no limit.
+    asyncio's own TLS server reports a connection only after the handshake, so connections without one would have no
+    limit.
     """
 
     __slots__ = ("_accepting", "_listening", "_quiet")
@@ -303,7 +304,7 @@ class TlsSite(web.BaseSite):
                 handshake = asyncio.create_task(self._shake_hands(handler, connection), name="tls handshake")
                 self._quiet.handshakes.add(handshake)
                 handshake.add_done_callback(self._quiet.handshakes.discard)
-            # A crowd of new connections must not hold up those that are inside.
+            # Many new connections must not delay the requests on the open ones.
             await asyncio.sleep(0)
 
     async def _shake_hands(self, handler: QuietRequestHandler, connection: socket.socket) -> None:
@@ -317,7 +318,7 @@ class TlsSite(web.BaseSite):
                 ssl_shutdown_timeout=within,
             )
         except OSError:
-            # Whoever has no TLS for us, hangs up or takes too long. An error of TLS is one as well.
+            # The peer speaks no TLS, disconnects or is too slow. TLS errors are OSErrors as well.
             handler.leave()
         except asyncio.CancelledError:
             handler.leave()
@@ -325,7 +326,7 @@ class TlsSite(web.BaseSite):
 
 
 def _quoting_nothing(handle: Handle, headers: Mapping[str, str], shortcut: Shortcut | None) -> Handle:
-    """Answer requests that no application should see; aiohttp would quote an unknown `Expect`."""
+    """Wrap a handler so that requests which no application must see get a constant answer."""
 
     async def quietly(request: web.BaseRequest) -> web.StreamResponse:
         if isinstance(request.protocol, QuietRequestHandler):
@@ -351,7 +352,7 @@ def _quoting_nothing(handle: Handle, headers: Mapping[str, str], shortcut: Short
 
 
 def _without_base(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """Take the BASE off a request's path before the application looks at it."""
+    """Wrap a request factory so that it moves the BASE from the path into the request."""
 
     def made(message: Any, *others: Any) -> web.BaseRequest:
         base = BASED.match(message.path) if message.path.startswith("/~") else None
@@ -384,7 +385,7 @@ def _refused(
 
 
 def _as_bytes(response: web.Response) -> bytes:
-    """An answer for which there is no request."""
+    """Serialize an answer that is written without a request."""
     body = response.body if isinstance(response.body, bytes) else b""
     fields = {**response.headers, "Content-Length": str(len(body)), "Connection": "close"}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())

@@ -1,6 +1,6 @@
-"""The sockets that the configuration names, held by systemd or bound here, and their TLS.
+"""Provides the configured sockets, from systemd or bound here, and their TLS contexts.
 
-A refusal says which key of the configuration to change, and how.
+An error names the configuration key to change, and how.
 """
 
 import errno
@@ -29,14 +29,13 @@ MOST_FILES = 65_536
 SHORTLY = 0.2
 LONGEST_REQUEST = 64 * 1024
 UNREAD = 30_000
-"""Milliseconds after which the kernel gives up a connection whose peer takes nothing: also one that is closed here
-already, which would keep its file until the last byte is read."""
+"""Milliseconds after which the kernel drops a connection whose peer reads nothing, even after it was closed here."""
 
 
 def use_every_file() -> int:
-    """Raise the limit of open files as far as one may, and return it.
+    """Raise the soft limit of open files as far as possible, and return it.
 
-    The usual soft limit of 1,024 is for programs that call select(), which this one does not.
+    The usual soft limit of 1,024 protects programs that call select(), which this one does not.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= MOST_FILES:
@@ -47,14 +46,14 @@ def use_every_file() -> int:
 
 
 class Sockets:
-    """The sockets that systemd holds, told apart by their addresses; the others are bound here."""
+    """Finds the socket of an address among those that systemd passed, or binds a new one."""
 
     def __init__(self, passed: Sequence[socket.socket] = ()) -> None:
         self._passed = list(passed)
         self._unserved = [one for one in passed if one.family == socket.AF_UNIX]
 
     def listening(self, listen: Listen, *, key: str) -> socket.socket:
-        """Return a bound socket; raises StartRefused with the configuration's key and the next step."""
+        """Return a bound socket for an address; raises StartRefused, which names `key` and the next step."""
         held = next((one for one in self._passed if _is_at(one, listen)), None)
         if held is not None:
             self._passed.remove(held)
@@ -70,9 +69,9 @@ class Sockets:
         return held
 
     def answer_waiting(self, path: Path, answer: bytes) -> None:
-        """Send `answer` to the clients that wait at the Unix socket `path`, if systemd holds it.
+        """Send `answer` to the clients that wait at the Unix socket `path`, if systemd passed it.
 
-        Whoever connects during a start waits for it; without this, also for one that is refused again and again.
+        They have connected during the start. Without an answer they would wait for ever if it is refused.
         """
         for held in self._unserved:
             if not _is_at(held, UnixListen(path, 0, None)):
@@ -88,11 +87,11 @@ class Sockets:
                         connection.sendall(answer)
 
     def all_served(self) -> None:
-        """Answer nobody here from now on."""
+        """Stop answering waiting clients, because the listeners do."""
         self._unserved.clear()
 
     def refuse_unclaimed(self) -> None:
-        """Refuse sockets that nobody listens at, because their clients would wait for ever; raises StartRefused."""
+        """Raise StartRefused if systemd passed a socket that no key names, because its clients would wait for ever."""
         if self._passed:
             names = [one.getsockname() for one in self._passed]
             addresses = ", ".join(
@@ -105,7 +104,7 @@ class Sockets:
 
 
 def refused(key: str, listen: object, exc: OSError) -> StartRefused:
-    """Say why an address cannot be listened on, and what to do."""
+    """Return the error for an address that cannot be bound, with what to do."""
     if exc.errno == errno.EADDRINUSE:
         return StartRefused(
             f"{key}: {listen} is taken by another program; stop that one, or set {key} to a free port"
@@ -124,13 +123,13 @@ def _is_at(passed: socket.socket, listen: Listen) -> bool:
     try:
         found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)
     except OSError:
-        # A host name that means nothing is at no address.
+        # A host name without an address matches no socket.
         return False
     return name[:2] in {address[:2] for *_, address in found}
 
 
 def _refuse_if_wider(listen: UnixListen, key: str) -> None:
-    """Refuse a socket that lets in more than the configuration; the unit may let in less."""
+    """Raise StartRefused if systemd made a socket with more permissions than configured; fewer are fine."""
     found = listen.path.stat()
     mode = stat.S_IMODE(found.st_mode)
     if mode & ~listen.mode:
@@ -149,7 +148,7 @@ def _refuse_if_wider(listen: UnixListen, key: str) -> None:
 
 
 def _end_unread(listening: socket.socket) -> None:
-    """Connections inherit it from the socket that accepts them."""
+    """Set UNREAD on a listening socket, from which its connections inherit it."""
     # The option is Linux's (RFC 5482).
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)
@@ -173,7 +172,7 @@ def _bind_tcp(host: str, port: int, key: str) -> socket.socket:
 
 
 def bind_unix(path: Path, *, mode: int, group: str | None, key: str) -> socket.socket:
-    """Bind a Unix socket with that mode, never open to more for a moment; raises StartRefused."""
+    """Bind a Unix socket that never has more permissions than `mode`; raises StartRefused."""
     if len(os.fsencode(path)) > LONGEST_PATH:
         raise StartRefused(
             f"{key}: the path {path} is longer than {LONGEST_PATH} bytes, which no Unix socket can have"
@@ -186,11 +185,11 @@ def bind_unix(path: Path, *, mode: int, group: str | None, key: str) -> socket.s
             f"{key}: cannot listen on {path}: it is no socket; move it away, or set {key} to another path"
         )
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # A mode from the start: to change it afterwards could reach what somebody laid there meanwhile.
+    # The umask sets the mode, because a later chmod could hit a file that somebody put there meanwhile.
     before = os.umask(0o177 if group is not None else 0o777 & ~mode)
     try:
         bound.bind(str(path))
-        # At once, or another start would take it for one that a crash left.
+        # Immediately, or another start would take the socket for a stale one.
         bound.listen(BACKLOG)
     except OSError as exc:
         bound.close()
@@ -211,7 +210,7 @@ def bind_unix(path: Path, *, mode: int, group: str | None, key: str) -> socket.s
 
 
 def _remove_stale(path: Path, key: str) -> None:
-    """Remove a socket that a crash left; raises StartRefused where somebody listens on it."""
+    """Remove a socket that a crash left; raises StartRefused if a program listens on it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.setblocking(False)
         try:
@@ -222,7 +221,7 @@ def _remove_stale(path: Path, key: str) -> None:
         except FileNotFoundError:
             return
         except OSError:
-            # Its queue is full, or it is another kind of socket: it is somebody's.
+            # The queue is full, or it is another kind of socket: a program uses it.
             pass
     raise StartRefused(
         f"{key}: another broker answers at {path}; stop that one, or set {key} to a path of this broker's own"
@@ -231,11 +230,11 @@ def _remove_stale(path: Path, key: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """A listener's TLS 1.2 or newer; `reload` serves a renewed certificate to whoever connects from then on."""
+    """The TLS context of a listener, for TLS 1.2 or newer; `reload` loads a renewed certificate."""
 
     files: Tls
     key: str
-    """The configuration's, for messages."""
+    """The configuration key, for messages."""
     context: ssl.SSLContext = field(init=False)
 
     def __post_init__(self) -> None:
@@ -243,12 +242,12 @@ class ServerTls:
         object.__setattr__(self, "context", usable(self.files, key=self.key))
 
     def reload(self) -> None:
-        """Read both files again. Only for files that `usable` has just taken: half of a pair would stay."""
+        """Load both files again. `usable` must have accepted them, or the context keeps half of a pair."""
         self.context.load_cert_chain(self.files.cert, self.files.key, password=_no_passphrase)
 
 
 def usable(files: Tls, *, key: str) -> ssl.SSLContext:
-    """Return a context of these files; raises StartRefused, which names the file that is wrong and the next step."""
+    """Return a TLS context of two files; raises StartRefused, which names the wrong file and the next step."""
     for path, name, kind in ((files.cert, "cert", "certificate"), (files.key, "key", "private key")):
         try:
             content = read_regular(path)
@@ -256,7 +255,7 @@ def usable(files: Tls, *, key: str) -> ssl.SSLContext:
             raise StartRefused(f"{key}.{name}: {path} cannot be read: {exc.strerror}") from None
         if b"-----BEGIN " not in content or f"{kind.upper()}-----".encode() not in content:
             raise StartRefused(f"{key}.{name}: {path} holds no {kind}; put a PEM file there")
-    # A group may read it: so do systemd's credentials and Debian's group ssl-cert.
+    # A group may read it, as with systemd's credentials and Debian's group ssl-cert.
     problem = mode_problem(files.key)
     if problem is not None and problem[1]:
         raise StartRefused(f"{key}.key: {files.key} is {problem[0]}")
@@ -280,12 +279,12 @@ def usable(files: Tls, *, key: str) -> ssl.SSLContext:
 
 
 def expires_at(cert: Path) -> float:
-    """Return when the certificate that is served ends, in epoch seconds; only for one that `usable` has taken."""
+    """Return the expiry of a certificate that `usable` has accepted, in epoch seconds."""
     return x509.load_pem_x509_certificates(cert.read_bytes())[0].not_valid_after_utc.timestamp()
 
 
 class _Encrypted(Exception):
-    """The key is encrypted with a passphrase; without this OpenSSL would ask the terminal for it."""
+    """The key is encrypted. Raised instead of letting OpenSSL ask the terminal for a passphrase."""
 
 
 def _no_passphrase() -> Never:
