@@ -25,7 +25,7 @@ from broker.cli.command import Command
 from broker.cli.setup import example
 from broker.config import settings
 from broker.config.loading import RELOADED
-from broker.config.parties import USUAL
+from broker.config.named_tables import USUAL
 
 DOCS = Path(__file__).parent.parent / "docs"
 PART = re.compile(r"(?<=<!-- generated: )(\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)

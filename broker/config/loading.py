@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from broker.config.parties import read_callers, read_plugin, read_provider
+from broker.config.named_tables import read_callers, read_plugin, read_provider
 from broker.config.sandbox import with_sandbox
 from broker.config.secrets import SecretReader, text_of
 from broker.config.sections import (

@@ -1,8 +1,8 @@
 """The settings that a valid configuration gives: frozen values, with secrets read, paths absolute, times in seconds.
 
 A field that is a key of the file declares it: with `key` how it is read (default, limits and what an error says), with
-`form` only its form and default, because its reading needs more than one key and is done in `sections` or `parties`.
-The text below a field is its meaning in docs/configuration.md, which is generated from here.
+`form` only its form and default, because its reading needs more than one key and is done in `sections` or
+`named_tables`. The text below a field is its meaning in docs/configuration.md, which is generated from here.
 """
 
 from collections.abc import Mapping
