@@ -35,7 +35,7 @@ RACES = 5
 CUT = 200
 """Characters to which earlier versions cut an external id before they stored it."""
 LONGEST_NAME = 128
-Problem = Literal["other_name", "other_subject", "other_identity", "no_name", "link_used"]
+Problem = Literal["other_name", "other_subject", "other_identity", "unknown_identity", "no_name", "link_used"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,8 @@ def name_for(
         external_id = identity.external_id if identity else None
         is_other = named.provider != install.provider or named.external_id not in (None, external_id)
         if not install.replace and (name in maybe or is_other):
-            return IdentityConflict("other_identity", named.name)
+            is_unknown = identity is None and named.provider == install.provider
+            return IdentityConflict("unknown_identity" if is_unknown else "other_identity", named.name)
         account = named
     if not install.replace and len({install.subject, account.subject} - {None}) > 1:
         return IdentityConflict("other_subject", account.name)

@@ -24,6 +24,11 @@ CONFLICTS = {
         " The old connection is untouched.",
         "Sign out at the provider, sign in with the right account, and open the link again.",
     ),
+    "unknown_identity": (
+        "We could not tell which account this is",
+        "The provider did not say whose account you signed in to, so nothing was changed.",
+        "Open the same link again. If it happens again, tell whoever sent it to you.",
+    ),
     "link_used": (
         "This link was used already",
         "It has connected the account already, or a newer link was made. This time nothing was connected.",

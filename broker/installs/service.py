@@ -56,6 +56,7 @@ DAMAGED_AGAIN = 300.0
 LATE = {
     "other_name": "the identity, known only now, is that of the account {account}",
     "other_identity": "the identity, known only now, is not that of the account {account}",
+    "unknown_identity": "the provider did not say whose account it is, and {account} has an identity",
     "other_subject": "the account {account} belongs to another subject",
     "link_used": "the link has connected an account meanwhile",
 }

@@ -335,6 +335,20 @@ async def test_other_identity_needs_replace(house: House) -> None:
     assert (200, "31") == (replaced.status, (await house.account()).external_id)
 
 
+async def test_unknown_identity_is_not_called_another(house: House) -> None:
+    """Whoever signed in to the right account is told to try again, and the same link then works."""
+    before, url = await house.connect(), await link(house)
+    house.sandbox.faults.set("kit", identity_status=401)
+    refused = await visitor.install(url)
+    house.sandbox.faults.set("kit", identity_status=None)
+    unchanged, again = await house.account(), await visitor.install(url)
+
+    assert (409, before) == (refused.status, unchanged)
+    assert "did not say whose account" in refused.text
+    assert "another account" not in refused.text
+    assert (200, before.epoch + 1) == (again.status, (await house.account()).epoch)
+
+
 async def test_connected_under_another_name_is_a_conflict(house: House) -> None:
     """One identity has one name: a link that names another is refused."""
     await house.connect()

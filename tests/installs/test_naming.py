@@ -77,7 +77,7 @@ def conflict(problem: str, name: str | None) -> IdentityConflict:
             NOBODY,
             NOBODY,
             row("acme", "29"),
-            conflict("other_identity", "acme"),
+            conflict("unknown_identity", "acme"),
             id="an unknown identity over a known one",
         ),
         pytest.param(
