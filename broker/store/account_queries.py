@@ -35,7 +35,7 @@ class AccountGroup:
     provider: str
     status: Status
     is_used: bool
-    """Whether they were used since the given time."""
+    """True if they were used since the given time."""
     span: int
     """The number of the time span since the epoch in which their access tokens expire."""
     count: int

@@ -27,7 +27,7 @@ class Dialect:
     """The SQL in which the two databases differ."""
 
     shared: bool
-    """Whether other brokers may use the same database."""
+    """True if other brokers may use the same database."""
     clock: str | None
     """The database's own clock in epoch seconds, used for leases. None: use the caller's clock."""
     unlocked: str
@@ -249,7 +249,7 @@ class Changes:
         self._listeners: list[Callable[[str], None]] = []
         self._forgetful: list[Callable[[], None]] = []
         self.are_heard: Callable[[], bool] = lambda: True
-        """Whether notifications from other brokers arrive at the moment."""
+        """True if notifications from other brokers arrive at the moment."""
 
     def listen(self, listener: Callable[[str], None], missed: Callable[[], None] | None = None) -> None:
         """Call `listener` with the name of each changed account, and `missed` when notifications may be lost."""

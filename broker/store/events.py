@@ -114,7 +114,7 @@ class Delivery:
     event: Event
     attempts: int
     next_at: float
-    """When to try next, in epoch seconds. While an attempt runs, the time at which it counts as lost."""
+    """The time of the next attempt, in epoch seconds. While an attempt runs, the time at which it counts as lost."""
 
 
 class AlertStore(Store):

@@ -25,7 +25,7 @@ class StoreHealth:
         self._last_write_ok = self._enough_space = self._is_up = True
         self._looked_at = self._up_since = self._failed_at = float("-inf")
         self.is_named: Callable[[], bool] = lambda: True
-        """Whether no other broker uses this one's name."""
+        """True if no other broker uses this one's name."""
 
     def observe(self, ok: bool, seconds: float) -> None:
         """Note whether a commit succeeded, and how many seconds it took."""

@@ -35,7 +35,7 @@ WITHIN = 10.0
 STARTING_WITHIN = 600.0
 """Seconds for a transaction at the start, such as a migration."""
 TRIES = 5
-"""How often a transaction is tried that the database undid because of a conflict with another."""
+"""The number of attempts for a transaction that the database rolls back because of a conflict."""
 DIALECT = Dialect(
     shared=True,
     clock="CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)",

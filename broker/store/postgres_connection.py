@@ -170,7 +170,7 @@ class Line:
         self._ended = asyncio.Event()
         """Set when the server has closed the connection."""
         self.is_named = False
-        """Whether this broker, and no other, has its name; without it nothing is renewed."""
+        """True if this broker, and no other, has its name; without it nothing is renewed."""
         self._pulse_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
         self.heard: Callable[[str], None] = lambda _: None
@@ -205,12 +205,12 @@ class Line:
 
     @property
     def is_up(self) -> bool:
-        """Whether the line is connected."""
+        """True if the line is connected."""
         return self._connection is not None
 
     @property
     def hears(self) -> bool:
-        """Whether all notifications from other brokers have been received until a moment ago."""
+        """True if all notifications from other brokers have been received until a moment ago."""
         return self.is_up and _now() - self._pulse_at < PULSE_EVERY + PULSE_WITHIN
 
     async def _keep(self) -> None:

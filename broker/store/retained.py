@@ -176,7 +176,7 @@ class Retained(Generic[Record]):
         await asyncio.gather(*(self._recover(path, record) for path, record in self._spool.read()))
 
     async def settled(self) -> None:
-        """Wait until nothing is retained."""
+        """Wait until no write of a retained record is still being retried."""
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 

@@ -159,11 +159,11 @@ class GatheredReads:
         self._read = read
         """Reads accounts, given a statement and its values."""
         self._shared = shared
-        """Whether the database does several reads at the same time, so that no request waits for another read."""
+        """True if the database does several reads at the same time, so that no request waits for another read."""
         self._asked: dict[str, list[asyncio.Future[Account | None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_scheduled = False
-        """Whether a task is about to read the accounts in `_asked`."""
+        """True if a task is about to read the accounts in `_asked`."""
 
     async def account(self, name: str) -> Account | None:
         """Read the account of that name; None if there is none. Raises StorageUnavailable."""

@@ -230,7 +230,7 @@ def refuse_unfit(folder: Path) -> None:
             if inside and len(mount) >= len(best):
                 best, kind = mount, fs_type
     if kind in NETWORK_FILE_SYSTEMS:
-        raise StartRefused(f"the store's folder {folder} lies on {kind}; SQLite needs a local file system")
+        raise StartRefused(f"the store's folder {folder} is on {kind}; SQLite needs a local file system")
 
 
 def refuse_links(path: Path) -> None:
