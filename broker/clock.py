@@ -62,7 +62,7 @@ class SteadyClock:
     def __init__(self, clock: Clock, *, now: float | None = None) -> None:
         self.monotonic, self.sleep, self.alarm = clock.monotonic, clock.sleep, clock.alarm
         self.started_at = clock.now() if now is None else now
-        """When this process started, by the present setting of the clock."""
+        """The time when this process started, by the present setting of the clock."""
         self._earliest_start = self.started_at
         self._monotonic_at_start = clock.monotonic()
 

@@ -168,7 +168,7 @@ class Intent:
     owner: str | None
     """The process that wrote it, `boot@replica`; None: the attempt ended with an unknown outcome, the lease is free."""
     until: float
-    """When the lease expires, epoch seconds by the store's clock."""
+    """The time when the lease expires, epoch seconds by the store's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ class Account:
     scope: str
     issued_at: float
     expires_at: float
-    """When the access token expires, by our clock."""
+    """The time when the access token expires, by our clock."""
     refreshed_at: float
     created_at: float
     external_id: str | None = None
@@ -239,7 +239,7 @@ class Account:
     unusable: bool = False
     """The access token cannot be sent in a Bearer header. It is stored but never handed out."""
     grant_ends_at: float | None = None
-    """When the refresh token expires, if the provider says so; epoch seconds."""
+    """The time when the refresh token expires, if the provider says so; epoch seconds."""
     grant_ages: bool = False
     """Renewals do not move `grant_ends_at`."""
 

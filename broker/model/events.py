@@ -8,7 +8,7 @@ from broker.model.choice import Cause, Labelled
 
 
 class EventKind(Labelled):
-    """A kind of event. In a kind with the tone `good`, the reason says what is over."""
+    """A kind of event. If its tone is `good`, the event's reason names the problem that has ended."""
 
     CONNECTED = "connected", "Connected", "good"
     RENEWED = "renewed", "Renewed", "good"
@@ -70,7 +70,7 @@ class Event:
     subject: str | None = None
     """The user whose plugin was connected or disconnected, who may have no account here."""
     due_at: float | None = None
-    """When the grant will end, if that is known; epoch seconds."""
+    """The time when the grant will end, if that is known; epoch seconds."""
     detail: str | None = None
     """The provider's answer or the failure of the connection, in words; it contains no secret."""
     actor: str | None = None

@@ -77,9 +77,9 @@ class PendingGrant:
     issued_at: float
     expires_at: float
     next_at: float | None
-    """When the identity is asked for again; None: never."""
+    """The time at which the identity is requested again; None: never."""
     grant_ends_at: float | None = None
-    """When the refresh token expires, if the provider says so."""
+    """The time when the refresh token expires, if the provider says so."""
 
 
 @dataclass(frozen=True, slots=True)

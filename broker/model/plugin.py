@@ -25,7 +25,7 @@ class PluginConsent:
     """None: unknown until the user types a connect code."""
     expires_at: float
     tries: int = 0
-    """How many wrong connect codes were typed on the page."""
+    """The number of wrong connect codes typed on the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class PluginGrant:
     created_at: float
     last_used_at: float
     expires_at: float
-    """When its refresh token expires if it is not used."""
+    """The time when its refresh token expires if it is not used."""
     code_hash: str
     account: str | None = None
     """The account that was connected in the same install."""
@@ -98,7 +98,7 @@ class PluginPair:
     access_expires_at: float
     refresh_expires_at: float
     used_at: float | None = None
-    """When either token was first presented."""
+    """The time when either token was first presented."""
     replaced_at: float | None = None
     replaced_by: str | None = None
     """The refresh hash of the pair that replaced this one."""

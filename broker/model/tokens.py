@@ -62,7 +62,7 @@ class TokenSet:
     flags: tuple[str, ...] = ()
     """Oddities of the answer, for the log and the audit: `expires_in_missing`, `token_unusable`, …"""
     refresh_expires_at: float | None = None
-    """When the refresh token expires, if the provider says so (`refresh_token_expires_in`)."""
+    """The time when the refresh token expires, if the provider says so (`refresh_token_expires_in`)."""
 
     @property
     def life(self) -> float:
@@ -88,7 +88,7 @@ class Successor:
     expires_at: float
     refreshed_at: float
     next_at: float | None
-    """When the background looks at the account again."""
+    """The time at which the background task next checks the account."""
     unusable: bool
     grant_ends_at: float | None = None
     grant_ages: bool = False
@@ -106,7 +106,7 @@ class Spare:
     sealed: str
     received_at: float
     refusals: int = 0
-    """How often the provider refused it."""
+    """The number of times that the provider refused it."""
 
 
 @dataclass(frozen=True, slots=True)

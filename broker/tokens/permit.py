@@ -17,7 +17,7 @@ COUNTED_FOR = 24
 """Windows without a refusal after which a grant counts as newly refused. Retries come several times a window."""
 
 _Times = OrderedDict[Ref, float]
-"""When something last happened to each grant, the longest ago first."""
+"""The time of the last event of each grant, oldest first."""
 
 
 @dataclass(slots=True)
@@ -33,9 +33,9 @@ class ProviderBreaker:
     _next_probe_at: float = 0.0
     _tried: _Times = field(default_factory=OrderedDict)
     _newly_refused: _Times = field(default_factory=OrderedDict)
-    """When each grant was first refused, kept for one window."""
+    """The time when each grant was first refused, kept for one window."""
     _last_refused: _Times = field(default_factory=OrderedDict)
-    """When each grant was last refused. A grant that is refused again and again counts once."""
+    """The time when each grant was last refused. A grant that is refused again and again counts once."""
 
     def hold(self, account: str, now: float) -> Hold | None:
         """Return why the provider's state keeps this account from being renewed, or None."""
@@ -166,7 +166,7 @@ class Permit:
         return self._breakers.setdefault(provider, ProviderBreaker(self.timings))
 
     def mass_refusing(self, now: float) -> list[str]:
-        """Return the providers that refuse so many grants at once that their refusals are not believed."""
+        """Return the providers that refuse so many grants together that their refusals are treated as a mistake."""
         return [name for name, breaker in self._breakers.items() if breaker.is_mass_refusing(now)]
 
     def hold(self, account: Account, now: float) -> Hold | None:

@@ -38,7 +38,7 @@ class Hold:
     reason: Reason | None
     """None: the broker is stopping or busy."""
     until: float | None
-    """When the next attempt may start, epoch seconds; None: not without an operator or a new grant."""
+    """The earliest time of the next attempt, epoch seconds; None: not without an operator or a new grant."""
     is_busy: bool = False
     """Too many requests wait for other renewals."""
     detail: str | None = None
@@ -47,7 +47,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Hand the token out; the caller may cache it for `expires_in` seconds."""
+    """The decision to return the access token; the caller may cache it for `expires_in` seconds."""
 
     expires_in: int
     expires_at: float
@@ -56,12 +56,12 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class ServeAndRenew:
-    """Hand the token out for a second, and start its renewal."""
+    """The decision to return the token for one second, and to start its renewal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Renew the token and wait for the renewal."""
+    """The decision to renew the token and to wait for the renewal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ class RetainedCommits(Retained[Successor]):
 
 
 class Recovery:
-    """The recovery at the start: what an earlier process left unfinished is settled before other renewals."""
+    """The recovery at the start. It handles the unfinished renewals of an earlier process before any other."""
 
     def __init__(
         self,

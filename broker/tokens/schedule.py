@@ -25,7 +25,7 @@ Watch = Callable[[Step], None]
 
 
 def unwatched(step: Step) -> None:
-    """Do nothing at a step; only proofs watch the steps."""
+    """Do nothing at a step. Only tests watch the steps."""
 
 
 @dataclass(frozen=True, slots=True)

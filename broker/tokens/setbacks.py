@@ -217,6 +217,6 @@ def intent_of(account: Account) -> str:
 
 
 def since_trouble(account: Account, reason: Reason, now: float, detail: str | None = None) -> Trouble:
-    """Return the account's trouble with a new reason. `since` stays when the trouble began."""
+    """Return the account's trouble with a new reason. `since` keeps the time when the trouble began."""
     old = account.trouble
     return replace(old, reason=reason, since=now if old.since is None else old.since, detail=detail)
