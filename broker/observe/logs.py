@@ -168,7 +168,7 @@ class LogStream:
 
 
 class AnonymousRequests:
-    """Limits the log lines of requests without a credential. The others are counted, and reported once a second."""
+    """A limit on the log lines of requests without a credential. The others are counted, and reported once a second."""
 
     def __init__(self, *, every: float = 1.0) -> None:
         self._every, self._is_due = every, False

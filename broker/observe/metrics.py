@@ -93,7 +93,7 @@ class Metrics:
         self.auth_failures = counter("broker_auth_failures", "Refused credentials", ["reason"])
         commit = "Time of one durable write"
         self.store_commit_seconds = histogram("broker_store_commit_seconds", commit, buckets=FAST)
-        by_key = "Sealed records by the id of the key that sealed them"
+        by_key = "Encrypted records by the id of the key that encrypted them"
         self.rows_by_key = gauge("broker_rows_by_key", by_key, ["kid"])
         broken = "Promises of the renewal protocol that were broken"
         self.invariant_violations = counter("broker_invariant_violations", broken, ["invariant"])

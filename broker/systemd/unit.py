@@ -117,7 +117,7 @@ class ServiceState:
     """`active`, `inactive`, `activating (auto-restart)` and so on."""
     restarts: int
     last_end: str | None
-    """How the last process failed; None if it did not, or while one runs."""
+    """The way in which the last process failed; None if it did not fail, or while a process runs."""
 
 
 def service_state(config: Path, run: Run = run_command) -> ServiceState | None:
