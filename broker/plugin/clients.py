@@ -29,7 +29,7 @@ RedirectError = Literal[
     "invalid_scope",
     "temporarily_unavailable",
 ]
-"""Errors of RFC 6749 4.1.2.1, which a client is told by a redirect."""
+"""Errors of RFC 6749 4.1.2.1, which a client receives in a redirect."""
 REDIRECT_ERRORS: dict[RedirectError, str] = {
     "invalid_request": "A parameter is missing, malformed, repeated or too long; code_challenge_method is S256.",
     "access_denied": "The user or the server denied access.",
@@ -59,7 +59,7 @@ class Refused(Exception):
         super().__init__(error)
         self.error, self.description = error, description
         self.basic = basic
-        """Whether the client used the Authorization header; then the answer has WWW-Authenticate (RFC 6749 5.2)."""
+        """True if the client used the Authorization header; then the answer has WWW-Authenticate (RFC 6749 5.2)."""
 
     @property
     def status(self) -> int:

@@ -75,7 +75,7 @@ class AuthorizationRequest:
 
 @dataclass(frozen=True, slots=True)
 class ErrorRedirect:
-    """A request that is wrong or denied, which the client is told by a redirect."""
+    """A request that is wrong or denied, which the client learns from a redirect."""
 
     redirect_uri: str
     state: str | None

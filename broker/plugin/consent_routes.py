@@ -69,7 +69,7 @@ class ConsentRoutes:
         has_head=False,
     )
     async def authorize(self, request: web.Request) -> web.StreamResponse:
-        """Handle an authorization request, or show the consent page to a user who has signed in."""
+        """Begin an authorization request, or show the consent page to a user who returns from the sign-in."""
         if "consent" in request.query and "client_id" not in request.query:
             return await self._consent_page(request, request.query["consent"], None)
         raw_query, browsers = request.rel_url.raw_query_string, self._browsers

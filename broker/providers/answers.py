@@ -65,9 +65,9 @@ class Reading:
     asked_scope: str = ""
     default_life: float = oauth.UNKNOWN_LIFE_TRUST
     default_is_stated: bool = False
-    """Whether an operator configured the default; then it also limits a token that cannot be renewed."""
+    """True if an operator configured the default; then it also limits a token that cannot be renewed."""
     renewable: bool = True
-    """Whether there is a refresh token even if the answer has none."""
+    """True if there is a refresh token even if the answer has none."""
     token_pointer: str = ""
     token_type: str | None = None
     dead_errors: tuple[DeadError, ...] = ()

@@ -181,7 +181,7 @@ class ProviderClient:
         )
 
     async def get(self, url: str, *, headers: Mapping[str, str], timeout: float, public_only: bool) -> Reply:
-        """GET once."""
+        """Send one GET request, without a retry, and return the reply."""
         return await self.post(url, data=None, headers=headers, timeout=timeout, public_only=public_only)
 
     async def close(self) -> None:

@@ -5,7 +5,7 @@ Most say `invalid_grant`, at one status or another, so that they need no entry:
 * with 400: Google (porjo/youtubeuploader#181), Microsoft (blobfile/blobfile#93), Spotify (spotify/web-api#313),
   Intuit (intuit/oauth-jsclient#77), Discord (discord/discord-api-docs#8391), Meetup (meetuparchive/api#110),
   TikTok (developers.tiktok.com/doc/oauth-error-handling), Kick (KickEngineering/KickDevDocs#239),
-  Bluesky (ChimeHQ/OAuthenticator#23), Zoom beside a `reason` (raycast/extensions#10896),
+  Bluesky (ChimeHQ/OAuthenticator#23), Zoom next to a `reason` (raycast/extensions#10896),
   Dropbox (nextcloud/integration_dropbox#34, dropbox/dropbox-sdk-dotnet#384); and of servers that many run:
   Keycloak (openid/AppAuth-iOS#843), WSO2 (wso2/product-is#9346),
   Django OAuth Toolkit (django-oauth/django-oauth-toolkit#1342)

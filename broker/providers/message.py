@@ -30,7 +30,7 @@ class Message:
     """Names in lower case, with the first value of repeated ones."""
     body: bytes = field(repr=False)
     framed: bool | None
-    """Whether the body is complete by its length or last chunk; None if it states no end."""
+    """True if the body is complete by its length or last chunk; None if it states no end."""
 
 
 def read_message(raw: bytes) -> Message:

@@ -60,7 +60,7 @@ class OAuth2Provider:
 
     @property
     def route(self) -> str:
-        """How the provider is reached, in words; empty if no proxy is configured."""
+        """A description of the route to the provider; empty if no proxy is configured."""
         network = self.settings.network
         if network.proxy is None:
             return ""

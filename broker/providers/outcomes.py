@@ -31,7 +31,7 @@ class Refused:
     description: str
     why: str = field(default="", compare=False)
     usual: bool = True
-    """Whether it was a 4xx with JSON `{"error": "invalid_grant"}`; other forms need more confirmation."""
+    """True if it was a 4xx with JSON `{"error": "invalid_grant"}`; other forms need more confirmation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Ambiguous:
 
     why: str
     timed_out: bool
-    """Whether our own timeout ended it; then the provider may still be processing it."""
+    """True if our own timeout ended it; then the provider may still be processing it."""
     salvage: Secret | None = None
     """A complete refresh token found in a malformed answer."""
     reason: Reason = Reason.UNCERTAIN
@@ -117,7 +117,7 @@ class Reached:
     clock_skew: float | None
     """Seconds by which its `Date` is ahead of our clock; only used for a warning (R12)."""
     differences: tuple[str, ...] | None = None
-    """Where its metadata (RFC 8414) and our settings differ, in words; None if it publishes none."""
+    """The differences between its metadata (RFC 8414) and our settings, in words; None if it publishes none."""
 
 
 class Grant(StrEnum):

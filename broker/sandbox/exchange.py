@@ -143,7 +143,7 @@ class Exchange:
         issued.mark_used(token.sha256, now, superseded_at=now)
         pair = issued.issue(grant, parent=token.sha256, life=life, now=now)
         if mode in (Mode.STRICT, Mode.FAMILY):
-            # Kit revokes the old access token at once, Kustomer does not.
+            # Kit revokes the old access token immediately, Kustomer does not.
             issued.revoke_refresh(token.sha256, and_access=self.provider == "kit")
         return pair
 

@@ -10,7 +10,7 @@ PROVIDERS: tuple[Provider, ...] = ("kit", "kustomer")
 
 
 class Mode(StrEnum):
-    """What happens to a refresh token that has been used."""
+    """The treatment of a refresh token that has been used."""
 
     NONE = "N"
     """It stays valid, and no new one is issued."""
@@ -123,7 +123,7 @@ class AnswerFault:
 
     @property
     def replaces_answer(self) -> bool:
-        """Return whether another answer is sent than the true one."""
+        """Return whether the fault replaces the provider's normal answer."""
         return self.status is not None or self.raw is not None
 
     @property

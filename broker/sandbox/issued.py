@@ -35,7 +35,7 @@ class RefreshToken:
 
 
 class Verdict(StrEnum):
-    """How a renewal with a refresh token is handled."""
+    """The way in which a renewal with a refresh token is handled."""
 
     GOOD = "good"
     AGAIN = "again"

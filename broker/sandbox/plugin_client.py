@@ -47,7 +47,7 @@ class Heard:
     status: int
     document: Mapping[str, Any]
     complaint: str | None
-    """What Kit would not accept; None if nothing."""
+    """The reason why Kit would not accept the answer; None if Kit would accept it."""
 
 
 async def ask(url: str, parameters: Mapping[str, str], *, body: str, content_type: str) -> Heard:

@@ -84,7 +84,7 @@ class SandboxStore:
             try:
                 self._open(path, "NORMAL")
             except sqlite3.OperationalError:
-                # A full disk has no room for the shared memory beside the file; one connection can do without.
+                # A full disk has no space for the shared memory next to the file; one connection can do without.
                 self._open(path, "EXCLUSIVE")
         except sqlite3.DatabaseError as exc:
             raise OSError(errno.EINVAL, str(exc), str(path)) from None
