@@ -1,1 +1,1 @@
-"""What operators see and do."""
+"""The admin API: the checks, lists and actions for operators."""

@@ -53,7 +53,7 @@ class Opened(Examined):
 
     @property
     def is_running(self) -> bool:
-        """Whether this is a running broker, and not a copy of its store."""
+        """True if this is a running broker, and not a copy of its store."""
         return self.environ is not None
 
 

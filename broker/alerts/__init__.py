@@ -1,1 +1,1 @@
-"""Telling people and programs what happened: webhook, command, streams, and what is foreseen."""
+"""Alerts about events: webhooks, commands, event streams, and announcements of grants that will end."""

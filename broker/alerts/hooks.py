@@ -75,7 +75,7 @@ class Failed:
     retry_after: float | None = None
     """Seconds, if the receiver asked for a pause."""
     is_for_good: bool = False
-    """Whether the receiver wants no more alerts."""
+    """True if the receiver wants no more alerts."""
 
 
 class Command:

@@ -29,7 +29,7 @@ from broker.store.sqlite import SqliteDatabase
 
 
 async def open_context(settings: Settings, clock: Clock, closing: AsyncExitStack) -> Context:
-    """Open everything that can refuse a start, and close it with `closing`; raises StartRefused."""
+    """Open the store, the keys and the audit, and register them with `closing`; raises StartRefused."""
     health, metrics = Health(), Metrics()
     folder = None if settings.store.postgres else settings.store.path.parent
     store_health = StoreHealth(folder=folder, clock=clock, health=health, metrics=metrics)

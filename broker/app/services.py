@@ -42,7 +42,7 @@ PURGE_BATCH = 200
 
 
 class Services:
-    """All services, on one context. Building them opens nothing, so offline commands build them too."""
+    """All services, on one context. Building them opens no file or connection, so offline commands use them too."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class TokenServices:
 
 
 class InstallServices:
-    """The services that connect accounts."""
+    """The services that connect accounts: installs, retained grants, browser cookies and the sign-in."""
 
     def __init__(self, context: Context, spools: Spools, closing: AsyncExitStack) -> None:
         self.browsers = Browsers(context)

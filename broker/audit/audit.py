@@ -60,7 +60,7 @@ class _Entry:
     done: "asyncio.Future[None] | None"
     """The future that the caller awaits; None once the record waits in memory."""
     since: float = 0.0
-    """When it began to wait in memory, monotonic."""
+    """The time when it began to wait in memory, monotonic."""
 
     def resolve(self) -> None:
         if self.done is not None and not self.done.done():
@@ -176,7 +176,7 @@ class Audit:
 
     @property
     def is_writing(self) -> bool:
-        """Whether the thread is writing."""
+        """True if the thread is writing."""
         return self._writing is not None
 
     @property

@@ -111,7 +111,7 @@ class AuditRecord:
 
 
 class Stakes(Enum):
-    """What happens to a request whose record cannot be written at the moment."""
+    """The treatment of a request whose record cannot be written at the moment."""
 
     READ = auto()
     """The record may wait in memory for a while, so that valid tokens are still served."""

@@ -97,7 +97,7 @@ class FileSink:
         self._regular = not path.is_relative_to("/dev")
         self._size = 0
         self._torn = False
-        """Whether an incomplete line after `_size` could not be removed yet."""
+        """True if an incomplete line after `_size` could not be removed yet."""
         self._day = ""
 
     def open(self) -> None:

@@ -53,7 +53,7 @@ class Report:
     problems: Sequence[Problem]
     """The problems in the order of the lines."""
     notes: Sequence[str]
-    """What could not be verified, although nothing may be wrong."""
+    """The parts that could not be verified, although nothing may be wrong."""
 
     def json(self) -> dict[str, Any]:
         """Return the report as it is shown, with at most twenty problems and notes."""
@@ -80,7 +80,7 @@ class _State:
     macs: Macs
     head: Head
     followed: bool = False
-    """Whether a later start has named its head, so that no more lines may follow."""
+    """True if a later start has named its head, so that no more lines may follow."""
 
 
 @dataclass(slots=True)
@@ -89,9 +89,9 @@ class Verifier:
 
     key_of: KeyOf
     whole: bool = True
-    """Whether all lines should be there, except those in files deleted because of their age."""
+    """True if all lines should be there, except those in files deleted because of their age."""
     mixed: bool = False
-    """Whether other lines may be in between, as in the journal."""
+    """True if other lines may be in between, as in the journal."""
     _chains: dict[str, _State] = field(default_factory=dict)
     _problems: list[Problem] = field(default_factory=list)
     _missing: list[tuple[Place, int, Head]] = field(default_factory=list)

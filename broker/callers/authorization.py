@@ -27,7 +27,7 @@ class NameRange:
     low: str
     high: str
     is_exact: bool
-    """Whether the glob covers every name in the range; if not, each name has to be compared."""
+    """True if the glob covers every name in the range; if not, each name has to be compared."""
 
 
 def may(caller: Caller, permission: Permission, account: str | None) -> bool:

@@ -104,7 +104,7 @@ class _Verified:
 
 
 class JwtAuthenticator:
-    """Verifies the JWTs of callers, and caches each until it expires or its key or caller is removed."""
+    """A verifier of callers' JWTs. It caches each until it expires or its key or caller is removed."""
 
     def __init__(
         self, *, configured: ConfiguredCallers, jwks: JwksCache, clock: Clock, limit: int = REMEMBERED

@@ -216,7 +216,7 @@ class _Cached:
     tried_at: float = float("-inf")
     failing: bool = False
     unknown: dict[str | None, float] = field(default_factory=dict)
-    """When the set was last fetched for a `kid` that it did not have, by `kid`."""
+    """The time when the set was last fetched for a `kid` that it did not have, by `kid`."""
 
 
 class JwksCache:

@@ -107,7 +107,7 @@ class CallerService:
             oldest = working[0]
             ends = f"ends at {rfc3339(oldest.expires_at)}" if oldest.expires_at else "has no end"
             raise Conflict(
-                f"{name} has two keys, and a third would end the older one at once. That one, {oldest.id}, {ends}."
+                f"{name} has two keys, and a third would end the older one immediately. That one, {oldest.id}, {ends}."
                 f" Rotate after that, or end it with: broker callers rotate {name} --now"
             )
         newest = record.keys[-1] if record.keys else None

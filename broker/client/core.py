@@ -86,7 +86,7 @@ class Core:
         return self._memory.valid(account, now)
 
     def newer(self, token: Token) -> Token | None:
-        """Return a fresh token that is newer than a rejected one; raises RateLimited while there cannot be one."""
+        """Return a cached token newer than a rejected one, or None; raises RateLimited until a retry is allowed."""
         generation, until, error = self._unrenewable.get(token.account, (None, 0.0, None))
         if error is not None and generation == token.generation and self._now() < until:
             raise error

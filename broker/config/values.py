@@ -78,7 +78,7 @@ def matching(form: re.Pattern[str], expected: str) -> Callable[[str], str | None
 
 
 def pointer_problem(example: str) -> Callable[[str], str | None]:
-    """Return the check of a JSON pointer (RFC 6901)."""
+    """Return a check that a text is a JSON pointer (RFC 6901). Its error text shows `example`."""
     return matching(re.compile(r"(/[^/~]*(~[01][^/~]*)*)+"), f'a JSON pointer, as in "{example}"')
 
 

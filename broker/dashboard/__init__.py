@@ -1,1 +1,1 @@
-"""What operators look at in a browser: what is broken, whom it concerns, what to do."""
+"""The dashboard: pages that show operators which accounts have a problem, and how to solve it."""

@@ -102,7 +102,7 @@ class WrappedKey:
     wrapped: str
     master_id: str
     active: bool
-    """Whether new records are encrypted with it; one of the data keys is active."""
+    """True if new records are encrypted with it; one of the data keys is active."""
     created_at: float
     retired_at: float | None = None
     """The time since which it takes no new records; it still decrypts old ones."""
@@ -126,7 +126,7 @@ class Master:
         """Identifies the master key without revealing it."""
 
     def wrap(self, key: bytes, *, kid: str, purpose: Purpose, created_at: float) -> WrappedKey:
-        """Wrap a key as an active one."""
+        """Encrypt a key with the master key, and return it as an active wrapped key."""
         nonce = os.urandom(NONCE_BYTES)
         wrapped = _encode(nonce + self._kek.encrypt(nonce, key, _wrap_data(kid, purpose)))
         return WrappedKey(kid, purpose, wrapped, self.id, active=True, created_at=created_at)

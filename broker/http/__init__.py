@@ -1,1 +1,1 @@
-"""What lies between a socket and a use case: listeners, limits, requests, answers, pages, the API's description."""
+"""The HTTP layer between sockets and services: listeners, limits, requests, answers, pages, the API's description."""

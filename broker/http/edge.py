@@ -76,7 +76,7 @@ class Limits:
 BASE: web.RequestKey[str] = web.RequestKey("base", str)
 """The path prefix of a dashboard session, which was removed from the path that the application sees."""
 HAS_BASES: web.AppKey[bool] = web.AppKey("has_bases", bool)
-"""Whether the application accepts requests with a BASE."""
+"""True if the application accepts requests with a BASE."""
 LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
 Shortcut = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]]
 SHORTCUT: web.AppKey[Shortcut] = web.AppKey("shortcut")

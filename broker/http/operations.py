@@ -36,7 +36,7 @@ class Operation:
     method: str
     path: str
     summary: str = ""
-    """What the route does. Without it docs/api.md shows the handler's docstring."""
+    """A description of the route. Without it docs/api.md shows the handler's docstring."""
     answers: Mapping[str, schema.JSON] = field(default_factory=dict)
     """The Response Objects of OpenAPI by status, except problem documents."""
     permission: Permission | None = None
@@ -47,9 +47,9 @@ class Operation:
     problems: tuple[str, ...] = ()
     """The codes of problem documents, except those that every route may answer."""
     speaks_problems: bool = True
-    """Whether errors are problem documents. Pages and OAuth endpoints have other formats."""
+    """True if errors are problem documents. Pages and OAuth endpoints have other formats."""
     has_head: bool = True
-    """Whether a GET route answers HEAD too; not if a request changes something."""
+    """True if a GET route answers HEAD too; not if a request changes something."""
 
     def __call__(self, handler: Route) -> Route:
         if self.permission is None:

@@ -118,7 +118,7 @@ class QuietRequestHandler(web.RequestHandler):
 
     @property
     def is_about_to_ask(self) -> bool:
-        """Whether the client may be sending a request, for which a stop should wait."""
+        """True if the client may be sending a request, for which a stop should wait."""
         return self._asked_at is None or self._loop.time() - self._asked_at < self._talking
 
     def enter(self, peer: str) -> BrokerError | None:

@@ -242,7 +242,7 @@ class ServerTls:
         object.__setattr__(self, "context", usable(self.files, key=self.key))
 
     def reload(self) -> None:
-        """Load both files again. `usable` must have accepted them, or the context keeps half of a pair."""
+        """Load the certificate and key again. Call `usable` first: a bad pair may be loaded only in part."""
         self.context.load_cert_chain(self.files.cert, self.files.key, password=_no_passphrase)
 
 

@@ -30,7 +30,7 @@ class EventStream:
 
     @property
     def is_open(self) -> bool:
-        """Whether the client is still connected."""
+        """True if the client is still connected."""
         return self.request.transport is not None and not self.request.transport.is_closing()
 
     async def write(self, text: str) -> None:

@@ -70,7 +70,7 @@ class InstallService:
         self._context, self._browsers, self._exchange = context, browsers, Exchange(context, later=later)
         self._store, self._clock = context.stores.installs, context.steady
         self._event_at: dict[str, float] = {}
-        """When a failed install without a link last made an event, by provider."""
+        """The time of the last event about a failed install without a link, by provider."""
         self.exchanges = SingleFlight[str, InstallResult]("exchange")
         """The exchanges under way, by the hash of their state."""
 

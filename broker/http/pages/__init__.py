@@ -56,7 +56,7 @@ class Page:
     """One paragraph each."""
     action: Action | None = None
     hint: str | None = None
-    """What to do now, or that there is nothing to do."""
+    """The next step for the user, or a sentence that there is none."""
     status: int = 200
 
 
