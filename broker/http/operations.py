@@ -87,7 +87,8 @@ def routes_of(*services: object) -> list[web.RouteDef]:
     return [
         web.route(
             one.method,
-            one.path.replace("{path}", "{path:.*}"),
+            # Also a path with line ends, which aiohttp matches decoded.
+            one.path.replace("{path}", "{path:(?s:.*)}"),
             getattr(service, name),
             **({"allow_head": one.has_head} if one.method == "GET" else {}),
         )

@@ -24,6 +24,7 @@ async def ask(house: House, method: str, path: str, **headers: str) -> Answer:
         ("DELETE", "acme/v4//tags/%2F..%2F"),
         ("OPTIONS", "acme/*"),
         ("PROPFIND", "acme/x"),
+        ("GET", "acme/a%0Ab%0D%0A"),
     ],
 )
 async def test_token_comes_in_a_header(house: House, method: str, path: str) -> None:
