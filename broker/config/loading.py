@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ FORBIDDEN = re.compile(r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 HOME = re.compile(r"(sqlite:)?~[^/]*(/|$)")
 PATHS = frozenset({"url", "path", "file", "cert", "key", "admin_socket", "command", "ca_file"})
 """The keys whose value is a path, or begins with one."""
+DEEPEST = 32
+"""The most levels of tables and lists in a file; no key needs more than a few."""
+TOO_DEEP = "its tables and lists nest too deeply"
 NO_KEYS = ("path", "variables", "warnings")
 
 
@@ -168,10 +171,22 @@ def _toml(path: Path) -> dict[str, Any]:
     except ValueError as exc:
         raise ConfigError([f"{path}: {exc}"]) from None
     try:
-        return tomllib.loads(text)
+        level: list[Any] = [data := tomllib.loads(text)]
     except ValueError as exc:
         # Besides TOMLDecodeError: a number longer than Python reads.
         raise ConfigError([f"{path}: is not TOML: {exc}{_disguised(text)}"]) from None
+    except RecursionError:
+        raise ConfigError([f"{path}: {TOO_DEEP}"]) from None
+    # The parser reads dotted keys of any depth, but what walks over them is recursive.
+    for _ in range(DEEPEST):
+        level = [inner for one in level if isinstance(one, dict | list) for inner in _members(one)]
+    if level:
+        raise ConfigError([f"{path}: {TOO_DEEP}"])
+    return data
+
+
+def _members(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _home_paths(value: object, key: str) -> Iterator[str]:

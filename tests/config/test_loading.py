@@ -168,6 +168,16 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert "line 1" in problems(tmp_path, "[[[")[0]
 
 
+@pytest.mark.parametrize(
+    "text", [f"a = {'[' * 1500}", f"{'.'.join('a' * 1500)} = 1", f"a = {'{b = ' * 1500}"]
+)
+def test_file_that_nests_too_deeply(tmp_path: Path, text: str) -> None:
+    """A sentence as well; the parser and the walk over its result are recursive."""
+    assert ["its tables and lists nest too deeply"] == [
+        one.rpartition(": ")[2] for one in problems(tmp_path, text)
+    ]
+
+
 def socket_at(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(path))
