@@ -1,7 +1,10 @@
 """`broker accounts`, `token` and `install-link`: connections, their tokens, and links that make new ones."""
 
+import errno
 import json
+import os
 import shlex
+import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +16,7 @@ from broker.cli.admin_socket import AdminSocket, Object
 from broker.cli.arguments import account_argument, account_option, provider_argument, removed_argument
 from broker.cli.command import Command, CommandContext, Group, confirm, yes
 from broker.cli.output import FOLDED, WHOLE, Cell, Failed, one_line, show_facts, show_json
-from broker.files import write_own
+from broker.files import NOT_OURS, write_own
 from broker.model import Status
 from broker.times import both, moment, relative, span
 
@@ -248,6 +251,9 @@ def token(
 
 def _write_token(file: Path, text: str) -> None:
     try:
+        # As root this would replace /dev/null, or /dev/stdout, which is a link.
+        if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+            raise OSError(errno.EINVAL, NOT_OURS)
         write_own(file, f"{text}\n".encode())
     except OSError as exc:
         raise Failed(f"{file} cannot be written: {exc.strerror or exc}.") from None
@@ -265,7 +271,8 @@ def _next_token(broker: AdminSocket, account: str, last: Object, query: Mapping[
                 click.echo(one_line(f"{told} The file keeps the last token."), err=True)
             time.sleep(WATCH_RETRY)
             continue
-        if answer and answer["access_token"] != last["access_token"]:
+        # Also the same token with a later end: while the old generation is asked about, nothing waits.
+        if answer and any(answer[name] != last[name] for name in ("generation", "access_token")):
             return answer
         # Without a wait in the broker, as near the token's end, this must not become a busy loop.
         time.sleep(WATCH_PAUSE)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import stat
 import sys
 from pathlib import Path
@@ -141,9 +142,16 @@ async def test_a_token_in_a_file_is_for_its_owner_alone(run: Run, stub: Stub, tm
 
 
 async def test_a_file_that_cannot_be_written_is_named(run: Run, stub: Stub, tmp_path: Path) -> None:
-    """A folder in its place, a folder that is missing; and nothing is watched without a file."""
+    """A folder in its place, a folder that is missing; and nothing is watched without a file.
+
+    As root, replacing /dev/null or /dev/stdout would damage the machine.
+    """
     stub.accounts = {"acme": account("acme")}
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    (tmp_path / "own").write_text("x")
+    (tmp_path / "stdout").symlink_to("own")
 
     results = [
         await run("token", "acme", "--watch", "--to", str(tmp_path / "folder")),
@@ -155,16 +163,28 @@ async def test_a_file_that_cannot_be_written_is_named(run: Run, stub: Stub, tmp_
     assert f"{tmp_path}/folder cannot be written" in results[0].stderr
     assert f"{tmp_path}/missing/token cannot be written: No such file" in results[1].stderr
     assert "--watch needs --to FILE" in results[2].stderr
+    for name in ("pipe", "link", "stdout"):
+        before = (tmp_path / name).lstat()
+        result = await run("token", "acme", "--to", str(tmp_path / name))
+        assert (1, before) == (result.exit_code, (tmp_path / name).lstat())
+        assert f"{tmp_path}/{name} cannot be written: it is no regular file" in result.stderr
 
 
-async def test_a_watched_file_follows_the_token(house: House, tmp_path: Path) -> None:
-    """It is written again as soon as the token is renewed; what keeps the next one away is said once."""
+@pytest.mark.parametrize(("shape", "is_reused"), [("env", False), ("json", True)])
+async def test_a_watched_file_follows_the_token(
+    house: House, tmp_path: Path, shape: str, is_reused: bool
+) -> None:
+    """It is written again as soon as the token is renewed; what keeps the next one away is said once.
+
+    Also where the provider answers the same token with a later end.
+    """
     await house.connect()
+    house.sandbox.faults.set("kit", reuse_access_token=is_reused)
     file, config = tmp_path / "token", house.folder / "config.toml"
     async with commands_at(house):
         watching = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "broker", "token", "acme", "--config", str(config)),
-            *("--format", "env", "--watch", "--to", str(file)),
+            *("--format", shape, "--watch", "--to", str(file)),
             stderr=asyncio.subprocess.PIPE,
         )
         assert watching.stderr
@@ -182,5 +202,9 @@ async def test_a_watched_file_follows_the_token(house: House, tmp_path: Path) ->
         watching.terminate()
         await watching.wait()
 
-    assert f"ACCESS_TOKEN={token}\n" == second == file.read_text()
+    assert second == file.read_text()
+    assert f"ACCESS_TOKEN={token}\n" == second or (2, token) == (
+        (found := json.loads(second))["generation"],
+        found["access_token"],
+    )
     assert b"The file keeps the last token." in said
