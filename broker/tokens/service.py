@@ -269,7 +269,7 @@ class TokenService:
                 case Wait():
                     ended = await self._flights.join(account.ref, left)
                     ended = ended or NotRenewed(Hold(Reason.PROVIDER_UNAVAILABLE, self._clock.now() + 1))
-                    renewals += 1
+                    renewals += newer_than is None
                     if isinstance(ended, Renewed):
                         # Also if there was nothing to renew, as for a token without a stated expiry.
                         newer_than = None

@@ -7,6 +7,7 @@ import pytest
 
 from broker.model import EventKind, Reason, Status
 from tests.house import House
+from tests.until import moment
 
 LIFE = 172800
 
@@ -198,6 +199,25 @@ async def test_forced_renewals_are_a_minute_apart_for_each_account(house: House)
     free = await house.post("/token/acme/refresh", key=second_caller)
 
     assert (429, "40", 200, 200) == (held.status, held.headers["Retry-After"], other.status, free.status)
+
+
+async def test_forced_renewal_says_that_the_outcome_is_unknown(house: House) -> None:
+    """However often it was refused meanwhile: the broker's limit for useless tokens is not for refusals."""
+    await house.connect()
+    house.sandbox.faults.set("kit", rotation="S", drop="after", times=1)
+    house.clock.advance(3600)
+
+    demand = asyncio.create_task(house.post("/token/acme/refresh"))
+    while await house.refreshes() < 1:
+        await moment()
+    while not demand.done():
+        house.clock.advance(0.5)
+        await moment()
+    answer = await demand
+
+    assert 2 <= await house.refreshes()
+    assert (503, "refresh_uncertain") == (answer.status, answer.json["code"])
+    assert "provider_declined" != answer.json.get("reason")
 
 
 async def test_bare_token_and_conditional_get(house: House) -> None:
