@@ -72,7 +72,11 @@ class ListenerLimits:
 
 
 class Listeners:
-    """The applications for services (internal), for browsers and Kit (public), and for operators (admin)."""
+    """The three web applications, each for a listener of its own.
+
+    `internal`: for services. `public`: for browsers, and for Kit's servers, to which the broker is an OAuth server.
+    `admin`: for operators, on the admin socket.
+    """
 
     def __init__(self, services: Services, environ: Mapping[str, str], limits: ListenerLimits) -> None:
         self._services = services

@@ -69,7 +69,11 @@ class ConsentRoutes:
         has_head=False,
     )
     async def authorize(self, request: web.Request) -> web.StreamResponse:
-        """Begin an authorization request, or show the consent page to a user who returns from the sign-in."""
+        """Begin an authorization request, or go on with the one of a user who returns from the sign-in.
+
+        With `[login]` the browser is first sent to the company's sign-in page. Without it, or after it, the answer is
+        the consent page. A request that is malformed is sent back to the client with an error (RFC 6749, 4.1.2.1).
+        """
         if "consent" in request.query and "client_id" not in request.query:
             return await self._consent_page(request, request.query["consent"], None)
         raw_query, browsers = request.rel_url.raw_query_string, self._browsers
